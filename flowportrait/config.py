@@ -1,0 +1,122 @@
+"""Configuration: frozen pydantic models, sparse TOML recipes, overrides of single leaves, the resolved JSON.
+
+A recipe holds only what differs from the class defaults. What was resolved is written beside the run as JSON
+(which keeps nulls) and loads again through the same door.
+"""
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from flowportrait.errors import ConfigError
+from flowportrait.registry import name_hint
+
+
+class Frozen(BaseModel):
+    """The base of every configuration: it cannot be changed, and a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+C = TypeVar("C", bound=Frozen)
+
+
+def load_recipe(path: str | Path, kind: type[C], overrides: Iterable[str] = ()) -> C:
+    """The `kind` described by a TOML recipe or a resolved JSON file, with `overrides` ("a.b=c") laid over it.
+
+    Raises ConfigError: no such file, no valid TOML, an unknown key (naming the nearest), a value out of range.
+    """
+    values = _read(Path(path))
+    for override in overrides:
+        _override(values, override)
+    return validate(kind, values, where=str(path))
+
+
+def validate(kind: type[C], values: Mapping[str, Any], where: str) -> C:
+    """`kind` made from plain values; what is wrong with them is one ConfigError line that starts with `where`."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_explain(kind, error)}") from error
+
+
+def save_resolved(config: Frozen, path: str | Path) -> None:
+    """Writes every value of `config`, defaults included, as JSON that `load_recipe` reads again."""
+    Path(path).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such recipe; give the path of a .toml file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: no valid {path.suffix.lstrip('.').upper() or 'TOML'}: {error}") from error
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    """Sets one leaf in place: "rollout.window=3". The value is TOML where it parses as TOML, else a string."""
+    key, equals, text = override.partition("=")
+    *parents, leaf = key.strip().split(".")
+    if not equals or not leaf or not all(parents):
+        raise ConfigError(f"--set: got '{override}'; write key=value, with dots for nesting: training.seed=1")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table = values
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set: got '{override}'; '{parent}' is a single value, it has no '{leaf}' inside")
+    table[leaf] = value
+
+
+def _explain(kind: type[BaseModel], error: ValidationError) -> str:
+    """One line for the first thing wrong, with the nearest allowed key where a key is unknown."""
+    first = error.errors(include_url=False)[0]
+    location = first["loc"]
+    where = ".".join(map(str, location)) or "the whole"
+    if first["type"] == "extra_forbidden":
+        holder = _model_at(kind, location[:-1])
+        hint = name_hint(str(location[-1]), holder.model_fields) if holder else "remove it"
+        return f"unknown key '{where}'; {hint}"
+    got = "" if first["type"] == "missing" else f" (got {first['input']!r})"
+    return f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}{got}"
+
+
+def _model_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """The configuration class at a place inside `kind`. Indices are stepped over; a union's tag picks its member."""
+    current: type[BaseModel] | None = kind
+    members: list[type[BaseModel]] = []
+    for step in location:
+        if isinstance(step, int):
+            continue
+        tagged = [member for member in members if step in _tags(member)]
+        if tagged:
+            current, members = tagged[0], []
+            continue
+        if current is None or step not in current.model_fields:
+            return None
+        members = _models_in(current.model_fields[step].annotation)
+        current = members[0] if len(members) == 1 else None
+    return current
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """All configuration classes within an annotation such as `list[A | B] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+
+
+def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    """The values of a union member's `type` field."""
+    return get_args(model.model_fields["type"].annotation) if "type" in model.model_fields else ()

@@ -1,0 +1,51 @@
+"""Every error flowportrait raises on purpose.
+
+FlowPortraitError
+├── ConfigError         an option, recipe or name that cannot be meant
+├── DataError           readable input that cannot be used (no face in the portrait)
+├── MediaError          a picture, sound or video file that cannot be read or written
+├── CheckpointError     weights that are absent, damaged or of another shape
+└── MissingDependency   an optional package that is not installed
+
+A message says where, what was got, what is allowed and what to do, in one line.
+"""
+
+from importlib import import_module
+from types import ModuleType
+
+
+class FlowPortraitError(Exception):
+    """The root: whatever flowportrait raises on purpose can be caught with it."""
+
+
+class ConfigError(FlowPortraitError):
+    """An option, recipe or name that cannot be meant."""
+
+
+class DataError(FlowPortraitError):
+    """Readable input that cannot be used, such as a portrait without a face."""
+
+
+class MediaError(FlowPortraitError):
+    """A picture, sound or video file that cannot be read or written."""
+
+
+class CheckpointError(FlowPortraitError):
+    """Weights that are absent, damaged or of another shape than their configuration says."""
+
+
+class MissingDependency(FlowPortraitError):
+    """An optional package that is not installed."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """The imported optional `module`, or MissingDependency naming the extra that brings it."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        # A package that is installed but broken inside must show its own error, not this one.
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise
+        raise MissingDependency(
+            f"{module}: not installed; this needs the extra '{extra}': pip install 'flowportrait[{extra}]'"
+        ) from error

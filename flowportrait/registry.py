@@ -1,0 +1,77 @@
+"""Names and what they stand for: tables of `name -> "module:Class"`, and the model directories.
+
+A table holds strings, so that listing names imports nothing heavy. Another package adds a part through an entry
+point of the table's group; within flowportrait it is one line here.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from flowportrait.errors import ConfigError
+
+MODELS_DIR = Path(__file__).parent / "models"
+
+
+def name_hint(got: str, allowed: Iterable[str]) -> str:
+    """`did you mean 'x'? allowed: x, y` for a name that is not among the allowed ones."""
+    names = sorted(allowed)
+    near = get_close_matches(got.lower(), names, n=1, cutoff=0.6)
+    question = f"did you mean '{near[0]}'? " if near else ""
+    return f"{question}allowed: {', '.join(names) or 'none is installed'}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """The parts of one kind by name; `builtins` and entry points of `group` use the same door."""
+
+    kind: str
+    builtins: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def group(self) -> str:
+        """The entry-point group through which other packages add a part of this kind."""
+        return f"flowportrait.{self.kind.replace(' ', '_')}s"
+
+    def targets(self) -> dict[str, str]:
+        """name -> "module:Class" of all parts; a built-in name cannot be taken over from outside."""
+        outside = {entry.name: entry.value for entry in entry_points(group=self.group)}
+        return {**outside, **self.builtins}
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self.targets())
+
+    def load(self, name: str) -> Any:
+        """The class or function behind `name`. Raises ConfigError with the nearest name when there is none."""
+        targets = self.targets()
+        if name not in targets:
+            raise ConfigError(f"{self.kind}: no '{name}'; {name_hint(name, targets)}")
+        module, _, attribute = targets[name].partition(":")
+        return getattr(import_module(module), attribute)
+
+
+FACE_DETECTORS = Table("face detector", {"centerface": "flowportrait.data.centerface:CenterFaceDetector"})
+
+
+def model_names() -> list[str]:
+    """The shipped generation models, sorted: directories of `flowportrait/models` with a config.json."""
+    return sorted(config.parent.name for config in MODELS_DIR.glob("*/config.json"))
+
+
+def find_model(name_or_directory: str | Path) -> Path:
+    """The directory of a shipped model or of a user's own. Raises ConfigError when it is neither."""
+    text = str(name_or_directory)
+    if text in model_names():
+        return MODELS_DIR / text
+    directory = Path(text)
+    if (directory / "config.json").is_file():
+        return directory
+    if directory.is_dir():
+        raise ConfigError(f"model: {text} holds no config.json; give a model directory or one of the names: "
+                          f"{', '.join(model_names())}")
+    raise ConfigError(f"model: no '{text}' by name or as a directory; {name_hint(text, model_names())}")
