@@ -1,0 +1,107 @@
+"""The independent landmarker that the bench measures with: MediaPipe FaceLandmarker, mapped to 68 points.
+
+It is no part of the product and no loss is computed from it, so a model cannot learn to please it.
+The .task file (3.8 MB, Apache-2.0) is Google's `face_landmarker` with blendshapes; its path is always an argument.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import mediapipe
+import numpy as np
+from mediapipe.tasks.python import BaseOptions, vision
+
+# Mesh points behind each of the 68 points of the dlib/iBUG order; two points mean their midpoint.
+MESH_POINTS_OF_68 = (
+    *((127,), (234,), (93,), (132,), (172,), (150,), (149,), (148,)),  # jaw, subject's right side
+    (152,),  # chin
+    *((377,), (378,), (379,), (397,), (361,), (323,), (454,), (356,)),  # jaw, subject's left side
+    *((70,), (63,), (105,), (66,), (107,)),  # right brow
+    *((336,), (296,), (334,), (293,), (300,)),  # left brow
+    *((168,), (197,), (195,), (4,)),  # nose bridge
+    *((98,), (97,), (2,), (326,), (327,)),  # under the nose
+    *((33,), (160,), (158,), (133,), (153,), (144,)),  # right eye
+    *((362,), (385,), (387,), (263,), (373,), (380,)),  # left eye
+    *((61,), (39, 40), (37,), (0,), (267,), (269, 270), (291,)),  # outer lips, upper
+    *((321,), (314, 405), (17,), (84, 181), (91,)),  # outer lips, lower
+    *((78,), (81,), (13,), (311,), (308,)),  # inner lips, upper
+    *((402,), (14,), (178,)),  # inner lips, lower
+)
+_FIRST = np.array([points[0] for points in MESH_POINTS_OF_68])
+_LAST = np.array([points[-1] for points in MESH_POINTS_OF_68])
+
+RIGHT_EYE = slice(36, 42)
+LEFT_EYE = slice(42, 48)
+OUTER_LIPS = slice(48, 60)
+INNER_UPPER_LIP = (61, 62, 63)
+INNER_LOWER_LIP = (67, 66, 65)
+
+
+@dataclass(frozen=True)
+class FaceTrack:
+    """What the landmarker saw in each of n frames; rows without a face hold nan and `valid` False."""
+
+    landmarks68: np.ndarray  # float32 [n, 68, 2], px of the frames given
+    blendshapes: np.ndarray  # float32 [n, 52], in the order of `blendshape_names`
+    valid: np.ndarray  # bool [n]
+    blendshape_names: tuple[str, ...]
+
+
+class FaceLandmarker:
+    """MediaPipe's landmarker in image mode.
+
+    Video mode smooths landmarks over time, which delays them; lags are measured here, so every frame stands alone.
+    """
+
+    def __init__(self, model: Path):
+        if not model.is_file():
+            raise FileNotFoundError(
+                f"landmarker: {model} is not a file; give MediaPipe's face_landmarker.task with --landmarker PATH"
+            )
+        options = vision.FaceLandmarkerOptions(
+            base_options=BaseOptions(model_asset_path=str(model)),
+            running_mode=vision.RunningMode.IMAGE,
+            num_faces=1,
+            output_face_blendshapes=True,
+        )
+        self._landmarker = vision.FaceLandmarker.create_from_options(options)
+
+    def track(self, frames: np.ndarray) -> FaceTrack:
+        """Landmarks of `frames` uint8 [n, h, w, 3] RGB.
+
+        Small frames need no enlarging: the landmarker scales the face to its own 256 px anyway.
+        """
+        num, height, width = frames.shape[:3]
+        landmarks = np.full((num, 68, 2), np.nan, np.float32)
+        shapes = np.full((num, 52), np.nan, np.float32)
+        names: tuple[str, ...] = ()
+        for i, frame in enumerate(frames):
+            result = self._detect(frame)
+            if not result.face_landmarks:
+                continue
+            mesh = np.array([(p.x, p.y) for p in result.face_landmarks[0]], np.float32)
+            landmarks[i] = (mesh[_FIRST] + mesh[_LAST]) / 2 * (width, height)
+            shapes[i] = [category.score for category in result.face_blendshapes[0]]
+            names = names or tuple(category.category_name for category in result.face_blendshapes[0])
+        return FaceTrack(landmarks, shapes, ~np.isnan(landmarks[:, 0, 0]), names)
+
+    def _detect(self, frame: np.ndarray):
+        image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(frame))
+        return self._landmarker.detect(image)
+
+
+def eye_distance(landmarks68: np.ndarray) -> np.ndarray:
+    """Distance of the eye centres [n], in the unit of `landmarks68` [n, 68, 2]."""
+    right = landmarks68[:, RIGHT_EYE].mean(1)
+    left = landmarks68[:, LEFT_EYE].mean(1)
+    return np.linalg.norm(left - right, axis=-1)
+
+
+def lip_opening(landmarks68: np.ndarray) -> np.ndarray:
+    """Inner-lip opening [n] of `landmarks68` [n, 68, 2], in eye distances; nan where there is no face.
+
+    The eye distance is the clip's median: blinks and small turns must not look like speech.
+    """
+    landmarks68 = landmarks68.astype(np.float32)
+    gap = landmarks68[:, INNER_LOWER_LIP] - landmarks68[:, INNER_UPPER_LIP]
+    return np.linalg.norm(gap, axis=-1).mean(1) / np.nanmedian(eye_distance(landmarks68))
