@@ -28,7 +28,7 @@ C = TypeVar("C", bound=Frozen)
 def load_recipe(path: str | Path, kind: type[C], overrides: Iterable[str] = ()) -> C:
     """The `kind` described by a TOML recipe or a resolved JSON file, with `overrides` ("a.b=c") laid over it.
 
-    Raises ConfigError: no such file, no valid TOML, an unknown key (naming the nearest), a value out of range.
+    Raises ConfigError: no such file, no valid TOML, an unknown key (the nearest is named), a wrong value.
     """
     values = _read(Path(path))
     for override in overrides:
@@ -37,7 +37,7 @@ def load_recipe(path: str | Path, kind: type[C], overrides: Iterable[str] = ()) 
 
 
 def validate(kind: type[C], values: Mapping[str, Any], where: str) -> C:
-    """`kind` made from plain values; what is wrong with them is one ConfigError line that starts with `where`."""
+    """`kind` made from plain values. Raises ConfigError, one line that starts with `where`."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -62,7 +62,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _override(values: dict[str, Any], override: str) -> None:
-    """Sets one leaf in place: "rollout.window=3". The value is TOML where it parses as TOML, else a string."""
+    """Sets one leaf in place: "rollout.window=3". A value that is no TOML is a string."""
     key, equals, text = override.partition("=")
     *parents, leaf = key.strip().split(".")
     if not equals or not leaf or not all(parents):
@@ -75,7 +75,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"--set: got '{override}'; '{parent}' is a single value, it has no '{leaf}' inside")
+            raise ConfigError(f"--set: got '{override}'; '{parent}' is a single value without a '{leaf}'")
     table[leaf] = value
 
 
@@ -93,7 +93,7 @@ def _explain(kind: type[BaseModel], error: ValidationError) -> str:
 
 
 def _model_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """The configuration class at a place inside `kind`. Indices are stepped over; a union's tag picks its member."""
+    """The configuration class at a place in `kind`; indices are stepped over, a union's tag picks."""
     current: type[BaseModel] | None = kind
     members: list[type[BaseModel]] = []
     for step in location:

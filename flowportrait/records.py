@@ -10,7 +10,7 @@ from flowportrait.errors import DataError
 
 
 class Record(BaseModel):
-    """A frozen row. `schema_version` is written into every row, and a row of another version does not load."""
+    """A frozen row. `schema_version` stands in every row, and a row of another version does not load."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,7 +74,7 @@ R = TypeVar("R", bound=Record)
 
 
 def read_jsonl(path: str | Path, kind: type[R]) -> Iterator[R]:
-    """The records of a file, one a line, blank lines skipped. Raises DataError naming the line that is wrong."""
+    """The records of a file, one a line, blank lines skipped. Raises DataError naming the wrong line."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

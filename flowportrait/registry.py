@@ -1,7 +1,7 @@
 """Names and what they stand for: tables of `name -> "module:Class"`, and the model directories.
 
-A table holds strings, so that listing names imports nothing heavy. Another package adds a part through an entry
-point of the table's group; within flowportrait it is one line here.
+A table holds strings, so that listing names imports nothing heavy. Another package adds a part through an
+entry point of the table's group; within flowportrait it is one line here.
 """
 
 from collections.abc import Iterable, Mapping
@@ -47,7 +47,7 @@ class Table:
         return sorted(self.targets())
 
     def load(self, name: str) -> Any:
-        """The class or function behind `name`. Raises ConfigError with the nearest name when there is none."""
+        """The class or function behind `name`. Raises ConfigError that names the nearest one."""
         targets = self.targets()
         if name not in targets:
             raise ConfigError(f"{self.kind}: no '{name}'; {name_hint(name, targets)}")
@@ -72,6 +72,5 @@ def find_model(name_or_directory: str | Path) -> Path:
     if (directory / "config.json").is_file():
         return directory
     if directory.is_dir():
-        raise ConfigError(f"model: {text} holds no config.json; give a model directory or one of the names: "
-                          f"{', '.join(model_names())}")
+        raise ConfigError(f"model: {text} holds no config.json; {name_hint(text, model_names())}")
     raise ConfigError(f"model: no '{text}' by name or as a directory; {name_hint(text, model_names())}")
