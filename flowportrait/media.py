@@ -37,8 +37,8 @@ SOUND_KINDS = "a sound (wav, mp3, flac, ogg, m4a) or a video with a sound track"
 
 # What Pillow's decoders raise on damaged files; each format has its own habit.
 _PICTURE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-# Sound at other rates is written at 48 kHz. AAC pads the end to a whole block of 1024 samples, which many decoders
-# play: at 32 kHz and above that stays below one frame of video, at 8 kHz it would be three.
+# Sound at other rates is written at 48 kHz. AAC pads the end to a whole block of 1024 samples, and many decoders
+# play it: at 32 kHz and above that stays below one frame of video, at 8 kHz it would be three.
 _AAC_RATES_HZ = (32000, 44100, 48000)
 
 
