@@ -37,8 +37,8 @@ SOUND_KINDS = "a sound (wav, mp3, flac, ogg, m4a) or a video with a sound track"
 
 # What Pillow's decoders raise on damaged files; each format has its own habit.
 _PICTURE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-# Sound at other rates is written at 48 kHz. AAC pads the end to a whole block of 1024 samples, and many decoders
-# play it: at 32 kHz and above that stays below one frame of video, at 8 kHz it would be three.
+# Sound at other rates is written at 48 kHz. AAC pads the end to a whole block of 1024 samples, which many
+# players play: at 32 kHz and above that stays below one frame of video, at 8 kHz it would be three.
 _AAC_RATES_HZ = (32000, 44100, 48000)
 
 
@@ -353,7 +353,7 @@ def _video_stream(container: av.container.OutputContainer, fps: Fraction, height
 def _sound_writer(container, planes: np.ndarray, sample_rate: int) -> Callable[..., None]:
     """A function that encodes `planes` [channels, s] up to a sample, or to its end and flushes (None)."""
     layout = "mono" if len(planes) == 1 else "stereo"
-    bit_rate = 96_000 * len(planes)
+    bit_rate = 128_000 * len(planes)
     stream = container.add_stream("aac", rate=sample_rate, layout=layout, bit_rate=bit_rate)
     done = 0
 

@@ -57,12 +57,8 @@ class RunInfo(Record):
     size_px: int
     video_s: float
     computing_s: float = Field(description="wall time of the whole process, imports and writing included")
+    real_time_factor: float = Field(description="seconds of computing for one second of video")
     warnings: list[str] = []
-
-    @property
-    def real_time_factor(self) -> float:
-        """Seconds of computing for one second of video."""
-        return self.computing_s / self.video_s
 
 
 def write_jsonl(path: str | Path, records: Iterable[Record]) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 from flowportrait.errors import ConfigError
 
 MODELS_DIR = Path(__file__).parent / "models"
+RECIPES_DIR = Path(__file__).parent.parent / "recipes"
+"""Recipes lie beside the package in a checkout; an installed package brings none."""
 
 
 def name_hint(got: str, allowed: Iterable[str]) -> str:
@@ -55,7 +57,22 @@ class Table:
         return getattr(import_module(module), attribute)
 
 
+CODECS = Table("codec", {"portrait": "flowportrait.codecs.portrait:PortraitCodec"})
+AUDIO_ENCODERS = Table("audio encoder", {"mel": "flowportrait.encoders.mel:MelEncoder"})
+IMAGE_ENCODERS = Table("image encoder", {})
 FACE_DETECTORS = Table("face detector", {"centerface": "flowportrait.data.centerface:CenterFaceDetector"})
+
+LISTED = {"codecs": [CODECS], "encoders": [AUDIO_ENCODERS, IMAGE_ENCODERS], "detectors": [FACE_DETECTORS]}
+"""What `flowportrait list` shows of the tables."""
+
+
+def names_of(what: str) -> list[str]:
+    """The usable names of what `flowportrait list` can list."""
+    if what == "models":
+        return model_names()
+    if what == "recipes":
+        return sorted(recipe.name for recipe in RECIPES_DIR.glob("*.toml"))
+    return sorted({name for table in LISTED[what] for name in table.names()})
 
 
 def model_names() -> list[str]:

@@ -1,0 +1,228 @@
+"""The `flowportrait` command. Exit code 0 done, 1 failed, 2 the input is wrong, 130 interrupted.
+
+Heavy imports stand inside the commands: `--help` is instant, and wrong input is refused before torch loads.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from flowportrait import __version__
+from flowportrait.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    FlowPortraitError,
+    MediaError,
+)
+
+# The real-time factor counts the whole process, so the clock starts before torch is imported.
+_STARTED_S = time.perf_counter()
+_INPUT_ERRORS = (ConfigError, DataError, MediaError, CheckpointError)
+_PLAIN_PROGRESS_EVERY_S = 5.0
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+train_app = typer.Typer(help="Train a codec or a model from a recipe.")
+app.add_typer(train_app, name="train")
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable line last.")]
+Recipe = Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="What differs from the defaults.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override one value.")]
+Resume = Annotated[str | None, typer.Option(metavar="auto|DIR", help="Go on from the last saved state.")]
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command line and gives its exit code; an error of the user's input is one line on stderr."""
+    try:
+        outcome = app(args=list(arguments) or ["--help"], prog_name="flowportrait", standalone_mode=False)
+        return outcome if isinstance(outcome, int) else 0
+    except typer.TyperException as error:
+        # Wrong usage knows the command it was meant for.
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "flowportrait"
+        return _fail(f"{error.format_message().rstrip('.')}; see {command} --help", code=2)
+    except FlowPortraitError as error:
+        if "--debug" in arguments:
+            raise
+        return _fail(str(error), code=2 if isinstance(error, _INPUT_ERRORS) else 1)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted; nothing was written", code=130)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    """A portrait and a speech recording become a talking video."""
+    if version and context.invoked_subcommand is None:
+        typer.echo(f"flowportrait {__version__}")
+
+
+@app.command()
+def generate(
+    portrait: Annotated[Path, typer.Argument(metavar="PORTRAIT", help="A picture of one face.")],
+    audio: Annotated[Path, typer.Argument(metavar="AUDIO", help="Speech: a sound or video file.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT.mp4", help="The video to write.")],
+    model: Annotated[str, typer.Option(metavar="NAME|DIR", help="A shipped model or a directory.")] = "tiny",
+    evaluations: Annotated[
+        int | None, typer.Option(min=1, help="Calls of the network; the model's own number by default.")
+    ] = None,
+    guidance: Annotated[float, typer.Option(help="Guidance scale; 1 is none.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same video.")] = 0,
+    crop: Annotated[Literal["auto", "none"], typer.Option(help="Cut around the face, or not.")] = "auto",
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make PORTRAIT say AUDIO."""
+    from flowportrait import media
+    from flowportrait.registry import find_model
+
+    # All that can be refused without torch is refused first.
+    if not 0 <= guidance <= 100:
+        raise ConfigError(f"--guidance: got {guidance}; give a number from 0 to 100, 1 for no guidance")
+    find_model(model)
+    media.check_output(out)
+    if out.exists() and any(source.exists() and out.samefile(source) for source in (portrait, audio)):
+        raise MediaError(f"{out}: is also the input; give the video another name")
+    picture, sound = media.read_portrait(portrait), media.read_audio(audio, mono=False)
+
+    from flowportrait.generate import load
+
+    pipeline = load(model, device=device)
+    with _progress("generating") as progress:
+        result = pipeline.generate(
+            picture,
+            sound,
+            evaluations=evaluations,
+            guidance=guidance,
+            seed=seed,
+            crop=crop,
+            progress=progress,
+        )
+    result.save(out)
+    _report(result, portrait=portrait, audio=audio, out=out, as_json=json)
+
+
+@app.command()
+def doctor(json: Json = False, debug: Debug = False) -> int:
+    """Say what is installed, how fast it is, what is missing and how to get it."""
+    from flowportrait.doctor import examine
+
+    checks = []
+    for check in examine():
+        typer.echo(check.line())
+        checks.append(check)
+    if json:
+        typer.echo(_json_line([check.as_dict() for check in checks]))
+    return 1 if any(check.state == "broken" for check in checks) else 0
+
+
+@app.command("list")
+def list_names(
+    what: Annotated[Literal["models", "codecs", "encoders", "detectors", "recipes"], typer.Argument()],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the names that can be used."""
+    from flowportrait import registry
+
+    names = registry.names_of(what)
+    for name in names:
+        typer.echo(name)
+    if json:
+        typer.echo(_json_line(names))
+
+
+@train_app.command("codec")
+def train_codec(
+    recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False
+) -> None:
+    """Train the codec that turns frames into latents and back."""
+    from flowportrait.train import codec
+
+    codec.train(recipe, overrides or [], resume)
+
+
+@train_app.command("sft")
+def train_sft(
+    recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False
+) -> None:
+    """Train the model by supervised flow matching (§3.1)."""
+    from flowportrait.train import sft
+
+    sft.train(recipe, overrides or [], resume)
+
+
+def _report(result, portrait: Path, audio: Path, out: Path, as_json: bool) -> None:
+    """Warnings, then the last line: how long a video, in how long."""
+    from flowportrait.records import RunInfo
+
+    computing_s = time.perf_counter() - _STARTED_S
+    for warning in result.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    factor = computing_s / result.video_s
+    typer.echo(
+        f"{result.video_s:.1f} s of video in {computing_s:.1f} s (real-time factor {factor:.2f}): {out}"
+    )
+    if as_json:
+        info = RunInfo(
+            flowportrait=__version__, output=str(out), portrait=str(portrait), audio=str(audio),
+            model=result.model, device=result.device, seed=result.seed, evaluations=result.evaluations,
+            guidance=result.guidance, crop=result.crop, num_frames=result.num_frames, fps=result.fps,
+            size_px=result.size_px, video_s=result.video_s, computing_s=computing_s,
+            real_time_factor=factor, warnings=list(result.warnings),
+        )  # fmt: skip
+        typer.echo(info.model_dump_json())
+
+
+@contextmanager
+def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A function of (done, total): a bar with the time left on a terminal, now and then a line elsewhere."""
+    if not sys.stderr.isatty():
+        yield _plain_progress(label)
+        return
+    from rich.console import Console
+    from rich.progress import Progress, TimeElapsedColumn
+
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _plain_progress(label: str) -> Callable[[int, int], None]:
+    started_s = last_s = time.perf_counter()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last_s
+        now_s = time.perf_counter()
+        if 0 < done < total and now_s - last_s >= _PLAIN_PROGRESS_EVERY_S:
+            last_s = now_s
+            left_s = (now_s - started_s) * (total - done) / done
+            typer.echo(f"{label}: {done / total:.0%}, {left_s:.0f} s left", err=True)
+
+    return report
+
+
+def _json_line(value: object) -> str:
+    import json
+
+    return json.dumps(value)
+
+
+def _fail(message: str, code: int) -> int:
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    return code
