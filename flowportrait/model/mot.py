@@ -1,0 +1,305 @@
+"""The Mixture of Transformers (§3.1): one expert understands audio and image, one generates video.
+
+Both experts have their own weights everywhere and meet only in attention. Since audio and image never see the
+video, their keys and values are computed once (`condition`) and every evaluation (`velocity`) runs the video
+tokens alone, in training as in sampling. Weights carry BAGEL's names; the generation expert's end in
+`_moe_gen`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from flowportrait.config import Frozen
+from flowportrait.model.embed import Connector, GridPositions, Rope, TimeEmbedder, rope_table, rotate
+from flowportrait.model.layout import TokenGrid
+
+UND, GEN = "", "_moe_gen"  # suffix of the weights of the understanding and of the generation expert
+INIT_STD = 0.02
+
+
+class MoTConfig(Frozen):
+    """Sizes of the model. The defaults are BAGEL-7B-MoT's."""
+
+    hidden_size: int = Field(3584, gt=0, multiple_of=4)
+    num_layers: int = Field(28, gt=0)
+    num_heads: int = Field(28, gt=0)
+    num_kv_heads: int = Field(4, gt=0)
+    mlp_size: int = Field(18944, gt=0)
+    vocab_size: int = Field(152064, ge=0, description="0: no text, the embedding and the head are absent")
+    rope_theta: float = Field(1e6, gt=1)
+    norm_eps: float = Field(1e-6, gt=0)
+    positions_per_second: float = Field(
+        6.0, gt=0, description="Unstated in the paper; 6 is BAGEL's one position per latent frame at 24 fps"
+    )
+    latent_channels: int = Field(16, gt=0)
+    patch: int = Field(2, gt=0, description="latent cells along a side of a token")
+    latent_side: int = Field(64, gt=0, description="rows of the position table of latent tokens")
+    audio_dim: int = Field(1280, gt=0, description="Unstated in the paper; 1280 is Whisper-large's width")
+    image_dim: int = Field(1152, gt=0)
+    image_side: int = Field(70, gt=0, description="rows of the position table of image tokens")
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def token_size(self) -> int:
+        """Numbers in one latent token."""
+        return self.latent_channels * self.patch**2
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> MoTConfig:
+        if self.hidden_size % self.num_heads or self.head_size % 2 or self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size}, num_heads {self.num_heads}, "
+                f"num_kv_heads {self.num_kv_heads}; hidden_size must divide into heads of even size, "
+                "and num_heads into num_kv_heads groups"
+            )
+        return self
+
+    @classmethod
+    def tiny(cls, audio_dim: int, image_dim: int) -> MoTConfig:
+        """The model that trains and runs on two CPU cores. Its positions tell single video frames apart."""
+        return cls(
+            hidden_size=256, num_layers=8, num_heads=8, num_kv_heads=4, mlp_size=704, vocab_size=0,
+            rope_theta=100.0, positions_per_second=24.0, latent_channels=16, latent_side=16,
+            audio_dim=audio_dim, image_dim=image_dim, image_side=16,
+        )  # fmt: skip
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis, computed in float32."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps)
+
+
+class Attention(nn.Module):
+    """Both experts' projections around the attention of one layer; the attention itself is shared
+    (`attend`)."""
+
+    def __init__(self, config: MoTConfig):
+        super().__init__()
+        self.head_size = config.head_size
+        kv_size = config.num_kv_heads * config.head_size
+        for expert in (UND, GEN):
+            self.add_module(f"q_proj{expert}", nn.Linear(config.hidden_size, config.hidden_size))
+            self.add_module(f"k_proj{expert}", nn.Linear(config.hidden_size, kv_size))
+            self.add_module(f"v_proj{expert}", nn.Linear(config.hidden_size, kv_size))
+            self.add_module(f"o_proj{expert}", nn.Linear(config.hidden_size, config.hidden_size, bias=False))
+            self.add_module(f"q_norm{expert}", RMSNorm(config.head_size, config.norm_eps))
+            self.add_module(f"k_norm{expert}", RMSNorm(config.head_size, config.norm_eps))
+
+    def project(self, x: Float[Tensor, "b n d"], expert: str, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [b, heads, n, e]; the first two are normed per head and turned."""
+        part = self._modules
+        q, k, v = (part[f"{name}_proj{expert}"](x).unflatten(-1, (-1, self.head_size)) for name in "qkv")
+        q = rotate(part[f"q_norm{expert}"](q), rope).to(v.dtype)
+        k = rotate(part[f"k_norm{expert}"](k), rope).to(v.dtype)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def output(self, heads: Float[Tensor, "b heads n e"], expert: str) -> Float[Tensor, "b n d"]:
+        """What attention found, back in the width of the tokens."""
+        return self._modules[f"o_proj{expert}"](heads.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, width: int, inner: int):
+        super().__init__()
+        self.gate_proj = nn.Linear(width, inner, bias=False)
+        self.up_proj = nn.Linear(width, inner, bias=False)
+        self.down_proj = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    """One transformer layer of both experts. The caller decides which keys the queries meet."""
+
+    def __init__(self, config: MoTConfig):
+        super().__init__()
+        self.self_attn = Attention(config)
+        for expert in (UND, GEN):
+            self.add_module(f"mlp{expert}", MLP(config.hidden_size, config.mlp_size))
+            self.add_module(f"input_layernorm{expert}", RMSNorm(config.hidden_size, config.norm_eps))
+            self.add_module(f"post_attention_layernorm{expert}", RMSNorm(config.hidden_size, config.norm_eps))
+
+    def project(self, x: Float[Tensor, "b n d"], expert: str, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the tokens `x`, each [b, heads, n, e]."""
+        return self.self_attn.project(self._modules[f"input_layernorm{expert}"](x), expert, rope)
+
+    def update(
+        self, x: Float[Tensor, "b n d"], heads: Float[Tensor, "b heads n e"], expert: str
+    ) -> Float[Tensor, "b n d"]:
+        """The tokens `x` after what attention found for them (`heads`) and after the MLP."""
+        x = x + self.self_attn.output(heads, expert)
+        return x + self._modules[f"mlp{expert}"](self._modules[f"post_attention_layernorm{expert}"](x))
+
+
+class Transformer(nn.Module):
+    """The stack of layers with the last norm of each expert."""
+
+    def __init__(self, config: MoTConfig):
+        super().__init__()
+        if config.vocab_size:
+            self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.norm_moe_gen = RMSNorm(config.hidden_size, config.norm_eps)
+
+
+class LanguageModel(nn.Module):
+    """BAGEL's name for the transformer and, where there is text, its output head."""
+
+    def __init__(self, config: MoTConfig):
+        super().__init__()
+        self.model = Transformer(config)
+        if config.vocab_size:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the video tokens see of audio and image: per layer (keys, values), each [b, kv heads, n, e].
+
+    Empty when both blocks were dropped.
+    """
+
+    layers: tuple[tuple[Tensor, Tensor], ...] = ()
+
+    def extended(self, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values of layer `index` followed by the given ones."""
+        if not self.layers:
+            return keys, values
+        known_keys, known_values = self.layers[index]
+        return torch.cat([known_keys, keys], dim=2), torch.cat([known_values, values], dim=2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention; every group of query heads shares a key head."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, enable_gqa=q.shape[1] != k.shape[1])
+
+
+class MoT(nn.Module):
+    """Velocity of latents given audio and portrait features.
+
+    >>> grid = TokenGrid(latent_frames=7, rows=8, cols=8)
+    >>> v = model.velocity(zt, t, model.condition(audio, image, grid), grid)
+    """
+
+    def __init__(self, config: MoTConfig):
+        super().__init__()
+        self.config = config
+        width = config.hidden_size
+        self.language_model = LanguageModel(config)
+        self.time_embedder = TimeEmbedder(width)
+        self.vae2llm = nn.Linear(config.token_size, width)
+        self.llm2vae = nn.Linear(width, config.token_size)
+        self.latent_pos_embed = GridPositions(config.latent_side, width)
+        self.connector = Connector(config.image_dim, width)
+        self.vit_pos_embed = GridPositions(config.image_side, width)
+        self.audio_connector = Connector(config.audio_dim, width)
+        self._initialise()
+
+    def condition(
+        self, audio: Float[Tensor, "b a da"] | None, image: Float[Tensor, "b i di"] | None, grid: TokenGrid
+    ) -> Condition:
+        """What the video will see of the audio (one vector per video frame) and of the portrait.
+
+        None drops a block: the video then attends to one source less.
+        """
+        blocks = list(self._condition_blocks(audio, image, grid))
+        if not blocks:
+            return Condition()
+        x = torch.cat([tokens for tokens, _ in blocks], dim=1)
+        rope = self._rope(torch.cat([positions for _, positions in blocks]), x.device)
+        lengths = [tokens.shape[1] for tokens, _ in blocks]
+        layers = self.language_model.model.layers
+        known = []
+        for layer in layers:
+            q, k, v = layer.project(x, UND, rope)
+            known.append((k, v))
+            if layer is not layers[-1]:  # after the last layer nothing asks for these tokens any more
+                x = layer.update(x, _attend_blocks(q, k, v, lengths), UND)
+        return Condition(tuple(known))
+
+    def velocity(
+        self, zt: Float[Tensor, "b c l h w"], t: Float[Tensor, "b l"], condition: Condition, grid: TokenGrid
+    ) -> Float[Tensor, "b c l h w"]:
+        """The velocity at `zt`, float32. `t` in [0, 1] per latent frame; 0 marks a clean latent frame."""
+        x = self.embed_latents(zt, t, grid)
+        rope = self._rope(grid.video_positions(self.config.positions_per_second), x.device)
+        for index, layer in enumerate(self.language_model.model.layers):
+            q, k, v = layer.project(x, GEN, rope)
+            x = layer.update(x, attend(q, *condition.extended(index, k, v)), GEN)
+        return grid.unpatchify(self.llm2vae(self.language_model.model.norm_moe_gen(x)).float())
+
+    def embed_latents(
+        self, zt: Float[Tensor, "b c l h w"], t: Float[Tensor, "b l"], grid: TokenGrid
+    ) -> Float[Tensor, "b n d"]:
+        """Video tokens: the noisy latents, plus their time, plus their place in the picture."""
+        tokens = self.vae2llm(grid.patchify(zt)).float()
+        tokens = rearrange(tokens, "b (l s) d -> b l s d", l=grid.latent_frames)
+        place = self.latent_pos_embed(grid.rows, grid.cols).float()
+        return rearrange(tokens + self.time_embedder(t)[:, :, None] + place, "b l s d -> b (l s) d")
+
+    def embed_image(self, image: Float[Tensor, "b i di"], grid: TokenGrid) -> Float[Tensor, "b i d"]:
+        """Image tokens: the portrait's features, plus their place in the picture."""
+        return self.connector(image).float() + self.vit_pos_embed(grid.image_rows, grid.image_cols).float()
+
+    def embed_audio(self, audio: Float[Tensor, "b a da"]) -> Float[Tensor, "b a d"]:
+        """Audio tokens: the features alone; their position says when they are heard."""
+        return self.audio_connector(audio).float()
+
+    def _condition_blocks(
+        self, audio: Tensor | None, image: Tensor | None, grid: TokenGrid
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Tokens [b, n, d] and positions [n] of the blocks that are there, audio first."""
+        if audio is not None:
+            yield self.embed_audio(audio), grid.audio_positions(self.config.positions_per_second)
+        if image is not None:
+            yield self.embed_image(image, grid), grid.image_positions()
+
+    def _rope(self, positions: Tensor, device: torch.device) -> Rope:
+        return rope_table(positions.to(device), self.config.head_size, self.config.rope_theta)
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Fresh weights: normal 0.02, the generation expert a copy of the other, and a velocity of zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=INIT_STD)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        weights = dict(self.named_parameters())
+        for name, weight in weights.items():
+            if GEN in name:
+                weight.copy_(weights[name.replace(GEN, UND)])
+        nn.init.zeros_(self.llm2vae.weight)
+
+
+def _attend_blocks(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
+    """Attention in which a block of tokens sees itself and the blocks before it."""
+    found, start = [], 0
+    for length in lengths:
+        end = start + length
+        found.append(attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end]))
+        start = end
+    return torch.cat(found, dim=2)
