@@ -1,0 +1,136 @@
+"""Schedule, Transition, Eq. 9-10 and guidance. Golden numbers: flow_grpo's CPS step in float64."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from flowportrait import flow
+from flowportrait.sampling import Schedule, Transition, cps_step, guided, sample
+
+GOLDEN = load_file(Path(__file__).parent / "golden" / "rl" / "cps_steps.safetensors")
+CLOSE = {"atol": 1e-6, "rtol": 1e-6}
+
+
+def latents(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+@pytest.mark.parametrize("evaluations", [1, 2, 25])
+def test_schedule_counts_evaluations(evaluations, shift):
+    schedule = Schedule(evaluations, shift)
+    steps = list(schedule)
+    assert len(steps) == len(schedule) == evaluations
+    assert steps[0][0] == 1 and steps[-1][1] == 0
+    assert all(end == start for (_, end), (start, _) in zip(steps, steps[1:], strict=False))
+    assert all(t > t_next for t, t_next in steps)
+
+
+def test_schedule_digest_names_the_times():
+    assert Schedule(10, 3.0).digest == Schedule(10, 3.0).digest
+    assert len({Schedule(10, 3.0).digest, Schedule(10, 1.0).digest, Schedule(11, 3.0).digest}) == 3
+
+
+@pytest.mark.parametrize("eta", ["0.0", "0.5", "1.0"])
+@pytest.mark.parametrize("step", [0, 7, 14])
+def test_cps_step_equals_flow_grpo(step, eta):
+    times = GOLDEN["sigmas/f64"].tolist()
+    case = f"vid/step{step:02}/eta{eta}/f64/"
+    golden = {name.removeprefix(case): value for name, value in GOLDEN.items() if name.startswith(case)}
+    z, v, eps, v_new = (GOLDEN[f"in/vid/{name}"].double() for name in ("z", "v", "eps", "v_new"))
+    v_new.requires_grad_()
+    old = cps_step(z, v, times[step], times[step + 1], float(eta))
+    new = cps_step(z, v_new, times[step], times[step + 1], float(eta))
+    assert_close(old.mean, golden["mean_old"], **CLOSE)
+    assert_close(torch.full((2,), old.std, dtype=torch.float64), golden["std"].double(), **CLOSE)
+    assert_close(old.mean + old.std * eps, golden["prev"], **CLOSE)
+    assert_close(old.log_prob(golden["prev"]), golden["logp_old"], **CLOSE)
+    log_prob = new.log_prob(golden["prev"])
+    assert_close(log_prob, golden["logp_new"], **CLOSE)
+    log_prob.sum().backward()
+    assert_close(v_new.grad, golden["grad_v_new"], **CLOSE)
+
+
+def test_schedule_equals_flow_grpo():
+    assert_close(torch.tensor(Schedule(15, 3.0).times, dtype=torch.float64), GOLDEN["sigmas/f64"], **CLOSE)
+
+
+def test_eta_zero_is_euler_to_the_last_bit():
+    zt, v = latents(2, 3, 4, 5), latents(2, 3, 4, 5).flip(0)
+    step = cps_step(zt, v, 0.8, 0.7, eta=0.0)
+    assert step.std == 0 and torch.equal(step.draw(), zt + (0.7 - 0.8) * v)
+
+
+def test_small_eta_tends_to_euler():
+    zt, v = latents(2, 3, 4, 5).double(), latents(2, 3, 4, 5).flip(0).double()
+    near, euler = (cps_step(zt, v, 0.8, 0.7, eta) for eta in (1e-9, 0.0))
+    assert_close(near.mean, euler.mean, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_last_step_has_no_noise(eta):
+    step = cps_step(latents(1, 3), latents(1, 3), 0.1, 0.0, eta)
+    assert step.std == 0 and torch.equal(step.draw(), step.mean)
+
+
+def test_noise_level_is_kept():
+    """cos^2 + sin^2: with perfect predictions the next latent has the noise of its time, whatever eta is."""
+    z0, z1 = torch.zeros(1, 200_000), latents(1, 200_000)
+    zt, v = flow.interpolate(z0, z1, 0.9), flow.target_velocity(z0, z1)
+    drawn = cps_step(zt, v, 0.9, 0.6, eta=0.7).draw(torch.Generator().manual_seed(1))
+    assert abs(drawn.std().item() - 0.6) < 5e-3
+
+
+def test_log_prob_is_a_mean_and_keeps_float32():
+    step = Transition(torch.zeros(2, 3, 4), std=0.5)
+    assert step.log_prob(torch.full((2, 3, 4), 2.0)).tolist() == [-4.0, -4.0]
+    half = latents(1, 4).bfloat16()
+    assert cps_step(half, half, 1.0, 0.5, 0.5).mean.dtype == torch.float32
+
+
+def test_draw_follows_the_generator():
+    step = cps_step(latents(1, 8), latents(1, 8), 0.9, 0.8, eta=0.5)
+    one, same, other = (step.draw(torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    assert_close(step.std, 0.8 * math.sin(math.pi / 4))
+
+
+def counting(scale: float):
+    """A velocity `scale * z` that counts its calls."""
+
+    def velocity(zt, t):
+        velocity.calls += 1
+        return scale * zt
+
+    velocity.calls = 0
+    return velocity
+
+
+def test_guidance_of_one_is_one_pass():
+    conditional, unconditional = counting(2.0), counting(1.0)
+    guided(conditional, unconditional, 1.0)(latents(2), 0.5)
+    assert (conditional.calls, unconditional.calls) == (1, 0)
+
+
+def test_guidance_extrapolates():
+    conditional, unconditional = counting(2.0), counting(1.0)
+    assert_close(guided(conditional, unconditional, 3.0)(latents(2), 0.5), 4.0 * latents(2))
+    assert (conditional.calls, unconditional.calls) == (1, 1)
+
+
+def test_sample_calls_once_per_evaluation_and_reaches_the_data():
+    """The exact velocity of one data point leads there from any noise."""
+    z0 = latents(1, 2, 3)
+    calls = []
+
+    def velocity(zt, t):
+        calls.append(t)
+        return (zt - z0) / t
+
+    reached = sample(velocity, torch.randn(1, 2, 3), Schedule(7, 3.0))
+    assert_close(reached, z0)
+    assert len(calls) == 7
