@@ -1,1 +1,1 @@
-"""Measurements of the shipped model; needs the repository (not the installed package) and optional weights."""
+"""Measurements of the shipped model. They need the repository, not just the package, and optional weights."""

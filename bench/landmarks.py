@@ -1,7 +1,7 @@
 """The independent landmarker that the bench measures with: MediaPipe FaceLandmarker, mapped to 68 points.
 
 It is no part of the product and no loss is computed from it, so a model cannot learn to please it.
-The .task file (3.8 MB, Apache-2.0) is Google's `face_landmarker` with blendshapes; its path is always an argument.
+The .task file (3.8 MB, Apache-2.0) is Google's `face_landmarker` with blendshapes; its path is an argument.
 """
 
 from dataclasses import dataclass
@@ -30,6 +30,62 @@ MESH_POINTS_OF_68 = (
 _FIRST = np.array([points[0] for points in MESH_POINTS_OF_68])
 _LAST = np.array([points[-1] for points in MESH_POINTS_OF_68])
 
+ARKIT_NAMES = (
+    "browDownLeft",
+    "browDownRight",
+    "browInnerUp",
+    "browOuterUpLeft",
+    "browOuterUpRight",
+    "cheekPuff",
+    "cheekSquintLeft",
+    "cheekSquintRight",
+    "eyeBlinkLeft",
+    "eyeBlinkRight",
+    "eyeLookDownLeft",
+    "eyeLookDownRight",
+    "eyeLookInLeft",
+    "eyeLookInRight",
+    "eyeLookOutLeft",
+    "eyeLookOutRight",
+    "eyeLookUpLeft",
+    "eyeLookUpRight",
+    "eyeSquintLeft",
+    "eyeSquintRight",
+    "eyeWideLeft",
+    "eyeWideRight",
+    "jawForward",
+    "jawLeft",
+    "jawOpen",
+    "jawRight",
+    "mouthClose",
+    "mouthDimpleLeft",
+    "mouthDimpleRight",
+    "mouthFrownLeft",
+    "mouthFrownRight",
+    "mouthFunnel",
+    "mouthLeft",
+    "mouthLowerDownLeft",
+    "mouthLowerDownRight",
+    "mouthPressLeft",
+    "mouthPressRight",
+    "mouthPucker",
+    "mouthRight",
+    "mouthRollLower",
+    "mouthRollUpper",
+    "mouthShrugLower",
+    "mouthShrugUpper",
+    "mouthSmileLeft",
+    "mouthSmileRight",
+    "mouthStretchLeft",
+    "mouthStretchRight",
+    "mouthUpperUpLeft",
+    "mouthUpperUpRight",
+    "noseSneerLeft",
+    "noseSneerRight",
+    "tongueOut",
+)
+"""ARKit's 52 face units, alphabetical."""
+
 RIGHT_EYE = slice(36, 42)
 LEFT_EYE = slice(42, 48)
 OUTER_LIPS = slice(48, 60)
@@ -42,21 +98,20 @@ class FaceTrack:
     """What the landmarker saw in each of n frames; rows without a face hold nan and `valid` False."""
 
     landmarks68: np.ndarray  # float32 [n, 68, 2], px of the frames given
-    blendshapes: np.ndarray  # float32 [n, 52], in the order of `blendshape_names`
+    arkit: np.ndarray  # float32 [n, 52] in [0, 1], columns as in ARKIT_NAMES
     valid: np.ndarray  # bool [n]
-    blendshape_names: tuple[str, ...]
 
 
 class FaceLandmarker:
     """MediaPipe's landmarker in image mode.
 
-    Video mode smooths landmarks over time, which delays them; lags are measured here, so every frame stands alone.
+    Video mode smooths landmarks over time, which delays them. Lags are measured here, so frames stand alone.
     """
 
     def __init__(self, model: Path):
         if not model.is_file():
             raise FileNotFoundError(
-                f"landmarker: {model} is not a file; give MediaPipe's face_landmarker.task with --landmarker PATH"
+                f"{model}: no such file; give the path of MediaPipe's face_landmarker.task with --landmarker"
             )
         options = vision.FaceLandmarkerOptions(
             base_options=BaseOptions(model_asset_path=str(model)),
@@ -73,17 +128,16 @@ class FaceLandmarker:
         """
         num, height, width = frames.shape[:3]
         landmarks = np.full((num, 68, 2), np.nan, np.float32)
-        shapes = np.full((num, 52), np.nan, np.float32)
-        names: tuple[str, ...] = ()
+        arkit = np.full((num, len(ARKIT_NAMES)), np.nan, np.float32)
         for i, frame in enumerate(frames):
             result = self._detect(frame)
             if not result.face_landmarks:
                 continue
             mesh = np.array([(p.x, p.y) for p in result.face_landmarks[0]], np.float32)
             landmarks[i] = (mesh[_FIRST] + mesh[_LAST]) / 2 * (width, height)
-            shapes[i] = [category.score for category in result.face_blendshapes[0]]
-            names = names or tuple(category.category_name for category in result.face_blendshapes[0])
-        return FaceTrack(landmarks, shapes, ~np.isnan(landmarks[:, 0, 0]), names)
+            scores = {category.category_name: category.score for category in result.face_blendshapes[0]}
+            arkit[i] = [scores.get(name, 0.0) for name in ARKIT_NAMES]  # MediaPipe knows no tongueOut
+        return FaceTrack(landmarks, arkit, ~np.isnan(landmarks[:, 0, 0]))
 
     def _detect(self, frame: np.ndarray):
         image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(frame))
