@@ -5,7 +5,8 @@
 One LABELS_DIR/KEY.npz per KEY.mp4, in the form of the rendered clips' ground truth: `landmarks68` float16
 [n, 68, 2] in px of the clip's own frames, `size_px` their width, `arkit` float16 [n, 52] in the alphabetical
 order of ARKit (see LABELS_DIR/arkit_names.json; MediaPipe knows no `tongueOut`, so that column is 0),
-`valid` bool [n]. Frames without a face hold nan. Clips already labelled are skipped, so an interrupted run continues.
+`valid` bool [n]. Frames without a face hold nan. Clips already labelled are skipped, so an interrupted run
+continues.
 """
 
 import argparse
