@@ -1,0 +1,105 @@
+"""Portrait framing as in Appendix B: find the face, make its box square, enlarge it, stay in the picture."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+from PIL import Image
+
+from flowportrait.errors import DataError
+
+SCALE = 1.5
+"""How much larger than the face the square is (App. B)."""
+
+
+class FaceBox(NamedTuple):
+    """A face in pixels of its picture, x to the right and y down, with the detector's score in [0, 1]."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    score: float
+
+    @property
+    def area(self) -> float:
+        """Square pixels."""
+        return (self.x1 - self.x0) * (self.y1 - self.y0)
+
+
+class Square(NamedTuple):
+    """A square of whole pixels: its upper left corner and its side."""
+
+    x: int
+    y: int
+    side: int
+
+
+class FaceDetector(Protocol):
+    """Finds faces. Detectors are named in `registry.FACE_DETECTORS`."""
+
+    name: str
+
+    def detect(self, image: np.ndarray) -> list[FaceBox]:
+        """The faces of a uint8 [h, w, 3] picture in its own pixels, the surest first; [] if there is none."""
+
+
+@dataclass(frozen=True)
+class FramingReport:
+    """How a portrait was cut."""
+
+    square: Square
+    face: FaceBox | None
+    warnings: tuple[str, ...] = ()
+
+
+def portrait_square(box: FaceBox, width: int, height: int, scale: float = SCALE) -> Square:
+    """The square around a face within a picture of `width` x `height` px.
+
+    The box's longer side, times `scale`, about the box's centre. Where that leaves the picture it is shifted
+    back in, and it shrinks only when it is larger than the picture's shorter side (App. B).
+    """
+    side = min(round(max(box.x1 - box.x0, box.y1 - box.y0) * scale), width, height)
+    x = round((box.x0 + box.x1 - side) / 2)
+    y = round((box.y0 + box.y1 - side) / 2)
+    return Square(min(max(x, 0), width - side), min(max(y, 0), height - side), side)
+
+
+def frame_portrait(
+    image: np.ndarray, size_px: int, crop: Literal["auto", "none"], detector: FaceDetector | None = None
+) -> tuple[np.ndarray, FramingReport]:
+    """The portrait as the model wants it, uint8 [size_px, size_px, 3], and how it was cut.
+
+    "auto" cuts around the largest face (a `detector` is needed), "none" takes the largest centred square.
+    Raises DataError when there is no face.
+    """
+    height, width = image.shape[:2]
+    if crop == "none":
+        side = min(width, height)
+        report = FramingReport(Square((width - side) // 2, (height - side) // 2, side), face=None)
+    else:
+        assert detector is not None, "crop 'auto' needs a detector"
+        report = _around_the_face(image, detector, size_px)
+    x, y, side = report.square
+    cut = Image.fromarray(image).crop((x, y, x + side, y + side))
+    return np.asarray(cut.resize((size_px, size_px), Image.Resampling.LANCZOS)), report
+
+
+def _around_the_face(image: np.ndarray, detector: FaceDetector, size_px: int) -> FramingReport:
+    height, width = image.shape[:2]
+    faces = detector.detect(image)
+    if not faces:
+        raise DataError(
+            f"portrait: no face found in {width}x{height} px; give a picture of one face, or one already cut "
+            "around it with --crop none"
+        )
+    face = max(faces, key=lambda found: found.area)
+    square = portrait_square(face, width, height)
+    warnings = []
+    if len(faces) > 1:
+        warnings.append(f"portrait: {len(faces)} faces found; the largest is used")
+    if square.side < size_px:
+        warnings.append(
+            f"portrait: the face's square is {square.side} px, enlarged to {size_px}; it will look soft"
+        )
+    return FramingReport(square, face, tuple(warnings))
