@@ -1,0 +1,155 @@
+"""`flowportrait doctor`: what is installed, how fast it is, what is missing and how to get it."""
+
+import hashlib
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from flowportrait.registry import FACE_DETECTORS, MODELS_DIR, model_names
+
+# Optional packages by the extra that brings them.
+_OPTIONAL = {
+    "mediapipe": "eval",
+    "scikit-image": "eval",
+    "scipy": "eval",
+    "matplotlib": "eval",
+    "pytest": "dev",
+}
+_CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+_MATMUL_SIDE = 1024
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report. "broken" stops `generate`; "missing" is optional and names its remedy."""
+
+    name: str
+    state: Literal["ok", "missing", "broken"]
+    found: str
+
+    def line(self) -> str:
+        """For people."""
+        return f"{self.state:<8}{self.name:<16}{self.found}"
+
+    def as_dict(self) -> dict[str, str]:
+        """For programs."""
+        return asdict(self)
+
+
+def examine() -> Iterator[Check]:
+    """All checks, each as soon as it is known."""
+    yield Check("python", "ok", f"{platform.python_version()} at {sys.prefix}")
+    yield from _torch()
+    yield _codecs()
+    yield _face_detector()
+    yield from _models()
+    yield from _optional_packages()
+
+
+def _torch() -> Iterator[Check]:
+    import torch
+
+    devices = ["cpu"]
+    if torch.cuda.is_available():
+        devices += [
+            f"cuda ({torch.cuda.get_device_name(index)})" for index in range(torch.cuda.device_count())
+        ]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    yield Check("torch", "ok", f"{torch.__version__}; devices: {', '.join(devices)}")
+    yield Check("threads", "ok", f"{torch.get_num_threads()} for torch, {os.cpu_count()} logical processors")
+    full, half = (_matmul_gflops(dtype) for dtype in (torch.float32, torch.bfloat16))
+    faster = "bfloat16" if half > full else "float32"
+    yield Check(
+        "matmul", "ok", f"float32 {full:.1f}, bfloat16 {half:.1f} GFLOP/s: {faster} is the faster here"
+    )
+    flags = _cpu_flags()
+    if flags is not None:
+        yield Check("cpu flags", "ok", ", ".join(flags) or f"none of {', '.join(_CPU_FLAGS)}")
+
+
+def _matmul_gflops(dtype: Any) -> float:
+    """The best of a few products of two square matrices, 10^9 operations a second on the CPU."""
+    import torch
+
+    a = torch.ones(_MATMUL_SIDE, _MATMUL_SIDE, dtype=dtype)
+    times_s = []
+    for _ in range(6):
+        started_s = time.perf_counter()
+        a @ a
+        times_s.append(time.perf_counter() - started_s)
+    # The first product also prepares the kernel.
+    return 2 * _MATMUL_SIDE**3 / min(times_s[1:]) / 1e9
+
+
+def _cpu_flags() -> list[str] | None:
+    """Which of the flags that matter to matrix products the processor has; None where that is not told."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return None
+    lines = (line for line in info.read_text().splitlines() if line.startswith("flags"))
+    present = set(next(lines, "").split())
+    return [flag for flag in _CPU_FLAGS if flag in present]
+
+
+def _codecs() -> Check:
+    import av
+
+    absent = [name for name in ("libx264", "aac") if name not in av.codecs_available]
+    if absent:
+        remedy = "pip install --force-reinstall av"
+        return Check("video", "broken", f"PyAV {av.__version__} lacks {', '.join(absent)}; {remedy}")
+    return Check("video", "ok", f"PyAV {av.__version__} with H.264 (libx264) and AAC")
+
+
+def _face_detector() -> Check:
+    names = FACE_DETECTORS.names()
+    weights = _damaged_or_missing(MODELS_DIR / "centerface")
+    if weights:
+        return Check("face detector", "broken", f"centerface: {weights}; install flowportrait again")
+    return Check("face detector", "ok", ", ".join(names))
+
+
+def _models() -> Iterator[Check]:
+    names = model_names()
+    if not names:
+        yield Check("models", "broken", f"none in {MODELS_DIR}; install flowportrait again")
+    for name in names:
+        directory = MODELS_DIR / name
+        size_mb = sum(file.stat().st_size for file in directory.glob("*.safetensors")) / 1e6
+        problem = _damaged_or_missing(directory)
+        if problem:
+            yield Check(f"model {name}", "broken", f"{problem}; install flowportrait again")
+        else:
+            yield Check(f"model {name}", "ok", f"{size_mb:.1f} MB, sha256 as shipped")
+
+
+def _damaged_or_missing(directory: Path) -> str | None:
+    """What is wrong with the weights in a directory, by its SHA256SUMS (as `sha256sum` writes), if anything."""
+    sums = directory / "SHA256SUMS"
+    if not sums.is_file():
+        return f"{sums} is missing"
+    for line in sums.read_text().splitlines():
+        expected, name = line.split(maxsplit=1)
+        file = directory / name.lstrip("*")
+        if not file.is_file():
+            return f"{file} is missing"
+        if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+            return f"{file} is damaged (sha256 differs)"
+    return None
+
+
+def _optional_packages() -> Iterator[Check]:
+    for package, extra in _OPTIONAL.items():
+        try:
+            yield Check(package, "ok", version(package))
+        except PackageNotFoundError:
+            yield Check(
+                package, "missing", f"only for the extra '{extra}'; pip install 'flowportrait[{extra}]'"
+            )
