@@ -1,0 +1,1 @@
+"""Data: portraits framed, clips read, batches made."""
