@@ -131,7 +131,7 @@ def _models() -> Iterator[Check]:
 
 
 def _damaged_or_missing(directory: Path) -> str | None:
-    """What is wrong with the weights in a directory, by its SHA256SUMS (as `sha256sum` writes), if anything."""
+    """What is wrong with the weights in a directory by its SHA256SUMS (as `sha256sum` writes it), if any."""
     sums = directory / "SHA256SUMS"
     if not sums.is_file():
         return f"{sums} is missing"
