@@ -1,6 +1,7 @@
 """`flowportrait doctor`: what is installed, how fast it is, what is missing and how to get it."""
 
 import hashlib
+import json
 import os
 import platform
 import sys
@@ -11,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from flowportrait.errors import FlowPortraitError
 from flowportrait.registry import FACE_DETECTORS, MODELS_DIR, model_names
 
 # Optional packages by the extra that brings them.
@@ -109,11 +111,14 @@ def _codecs() -> Check:
 
 
 def _face_detector() -> Check:
-    names = FACE_DETECTORS.names()
-    weights = _damaged_or_missing(MODELS_DIR / "centerface")
-    if weights:
-        return Check("face detector", "broken", f"centerface: {weights}; install flowportrait again")
-    return Check("face detector", "ok", ", ".join(names))
+    found = []
+    for name in FACE_DETECTORS.names():
+        try:
+            FACE_DETECTORS.load(name)()
+        except FlowPortraitError as error:
+            return Check("face detector", "broken", str(error))
+        found.append(name)
+    return Check("face detector", "ok", ", ".join(found))
 
 
 def _models() -> Iterator[Check]:
@@ -121,27 +126,23 @@ def _models() -> Iterator[Check]:
     if not names:
         yield Check("models", "broken", f"none in {MODELS_DIR}; install flowportrait again")
     for name in names:
-        directory = MODELS_DIR / name
-        size_mb = sum(file.stat().st_size for file in directory.glob("*.safetensors")) / 1e6
-        problem = _damaged_or_missing(directory)
-        if problem:
-            yield Check(f"model {name}", "broken", f"{problem}; install flowportrait again")
-        else:
-            yield Check(f"model {name}", "ok", f"{size_mb:.1f} MB, sha256 as shipped")
+        problem = _damage(MODELS_DIR / name)
+        size_mb = sum(file.stat().st_size for file in (MODELS_DIR / name).glob("*.safetensors")) / 1e6
+        found = (
+            f"{problem}; install flowportrait again" if problem else f"{size_mb:.1f} MB, sha256 as shipped"
+        )
+        yield Check(f"model {name}", "broken" if problem else "ok", found)
 
 
-def _damaged_or_missing(directory: Path) -> str | None:
-    """What is wrong with the weights in a directory by its SHA256SUMS (as `sha256sum` writes it), if any."""
-    sums = directory / "SHA256SUMS"
-    if not sums.is_file():
-        return f"{sums} is missing"
-    for line in sums.read_text().splitlines():
-        expected, name = line.split(maxsplit=1)
-        file = directory / name.lstrip("*")
+def _damage(directory: Path) -> str | None:
+    """What is wrong with the weights of a model directory by the digests in its config.json, if anything."""
+    digests = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("sha256", {})
+    for name, expected in digests.items():
+        file = directory / name
         if not file.is_file():
             return f"{file} is missing"
         if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
-            return f"{file} is damaged (sha256 differs)"
+            return f"{file} is damaged, its sha256 is not the one in config.json"
     return None
 
 

@@ -5,11 +5,13 @@ as float16; `bench/convert_centerface.py` makes the file. Outputs lie on a grid 
 centres, log height and width in cells, and the offset of the centre within its cell.
 """
 
+import hashlib
+
 import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,6 +22,7 @@ from flowportrait.registry import MODELS_DIR
 STRIDE_PX = 4
 _PADDED_TO_PX = 32
 WEIGHTS = MODELS_DIR / "centerface" / "model.safetensors"
+WEIGHTS_SHA256 = "a097be5362e5fdf700f4eed7754defecd0986dbad129f2f35418cd9efd7907ff"
 
 # MobileNetV2 stages: expansion, channels, blocks, stride of the first block.
 _STAGES = (
@@ -102,14 +105,10 @@ class CenterFaceDetector:
     name = "centerface"
 
     def __init__(self, min_score: float = 0.4, side_px: int = 512):
-        if not WEIGHTS.is_file():
-            raise CheckpointError(
-                f"{WEIGHTS}: the face detector's weights are missing; install flowportrait again"
-            )
         self.min_score = min_score
         self.side_px = side_px
         self.network = CenterFace().eval()
-        self.network.load_state_dict({name: value.float() for name, value in load_file(WEIGHTS).items()})
+        self.network.load_state_dict({name: value.float() for name, value in _weights().items()})
 
     def detect(self, image: np.ndarray) -> list[FaceBox]:
         """The faces of a uint8 [h, w, 3] picture in its own pixels, the surest first; empty if there is none.
@@ -138,6 +137,20 @@ class CenterFaceDetector:
         boxes[:, 0:4:2] = ((boxes[:, 0:4:2] - margin) / scale).clamp(0, width)
         boxes[:, 1:4:2] = ((boxes[:, 1:4:2] - margin) / scale).clamp(0, height)
         return [FaceBox(*box) for box in boxes.tolist() if box[2] - box[0] >= 1 and box[3] - box[1] >= 1]
+
+
+def _weights() -> dict[str, Tensor]:
+    """The shipped weights, float16. Raises CheckpointError when they are not those that were shipped."""
+    if not WEIGHTS.is_file():
+        raise CheckpointError(
+            f"{WEIGHTS}: the face detector's weights are missing; install flowportrait again"
+        )
+    data = WEIGHTS.read_bytes()
+    if hashlib.sha256(data).hexdigest() != WEIGHTS_SHA256:
+        raise CheckpointError(
+            f"{WEIGHTS}: damaged, not the file that was shipped; install flowportrait again"
+        )
+    return load(data)
 
 
 def _decode(
