@@ -71,7 +71,7 @@ def _lip_figures(clip: FramedClip, made: np.ndarray, landmarker: FaceLandmarker)
 def measure_curve(
     clips: list[FramedClip], pipeline: Pipeline, landmarker: FaceLandmarker, evaluations: list[int], out: Path
 ) -> list[dict]:
-    """A row per number of evaluations: lips, sharpness (1: the truth's), closeness to the finest run, time."""
+    """A row per number of evaluations: lips, sharpness (truth: 1), closeness to the finest run, time."""
     finest = {clip.key: generate(pipeline, clip, max(evaluations)) for clip in clips}
     openings = {clip.key: lip_opening(landmarker.track(clip.frames).landmarks68) for clip in clips}
     rows, sheet = [], []
