@@ -59,7 +59,7 @@ class Table:
 
 CODECS = Table("codec", {"portrait": "flowportrait.codecs.portrait:PortraitCodec"})
 AUDIO_ENCODERS = Table("audio encoder", {"mel": "flowportrait.encoders.mel:MelEncoder"})
-IMAGE_ENCODERS = Table("image encoder", {})
+IMAGE_ENCODERS = Table("image encoder", {"portrait": "flowportrait.encoders.portrait:PortraitTokens"})
 FACE_DETECTORS = Table("face detector", {"centerface": "flowportrait.data.centerface:CenterFaceDetector"})
 
 LISTED = {"codecs": [CODECS], "encoders": [AUDIO_ENCODERS, IMAGE_ENCODERS], "detectors": [FACE_DETECTORS]}

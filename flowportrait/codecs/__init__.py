@@ -1,0 +1,31 @@
+"""Codecs: clip frames to latents and back. The one contract every codec keeps is `LatentCodec`."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+class LatentCodec(Protocol):
+    """Frames in [-1, 1] to normalised latents (about zero mean, unit variance) and back, causal in time.
+
+    The first frame stands alone in latent frame 0; every later latent frame covers `temporal_stride` frames.
+    """
+
+    channels: int
+    temporal_stride: int
+    spatial_stride: int
+
+    def prepare(self, portrait: Float[Tensor, "b 3 h w"]) -> Any:
+        """What the codec needs of the portrait, computed once per clip (None where it needs nothing)."""
+
+    def encode(self, frames: Float[Tensor, "b 3 f h w"], context: Any) -> Float[Tensor, "b c l hl wl"]:
+        """Latents of 1 + 4 (l - 1) frames."""
+
+    def decode(
+        self, latents: Float[Tensor, "b c l hl wl"], context: Any, previous: Float[Tensor, "b c 1 hl wl"] | None = None
+    ) -> Float[Tensor, "b 3 f h w"]:
+        """Frames of the latents. With `previous` (the latent frame before these) a longer clip continues and every
+        latent frame gives `temporal_stride` frames; without it the first latent frame gives one frame."""

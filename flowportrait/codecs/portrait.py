@@ -1,0 +1,217 @@
+"""The small learned codec: latents carry what moves, the portrait carries what it looks like.
+
+A group of four frames is encoded beside the portrait and decoded by warping the portrait with a flow field that the
+latents predict, then mixing it with painted content (mouth inside, eyelids, revealed background).
+Most work happens on the 1/8 grid, where it is matrix products; only three small convolutions run at 1/2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flowportrait.config import Frozen
+
+GROUP = 4  # frames per latent frame
+STRIDE = 8  # pixels per latent cell
+
+
+@dataclass(frozen=True)
+class PortraitContext:
+    """A portrait as the codec sees it: `image` [b, 3, h, w] in [-1, 1] and its `tokens` [b, h/8, w/8, width]."""
+
+    image: Tensor
+    tokens: Tensor
+
+    def repeat(self, times: int) -> PortraitContext:
+        """Each portrait `times` times in a row, to go with the groups of its clip."""
+        return PortraitContext(
+            repeat(self.image, "b ... -> (b n) ...", n=times), repeat(self.tokens, "b ... -> (b n) ...", n=times)
+        )
+
+
+class GridBlock(nn.Module):
+    """Residual block on a token grid [b, y, x, width]: depthwise 3x3, attention, MLP."""
+
+    def __init__(self, width: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.attention_norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 3 * width), nn.GELU("tanh"), nn.Linear(3 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        height = x.shape[1]
+        x = x + self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = rearrange(x, "b y x c -> b (y x) c")
+        heads = rearrange(self.query_key_value(self.attention_norm(x)), "b n (p h d) -> p b h n d", p=3, h=self.num_heads)
+        attended = F.scaled_dot_product_attention(*heads.unbind(0))
+        x = x + self.attention_out(rearrange(attended, "b h n d -> b n (h d)"))
+        x = x + self.mlp(self.mlp_norm(x))
+        return rearrange(x, "b (y x) c -> b y x c", y=height)
+
+
+class GridStack(nn.Module):
+    """Blocks over a grid whose cells get a learned position (bilinearly resized for other picture sizes)."""
+
+    def __init__(self, width: int, depth: int, num_heads: int, grid: int = 16):
+        super().__init__()
+        self.position = nn.Parameter(torch.randn(1, width, grid, grid) * 0.02)
+        self.blocks = nn.ModuleList(GridBlock(width, num_heads) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        position = self.position
+        if position.shape[-2:] != x.shape[1:3]:
+            position = F.interpolate(position, x.shape[1:3], mode="bilinear", align_corners=False)
+        x = x + position.permute(0, 2, 3, 1).to(x.dtype)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class FineStem(nn.Module):
+    """Pictures [b, c, h, w] to tokens [b, h/8, w/8, width] by way of a 1/4 grid, where small motions still show."""
+
+    def __init__(self, in_channels: int, width: int, fine_width: int = 64):
+        super().__init__()
+        self.patch = nn.Conv2d(in_channels, fine_width, 4, stride=4)
+        self.depthwise = nn.Conv2d(fine_width, fine_width, 5, padding=2, groups=fine_width)
+        self.mix = nn.Sequential(nn.Linear(fine_width, 2 * fine_width), nn.GELU("tanh"), nn.Linear(2 * fine_width, fine_width))
+        self.merge = nn.Linear(4 * fine_width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x.contiguous(memory_format=torch.channels_last))
+        x = (x + self.depthwise(x)).permute(0, 2, 3, 1)
+        x = x + self.mix(x)
+        return self.merge(rearrange(x, "b (y p) (x q) c -> b y x (p q c)", p=2, q=2))
+
+
+class Painter(nn.Module):
+    """Decoder tokens to frames: flow at 1/4 warps the portrait, three 3x3 convolutions at 1/2 paint and mask."""
+
+    PAINT = 12  # painted features per half-size pixel
+    FLOW_SCALE = 0.25  # tokens speak in units of a quarter of half the picture
+
+    def __init__(self, width: int, hidden: int = 24):
+        super().__init__()
+        self.flow = nn.Linear(width, GROUP * 2 * 2 * 2)
+        self.paint = nn.Linear(width, GROUP * 4 * 4 * self.PAINT)
+        self.refine = nn.Sequential(
+            nn.Conv2d(12 + self.PAINT, hidden, 3, padding=1),
+            nn.GELU("tanh"),
+            nn.Conv2d(hidden, hidden, 3, padding=1),
+            nn.GELU("tanh"),
+            nn.Conv2d(hidden, 4 * 4, 3, padding=1),
+        )
+        nn.init.zeros_(self.flow.weight)
+        nn.init.zeros_(self.flow.bias)
+
+    def forward(self, tokens: Tensor, portrait: Tensor) -> Float[Tensor, "b 4 3 h w"]:
+        """`tokens` [b, y, x, width] of one group each, `portrait` [b, 3, h, w]."""
+        warped = self._warp(self.flow(tokens), portrait)
+        paint = rearrange(self.paint(tokens), "b y x (f p q c) -> (b f) (y p) (x q) c", f=GROUP, p=4, q=4)
+        half = rearrange(warped.to(paint.dtype), "n c (y p) (x q) -> n y x (p q c)", p=2, q=2)
+        refined = self.refine(torch.cat([half, paint], -1).permute(0, 3, 1, 2))
+        refined = rearrange(refined, "n (p q c) y x -> n c (y p) (x q)", p=2, q=2).float()
+        mask, painted = torch.sigmoid(refined[:, :1]), refined[:, 1:]
+        return rearrange(mask * warped + (1 - mask) * painted, "(b f) c h w -> b f c h w", f=GROUP)
+
+    def _warp(self, flow: Tensor, portrait: Tensor) -> Float[Tensor, "n 3 h w"]:
+        flow = rearrange(flow.float(), "b y x (f p q d) -> (b f) d (y p) (x q)", f=GROUP, p=2, q=2, d=2)
+        height, width = portrait.shape[-2:]
+        flow = F.interpolate(flow, (height, width), mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+        rows = (torch.arange(height, device=flow.device) + 0.5) * 2 / height - 1
+        columns = (torch.arange(width, device=flow.device) + 0.5) * 2 / width - 1
+        identity = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
+        pictures = repeat(portrait.float(), "b ... -> (b f) ...", f=GROUP)
+        return F.grid_sample(pictures, identity + self.FLOW_SCALE * flow, padding_mode="border", align_corners=False)
+
+
+class PortraitCodec(nn.Module):
+    """16 channels at 1/8 in space and 1/4 in time; group-wise causal: a latent frame sees its own four frames and the
+    portrait, its decoding also the latent frame before it. Latents are normalised by running channel statistics."""
+
+    temporal_stride = GROUP
+    spatial_stride = STRIDE
+
+    class Config(Frozen):
+        """Sizes of the codec; the defaults are those of the shipped `tiny` model."""
+
+        channels: int = 16
+        width: int = 160
+        num_heads: int = 5
+        portrait_depth: int = 2
+        encoder_depth: int = 2
+        decoder_depth: int = 4
+        size_px: int = 128
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        self.channels = config.channels
+        grid = config.size_px // STRIDE
+        self.portrait_stem = FineStem(3, config.width)
+        self.portrait_stack = GridStack(config.width, config.portrait_depth, config.num_heads, grid)
+        self.encoder_stem = FineStem(3 * (GROUP + 1), config.width)
+        self.encoder_stack = GridStack(config.width, config.encoder_depth, config.num_heads, grid)
+        self.to_latent = nn.Linear(config.width, config.channels)
+        self.normalise = nn.BatchNorm2d(config.channels, affine=False, momentum=0.02)
+        self.no_previous = nn.Parameter(torch.zeros(config.channels))
+        self.from_latent = nn.Linear(2 * config.channels, config.width)
+        self.decoder_stack = GridStack(config.width, config.decoder_depth, config.num_heads, grid)
+        self.painter = Painter(config.width)
+
+    def prepare(self, portrait: Float[Tensor, "b 3 h w"]) -> PortraitContext:
+        """Portrait tokens, once per clip."""
+        return PortraitContext(portrait, self.portrait_stack(self.portrait_stem(portrait)))
+
+    def encode(self, frames: Float[Tensor, "b 3 f h w"], context: PortraitContext) -> Float[Tensor, "b c l hl wl"]:
+        """Latents of 1 + 4 n frames; ValueError for another count."""
+        num_frames = frames.shape[2]
+        if num_frames % GROUP != 1:
+            raise ValueError(f"codec: got {num_frames} frames; allowed are 1 + 4 n (1, 5, 9, ...)")
+        first = repeat(frames[:, :, :1], "b c 1 h w -> b c g h w", g=GROUP)
+        groups = rearrange(torch.cat([first, frames[:, :, 1:]], 2), "b c (l g) h w -> b l g c h w", g=GROUP)
+        return rearrange(self.encode_groups(groups, context), "b l c h w -> b c l h w")
+
+    def encode_groups(self, groups: Float[Tensor, "b l 4 3 h w"], context: PortraitContext) -> Float[Tensor, "b l c hl wl"]:
+        """Latents of groups of four frames, each group for itself."""
+        num_groups = groups.shape[1]
+        portrait = repeat(context.image, "b c h w -> (b l) c h w", l=num_groups)
+        pictures = torch.cat([rearrange(groups, "b l g c h w -> (b l) (g c) h w"), portrait], 1)
+        tokens = self.encoder_stack(self.encoder_stem(pictures))
+        latents = self.normalise(self.to_latent(tokens).permute(0, 3, 1, 2).float())
+        return rearrange(latents, "(b l) c h w -> b l c h w", l=num_groups)
+
+    def decode(
+        self,
+        latents: Float[Tensor, "b c l hl wl"],
+        context: PortraitContext,
+        previous: Float[Tensor, "b c 1 hl wl"] | None = None,
+    ) -> Float[Tensor, "b 3 f h w"]:
+        """Frames in [-1, 1]; see `LatentCodec.decode`."""
+        latents = rearrange(latents, "b c l h w -> b l c h w")
+        before = None if previous is None else rearrange(previous, "b c 1 h w -> b c h w")
+        frames = rearrange(self.decode_groups(latents, context, before), "b l g c h w -> b c (l g) h w").clamp(-1, 1)
+        return frames if previous is not None else frames[:, :, GROUP - 1 :]
+
+    def decode_groups(
+        self, latents: Float[Tensor, "b l c hl wl"], context: PortraitContext, before: Tensor | None = None
+    ) -> Float[Tensor, "b l 4 3 h w"]:
+        """Four frames for every latent frame; `before` [b, c, hl, wl] precedes the first."""
+        batch, num_groups, _, height, width = latents.shape
+        if before is None:
+            before = repeat(self.no_previous, "c -> b c h w", b=batch, h=height, w=width)
+        previous = torch.cat([before[:, None].to(latents.dtype), latents[:, :-1]], 1)
+        tokens = self.from_latent(rearrange(torch.cat([latents, previous], 2), "b l c h w -> (b l) h w c"))
+        repeated = context.repeat(num_groups)
+        tokens = self.decoder_stack(tokens + repeated.tokens)
+        return rearrange(self.painter(tokens, repeated.image), "(b l) g c h w -> b l g c h w", l=num_groups)

@@ -1,0 +1,118 @@
+"""Clips as the generator learns them: latents and portrait features in flat arrays, several augmented copies of each.
+
+With the codec out of the loop an update costs only the generator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from flowportrait.codecs.portrait import GROUP, PortraitCodec
+from flowportrait.data.augment import apply_look, draw_look, move_landmarks, region_weight
+from flowportrait.data.cache import CachedClip, ClipCache
+from flowportrait.model.precision import matmul_precision
+
+INNER_LIPS = (slice(61, 64), slice(65, 68))  # upper and lower inner lip of the 68 landmarks
+EYES = (slice(36, 42), slice(42, 48))
+
+
+@dataclass(frozen=True)
+class LatentClip:
+    """One augmented copy of a clip. Latent frame 0 is video frame `first_frame` alone, latent frame k the four frames
+    that end at `first_frame + 4 k`."""
+
+    clip: int  # index into the cache's clips
+    copy: int  # index into `image`
+    split: str
+    start: int  # first row in the latent arrays
+    num_latents: int
+    first_frame: int
+
+
+class LatentCache:
+    """`latents` [n, c, h, w] and `weight` [n, h/2, w/2] float16, one row a latent frame; `image` [clips, i, d] float16;
+    `opening` [n]: mean inner-lip gap over eye distance of the frames of each row (nan: not labelled)."""
+
+    def __init__(self, root: Path):
+        index = json.loads((Path(root) / "index.json").read_text())
+        self.clips = [LatentClip(**clip) for clip in index["clips"]]
+        arrays = {name: np.load(Path(root) / f"{name}.npy") for name in ("latents", "weight", "image", "opening")}
+        self.latents, self.weight, self.image, self.opening = arrays.values()
+
+    @classmethod
+    def build(cls, root: Path, cache: ClipCache, codec: PortraitCodec, image_encoder: nn.Module, copies: int, seed: int, log=print):
+        """Encode every training clip `copies` times, each time with another look and portrait, and every validation
+        clip once with its own colours. A finished cache of the same codec is reused."""
+        root = Path(root)
+        made_of = f"{_digest(codec)}-{copies}-{seed}-{len(cache.clips)}"
+        index = root / "index.json"
+        if index.is_file() and json.loads(index.read_text())["made_of"] == made_of:
+            return cls(root)
+        root.mkdir(parents=True, exist_ok=True)
+        clips, columns, start = [], {name: [] for name in ("latents", "weight", "opening")}, 0
+        images = []
+        for number, clip in enumerate(cache.clips):
+            if clip.split == "test":
+                continue
+            for copy in range(copies if clip.split == "train" else 1):
+                rng = np.random.default_rng([seed, number, copy])
+                first_frame, rows, image = _encode(cache, clip, codec, image_encoder, rng)
+                clips.append(LatentClip(number, len(images), clip.split, start, len(rows["latents"]), first_frame))
+                start += len(rows["latents"])
+                images.append(image)
+                for name, value in rows.items():
+                    columns[name].append(value)
+            if number % 100 == 0:
+                log(f"latents {root.name}: {number}/{len(cache.clips)} clips")
+        for name, parts in columns.items():
+            np.save(root / f"{name}.npy", np.concatenate(parts))
+        np.save(root / "image.npy", np.stack(images))
+        index.write_text(json.dumps({"made_of": made_of, "clips": [vars(clip) for clip in clips]}))
+        return cls(root)
+
+
+@torch.inference_mode()
+def _encode(cache: ClipCache, clip: CachedClip, codec: PortraitCodec, image_encoder: nn.Module, rng: np.random.Generator):
+    """First frame, arrays by name, and image features of one copy."""
+    size_px = codec.config.size_px
+    first = int(rng.integers(GROUP)) if clip.split == "train" else 0
+    num_latents = 1 + (clip.num_frames - first - 1) // GROUP
+    offsets = first + np.arange(1 + GROUP * (num_latents - 1))
+    portrait = first if clip.split != "train" or rng.random() < 0.5 else int(rng.integers(clip.num_frames))
+    indices = clip.frame_start + np.concatenate([[portrait], offsets])
+    look = draw_look(rng, cache.landmarks[clip.frame_start], cache.size_px, 1.0 if clip.split == "train" else 0.0)
+    pictures = apply_look(look, cache.frames[indices], size_px)
+    with matmul_precision("cpu"):
+        context = codec.prepare(pictures[:1])
+        latents = codec.encode(pictures[1:].transpose(0, 1)[None], context)[0].transpose(0, 1)
+        image = image_encoder(pictures[:1], context)[0]
+    landmarks = move_landmarks(look, cache.landmarks[indices[1:]], cache.size_px, size_px)
+    ends = np.arange(num_latents) * GROUP
+    weight = region_weight(torch.from_numpy(landmarks[ends]), size_px, mouth=5.0, eyes=2.0)
+    weight = F.avg_pool2d(weight[:, None], 2 * codec.spatial_stride)[:, 0]
+    gaps = lip_opening(landmarks)
+    opening = np.array([gaps[max(0, end - GROUP + 1) : end + 1].mean() for end in ends], np.float32)
+    rows = {"latents": latents.half().numpy(), "weight": weight.half().numpy(), "opening": opening}
+    return first, rows, image.half().numpy()
+
+
+def lip_opening(landmarks: np.ndarray) -> np.ndarray:
+    """Inner-lip gap over the distance between the eyes, per frame, of landmarks [n, 68, 2]."""
+    upper, lower = (landmarks[:, part].mean(1) for part in INNER_LIPS)
+    left, right = (landmarks[:, eye].mean(1) for eye in EYES)
+    return np.linalg.norm(lower - upper, axis=-1) / np.linalg.norm(right - left, axis=-1)
+
+
+def _digest(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for value in module.state_dict().values():
+        digest.update(value.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
