@@ -47,7 +47,7 @@ def reconstruct(codec: LatentCodec, frames: np.ndarray) -> np.ndarray:
 def measure_set(
     name: str, clips: Iterable[FramedClip], codec: LatentCodec, landmarker: FaceLandmarker | None, out: Path
 ) -> dict:
-    """Figures of one set of clips, a row per clip, and OUT/codec_NAME.png (true over decoded, worst first)."""
+    """Figures of one set of clips, a row per clip, and OUT/codec_NAME.png (true, decoded; worst first)."""
     rows, pictures = [], {}
     for clip in clips:
         frames = clip.frames[: 1 + (len(clip.frames) - 1) // 4 * 4]
