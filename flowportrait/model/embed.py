@@ -47,7 +47,7 @@ class Connector(nn.Module):
         return self.fc2(F.gelu(self.fc1(features), approximate="tanh"))
 
 
-def sincos_table(side: int, width: int) -> Float[Tensor, "side*side d"]:
+def sincos_table(side: int, width: int) -> Float[Tensor, "n d"]:
     """Frozen position vectors of a `side x side` grid, row by row; `width` is a multiple of 4.
 
     The first half of the features encodes the COLUMN and the second half the row (BAGEL's order); each half
@@ -72,7 +72,7 @@ class GridPositions(nn.Module):
         self.side = side
         self.register_buffer("pos_embed", sincos_table(side, width))
 
-    def forward(self, rows: int, cols: int) -> Float[Tensor, "rows*cols d"]:
+    def forward(self, rows: int, cols: int) -> Float[Tensor, "n d"]:
         if max(rows, cols) > self.side:
             raise ConfigError(
                 f"position table: a grid of {rows} x {cols} tokens; up to {self.side} a side are allowed; "
@@ -80,7 +80,7 @@ class GridPositions(nn.Module):
             )
         return self.pos_embed[self.ids(rows, cols)]
 
-    def ids(self, rows: int, cols: int) -> Int[Tensor, " rows*cols"]:
+    def ids(self, rows: int, cols: int) -> Int[Tensor, " n"]:
         """Row of the table for each token of a `rows x cols` grid."""
         device = self.pos_embed.device
         row, col = torch.arange(rows, device=device), torch.arange(cols, device=device)

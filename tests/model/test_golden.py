@@ -30,7 +30,7 @@ def test_mask_of_packed_samples():
 
 def test_rope_of_packed_samples(mot):
     golden = numbers("native_llm")
-    cos, sin = rope_table(golden["position_ids"], mot.config.head_size, mot.config.rope_theta)
+    cos, sin = rope_table(golden["position_ids"].float(), mot.config.head_size, mot.config.rope_theta)
     assert_close(torch.cat([cos, cos], -1), golden["rope_cos"], **CLOSE)
     assert_close(torch.cat([sin, sin], -1), golden["rope_sin"], **CLOSE)
 
@@ -92,7 +92,7 @@ def portrait_packed(kind: str) -> Packed:
     golden = numbers("portrait")
     tokens = torch.cat([golden["audio_embed"], golden["vit_tokens"], golden["video_tokens_in"]])
     mask = allowed([portrait_splits(10, 6, 18)])
-    return Packed(tokens, golden[f"{kind}.position_ids"], owned(golden["gen_indexes"], 34), mask)
+    return Packed(tokens, golden[f"{kind}.position_ids"].float(), owned(golden["gen_indexes"], 34), mask)
 
 
 def test_portrait_mask():
@@ -131,7 +131,7 @@ def test_portrait_forward_with_markers(mot):
     assert_close(tokens, golden["bnd.sequence_in"], **CLOSE)
     mask = allowed([portrait_splits(12, 8, 20)])
     assert torch.equal(mask, golden["bnd.mask_allowed"])
-    packed = Packed(tokens, golden["bnd.position_ids"], owned(golden["bnd.gen_indexes"], 40), mask)
+    packed = Packed(tokens, golden["bnd.position_ids"].float(), owned(golden["bnd.gen_indexes"], 40), mask)
     hidden = packed_forward(mot, packed)
     for ours, theirs in zip(hidden, ("layer0_out", "layer1_out", "last_hidden"), strict=True):
         assert_close(ours, golden[f"bnd.{theirs}"], **CLOSE)
@@ -166,7 +166,9 @@ def inference_velocity(mot, z, t):
     latents = mot.vae2llm(z) + mot.time_embedder(torch.full((4,), t)) + mot.latent_pos_embed(2, 2)
     start, end = text(mot, [START_OF_IMAGE]), text(mot, [END_OF_IMAGE])
     tokens = torch.cat([inference_context(mot), start, latents, end])
-    positions = torch.cat([numbers("native_llm")["position_ids"][:13], golden["gen.packed_position_ids"]])
+    positions = torch.cat(
+        [numbers("native_llm")["position_ids"][:13], golden["gen.packed_position_ids"]]
+    ).float()
     mask = allowed([[(5, Attend.CAUSAL), (8, Attend.FULL), (6, Attend.NOISE)]])
     video = 13 + golden["gen.packed_vae_token_indexes"]
     return mot.llm2vae(packed_forward(mot, Packed(tokens, positions, owned(video, 19), mask))[-1][video])
@@ -175,7 +177,7 @@ def inference_velocity(mot, z, t):
 @torch.no_grad()
 def test_cached_keys_and_values(mot):
     golden = numbers("kvcache_sampler")
-    positions = numbers("native_llm")["position_ids"][:13]
+    positions = numbers("native_llm")["position_ids"][:13].float()
     rope = rope_table(positions, mot.config.head_size, mot.config.rope_theta)
     mask = allowed([[(5, Attend.CAUSAL), (8, Attend.FULL)]])
     tokens = inference_context(mot)

@@ -1,0 +1,438 @@
+"""Portrait + speech -> talking video: encoders, model, sampler, codec, in that order.
+
+A recording longer than the model's window is made window by window. Each window after the first starts with
+the last latent frames of the one before, which stand clean (t = 0) while the new ones are sampled behind
+them. Frames are decoded as they are written: a long video does not need much memory.
+
+This is also the one place that knows what a model directory holds: `save_model` writes it, `load` reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from flowportrait import media, registry
+from flowportrait.config import Frozen, load_recipe, save_resolved, validate
+from flowportrait.data.faces import frame_portrait
+from flowportrait.errors import CheckpointError, ConfigError, DataError
+from flowportrait.model.layout import TokenGrid, latent_frames_for
+from flowportrait.model.mot import MoT, MoTConfig
+from flowportrait.model.precision import matmul_precision
+from flowportrait.sampling import Schedule, guided, sample
+
+AUDIO_RATE_HZ = 16_000
+"""Samples per second of what the audio encoders hear."""
+
+Progress = Callable[[int, int], None]  # (evaluations done, evaluations in all)
+
+
+class SamplingConfig(Frozen):
+    """How the model likes to be sampled. The paper's 25 steps are 25 evaluations here."""
+
+    evaluations: int = Field(25, ge=1)
+    shift: float = Field(3.0, gt=0, description="Unstated in the paper; 3 is BAGEL's at inference")
+    window_latent_frames: int = Field(16, ge=1, description="latent frames that are sampled together")
+    prefix_latent_frames: int = Field(2, ge=1, description="of these, taken over from the window before")
+
+    @model_validator(mode="after")
+    def _window_moves_on(self) -> SamplingConfig:
+        if self.prefix_latent_frames >= self.window_latent_frames:
+            raise ValueError(
+                f"prefix_latent_frames {self.prefix_latent_frames}: must be smaller than "
+                f"window_latent_frames {self.window_latent_frames}"
+            )
+        return self
+
+
+class ModelSpec(Frozen):
+    """config.json of a model directory. A part is `{type, ...}`: its registered name and its `Config`."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    model: MoTConfig
+    codec: dict[str, Any]
+    audio_encoder: dict[str, Any]
+    image_encoder: dict[str, Any]
+    sampling: SamplingConfig = SamplingConfig()
+    size_px: int = Field(128, gt=0, description="side of the square video")
+    fps: float = Field(media.FPS, gt=0)
+    sha256: dict[str, str] = Field(default={}, description="file name to digest, written by save_model")
+
+
+@dataclass(frozen=True)
+class Window:
+    """Latent frames `start` to `stop` of a clip; the first `prefix` of them are known already."""
+
+    start: int
+    stop: int
+    prefix: int
+
+
+def plan_windows(total: int, longest: int, prefix: int) -> list[Window]:
+    """The fewest windows of at most `longest` latent frames that cover `total`, of nearly equal size."""
+    count = 1 + max(0, -(-(total - longest) // (longest - prefix)))
+    size, larger = divmod(total + prefix * (count - 1), count)
+    windows: list[Window] = []
+    for index in range(count):
+        start = windows[-1].stop - prefix if windows else 0
+        windows.append(Window(start, start + size + (index < larger), prefix if windows else 0))
+    return windows
+
+
+@dataclass(frozen=True)
+class Result:
+    """A generated clip. It keeps latents; `frames` and `save` decode them."""
+
+    latents: Float[Tensor, "1 c l h w"] = field(repr=False)
+    sound: media.Sound = field(repr=False)
+    decode: Callable[..., Tensor] = field(repr=False)
+    num_frames: int
+    chunk: int = field(repr=False)  # latent frames decoded at a time
+    size_px: int
+    fps: float
+    model: str
+    device: str
+    seed: int
+    evaluations: int
+    guidance: float
+    crop: Literal["auto", "none"]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def video_s(self) -> float:
+        """Seconds of picture."""
+        return self.num_frames / self.fps
+
+    @cached_property
+    def frames(self) -> np.ndarray:
+        """All frames, uint8 [f, h, w, 3]."""
+        return np.stack(list(self.stream()))
+
+    def stream(self) -> Iterator[np.ndarray]:
+        """The frames one after another, uint8 [h, w, 3], decoded a few at a time."""
+        left = self.num_frames
+        for start in range(0, self.latents.shape[2], self.chunk):
+            block = self.latents[:, :, start : start + self.chunk]
+            previous = self.latents[:, :, start - 1 : start] if start else None
+            with torch.inference_mode(), matmul_precision(block.device.type):
+                frames = self.decode(block, previous=previous)
+            pixels = (frames[0].float().clamp(-1, 1) + 1) * 127.5
+            pixels = rearrange(pixels.round().to(torch.uint8), "c f h w -> f h w c").cpu().numpy()
+            yield from pixels[:left]
+            left -= len(pixels)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the video with its sound, marked as generated, and gives the path. Raises MediaError."""
+        from flowportrait import __version__
+
+        mark = media.synthetic_mark(self.model, self.seed, __version__)
+        media.write_video(path, self.stream(), self.fps, self.sound.samples, self.sound.sample_rate, mark)
+        return Path(path)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A loaded model: everything between a portrait with a recording and a video."""
+
+    spec: ModelSpec
+    model: MoT
+    codec: nn.Module
+    audio_encoder: nn.Module
+    image_encoder: nn.Module
+    device: torch.device
+
+    def generate(
+        self,
+        portrait: str | Path | np.ndarray,
+        audio: str | Path | tuple[np.ndarray, int],
+        *,
+        evaluations: int | None = None,
+        guidance: float = 1.0,
+        seed: int = 0,
+        crop: Literal["auto", "none"] = "auto",
+        progress: Progress | None = None,
+    ) -> Result:
+        """Makes the portrait say the recording: round(seconds * 24) frames, the same for the same seed.
+
+        `portrait` is a file or uint8 [h, w, 3]; `audio` a file or (float samples [s] or [s, channels], rate
+        in Hz) of at least 0.5 s. `evaluations` is the number of network calls for each window, by default
+        the model's own. `guidance` 1 is none; another scale calls the network twice, the second time with
+        all-zero audio features, which is how training drops the audio. `progress` is told (done, total).
+        Raises MediaError, DataError (no face, unusable arrays) or ConfigError.
+        """
+        image = _picture(portrait)
+        sound = _sound(audio)
+        schedule = self._schedule(evaluations)
+        detector = registry.FACE_DETECTORS.load("centerface")() if crop == "auto" else None
+        framed, report = frame_portrait(image, self.spec.size_px, crop, detector)
+        num_frames = media.frames_in(sound.duration_s)
+        clip = self._encode(framed, sound, latent_frames_for(num_frames, self.codec.temporal_stride))
+        return Result(
+            latents=self._sample(clip, schedule, guidance, seed, progress),
+            sound=sound,
+            decode=partial(self.codec.decode, context=clip.context),
+            num_frames=num_frames,
+            chunk=self.spec.sampling.window_latent_frames,
+            size_px=self.spec.size_px,
+            fps=self.spec.fps,
+            model=self.spec.name,
+            device=str(self.device),
+            seed=seed,
+            evaluations=len(schedule),
+            guidance=guidance,
+            crop=crop,
+            warnings=report.warnings,
+        )
+
+    def _schedule(self, evaluations: int | None) -> Schedule:
+        count = self.spec.sampling.evaluations if evaluations is None else evaluations
+        if count < 1:
+            raise ConfigError(f"evaluations: got {count}; give a number from 1 on")
+        return Schedule(count, self.spec.sampling.shift)
+
+    @torch.inference_mode()
+    def _encode(self, portrait: np.ndarray, sound: media.Sound, latent_frames: int) -> _Encoded:
+        """What the portrait and the whole recording mean to the model, computed once for all windows."""
+        pixels = torch.from_numpy(portrait.copy()).to(self.device).float()
+        picture = rearrange(pixels / 127.5 - 1, "h w c -> 1 c h w")
+        grid = self._grid(latent_frames, opening=True)
+        samples = sound.samples.mean(axis=1) if sound.samples.ndim == 2 else sound.samples
+        speech = media.resample(samples.astype(np.float32), sound.sample_rate, AUDIO_RATE_HZ)
+        context = self.codec.prepare(picture)
+        return _Encoded(
+            context=context,
+            image=self.image_encoder(picture, context),
+            audio=self.audio_encoder(torch.from_numpy(speech).to(self.device)[None], grid.num_frames),
+            latent_frames=latent_frames,
+        )
+
+    @torch.inference_mode()
+    def _sample(
+        self, clip: _Encoded, schedule: Schedule, guidance: float, seed: int, progress: Progress | None
+    ) -> Float[Tensor, "1 c l h w"]:
+        """All latent frames of the clip, window by window; the noise comes from one generator per clip."""
+        rng = torch.Generator().manual_seed(seed)
+        sampling = self.spec.sampling
+        longest, prefix = sampling.window_latent_frames, sampling.prefix_latent_frames
+        windows = plan_windows(clip.latent_frames, longest, prefix)
+        on_step = _counter(progress, len(windows) * len(schedule))
+        side = self.spec.size_px // self.codec.spatial_stride
+        latents = torch.empty(1, self.codec.channels, 0, side, side, device=self.device)
+        for window in windows:
+            num_new = window.stop - window.start - window.prefix
+            noise = torch.randn(1, self.codec.channels, num_new, side, side, generator=rng).to(self.device)
+            velocity = self._velocity(clip, window, latents[:, :, window.start :], guidance)
+            latents = torch.cat([latents, sample(velocity, noise, schedule, on_step=on_step)], dim=2)
+        return latents
+
+    def _velocity(
+        self, clip: _Encoded, window: Window, known: Float[Tensor, "1 c p h w"], guidance: float
+    ) -> Callable[[Tensor, float], Tensor]:
+        """(zt, t) -> velocity of the window's new latent frames; the `known` ones stand clean before them."""
+        grid = self._grid(window.stop - window.start, opening=window.start == 0)
+        stride = self.codec.temporal_stride
+        first = max(0, 1 + stride * (window.start - 1))
+        audio = clip.audio[:, first : first + grid.num_frames]
+
+        def conditioned(features: Tensor) -> Callable[[Tensor, float], Tensor]:
+            with matmul_precision(self.device.type):
+                condition = self.model.condition(features, clip.image, grid)
+
+            def velocity(zt: Tensor, t: float) -> Tensor:
+                times = torch.full((1, grid.latent_frames), t, device=self.device)
+                times[:, : window.prefix] = 0
+                with matmul_precision(self.device.type):
+                    whole = self.model.velocity(torch.cat([known, zt], dim=2), times, condition, grid)
+                return whole[:, :, window.prefix :]
+
+            return velocity
+
+        if guidance == 1.0:
+            return conditioned(audio)
+        return guided(conditioned(audio), conditioned(torch.zeros_like(audio)), guidance)
+
+    def _grid(self, latent_frames: int, opening: bool) -> TokenGrid:
+        """The token layout of a window of this model."""
+        patch = self.spec.model.patch
+        side = self.spec.size_px // (self.codec.spatial_stride * patch)
+        image_rows, image_cols = self.image_encoder.grid
+        return TokenGrid(
+            latent_frames, side, side, image_rows, image_cols,
+            patch=patch, temporal_stride=self.codec.temporal_stride, fps=self.spec.fps, opening=opening,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A clip's inputs as features: the codec's `context`, image [1, i, d], audio [1, a, d] of all frames."""
+
+    context: Any
+    image: Tensor
+    audio: Tensor
+    latent_frames: int
+
+
+# ------------------------------------------------------------------------------------- model directories
+
+
+def load(name_or_directory: str | Path, device: str = "auto") -> Pipeline:
+    """The pipeline of a shipped model ("tiny") or of a model directory, ready to generate.
+
+    Raises ConfigError for a name or device that does not exist, CheckpointError for files that are absent,
+    damaged or of another shape than config.json says.
+    """
+    where = _device(device)
+    directory = registry.find_model(name_or_directory)
+    try:
+        spec = load_recipe(directory / "config.json", ModelSpec)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    parts = {
+        "model": MoT(spec.model),
+        "codec": build_part(registry.CODECS, spec.codec),
+        "audio_encoder": build_part(registry.AUDIO_ENCODERS, spec.audio_encoder),
+        "image_encoder": build_part(registry.IMAGE_ENCODERS, spec.image_encoder),
+    }
+    for name, module in parts.items():
+        if module.state_dict():
+            _load_weights(module, directory / f"{name}.safetensors", spec.sha256)
+        module.to(where).eval().requires_grad_(False)
+    return Pipeline(spec, **parts, device=where)
+
+
+def save_model(
+    directory: str | Path, spec: ModelSpec, parts: Mapping[str, nn.Module], dtype: torch.dtype = torch.float32
+) -> None:
+    """Writes a model directory: config.json and one safetensors file for each of `parts` that has weights.
+
+    `parts` are model, codec, audio_encoder and image_encoder. Weights are kept as `dtype`; loading turns them
+    back into float32.
+    """
+    assert parts.keys() == {"model", "codec", "audio_encoder", "image_encoder"}
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    digests = {}
+    for name, module in parts.items():
+        weights = {
+            key: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous()
+            for key, value in module.state_dict().items()
+        }
+        if weights:
+            path = directory / f"{name}.safetensors"
+            save_file(weights, path)
+            digests[path.name] = _digest(path)
+    save_resolved(spec.model_copy(update={"sha256": digests}), directory / "config.json")
+
+
+def build_part(table: registry.Table, part: Mapping[str, Any]) -> nn.Module:
+    """The part that a `{type, ...}` spec describes, with fresh weights. Raises ConfigError."""
+    values = dict(part)
+    if "type" not in values:
+        raise ConfigError(f"{table.kind}: no 'type' given; {registry.name_hint('', table.names())}")
+    kind = table.load(values.pop("type"))
+    return kind(validate(kind.Config, values, where=f"{table.kind} '{part['type']}'"))
+
+
+def _load_weights(module: nn.Module, path: Path, digests: Mapping[str, str]) -> None:
+    """Fills `module` from `path`, which must hold exactly its tensors and have its recorded digest."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: not there; get the whole model directory again")
+    expected = digests.get(path.name)
+    if expected is not None and _digest(path) != expected:
+        raise CheckpointError(f"{path}: its sha256 is not the one in config.json; get the file again")
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: no readable safetensors file ({error}); get it again") from error
+    problem = _difference(_shapes(weights), _shapes(module.state_dict()))
+    if problem:
+        raise CheckpointError(f"{path}: {problem}; file and config.json must come from the same model")
+    module.load_state_dict(weights)
+
+
+def _difference(got: Mapping[str, torch.Size], expected: Mapping[str, torch.Size]) -> str:
+    """What first distinguishes two sets of named shapes; "" if nothing."""
+    for name, shape in expected.items():
+        if name not in got:
+            return f"lacks '{name}'"
+        if got[name] != shape:
+            return f"'{name}' is {list(got[name])} where {list(shape)} is needed"
+    extra = sorted(got.keys() - expected.keys())
+    return f"holds '{extra[0]}', which the model has not" if extra else ""
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in weights.items()}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _device(name: str) -> torch.device:
+    """The device called `name`; "auto" takes CUDA, then Apple's MPS, then the CPU."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
+    if not available.get(name.split(":")[0], False):
+        usable = ", ".join(kind for kind, there in available.items() if there)
+        raise ConfigError(f"device: got '{name}'; usable here: auto, {usable}")
+    return torch.device(name)
+
+
+# ------------------------------------------------------------------------------------------------ inputs
+
+
+def _picture(portrait: str | Path | np.ndarray) -> np.ndarray:
+    if not isinstance(portrait, np.ndarray):
+        return media.read_portrait(portrait)
+    if portrait.dtype != np.uint8 or portrait.ndim != 3 or portrait.shape[2] != 3:
+        raise DataError(
+            f"portrait: got {portrait.dtype} {list(portrait.shape)}; give uint8 [h, w, 3] or a file"
+        )
+    return portrait
+
+
+def _sound(audio: str | Path | tuple[np.ndarray, int]) -> media.Sound:
+    if isinstance(audio, str | Path):
+        return media.read_audio(audio, mono=False)
+    samples, rate = audio
+    samples = np.asarray(samples)
+    if samples.dtype.kind != "f" or samples.ndim not in (1, 2) or not np.isfinite(samples).all():
+        raise DataError(
+            f"audio: got {samples.dtype} {list(samples.shape)}; give finite floats in [-1, 1], "
+            "[s] or [s, channels], or a file"
+        )
+    sound = media.Sound(samples.astype(np.float32), rate)
+    if sound.duration_s < media.MIN_SPEECH_S:
+        raise DataError(f"audio: {sound.duration_s:.2f} s of sound; give at least {media.MIN_SPEECH_S} s")
+    return sound
+
+
+def _counter(progress: Progress | None, total: int) -> Callable[[], None] | None:
+    """A function that tells `progress` of one more evaluation each time it is called."""
+    if progress is None:
+        return None
+    done = 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        progress(done, total)
+
+    return count
