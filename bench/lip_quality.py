@@ -12,9 +12,11 @@ from bench.material import FramedClip
 from bench.measures import lag_curve, pause_frames, psnr, sharpness, stillness, summary
 from bench.sheets import strip, write_sheet
 from flowportrait.generate import Pipeline
-from flowportrait.media import FPS
+from flowportrait.media import FPS, Sound
 
 SHEET_CLIPS = 8
+SILENCE_CLIPS = 8
+SPEECH_S, SILENCE_S, SILENCE_EDGE_S = 2.0, 1.5, 0.2
 
 
 def generate(pipeline: Pipeline, clip: FramedClip, evaluations: int | None = None) -> np.ndarray:
@@ -66,6 +68,27 @@ def _lip_figures(clip: FramedClip, made: np.ndarray, landmarker: FaceLandmarker)
         for name, opening in (("true", seen), ("generated", generated)):
             row |= {f"pause_{key}_{name}": value for key, value in stillness(opening, pauses).items()}
     return row
+
+
+def measure_silence(
+    clips: list[FramedClip], pipeline: Pipeline, landmarker: FaceLandmarker, evaluations: int | None
+) -> dict:
+    """Stillness in 1.5 s of digital silence between two stretches of speech.
+
+    The rendered clips' own pauses are short, and even their true mouths are not quite still in them.
+    """
+    rows = []
+    for clip in clips:
+        samples, rate = clip.sound
+        speech, silence = samples[: round(SPEECH_S * rate)], np.zeros(round(SILENCE_S * rate), np.float32)
+        sound = Sound(np.concatenate([speech, silence, speech]), rate)
+        frames = pipeline.generate(clip.frames[0], sound, evaluations=evaluations, seed=0, crop="none").frames
+        start = len(speech) / rate + SILENCE_EDGE_S
+        stop = (len(speech) + len(silence)) / rate - SILENCE_EDGE_S
+        times = (np.arange(len(frames)) + 0.5) / FPS
+        inside = np.flatnonzero((times > start) & (times < stop))
+        rows.append(stillness(lip_opening(landmarker.track(frames).landmarks68), [inside]))
+    return {key: summary([row[key] for row in rows]) for key in rows[0]}
 
 
 def measure_curve(

@@ -57,11 +57,13 @@ def codec(arguments: Arguments) -> dict:
 
 def lips(arguments: Arguments) -> dict:
     """Generated against true lip opening on held-out identities: correlation, lag, stillness in pauses."""
-    from bench.lip_quality import measure_lips
+    from bench.lip_quality import SILENCE_CLIPS, measure_lips, measure_silence
 
-    clips = world_clips(arguments.world, arguments.split, Framing(arguments.size), arguments.limit)
-    landmarker = FaceLandmarker(arguments.landmarker)
-    return measure_lips(clips, _pipeline(arguments), landmarker, arguments.evaluations, arguments.out)
+    clips = list(world_clips(arguments.world, arguments.split, Framing(arguments.size), arguments.limit))
+    landmarker, pipeline = FaceLandmarker(arguments.landmarker), _pipeline(arguments)
+    figures = measure_lips(clips, pipeline, landmarker, arguments.evaluations, arguments.out)
+    silence = measure_silence(clips[:SILENCE_CLIPS], pipeline, landmarker, arguments.evaluations)
+    return {"long_silence": silence, **figures}
 
 
 def curve(arguments: Arguments) -> dict:
