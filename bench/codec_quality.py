@@ -16,20 +16,20 @@ from bench.sheets import strip, write_sheet
 from flowportrait.codecs import LatentCodec
 from flowportrait.errors import CheckpointError
 from flowportrait.generate import build_part
-from flowportrait.registry import CODECS
+from flowportrait.registry import CODECS, find_model
 
 SHEET_CLIPS = 6
 
 
-def load_codec(directory: Path) -> LatentCodec:
-    """The codec of a model directory or of a codec's training run."""
-    config_file, weights = directory / "config.json", directory / "codec.safetensors"
-    if not (config_file.is_file() and weights.is_file()):
-        raise CheckpointError(
-            f"{directory}: needs config.json and codec.safetensors; give a model or codec run"
-        )
+def load_codec(name_or_directory: Path) -> LatentCodec:
+    """The codec of a model, by name or directory, or of a codec's training run."""
+    directory = find_model(name_or_directory)
+    weights = directory / "codec.safetensors"
+    if not weights.is_file():
+        raise CheckpointError(f"{weights}: not there; give a model, or a codec run that has saved")
     # A training run's recipe names no type: it trains the portrait codec.
-    codec = build_part(CODECS, {"type": "portrait"} | json.loads(config_file.read_text())["codec"])
+    spec = {"type": "portrait"} | json.loads((directory / "config.json").read_text())["codec"]
+    codec = build_part(CODECS, spec)
     codec.load_state_dict(load_file(weights))
     return codec.eval()
 
