@@ -8,6 +8,7 @@ Most work happens on the 1/8 grid, where it is matrix products; only three small
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,14 @@ class PortraitContext:
         return PortraitContext(
             repeat(self.image, "b ... -> (b n) ...", n=times), repeat(self.tokens, "b ... -> (b n) ...", n=times)
         )
+
+
+class Decoded(NamedTuple):
+    """Frames [..., 4, 3, h, w] of groups, and the warped portrait alone, which training also holds against the truth:
+    otherwise painting, quicker to learn, leaves the flow untaught and moving heads blurred."""
+
+    frames: Tensor
+    warped: Tensor
 
 
 class GridBlock(nn.Module):
@@ -114,7 +123,7 @@ class Painter(nn.Module):
         nn.init.zeros_(self.flow.weight)
         nn.init.zeros_(self.flow.bias)
 
-    def forward(self, tokens: Tensor, portrait: Tensor) -> Float[Tensor, "b 4 3 h w"]:
+    def forward(self, tokens: Tensor, portrait: Tensor) -> Decoded:
         """`tokens` [b, y, x, width] of one group each, `portrait` [b, 3, h, w]."""
         warped = self._warp(self.flow(tokens), portrait)
         paint = rearrange(self.paint(tokens), "b y x (f p q c) -> (b f) (y p) (x q) c", f=GROUP, p=4, q=4)
@@ -122,7 +131,8 @@ class Painter(nn.Module):
         refined = self.refine(torch.cat([half, paint], -1).permute(0, 3, 1, 2))
         refined = rearrange(refined, "n (p q c) y x -> n c (y p) (x q)", p=2, q=2).float()
         mask, painted = torch.sigmoid(refined[:, :1]), refined[:, 1:]
-        return rearrange(mask * warped + (1 - mask) * painted, "(b f) c h w -> b f c h w", f=GROUP)
+        mixed = mask * warped + (1 - mask) * painted
+        return Decoded(*(rearrange(x, "(b f) c h w -> b f c h w", f=GROUP) for x in (mixed, warped)))
 
     def _warp(self, flow: Tensor, portrait: Tensor) -> Float[Tensor, "n 3 h w"]:
         flow = rearrange(flow.float(), "b y x (f p q d) -> (b f) d (y p) (x q)", f=GROUP, p=2, q=2, d=2)
@@ -200,12 +210,13 @@ class PortraitCodec(nn.Module):
         """Frames in [-1, 1]; see `LatentCodec.decode`."""
         latents = rearrange(latents, "b c l h w -> b l c h w")
         before = None if previous is None else rearrange(previous, "b c 1 h w -> b c h w")
-        frames = rearrange(self.decode_groups(latents, context, before), "b l g c h w -> b c (l g) h w").clamp(-1, 1)
+        groups = self.decode_groups(latents, context, before).frames
+        frames = rearrange(groups, "b l g c h w -> b c (l g) h w").clamp(-1, 1)
         return frames if previous is not None else frames[:, :, GROUP - 1 :]
 
     def decode_groups(
         self, latents: Float[Tensor, "b l c hl wl"], context: PortraitContext, before: Tensor | None = None
-    ) -> Float[Tensor, "b l 4 3 h w"]:
+    ) -> Decoded:
         """Four frames for every latent frame; `before` [b, c, hl, wl] precedes the first."""
         batch, num_groups, _, height, width = latents.shape
         if before is None:
@@ -214,4 +225,5 @@ class PortraitCodec(nn.Module):
         tokens = self.from_latent(rearrange(torch.cat([latents, previous], 2), "b l c h w -> (b l) h w c"))
         repeated = context.repeat(num_groups)
         tokens = self.decoder_stack(tokens + repeated.tokens)
-        return rearrange(self.painter(tokens, repeated.image), "(b l) g c h w -> b l g c h w", l=num_groups)
+        decoded = self.painter(tokens, repeated.image)
+        return Decoded(*(rearrange(x, "(b l) g c h w -> b l g c h w", l=num_groups) for x in decoded))

@@ -46,6 +46,9 @@ class MoTConfig(Frozen):
     audio_dim: int = Field(1280, gt=0, description="Unstated in the paper; 1280 is Whisper-large's width")
     image_dim: int = Field(1152, gt=0)
     image_side: int = Field(70, gt=0, description="rows of the position table of image tokens")
+    local_heads: int = Field(
+        0, ge=0, description="query heads that start out attending to the same moment; an aid to training from scratch"
+    )
 
     @property
     def head_size(self) -> int:
@@ -115,6 +118,19 @@ class Attention(nn.Module):
     def output(self, heads: Float[Tensor, "b heads n e"], expert: str) -> Float[Tensor, "b n d"]:
         """What attention found, back in the width of the tokens."""
         return self._modules[f"o_proj{expert}"](heads.transpose(1, 2).flatten(2))
+
+    @torch.no_grad()
+    def start_local(self, num_heads: int, strength: float = 1.0) -> None:
+        """Biases the first `num_heads` query heads, and their key heads, toward tokens of the same moment.
+
+        A constant vector in q and k, turned by RoPE, makes their product fall with the distance in time. From
+        there alignment of sound and lips need not be discovered; training is free to leave it.
+        """
+        per_key = self.q_proj.out_features // self.k_proj.out_features
+        for expert in (UND, GEN):
+            for name, count in (("q_proj", num_heads), ("k_proj", -(-num_heads // per_key))):
+                bias = self._modules[f"{name}{expert}"].bias.unflatten(0, (-1, self.head_size))
+                bias[:count, : self.head_size // 2] = strength
 
 
 class MLP(nn.Module):
@@ -293,6 +309,9 @@ class MoT(nn.Module):
             if GEN in name:
                 weight.copy_(weights[name.replace(GEN, UND)])
         nn.init.zeros_(self.llm2vae.weight)
+        for layer in self.language_model.model.layers:
+            if self.config.local_heads:
+                layer.self_attn.start_local(self.config.local_heads)
 
 
 def _attend_blocks(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:

@@ -44,11 +44,11 @@ class DataConfig(Frozen):
 class CodecLossConfig(Frozen):
     """Weights of the codec's loss."""
 
-    mouth: float = 6.0
-    eyes: float = 3.0
+    mouth: float = 20.0
+    eyes: float = 6.0
     edges: float = 1.0  # of the L1 distance between horizontal and vertical differences
-    flow_smoothness: float = 0.0
-    latent_noise: float = 0.3  # greatest std of noise on the normalised latents: makes decoding forgiving
+    warp: float = 0.7  # of the L1 distance of the warped portrait alone
+    latent_noise: float = 0.2  # greatest std of noise on the normalised latents: makes decoding forgiving
 
 
 class CodecRecipe(Frozen):
@@ -104,28 +104,30 @@ def save_codec(codec: PortraitCodec, directory: Path) -> None:
 def codec_loss(
     codec: PortraitCodec, batch: CodecBatch, config: CodecLossConfig, rng: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    """Weighted L1 on pixels and on picture edges, with noise of a random strength on the latents."""
+    """Weighted L1 on pixels, on picture edges and on the warped portrait, with noise of a random strength on the latents."""
     with matmul_precision("cpu"):
         context = codec.prepare(batch.portrait)
         latents = codec.encode_groups(batch.groups, context)
         strength = config.latent_noise * torch.rand(len(latents), 1, 1, 1, 1, generator=rng)
         latents = latents + strength * torch.randn(latents.shape, generator=rng)
-        decoded = codec.decode_groups(latents, context).float()
-    error = decoded - batch.groups
+        decoded = codec.decode_groups(latents, context)
+    error = decoded.frames.float() - batch.groups
     weight = batch.weight / batch.weight.mean()
     pixels = (weight * error.abs()).mean()
     across = (weight[..., 1:] * (error[..., 1:] - error[..., :-1]).abs()).mean()
     down = (weight[..., 1:, :] * (error[..., 1:, :] - error[..., :-1, :]).abs()).mean()
     with torch.no_grad():
         psnr = -10 * torch.log10((error / 2).square().mean())
-    return pixels + config.edges * (across + down), {"l1": float(pixels.detach()), "psnr": float(psnr)}
+    warp = (weight * (decoded.warped - batch.groups).abs()).mean()
+    figures = {"l1": float(pixels.detach()), "warp": float(warp.detach()), "psnr": float(psnr)}
+    return pixels + config.edges * (across + down) + config.warp * warp, figures
 
 
 @torch.no_grad()
 def reconstruction(codec: PortraitCodec, batch: CodecBatch) -> tuple[dict[str, float], Tensor]:
     """PSNR over all pixels and over mouth and eyes (where the loss weight exceeds 2), and the decoded groups."""
     context = codec.prepare(batch.portrait)
-    decoded = codec.decode_groups(codec.encode_groups(batch.groups, context), context).clamp(-1, 1)
+    decoded = codec.decode_groups(codec.encode_groups(batch.groups, context), context).frames.clamp(-1, 1)
     squared = ((decoded - batch.groups) / 2).square().mean(3, keepdim=True)
     features = batch.weight > 2
     per_clip = squared.flatten(1).mean(1)

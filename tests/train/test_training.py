@@ -1,0 +1,114 @@
+"""Whole runs at toy scale: both stages train, stop, continue exactly, and the result generates a video."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from flowportrait.errors import CheckpointError, ConfigError
+from flowportrait.train import codec, sft
+from flowportrait.train.run import OptimizerConfig
+
+TINY_CODEC = [
+    "codec.width=32", "codec.num_heads=2", "codec.portrait_depth=1", "codec.encoder_depth=1", "codec.decoder_depth=1",
+    "codec.size_px=64", "num_clips=2", "run.log_every=1", "run.checkpoint_every=2", "run.sample_every=2",
+]  # fmt: skip
+TINY_SFT = [
+    "model.hidden_size=32", "model.num_layers=2", "model.num_heads=2", "model.num_kv_heads=1", "model.mlp_size=32",
+    "model.vocab_size=0", "model.latent_side=4", "model.image_side=4", "model.audio_dim=16", "model.image_dim=128",
+    "model.local_heads=1", "audio_encoder.width=16", "hearing.num_updates=2", "hearing.num_clips=2", "num_clips=2",
+    "crop_latent_frames=4", "copies=1", "run.log_every=1", "run.checkpoint_every=2", "run.sample_every=2",
+    "sampling.window_latent_frames=4", "sampling.evaluations=2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, small_world):
+    """A function that writes a recipe for a stage into its own directory."""
+    cache = tmp_path_factory.mktemp("cache")
+
+    def write(directory, **lines):
+        path = directory.with_suffix(".toml")
+        text = "".join(f"{name} = {json.dumps(str(value))}\n" for name, value in lines.items())
+        path.write_text(f'{text}[run]\ndirectory = "{directory}"\nnum_updates = 4\n[data]\nworld = "{small_world}"\ncache = "{cache}"\n')
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def codec_run(tmp_path_factory, recipe):
+    directory = tmp_path_factory.mktemp("runs") / "codec"
+    return codec.train(recipe(directory), TINY_CODEC, resume=None)
+
+
+@pytest.fixture(scope="module")
+def sft_run(tmp_path_factory, recipe, codec_run):
+    directory = tmp_path_factory.mktemp("runs") / "sft"
+    return sft.train(recipe(directory, codec=codec_run), TINY_SFT, resume=None)
+
+
+def log_of(run, event=None):
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [row for row in rows if row.get("event") == event]
+
+
+def same_weights(one, other):
+    assert one.keys() == other.keys()
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_stopped_codec_run_continues_with_the_update_it_would_have_made(tmp_path, recipe, codec_run):
+    path = recipe(tmp_path / "codec")
+    codec.train(path, [*TINY_CODEC, "run.num_updates=2", "optimizer.decay_from=2.0"], resume=None)
+    resumed = codec.train(path, [*TINY_CODEC, "optimizer.decay_from=2.0"], resume="auto")
+    whole = codec.train(recipe(tmp_path / "whole"), [*TINY_CODEC, "optimizer.decay_from=2.0"], resume=None)
+    assert same_weights(load_file(resumed / "codec.safetensors"), load_file(whole / "codec.safetensors"))
+    assert [row["loss"] for row in log_of(resumed)] == [row["loss"] for row in log_of(whole)]
+
+
+def test_a_stopped_sft_run_continues_with_the_update_it_would_have_made(tmp_path, recipe, codec_run):
+    path = recipe(tmp_path / "sft", codec=codec_run)
+    constant = [*TINY_SFT, "optimizer.decay_from=2.0"]
+    sft.train(path, [*constant, "run.num_updates=2"], resume=None)
+    resumed = sft.train(path, constant, resume="auto")
+    whole = sft.train(recipe(tmp_path / "whole", codec=codec_run), constant, resume=None)
+    weights = "model/model.safetensors"
+    assert same_weights(load_file(resumed / weights), load_file(whole / weights))
+    assert [row["flow"] for row in log_of(resumed)] == [row["flow"] for row in log_of(whole)]
+
+
+def test_a_trained_model_directory_generates(sft_run):
+    from flowportrait.generate import load
+
+    portrait = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    hum = np.sin(np.arange(24_000) / 16_000 * 900).astype(np.float32)
+    result = load(sft_run / "model").generate(portrait, (hum, 16_000), crop="none")
+    assert result.frames.shape == (36, 64, 64, 3)
+
+
+def test_the_codec_keeps_what_it_encodes_after_a_few_updates_more_than_before(codec_run):
+    """The log carries held-out figures, and copying the portrait is among them for comparison."""
+    samples = log_of(codec_run, "sample")
+    assert [row["update"] for row in samples] == [2, 4]
+    assert all(np.isfinite(row["psnr_held_out"]) and np.isfinite(row["psnr_copying_portrait"]) for row in samples)
+
+
+def test_resuming_from_elsewhere_and_foreign_checkpoints_are_refused(tmp_path, recipe, codec_run):
+    with pytest.raises(ConfigError, match=r"--resume: no checkpoint.pt in"):
+        codec.train(recipe(tmp_path / "a"), TINY_CODEC, resume=str(tmp_path / "nothing"))
+    wider = ["codec.width=64", *TINY_CODEC[1:]]
+    with pytest.raises(CheckpointError, match="is not a checkpoint of this recipe"):
+        codec.train(recipe(tmp_path / "b"), wider, resume=str(codec_run))
+    with pytest.raises(CheckpointError, match="train codec"):
+        sft.train(recipe(tmp_path / "c", codec=tmp_path), TINY_SFT)
+
+
+def test_learning_rate_warms_up_holds_and_falls():
+    rates = OptimizerConfig(learning_rate=1.0, warmup_updates=10, decay_from=0.5, final_scale=0.1)
+    assert rates.rate_at(0, 100) == pytest.approx(0.1)
+    assert rates.rate_at(30, 100) == 1.0
+    assert rates.rate_at(100, 100) == pytest.approx(0.1)
+    assert OptimizerConfig().rate_at(10**6, 10) == 5e-5  # the paper's constant rate
