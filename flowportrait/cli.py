@@ -48,10 +48,7 @@ def run(arguments: Sequence[str]) -> int:
         outcome = app(args=list(arguments) or ["--help"], prog_name="flowportrait", standalone_mode=False)
         return outcome if isinstance(outcome, int) else 0
     except typer.TyperException as error:
-        # Wrong usage knows the command it was meant for.
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context else "flowportrait"
-        return _fail(f"{error.format_message().rstrip('.')}; see {command} --help", code=2)
+        return _fail(_usage_line(error), code=2)
     except FlowPortraitError as error:
         if "--debug" in arguments:
             raise
@@ -77,10 +74,11 @@ def generate(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT.mp4", help="The video to write.")],
     model: Annotated[str, typer.Option(metavar="NAME|DIR", help="A shipped model or a directory.")] = "tiny",
     evaluations: Annotated[
-        int | None, typer.Option(min=1, help="Calls of the network; the model's own number by default.")
+        int | None,
+        typer.Option(min=1, max=1000, help="Calls of the network; the model's own number by default."),
     ] = None,
     guidance: Annotated[float, typer.Option(help="Guidance scale; 1 is none.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same video.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same video.")] = 0,
     crop: Annotated[Literal["auto", "none"], typer.Option(help="Cut around the face, or not.")] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
     json: Json = False,
@@ -215,6 +213,18 @@ def _plain_progress(label: str) -> Callable[[int, int], None]:
             typer.echo(f"{label}: {done / total:.0%}, {left_s:.0f} s left", err=True)
 
     return report
+
+
+def _usage_line(error: typer.TyperException) -> str:
+    """What is wrong with the command line, with the value that was got and where to read on."""
+    from pydantic import ValidationError
+
+    context = getattr(error, "ctx", None)
+    message = error.format_message().replace("Value error, ", "").rstrip(".?")
+    # typer reads values through pydantic, and its own message leaves out which value it was.
+    if isinstance(error.__cause__, ValidationError):
+        message += f" (got {error.__cause__.errors()[0]['input']!r})"
+    return f"{message}; see {context.command_path if context else 'flowportrait'} --help"
 
 
 def _json_line(value: object) -> str:

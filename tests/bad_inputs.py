@@ -1,0 +1,191 @@
+"""Every kind of wrong input that is tried, and docs/bad-inputs.md made of them.
+
+python tests/bad_inputs.py     writes the document anew; tests/test_bad_inputs.py fails when it is out of date.
+"""
+
+import shlex
+import shutil
+import struct
+import wave
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from flowportrait import media
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "bad-inputs.md"
+GOOD = "generate face.png speech.wav -o out.mp4"
+
+
+@dataclass(frozen=True)
+class BadInput:
+    """A command that must end with exit code 2 and the one line `error: <line>`, run in a folder of `make_files`."""
+
+    kind: str
+    command: str
+    line: str
+
+    @property
+    def arguments(self) -> list[str]:
+        return shlex.split(self.command)
+
+
+PICTURE, SOUND = media.PICTURE_KINDS, media.SOUND_KINDS
+USAGE = "see flowportrait generate --help"
+
+BAD_INPUTS = [
+    BadInput("portrait: missing", "generate none.png speech.wav -o out.mp4",
+             f"none.png: no such file; give the path of {PICTURE}"),
+    BadInput("portrait: a folder", "generate folder speech.wav -o out.mp4",
+             f"folder: is a folder; give the path of {PICTURE}"),
+    BadInput("portrait: empty file", "generate empty speech.wav -o out.mp4",
+             f"empty: the file is empty; give {PICTURE}"),
+    BadInput("portrait: a text named .jpg", "generate text.jpg speech.wav -o out.mp4",
+             f"text.jpg: not a picture this can read; give {PICTURE}"),
+    BadInput("portrait: JPEG cut off", "generate cut.jpg speech.wav -o out.mp4",
+             "cut.jpg: damaged or too large a picture (image file is truncated (2 bytes not processed)); give another"),
+    BadInput("portrait: PNG cut off", "generate cut.png speech.wav -o out.mp4", ""),
+    BadInput("portrait: a sound", "generate speech.wav speech.wav -o out.mp4",
+             f"speech.wav: not a picture this can read; give {PICTURE}"),
+    BadInput("portrait: a video", "generate mute.mp4 speech.wav -o out.mp4",
+             f"mute.mp4: not a picture this can read; give {PICTURE}"),
+    BadInput("portrait: 400 megapixels", "generate bomb.png speech.wav -o out.mp4", ""),
+    BadInput("portrait: nobody in it", "generate grey.png speech.wav -o out.mp4", ""),
+    BadInput("sound: missing", "generate face.png none.wav -o out.mp4",
+             f"none.wav: no such file; give the path of {SOUND}"),
+    BadInput("sound: a folder", "generate face.png folder -o out.mp4",
+             f"folder: is a folder; give the path of {SOUND}"),
+    BadInput("sound: empty file", "generate face.png empty -o out.mp4",
+             f"empty: the file is empty; give {SOUND}"),
+    BadInput("sound: a text named .wav", "generate face.png text.wav -o out.mp4",
+             f"text.wav: cannot be read (Invalid data found when processing input); give {SOUND}"),
+    BadInput("sound: wav cut off in its head", "generate face.png head.wav -o out.mp4", ""),
+    BadInput("sound: wav cut off in its samples", "generate face.png cut.wav -o out.mp4",
+             "cut.wav: cut off, 0.60 s of the 1.00 s it declares; give a whole file"),
+    BadInput("sound: no samples", "generate face.png silent.wav -o out.mp4", ""),
+    BadInput("sound: 0.3 s", "generate face.png short.wav -o out.mp4",
+             "short.wav: 0.30 s of sound; give at least 0.5 s"),
+    BadInput("sound: NaN samples", "generate face.png nan.wav -o out.mp4",
+             "nan.wav: holds samples that are not numbers (NaN or infinite); export the sound again"),
+    BadInput("sound: a video without a sound track", "generate face.png mute.mp4 -o out.mp4",
+             "mute.mp4: has no sound track; give another file"),
+    BadInput("sound: a picture", "generate face.png face.png -o out.mp4",
+             "face.png: has no sound track; give another file"),
+    BadInput("output: another kind of file", "generate face.png speech.wav -o out.avi",
+             "out.avi: cannot write '.avi'; give a name that ends in .mp4"),
+    BadInput("output: no suffix", "generate face.png speech.wav -o out",
+             "out: cannot write 'no suffix'; give a name that ends in .mp4"),
+    BadInput("output: a folder", "generate face.png speech.wav -o folder.mp4",
+             "folder.mp4: is a folder; give the name of a file in it"),
+    BadInput("output: in no folder", "generate face.png speech.wav -o none/out.mp4",
+             "none/out.mp4: the folder none does not exist; make it first"),
+    BadInput("output: in a file", "generate face.png speech.wav -o text.jpg/out.mp4",
+             "text.jpg/out.mp4: the folder text.jpg does not exist; make it first"),
+    BadInput("output: folder that refuses files", "generate face.png speech.wav -o /proc/out.mp4", ""),
+    BadInput("output: over the input", "generate face.png mute.mp4 -o mute.mp4",
+             "mute.mp4: is also the input; give the video another name"),
+    BadInput("output: not given", "generate face.png speech.wav", f"Missing option '-o' / '--out'; {USAGE}"),
+    BadInput("model: misspelt", f"{GOOD} --model tinny",
+             "model: no 'tinny' by name or as a directory; did you mean 'tiny'? allowed: tiny"),
+    BadInput("model: a folder that is none", f"{GOOD} --model folder", ""),
+    BadInput("model: a damaged one", f"{GOOD} --model broken-model", ""),
+    BadInput("evaluations: none", f"{GOOD} --evaluations 0", ""),
+    BadInput("evaluations: negative", f"{GOOD} --evaluations -1", ""),
+    BadInput("evaluations: no number", f"{GOOD} --evaluations abc", ""),
+    BadInput("guidance: not a number", f"{GOOD} --guidance nan",
+             "--guidance: got nan; give a number from 0 to 100, 1 for no guidance"),
+    BadInput("guidance: infinite", f"{GOOD} --guidance inf",
+             "--guidance: got inf; give a number from 0 to 100, 1 for no guidance"),
+    BadInput("guidance: a word", f"{GOOD} --guidance much", ""),
+    BadInput("seed: negative", f"{GOOD} --seed -1", ""),
+    BadInput("seed: a fraction", f"{GOOD} --seed 1.5", ""),
+    BadInput("seed: beyond 63 bits", f"{GOOD} --seed 9223372036854775808", ""),
+    BadInput("crop: a wrong word", f"{GOOD} --crop face", ""),
+    BadInput("device: not there", f"{GOOD} --device tpu", ""),
+    BadInput("option: misspelt", f"{GOOD} --guidence 2", ""),
+    BadInput("command: misspelt", "genrate face.png speech.wav", ""),
+    BadInput("list: what does not exist", "list scorers", ""),
+    BadInput("recipe: missing", "train codec none.toml", "none.toml: no such recipe; give the path of a .toml file"),
+    BadInput("recipe: no TOML", "train codec text.jpg", ""),
+]  # fmt: skip
+
+
+def make_files(folder: Path) -> None:
+    """All files that the commands name, good and bad ones, in a fresh `folder`."""
+    rng = np.random.default_rng(0)
+    (folder / "folder").mkdir()
+    (folder / "folder.mp4").mkdir()
+    (folder / "broken-model").mkdir()
+    (folder / "broken-model" / "config.json").write_text("{}")
+    (folder / "empty").touch()
+    for name in ("text.jpg", "text.wav"):
+        (folder / name).write_text("This is a text and nothing else. " * 20)
+    _pictures(folder, rng)
+    _sounds(folder, rng)
+    _mute_video(folder / "mute.mp4")
+
+
+def _pictures(folder: Path, rng: np.random.Generator) -> None:
+    Image.new("RGB", (256, 256), (128, 128, 128)).save(folder / "grey.png")
+    shutil.copy(folder / "grey.png", folder / "face.png")
+    noise = Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    for name in ("cut.jpg", "cut.png"):
+        noise.save(folder / name)
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: len(data) // 2])
+    Image.new("1", (20000, 20000)).save(folder / "bomb.png")
+
+
+def _sounds(folder: Path, rng: np.random.Generator) -> None:
+    samples = (rng.standard_normal(16000) * 3000).astype("<i2")
+    for name, count in (("speech.wav", 16000), ("cut.wav", 16000), ("short.wav", 4800), ("silent.wav", 0)):
+        with wave.open(str(folder / name), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(16000)
+            file.writeframes(samples[:count].tobytes())
+    whole = (folder / "speech.wav").read_bytes()
+    (folder / "cut.wav").write_bytes(whole[: 44 + 2 * 9600])
+    (folder / "head.wav").write_bytes(whole[:20])
+    values = np.full(16000, np.nan, "<f4").tobytes()
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 3, 1, 16000, 64000, 4, 32)
+    chunks = b"WAVE" + form + struct.pack("<4sI", b"data", len(values)) + values
+    (folder / "nan.wav").write_bytes(struct.pack("<4sI", b"RIFF", len(chunks)) + chunks)
+
+
+def _mute_video(path: Path) -> None:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for _ in range(24):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 90, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def document() -> str:
+    """docs/bad-inputs.md."""
+    rows = "\n".join(f"| {bad.kind} | `{bad.command}` | {_cell(bad.line)} |" for bad in BAD_INPUTS)
+    return (
+        "# Wrong input and what is said about it\n\n"
+        "Each of these ends with exit code 2 and exactly one line, `error: ...`, without a traceback and without a\n"
+        "file left behind. The table is made by `tests/bad_inputs.py` and tried line by line in the tests.\n\n"
+        f"| what | `flowportrait ...` | `error: ...` |\n|---|---|---|\n{rows}\n"
+    )
+
+
+def _cell(line: str) -> str:
+    return line.replace("|", "\\|")
+
+
+def main(write: Callable[[str], int] = DOCUMENT.write_text) -> None:
+    write(document())
+
+
+if __name__ == "__main__":
+    main()
