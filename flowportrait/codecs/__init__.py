@@ -25,7 +25,10 @@ class LatentCodec(Protocol):
         """Latents of 1 + 4 (l - 1) frames."""
 
     def decode(
-        self, latents: Float[Tensor, "b c l hl wl"], context: Any, previous: Float[Tensor, "b c 1 hl wl"] | None = None
+        self,
+        latents: Float[Tensor, "b c l hl wl"],
+        context: Any,
+        previous: Float[Tensor, "b c 1 hl wl"] | None = None,
     ) -> Float[Tensor, "b 3 f h w"]:
         """Frames of the latents. With `previous` (the latent frame before these) a longer clip continues and every
         latent frame gives `temporal_stride` frames; without it the first latent frame gives one frame."""

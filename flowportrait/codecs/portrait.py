@@ -32,7 +32,8 @@ class PortraitContext:
     def repeat(self, times: int) -> PortraitContext:
         """Each portrait `times` times in a row, to go with the groups of its clip."""
         return PortraitContext(
-            repeat(self.image, "b ... -> (b n) ...", n=times), repeat(self.tokens, "b ... -> (b n) ...", n=times)
+            repeat(self.image, "b ... -> (b n) ...", n=times),
+            repeat(self.tokens, "b ... -> (b n) ...", n=times),
         )
 
 
@@ -61,7 +62,9 @@ class GridBlock(nn.Module):
         height = x.shape[1]
         x = x + self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         x = rearrange(x, "b y x c -> b (y x) c")
-        heads = rearrange(self.query_key_value(self.attention_norm(x)), "b n (p h d) -> p b h n d", p=3, h=self.num_heads)
+        heads = rearrange(
+            self.query_key_value(self.attention_norm(x)), "b n (p h d) -> p b h n d", p=3, h=self.num_heads
+        )
         attended = F.scaled_dot_product_attention(*heads.unbind(0))
         x = x + self.attention_out(rearrange(attended, "b h n d -> b n (h d)"))
         x = x + self.mlp(self.mlp_norm(x))
@@ -93,7 +96,9 @@ class FineStem(nn.Module):
         super().__init__()
         self.patch = nn.Conv2d(in_channels, fine_width, 4, stride=4)
         self.depthwise = nn.Conv2d(fine_width, fine_width, 5, padding=2, groups=fine_width)
-        self.mix = nn.Sequential(nn.Linear(fine_width, 2 * fine_width), nn.GELU("tanh"), nn.Linear(2 * fine_width, fine_width))
+        self.mix = nn.Sequential(
+            nn.Linear(fine_width, 2 * fine_width), nn.GELU("tanh"), nn.Linear(2 * fine_width, fine_width)
+        )
         self.merge = nn.Linear(4 * fine_width, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -142,7 +147,9 @@ class Painter(nn.Module):
         columns = (torch.arange(width, device=flow.device) + 0.5) * 2 / width - 1
         identity = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
         pictures = repeat(portrait.float(), "b ... -> (b f) ...", f=GROUP)
-        return F.grid_sample(pictures, identity + self.FLOW_SCALE * flow, padding_mode="border", align_corners=False)
+        return F.grid_sample(
+            pictures, identity + self.FLOW_SCALE * flow, padding_mode="border", align_corners=False
+        )
 
 
 class PortraitCodec(nn.Module):
@@ -183,7 +190,9 @@ class PortraitCodec(nn.Module):
         """Portrait tokens, once per clip."""
         return PortraitContext(portrait, self.portrait_stack(self.portrait_stem(portrait)))
 
-    def encode(self, frames: Float[Tensor, "b 3 f h w"], context: PortraitContext) -> Float[Tensor, "b c l hl wl"]:
+    def encode(
+        self, frames: Float[Tensor, "b 3 f h w"], context: PortraitContext
+    ) -> Float[Tensor, "b c l hl wl"]:
         """Latents of 1 + 4 n frames; ValueError for another count."""
         num_frames = frames.shape[2]
         if num_frames % GROUP != 1:
@@ -192,7 +201,9 @@ class PortraitCodec(nn.Module):
         groups = rearrange(torch.cat([first, frames[:, :, 1:]], 2), "b c (l g) h w -> b l g c h w", g=GROUP)
         return rearrange(self.encode_groups(groups, context), "b l c h w -> b c l h w")
 
-    def encode_groups(self, groups: Float[Tensor, "b l 4 3 h w"], context: PortraitContext) -> Float[Tensor, "b l c hl wl"]:
+    def encode_groups(
+        self, groups: Float[Tensor, "b l 4 3 h w"], context: PortraitContext
+    ) -> Float[Tensor, "b l c hl wl"]:
         """Latents of groups of four frames, each group for itself."""
         num_groups = groups.shape[1]
         portrait = repeat(context.image, "b c h w -> (b l) c h w", l=num_groups)

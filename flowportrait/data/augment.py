@@ -61,18 +61,27 @@ def draw_look(rng: np.random.Generator, landmarks: np.ndarray, source_px: int, s
         gamma=spread(0.7, 1.4),
         saturation=spread(0.3, 1.5),
         contrast=spread(0.75, 1.25),
-        light=torch.tensor([spread(0.85, 1.15), strength * rng.normal(0, 0.12), strength * rng.normal(0, 0.1)]).float(),
+        light=torch.tensor(
+            [spread(0.85, 1.15), strength * rng.normal(0, 0.12), strength * rng.normal(0, 0.1)]
+        ).float(),
         channels=tuple(int(c) for c in rng.permutation(3)) if strange else (0, 1, 2),
         blurred=strength > 0 and rng.random() < 0.15,
     )
 
 
-def apply_look(look: Look, frames: UInt8[np.ndarray, "f s s 3"], size_px: int) -> Float[Tensor, "f 3 size size"]:
+def apply_look(
+    look: Look, frames: UInt8[np.ndarray, "f s s 3"], size_px: int
+) -> Float[Tensor, "f 3 size size"]:
     """Frames cut and coloured, in [-1, 1]."""
     x = rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "f h w c -> f c h w").float()
-    bend = F.interpolate(look.bend[None], (size_px, size_px), mode="bicubic", align_corners=True)[0].permute(1, 2, 0)
+    bend = F.interpolate(look.bend[None], (size_px, size_px), mode="bicubic", align_corners=True)[0].permute(
+        1, 2, 0
+    )
     grid = F.affine_grid(look.matrix[None], (1, 3, size_px, size_px), align_corners=False) + bend
-    x = F.grid_sample(x, grid.expand(len(x), -1, -1, -1), padding_mode="reflection", align_corners=False) / 255
+    x = (
+        F.grid_sample(x, grid.expand(len(x), -1, -1, -1), padding_mode="reflection", align_corners=False)
+        / 255
+    )
     if look.blurred:
         x = F.interpolate(F.avg_pool2d(x, 2), (size_px, size_px), mode="bilinear", align_corners=False)
     return _colour(look, x).mul_(2).sub_(1)
@@ -97,7 +106,9 @@ def move_landmarks(look: Look, landmarks: np.ndarray, source_px: int, size_px: i
     return ((moved + 1) / 2 * size_px).astype(np.float32)
 
 
-def region_weight(landmarks: Float[Tensor, "n 68 2"], size_px: int, mouth: float, eyes: float) -> Float[Tensor, "n s s"]:
+def region_weight(
+    landmarks: Float[Tensor, "n 68 2"], size_px: int, mouth: float, eyes: float
+) -> Float[Tensor, "n s s"]:
     """1 everywhere, up to 1 + `mouth` at the lips and 1 + `eyes` at the eyes; 1 where landmarks are nan."""
     axis = torch.arange(size_px) + 0.5
     weight = torch.ones(len(landmarks), size_px, size_px)

@@ -1,4 +1,4 @@
-"""Training batches drawn from a `ClipCache`. A batch is a pure function of (seed, update): resuming needs no data state."""
+"""Training batches drawn from a `ClipCache`. A batch is a function of (seed, update) alone: resuming needs no state."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def codec_batch(
     """Random stretches of `4 num_groups` frames; the first group of a quarter of them is one frame four times, as the
     first latent frame of a clip is. Half of the portraits are the clip's first frame, half any frame of it."""
     samples = [
-        _codec_sample(pool, rng, num_groups, size_px, mouth_weight, eye_weight, strength) for _ in range(num_clips)
+        _codec_sample(pool, rng, num_groups, size_px, mouth_weight, eye_weight, strength)
+        for _ in range(num_clips)
     ]
     return CodecBatch(*(torch.stack(column) for column in zip(*samples, strict=True)))
 
@@ -69,4 +70,8 @@ def _codec_sample(pool, rng, num_groups, size_px, mouth_weight, eye_weight, stre
     pictures = apply_look(look, cache.frames[indices], size_px)
     moved = torch.from_numpy(move_landmarks(look, landmarks[1:], cache.size_px, size_px))
     weight = region_weight(moved, size_px, mouth_weight, eye_weight)
-    return pictures[0], pictures[1:].unflatten(0, (num_groups, 4)), weight[:, None].unflatten(0, (num_groups, 4))
+    return (
+        pictures[0],
+        pictures[1:].unflatten(0, (num_groups, 4)),
+        weight[:, None].unflatten(0, (num_groups, 4)),
+    )

@@ -46,7 +46,9 @@ class ClipCache:
         self.size_px: int = index["size_px"]
         self.clips = [CachedClip(**clip) for clip in index["clips"]]
         total = index["num_frames"]
-        self.frames = np.memmap(self.root / "frames.u8", np.uint8, "r", shape=(total, self.size_px, self.size_px, 3))
+        self.frames = np.memmap(
+            self.root / "frames.u8", np.uint8, "r", shape=(total, self.size_px, self.size_px, 3)
+        )
         self.audio = np.memmap(self.root / "audio.i16", np.int16, "r")
         self.landmarks = np.load(self.root / "landmarks.npy")
         self.arkit = np.load(self.root / "arkit.npy")
@@ -70,7 +72,10 @@ class ClipCache:
                 frames, audio = _decode(clip.video, size_px)
                 clip_landmarks, clip_arkit = _labels(clip, len(frames), size_px)
                 rows.append(
-                    {name: getattr(clip, name) for name in ("key", "source", "identity", "voice", "text", "split")}
+                    {
+                        name: getattr(clip, name)
+                        for name in ("key", "source", "identity", "voice", "text", "split")
+                    }
                     | dict(
                         frame_start=num_frames,
                         num_frames=len(frames),
@@ -98,7 +103,9 @@ def _decode(path: Path, size_px: int) -> tuple[np.ndarray, np.ndarray]:
     with av.open(str(path)) as container:
         video = container.streams.video[0]
         fps = float(video.average_rate)
-        frames = [f.to_ndarray(format="rgb24", width=size_px, height=size_px) for f in container.decode(video)]
+        frames = [
+            f.to_ndarray(format="rgb24", width=size_px, height=size_px) for f in container.decode(video)
+        ]
     with av.open(str(path)) as container:
         resampler = av.AudioResampler("s16", "mono", SAMPLE_RATE)
         sound = [out.to_ndarray()[0] for f in container.decode(audio=0) for out in resampler.resample(f)]

@@ -41,7 +41,13 @@ def augment_mels(mels: Float[Tensor, "80 m"], rng: np.random.Generator) -> Float
     ripple = torch.from_numpy(rng.normal(0, 0.22, (1, 1, 6))).float()
     mels = mels + F.interpolate(ripple, num_mels, mode="linear", align_corners=True)[0, 0][:, None]
     floor = float(rng.uniform(-3.2, -1.0)) if rng.random() < 0.6 else -3.0
-    mels = torch.logaddexp(mels * 3, torch.full_like(mels, floor * 3) + 0.5 * torch.from_numpy(rng.normal(size=mels.shape)).float()) / 3
+    mels = (
+        torch.logaddexp(
+            mels * 3,
+            torch.full_like(mels, floor * 3) + 0.5 * torch.from_numpy(rng.normal(size=mels.shape)).float(),
+        )
+        / 3
+    )
     if rng.random() < 0.5:
         hole = int(rng.integers(num_mels - 10))
         mels[hole : hole + int(rng.integers(2, 10))] = -1.0

@@ -44,11 +44,22 @@ class LatentCache:
     def __init__(self, root: Path):
         index = json.loads((Path(root) / "index.json").read_text())
         self.clips = [LatentClip(**clip) for clip in index["clips"]]
-        arrays = {name: np.load(Path(root) / f"{name}.npy") for name in ("latents", "weight", "image", "opening")}
+        arrays = {
+            name: np.load(Path(root) / f"{name}.npy") for name in ("latents", "weight", "image", "opening")
+        }
         self.latents, self.weight, self.image, self.opening = arrays.values()
 
     @classmethod
-    def build(cls, root: Path, cache: ClipCache, codec: PortraitCodec, image_encoder: nn.Module, copies: int, seed: int, log=print):
+    def build(
+        cls,
+        root: Path,
+        cache: ClipCache,
+        codec: PortraitCodec,
+        image_encoder: nn.Module,
+        copies: int,
+        seed: int,
+        log=print,
+    ):
         """Encode every training clip `copies` times, each time with another look and portrait, and every validation
         clip once with its own colours. A finished cache of the same codec is reused."""
         root = Path(root)
@@ -65,7 +76,9 @@ class LatentCache:
             for copy in range(copies if clip.split == "train" else 1):
                 rng = np.random.default_rng([seed, number, copy])
                 first_frame, rows, image = _encode(cache, clip, codec, image_encoder, rng)
-                clips.append(LatentClip(number, len(images), clip.split, start, len(rows["latents"]), first_frame))
+                clips.append(
+                    LatentClip(number, len(images), clip.split, start, len(rows["latents"]), first_frame)
+                )
                 start += len(rows["latents"])
                 images.append(image)
                 for name, value in rows.items():
@@ -80,7 +93,13 @@ class LatentCache:
 
 
 @torch.inference_mode()
-def _encode(cache: ClipCache, clip: CachedClip, codec: PortraitCodec, image_encoder: nn.Module, rng: np.random.Generator):
+def _encode(
+    cache: ClipCache,
+    clip: CachedClip,
+    codec: PortraitCodec,
+    image_encoder: nn.Module,
+    rng: np.random.Generator,
+):
     """First frame, arrays by name, and image features of one copy."""
     size_px = codec.config.size_px
     first = int(rng.integers(GROUP)) if clip.split == "train" else 0
@@ -88,7 +107,9 @@ def _encode(cache: ClipCache, clip: CachedClip, codec: PortraitCodec, image_enco
     offsets = first + np.arange(1 + GROUP * (num_latents - 1))
     portrait = first if clip.split != "train" or rng.random() < 0.5 else int(rng.integers(clip.num_frames))
     indices = clip.frame_start + np.concatenate([[portrait], offsets])
-    look = draw_look(rng, cache.landmarks[clip.frame_start], cache.size_px, 1.0 if clip.split == "train" else 0.0)
+    look = draw_look(
+        rng, cache.landmarks[clip.frame_start], cache.size_px, 1.0 if clip.split == "train" else 0.0
+    )
     pictures = apply_look(look, cache.frames[indices], size_px)
     with matmul_precision("cpu"):
         context = codec.prepare(pictures[:1])

@@ -37,7 +37,9 @@ class SourceClip:
     split: Split
 
 
-def load_sources(world: Path | None = None, grid: Path | None = None, grid_labels: Path | None = None) -> list[SourceClip]:
+def load_sources(
+    world: Path | None = None, grid: Path | None = None, grid_labels: Path | None = None
+) -> list[SourceClip]:
     """All usable clips, test and validation included; raises DataError when a folder lacks its index."""
     clips = (_read_world(Path(world)) if world else []) + (
         _read_grid(Path(grid), Path(grid_labels) if grid_labels else None) if grid else []
@@ -50,7 +52,9 @@ def load_sources(world: Path | None = None, grid: Path | None = None, grid_label
 def _read_world(root: Path) -> list[SourceClip]:
     index = root / "clips.jsonl"
     if not index.is_file():
-        raise DataError(f"{root}: no clips.jsonl; expected a folder of rendered clips (`flowportrait world render`)")
+        raise DataError(
+            f"{root}: no clips.jsonl; expected a folder of rendered clips (`flowportrait world render`)"
+        )
     records = [json.loads(line) for line in index.read_text().splitlines()]
     test_texts = {r["text"] for r in records if _identity_split(r["identity"]["seed"]) == "test"}
     clips = []

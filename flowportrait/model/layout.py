@@ -34,6 +34,12 @@ class TokenGrid:
     fps: float = 24.0
     opening: bool = True
 
+    @classmethod
+    def of_latents(cls, latents: Float[Tensor, "b c l h w"], patch: int, opening: bool) -> TokenGrid:
+        """The layout of these latents where the image has as many tokens as a latent frame."""
+        rows, cols = latents.shape[-2] // patch, latents.shape[-1] // patch
+        return cls(latents.shape[2], rows, cols, rows, cols, patch=patch, opening=opening)
+
     @property
     def num_frames(self) -> int:
         """Video frames of the window, which is also its number of audio tokens."""

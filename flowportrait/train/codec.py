@@ -98,13 +98,16 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
 
 def save_codec(codec: PortraitCodec, directory: Path) -> None:
     """Averaged weights in fp32 safetensors."""
-    save_file({name: value.contiguous() for name, value in codec.state_dict().items()}, directory / "codec.safetensors")
+    save_file(
+        {name: value.contiguous() for name, value in codec.state_dict().items()},
+        directory / "codec.safetensors",
+    )
 
 
 def codec_loss(
     codec: PortraitCodec, batch: CodecBatch, config: CodecLossConfig, rng: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    """Weighted L1 on pixels, on picture edges and on the warped portrait, with noise of a random strength on the latents."""
+    """Weighted L1 on pixels, edges and the warped portrait, under noise of random strength on the latents."""
     with matmul_precision("cpu"):
         context = codec.prepare(batch.portrait)
         latents = codec.encode_groups(batch.groups, context)
@@ -135,7 +138,12 @@ def reconstruction(codec: PortraitCodec, batch: CodecBatch) -> tuple[dict[str, f
         "psnr_held_out": float((-10 * torch.log10(per_clip)).mean()),
         "psnr_mouth_eyes": float(-10 * torch.log10(squared[features].mean())),
         "psnr_copying_portrait": float(
-            (-10 * torch.log10(((batch.portrait[:, None, None] - batch.groups) / 2).square().flatten(1).mean(1) + 1e-6)).mean()
+            (
+                -10
+                * torch.log10(
+                    ((batch.portrait[:, None, None] - batch.groups) / 2).square().flatten(1).mean(1) + 1e-6
+                )
+            ).mean()
         ),
     }
     return figures, decoded

@@ -30,7 +30,9 @@ class OptimizerConfig(Frozen):
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     warmup_updates: int = 0
-    decay_from: float = 1.0  # share of the run after which the rate falls; 1: never (the paper's constant rate)
+    decay_from: float = (
+        1.0  # share of the run after which the rate falls; 1: never (the paper's constant rate)
+    )
     final_scale: float = 0.05
     max_gradient_norm: float = 1.0
     ema_decay: float = 0.999
@@ -69,7 +71,9 @@ class TrainState:
         optimizer = torch.optim.AdamW(
             trained, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
         )
-        return cls(module, optimizer, {name: value.detach().clone() for name, value in module.state_dict().items()})
+        return cls(
+            module, optimizer, {name: value.detach().clone() for name, value in module.state_dict().items()}
+        )
 
     def save(self, path: Path) -> None:
         """Atomically: a kill during the write leaves the checkpoint before it untouched."""
@@ -93,7 +97,9 @@ class TrainState:
             self.optimizer.load_state_dict(stored["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0]
-            raise CheckpointError(f"{path}: is not a checkpoint of this recipe ({reason}); give another --resume") from error
+            raise CheckpointError(
+                f"{path}: is not a checkpoint of this recipe ({reason}); give another --resume"
+            ) from error
         self.ema, self.update = stored["ema"], stored["update"]
 
     def averaged(self) -> dict[str, Tensor]:
@@ -111,7 +117,7 @@ class TrainState:
 
 
 class Run:
-    """A run's directory and log. `resume` is "auto" (continue when a checkpoint exists), a directory, or None (fresh)."""
+    """A run's directory and log. `resume` is "auto" (continue if there is a checkpoint), a directory, or None (fresh)."""
 
     def __init__(self, config: RunConfig, recipe: Frozen, resume: str | None = "auto"):
         self.config = config
@@ -132,7 +138,9 @@ class Run:
 
     def log(self, **fields: Any) -> None:
         """One JSON line in log.jsonl and on the terminal."""
-        fields = {name: round(value, 5) if isinstance(value, float) else value for name, value in fields.items()}
+        fields = {
+            name: round(value, 5) if isinstance(value, float) else value for name, value in fields.items()
+        }
         line = json.dumps({"time": round(time.time(), 1), **fields})
         with (self.directory / "log.jsonl").open("a") as file:
             file.write(line + "\n")
@@ -144,7 +152,8 @@ class Run:
 
     def torch_rng(self, update: int) -> torch.Generator:
         """Draws of noise and time for one update."""
-        return torch.Generator().manual_seed(hash((self.config.seed, update, 1)) % 2**63)
+        seed = np.random.SeedSequence([self.config.seed, update, 1]).generate_state(1, np.uint64)[0]
+        return torch.Generator().manual_seed(int(seed))
 
 
 def train_loop(
@@ -178,7 +187,12 @@ def train_loop(
         if state.update % config.log_every == 0:
             speed = (time.monotonic() - started) / (state.update - first)
             means = {name: float(np.mean(values)) for name, values in figures.items()}
-            run.log(update=state.update, **means, s_per_update=speed, minutes_left=speed * (num_updates - state.update) / 60)
+            run.log(
+                update=state.update,
+                **means,
+                s_per_update=speed,
+                minutes_left=speed * (num_updates - state.update) / 60,
+            )
             figures.clear()
         if state.update % config.sample_every == 0 or state.update == num_updates:
             run.log(event="sample", update=state.update, **sample(state.update))

@@ -32,7 +32,10 @@ def recipe(tmp_path_factory, small_world):
     def write(directory, **lines):
         path = directory.with_suffix(".toml")
         text = "".join(f"{name} = {json.dumps(str(value))}\n" for name, value in lines.items())
-        path.write_text(f'{text}[run]\ndirectory = "{directory}"\nnum_updates = 4\n[data]\nworld = "{small_world}"\ncache = "{cache}"\n')
+        path.write_text(
+            f'{text}[run]\ndirectory = "{directory}"\nnum_updates = 4\n'
+            f'[data]\nworld = "{small_world}"\ncache = "{cache}"\n'
+        )
         return path
 
     return write
