@@ -1,13 +1,12 @@
 """Every kind of wrong input that is tried, and docs/bad-inputs.md made of them.
 
-python tests/bad_inputs.py     writes the document anew; tests/test_bad_inputs.py fails when it is out of date.
+python tests/bad_inputs.py    writes the document; tests/test_bad_inputs.py fails when it is out of date.
 """
 
 import shlex
 import shutil
 import struct
 import wave
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,7 @@ GOOD = "generate face.png speech.wav -o out.mp4"
 
 @dataclass(frozen=True)
 class BadInput:
-    """A command that must end with exit code 2 and the one line `error: <line>`, run in a folder of `make_files`."""
+    """A command that must end with code 2 and the one line `error: <line>`, in a folder of `make_files`."""
 
     kind: str
     command: str
@@ -46,14 +45,19 @@ BAD_INPUTS = [
     BadInput("portrait: a text named .jpg", "generate text.jpg speech.wav -o out.mp4",
              f"text.jpg: not a picture this can read; give {PICTURE}"),
     BadInput("portrait: JPEG cut off", "generate cut.jpg speech.wav -o out.mp4",
-             "cut.jpg: damaged or too large a picture (image file is truncated (2 bytes not processed)); give another"),
-    BadInput("portrait: PNG cut off", "generate cut.png speech.wav -o out.mp4", ""),
+             "cut.jpg: a damaged picture (image file is truncated (150 bytes not processed)); give "
+             "another"),
+    BadInput("portrait: PNG cut off", "generate cut.png speech.wav -o out.mp4",
+             "cut.png: a damaged picture (image file is truncated); give another"),
     BadInput("portrait: a sound", "generate speech.wav speech.wav -o out.mp4",
              f"speech.wav: not a picture this can read; give {PICTURE}"),
     BadInput("portrait: a video", "generate mute.mp4 speech.wav -o out.mp4",
              f"mute.mp4: not a picture this can read; give {PICTURE}"),
-    BadInput("portrait: 400 megapixels", "generate bomb.png speech.wav -o out.mp4", ""),
-    BadInput("portrait: nobody in it", "generate grey.png speech.wav -o out.mp4", ""),
+    BadInput("portrait: 400 megapixels", "generate bomb.png speech.wav -o out.mp4",
+             "bomb.png: over 178 megapixels; make it smaller"),
+    BadInput("portrait: nobody in it", "generate grey.png speech.wav -o out.mp4",
+             "portrait: no face found in 256x256 px; give a picture of one face, or one already "
+             "cut around it with --crop none"),
     BadInput("sound: missing", "generate face.png none.wav -o out.mp4",
              f"none.wav: no such file; give the path of {SOUND}"),
     BadInput("sound: a folder", "generate face.png folder -o out.mp4",
@@ -62,10 +66,12 @@ BAD_INPUTS = [
              f"empty: the file is empty; give {SOUND}"),
     BadInput("sound: a text named .wav", "generate face.png text.wav -o out.mp4",
              f"text.wav: cannot be read (Invalid data found when processing input); give {SOUND}"),
-    BadInput("sound: wav cut off in its head", "generate face.png head.wav -o out.mp4", ""),
+    BadInput("sound: wav cut off in its head", "generate face.png head.wav -o out.mp4",
+             "head.wav: cut off, 20 of 32044 bytes; give the whole file"),
     BadInput("sound: wav cut off in its samples", "generate face.png cut.wav -o out.mp4",
-             "cut.wav: cut off, 0.60 s of the 1.00 s it declares; give a whole file"),
-    BadInput("sound: no samples", "generate face.png silent.wav -o out.mp4", ""),
+             "cut.wav: cut off, 19244 of 32044 bytes; give the whole file"),
+    BadInput("sound: no samples", "generate face.png silent.wav -o out.mp4",
+             "silent.wav: 0.00 s of sound; give at least 0.5 s"),
     BadInput("sound: 0.3 s", "generate face.png short.wav -o out.mp4",
              "short.wav: 0.30 s of sound; give at least 0.5 s"),
     BadInput("sound: NaN samples", "generate face.png nan.wav -o out.mp4",
@@ -84,32 +90,59 @@ BAD_INPUTS = [
              "none/out.mp4: the folder none does not exist; make it first"),
     BadInput("output: in a file", "generate face.png speech.wav -o text.jpg/out.mp4",
              "text.jpg/out.mp4: the folder text.jpg does not exist; make it first"),
-    BadInput("output: folder that refuses files", "generate face.png speech.wav -o /proc/out.mp4", ""),
+    BadInput("output: folder that refuses files", "generate face.png speech.wav -o /proc/out.mp4",
+             "/proc/out.mp4: the folder /proc cannot be written to (No such file or directory)"),
     BadInput("output: over the input", "generate face.png mute.mp4 -o mute.mp4",
              "mute.mp4: is also the input; give the video another name"),
     BadInput("output: not given", "generate face.png speech.wav", f"Missing option '-o' / '--out'; {USAGE}"),
     BadInput("model: misspelt", f"{GOOD} --model tinny",
              "model: no 'tinny' by name or as a directory; did you mean 'tiny'? allowed: tiny"),
-    BadInput("model: a folder that is none", f"{GOOD} --model folder", ""),
-    BadInput("model: a damaged one", f"{GOOD} --model broken-model", ""),
-    BadInput("evaluations: none", f"{GOOD} --evaluations 0", ""),
-    BadInput("evaluations: negative", f"{GOOD} --evaluations -1", ""),
-    BadInput("evaluations: no number", f"{GOOD} --evaluations abc", ""),
+    BadInput("model: a folder that is none", f"{GOOD} --model folder",
+             "model: folder holds no config.json; allowed: tiny"),
+    BadInput("model: a damaged one", f"{GOOD} --model broken-model",
+             "broken-model/config.json: name: field required"),
+    BadInput("evaluations: none", f"{GOOD} --evaluations 0",
+             "Invalid value for '--evaluations': Input should be greater than or equal to 1 (got "
+             f"'0'); {USAGE}"),
+    BadInput("evaluations: negative", f"{GOOD} --evaluations -1",
+             "Invalid value for '--evaluations': Input should be greater than or equal to 1 (got "
+             f"'-1'); {USAGE}"),
+    BadInput("evaluations: no number", f"{GOOD} --evaluations abc",
+             "Invalid value for '--evaluations': Input should be a valid integer, unable to parse "
+             f"string as an integer (got 'abc'); {USAGE}"),
     BadInput("guidance: not a number", f"{GOOD} --guidance nan",
              "--guidance: got nan; give a number from 0 to 100, 1 for no guidance"),
     BadInput("guidance: infinite", f"{GOOD} --guidance inf",
              "--guidance: got inf; give a number from 0 to 100, 1 for no guidance"),
-    BadInput("guidance: a word", f"{GOOD} --guidance much", ""),
-    BadInput("seed: negative", f"{GOOD} --seed -1", ""),
-    BadInput("seed: a fraction", f"{GOOD} --seed 1.5", ""),
-    BadInput("seed: beyond 63 bits", f"{GOOD} --seed 9223372036854775808", ""),
-    BadInput("crop: a wrong word", f"{GOOD} --crop face", ""),
-    BadInput("device: not there", f"{GOOD} --device tpu", ""),
-    BadInput("option: misspelt", f"{GOOD} --guidence 2", ""),
-    BadInput("command: misspelt", "genrate face.png speech.wav", ""),
-    BadInput("list: what does not exist", "list scorers", ""),
-    BadInput("recipe: missing", "train codec none.toml", "none.toml: no such recipe; give the path of a .toml file"),
-    BadInput("recipe: no TOML", "train codec text.jpg", ""),
+    BadInput("guidance: a word", f"{GOOD} --guidance much",
+             "Invalid value for '--guidance': Input should be a valid number, unable to parse "
+             f"string as a number (got 'much'); {USAGE}"),
+    BadInput("seed: negative", f"{GOOD} --seed -1",
+             "Invalid value for '--seed': Input should be greater than or equal to 0 (got '-1'); "
+             f"{USAGE}"),
+    BadInput("seed: a fraction", f"{GOOD} --seed 1.5",
+             "Invalid value for '--seed': Input should be a valid integer, unable to parse string "
+             f"as an integer (got '1.5'); {USAGE}"),
+    BadInput("seed: beyond 63 bits", f"{GOOD} --seed 9223372036854775808",
+             "Invalid value for '--seed': Input should be less than or equal to "
+             f"9223372036854775807 (got '9223372036854775808'); {USAGE}"),
+    BadInput("crop: a wrong word", f"{GOOD} --crop face",
+             "Invalid value for '--crop': 'face' is not one of 'auto', 'none' (got 'face'); "
+             f"{USAGE}"),
+    BadInput("device: not there", f"{GOOD} --device tpu",
+             "device: got 'tpu'; usable here: auto, cpu"),
+    BadInput("option: misspelt", f"{GOOD} --guidence 2",
+             f"No such option: --guidence (Possible options: --device, --guidance); {USAGE}"),
+    BadInput("command: misspelt", "genrate face.png speech.wav",
+             "No such command 'genrate'. Did you mean 'generate'; see flowportrait --help"),
+    BadInput("list: what does not exist", "list scorers",
+             "Invalid value for 'what': 'scorers' is not one of 'models', 'codecs', 'encoders', "
+             "'detectors', 'recipes' (got 'scorers'); see flowportrait list --help"),
+    BadInput("recipe: missing", "train codec none.toml",
+             "none.toml: no such recipe; give the path of a .toml file"),
+    BadInput("recipe: no TOML", "train codec text.jpg",
+             "text.jpg: no valid TOML: Expected '=' after a key in a key/value pair (at line 1, "
+             "column 6)"),
 ]  # fmt: skip
 
 
@@ -173,8 +206,8 @@ def document() -> str:
     rows = "\n".join(f"| {bad.kind} | `{bad.command}` | {_cell(bad.line)} |" for bad in BAD_INPUTS)
     return (
         "# Wrong input and what is said about it\n\n"
-        "Each of these ends with exit code 2 and exactly one line, `error: ...`, without a traceback and without a\n"
-        "file left behind. The table is made by `tests/bad_inputs.py` and tried line by line in the tests.\n\n"
+        "Each of these ends with exit code 2 and exactly one line, `error: ...`, without a traceback and\n"
+        "without a file left behind. `tests/bad_inputs.py` makes the table; the tests try it line by line.\n\n"
         f"| what | `flowportrait ...` | `error: ...` |\n|---|---|---|\n{rows}\n"
     )
 
@@ -183,9 +216,5 @@ def _cell(line: str) -> str:
     return line.replace("|", "\\|")
 
 
-def main(write: Callable[[str], int] = DOCUMENT.write_text) -> None:
-    write(document())
-
-
 if __name__ == "__main__":
-    main()
+    DOCUMENT.write_text(document(), encoding="utf-8")

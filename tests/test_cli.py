@@ -1,0 +1,139 @@
+"""The command: what it prints, its exit codes, and the fast start."""
+
+import json
+import time
+import wave
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import flowportrait
+from flowportrait import cli, generate, registry
+
+
+@dataclass
+class FakeResult:
+    """What `generate` gives, without a network."""
+
+    seed: int
+    guidance: float
+    crop: str
+    evaluations: int = 4
+    model: str = "tiny"
+    device: str = "cpu"
+    num_frames: int = 24
+    fps: float = 24.0
+    size_px: int = 64
+    warnings: tuple[str, ...] = ("portrait: 2 faces found; the largest is used",)
+
+    @property
+    def video_s(self) -> float:
+        return self.num_frames / self.fps
+
+    def save(self, path):
+        path.write_bytes(b"a video")
+        return path
+
+
+class FakePipeline:
+    """Counts evaluations as the real one does."""
+
+    def generate(self, portrait, audio, *, evaluations, guidance, seed, crop, progress):
+        assert portrait.shape == (32, 32, 3) and audio.sample_rate == 16000
+        for done in range(1, 5):
+            progress(done, 4)
+        return FakeResult(seed=seed, guidance=guidance, crop=crop, evaluations=evaluations or 4)
+
+
+@pytest.fixture
+def inputs(tmp_path, monkeypatch):
+    Image.new("RGB", (32, 32)).save(tmp_path / "me.png")
+    with wave.open(str(tmp_path / "speech.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(np.zeros(16000, "<i2").tobytes())
+    (tmp_path / "models" / "tiny").mkdir(parents=True)
+    (tmp_path / "models" / "tiny" / "config.json").write_text("{}")
+    monkeypatch.setattr(registry, "MODELS_DIR", tmp_path / "models")
+    monkeypatch.setattr(generate, "load", lambda model, device: FakePipeline())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+COMMAND = ["generate", "me.png", "speech.wav", "-o", "out.mp4"]
+
+
+def test_generate_says_how_long_it_took(inputs, capsys):
+    assert cli.run(COMMAND) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("1.0 s of video in ") and captured.out.endswith("): out.mp4\n")
+    assert "(real-time factor " in captured.out
+    assert captured.err == "warning: portrait: 2 faces found; the largest is used\n"
+    assert (inputs / "out.mp4").exists()
+
+
+def test_json_is_the_last_line(inputs, capsys):
+    assert cli.run([*COMMAND, "--json", "--seed", "5", "--evaluations", "7", "--guidance", "1.5"]) == 0
+    info = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (info["seed"], info["evaluations"], info["guidance"], info["output"]) == (5, 7, 1.5, "out.mp4")
+    assert info["video_s"] == 1.0 and info["flowportrait"] == flowportrait.__version__
+    assert info["real_time_factor"] == pytest.approx(info["computing_s"] / info["video_s"])
+
+
+def test_interruption_is_one_line(inputs, monkeypatch, capsys):
+    def interrupted(model, device):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generate, "load", interrupted)
+    assert cli.run(COMMAND) == 130
+    assert capsys.readouterr().err == "error: interrupted; nothing was written\n"
+
+
+def test_plain_progress_names_the_time_left(monkeypatch, capsys):
+    now_s = iter([0.0, 6.0, 8.0, 12.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(now_s))
+    report = cli._plain_progress("generating")
+    for done in (1, 2, 3):
+        report(done, 4)
+    assert capsys.readouterr().err == "generating: 25%, 18 s left\ngenerating: 75%, 4 s left\n"
+
+
+@pytest.mark.parametrize("what", ["models", "codecs", "encoders", "detectors", "recipes"])
+def test_list(what, capsys):
+    assert cli.run(["list", what, "--json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert json.loads(lines[-1]) == lines[:-1] == registry.names_of(what)
+
+
+def test_doctor_reports_every_part(capsys):
+    code = cli.run(["doctor", "--json"])
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out.splitlines()[-1])}
+    assert {"python", "torch", "threads", "matmul", "video", "face detector"} <= checks.keys()
+    assert checks["video"]["state"] == checks["face detector"]["state"] == "ok"
+    assert code == (1 if any(check["state"] == "broken" for check in checks.values()) else 0)
+
+
+def test_doctor_sees_damaged_weights(inputs, capsys):
+    (inputs / "models" / "tiny" / "config.json").write_text('{"sha256": {"model.safetensors": "00"}}')
+    assert cli.run(["doctor"]) == 1
+    assert "model.safetensors is missing" in capsys.readouterr().out
+    (inputs / "models" / "tiny" / "model.safetensors").write_bytes(b"x")
+    assert cli.run(["doctor"]) == 1
+    assert "is damaged" in capsys.readouterr().out
+
+
+def test_version_and_help(capsys):
+    assert cli.run(["--version"]) == 0
+    assert capsys.readouterr().out == f"flowportrait {flowportrait.__version__}\n"
+    assert cli.run([]) == 0
+    assert "generate" in capsys.readouterr().out
+
+
+def test_public_names():
+    assert flowportrait.__all__ == sorted(flowportrait.__all__)
+    assert flowportrait.load is generate.load
+    with pytest.raises(AttributeError, match="no attribute 'lode'"):
+        flowportrait.lode  # noqa: B018
