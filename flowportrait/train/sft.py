@@ -37,7 +37,7 @@ class SftRecipe(Frozen):
     data: DataConfig
     codec: Path = Field(description="directory of a finished codec run")
     name: str = "tiny"
-    copies: int = Field(2, ge=1, description="augmented copies of each clip, encoded once")
+    copies: dict[str, int] = Field({"world": 2, "grid": 1}, description="augmented copies of each clip, encoded once")
     model: MoTConfig = MoTConfig(
         hidden_size=192, num_layers=6, num_heads=6, num_kv_heads=3, mlp_size=512, vocab_size=0, rope_theta=100.0,
         positions_per_second=24.0, latent_side=16, audio_dim=192, image_dim=640, image_side=16,
@@ -130,7 +130,7 @@ def load_latent_sources(
                 cache,
                 codec,
                 image_encoder,
-                config.copies,
+                config.copies[cache.root.name],
                 config.run.seed,
             ),
             Hearing.of(cache, encoder),

@@ -19,7 +19,7 @@ TINY_SFT = [
     "model.hidden_size=32", "model.num_layers=2", "model.num_heads=2", "model.num_kv_heads=1", "model.mlp_size=32",
     "model.vocab_size=0", "model.latent_side=4", "model.image_side=4", "model.audio_dim=16", "model.image_dim=128",
     "model.local_heads=1", "audio_encoder.width=16", "hearing.num_updates=2", "hearing.num_clips=2", "num_clips=2",
-    "crop_latent_frames=4", "copies=1", "run.log_every=1", "run.checkpoint_every=2", "run.sample_every=2",
+    "crop_latent_frames=4", "copies.world=1", "run.log_every=1", "run.checkpoint_every=2", "run.sample_every=2",
     "sampling.window_latent_frames=4", "sampling.evaluations=2",
 ]  # fmt: skip
 
