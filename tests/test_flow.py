@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from flowportrait import flow
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1))
 def test_velocity_leads_back_to_both_ends(t):
     rng = torch.Generator().manual_seed(0)

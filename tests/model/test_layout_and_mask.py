@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowportrait.model.layout import TokenGrid, latent_frames_for
@@ -16,6 +16,7 @@ def test_paper_token_rate():
     assert TokenGrid(latent_frames=151, rows=24, cols=24).tokens_per_second == 3456
 
 
+@settings(deadline=None)
 @given(counts, counts, counts)
 def test_patchify_round_trip(latent_frames, rows, cols):
     grid = TokenGrid(latent_frames, rows, cols)
@@ -50,6 +51,7 @@ def test_image_stands_before_the_window():
     assert TokenGrid(2, 1, 1, image_rows=2, image_cols=3).image_positions().tolist() == [-1.0] * 6
 
 
+@settings(deadline=None)
 @given(counts, counts, counts)
 def test_mask_is_the_table_of_the_paper(num_audio, num_image, num_video):
     sees = {("a", "a"), ("i", "a"), ("i", "i"), ("v", "a"), ("v", "i"), ("v", "v")}
