@@ -1,7 +1,7 @@
 """Portrait framing as in Appendix B: find the face, make its box square, enlarge it, stay in the picture."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -35,6 +35,7 @@ class Square(NamedTuple):
     side: int
 
 
+@runtime_checkable
 class FaceDetector(Protocol):
     """Finds faces. Detectors are named in `registry.FACE_DETECTORS`."""
 

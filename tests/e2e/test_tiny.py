@@ -1,0 +1,75 @@
+"""The shipped model through the installed command: a real file from a real portrait and recording."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from flowportrait import media
+from flowportrait.registry import MODELS_DIR
+
+SAMPLES = MODELS_DIR.parent / "samples"
+COMMAND = Path(sys.executable).with_name("flowportrait")  # installed beside the interpreter
+
+
+def run(*arguments, expect=0):
+    done = subprocess.run(
+        [COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == expect, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def talking(tmp_path_factory):
+    """Three seconds of the sample speech, one of silence, and the video made of them; the command's last line."""
+    folder = tmp_path_factory.mktemp("talking")
+    speech = media.read_audio(SAMPLES / "speech.wav")
+    samples = np.concatenate([speech.samples[: 3 * speech.sample_rate], np.zeros(speech.sample_rate, np.float32)])
+    media.write_video(
+        folder / "speech.mp4", np.zeros((96, 16, 16, 3), np.uint8), 24.0, samples, speech.sample_rate, {}
+    )
+    video = folder / "out.mp4"
+    done = run("generate", SAMPLES / "portrait.png", folder / "speech.mp4", "-o", video, "--evaluations", 6, "--json")
+    return video, json.loads(done.stdout.splitlines()[-1])
+
+
+def frames_of(video):
+    with av.open(str(video)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(np.float32)
+
+
+def test_the_video_is_as_long_as_the_sound_and_marked_as_synthetic(talking):
+    video, _ = talking
+    frames = frames_of(video)
+    assert abs(len(frames) - 96) <= 1 and frames.shape[1:] == (128, 128, 3)
+    with av.open(str(video)) as container:
+        assert "synthetic" in " ".join(container.metadata.values()).lower()
+
+
+def test_the_mouth_moves_with_speech_more_than_in_silence(talking):
+    frames = frames_of(talking[0])
+    mouth = frames[:, 72:104, 40:88]
+    change = np.abs(np.diff(mouth, axis=0)).mean((1, 2, 3))
+    assert change[8:68].mean() > 1.5 * change[80:95].mean()
+
+
+def test_the_person_stays_who_they_are(talking):
+    frames = frames_of(talking[0])
+    assert np.abs(frames.mean(0) - frames[0]).mean() < 12  # of 255: same colours, same place
+    assert frames[:, 64:].std() > 20  # a picture, not a grey field
+
+
+def test_same_seed_same_bytes_of_frames(talking, tmp_path):
+    """0.6 s, two runs in two processes."""
+    speech = media.read_audio(SAMPLES / "speech.wav")
+    short = tmp_path / "short.mp4"
+    samples = speech.samples[: round(0.6 * speech.sample_rate)]
+    media.write_video(short, np.zeros((14, 16, 16, 3), np.uint8), 24.0, samples, speech.sample_rate, {})
+    for name in ("a.mp4", "b.mp4"):
+        run("generate", SAMPLES / "portrait.png", short, "-o", tmp_path / name, "--evaluations", 2, "--seed", 7)
+    assert np.array_equal(frames_of(tmp_path / "a.mp4"), frames_of(tmp_path / "b.mp4"))
