@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -16,7 +18,7 @@ from flowportrait.data.batches import CodecBatch, Pool, codec_batch
 from flowportrait.data.cache import ClipCache
 from flowportrait.data.sources import load_sources
 from flowportrait.model.precision import matmul_precision
-from flowportrait.train.run import OptimizerConfig, Run, RunConfig, TrainState, train_loop
+from flowportrait.train.run import OptimizerConfig, Run, RunConfig, TrainState, load_weights, train_loop
 
 
 class DataConfig(Frozen):
@@ -59,6 +61,8 @@ class CodecRecipe(Frozen):
     codec: PortraitCodec.Config = PortraitCodec.Config()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-4, warmup_updates=100, decay_from=0.6)
     loss: CodecLossConfig = CodecLossConfig()
+    start_from: Path | None = Field(None, description="a directory whose codec.safetensors to go on from")
+    trained: Literal["all", "decoder"] = Field("all", description="decoder: latents keep their meaning")
     num_clips: int = 4
     num_groups: int = 2
 
@@ -68,7 +72,7 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
     config = load_recipe(recipe, CodecRecipe, overrides or [])
     run = Run(config.run, config, resume)
     torch.manual_seed(config.run.seed)
-    state = TrainState.fresh(PortraitCodec(config.codec).train(), config.optimizer)
+    state = TrainState.fresh(_initial_codec(config), config.optimizer)
     run.restore(state)
     pool = config.data.pool()
     size_px = config.codec.size_px
@@ -94,6 +98,19 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
 
     train_loop(run, state, config.optimizer, loss_of, sample)
     return run.directory
+
+
+def _initial_codec(config: CodecRecipe) -> PortraitCodec:
+    """The codec to train, with the parts that keep their weights frozen."""
+    codec = PortraitCodec(config.codec).train()
+    if config.start_from:
+        load_weights(codec, config.start_from / "codec.safetensors")
+    if config.trained == "decoder":
+        codec.requires_grad_(False)
+        codec.normalise.eval()
+        for part in (codec.from_latent, codec.decoder_stack, codec.painter):
+            part.requires_grad_(True)
+    return codec
 
 
 def save_codec(codec: PortraitCodec, directory: Path) -> None:

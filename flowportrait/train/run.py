@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flowportrait.config import Frozen, save_resolved
@@ -116,8 +117,19 @@ class TrainState:
                 self.ema[name].copy_(value)
 
 
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Fill `module` from a safetensors file. Raises CheckpointError when it is absent or of another shape."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: not there; give a directory that holds {path.name}")
+    try:
+        module.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise CheckpointError(f"{path}: of another shape than the recipe ({reason}); make them agree") from error
+
+
 class Run:
-    """A run's directory and log. `resume` is "auto" (continue if there is a checkpoint), a directory, or None (fresh)."""
+    """A run's directory and log. `resume` is "auto" (continue if it can), a directory, or None (start afresh)."""
 
     def __init__(self, config: RunConfig, recipe: Frozen, resume: str | None = "auto"):
         self.config = config

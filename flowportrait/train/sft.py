@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from pydantic import Field
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flowportrait.codecs.portrait import PortraitCodec
@@ -16,7 +15,6 @@ from flowportrait.data.hearing import MOUTH_SHAPES, Hearing
 from flowportrait.data.latents import LatentCache
 from flowportrait.encoders.mel import MelEncoder
 from flowportrait.encoders.portrait import PortraitTokens
-from flowportrait.errors import CheckpointError
 from flowportrait.flow import draw_times, interpolate, over_latents, target_velocity
 from flowportrait.generate import ModelSpec, SamplingConfig, save_model
 from flowportrait.model.layout import TokenGrid
@@ -25,7 +23,7 @@ from flowportrait.model.precision import matmul_precision
 from flowportrait.train.codec import CodecRecipe, DataConfig
 from flowportrait.train.hearing import HearingConfig, learn_hearing, shapes_loss
 from flowportrait.train.lips import lip_figures
-from flowportrait.train.run import OptimizerConfig, Run, RunConfig, TrainState, train_loop
+from flowportrait.train.run import OptimizerConfig, Run, RunConfig, TrainState, load_weights, train_loop
 
 NUM_SHAPES = MOUTH_SHAPES.stop - MOUTH_SHAPES.start
 
@@ -37,6 +35,7 @@ class SftRecipe(Frozen):
     data: DataConfig
     codec: Path = Field(description="directory of a finished codec run")
     name: str = "tiny"
+    start_from: Path | None = Field(None, description="a model directory whose weights to go on from")
     copies: dict[str, int] = Field({"world": 2, "grid": 1}, description="augmented copies of each clip, encoded once")
     model: MoTConfig = MoTConfig(
         hidden_size=192, num_layers=6, num_heads=6, num_kv_heads=3, mlp_size=512, vocab_size=0, rope_theta=100.0,
@@ -82,7 +81,11 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
     sources = load_latent_sources(config, codec, image_encoder, speaker.audio_encoder)
     state = TrainState.fresh(speaker, config.optimizer)
     run.restore(state)
-    if state.update == 0:
+    if state.update == 0 and config.start_from:
+        load_weights(speaker.model, config.start_from / "model.safetensors")
+        load_weights(speaker.audio_encoder, config.start_from / "audio_encoder.safetensors")
+        state = TrainState.fresh(speaker, config.optimizer)
+    elif state.update == 0:
         ears = nn.ModuleDict({"encoder": speaker.audio_encoder, "shapes": speaker.shapes})
         learn_hearing(config.hearing, config.run.directory / "hearing", config.run.seed, sources, ears)
         state = TrainState.fresh(speaker, config.optimizer)
@@ -106,14 +109,9 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
 
 
 def load_codec(directory: Path) -> PortraitCodec:
-    """The averaged codec of a codec run, frozen. Raises CheckpointError when the run is not finished enough."""
-    weights = Path(directory) / "codec.safetensors"
-    if not weights.is_file():
-        raise CheckpointError(
-            f"codec: no codec.safetensors in {directory}; run `flowportrait train codec` first"
-        )
-    codec = PortraitCodec(load_recipe(Path(directory) / "config.json", CodecRecipe).codec)
-    codec.load_state_dict(load_file(weights))
+    """The averaged codec of a codec run, frozen. Raises CheckpointError when the run has not written one yet."""
+    codec = PortraitCodec(load_recipe(directory / "config.json", CodecRecipe).codec)
+    load_weights(codec, directory / "codec.safetensors")
     return codec.eval().requires_grad_(False)
 
 

@@ -105,8 +105,24 @@ def test_resuming_from_elsewhere_and_foreign_checkpoints_are_refused(tmp_path, r
     wider = ["codec.width=64", *TINY_CODEC[1:]]
     with pytest.raises(CheckpointError, match="is not a checkpoint of this recipe"):
         codec.train(recipe(tmp_path / "b"), wider, resume=str(codec_run))
-    with pytest.raises(CheckpointError, match="train codec"):
+    with pytest.raises(ConfigError, match="config.json: no such"):
         sft.train(recipe(tmp_path / "c", codec=tmp_path), TINY_SFT)
+
+
+def test_a_decoder_trained_on_leaves_latents_as_they_were(tmp_path, recipe, codec_run):
+    path = recipe(tmp_path / "decoder", start_from=codec_run, trained="decoder")
+    before = load_file(codec_run / "codec.safetensors")
+    after = load_file(codec.train(path, TINY_CODEC, resume=None) / "codec.safetensors")
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"from_latent", "decoder_stack", "painter"}
+
+
+def test_sft_goes_on_from_a_model_directory(tmp_path, recipe, codec_run, sft_run):
+    path = recipe(tmp_path / "more", codec=codec_run, start_from=sft_run / "model")
+    more = sft.train(path, [*TINY_SFT, "run.num_updates=2", "optimizer.learning_rate=0.0"], resume=None)
+    weights = "model/model.safetensors"
+    assert same_weights(load_file(more / weights), load_file(sft_run / weights))
+    assert not (more / "hearing").exists()
 
 
 def test_learning_rate_warms_up_holds_and_falls():
