@@ -54,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
             raise
         return _fail(str(error), code=2 if isinstance(error, _INPUT_ERRORS) else 1)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; nothing was written", code=130)
+        return _fail("interrupted", code=130)
 
 
 @app.callback(invoke_without_command=True)

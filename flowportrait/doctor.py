@@ -12,8 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from flowportrait import registry
 from flowportrait.errors import FlowPortraitError
-from flowportrait.registry import FACE_DETECTORS, MODELS_DIR, model_names
 
 # Optional packages by the extra that brings them.
 _OPTIONAL = {
@@ -113,9 +113,9 @@ def _codecs() -> Check:
 
 def _face_detector() -> Check:
     found = []
-    for name in FACE_DETECTORS.names():
+    for name in registry.FACE_DETECTORS.names():
         try:
-            FACE_DETECTORS.load(name)()
+            registry.FACE_DETECTORS.load(name)()
         except FlowPortraitError as error:
             return Check("face detector", "broken", str(error))
         found.append(name)
@@ -123,12 +123,12 @@ def _face_detector() -> Check:
 
 
 def _models() -> Iterator[Check]:
-    names = model_names()
+    names = registry.model_names()
     if not names:
-        yield Check("models", "broken", f"none in {MODELS_DIR}; install flowportrait again")
+        yield Check("models", "broken", f"none in {registry.MODELS_DIR}; install flowportrait again")
     for name in names:
-        problem = _damage(MODELS_DIR / name)
-        size_mb = sum(file.stat().st_size for file in (MODELS_DIR / name).glob("*.safetensors")) / 1e6
+        problem = _damage(registry.MODELS_DIR / name)
+        size_mb = sum(file.stat().st_size for file in (registry.MODELS_DIR / name).glob("*.safetensors")) / 1e6
         found = (
             f"{problem}; install flowportrait again" if problem else f"{size_mb:.1f} MB, sha256 as shipped"
         )
