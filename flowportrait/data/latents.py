@@ -132,8 +132,10 @@ def lip_opening(landmarks: np.ndarray) -> np.ndarray:
     return np.linalg.norm(lower - upper, axis=-1) / np.linalg.norm(right - left, axis=-1)
 
 
-def _digest(module: nn.Module) -> str:
+def _digest(codec: PortraitCodec) -> str:
+    """Of the weights that make latents and portrait tokens; the decoder may change without making a cache stale."""
     digest = hashlib.sha256()
-    for value in module.state_dict().values():
-        digest.update(value.cpu().numpy().tobytes())
+    for name, value in codec.state_dict().items():
+        if name.startswith(("portrait_", "encoder_", "to_latent", "normalise")):
+            digest.update(value.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -97,14 +97,19 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
         )  # fmt: skip
         return sft_loss(speaker, batch, config, run.torch_rng(update))
 
-    def look(update: int) -> dict[str, float]:
+    def averaged() -> Speaker:
         shown = Speaker(MoT(config.model), MelEncoder(config.audio_encoder)).eval()
         shown.load_state_dict(state.averaged())
+        return shown
+
+    def look(update: int) -> dict[str, float]:
+        shown = averaged()
         export(config, shown, codec, image_encoder, run.directory / "model")
         window = config.sampling.window_latent_frames
         return lip_figures(shown.model, shown.audio_encoder, sources[0], window, config.sampling.shift)
 
     train_loop(run, state, config.optimizer, loss_of, look)
+    export(config, averaged(), codec, image_encoder, run.directory / "model")  # also when only the codec is new
     return run.directory
 
 
