@@ -25,6 +25,7 @@ from flowportrait.errors import (
 _STARTED_S = time.perf_counter()
 _INPUT_ERRORS = (ConfigError, DataError, MediaError, CheckpointError)
 _PLAIN_PROGRESS_EVERY_S = 5.0
+_INTERRUPTED = 130
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 train_app = typer.Typer(help="Train a codec or a model from a recipe.")
@@ -46,15 +47,15 @@ def run(arguments: Sequence[str]) -> int:
     """Runs one command line and gives its exit code; an error of the user's input is one line on stderr."""
     try:
         outcome = app(args=list(arguments) or ["--help"], prog_name="flowportrait", standalone_mode=False)
-        return outcome if isinstance(outcome, int) else 0
+        code = outcome if isinstance(outcome, int) else 0
+        # typer answers Ctrl-C with this code and no word.
+        return _fail("interrupted", code) if code == _INTERRUPTED else code
     except typer.TyperException as error:
         return _fail(_usage_line(error), code=2)
     except FlowPortraitError as error:
         if "--debug" in arguments:
             raise
         return _fail(str(error), code=2 if isinstance(error, _INPUT_ERRORS) else 1)
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", code=130)
 
 
 @app.callback(invoke_without_command=True)
@@ -145,9 +146,7 @@ def list_names(
 
 
 @train_app.command("codec")
-def train_codec(
-    recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False
-) -> None:
+def train_codec(recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False) -> None:
     """Train the codec that turns frames into latents and back."""
     from flowportrait.train import codec
 
@@ -155,9 +154,7 @@ def train_codec(
 
 
 @train_app.command("sft")
-def train_sft(
-    recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False
-) -> None:
+def train_sft(recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False) -> None:
     """Train the model by supervised flow matching (§3.1)."""
     from flowportrait.train import sft
 
@@ -172,9 +169,7 @@ def _report(result, portrait: Path, audio: Path, out: Path, as_json: bool) -> No
     for warning in result.warnings:
         typer.echo(f"warning: {warning}", err=True)
     factor = computing_s / result.video_s
-    typer.echo(
-        f"{result.video_s:.1f} s of video in {computing_s:.1f} s (real-time factor {factor:.2f}): {out}"
-    )
+    typer.echo(f"{result.video_s:.1f} s of video in {computing_s:.1f} s (real-time factor {factor:.2f}): {out}")
     if as_json:
         info = RunInfo(
             flowportrait=__version__, output=str(out), portrait=str(portrait), audio=str(audio),

@@ -89,7 +89,7 @@ def test_interruption_is_one_line(inputs, monkeypatch, capsys):
 
     monkeypatch.setattr(generate, "load", interrupted)
     assert cli.run(COMMAND) == 130
-    assert capsys.readouterr().err.strip() == "error: interrupted"
+    assert capsys.readouterr().err == "error: interrupted\n"
 
 
 def test_plain_progress_names_the_time_left(monkeypatch, capsys):
