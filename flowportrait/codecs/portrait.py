@@ -1,20 +1,24 @@
-"""The small learned codec: latents carry what moves, the portrait carries what it looks like.
+"""The small learned codec: latents say where the face went, the portrait says what it looks like.
 
-A group of four frames is encoded beside the portrait and decoded by warping the portrait with a flow field that the
-latents predict, then mixing it with painted content (mouth inside, eyelids, revealed background).
-Most work happens on the 1/8 grid, where it is matrix products; only three small convolutions run at 1/2.
+A convolutional landmarker finds 68 points in every frame. Their movement since the portrait, in 64 principal
+components, is a frame's motion; four motions in a row, cosine-transformed over time, are one latent frame: its 2 x 2
+neighbouring tokens hold the four temporal frequencies, and the grid repeats them. Reading averages the copies, which
+removes most of what a sampler draws that is no motion; fast frequencies are small, so their errors stay small.
 
-Latent frames live in a `Subspace` of the grid: what a sampler draws outside of it means nothing and is not decoded.
+The decoder warps the portrait with a flow that starts as an interpolation of the moved points and is refined on the 1/8
+grid, and mixes it with painted content (mouth inside, eyelids, revealed background). Identity, hair and light stay the
+portrait's own.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange, reduce, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -22,21 +26,23 @@ from flowportrait.config import Frozen
 
 GROUP = 4  # frames per latent frame
 STRIDE = 8  # pixels per latent cell
-OPENINGS = torch.tensor([[0.098, 0.101], [0.062, 0.029]])  # mean and spread of lip and lid opening in rendered clips
+PATCH = 2  # latent cells along a side of a token
+POINTS = 68
 
 
 @dataclass(frozen=True)
 class PortraitContext:
-    """A portrait as the codec sees it: `image` [b, 3, h, w] in [-1, 1] and its `tokens` [b, h/8, w/8, width]."""
+    """A portrait as the codec sees it: `image` [b, 3, h, w] in [-1, 1], its `tokens` [b, h/8, w/8, width] and its
+    `landmarks` [b, 68, 2] as (x, y) in [-1, 1]."""
 
     image: Tensor
     tokens: Tensor
+    landmarks: Tensor
 
     def repeat(self, times: int) -> PortraitContext:
         """Each portrait `times` times in a row, to go with the groups of its clip."""
         return PortraitContext(
-            repeat(self.image, "b ... -> (b n) ...", n=times),
-            repeat(self.tokens, "b ... -> (b n) ...", n=times),
+            *(repeat(part, "b ... -> (b n) ...", n=times) for part in (self.image, self.tokens, self.landmarks))
         )
 
 
@@ -50,9 +56,12 @@ class Decoded(NamedTuple):
 
 
 class GridBlock(nn.Module):
-    """Residual block on a token grid [b, y, x, width]: depthwise 3x3, attention, MLP."""
+    """Residual block on a token grid [b, y, x, width]: depthwise 3x3, attention, MLP.
 
-    def __init__(self, width: int, num_heads: int):
+    With `control` > 0 a vector of that width shifts and scales what the norms give, as in DiT (arXiv:2212.09748).
+    """
+
+    def __init__(self, width: int, num_heads: int, control: int = 0):
         super().__init__()
         self.num_heads = num_heads
         self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width)
@@ -61,35 +70,39 @@ class GridBlock(nn.Module):
         self.attention_out = nn.Linear(width, width)
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 3 * width), nn.GELU("tanh"), nn.Linear(3 * width, width))
+        self.modulation = nn.Linear(control, 4 * width) if control else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, control: Tensor | None = None) -> Tensor:
         height = x.shape[1]
         x = x + self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         x = rearrange(x, "b y x c -> b (y x) c")
-        heads = rearrange(
-            self.query_key_value(self.attention_norm(x)), "b n (p h d) -> p b h n d", p=3, h=self.num_heads
-        )
-        attended = F.scaled_dot_product_attention(*heads.unbind(0))
-        x = x + self.attention_out(rearrange(attended, "b h n d -> b n (h d)"))
-        x = x + self.mlp(self.mlp_norm(x))
+        attended, mixed = self.attention_norm, self.mlp_norm
+        if self.modulation is not None:
+            shift, scale, mlp_shift, mlp_scale = self.modulation(control)[:, None].chunk(4, -1)
+            attended = lambda tokens: self.attention_norm(tokens) * (1 + scale) + shift  # noqa: E731
+            mixed = lambda tokens: self.mlp_norm(tokens) * (1 + mlp_scale) + mlp_shift  # noqa: E731
+        x = x + self._attend(attended(x))
+        x = x + self.mlp(mixed(x))
         return rearrange(x, "b (y x) c -> b y x c", y=height)
+
+    def _attend(self, x: Tensor) -> Tensor:
+        heads = rearrange(self.query_key_value(x), "b n (p h d) -> p b h n d", p=3, h=self.num_heads)
+        attended = F.scaled_dot_product_attention(*heads.unbind(0))
+        return self.attention_out(rearrange(attended, "b h n d -> b n (h d)"))
 
 
 class GridStack(nn.Module):
-    """Blocks over a grid whose cells get a learned position (bilinearly resized for other picture sizes)."""
+    """Blocks over a grid whose cells have a learned position each."""
 
-    def __init__(self, width: int, depth: int, num_heads: int, grid: int = 16):
+    def __init__(self, width: int, depth: int, num_heads: int, grid: int, control: int = 0):
         super().__init__()
-        self.position = nn.Parameter(torch.randn(1, width, grid, grid) * 0.02)
-        self.blocks = nn.ModuleList(GridBlock(width, num_heads) for _ in range(depth))
+        self.position = nn.Parameter(torch.randn(1, grid, grid, width) * 0.02)
+        self.blocks = nn.ModuleList(GridBlock(width, num_heads, control) for _ in range(depth))
 
-    def forward(self, x: Tensor) -> Tensor:
-        position = self.position
-        if position.shape[-2:] != x.shape[1:3]:
-            position = F.interpolate(position, x.shape[1:3], mode="bilinear", align_corners=False)
-        x = x + position.permute(0, 2, 3, 1).to(x.dtype)
+    def forward(self, x: Tensor, control: Tensor | None = None) -> Tensor:
+        x = x + self.position.to(x.dtype)
         for block in self.blocks:
-            x = block(x)
+            x = block(x, control)
         return x
 
 
@@ -112,87 +125,174 @@ class FineStem(nn.Module):
         return self.merge(rearrange(x, "b (y p) (x q) c -> b y x (p q c)", p=2, q=2))
 
 
-class Subspace(nn.Module):
-    """The span of a few orthonormal patterns, each a whole latent frame [c, h, w]: principal components of what the
-    encoder made of the training clips before it was confined to them, those of the mouth's and the eyes' cells first.
+class ResidualConv(nn.Module):
+    """Two 3x3 convolutions beside the input [n, width, h, w]."""
 
-    A small generator errs in every direction; of c h w = 4096 directions only these matter, so that averaging over the
-    grid removes most of its errors. Latents here have zero mean and on average unit variance.
+    def __init__(self, width: int):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.GroupNorm(8, width) for _ in range(2))
+        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        change = x
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            change = conv(F.silu(norm(change)))
+        return x + change
+
+
+class Landmarker(nn.Module):
+    """68 points [n, 68, 2] of frames [n, 3, h, w] in [-1, 1]: convolutions at 1/4, 1/8 and 1/16, read off together.
+
+    A transformer of the same cost learned to follow landmarks several times more slowly.
     """
 
-    # (share of the patterns; rows and columns as shares of the grid): a framed face has its mouth and eyes here. Over
-    # the whole grid alone lips, which are small, came out last and were lost.
-    REGIONS = ((0.375, (0.56, 0.88), (0.25, 0.75)), (0.125, (0.31, 0.56), (0.19, 0.81)))
+    READ = 16  # numbers read off every cell of 16 x 16 pixels
 
-    def __init__(self, num_patterns: int, size: int):
+    def __init__(self, widths: tuple[int, int, int], grid: int):
         super().__init__()
-        self.register_buffer("patterns", torch.eye(num_patterns, size))
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("scale", torch.ones(()))
+        fine, middle, coarse = widths
+        self.body = nn.Sequential(
+            nn.Conv2d(3, fine, 4, stride=4),
+            ResidualConv(fine),
+            nn.Conv2d(fine, middle, 3, stride=2, padding=1),
+            ResidualConv(middle),
+            nn.Conv2d(middle, coarse, 3, stride=2, padding=1),
+            ResidualConv(coarse),
+            nn.GroupNorm(8, coarse),
+            nn.SiLU(),
+            nn.Conv2d(coarse, self.READ, 1),
+            nn.SiLU(),
+        )
+        self.points = nn.Linear(self.READ * (grid // 2) ** 2, 2 * POINTS)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        cells = self.body(frames.contiguous(memory_format=torch.channels_last))
+        return self.points(cells.flatten(1)).float().unflatten(-1, (POINTS, 2))
+
+
+class Motion(nn.Module):
+    """Movements of the 68 points as latent numbers and back: a linear map, fitted once to the training clips."""
+
+    FLOOR = 0.006  # half-pictures: components and frequencies that hardly move count less than their spread alone says
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.register_buffer("basis", torch.eye(size, 2 * POINTS))
+        self.register_buffer("spread", torch.ones(GROUP, size))
+        self.register_buffer("cosines", cosine_transform(), persistent=False)
 
     @torch.no_grad()
-    def fit(self, latents: Float[Tensor, "n c h w"]) -> float:
-        """Find the patterns in `latents`; gives the share of their variance that is kept."""
-        rows = latents.flatten(1)
-        self.mean.copy_(rows.mean(0))
-        rows = rows - self.mean
-        self.patterns.zero_()
-        total, found = len(self.patterns), 0
-        for share, *region in (*self.REGIONS, (1.0, (0, 1), (0, 1))):
-            count = min(round(share * total), total - found)
-            left = rows - (rows @ self.patterns.T) @ self.patterns
-            inside = (left.view_as(latents) * _inside(latents.shape, *region)).flatten(1)
-            patterns = torch.pca_lowrank(inside, q=min(count + 32, *inside.shape), center=False, niter=4)[2]
-            self.patterns[found : found + count] = patterns[:, :count].T
-            self.patterns.copy_(torch.linalg.qr(self.patterns.T).Q.T)
-            self.patterns[found + count :] = 0
-            found += count
-        kept = (rows @ self.patterns.T).square().sum(1).mean()
-        self.scale.copy_((rows.shape[1] / kept).sqrt())
-        return float(kept / rows.square().sum(1).mean())
+    def fit(self, moves: Float[Tensor, "n 4 k 2"]) -> float:
+        """Principal components of movements of groups of four frames; gives the share of their variance kept."""
+        rows = moves.flatten(2).flatten(0, 1)
+        self.basis.copy_(torch.linalg.svd(rows.T @ rows)[2][: len(self.basis)])
+        parts = _mix(self.cosines, moves.flatten(2) @ self.basis.T)
+        self.spread.copy_((parts.square().mean(0) + self.FLOOR**2).sqrt())
+        return float((rows @ self.basis.T).square().sum() / rows.square().sum())
 
-    def coefficients(self, latents: Float[Tensor, "*n c h w"]) -> Float[Tensor, "*n k"]:
-        """How much of each pattern latents hold. float32."""
-        with torch.autocast(latents.device.type, enabled=False):
-            return latents.float().flatten(-3) @ self.patterns.T
+    def parts_of(self, moves: Float[Tensor, "b l 4 k 2"]) -> Float[Tensor, "b l 4 d"]:
+        """Normalised temporal frequencies of the movements of groups of four frames."""
+        return _mix(self.cosines, _project(moves.flatten(-2), self.basis.T)) / self.spread
 
-    def enter(self, x: Float[Tensor, "*n c h w"]) -> Float[Tensor, "*n c h w"]:
-        """What the encoder says, as latents."""
-        return self._combine(self.coefficients(x) - self.patterns @ self.mean, x.shape) * self.scale
+    def moves_of(self, parts: Float[Tensor, "b l 4 d"]) -> Float[Tensor, "b l 4 k 2"]:
+        """Movements of the points in the four frames of each group; the inverse of `parts_of`."""
+        return _project(_mix(self.cosines.T, parts * self.spread), self.basis).unflatten(-1, (POINTS, 2))
 
-    def leave(self, latents: Float[Tensor, "*n c h w"]) -> Float[Tensor, "*n c h w"]:
-        """What latents (with anything beside the subspace) say to the decoder."""
-        return self._combine(self.coefficients(latents) / self.scale, latents.shape) + self.mean.view(
-            latents.shape[-3:]
+
+def _project(x: Tensor, matrix: Tensor) -> Tensor:
+    """A matrix product in float32 also under autocast."""
+    with torch.autocast(x.device.type, enabled=False):
+        return x.float() @ matrix
+
+
+def cosine_transform(length: int = GROUP) -> Float[Tensor, "k f"]:
+    """Orthonormal DCT-II over `length` moments, constant first."""
+    k, f = torch.arange(length)[:, None], torch.arange(length)[None]
+    rows = torch.cos(math.pi / length * (f + 0.5) * k) * math.sqrt(2 / length)
+    rows[0] /= math.sqrt(2)
+    return rows
+
+
+def _mix(matrix: Tensor, vectors: Float[Tensor, "*n f d"]) -> Float[Tensor, "*n k d"]:
+    """`matrix` [k, f] times vectors, in float32 also where products are taken in bf16."""
+    return (matrix[:, :, None] * vectors[..., None, :, :]).sum(-2)
+
+
+def spread_over_grid(parts: Float[Tensor, "b l k d"], height: int, width: int) -> Float[Tensor, "b c l h w"]:
+    """Four vectors of 4 c numbers each, laid out over 2 x 2 tokens and repeated over the whole latent frame."""
+    rows, columns = height // (2 * PATCH), width // (2 * PATCH)
+    return repeat(parts, "b l (k m) (p q c) -> b c l (y k p) (x m q)", k=2, m=2, p=PATCH, q=PATCH, y=rows, x=columns)
+
+
+def gather_from_grid(latents: Float[Tensor, "b c l h w"]) -> Float[Tensor, "b l k d"]:
+    """The inverse of `spread_over_grid`: the mean of all copies."""
+    layout = "b c l (y k p) (x m q) -> b l (k m) (p q c)"
+    return reduce(latents, layout, "mean", k=2, m=2, p=PATCH, q=PATCH)
+
+
+def pixel_places(height: int, width: int, device: torch.device) -> Float[Tensor, "h w 2"]:
+    """(x, y) of every pixel's centre, in [-1, 1]."""
+    rows = (torch.arange(height, device=device) + 0.5) * 2 / height - 1
+    columns = (torch.arange(width, device=device) + 0.5) * 2 / width - 1
+    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
+
+
+class LandmarkFlow(nn.Module):
+    """A first guess of the flow: every place moves with the landmarks near it, far places stay. The decoder refines it;
+    one without it took thousands of updates to find the head."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_reach = nn.Parameter(torch.tensor(math.log(0.12)))  # of a landmark, in half pictures
+        self.still = nn.Parameter(torch.tensor(-8.0))  # logit of not moving
+
+    def forward(
+        self, portrait: Float[Tensor, "b 68 2"], moves: Float[Tensor, "b n 68 2"], side: int
+    ) -> Float[Tensor, "b n 2 side side"]:
+        """Where each place of the frames lies in the portrait, less the place itself, in half pictures."""
+        landmarks = portrait[:, None] + moves
+        places = pixel_places(side, side, moves.device).flatten(0, 1)
+        distance = (
+            places.square().sum(-1)[:, None] - 2 * _dot(places, landmarks) + landmarks.square().sum(-1)[:, :, None]
         )
+        logits = -distance / (2 * torch.exp(2 * self.log_reach))
+        weights = torch.cat([logits, self.still.expand(*logits.shape[:-1], 1)], -1).softmax(-1)[..., :-1]
+        flow = torch.stack([(weights * -moves[:, :, None, :, axis]).sum(-1) for axis in (0, 1)], 2)
+        return rearrange(flow, "b n d (y x) -> b n d y x", y=side)
 
-    def _combine(self, coefficients: Float[Tensor, "*n k"], shape: torch.Size) -> Tensor:
-        with torch.autocast(coefficients.device.type, enabled=False):
-            return (coefficients @ self.patterns).view(shape)
+
+def _dot(places: Float[Tensor, "p 2"], points: Float[Tensor, "b n k 2"]) -> Float[Tensor, "b n p k"]:
+    """Scalar products, in float32 also under autocast."""
+    x, y = places.unbind(-1)
+    return x[:, None] * points[:, :, None, :, 0] + y[:, None] * points[:, :, None, :, 1]
 
 
-def _inside(shape: torch.Size, rows: tuple[float, float], columns: tuple[float, float]) -> Float[Tensor, "h w"]:
-    """1 in a region of the latent grid, 0 elsewhere."""
-    mask = torch.zeros(shape[-2:])
-    (top, bottom), (left, right) = (
-        [round(share * size) for share in part] for part, size in zip((rows, columns), shape[-2:], strict=True)
-    )
-    mask[top:bottom, left:right] = 1
-    return mask
+UPPER_LIP, LOWER_LIP, CORNERS = (61, 62, 63), (67, 66, 65), (60, 64)  # of the inner lips
+
+
+def mouth_map(landmarks: Float[Tensor, "n 68 2"], side: int) -> Float[Tensor, "n 1 side side"]:
+    """About 1 between the inner lips and 0 elsewhere: where there is something to paint."""
+    upper, lower, corners = (landmarks[:, list(part)] for part in (UPPER_LIP, LOWER_LIP, CORNERS))
+    centre = (upper + lower) / 2
+    height = (lower - upper).norm(dim=-1) / 2 + 0.008
+    width = (corners[:, 1] - corners[:, 0]).norm(dim=-1, keepdim=True) / 5 + 0.008
+    offset = pixel_places(side, side, landmarks.device) - centre[:, :, None, None]
+    x, y = offset[..., 0] / width[..., None, None], offset[..., 1] / height[..., None, None]
+    return torch.exp(-0.5 * (x.square() + y.square())).amax(1, keepdim=True)
 
 
 class Painter(nn.Module):
-    """Decoder tokens to frames: flow at 1/4 warps the portrait, three 3x3 convolutions at 1/2 paint and mask."""
+    """Decoder tokens to frames: flow at 1/2 warps the portrait, three 3x3 convolutions at 1/2 paint and mask."""
 
     PAINT = 12  # painted features per half-size pixel
     FLOW_SCALE = 0.25  # tokens speak in units of a quarter of half the picture
 
     def __init__(self, width: int, hidden: int = 24):
         super().__init__()
-        self.flow = nn.Linear(width, GROUP * 2 * 2 * 2)
+        self.flow = nn.Linear(width, GROUP * 4 * 4 * 2)
         self.paint = nn.Linear(width, GROUP * 4 * 4 * self.PAINT)
         self.refine = nn.Sequential(
-            nn.Conv2d(12 + self.PAINT, hidden, 3, padding=1),
+            nn.Conv2d(12 + self.PAINT + 3, hidden, 3, padding=1),
             nn.GELU("tanh"),
             nn.Conv2d(hidden, hidden, 3, padding=1),
             nn.GELU("tanh"),
@@ -201,31 +301,37 @@ class Painter(nn.Module):
         nn.init.zeros_(self.flow.weight)
         nn.init.zeros_(self.flow.bias)
 
-    def forward(self, tokens: Tensor, portrait: Tensor) -> Decoded:
-        """`tokens` [b, y, x, width] of one group each, `portrait` [b, 3, h, w]."""
-        warped = self._warp(self.flow(tokens), portrait)
+    def forward(
+        self, tokens: Tensor, portrait: Tensor, coarse: Float[Tensor, "n 2 y x"], mouth: Float[Tensor, "n 1 u v"]
+    ) -> Decoded:
+        """`tokens` [b, y, x, width] of one group each, `portrait` [b, 3, h, w], and of all frames the `coarse` flow at
+        1/4 and the map of the open `mouth` at 1/2."""
+        warped = self._warp(self.flow(tokens), portrait, coarse)
         paint = rearrange(self.paint(tokens), "b y x (f p q c) -> (b f) (y p) (x q) c", f=GROUP, p=4, q=4)
         half = rearrange(warped.to(paint.dtype), "n c (y p) (x q) -> n y x (p q c)", p=2, q=2)
-        refined = self.refine(torch.cat([half, paint], -1).permute(0, 3, 1, 2))
+        told = torch.cat([mouth, F.interpolate(coarse, mouth.shape[-2:]) / self.FLOW_SCALE], 1)
+        refined = self.refine(
+            torch.cat([half, paint, told.permute(0, 2, 3, 1).to(paint.dtype)], -1).permute(0, 3, 1, 2)
+        )
         refined = rearrange(refined, "n (p q c) y x -> n c (y p) (x q)", p=2, q=2).float()
         mask, painted = torch.sigmoid(refined[:, :1]), refined[:, 1:]
         mixed = mask * warped + (1 - mask) * painted
         return Decoded(*(rearrange(x, "(b f) c h w -> b f c h w", f=GROUP) for x in (mixed, warped, 1 - mask)))
 
-    def _warp(self, flow: Tensor, portrait: Tensor) -> Float[Tensor, "n 3 h w"]:
-        flow = rearrange(flow.float(), "b y x (f p q d) -> (b f) d (y p) (x q)", f=GROUP, p=2, q=2, d=2)
+    def _warp(self, fine: Tensor, portrait: Tensor, coarse: Tensor) -> Float[Tensor, "n 3 h w"]:
+        fine = rearrange(fine.float(), "b y x (f p q d) -> (b f) d (y p) (x q)", f=GROUP, p=4, q=4, d=2)
+        coarse = F.interpolate(coarse, fine.shape[-2:], mode="bilinear", align_corners=False)
+        flow = coarse + self.FLOW_SCALE * fine
         height, width = portrait.shape[-2:]
         flow = F.interpolate(flow, (height, width), mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
-        rows = (torch.arange(height, device=flow.device) + 0.5) * 2 / height - 1
-        columns = (torch.arange(width, device=flow.device) + 0.5) * 2 / width - 1
-        identity = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
         pictures = repeat(portrait.float(), "b ... -> (b f) ...", f=GROUP)
-        return F.grid_sample(pictures, identity + self.FLOW_SCALE * flow, padding_mode="border", align_corners=False)
+        places = pixel_places(height, width, flow.device) + flow
+        return F.grid_sample(pictures, places, padding_mode="border", align_corners=False)
 
 
 class PortraitCodec(nn.Module):
-    """16 channels at 1/8 in space and 1/4 in time; group-wise causal: a latent frame sees its own four frames and the
-    portrait, its decoding also the latent frame before it. Latents are normalised by running channel statistics."""
+    """16 channels at 1/8 in space and 1/4 in time; causal: a latent frame holds the motion of its own four frames,
+    and its decoding sees the portrait, these four motions and the four before."""
 
     temporal_stride = GROUP
     spatial_stride = STRIDE
@@ -237,65 +343,68 @@ class PortraitCodec(nn.Module):
         width: int = 160
         num_heads: int = 5
         portrait_depth: int = 2
-        encoder_depth: int = 2
+        landmarker_widths: tuple[int, int, int] = (64, 96, 160)
         decoder_depth: int = 4
-        num_patterns: int = 0  # dimensions of the subspace of latent frames; 0: no subspace, all of them
+        control: int = 256
         size_px: int = 128
+
+        @property
+        def motion_size(self) -> int:
+            """Numbers in one frame's motion: as many as one latent token holds."""
+            return self.channels * PATCH**2
 
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
         self.channels = config.channels
-        grid = config.size_px // STRIDE
+        self.grid = config.size_px // STRIDE
+        self.landmarker = Landmarker(config.landmarker_widths, self.grid)
+        self.motion = Motion(config.motion_size)
         self.portrait_stem = FineStem(3, config.width)
-        self.portrait_stack = GridStack(config.width, config.portrait_depth, config.num_heads, grid)
-        self.encoder_stem = FineStem(3 * (GROUP + 1), config.width)
-        self.encoder_stack = GridStack(config.width, config.encoder_depth, config.num_heads, grid)
-        self.to_latent = nn.Linear(config.width, config.channels)
-        self.normalise = nn.BatchNorm2d(config.channels, affine=False, momentum=0.02)
-        size = config.channels * grid**2
-        self.subspace = Subspace(config.num_patterns, size) if config.num_patterns else None
-        self.openings = nn.Linear(config.num_patterns or size, GROUP * 2)  # of lips and lids, see `read_openings`
-        self.no_previous = nn.Parameter(torch.zeros(config.channels))
-        self.from_latent = nn.Linear(2 * config.channels, config.width)
-        self.decoder_stack = GridStack(config.width, config.decoder_depth, config.num_heads, grid)
+        self.portrait_stack = GridStack(config.width, config.portrait_depth, config.num_heads, self.grid)
+        self.control = nn.Sequential(
+            nn.Linear(2 * GROUP * config.motion_size + 2 * POINTS, config.control),
+            nn.SiLU(),
+            nn.Linear(config.control, config.control),
+            nn.LayerNorm(config.control, elementwise_affine=False),
+        )
+        self.placed = nn.Linear(config.control, 16 * self.grid**2)
+        self.place = nn.Linear(16, config.width)
+        self.landmark_flow = LandmarkFlow()
+        self.tell_flow = nn.Linear(GROUP * 2 * 2 * 2, config.width)
+        self.decoder_stack = GridStack(config.width, config.decoder_depth, config.num_heads, self.grid, config.control)
         self.painter = Painter(config.width)
 
-    def prepare(self, portrait: Float[Tensor, "b 3 h w"]) -> PortraitContext:
-        """Portrait tokens, once per clip."""
-        return PortraitContext(portrait, self.portrait_stack(self.portrait_stem(portrait)))
+    def prepare(
+        self, portrait: Float[Tensor, "b 3 h w"], landmarks: Float[Tensor, "b 68 2"] | None = None
+    ) -> PortraitContext:
+        """Tokens and landmarks (found, unless given) of the portrait, once per clip."""
+        tokens = self.portrait_stack(self.portrait_stem(portrait))
+        return PortraitContext(portrait, tokens, self.landmarker(portrait) if landmarks is None else landmarks)
 
     def encode(self, frames: Float[Tensor, "b 3 f h w"], context: PortraitContext) -> Float[Tensor, "b c l hl wl"]:
-        """Latents of 1 + 4 n frames; ValueError for another count."""
+        """Latents of 1 + 4 n frames. ValueError for another count."""
         num_frames = frames.shape[2]
+        found = self.landmarker(rearrange(frames, "b c f h w -> (b f) c h w"))
+        return self.encode_landmarks(rearrange(found, "(b f) k d -> b f k d", f=num_frames), context.landmarks)
+
+    def encode_landmarks(
+        self, landmarks: Float[Tensor, "b f 68 2"], portrait: Float[Tensor, "b 68 2"]
+    ) -> Float[Tensor, "b c l hl wl"]:
+        """Latents of 1 + 4 n frames whose landmarks are known. ValueError for another count."""
+        num_frames = landmarks.shape[1]
         if num_frames % GROUP != 1:
             raise ValueError(f"codec: got {num_frames} frames; allowed are 1 + 4 n (1, 5, 9, ...)")
-        first = repeat(frames[:, :, :1], "b c 1 h w -> b c g h w", g=GROUP)
-        groups = rearrange(torch.cat([first, frames[:, :, 1:]], 2), "b c (l g) h w -> b l g c h w", g=GROUP)
-        return rearrange(self.encode_groups(groups, context), "b l c h w -> b c l h w")
+        moves = landmarks - portrait[:, None]
+        moves = torch.cat([moves[:, :1].expand(-1, GROUP - 1, -1, -1), moves], 1)
+        parts = self.motion.parts_of(rearrange(moves, "b (l g) k d -> b l g k d", g=GROUP))
+        return spread_over_grid(parts, self.grid, self.grid)
 
-    def encode_groups(
-        self, groups: Float[Tensor, "b l 4 3 h w"], context: PortraitContext, confined: bool = True
-    ) -> Float[Tensor, "b l c hl wl"]:
-        """Latents of groups of four frames, each group for itself; not `confined`: before they enter the subspace."""
-        num_groups = groups.shape[1]
-        portrait = repeat(context.image, "b c h w -> (b l) c h w", l=num_groups)
-        pictures = torch.cat([rearrange(groups, "b l g c h w -> (b l) (g c) h w"), portrait], 1)
-        tokens = self.encoder_stack(self.encoder_stem(pictures))
-        latents = self.normalise(self.to_latent(tokens).permute(0, 3, 1, 2).float())
-        if self.subspace is not None and confined:
-            latents = self.subspace.enter(latents)
-        return rearrange(latents, "(b l) c h w -> b l c h w", l=num_groups)
-
-    def read_openings(self, latents: Float[Tensor, "b l c hl wl"]) -> Float[Tensor, "b l 4 2"]:
-        """Lip and lid opening (see `data/landmarks.py`) of every frame as a linear map of latents: sight without
-        decoding."""
-        mean, spread = OPENINGS.to(latents)
-        return self.openings(self.coefficients(latents)).unflatten(-1, (GROUP, 2)) * spread + mean
-
-    def coefficients(self, latents: Float[Tensor, "*n c hl wl"]) -> Float[Tensor, "*n k"]:
-        """The numbers that count in a latent frame: those of the subspace, or all. float32."""
-        return latents.float().flatten(-3) if self.subspace is None else self.subspace.coefficients(latents)
+    def landmarks_of(
+        self, latents: Float[Tensor, "b c l hl wl"], portrait: Float[Tensor, "b 68 2"]
+    ) -> Float[Tensor, "b l 4 68 2"]:
+        """Where the points are in the four frames of each latent frame: sight without decoding."""
+        return portrait[:, None, None] + self.motion.moves_of(gather_from_grid(latents.float()))
 
     def decode(
         self,
@@ -304,25 +413,33 @@ class PortraitCodec(nn.Module):
         previous: Float[Tensor, "b c 1 hl wl"] | None = None,
     ) -> Float[Tensor, "b 3 f h w"]:
         """Frames in [-1, 1]; see `LatentCodec.decode`."""
-        latents = rearrange(latents, "b c l h w -> b l c h w")
-        before = None if previous is None else rearrange(previous, "b c 1 h w -> b c h w")
-        groups = self.decode_groups(latents, context, before).frames
+        parts = gather_from_grid(latents.float())
+        before = None if previous is None else gather_from_grid(previous.float())[:, 0]
+        groups = self.decode_parts(parts, context, before).frames
         frames = rearrange(groups, "b l g c h w -> b c (l g) h w").clamp(-1, 1)
         return frames if previous is not None else frames[:, :, GROUP - 1 :]
 
-    def decode_groups(
-        self, latents: Float[Tensor, "b l c hl wl"], context: PortraitContext, before: Tensor | None = None
+    def decode_parts(
+        self, parts: Float[Tensor, "b l 4 d"], context: PortraitContext, before: Tensor | None = None
     ) -> Decoded:
-        """Four frames for every latent frame; `before` [b, c, hl, wl] precedes the first."""
-        batch, num_groups, _, height, width = latents.shape
-        if self.subspace is not None:
-            latents = self.subspace.leave(latents)
-            before = None if before is None else self.subspace.leave(before)
+        """Four frames for every latent frame; `before` [b, 4, d] precedes the first, which otherwise stands still."""
+        num_groups = parts.shape[1]
         if before is None:
-            before = repeat(self.no_previous, "c -> b c h w", b=batch, h=height, w=width)
-        previous = torch.cat([before[:, None].to(latents.dtype), latents[:, :-1]], 1)
-        tokens = self.from_latent(rearrange(torch.cat([latents, previous], 2), "b l c h w -> (b l) h w c"))
+            before = torch.zeros_like(parts[:, 0])
+            before[:, 0] = parts[:, 0, 0]
+        previous = torch.cat([before[:, None], parts[:, :-1]], 1)
         repeated = context.repeat(num_groups)
-        tokens = self.decoder_stack(tokens + repeated.tokens)
-        decoded = self.painter(tokens, repeated.image)
+        shape = repeated.landmarks.flatten(1).unflatten(0, (-1, num_groups))
+        control = self.control(torch.cat([parts.flatten(-2), previous.flatten(-2), 2 * shape], -1).flatten(0, 1))
+        moves = self.motion.moves_of(parts).flatten(1, 2)
+        coarse = self.landmark_flow(context.landmarks, moves, self.config.size_px // 4)
+        mouth = mouth_map((context.landmarks[:, None] + moves).flatten(0, 1), self.config.size_px // 2)
+        tokens = self._tokens(repeated, control, coarse)
+        decoded = self.painter(self.decoder_stack(tokens, control), repeated.image, coarse.flatten(0, 1), mouth)
         return Decoded(*(rearrange(x, "(b l) g c h w -> b l g c h w", l=num_groups) for x in decoded))
+
+    def _tokens(self, context: PortraitContext, control: Tensor, coarse: Tensor) -> Tensor:
+        """What the decoder starts from: the portrait, what the motion says of each place, the first flow."""
+        placed = rearrange(self.placed(control), "b (y x c) -> b y x c", y=self.grid, x=self.grid)
+        flow = rearrange(coarse, "b (l g) d (y p) (x q) -> (b l) y x (g d p q)", g=GROUP, p=2, q=2)
+        return context.tokens + self.place(placed) + self.tell_flow(flow / Painter.FLOW_SCALE)

@@ -11,6 +11,8 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from flowportrait.data.landmarks import MIRRORED
+
 # Appendix B's square in terms of the 68-landmark hull: a detector's box stands 0.15 hull heights above the hull's
 # centre and is 1.29 hull heights tall; the square is 1.5 times that (measured on 268 faces with CenterFace and YuNet).
 BOX_RISE = 0.15
@@ -61,27 +63,18 @@ def draw_look(rng: np.random.Generator, landmarks: np.ndarray, source_px: int, s
         gamma=spread(0.7, 1.4),
         saturation=spread(0.3, 1.5),
         contrast=spread(0.75, 1.25),
-        light=torch.tensor(
-            [spread(0.85, 1.15), strength * rng.normal(0, 0.12), strength * rng.normal(0, 0.1)]
-        ).float(),
+        light=torch.tensor([spread(0.85, 1.15), strength * rng.normal(0, 0.12), strength * rng.normal(0, 0.1)]).float(),
         channels=tuple(int(c) for c in rng.permutation(3)) if strange else (0, 1, 2),
         blurred=strength > 0 and rng.random() < 0.15,
     )
 
 
-def apply_look(
-    look: Look, frames: UInt8[np.ndarray, "f s s 3"], size_px: int
-) -> Float[Tensor, "f 3 size size"]:
+def apply_look(look: Look, frames: UInt8[np.ndarray, "f s s 3"], size_px: int) -> Float[Tensor, "f 3 size size"]:
     """Frames cut and coloured, in [-1, 1]."""
     x = rearrange(torch.from_numpy(np.array(frames)), "f h w c -> f c h w").float()
-    bend = F.interpolate(look.bend[None], (size_px, size_px), mode="bicubic", align_corners=True)[0].permute(
-        1, 2, 0
-    )
+    bend = F.interpolate(look.bend[None], (size_px, size_px), mode="bicubic", align_corners=True)[0].permute(1, 2, 0)
     grid = F.affine_grid(look.matrix[None], (1, 3, size_px, size_px), align_corners=False) + bend
-    x = (
-        F.grid_sample(x, grid.expand(len(x), -1, -1, -1), padding_mode="reflection", align_corners=False)
-        / 255
-    )
+    x = F.grid_sample(x, grid.expand(len(x), -1, -1, -1), padding_mode="reflection", align_corners=False) / 255
     if look.blurred:
         x = F.interpolate(F.avg_pool2d(x, 2), (size_px, size_px), mode="bilinear", align_corners=False)
     return _colour(look, x).mul_(2).sub_(1)
@@ -99,10 +92,12 @@ def _colour(look: Look, x: Tensor) -> Tensor:
 
 
 def move_landmarks(look: Look, landmarks: np.ndarray, source_px: int, size_px: int) -> np.ndarray:
-    """Landmarks [..., 68, 2] of the source picture in px of the cut picture (the small bend is left out)."""
+    """Landmarks [..., 68, 2] of the source picture in px of the cut picture (the small bend is left out). Where the
+    picture is mirrored, left and right points change places."""
     matrix = look.matrix.numpy().astype(np.float64)
     points = landmarks / source_px * 2 - 1
     moved = (points - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+    moved = moved[..., MIRRORED, :] if np.linalg.det(matrix[:, :2]) < 0 else moved
     return ((moved + 1) / 2 * size_px).astype(np.float32)
 
 

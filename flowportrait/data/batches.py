@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowportrait.data.augment import apply_look, draw_look, move_landmarks, region_weight
 from flowportrait.data.cache import CachedClip, ClipCache
-from flowportrait.data.landmarks import lid_opening, lip_opening
+from flowportrait.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class CodecBatch:
     portrait: Float[Tensor, "b 3 h w"]
     groups: Float[Tensor, "b l 4 3 h w"]
     weight: Float[Tensor, "b l 4 1 h w"]
-    openings: Float[Tensor, "b l 4 2"]  # of lips and lids, see `data/landmarks.py`; nan where not labelled
+    landmarks: Float[Tensor, "b n 68 2"]  # of the portrait and of every frame, (x, y) in [-1, 1]
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,11 @@ class Pool:
     split: str = "train"
 
     def draw(self, rng: np.random.Generator) -> tuple[ClipCache, CachedClip]:
-        """A random clip of the split; caches are drawn by their share."""
+        """A random clip of the split whose every frame has landmarks; caches are drawn by their share."""
         cache = self.caches[rng.choice(len(self.caches), p=np.asarray(self.shares) / sum(self.shares))]
-        candidates = [clip for clip in cache.clips if clip.split == self.split]
+        candidates = [clip for clip in cache.clips if clip.split == self.split and cache.tracked(clip)]
+        if not candidates:
+            raise DataError(f"{cache.root}: no clip of the split '{self.split}' has landmarks; label the clips first")
         return cache, candidates[rng.integers(len(candidates))]
 
 
@@ -58,6 +60,21 @@ def codec_batch(
     return CodecBatch(*(torch.stack(column) for column in zip(*samples, strict=True)))
 
 
+def landmark_groups(
+    pool: Pool, rng: np.random.Generator, count: int
+) -> tuple[Float[Tensor, "n 68 2"], Float[Tensor, "n 4 68 2"]]:
+    """Landmarks in [-1, 1] of random portraits and of four frames in a row of the same clips, framed at random."""
+    drawn = []
+    for _ in range(count):
+        cache, clip = pool.draw(rng)
+        start = int(rng.integers(0, clip.num_frames - 3))
+        indices = clip.frame_start + np.array([rng.integers(clip.num_frames), *range(start, start + 4)])
+        look = draw_look(rng, cache.landmarks[clip.frame_start], cache.size_px)
+        drawn.append(torch.from_numpy(move_landmarks(look, cache.landmarks[indices], cache.size_px, 2) - 1))
+    points = torch.stack(drawn)
+    return points[:, 0], points[:, 1:]
+
+
 def _codec_sample(pool, rng, num_groups, size_px, mouth_weight, eye_weight, strength):
     cache, clip = pool.draw(rng)
     start = int(rng.integers(0, clip.num_frames - 4 * num_groups + 1))
@@ -69,12 +86,11 @@ def _codec_sample(pool, rng, num_groups, size_px, mouth_weight, eye_weight, stre
     landmarks = cache.landmarks[indices]
     look = draw_look(rng, cache.landmarks[clip.frame_start], cache.size_px, strength)
     pictures = apply_look(look, cache.frames[indices], size_px)
-    moved = move_landmarks(look, landmarks[1:], cache.size_px, size_px)
-    weight = region_weight(torch.from_numpy(moved), size_px, mouth_weight, eye_weight)
-    openings = torch.from_numpy(np.stack([lip_opening(moved), lid_opening(moved)], -1)).float()
+    moved = move_landmarks(look, landmarks, cache.size_px, size_px)
+    weight = region_weight(torch.from_numpy(moved[1:]), size_px, mouth_weight, eye_weight)
     return (
         pictures[0],
         pictures[1:].unflatten(0, (num_groups, 4)),
         weight[:, None].unflatten(0, (num_groups, 4)),
-        openings.unflatten(0, (num_groups, 4)),
+        torch.from_numpy(moved / (size_px / 2) - 1),
     )

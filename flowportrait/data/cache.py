@@ -46,16 +46,22 @@ class ClipCache:
         self.size_px: int = index["size_px"]
         self.clips = [CachedClip(**clip) for clip in index["clips"]]
         total = index["num_frames"]
-        self.frames = np.memmap(
-            self.root / "frames.u8", np.uint8, "r", shape=(total, self.size_px, self.size_px, 3)
-        )
+        self.frames = np.memmap(self.root / "frames.u8", np.uint8, "r", shape=(total, self.size_px, self.size_px, 3))
         self.audio = np.memmap(self.root / "audio.i16", np.int16, "r")
         self.landmarks = np.load(self.root / "landmarks.npy")
         self.arkit = np.load(self.root / "arkit.npy")
+        self._tracked: dict[str, bool] = {}
 
     def audio_of(self, clip: CachedClip) -> np.ndarray:
         """The whole sound of a clip, float32 in [-1, 1]."""
         return self.audio[clip.audio_start : clip.audio_start + clip.num_samples].astype(np.float32) / 32768
+
+    def tracked(self, clip: CachedClip) -> bool:
+        """Whether every frame of a clip has landmarks."""
+        if clip.key not in self._tracked:
+            rows = self.landmarks[clip.frame_start : clip.frame_start + clip.num_frames]
+            self._tracked[clip.key] = bool(np.isfinite(rows).all())
+        return self._tracked[clip.key]
 
     @classmethod
     def build(cls, root: Path, clips: list[SourceClip], size_px: int, log=print) -> ClipCache:
@@ -72,10 +78,7 @@ class ClipCache:
                 frames, audio = _decode(clip.video, size_px)
                 clip_landmarks, clip_arkit = _labels(clip, len(frames), size_px)
                 rows.append(
-                    {
-                        name: getattr(clip, name)
-                        for name in ("key", "source", "identity", "voice", "text", "split")
-                    }
+                    {name: getattr(clip, name) for name in ("key", "source", "identity", "voice", "text", "split")}
                     | dict(
                         frame_start=num_frames,
                         num_frames=len(frames),
@@ -103,9 +106,7 @@ def _decode(path: Path, size_px: int) -> tuple[np.ndarray, np.ndarray]:
     with av.open(str(path)) as container:
         video = container.streams.video[0]
         fps = float(video.average_rate)
-        frames = [
-            f.to_ndarray(format="rgb24", width=size_px, height=size_px) for f in container.decode(video)
-        ]
+        frames = [f.to_ndarray(format="rgb24", width=size_px, height=size_px) for f in container.decode(video)]
     with av.open(str(path)) as container:
         resampler = av.AudioResampler("s16", "mono", SAMPLE_RATE)
         sound = [out.to_ndarray()[0] for f in container.decode(audio=0) for out in resampler.resample(f)]

@@ -18,7 +18,8 @@ from flowportrait.codecs.portrait import GROUP, PortraitCodec
 from flowportrait.data.augment import apply_look, draw_look, move_landmarks
 from flowportrait.data.cache import CachedClip, ClipCache
 from flowportrait.data.landmarks import lip_opening
-from flowportrait.model.precision import matmul_precision
+
+PORTRAIT_ERROR = 0.01  # std of errors of the portrait's landmarks, in half-pictures
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,15 @@ class LatentClip:
 
 
 class LatentCache:
-    """`latents` [n, c, h, w] float16, one row a latent frame; `image` [clips, i, d] float16; `opening` [n, 4]: lip
-    opening of the four frames of each row (nan: not labelled; a clip's first row repeats one frame)."""
+    """`latents` [n, c, h, w] float16, one row a latent frame; `image` [clips, i, d] and `portrait` [clips, 68, 2], the
+    portrait's landmarks; `opening` [n, 4]: lip opening of the four frames of each row (a clip's first row repeats one
+    frame)."""
 
     def __init__(self, root: Path):
         index = json.loads((Path(root) / "index.json").read_text())
         self.clips = [LatentClip(**clip) for clip in index["clips"]]
-        self.latents, self.image, self.opening = (
-            np.load(Path(root) / f"{name}.npy") for name in ("latents", "image", "opening")
+        self.latents, self.image, self.portrait, self.opening = (
+            np.load(Path(root) / f"{name}.npy") for name in ("latents", "image", "portrait", "opening")
         )
 
     @classmethod
@@ -57,7 +59,8 @@ class LatentCache:
         log=print,
     ):
         """Encode every training clip `copies` times, each time with another look and portrait, and every validation
-        clip once with its own colours. A finished cache of the same codec is reused."""
+        clip once with its own colours; clips with untracked frames are left out. A finished cache of the same codec is
+        reused."""
         root = Path(root)
         made_of = f"{_digest(codec)}-{copies}-{seed}-{len(cache.clips)}"
         index = root / "index.json"
@@ -65,16 +68,17 @@ class LatentCache:
             return cls(root)
         root.mkdir(parents=True, exist_ok=True)
         clips, columns, start = [], {name: [] for name in ("latents", "opening")}, 0
-        images = []
+        images, portraits = [], []
         for number, clip in enumerate(cache.clips):
-            if clip.split == "test":
+            if clip.split == "test" or not cache.tracked(clip):
                 continue
             for copy in range(copies if clip.split == "train" else 1):
                 rng = np.random.default_rng([seed, number, copy])
-                first_frame, rows, image = _encode(cache, clip, codec, image_encoder, rng)
+                first_frame, rows, image, portrait = _encode(cache, clip, codec, image_encoder, rng)
                 clips.append(LatentClip(number, len(images), clip.split, start, len(rows["latents"]), first_frame))
                 start += len(rows["latents"])
                 images.append(image)
+                portraits.append(portrait)
                 for name, value in rows.items():
                     columns[name].append(value)
             if number % 100 == 0:
@@ -82,6 +86,7 @@ class LatentCache:
         for name, parts in columns.items():
             np.save(root / f"{name}.npy", np.concatenate(parts))
         np.save(root / "image.npy", np.stack(images))
+        np.save(root / "portrait.npy", np.stack(portraits))
         index.write_text(json.dumps({"made_of": made_of, "clips": [vars(clip) for clip in clips]}))
         return cls(root)
 
@@ -94,30 +99,31 @@ def _encode(
     image_encoder: nn.Module,
     rng: np.random.Generator,
 ):
-    """First frame, arrays by name, and image features of one copy."""
-    size_px = codec.config.size_px
-    first = int(rng.integers(GROUP)) if clip.split == "train" else 0
+    """First frame, arrays by name, image features and landmarks of the portrait of one copy. Motion is taken from the
+    true landmarks; the portrait's are given the errors that found ones have."""
+    size_px, training = codec.config.size_px, clip.split == "train"
+    first = int(rng.integers(GROUP)) if training else 0
     num_latents = 1 + (clip.num_frames - first - 1) // GROUP
     offsets = first + np.arange(1 + GROUP * (num_latents - 1))
-    portrait = first if clip.split != "train" or rng.random() < 0.5 else int(rng.integers(clip.num_frames))
-    indices = clip.frame_start + np.concatenate([[portrait], offsets])
-    look = draw_look(rng, cache.landmarks[clip.frame_start], cache.size_px, 1.0 if clip.split == "train" else 0.0)
-    pictures = apply_look(look, cache.frames[indices], size_px)
-    with matmul_precision("cpu"):
-        context = codec.prepare(pictures[:1])
-        latents = codec.encode(pictures[1:].transpose(0, 1)[None], context)[0].transpose(0, 1)
-        image = image_encoder(pictures[:1], context)[0]
-    landmarks = move_landmarks(look, cache.landmarks[indices[1:]], cache.size_px, size_px)
-    gaps = lip_opening(landmarks)
+    chosen = first if not training or rng.random() < 0.5 else int(rng.integers(clip.num_frames))
+    indices = clip.frame_start + np.concatenate([[chosen], offsets])
+    look = draw_look(rng, cache.landmarks[clip.frame_start], cache.size_px, 1.0 if training else 0.0)
+    picture = apply_look(look, cache.frames[indices[:1]], size_px)
+    landmarks = move_landmarks(look, cache.landmarks[indices], cache.size_px, 2) - 1
+    points = torch.from_numpy(landmarks)
+    latents = codec.encode_landmarks(points[None, 1:], points[:1])[0].transpose(0, 1)
+    found = points[:1] + (PORTRAIT_ERROR * torch.from_numpy(rng.normal(size=(1, 68, 2))).float() if training else 0)
+    image = image_encoder(picture, codec.prepare(picture, found))[0]
+    gaps = lip_opening(landmarks[1:])
     opening = np.concatenate([np.repeat(gaps[:1], GROUP - 1), gaps]).reshape(num_latents, GROUP)
     rows = {"latents": latents.half().numpy(), "opening": opening.astype(np.float32)}
-    return first, rows, image.half().numpy()
+    return first, rows, image.half().numpy(), landmarks[0]
 
 
 def _digest(codec: PortraitCodec) -> str:
-    """Of the weights that make latents and portrait tokens; the decoder may change without making a cache stale."""
+    """Of the weights that make latents; landmarker and decoder may change without making a cache stale."""
     digest = hashlib.sha256()
     for name, value in codec.state_dict().items():
-        if name.startswith(("portrait_", "encoder_", "to_latent", "normalise", "subspace")):
+        if name.startswith(("motion.",)):
             digest.update(value.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

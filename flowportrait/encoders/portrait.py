@@ -1,37 +1,45 @@
-"""The portrait as the codec already sees it: its tokens, two by two merged. No download, no second network."""
+"""The portrait for the generator: small pictures of its parts and where its landmarks are. No weights, no download."""
 
 from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from einops import rearrange
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from flowportrait.config import Frozen
+
+TOKEN_PX, CELL_PX = 16, 4
 
 
 @runtime_checkable
 class SeesPortrait(Protocol):
     """What a codec prepared of a portrait, as far as this encoder reads it."""
 
-    tokens: Tensor  # [b, h/8, w/8, width]
+    landmarks: Tensor  # [b, 68, 2] in [-1, 1]
 
 
 class PortraitTokens(nn.Module):
-    """Codec tokens [b, 16, 16, width] to [b, 64, 4 width]. Has no weights of its own."""
+    """Each 16 x 16 pixels as 4 x 4 mean colours, beside the 68 landmarks of the whole: [b, 64, 48 + 136] at 128 px."""
+
+    dim = 3 * (TOKEN_PX // CELL_PX) ** 2 + 2 * 68
 
     class Config(Frozen):
-        """Must agree with the codec's."""
+        """Must agree with the model's picture size."""
 
-        codec_width: int = 160
         size_px: int = 128
 
     def __init__(self, config: Config):
         super().__init__()
-        self.dim = 4 * config.codec_width
-        self.grid = (config.size_px // 16, config.size_px // 16)
+        self.grid = (config.size_px // TOKEN_PX, config.size_px // TOKEN_PX)
 
     def forward(self, portrait: Float[Tensor, "b 3 h w"], context: SeesPortrait) -> Float[Tensor, "b n d"]:
-        """One vector for every 16 x 16 pixels."""
-        return rearrange(context.tokens, "b (y p) (x q) c -> b (y x) (p q c)", p=2, q=2)
+        """One vector for every 16 x 16 pixels, row by row."""
+        cells = F.avg_pool2d(portrait, CELL_PX)
+        side = TOKEN_PX // CELL_PX
+        colours = rearrange(cells, "b c (y p) (x q) -> b (y x) (p q c)", p=side, q=side)
+        points = repeat(context.landmarks, "b k d -> b n (k d)", n=colours.shape[1])
+        return torch.cat([colours, points.to(colours.dtype)], -1)

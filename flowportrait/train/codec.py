@@ -11,14 +11,14 @@ from jaxtyping import Float
 from PIL import Image
 from pydantic import Field
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from flowportrait.codecs.portrait import OPENINGS, PortraitCodec
+from flowportrait.codecs.portrait import GROUP, PortraitCodec
 from flowportrait.config import Frozen, load_recipe
-from flowportrait.data.batches import CodecBatch, Pool, codec_batch
+from flowportrait.data.batches import CodecBatch, Pool, codec_batch, landmark_groups
 from flowportrait.data.cache import ClipCache
+from flowportrait.data.landmarks import lip_opening
 from flowportrait.data.sources import load_sources
-from flowportrait.errors import ConfigError
 from flowportrait.model.precision import matmul_precision
 from flowportrait.train.run import OptimizerConfig, Run, RunConfig, TrainState, load_weights, train_loop
 
@@ -48,13 +48,14 @@ class DataConfig(Frozen):
 class CodecLossConfig(Frozen):
     """Weights of the codec's loss."""
 
-    mouth: float = 20.0
-    eyes: float = 6.0
+    mouth: float = 30.0
+    eyes: float = 8.0
     edges: float = 1.0  # of the L1 distance between horizontal and vertical differences
     warp: float = 0.7  # of the L1 distance of the warped portrait alone
     paint: float = 0.03  # of the painted share away from the mouth: paint is blurred, the portrait is not
-    openings: float = 0.3  # of lips and lids read off the latents, in units of their spread
-    latent_noise: float = 0.7  # greatest std of noise on the normalised latents: makes decoding forgiving
+    landmarks: float = 2.0  # of the L1 distance of found landmarks, in half-pictures
+    latent_noise: float = 0.3  # greatest std of noise on what is read off the latents: makes decoding forgiving
+    landmark_noise: float = 0.01  # std of errors of the portrait's landmarks, in half-pictures
 
 
 class CodecRecipe(Frozen):
@@ -66,8 +67,8 @@ class CodecRecipe(Frozen):
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-4, warmup_updates=100, decay_from=0.6)
     loss: CodecLossConfig = CodecLossConfig()
     start_from: Path | None = Field(None, description="a directory whose codec.safetensors to go on from")
-    trained: Literal["all", "decoder"] = Field("all", description="decoder: latents keep their meaning")
-    fit_batches: int = Field(300, description="of 16 clips, to find the subspace in")
+    trained: Literal["all", "decoder"] = Field("all", description="decoder: the landmarker keeps its weights")
+    fit_groups: int = Field(4000, description="groups of four frames in which the components of motion are found")
     num_clips: int = 4
     num_groups: int = 2
 
@@ -106,57 +107,17 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
 
 
 def _initial_codec(config: CodecRecipe, pool: Pool, run: Run) -> PortraitCodec:
-    """The codec to train, its latents confined, and the parts that keep their weights frozen."""
+    """The codec to train, its components of motion fitted, and the parts that keep their weights frozen."""
     codec = PortraitCodec(config.codec).train()
-    confined = False
     if config.start_from:
-        confined = load_weights(codec, config.start_from / "codec.safetensors", ("subspace.", "openings."))
-    if config.codec.num_patterns and not confined and not run.resumes:
-        if not config.start_from:
-            raise ConfigError(
-                "codec.num_patterns: a subspace is found in what a trained codec encodes; give start_from, "
-                "the directory of a run with codec.num_patterns = 0"
-            )
-        run.log(event="subspace", share_kept=fit_subspace(codec, pool, config))
+        load_weights(codec, config.start_from / "codec.safetensors")
+    elif not run.resumes:
+        portrait, frames = landmark_groups(pool, np.random.default_rng([config.run.seed, 2]), config.fit_groups)
+        run.log(event="motion", share_kept=codec.motion.fit(frames - portrait[:, None]))
+        codec.landmarker.points.bias.data.copy_(portrait.mean(0).flatten())
     if config.trained == "decoder":
-        codec.requires_grad_(False)
-        codec.normalise.eval()
-        for part in (codec.from_latent, codec.decoder_stack, codec.painter):
-            part.requires_grad_(True)
+        codec.landmarker.requires_grad_(False)
     return codec
-
-
-@torch.no_grad()
-def fit_subspace(codec: PortraitCodec, pool: Pool, config: CodecRecipe) -> float:
-    """Confine latents to a subspace found in the training clips, and read openings off it by ridge regression; gives
-    the share of the latents' variance that is kept."""
-    codec.eval()
-    rows, openings = [], []
-    for number in range(config.fit_batches):
-        rng = np.random.default_rng([config.run.seed, number, 2])
-        batch = codec_batch(pool, rng, 16, 2, config.codec.size_px, 0.0, 0.0)
-        with matmul_precision("cpu"):
-            latents = codec.encode_groups(batch.groups, codec.prepare(batch.portrait), confined=False)
-        rows.append(latents.flatten(0, 1))
-        openings.append(batch.openings.flatten(0, 1).flatten(1))
-    rows, openings = torch.cat(rows), torch.cat(openings)
-    share = codec.subspace.fit(rows)
-    mean, spread = (part.repeat(openings.shape[1] // 2) for part in OPENINGS)
-    known = torch.isfinite(openings).all(1)
-    _fit_linear(
-        codec.openings, codec.coefficients(codec.subspace.enter(rows[known])), (openings[known] - mean) / spread
-    )
-    codec.train()
-    return share
-
-
-def _fit_linear(layer: nn.Linear, x: Float[Tensor, "n k"], y: Float[Tensor, "n m"], ridge: float = 0.01) -> None:
-    """Least squares with a penalty of `ridge` times the mean variance of `x`."""
-    centred = x - x.mean(0)
-    gram = centred.T @ centred / len(x)
-    gram += ridge * gram.diagonal().mean() * torch.eye(len(gram))
-    layer.weight.copy_(torch.linalg.solve(gram, centred.T @ (y - y.mean(0)) / len(x)).T)
-    layer.bias.copy_(y.mean(0) - layer.weight @ x.mean(0))
 
 
 def save_codec(codec: PortraitCodec, directory: Path) -> None:
@@ -170,40 +131,56 @@ def save_codec(codec: PortraitCodec, directory: Path) -> None:
 def codec_loss(
     codec: PortraitCodec, batch: CodecBatch, config: CodecLossConfig, rng: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    """Weighted L1 on pixels, edges and the warped portrait, under noise of random strength on the latents."""
+    """Weighted L1 on pixels, edges and the warped portrait, decoded from true landmarks under noise of random strength;
+    and L1 on the landmarks that are found in recoloured frames."""
+    portrait, landmarks = batch.landmarks[:, 0], batch.landmarks[:, 1:]
+    parts = codec.motion.parts_of((landmarks - portrait[:, None]).unflatten(1, (-1, GROUP)))
+    strength = config.latent_noise * torch.rand(len(parts), 1, 1, 1, generator=rng)
+    parts = parts + strength * torch.randn(parts.shape, generator=rng)
+    portrait = portrait + config.landmark_noise * torch.randn(portrait.shape, generator=rng)
     with matmul_precision("cpu"):
-        context = codec.prepare(batch.portrait)
-        latents = codec.encode_groups(batch.groups, context)
-        strength = config.latent_noise * torch.rand(len(latents), 1, 1, 1, 1, generator=rng)
-        noisy = latents + strength * torch.randn(latents.shape, generator=rng)
-        decoded = codec.decode_groups(noisy, context)
+        decoded = codec.decode_parts(parts, codec.prepare(batch.portrait, portrait))
+        seen = recoloured(torch.cat([batch.portrait[:, None], batch.groups.flatten(1, 2)], 1), rng)
+        found = codec.landmarker(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
     error = decoded.frames.float() - batch.groups
     weight = batch.weight / batch.weight.mean()
     pixels = (weight * error.abs()).mean()
     across = (weight[..., 1:] * (error[..., 1:] - error[..., :-1]).abs()).mean()
     down = (weight[..., 1:, :] * (error[..., 1:, :] - error[..., :-1, :]).abs()).mean()
-    with torch.no_grad():
-        psnr = -10 * torch.log10((error / 2).square().mean())
     warp = (weight * (decoded.warped - batch.groups).abs()).mean()
-    figures = {"l1": float(pixels.detach()), "warp": float(warp.detach()), "psnr": float(psnr)}
-    known = torch.isfinite(batch.openings)
-    read = ((codec.read_openings(latents) - batch.openings) / OPENINGS[1])[known].abs().mean()
     near_mouth = ((batch.weight - 1) / config.mouth) ** 3
     painted = (weight * decoded.painted / (1 + config.mouth * near_mouth)).mean()
+    missed = (found - batch.landmarks).abs().mean()
+    with torch.no_grad():
+        psnr = -10 * torch.log10((error / 2).square().mean())
     loss = pixels + config.edges * (across + down) + config.warp * warp
-    loss = loss + config.paint * painted + config.openings * read
-    return loss, {**figures, "painted": float(painted.detach()), "openings": float(read.detach())}
+    loss = loss + config.paint * painted + config.landmarks * missed
+    figures = {"l1": pixels, "warp": warp, "painted": painted, "landmarks": missed, "psnr": psnr}
+    return loss, {name: float(value.detach()) for name, value in figures.items()}
+
+
+def recoloured(frames: Float[Tensor, "b n 3 h w"], rng: torch.Generator) -> Float[Tensor, "b n 3 h w"]:
+    """Clips with a contrast and a brightness of each colour drawn anew, and a little sensor noise."""
+    shape = (len(frames), 1, 3, 1, 1)
+    gain = 1 + 0.2 * torch.randn(shape, generator=rng)
+    offset = 0.15 * torch.randn(shape, generator=rng)
+    return gain * frames + offset + 0.02 * torch.randn(frames.shape, generator=rng)
 
 
 @torch.no_grad()
 def reconstruction(codec: PortraitCodec, batch: CodecBatch) -> tuple[dict[str, float], Tensor]:
     """PSNR over all pixels and over mouth and eyes (where the loss weight exceeds 2), and the decoded groups."""
     context = codec.prepare(batch.portrait)
-    decoded = codec.decode_groups(codec.encode_groups(batch.groups, context), context).frames.clamp(-1, 1)
+    found = codec.landmarker(batch.groups.flatten(0, 2)).unflatten(0, batch.groups.shape[:3])
+    parts = codec.motion.parts_of(found - context.landmarks[:, None, None])
+    decoded = codec.decode_parts(parts, context).frames.clamp(-1, 1)
     squared = ((decoded - batch.groups) / 2).square().mean(3, keepdim=True)
     features = batch.weight > 2
     per_clip = squared.flatten(1).mean(1)
+    opening, true = (_gaps(points) for points in (found, batch.landmarks[:, 1:].unflatten(1, found.shape[1:3])))
     figures = {
+        "r_lips_found": float(np.corrcoef(opening, true)[0, 1]),
+        "landmarks_held_out": float((found - batch.landmarks[:, 1:].unflatten(1, found.shape[1:3])).abs().mean()),
         "psnr_held_out": float((-10 * torch.log10(per_clip)).mean()),
         "psnr_mouth_eyes": float(-10 * torch.log10(squared[features].mean())),
         "psnr_copying_portrait": float(
@@ -214,6 +191,10 @@ def reconstruction(codec: PortraitCodec, batch: CodecBatch) -> tuple[dict[str, f
         ),
     }
     return figures, decoded
+
+
+def _gaps(landmarks: Float[Tensor, "b l 4 68 2"]) -> np.ndarray:
+    return lip_opening(landmarks.flatten(0, 2).numpy())
 
 
 def _contact_sheet(batch: CodecBatch, decoded: Tensor, path: Path, count: int = 8) -> None:

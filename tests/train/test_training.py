@@ -12,12 +12,13 @@ from flowportrait.train import codec, sft
 from flowportrait.train.run import OptimizerConfig
 
 TINY_CODEC = [
-    "codec.width=32", "codec.num_heads=2", "codec.portrait_depth=1", "codec.encoder_depth=1", "codec.decoder_depth=1",
+    "codec.width=32", "codec.num_heads=2", "codec.portrait_depth=1", "codec.decoder_depth=1",
+    "codec.landmarker_widths=[8,8,16]", "codec.control=32",
     "codec.size_px=64", "num_clips=2", "run.log_every=1", "run.checkpoint_every=2", "run.sample_every=2",
 ]  # fmt: skip
 TINY_SFT = [
     "model.hidden_size=32", "model.num_layers=2", "model.num_heads=2", "model.num_kv_heads=1", "model.mlp_size=32",
-    "model.vocab_size=0", "model.latent_side=4", "model.image_side=4", "model.audio_dim=16", "model.image_dim=128",
+    "model.vocab_size=0", "model.latent_side=4", "model.image_side=4", "model.audio_dim=16", "model.image_dim=184",
     "model.local_heads=1", "audio_encoder.width=16", "hearing.num_updates=2", "hearing.num_clips=2", "num_clips=2",
     "crop_latent_frames=4", "copies.world=1", "run.log_every=1", "run.checkpoint_every=2", "run.sample_every=2",
     "sampling.window_latent_frames=4", "sampling.evaluations=2",
@@ -48,17 +49,9 @@ def codec_run(tmp_path_factory, recipe):
 
 
 @pytest.fixture(scope="module")
-def confined_run(tmp_path_factory, recipe, codec_run):
-    """A codec that goes on from `codec_run` with its latents in a subspace."""
-    directory = tmp_path_factory.mktemp("runs") / "confined"
-    lines = [*TINY_CODEC, "codec.num_patterns=8", "fit_batches=4"]
-    return codec.train(recipe(directory, start_from=codec_run), lines, resume=None)
-
-
-@pytest.fixture(scope="module")
-def sft_run(tmp_path_factory, recipe, confined_run):
+def sft_run(tmp_path_factory, recipe, codec_run):
     directory = tmp_path_factory.mktemp("runs") / "sft"
-    return sft.train(recipe(directory, codec=confined_run), TINY_SFT, resume=None)
+    return sft.train(recipe(directory, codec=codec_run), TINY_SFT, resume=None)
 
 
 def log_of(run, event=None):
@@ -123,24 +116,11 @@ def test_a_decoder_trained_on_leaves_latents_as_they_were(tmp_path, recipe, code
     before = load_file(codec_run / "codec.safetensors")
     after = load_file(codec.train(path, TINY_CODEC, resume=None) / "codec.safetensors")
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"from_latent", "decoder_stack", "painter"}
+    assert {"decoder_stack", "painter"} <= changed and not changed & {"landmarker", "motion"}
 
 
-def test_a_subspace_is_found_once_and_kept_by_runs_that_go_on(tmp_path, recipe, codec_run, confined_run):
-    lines = [*TINY_CODEC, "codec.num_patterns=8"]
-    found = log_of(confined_run, "subspace")
-    assert len(found) == 1 and 0 < found[0]["share_kept"] < 1
-    more = codec.train(recipe(tmp_path / "more", start_from=confined_run), lines, resume=None)
-    assert not log_of(more, "subspace")
-    name = "subspace.patterns"
-    kept, before = (load_file(run / "codec.safetensors")[name] for run in (more, confined_run))
-    assert torch.equal(kept, before)
-    with pytest.raises(ConfigError, match="give start_from"):
-        codec.train(recipe(tmp_path / "fresh"), lines, resume=None)
-
-
-def test_sft_goes_on_from_a_model_directory(tmp_path, recipe, confined_run, sft_run):
-    path = recipe(tmp_path / "more", codec=confined_run, start_from=sft_run / "model")
+def test_sft_goes_on_from_a_model_directory(tmp_path, recipe, codec_run, sft_run):
+    path = recipe(tmp_path / "more", codec=codec_run, start_from=sft_run / "model")
     more = sft.train(path, [*TINY_SFT, "run.num_updates=2", "optimizer.learning_rate=0.0"], resume=None)
     weights = "model/model.safetensors"
     assert same_weights(load_file(more / weights), load_file(sft_run / weights))
