@@ -161,6 +161,14 @@ def train_sft(recipe: Recipe, overrides: Overrides = None, resume: Resume = None
     sft.train(recipe, overrides or [], resume)
 
 
+@train_app.command("rl")
+def train_rl(recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False) -> None:
+    """Tune a model by reinforcement learning (§3.2); `torchrun --no-python flowportrait ...` uses many processes."""
+    from flowportrait.train import rl
+
+    rl.train(recipe, overrides or [], resume)
+
+
 def _report(result, portrait: Path, audio: Path, out: Path, as_json: bool) -> None:
     """Warnings, then the last line: how long a video, in how long."""
     from flowportrait.records import RunInfo
