@@ -135,5 +135,5 @@ def test_how_strongly_each_evaluation_trains():
     """2 std |d mu / d v| at the paper's setting: the middle of a run trains three times as strongly as its start."""
     std = np.sin(np.pi / 4)
     strength = [2 * t_next * std * abs(pull(t, t_next, 0.5)) for t, t_next in Schedule(15, 3.0)]
-    expected = [0.032, 0.043, 0.054, 0.065, 0.075, 0.085, 0.093, 0.100, 0.105, 0.106, 0.103, 0.093, 0.074, 0.044, 0]
+    expected = [0.032, 0.043, 0.054, 0.065, 0.075, 0.085, 0.093, 0.100, 0.105, 0.106, 0.103, 0.093, 0.074, 0.044, 0.0]
     assert_close(strength, expected, atol=6e-4, rtol=0)
