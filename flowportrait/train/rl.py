@@ -89,6 +89,9 @@ class RlRecipe(Frozen):
                 f"num_updates {self.run.num_updates}: must be a multiple of updates_per_rollout "
                 f"{self.objective.updates_per_rollout}"
             )
+        seen = sorted(set(self.watch.held_out_scorers) & set(self.reward.scorers))
+        if seen:
+            raise ValueError(f"watch.held_out_scorers: {seen[0]} is in the reward; name scorers that are not")
         if not self.rollout.shared_noise and (self.rollout.sharing.prefix or self.rollout.sharing.window):
             raise ValueError("shared_noise is off, so sharing.prefix and sharing.window must be off, too")
         if self.rollout.sharing.window and not self.rollout.sharing.prefix:
