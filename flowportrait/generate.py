@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -289,12 +289,18 @@ class Encoded:
 # ------------------------------------------------------------------------------------- model directories
 
 
-def load(name_or_directory: str | Path, device: str = "auto") -> Pipeline:
+def load(
+    name_or_directory: str | Path, device: str = "auto", toward: str | Path | None = None, share: float = 0.5
+) -> Pipeline:
     """The pipeline of a shipped model ("tiny") or of a model directory, ready to generate.
 
+    With `toward`, another model that was tuned from this one, the generator's weights are the mixture `share` of the
+    way there: 0 is this model, 1 the other, and between them reinforcement learning can be taken half back.
     Raises ConfigError for a name or device that does not exist, CheckpointError for files that are absent,
     damaged or of another shape than config.json says.
     """
+    if toward is not None:
+        return _mixed(load(name_or_directory, device), load(toward, device), share)
     where = _device(device)
     directory = registry.find_model(name_or_directory)
     try:
@@ -312,6 +318,23 @@ def load(name_or_directory: str | Path, device: str = "auto") -> Pipeline:
             _load_weights(module, directory / f"{name}.safetensors", spec.sha256)
         module.to(where).eval().requires_grad_(False)
     return Pipeline(spec, **parts, device=where)
+
+
+def mix_weights(one: Mapping[str, Tensor], other: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Weights `share` of the way from `one` to `other`, which must have the same names and shapes."""
+    return {name: torch.lerp(value, other[name], share) for name, value in one.items()}
+
+
+def _mixed(one: Pipeline, other: Pipeline, share: float) -> Pipeline:
+    if not 0 <= share <= 1:
+        raise ConfigError(f"share: got {share}; give a number from 0 (the model) to 1 (the one it goes toward)")
+    weights = one.model.state_dict(), other.model.state_dict()
+    problem = _difference(*map(_shapes, reversed(weights)))
+    if problem:
+        raise ConfigError(f"toward: {other.spec.name} {problem}; give a model tuned from {one.spec.name}")
+    one.model.load_state_dict(mix_weights(*weights, share))
+    name = f"{one.spec.name} {1 - share:g} + {other.spec.name} {share:g}"
+    return replace(one, spec=one.spec.model_copy(update={"name": name}))
 
 
 def save_model(

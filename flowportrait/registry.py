@@ -66,7 +66,7 @@ MEASURES = Table(
         name: f"flowportrait.train.measures:{name}"
         for name in (
             "lip_truth", "lip_loudness", "smoothness", "closeness",
-            "motion", "jitter", "colour_drift", "difference_energy", "sharpness",
+            "motion_px", "jitter", "colour_drift", "difference_energy", "sharpness",
         )
     },
 )  # fmt: skip

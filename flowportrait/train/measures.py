@@ -46,7 +46,7 @@ def closeness(clip: Candidate) -> float:
     return -float(np.abs(_small(clip.frames[:count]) - _small(clip.truth[:count])).mean())
 
 
-def motion(clip: Candidate) -> float:
+def motion_px(clip: Candidate) -> float:
     """How far the picture moves, in px per frame, seen as change in time over change in space (normal flow)."""
     if len(clip.frames) < 2:
         return math.nan

@@ -83,8 +83,8 @@ def shard(model: MoT, ranks: Ranks) -> None:
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """All weights on the CPU of the first rank; every rank takes part."""
-    return get_model_state_dict(model, options=WHOLE)
+    """A copy of all weights on the CPU of the first rank; every rank takes part."""
+    return {name: value.clone() for name, value in get_model_state_dict(model, options=WHOLE).items()}
 
 
 def whole_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class WatchConfig(Frozen):
     num_clips: int = Field(16, ge=1, description="held-out clips of a look")
     num_videos: int = Field(4, ge=0, description="of these, written as mp4 with their scores")
     evaluations: int | None = Field(None, ge=1, description="of a held-out clip; none: the model's own number")
-    monitors: tuple[str, ...] = ("motion", "jitter", "colour_drift", "difference_energy", "sharpness")
+    monitors: tuple[str, ...] = ("motion_px", "jitter", "colour_drift", "difference_energy", "sharpness")
     held_out_scorers: tuple[str, ...] = Field((), description="scorers that must not be in the reward")
     least_motion: float = Field(0.5, ge=0, description="alarm static_collapse: motion below this share of the start's")
     most_jitter: float = Field(1.5, ge=1, description="alarm jitter: more than so many times the start's")
@@ -113,7 +113,7 @@ def _raise_alarms(session: Session, figures: Mapping[str, float | None]) -> None
     watch, update = session.config.watch, session.state.update
     start = {name: _mean(np.array(value)) for name, value in session.state.baseline.items()}
     limits = {
-        "static_collapse": ("motion", lambda now, then: now < watch.least_motion * then),
+        "static_collapse": ("motion_px", lambda now, then: now < watch.least_motion * then),
         "jitter": ("jitter", lambda now, then: now > watch.most_jitter * then),
         "colour_drift": ("colour_drift", lambda now, then: now > max(LEAST_DRIFT, watch.most_drift * then)),
     }

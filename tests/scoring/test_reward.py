@@ -84,7 +84,8 @@ def test_running_statistics_score_a_batch_by_the_ones_before(scores):
     first = composite(scores, GROUP, config, running)
     assert_allclose(first.final, composite(scores, GROUP, config).final)
     doubled = {name: 2 * value for name, value in scores.items()}
-    part = composite({name: value[:4] for name, value in doubled.items()}, GROUP[:4], config, Statistics(dict(running.moments)))
+    before = Statistics(dict(running.moments))
+    part = composite({name: value[:4] for name, value in doubled.items()}, GROUP[:4], config, before)
     whole = composite(doubled, GROUP, config, running)
     assert_allclose(part.final, whole.final[:4])  # a group alone is rewarded as within its batch
     mean, variance = running.moments["perceptual"]

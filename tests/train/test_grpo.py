@@ -35,7 +35,7 @@ def test_advantages_equal_the_closed_form(case, ddof):
 
 
 def test_ties_are_exact_zeros_and_counted():
-    """In float32 0.1 minus the mean of 0.1s is not 0, and a group without any difference would train at full strength."""
+    """In float32 0.1 minus the mean of 0.1s is not 0, and a group without a difference would train at full strength."""
     found = advantages(np.array([0.1] * 12 + [1.0, 2.0, 3.0, 4.0]), np.array([0] * 12 + [1] * 4))
     assert not found.values[:12].any() and found.values[12:].all()
     assert (found.tied, found.dropped, found.num_groups) == (1, 0, 2)

