@@ -289,17 +289,17 @@ def send_backward(session: Session, batch: Batch, advantage: Advantages, on_poli
     live = (values != 0).any(1) if config.objective.kl_weight == 0 else scored.any(1)
     busiest = max(int(live[rank :: ranks.world].sum()) for rank in range(ranks.world))
     mine = [group for group in batch.groups if live[group.number]]
-    mine += batch.groups[:1] * (busiest - len(mine))
+    idle = batch.groups[:1] * (busiest - len(mine))
     loss, ratios, outside, divergence = 0.0, [], [], []
-    for place, group in enumerate(mine):
-        idle = not live[group.number] or place >= int(live[ranks.rank :: ranks.world].sum())
-        weight = 0.0 if idle else ranks.world / max(1, scored[group.number].sum()) / scored.any(1).sum()
+    for place, group in enumerate(mine + idle):
+        learns = place < len(mine)
+        weight = ranks.world / scored[group.number].sum() / scored.any(1).sum() if learns else 0.0
         known = torch.from_numpy(scored[group.number])
         row = torch.from_numpy(values[group.number]).float().to(session.pipeline.device)
         row = row.clamp(-config.objective.advantage_limit, config.objective.advantage_limit)
         for part in group_passes(session, group, row, known, batch.plan, on_policy):
             (part.loss * weight).backward()
-            if not idle:
+            if learns:
                 loss += float(part.loss.detach()) * weight
                 ratios.append(part.log_ratio.exp())
                 outside.append(part.outside)
@@ -324,17 +324,16 @@ def _floats(tensors: list[Tensor]) -> list[float]:
 
 
 def _pass_figures(everywhere: list[tuple[float, list[float], list[float], list[float]]]) -> dict[str, float]:
-    loss, ratios, outside, divergence = zip(*everywhere, strict=True)
-    flat = [np.array([x for rank in part for x in rank] or [np.nan]) for part in (ratios, outside, divergence)]
-    return {
-        "loss": sum(loss),
-        "num_passes": sum(map(len, divergence)),
-        "ratio_mean": float(flat[0].mean()),
-        "ratio_min": float(flat[0].min()),
-        "ratio_max": float(flat[0].max()),
-        "outside_epsilon": float(flat[1].mean()),
-        "kl": float(flat[2].mean()),
-    }
+    """Over all ranks; without a pass there is no ratio to speak of."""
+    losses, *lists = zip(*everywhere, strict=True)
+    ratio, outside, divergence = (np.array([x for rank in ranks for x in rank]) for ranks in lists)
+    figures = {"loss": sum(losses), "num_passes": len(divergence)}
+    if not len(divergence):
+        return figures
+    spread = {"ratio_mean": ratio.mean(), "ratio_min": ratio.min(), "ratio_max": ratio.max()}
+    return figures | {k: float(v) for k, v in spread.items()} | {
+        "outside_epsilon": float(outside.mean()), "kl": float(divergence.mean()),
+    }  # fmt: skip
 
 
 def batch_figures(

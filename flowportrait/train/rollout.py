@@ -160,7 +160,7 @@ def passes(
             siblings = everyone if len(step.zt) == 1 else everyone[place : place + 1]
             siblings = siblings[scored[siblings].cpu()]
             if not len(siblings):  # nothing to learn, but sharded weights are gathered by all ranks together
-                yield Pass(0 * velocity(torch.zeros_like(zt), t).sum(), advantage[:0], scored[:0], 0.0)
+                yield Pass(0 * velocity(torch.zeros_like(zt), t).sum(), advantage[:0], advantage[:0] > 0, 0.0)
                 continue
             new = cps_step(zt, velocity(zt, t), t, t_next, plan.eta)
             z_next = step.z_next[siblings]
