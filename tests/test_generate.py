@@ -309,8 +309,8 @@ def test_a_mixture_lies_between_two_models(directory, tmp_path):
     save_model(tmp_path / "tuned", SPEC.model_copy(update={"name": "tuned"}), parts)
     mixed = {share: load(directory, "cpu", toward=tmp_path / "tuned", share=share) for share in (0.0, 0.25, 1.0)}
     for share, pipeline in mixed.items():
-        for name, weight in load(directory, "cpu").model.state_dict().items():
-            torch.testing.assert_close(pipeline.model.state_dict()[name] - weight, torch.full_like(weight, 0.1 * share))
+        for weight, found in zip(load(directory, "cpu").model.parameters(), pipeline.model.parameters(), strict=True):
+            torch.testing.assert_close(found - weight, torch.full_like(weight, 0.1 * share))
     assert mixed[0.25].spec.name == "fake 0.75 + tuned 0.25"
     with pytest.raises(ConfigError, match="share: got 1.5"):
         load(directory, "cpu", toward=tmp_path / "tuned", share=1.5)

@@ -32,8 +32,10 @@ def test_the_same_draw_is_the_same_prompt_and_an_epoch_holds_every_clip(prompts)
 
 
 def test_held_out_prompts_are_other_clips(prompts):
-    held_out = {prompts.held_out_prompt(i, 2).key for i in range(2)}
+    count = len(prompts.held_out)
+    held_out = {prompts.held_out_prompt(i, count).key for i in range(count)}
     assert held_out == {source.key for source in prompts.held_out}
+    assert len({prompts.held_out_prompt(i, 2).key for i in range(2)}) == 2
     assert not held_out & {source.key for source in prompts.train}
 
 
