@@ -3,9 +3,9 @@
     python -m bench.rl [--model tiny] [--seconds 1.5] [--width 1] [-o bench_rl.json]
 
 One update's sampling and learning at the paper's setting (15 evaluations, groups of 4, noise in one window) is done
-group by group in both ways, one right after the other, with the same noise and made-up advantages; where the window
-starts is spread evenly over all places it can have. Encoding the prompt and decoding the clips cost the same in both
-ways and are timed apart. Siblings must come out equal to the last bit, gradients to float precision.
+group by group in every way, one right after the other, with the same noise and made-up advantages; where the window
+starts is spread evenly over all places it can have. Encoding the prompt and decoding the clips cost the same in every
+way and are timed apart. Siblings must come out equal to the last bit, gradients to float precision.
 """
 
 from __future__ import annotations
@@ -32,7 +32,11 @@ from flowportrait.train.rl import choose_trained
 from flowportrait.train.rollout import Plan, Sharing, Trajectories, first_noise, passes, rng_for, roll_out
 
 SAMPLES = Path(__file__).parent.parent / "flowportrait" / "samples"
-PLAIN, SHARED = Sharing(prefix=False, window=False, condition=False), Sharing()
+WAYS = {
+    "plain": Sharing(prefix=False, window=False, condition=False),
+    "condition": Sharing(prefix=False, window=False),  # keys and values once a prompt, and nothing else
+    "shared": Sharing(),
+}
 GROUP_SIZE, EVALUATIONS, ETA = 4, 15, 0.5
 OBJECTIVE = ObjectiveConfig()
 
@@ -49,17 +53,19 @@ class Counter:
 
 
 def measure(model: str, seconds: float, width: int, num_groups: int) -> dict:
-    """Totals over groups for both ways, and their ratios."""
+    """Means over groups for every way, and their ratios to the shared one."""
     pipeline = load(model, "cpu")
     choose_trained(pipeline.model, "generation")
-    clip, encode_s = timed(lambda: encoded(pipeline, seconds))
+    portrait, sound = inputs(pipeline, seconds)
+    length = latent_frames_for(media.frames_in(seconds))
+    clip, encode_s = timed(lambda: pipeline.encode(portrait, sound, length))
     rows, worst = [], 0.0
     for number in range(num_groups):
         plan = plan_of(number, width, num_groups)
         runs = {}
-        for name, sharing in (("plain", PLAIN), ("shared", SHARED))[:: 1 if number % 2 else -1]:
-            runs[name] = one_group(pipeline, clip, plan, number, sharing)
-        assert torch.equal(runs["plain"]["z0"], runs["shared"]["z0"])
+        for name in list(WAYS)[:: 1 if number % 2 else -1]:
+            runs[name] = one_group(pipeline, clip, plan, number, WAYS[name])
+            assert torch.equal(runs[name]["z0"], next(iter(runs.values()))["z0"])
         worst = max(worst, gradient_gap(runs["plain"]["gradient"], runs["shared"]["gradient"]))
         _, decode_s = timed(lambda: decode(pipeline, clip, runs["shared"]["z0"]))  # noqa: B023
         rows.append({"start": plan.window.start, "decode_s": decode_s, "runs": runs})
@@ -74,13 +80,12 @@ def plan_of(number: int, width: int, num_groups: int) -> Plan:
     return Plan(Schedule(EVALUATIONS, 3.0), range(start, start + width), ETA, range(EVALUATIONS - 1))
 
 
-def encoded(pipeline: Pipeline, seconds: float) -> Encoded:
-    """The bundled portrait with the first seconds of the bundled speech."""
+def inputs(pipeline: Pipeline, seconds: float) -> tuple[np.ndarray, media.Sound]:
+    """The bundled portrait, framed, and the first seconds of the bundled speech."""
     portrait = media.read_portrait(SAMPLES / "portrait.png")
     framed, _ = frame_portrait(portrait, pipeline.spec.size_px, "auto", FACE_DETECTORS.load("centerface")())
     speech = media.read_audio(SAMPLES / "speech.wav", AUDIO_RATE_HZ)
-    sound = media.Sound(speech.samples[: round(seconds * AUDIO_RATE_HZ)], AUDIO_RATE_HZ)
-    return pipeline.encode(framed, sound, latent_frames_for(media.frames_in(seconds)))
+    return framed, media.Sound(speech.samples[: round(seconds * AUDIO_RATE_HZ)], AUDIO_RATE_HZ)
 
 
 def one_group(pipeline: Pipeline, clip: Encoded, plan: Plan, number: int, sharing: Sharing) -> dict:
@@ -130,16 +135,16 @@ def summary(rows: list[dict], encode_s: float, worst: float) -> dict:
     """Means per group, and how many times cheaper sharing is."""
     keys = ("sampling_evaluations", "learning_evaluations", "sampling_s", "learning_s")
     mean = lambda way, key: float(np.mean([row["runs"][way][key] for row in rows]))  # noqa: E731
-    means = {way: {key: mean(way, key) for key in keys} for way in ("plain", "shared")}
+    means = {way: {key: mean(way, key) for key in keys} for way in WAYS}
     decode_s = float(np.mean([row["decode_s"] for row in rows]))
-    plain, shared = means["plain"], means["shared"]
+    plain, shared, apart = means["plain"], means["shared"], encode_s + decode_s
     network = {way: m["sampling_s"] + m["learning_s"] for way, m in means.items()}
     return {
         **means,
         "cost_ratio_counted": (plain["sampling_evaluations"] + 3 * plain["learning_evaluations"])
         / (shared["sampling_evaluations"] + 3 * shared["learning_evaluations"]),
-        "time_ratio_network": network["plain"] / network["shared"],
-        "time_ratio_update": (network["plain"] + decode_s + encode_s) / (network["shared"] + decode_s + encode_s),
+        "time_ratio_network": {way: seconds / network["shared"] for way, seconds in network.items()},
+        "time_ratio_update": {way: (s + apart) / (network["shared"] + apart) for way, s in network.items()},
         "encode_s": encode_s,
         "decode_s": decode_s,
         "largest_gradient_gap": worst,
