@@ -255,7 +255,8 @@ def sample_group(session: Session, plan: Plan, update: int, number: int) -> Grou
     trajectories = roll_out(counted, z1, rngs, plan, config.objective, rollout.sharing)
     for z0 in trajectories.z0:
         session.desk.submit(candidate(pipeline, prompt, clip, z0[None]))
-    return Group(number, clip, velocity, trajectories)
+    kept = replace(trajectories, z0=trajectories.z0[:0])  # it is decoded; the update needs the window's latents alone
+    return Group(number, clip, velocity, kept)
 
 
 def learn(session: Session, batch: Batch, advantage: Advantages) -> dict[str, float]:
