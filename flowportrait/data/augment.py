@@ -73,7 +73,7 @@ def apply_look(
     look: Look, frames: UInt8[np.ndarray, "f s s 3"], size_px: int
 ) -> Float[Tensor, "f 3 size size"]:
     """Frames cut and coloured, in [-1, 1]."""
-    x = rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "f h w c -> f c h w").float()
+    x = rearrange(torch.from_numpy(np.array(frames)), "f h w c -> f c h w").float()
     bend = F.interpolate(look.bend[None], (size_px, size_px), mode="bicubic", align_corners=True)[0].permute(
         1, 2, 0
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flowportrait.data.augment import apply_look, draw_look, move_landmarks, region_weight
 from flowportrait.data.cache import CachedClip, ClipCache
+from flowportrait.data.landmarks import lid_opening, lip_opening
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class CodecBatch:
     portrait: Float[Tensor, "b 3 h w"]
     groups: Float[Tensor, "b l 4 3 h w"]
     weight: Float[Tensor, "b l 4 1 h w"]
+    openings: Float[Tensor, "b l 4 2"]  # of lips and lids, see `data/landmarks.py`; nan where not labelled
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,7 @@ def codec_batch(
     """Random stretches of `4 num_groups` frames; the first group of a quarter of them is one frame four times, as the
     first latent frame of a clip is. Half of the portraits are the clip's first frame, half any frame of it."""
     samples = [
-        _codec_sample(pool, rng, num_groups, size_px, mouth_weight, eye_weight, strength)
-        for _ in range(num_clips)
+        _codec_sample(pool, rng, num_groups, size_px, mouth_weight, eye_weight, strength) for _ in range(num_clips)
     ]
     return CodecBatch(*(torch.stack(column) for column in zip(*samples, strict=True)))
 
@@ -68,10 +69,12 @@ def _codec_sample(pool, rng, num_groups, size_px, mouth_weight, eye_weight, stre
     landmarks = cache.landmarks[indices]
     look = draw_look(rng, cache.landmarks[clip.frame_start], cache.size_px, strength)
     pictures = apply_look(look, cache.frames[indices], size_px)
-    moved = torch.from_numpy(move_landmarks(look, landmarks[1:], cache.size_px, size_px))
-    weight = region_weight(moved, size_px, mouth_weight, eye_weight)
+    moved = move_landmarks(look, landmarks[1:], cache.size_px, size_px)
+    weight = region_weight(torch.from_numpy(moved), size_px, mouth_weight, eye_weight)
+    openings = torch.from_numpy(np.stack([lip_opening(moved), lid_opening(moved)], -1)).float()
     return (
         pictures[0],
         pictures[1:].unflatten(0, (num_groups, 4)),
         weight[:, None].unflatten(0, (num_groups, 4)),
+        openings.unflatten(0, (num_groups, 4)),
     )

@@ -42,7 +42,6 @@ class Crops:
     first video frame; the sound and the mouth shapes are those of the whole clip."""
 
     latents: Float[Tensor, "b c l h w"]
-    weight: Float[Tensor, "b l y x"]
     image: Float[Tensor, "b i d"]
     mels: Float[Tensor, "b 80 m"]
     shapes: Float[Tensor, "b f 27"]
@@ -53,9 +52,7 @@ class Crops:
     kept_image: Bool[Tensor, "b 1 1"]
 
 
-def draw_clips(
-    sources: list[Source], split: str, count: int, rng: np.random.Generator, longer_than: int = 0
-) -> Drawn:
+def draw_clips(sources: list[Source], split: str, count: int, rng: np.random.Generator, longer_than: int = 0) -> Drawn:
     """Random clips with more than `longer_than` latent frames, sources by their share."""
     shares = np.array([source.share for source in sources])
     drawn = []
@@ -79,19 +76,15 @@ def draw_crops(
     opening = bool(rng.random() < 0.4)
     prefix = 0 if opening or rng.random() < 0.5 else prefix
     drawn = draw_clips(sources, "train", num_clips, rng, longer_than=length)
-    latents, weights, first_frames = [], [], []
+    latents, first_frames = [], []
     for source, clip in drawn:
         skip = 0 if opening else int(rng.integers(1, clip.num_latents - length + 1))
         rows = slice(clip.start + skip, clip.start + skip + length)
         latents.append(torch.from_numpy(source.latents.latents[rows]).float())
-        weights.append(torch.from_numpy(source.latents.weight[rows]).float())
         first_frames.append(clip.first_frame + (GROUP * (skip - 1) + 1 if skip else 0))
     return Crops(
         latents=rearrange(torch.stack(latents), "b l c h w -> b c l h w"),
-        weight=torch.stack(weights),
-        image=torch.stack(
-            [torch.from_numpy(source.latents.image[clip.copy]).float() for source, clip in drawn]
-        ),
+        image=torch.stack([torch.from_numpy(source.latents.image[clip.copy]).float() for source, clip in drawn]),
         mels=mels_of(drawn, rng),
         shapes=shapes_of(drawn),
         first_frame=first_frames,
@@ -117,9 +110,7 @@ def shapes_of(drawn: Drawn) -> Float[Tensor, "b f 27"]:
     for source, clip in drawn:
         cached = source.cache.clips[clip.clip]
         rows.append(
-            torch.from_numpy(
-                source.hearing.shapes[cached.frame_start : cached.frame_start + cached.num_frames]
-            )
+            torch.from_numpy(source.hearing.shapes[cached.frame_start : cached.frame_start + cached.num_frames])
         )
     longest = max(len(row) for row in rows)
     return torch.stack([F.pad(row, (0, 0, 0, longest - len(row)), value=float("nan")) for row in rows])

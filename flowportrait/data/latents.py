@@ -12,16 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from flowportrait.codecs.portrait import GROUP, PortraitCodec
-from flowportrait.data.augment import apply_look, draw_look, move_landmarks, region_weight
+from flowportrait.data.augment import apply_look, draw_look, move_landmarks
 from flowportrait.data.cache import CachedClip, ClipCache
+from flowportrait.data.landmarks import lip_opening
 from flowportrait.model.precision import matmul_precision
-
-INNER_LIPS = (slice(61, 64), slice(65, 68))  # upper and lower inner lip of the 68 landmarks
-EYES = (slice(36, 42), slice(42, 48))
 
 
 @dataclass(frozen=True)
@@ -38,16 +35,15 @@ class LatentClip:
 
 
 class LatentCache:
-    """`latents` [n, c, h, w] and `weight` [n, h/2, w/2] float16, one row a latent frame; `image` [clips, i, d] float16;
-    `opening` [n]: mean inner-lip gap over eye distance of the frames of each row (nan: not labelled)."""
+    """`latents` [n, c, h, w] float16, one row a latent frame; `image` [clips, i, d] float16; `opening` [n, 4]: lip
+    opening of the four frames of each row (nan: not labelled; a clip's first row repeats one frame)."""
 
     def __init__(self, root: Path):
         index = json.loads((Path(root) / "index.json").read_text())
         self.clips = [LatentClip(**clip) for clip in index["clips"]]
-        arrays = {
-            name: np.load(Path(root) / f"{name}.npy") for name in ("latents", "weight", "image", "opening")
-        }
-        self.latents, self.weight, self.image, self.opening = arrays.values()
+        self.latents, self.image, self.opening = (
+            np.load(Path(root) / f"{name}.npy") for name in ("latents", "image", "opening")
+        )
 
     @classmethod
     def build(
@@ -68,7 +64,7 @@ class LatentCache:
         if index.is_file() and json.loads(index.read_text())["made_of"] == made_of:
             return cls(root)
         root.mkdir(parents=True, exist_ok=True)
-        clips, columns, start = [], {name: [] for name in ("latents", "weight", "opening")}, 0
+        clips, columns, start = [], {name: [] for name in ("latents", "opening")}, 0
         images = []
         for number, clip in enumerate(cache.clips):
             if clip.split == "test":
@@ -76,9 +72,7 @@ class LatentCache:
             for copy in range(copies if clip.split == "train" else 1):
                 rng = np.random.default_rng([seed, number, copy])
                 first_frame, rows, image = _encode(cache, clip, codec, image_encoder, rng)
-                clips.append(
-                    LatentClip(number, len(images), clip.split, start, len(rows["latents"]), first_frame)
-                )
+                clips.append(LatentClip(number, len(images), clip.split, start, len(rows["latents"]), first_frame))
                 start += len(rows["latents"])
                 images.append(image)
                 for name, value in rows.items():
@@ -107,35 +101,23 @@ def _encode(
     offsets = first + np.arange(1 + GROUP * (num_latents - 1))
     portrait = first if clip.split != "train" or rng.random() < 0.5 else int(rng.integers(clip.num_frames))
     indices = clip.frame_start + np.concatenate([[portrait], offsets])
-    look = draw_look(
-        rng, cache.landmarks[clip.frame_start], cache.size_px, 1.0 if clip.split == "train" else 0.0
-    )
+    look = draw_look(rng, cache.landmarks[clip.frame_start], cache.size_px, 1.0 if clip.split == "train" else 0.0)
     pictures = apply_look(look, cache.frames[indices], size_px)
     with matmul_precision("cpu"):
         context = codec.prepare(pictures[:1])
         latents = codec.encode(pictures[1:].transpose(0, 1)[None], context)[0].transpose(0, 1)
         image = image_encoder(pictures[:1], context)[0]
     landmarks = move_landmarks(look, cache.landmarks[indices[1:]], cache.size_px, size_px)
-    ends = np.arange(num_latents) * GROUP
-    weight = region_weight(torch.from_numpy(landmarks[ends]), size_px, mouth=5.0, eyes=2.0)
-    weight = F.avg_pool2d(weight[:, None], 2 * codec.spatial_stride)[:, 0]
     gaps = lip_opening(landmarks)
-    opening = np.array([gaps[max(0, end - GROUP + 1) : end + 1].mean() for end in ends], np.float32)
-    rows = {"latents": latents.half().numpy(), "weight": weight.half().numpy(), "opening": opening}
+    opening = np.concatenate([np.repeat(gaps[:1], GROUP - 1), gaps]).reshape(num_latents, GROUP)
+    rows = {"latents": latents.half().numpy(), "opening": opening.astype(np.float32)}
     return first, rows, image.half().numpy()
-
-
-def lip_opening(landmarks: np.ndarray) -> np.ndarray:
-    """Inner-lip gap over the distance between the eyes, per frame, of landmarks [n, 68, 2]."""
-    upper, lower = (landmarks[:, part].mean(1) for part in INNER_LIPS)
-    left, right = (landmarks[:, eye].mean(1) for eye in EYES)
-    return np.linalg.norm(lower - upper, axis=-1) / np.linalg.norm(right - left, axis=-1)
 
 
 def _digest(codec: PortraitCodec) -> str:
     """Of the weights that make latents and portrait tokens; the decoder may change without making a cache stale."""
     digest = hashlib.sha256()
     for name, value in codec.state_dict().items():
-        if name.startswith(("portrait_", "encoder_", "to_latent", "normalise")):
+        if name.startswith(("portrait_", "encoder_", "to_latent", "normalise", "subspace")):
             digest.update(value.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

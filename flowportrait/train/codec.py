@@ -7,16 +7,18 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
 from pydantic import Field
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from flowportrait.codecs.portrait import PortraitCodec
+from flowportrait.codecs.portrait import OPENINGS, PortraitCodec
 from flowportrait.config import Frozen, load_recipe
 from flowportrait.data.batches import CodecBatch, Pool, codec_batch
 from flowportrait.data.cache import ClipCache
 from flowportrait.data.sources import load_sources
+from flowportrait.errors import ConfigError
 from flowportrait.model.precision import matmul_precision
 from flowportrait.train.run import OptimizerConfig, Run, RunConfig, TrainState, load_weights, train_loop
 
@@ -50,7 +52,9 @@ class CodecLossConfig(Frozen):
     eyes: float = 6.0
     edges: float = 1.0  # of the L1 distance between horizontal and vertical differences
     warp: float = 0.7  # of the L1 distance of the warped portrait alone
-    latent_noise: float = 0.2  # greatest std of noise on the normalised latents: makes decoding forgiving
+    paint: float = 0.03  # of the painted share away from the mouth: paint is blurred, the portrait is not
+    openings: float = 0.3  # of lips and lids read off the latents, in units of their spread
+    latent_noise: float = 0.7  # greatest std of noise on the normalised latents: makes decoding forgiving
 
 
 class CodecRecipe(Frozen):
@@ -63,6 +67,7 @@ class CodecRecipe(Frozen):
     loss: CodecLossConfig = CodecLossConfig()
     start_from: Path | None = Field(None, description="a directory whose codec.safetensors to go on from")
     trained: Literal["all", "decoder"] = Field("all", description="decoder: latents keep their meaning")
+    fit_batches: int = Field(300, description="of 16 clips, to find the subspace in")
     num_clips: int = 4
     num_groups: int = 2
 
@@ -72,9 +77,9 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
     config = load_recipe(recipe, CodecRecipe, overrides or [])
     run = Run(config.run, config, resume)
     torch.manual_seed(config.run.seed)
-    state = TrainState.fresh(_initial_codec(config), config.optimizer)
-    run.restore(state)
     pool = config.data.pool()
+    state = TrainState.fresh(_initial_codec(config, pool, run), config.optimizer)
+    run.restore(state)
     size_px = config.codec.size_px
 
     def batch(rng: np.random.Generator, source: Pool, num_clips: int, strength: float) -> CodecBatch:
@@ -100,17 +105,58 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
     return run.directory
 
 
-def _initial_codec(config: CodecRecipe) -> PortraitCodec:
-    """The codec to train, with the parts that keep their weights frozen."""
+def _initial_codec(config: CodecRecipe, pool: Pool, run: Run) -> PortraitCodec:
+    """The codec to train, its latents confined, and the parts that keep their weights frozen."""
     codec = PortraitCodec(config.codec).train()
+    confined = False
     if config.start_from:
-        load_weights(codec, config.start_from / "codec.safetensors")
+        confined = load_weights(codec, config.start_from / "codec.safetensors", ("subspace.", "openings."))
+    if config.codec.num_patterns and not confined and not run.resumes:
+        if not config.start_from:
+            raise ConfigError(
+                "codec.num_patterns: a subspace is found in what a trained codec encodes; give start_from, "
+                "the directory of a run with codec.num_patterns = 0"
+            )
+        run.log(event="subspace", share_kept=fit_subspace(codec, pool, config))
     if config.trained == "decoder":
         codec.requires_grad_(False)
         codec.normalise.eval()
         for part in (codec.from_latent, codec.decoder_stack, codec.painter):
             part.requires_grad_(True)
     return codec
+
+
+@torch.no_grad()
+def fit_subspace(codec: PortraitCodec, pool: Pool, config: CodecRecipe) -> float:
+    """Confine latents to a subspace found in the training clips, and read openings off it by ridge regression; gives
+    the share of the latents' variance that is kept."""
+    codec.eval()
+    rows, openings = [], []
+    for number in range(config.fit_batches):
+        rng = np.random.default_rng([config.run.seed, number, 2])
+        batch = codec_batch(pool, rng, 16, 2, config.codec.size_px, 0.0, 0.0)
+        with matmul_precision("cpu"):
+            latents = codec.encode_groups(batch.groups, codec.prepare(batch.portrait), confined=False)
+        rows.append(latents.flatten(0, 1))
+        openings.append(batch.openings.flatten(0, 1).flatten(1))
+    rows, openings = torch.cat(rows), torch.cat(openings)
+    share = codec.subspace.fit(rows)
+    mean, spread = (part.repeat(openings.shape[1] // 2) for part in OPENINGS)
+    known = torch.isfinite(openings).all(1)
+    _fit_linear(
+        codec.openings, codec.coefficients(codec.subspace.enter(rows[known])), (openings[known] - mean) / spread
+    )
+    codec.train()
+    return share
+
+
+def _fit_linear(layer: nn.Linear, x: Float[Tensor, "n k"], y: Float[Tensor, "n m"], ridge: float = 0.01) -> None:
+    """Least squares with a penalty of `ridge` times the mean variance of `x`."""
+    centred = x - x.mean(0)
+    gram = centred.T @ centred / len(x)
+    gram += ridge * gram.diagonal().mean() * torch.eye(len(gram))
+    layer.weight.copy_(torch.linalg.solve(gram, centred.T @ (y - y.mean(0)) / len(x)).T)
+    layer.bias.copy_(y.mean(0) - layer.weight @ x.mean(0))
 
 
 def save_codec(codec: PortraitCodec, directory: Path) -> None:
@@ -129,8 +175,8 @@ def codec_loss(
         context = codec.prepare(batch.portrait)
         latents = codec.encode_groups(batch.groups, context)
         strength = config.latent_noise * torch.rand(len(latents), 1, 1, 1, 1, generator=rng)
-        latents = latents + strength * torch.randn(latents.shape, generator=rng)
-        decoded = codec.decode_groups(latents, context)
+        noisy = latents + strength * torch.randn(latents.shape, generator=rng)
+        decoded = codec.decode_groups(noisy, context)
     error = decoded.frames.float() - batch.groups
     weight = batch.weight / batch.weight.mean()
     pixels = (weight * error.abs()).mean()
@@ -140,7 +186,13 @@ def codec_loss(
         psnr = -10 * torch.log10((error / 2).square().mean())
     warp = (weight * (decoded.warped - batch.groups).abs()).mean()
     figures = {"l1": float(pixels.detach()), "warp": float(warp.detach()), "psnr": float(psnr)}
-    return pixels + config.edges * (across + down) + config.warp * warp, figures
+    known = torch.isfinite(batch.openings)
+    read = ((codec.read_openings(latents) - batch.openings) / OPENINGS[1])[known].abs().mean()
+    near_mouth = ((batch.weight - 1) / config.mouth) ** 3
+    painted = (weight * decoded.painted / (1 + config.mouth * near_mouth)).mean()
+    loss = pixels + config.edges * (across + down) + config.warp * warp
+    loss = loss + config.paint * painted + config.openings * read
+    return loss, {**figures, "painted": float(painted.detach()), "openings": float(read.detach())}
 
 
 @torch.no_grad()
@@ -157,9 +209,7 @@ def reconstruction(codec: PortraitCodec, batch: CodecBatch) -> tuple[dict[str, f
         "psnr_copying_portrait": float(
             (
                 -10
-                * torch.log10(
-                    ((batch.portrait[:, None, None] - batch.groups) / 2).square().flatten(1).mean(1) + 1e-6
-                )
+                * torch.log10(((batch.portrait[:, None, None] - batch.groups) / 2).square().flatten(1).mean(1) + 1e-6)
             ).mean()
         ),
     }

@@ -190,7 +190,7 @@ def open_session(config: RlRecipe, resume: str | None) -> Session:
     prompts = Prompts(config.prompts, pipeline.spec.size_px, pipeline.spec.sampling.window_latent_frames)
     state = RlState.fresh(pipeline.model, config.optimizer, config.reward.statistics == "running")
     session = Session(config, ranks, run, pipeline, base, prompts, ScoringDesk(scorers, config.reward.workers), state)
-    if run.resume_from and run.resume_from.is_file():
+    if run.resumes:
         state.load(run.resume_from)
         session.log(event="resumed", update=state.update)
     return session

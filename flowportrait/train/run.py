@@ -31,9 +31,7 @@ class OptimizerConfig(Frozen):
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     warmup_updates: int = 0
-    decay_from: float = (
-        1.0  # share of the run after which the rate falls; 1: never (the paper's constant rate)
-    )
+    decay_from: float = 1.0  # share of the run after which the rate falls; 1: never (the paper's constant rate)
     final_scale: float = 0.05
     max_gradient_norm: float = 1.0
     ema_decay: float = 0.999
@@ -72,9 +70,7 @@ class TrainState:
         optimizer = torch.optim.AdamW(
             trained, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
         )
-        return cls(
-            module, optimizer, {name: value.detach().clone() for name, value in module.state_dict().items()}
-        )
+        return cls(module, optimizer, {name: value.detach().clone() for name, value in module.state_dict().items()})
 
     def save(self, path: Path) -> None:
         """Atomically: a kill during the write leaves the checkpoint before it untouched."""
@@ -117,15 +113,22 @@ class TrainState:
                 self.ema[name].copy_(value)
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Fill `module` from a safetensors file. Raises CheckpointError when it is absent or of another shape."""
+def load_weights(module: nn.Module, path: Path, may_lack: tuple[str, ...] = ()) -> bool:
+    """Fill `module` from a safetensors file; True if nothing was lacking. Weights whose names start with one of
+    `may_lack` keep what they are where the file has none of their shape. Raises CheckpointError for an absent or
+    another file."""
     if not path.is_file():
         raise CheckpointError(f"{path}: not there; give a directory that holds {path.name}")
+    own = {name: value for name, value in module.state_dict().items() if may_lack and name.startswith(may_lack)}
+    weights = {
+        name: value for name, value in load_file(path).items() if name not in own or own[name].shape == value.shape
+    }
     try:
-        module.load_state_dict(load_file(path))
+        module.load_state_dict({**own, **weights})
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise CheckpointError(f"{path}: of another shape than the recipe ({reason}); make them agree") from error
+    return own.keys() <= weights.keys()
 
 
 class Run:
@@ -142,17 +145,20 @@ class Run:
         self.directory.mkdir(parents=True, exist_ok=True)
         save_resolved(recipe, self.directory / "config.json")
 
+    @property
+    def resumes(self) -> bool:
+        """Whether there is a checkpoint to continue from."""
+        return self.resume_from is not None and self.resume_from.is_file()
+
     def restore(self, state: TrainState) -> None:
         """Continue from the checkpoint if there is one to continue from."""
-        if self.resume_from and self.resume_from.is_file():
+        if self.resumes:
             state.load(self.resume_from)
             self.log(event="resumed", update=state.update)
 
     def log(self, **fields: Any) -> None:
         """One JSON line in log.jsonl and on the terminal."""
-        fields = {
-            name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in fields.items()
-        }
+        fields = {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in fields.items()}
         line = json.dumps({"time": round(time.time(), 1), **fields})
         with (self.directory / "log.jsonl").open("a") as file:
             file.write(line + "\n")

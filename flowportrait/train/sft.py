@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from einops import rearrange
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
 from flowportrait.codecs.portrait import PortraitCodec
 from flowportrait.config import Frozen, load_recipe
+from flowportrait.data.augment import apply_look, draw_look
+from flowportrait.data.cache import SAMPLE_RATE
 from flowportrait.data.crops import Crops, Source, draw_crops
 from flowportrait.data.hearing import MOUTH_SHAPES, Hearing
 from flowportrait.data.latents import LatentCache
 from flowportrait.encoders.mel import MelEncoder
 from flowportrait.encoders.portrait import PortraitTokens
 from flowportrait.flow import draw_times, interpolate, over_latents, target_velocity
-from flowportrait.generate import ModelSpec, SamplingConfig, save_model
+from flowportrait.generate import ModelSpec, SamplingConfig, load, save_model
 from flowportrait.model.layout import TokenGrid
 from flowportrait.model.mot import MoT, MoTConfig
 from flowportrait.model.precision import matmul_precision
@@ -48,14 +53,17 @@ class SftRecipe(Frozen):
         learning_rate=1e-3, warmup_updates=150, decay_from=0.6, ema_decay=0.998
     )
     sampling: SamplingConfig = SamplingConfig(
-        evaluations=12, shift=2.0, window_latent_frames=12, prefix_latent_frames=2
+        evaluations=12, shift=5.0, window_latent_frames=10, prefix_latent_frames=2
     )
     num_clips: int = 8
-    crop_latent_frames: int = 9
-    time_shift: float = Field(2.0, description="Unstated in the paper; t is a shifted logit-normal draw")
+    crop_latent_frames: int = 12
+    time_shift: float = Field(
+        5.0, description="Unstated in the paper; t is a shifted logit-normal draw. Motion is a large-scale pattern"
+    )
     drop_audio: float = 0.1
     drop_image: float = 0.03
     shapes_weight: float = Field(0.1, description="of the audio encoder's mouth shapes beside the flow loss")
+    openings_weight: float = Field(0.5, description="of lips and lids read off the predicted data")
 
 
 class Speaker(nn.Module):
@@ -74,9 +82,7 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
     run = Run(config.run, config, resume)
     torch.manual_seed(config.run.seed)
     codec = load_codec(config.codec)
-    image_encoder = PortraitTokens(
-        PortraitTokens.Config(codec_width=codec.config.width, size_px=codec.config.size_px)
-    )
+    image_encoder = PortraitTokens(PortraitTokens.Config(codec_width=codec.config.width, size_px=codec.config.size_px))
     speaker = Speaker(MoT(config.model), MelEncoder(config.audio_encoder))
     sources = load_latent_sources(config, codec, image_encoder, speaker.audio_encoder)
     state = TrainState.fresh(speaker, config.optimizer)
@@ -95,7 +101,7 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
             sources, run.numpy_rng(update), config.num_clips, config.crop_latent_frames,
             config.sampling.prefix_latent_frames, config.drop_audio, config.drop_image,
         )  # fmt: skip
-        return sft_loss(speaker, batch, config, run.torch_rng(update))
+        return sft_loss(speaker, codec, batch, config, run.torch_rng(update))
 
     def averaged() -> Speaker:
         shown = Speaker(MoT(config.model), MelEncoder(config.audio_encoder)).eval()
@@ -105,8 +111,9 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
     def look(update: int) -> dict[str, float]:
         shown = averaged()
         export(config, shown, codec, image_encoder, run.directory / "model")
+        write_samples(run.directory, update, sources)
         window = config.sampling.window_latent_frames
-        return lip_figures(shown.model, shown.audio_encoder, sources[0], window, config.sampling.shift)
+        return lip_figures(shown.model, shown.audio_encoder, codec, sources[0], window, config.sampling.shift)
 
     train_loop(run, state, config.optimizer, loss_of, look)
     export(config, averaged(), codec, image_encoder, run.directory / "model")  # also when only the codec is new
@@ -169,28 +176,45 @@ def export(
     save_model(directory, spec, parts)
 
 
+def write_samples(directory: Path, update: int, sources: list[Source]) -> None:
+    """What the exported model makes of the first validation clip of each source, as `sample_UPDATE_SOURCE.mp4`."""
+    pipeline = load(directory / "model")
+    for source in sources:
+        clip = source.cache.clips[source.of_split("validation")[0].clip]
+        cache, first = source.cache, clip.frame_start
+        framing = draw_look(np.random.default_rng(0), cache.landmarks[first], cache.size_px, strength=0.0)
+        portrait = apply_look(framing, cache.frames[first : first + 1], pipeline.spec.size_px)[0]
+        pixels = rearrange((portrait + 1) * 127.5, "c h w -> h w c").round().byte().numpy()
+        result = pipeline.generate(pixels, (cache.audio_of(clip), SAMPLE_RATE), crop="none")
+        result.save(directory / f"sample_{update:06d}_{cache.root.name}.mp4")
+
+
 def sft_loss(
-    speaker: Speaker, batch: Crops, config: SftRecipe, rng: torch.Generator
+    speaker: Speaker, codec: PortraitCodec, batch: Crops, config: SftRecipe, rng: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    """Eq. 2 on the latent frames behind the prefix, one t per clip; mouth and eyes weigh more: it moves no optimum."""
+    """Eq. 2 on the latent frames behind the prefix, one t per clip. What lips and lids do counts once more: they are
+    read off the predicted data (Eq. 3) by a linear map, so that this weighs errors anew and moves no optimum."""
     grid = TokenGrid.of_latents(batch.latents, config.model.patch, batch.opening)
     t = draw_times((len(batch.latents), 1), config.time_shift, rng).expand(-1, grid.latent_frames).clone()
     t[:, : batch.prefix] = 0
     z1 = torch.randn(batch.latents.shape, generator=rng)
     with matmul_precision("cpu"):
         heard = speaker.audio_encoder.encode(batch.mels, batch.shapes.shape[1])
-        audio = torch.stack(
-            [h[f : f + grid.num_frames] for h, f in zip(heard, batch.first_frame, strict=True)]
-        )
+        audio = torch.stack([h[f : f + grid.num_frames] for h, f in zip(heard, batch.first_frame, strict=True)])
         condition = speaker.model.condition(audio * batch.kept_audio, batch.image * batch.kept_image, grid)
         v = speaker.model.velocity(interpolate(batch.latents, z1, over_latents(t)), t, condition, grid)
         named = shapes_loss(speaker.shapes(heard).float(), batch.shapes)
-    squared = (v.float() - target_velocity(batch.latents, z1)).square().mean(1)[:, batch.prefix :]
-    cells = batch.weight.repeat_interleave(2, -1).repeat_interleave(2, -2)[:, batch.prefix :]
-    flow = (squared * cells).sum() / cells.sum()
-    figures = {
-        "flow": float(squared.detach().mean()),
-        "flow_weighted": float(flow.detach()),
-        "shapes": float(named.detach()),
-    }
-    return flow + config.shapes_weight * named, figures
+    error = (v.float() - target_velocity(batch.latents, z1))[:, :, batch.prefix :]
+    flow = error.square().mean()
+    openings = opening_errors(codec, error).square().mean()
+    loss = flow + config.shapes_weight * named + config.openings_weight * openings
+    parts = {"flow": flow, "openings": openings, "shapes": named}
+    return loss, {name: float(value.detach()) for name, value in parts.items()}
+
+
+def opening_errors(codec: PortraitCodec, error: Float[Tensor, "b c l h w"]) -> Float[Tensor, "b l 8"]:
+    """What errors of a velocity do to lips and lids, in units of their spread.
+
+    At the time t the error of the predicted data is t times that of the velocity; the factor is left out, as in Eq. 2.
+    """
+    return codec.coefficients(rearrange(error, "b c l h w -> b l c h w")) @ codec.openings.weight.T

@@ -48,9 +48,17 @@ def codec_run(tmp_path_factory, recipe):
 
 
 @pytest.fixture(scope="module")
-def sft_run(tmp_path_factory, recipe, codec_run):
+def confined_run(tmp_path_factory, recipe, codec_run):
+    """A codec that goes on from `codec_run` with its latents in a subspace."""
+    directory = tmp_path_factory.mktemp("runs") / "confined"
+    lines = [*TINY_CODEC, "codec.num_patterns=8", "fit_batches=4"]
+    return codec.train(recipe(directory, start_from=codec_run), lines, resume=None)
+
+
+@pytest.fixture(scope="module")
+def sft_run(tmp_path_factory, recipe, confined_run):
     directory = tmp_path_factory.mktemp("runs") / "sft"
-    return sft.train(recipe(directory, codec=codec_run), TINY_SFT, resume=None)
+    return sft.train(recipe(directory, codec=confined_run), TINY_SFT, resume=None)
 
 
 def log_of(run, event=None):
@@ -90,6 +98,7 @@ def test_a_trained_model_directory_generates(sft_run):
     hum = np.sin(np.arange(24_000) / 16_000 * 900).astype(np.float32)
     result = load(sft_run / "model").generate(portrait, (hum, 16_000), crop="none")
     assert result.frames.shape == (36, 64, 64, 3)
+    assert sorted(path.name for path in sft_run.glob("*.mp4")) == ["sample_000002_world.mp4", "sample_000004_world.mp4"]
 
 
 def test_the_codec_keeps_what_it_encodes_after_a_few_updates_more_than_before(codec_run):
@@ -117,8 +126,21 @@ def test_a_decoder_trained_on_leaves_latents_as_they_were(tmp_path, recipe, code
     assert changed == {"from_latent", "decoder_stack", "painter"}
 
 
-def test_sft_goes_on_from_a_model_directory(tmp_path, recipe, codec_run, sft_run):
-    path = recipe(tmp_path / "more", codec=codec_run, start_from=sft_run / "model")
+def test_a_subspace_is_found_once_and_kept_by_runs_that_go_on(tmp_path, recipe, codec_run, confined_run):
+    lines = [*TINY_CODEC, "codec.num_patterns=8"]
+    found = log_of(confined_run, "subspace")
+    assert len(found) == 1 and 0 < found[0]["share_kept"] < 1
+    more = codec.train(recipe(tmp_path / "more", start_from=confined_run), lines, resume=None)
+    assert not log_of(more, "subspace")
+    name = "subspace.patterns"
+    kept, before = (load_file(run / "codec.safetensors")[name] for run in (more, confined_run))
+    assert torch.equal(kept, before)
+    with pytest.raises(ConfigError, match="give start_from"):
+        codec.train(recipe(tmp_path / "fresh"), lines, resume=None)
+
+
+def test_sft_goes_on_from_a_model_directory(tmp_path, recipe, confined_run, sft_run):
+    path = recipe(tmp_path / "more", codec=confined_run, start_from=sft_run / "model")
     more = sft.train(path, [*TINY_SFT, "run.num_updates=2", "optimizer.learning_rate=0.0"], resume=None)
     weights = "model/model.safetensors"
     assert same_weights(load_file(more / weights), load_file(sft_run / weights))
