@@ -82,6 +82,10 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same video.")] = 0,
     crop: Annotated[Literal["auto", "none"], typer.Option(help="Cut around the face, or not.")] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
+    toward: Annotated[
+        str | None, typer.Option(metavar="NAME|DIR", help="A model tuned from this one, to mix its weights in.")
+    ] = None,
+    share: Annotated[float, typer.Option(help="How far the mixture goes toward it, 0 to 1.")] = 0.5,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -92,7 +96,11 @@ def generate(
     # All that can be refused without torch is refused first.
     if not 0 <= guidance <= 100:
         raise ConfigError(f"--guidance: got {guidance}; give a number from 0 to 100, 1 for no guidance")
-    find_model(model)
+    if not 0 <= share <= 1:
+        raise ConfigError(f"--share: got {share}; give a number from 0 to 1")
+    for name in (model, toward):
+        if name is not None:
+            find_model(name)
     media.check_output(out)
     if out.exists() and any(source.exists() and out.samefile(source) for source in (portrait, audio)):
         raise MediaError(f"{out}: is also the input; give the video another name")
@@ -100,7 +108,7 @@ def generate(
 
     from flowportrait.generate import load
 
-    pipeline = load(model, device=device)
+    pipeline = load(model, device=device, toward=toward, share=share) if toward else load(model, device=device)
     with _progress("generating") as progress:
         result = pipeline.generate(
             picture,
@@ -159,6 +167,14 @@ def train_sft(recipe: Recipe, overrides: Overrides = None, resume: Resume = None
     from flowportrait.train import sft
 
     sft.train(recipe, overrides or [], resume)
+
+
+@train_app.command("rl")
+def train_rl(recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False) -> None:
+    """Tune a model by reinforcement learning (§3.2); `torchrun --no-python flowportrait ...` uses many processes."""
+    from flowportrait.train import rl
+
+    rl.train(recipe, overrides or [], resume)
 
 
 def _report(result, portrait: Path, audio: Path, out: Path, as_json: bool) -> None:

@@ -5,6 +5,7 @@ FlowPortraitError
 ├── DataError           readable input that cannot be used (no face in the portrait)
 ├── MediaError          a picture, sound or video file that cannot be read or written
 ├── CheckpointError     weights that are absent, damaged or of another shape
+├── TrainingError       a run that stopped itself rather than go on wrongly
 └── MissingDependency   an optional package that is not installed
 
 A message says where, what was got, what is allowed and what to do, in one line.
@@ -32,6 +33,10 @@ class MediaError(FlowPortraitError):
 
 class CheckpointError(FlowPortraitError):
     """Weights that are absent, damaged or of another shape than their configuration says."""
+
+
+class TrainingError(FlowPortraitError):
+    """A run that stopped itself rather than go on wrongly, such as one whose clips get no scores."""
 
 
 class MissingDependency(FlowPortraitError):

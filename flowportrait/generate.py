@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -180,7 +180,7 @@ class Pipeline:
         detector = registry.FACE_DETECTORS.load("centerface")() if crop == "auto" else None
         framed, report = frame_portrait(image, self.spec.size_px, crop, detector)
         num_frames = media.frames_in(sound.duration_s)
-        clip = self._encode(framed, sound, latent_frames_for(num_frames, self.codec.temporal_stride))
+        clip = self.encode(framed, sound, latent_frames_for(num_frames, self.codec.temporal_stride))
         return Result(
             latents=self._sample(clip, schedule, guidance, seed, progress),
             sound=sound,
@@ -204,16 +204,16 @@ class Pipeline:
             raise ConfigError(f"evaluations: got {count}; give a number from 1 on")
         return Schedule(count, self.spec.sampling.shift)
 
-    @torch.inference_mode()
-    def _encode(self, portrait: np.ndarray, sound: media.Sound, latent_frames: int) -> _Encoded:
-        """What the portrait and the whole recording mean to the model, computed once for all windows."""
+    @torch.no_grad()
+    def encode(self, portrait: np.ndarray, sound: media.Sound, latent_frames: int) -> Encoded:
+        """What the framed portrait and the whole recording mean to the model, computed once for all windows."""
         pixels = torch.from_numpy(portrait.copy()).to(self.device).float()
         picture = rearrange(pixels / 127.5 - 1, "h w c -> 1 c h w")
         grid = self._grid(latent_frames, opening=True)
         samples = sound.samples.mean(axis=1) if sound.samples.ndim == 2 else sound.samples
         speech = media.resample(samples.astype(np.float32), sound.sample_rate, AUDIO_RATE_HZ)
         context = self.codec.prepare(picture)
-        return _Encoded(
+        return Encoded(
             context=context,
             image=self.image_encoder(picture, context),
             audio=self.audio_encoder(torch.from_numpy(speech).to(self.device)[None], grid.num_frames),
@@ -222,7 +222,7 @@ class Pipeline:
 
     @torch.inference_mode()
     def _sample(
-        self, clip: _Encoded, schedule: Schedule, guidance: float, seed: int, progress: Progress | None
+        self, clip: Encoded, schedule: Schedule, guidance: float, seed: int, progress: Progress | None
     ) -> Float[Tensor, "1 c l h w"]:
         """All latent frames of the clip, window by window; the noise comes from one generator per clip."""
         rng = torch.Generator().manual_seed(seed)
@@ -235,12 +235,12 @@ class Pipeline:
         for window in windows:
             num_new = window.stop - window.start - window.prefix
             noise = torch.randn(1, self.codec.channels, num_new, side, side, generator=rng).to(self.device)
-            velocity = self._velocity(clip, window, latents[:, :, window.start :], guidance)
+            velocity = self.velocity(clip, window, latents[:, :, window.start :], guidance)
             latents = torch.cat([latents, sample(velocity, noise, schedule, on_step=on_step)], dim=2)
         return latents
 
-    def _velocity(
-        self, clip: _Encoded, window: Window, known: Float[Tensor, "1 c p h w"], guidance: float
+    def velocity(
+        self, clip: Encoded, window: Window, known: Float[Tensor, "1 c p h w"], guidance: float = 1.0
     ) -> Callable[[Tensor, float], Tensor]:
         """(zt, t) -> velocity of the window's new latent frames; the `known` ones stand clean before them."""
         grid = self._grid(window.stop - window.start, opening=window.start == 0)
@@ -277,7 +277,7 @@ class Pipeline:
 
 
 @dataclass(frozen=True)
-class _Encoded:
+class Encoded:
     """A clip's inputs as features: the codec's `context`, image [1, i, d], audio [1, a, d] of all frames."""
 
     context: Any
@@ -289,12 +289,18 @@ class _Encoded:
 # ------------------------------------------------------------------------------------- model directories
 
 
-def load(name_or_directory: str | Path, device: str = "auto") -> Pipeline:
+def load(
+    name_or_directory: str | Path, device: str = "auto", toward: str | Path | None = None, share: float = 0.5
+) -> Pipeline:
     """The pipeline of a shipped model ("tiny") or of a model directory, ready to generate.
 
+    With `toward`, another model that was tuned from this one, the generator's weights are the mixture `share` of the
+    way there: 0 is this model, 1 the other, and between them reinforcement learning can be taken half back.
     Raises ConfigError for a name or device that does not exist, CheckpointError for files that are absent,
     damaged or of another shape than config.json says.
     """
+    if toward is not None:
+        return _mixed(load(name_or_directory, device), load(toward, device), share)
     where = _device(device)
     directory = registry.find_model(name_or_directory)
     try:
@@ -312,6 +318,23 @@ def load(name_or_directory: str | Path, device: str = "auto") -> Pipeline:
             _load_weights(module, directory / f"{name}.safetensors", spec.sha256)
         module.to(where).eval().requires_grad_(False)
     return Pipeline(spec, **parts, device=where)
+
+
+def mix_weights(one: Mapping[str, Tensor], other: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Weights `share` of the way from `one` to `other`, which must have the same names and shapes."""
+    return {name: torch.lerp(value, other[name], share) for name, value in one.items()}
+
+
+def _mixed(one: Pipeline, other: Pipeline, share: float) -> Pipeline:
+    if not 0 <= share <= 1:
+        raise ConfigError(f"share: got {share}; give a number from 0 (the model) to 1 (the one it goes toward)")
+    weights = one.model.state_dict(), other.model.state_dict()
+    problem = _difference(*map(_shapes, reversed(weights)))
+    if problem:
+        raise ConfigError(f"toward: {other.spec.name} {problem}; give a model tuned from {one.spec.name}")
+    one.model.load_state_dict(mix_weights(*weights, share))
+    name = f"{one.spec.name} {1 - share:g} + {other.spec.name} {share:g}"
+    return replace(one, spec=one.spec.model_copy(update={"name": name}))
 
 
 def save_model(

@@ -60,6 +60,17 @@ class Table:
 CODECS = Table("codec", {"portrait": "flowportrait.codecs.portrait:PortraitCodec"})
 AUDIO_ENCODERS = Table("audio encoder", {"mel": "flowportrait.encoders.mel:MelEncoder"})
 IMAGE_ENCODERS = Table("image encoder", {"portrait": "flowportrait.encoders.portrait:PortraitTokens"})
+MEASURES = Table(
+    "measure",
+    {
+        name: f"flowportrait.train.measures:{name}"
+        for name in (
+            "lip_truth", "lip_loudness", "smoothness", "closeness",
+            "motion_px", "jitter", "colour_drift", "difference_energy", "sharpness",
+        )
+    },
+)  # fmt: skip
+"""Functions of a generated clip that rewards and monitors name; see `scoring/reward.py`."""
 FACE_DETECTORS = Table("face detector", {"centerface": "flowportrait.data.centerface:CenterFaceDetector"})
 
 LISTED = {"codecs": [CODECS], "encoders": [AUDIO_ENCODERS, IMAGE_ENCODERS], "detectors": [FACE_DETECTORS]}

@@ -9,18 +9,26 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
+from flowportrait.config import Frozen
+from flowportrait.errors import ConfigError
 from flowportrait.flow import predict_z0, predict_z1, shift_time
 
 Velocity = Callable[[Tensor, float], Tensor]
 """(zt, t) to velocity, same shape as zt. One call is one evaluation of the network, guidance apart."""
+
+Reduction = Literal["mean", "sum"]
+Variance = Literal["none", "2std2"]
 
 
 @dataclass(frozen=True)
@@ -66,13 +74,30 @@ class Transition:
         shape, device = self.mean.shape, self.mean.device
         return self.mean + self.std * torch.randn(shape, generator=rng, device=device, dtype=self.mean.dtype)
 
-    def log_prob(self, z_next: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
+    def draw_each(self, rngs: Sequence[torch.Generator]) -> Float[Tensor, "g ..."]:
+        """One next latent for each (CPU) generator: around the mean they all share, or each around its own."""
+        assert len(self.mean) in (1, len(rngs))
+        shape, dtype = self.mean.shape[1:], self.mean.dtype
+        noise = torch.stack([torch.randn(shape, generator=rng, dtype=dtype) for rng in rngs])
+        return self.mean + self.std * noise.to(self.mean.device)
+
+    def log_prob(
+        self, z_next: Float[Tensor, "b ..."], reduction: Reduction = "mean", variance: Variance = "none"
+    ) -> Float[Tensor, " b"]:
         """Eq. 10: minus the MEAN over elements of the squared deviation, without variance; at least float32.
 
-        The mean keeps the size of the ratio independent of resolution and length.
+        The mean keeps the size of the ratio independent of resolution and length. A sum over 2 std^2 is the true
+        log-density up to a constant; under it every ratio of a video's million numbers explodes. A mean of one
+        latent that several next ones share broadcasts.
         """
-        deviation = z_next.to(self.mean.dtype) - self.mean
-        return -deviation.square().flatten(1).mean(dim=1)
+        squared = (z_next.to(self.mean.dtype) - self.mean).square().flatten(1)
+        deviation = squared.mean(dim=1) if reduction == "mean" else squared.sum(dim=1)
+        return -deviation * price(self.std, variance)
+
+
+def price(std: float, variance: Variance) -> float:
+    """What `Transition.log_prob` multiplies squared deviations with: 1, or 1 / (2 std^2)."""
+    return 1.0 if variance == "none" else 1 / (2 * std**2)
 
 
 def cps_step(
@@ -82,12 +107,58 @@ def cps_step(
 
     The noise level of the next latent is `t_next` whatever `eta` is; the last step has std 0.
     """
+    assert 0 <= eta <= 1  # beyond, the cosine turns negative
     zt, v = _at_least_float32(zt), _at_least_float32(v)
     if eta == 0:  # the same point as below; written so that it equals Euler's step to the last bit
         return Transition(zt + (t_next - t) * v, 0.0)
     angle = eta * math.pi / 2
     mean = (1 - t_next) * predict_z0(zt, v, t) + t_next * math.cos(angle) * predict_z1(zt, v, t)
     return Transition(mean, t_next * math.sin(angle))
+
+
+def pull(t: float, t_next: float, eta: float) -> float:
+    """d mean / d v of `cps_step`: how far a change of the velocity moves the mean of the next latent."""
+    return -t * (1 - t_next) + (1 - t) * t_next * math.cos(eta * math.pi / 2)
+
+
+class WindowRule(Frozen):
+    """Which evaluations of a run are stochastic (Mix-GRPO, arXiv:2507.21802); all others are Euler steps.
+
+    A window is a function of (seed, update) alone: the same for all siblings, on every rank and after a resume. It
+    never holds the last evaluation, whose step has no noise and so nothing to learn from. Where the window lies
+    is Unstated in the paper; random covers every evaluation without a phase of the run that sees but one.
+    """
+
+    kind: Literal["fixed", "random", "progressive"] = "random"
+    width: int = Field(1, ge=1, description="W of §4.1")
+    first: int = Field(0, ge=0, description="earliest evaluation of a window")
+    last: int | None = Field(None, ge=0, description="latest evaluation of a window; none: the last but one")
+    hold_updates: int = Field(25, ge=1, description="progressive: updates before the window moves on")
+    stride: int | None = Field(None, ge=1, description="progressive: how far it moves; none: its width")
+    rollback: bool = Field(True, description="progressive: begin again after the end; false: stay there")
+
+    def starts(self, evaluations: int) -> range:
+        """Every first evaluation a window can have. Raises ConfigError when there is none."""
+        last = evaluations - 2 if self.last is None else self.last
+        if last > evaluations - 2 or self.first + self.width - 1 > last:
+            raise ConfigError(
+                f"window: width {self.width} within evaluations {self.first} to {last} of {evaluations}; it must fit "
+                f"and end at {evaluations - 2} or before, since the last evaluation adds no noise"
+            )
+        return range(self.first, last - self.width + 2)
+
+    def at(self, seed: int, update: int, evaluations: int) -> range:
+        """The indices of the stochastic evaluations of `update`."""
+        starts = self.starts(evaluations)
+        if self.kind == "fixed":
+            start = starts[0]
+        elif self.kind == "random":
+            start = starts[int(np.random.default_rng([seed, update, 2]).integers(len(starts)))]
+        else:
+            places = starts[:: self.stride or self.width]
+            moves = update // self.hold_updates
+            start = places[moves % len(places) if self.rollback else min(moves, len(places) - 1)]
+        return range(start, start + self.width)
 
 
 def guided(conditional: Velocity, unconditional: Velocity, scale: float) -> Velocity:

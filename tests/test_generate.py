@@ -297,3 +297,29 @@ def test_unknown_device(directory):
 def test_prefix_must_leave_room():
     with pytest.raises(ValueError, match="must be smaller than window_latent_frames 4"):
         SamplingConfig(window_latent_frames=4, prefix_latent_frames=4)
+
+
+def test_a_mixture_lies_between_two_models(directory, tmp_path):
+    """At 0 and 1 it is one and the other; in the middle every weight is."""
+    names, pipeline = ("model", "codec", "audio_encoder", "image_encoder"), load(directory, "cpu")
+    parts = {name: getattr(pipeline, name) for name in names}
+    with torch.no_grad():
+        for p in parts["model"].parameters():
+            p.add_(0.1)
+    save_model(tmp_path / "tuned", SPEC.model_copy(update={"name": "tuned"}), parts)
+    mixed = {share: load(directory, "cpu", toward=tmp_path / "tuned", share=share) for share in (0.0, 0.25, 1.0)}
+    for share, pipeline in mixed.items():
+        for weight, found in zip(load(directory, "cpu").model.parameters(), pipeline.model.parameters(), strict=True):
+            torch.testing.assert_close(found - weight, torch.full_like(weight, 0.1 * share))
+    assert mixed[0.25].spec.name == "fake 0.75 + tuned 0.25"
+    with pytest.raises(ConfigError, match="share: got 1.5"):
+        load(directory, "cpu", toward=tmp_path / "tuned", share=1.5)
+
+
+def test_a_mixture_of_unlike_models_is_refused(directory, tmp_path):
+    pipeline = load(directory, "cpu")
+    spec = SPEC.model_copy(update={"model": MODEL.model_copy(update={"mlp_size": 32})})
+    parts = {name: getattr(pipeline, name) for name in ("codec", "audio_encoder", "image_encoder")}
+    save_model(tmp_path / "wide", spec, {"model": MoT(spec.model), **parts})
+    with pytest.raises(ConfigError, match="toward: fake 'language_model.*give a model tuned from fake"):
+        load(directory, "cpu", toward=tmp_path / "wide")

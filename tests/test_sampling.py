@@ -9,9 +9,13 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from flowportrait import flow
-from flowportrait.sampling import Schedule, Transition, cps_step, guided, sample
+from flowportrait.errors import ConfigError
+from flowportrait.sampling import Schedule, Transition, WindowRule, cps_step, guided, pull, sample
 
-GOLDEN = load_file(Path(__file__).parent / "golden" / "rl" / "cps_steps.safetensors")
+GOLDEN_DIR = Path(__file__).parent / "golden" / "rl"
+GOLDEN = load_file(GOLDEN_DIR / "cps_steps.safetensors")
+SCHEDULES = load_file(GOLDEN_DIR / "schedules.safetensors")
+WINDOWS = load_file(GOLDEN_DIR / "windows.safetensors")
 CLOSE = {"atol": 1e-6, "rtol": 1e-6}
 
 
@@ -134,3 +138,81 @@ def test_sample_calls_once_per_evaluation_and_reaches_the_data():
     reached = sample(velocity, torch.randn(1, 2, 3), Schedule(7, 3.0))
     assert_close(reached, z0)
     assert len(calls) == 7
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULES))
+def test_schedules_equal_those_of_peers(name):
+    """BAGEL counts points, Mix-GRPO and diffusers evaluations; diffusers with its sigmas given shifts once."""
+    source, count, shift, _ = name.split("/")
+    number = int(count.removeprefix("points").removeprefix("steps"))
+    schedule = Schedule(number - 1 if source == "bagel" else number, float(shift.removeprefix("shift")))
+    assert_close(torch.tensor(schedule.times), SCHEDULES[name], **CLOSE)
+
+
+def test_log_prob_options_differ_by_known_factors():
+    step, z_next = Transition(latents(2, 3, 4), std=0.5), torch.zeros(2, 3, 4)
+    plain = step.log_prob(z_next)
+    assert_close(step.log_prob(z_next, "sum"), 12 * plain)
+    assert_close(step.log_prob(z_next, "mean", "2std2"), 2 * plain)
+    density = torch.distributions.Normal(step.mean, step.std)
+    difference = step.log_prob(z_next, "sum", "2std2") - density.log_prob(z_next).sum((1, 2))
+    assert_close(difference[0], difference[1])  # the log-density up to a constant
+
+
+def test_siblings_drawn_from_a_shared_mean_differ_as_their_noise_does():
+    step = cps_step(latents(1, 8), latents(1, 8), 0.9, 0.8, eta=0.5)
+    rngs = [torch.Generator().manual_seed(seed) for seed in (1, 2, 1)]
+    drawn = step.draw_each(rngs)
+    assert torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[:1], step.draw(torch.Generator().manual_seed(1)))
+    each = torch.cat([step.log_prob(z[None]) for z in drawn])
+    assert torch.equal(step.log_prob(drawn), each)
+
+
+def test_pull_is_the_derivative_of_the_mean():
+    v = latents(1, 1).double().requires_grad_()
+    cps_step(latents(1, 1).double(), v, 0.7, 0.6, 0.5).mean.sum().backward()
+    assert_close(v.grad.item(), pull(0.7, 0.6, 0.5))
+    assert_close(pull(0.7, 0.6, 0.0), 0.6 - 0.7)
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(WINDOWS) if "/w1/" in name or "overlap1" in name])
+def test_progressive_windows_are_mix_grpos(name):
+    """Where theirs stop short at the end, ours stay whole; these cases never do."""
+    width, overlap = int(name.split("/w")[1][0]), "overlap1" in name
+    rule = WindowRule(
+        kind="progressive", width=width, stride=1 if overlap else None, hold_updates=3, last=12
+    )
+    theirs = [row for row in WINDOWS[name].tolist()]
+    if any(-1 in row for row in theirs):
+        theirs = theirs[: next(i for i, row in enumerate(theirs) if -1 in row)]
+    assert len(theirs) >= 24
+    assert [list(rule.at(0, update, 15)) for update in range(len(theirs))] == theirs
+
+
+@pytest.mark.parametrize("kind", ["fixed", "random", "progressive"])
+@pytest.mark.parametrize("width", [1, 3, 5])
+def test_windows_fit_reach_everything_and_miss_the_last_evaluation(kind, width):
+    rule = WindowRule(kind=kind, width=width, hold_updates=1, stride=1)
+    windows = [rule.at(7, update, 15) for update in range(300)]
+    assert all(len(window) == width and window.start >= 0 and window.stop <= 14 for window in windows)
+    assert {index for window in windows for index in window} == set(range(width if kind == "fixed" else 14))
+    assert windows == [rule.at(7, update, 15) for update in range(300)]
+
+
+def test_random_windows_follow_seed_and_update_alone():
+    rule = WindowRule()
+    assert [rule.at(1, u, 15) for u in range(50)] != [rule.at(2, u, 15) for u in range(50)]
+
+
+def test_progressive_windows_stay_at_the_end_or_begin_again():
+    stay = WindowRule(kind="progressive", hold_updates=1, rollback=False, last=2)
+    again = stay.model_copy(update={"rollback": True})
+    assert [stay.at(0, u, 15).start for u in range(5)] == [0, 1, 2, 2, 2]
+    assert [again.at(0, u, 15).start for u in range(5)] == [0, 1, 2, 0, 1]
+
+
+@pytest.mark.parametrize("values", [{"width": 15}, {"last": 14}, {"first": 13, "width": 2}])
+def test_a_window_that_cannot_be_is_refused(values):
+    with pytest.raises(ConfigError, match="must fit and end at 13 or before"):
+        WindowRule(**values).at(0, 0, 15)

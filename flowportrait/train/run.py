@@ -158,7 +158,7 @@ class Run:
 
     def log(self, **fields: Any) -> None:
         """One JSON line in log.jsonl and on the terminal."""
-        fields = {name: round(value, 5) if isinstance(value, float) else value for name, value in fields.items()}
+        fields = {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in fields.items()}
         line = json.dumps({"time": round(time.time(), 1), **fields})
         with (self.directory / "log.jsonl").open("a") as file:
             file.write(line + "\n")

@@ -1,0 +1,139 @@
+"""Flow-GRPO's objective (§3.2, Eq. 5, 7, 8) as pure functions, and the named choices around it.
+
+Nothing here samples, scores or trains. Letters: A advantage, r ratio, mu the mean of a transition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from flowportrait.config import Frozen
+from flowportrait.sampling import Reduction, Schedule, Variance, price, pull
+
+TIE = 1e-6
+"""Rewards of a group that differ by no more than this, relative to the batch's largest, are tied."""
+
+StepWeight = Literal["none", "noise_level", "even"]
+
+
+class ObjectiveConfig(Frozen):
+    """Eq. 5 and 7 with what the paper leaves open."""
+
+    ratio_epsilon: float = Field(1e-3, gt=0, lt=1, description="clipping threshold of §4.1")
+    ddof: Literal[0, 1] = Field(0, description="Unstated: std over G (Flow-GRPO's) or G - 1 (Mix-GRPO's)")
+    std_floor: float = Field(
+        0.0, ge=0, description="least std of a group as a share of the batch's; above 0 noise of a small reward is not "
+        "blown up where the large one ties. Unstated; 0 is Eq. 5 as written",
+    )  # fmt: skip
+    advantage_limit: float = Field(5.0, gt=0, description="Unstated; every peer's, out of reach at G = 4")
+    logprob_reduction: Reduction = Field("mean", description="Unstated in Eq. 10; what epsilon was chosen for")
+    logprob_variance: Variance = Field("none", description="Unstated in Eq. 10, which is only proportional")
+    old_log_prob: Literal["rollout", "update"] = Field(
+        "rollout", description="update: taken from the first pass, where sampling runs other kernels than training"
+    )
+    ratio_norm: Literal["none", "guard"] = Field("none", description="guard: GRPO-Guard, arXiv:2510.22319")
+    step_weight: StepWeight = Field(
+        "none", description="of an evaluation's loss. noise_level: by its noise (TempFlow-GRPO, arXiv:2508.04324); "
+        "even: every evaluation trains equally strongly",
+    )  # fmt: skip
+    kl_weight: float = Field(0.0, ge=0, description="beta of Eq. 7. Unstated; 0 needs no second network")
+    kl_to: Literal["old", "base"] = Field(
+        "old", description="old is Eq. 7's, without value or gradient in the first update after a rollout; base, the "
+        "untuned model, is every peer's",
+    )  # fmt: skip
+    updates_per_rollout: int = Field(
+        1, ge=1, description="Unstated; at 1 the ratio is 1 and the clipping of Eq. 7 never acts"
+    )
+
+    @property
+    def needs_old_mean(self) -> bool:
+        """Whether the means of the sampling policy must be kept."""
+        return self.ratio_norm == "guard" or (self.kl_weight > 0 and self.kl_to == "old")
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """`values` [n] float64, 0 where nothing can be learnt; `scored` [n]; `tied` and `dropped` count groups."""
+
+    values: Float[np.ndarray, " n"]
+    scored: np.ndarray
+    num_groups: int
+    tied: int
+    dropped: int
+
+
+def advantages(
+    rewards: Float[np.ndarray, " n"], group: Int[np.ndarray, " n"], ddof: int = 0, std_floor: float = 0.0
+) -> Advantages:
+    """Eq. 5: A = (R - mean) / std within each group, in float64.
+
+    A tied group gets exact zeros. A nan reward drops out of its group; fewer than two that remain drop the group.
+    """
+    rewards = np.asarray(rewards, np.float64)
+    scored = np.isfinite(rewards)
+    values = np.zeros_like(rewards)
+    tie = TIE * max(np.abs(rewards[scored]).max(initial=0.0), np.finfo(np.float64).tiny)
+    floor = std_floor * rewards[scored].std() if std_floor and scored.any() else 0.0
+    names, tied, dropped = np.unique(group), 0, 0
+    for name in names:
+        members = np.flatnonzero((group == name) & scored)
+        if len(members) < 2:
+            scored[members] = False
+            dropped += 1
+        elif np.ptp(rewards[members]) <= tie:
+            tied += 1
+        else:
+            deviation = rewards[members] - rewards[members].mean()
+            values[members] = deviation / max(rewards[members].std(ddof=ddof), floor)
+    return Advantages(values, scored, len(names), tied, dropped)
+
+
+def surrogate(log_ratio: Float[Tensor, " b"], advantage: Float[Tensor, " b"], epsilon: float) -> Float[Tensor, " b"]:
+    """Eq. 7's first term, min(r A, clip(r, 1 - eps, 1 + eps) A), with r of Eq. 8 given as its logarithm."""
+    ratio = log_ratio.exp()
+    return torch.minimum(ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage)
+
+
+def shift(mean: Tensor, other: Tensor, reduction: Reduction = "mean") -> Float[Tensor, " b"]:
+    """Squared distance of two means of a transition, reduced over elements as the log-probability is."""
+    squared = (mean - other).square().flatten(1)
+    return squared.mean(1) if reduction == "mean" else squared.sum(1)
+
+
+def kl_divergence(mean: Tensor, other: Tensor, std: float) -> Float[Tensor, " b"]:
+    """KL of two transitions of one `std`, (mu - mu')^2 / (2 std^2), mean over elements. `std` is the whole
+    std of the step, so no time difference enters."""
+    return shift(mean, other) / (2 * std**2)
+
+
+def guarded_log_ratio(
+    log_ratio: Float[Tensor, " b"], shifted: Float[Tensor, " b"], std: float, variance: Variance = "none"
+) -> Float[Tensor, " b"]:
+    """GRPO-Guard's ratio normalisation: centred, and in one unit at every noise level.
+
+    log r of a step is -c (shift) on average and spreads by 2 c std (c as in `price`): the first is added back,
+    the second divided out. For c = 1 / (2 std^2) this is the published (log r + shift / (2 std^2)) std.
+    """
+    c = price(std, variance)
+    return (log_ratio + c * shifted) / (2 * c * std)
+
+
+def step_weights(kind: StepWeight, schedule: Schedule, eta: float, trainable: range) -> list[float]:
+    """A weight for every evaluation of `schedule`, 1 on average over the `trainable` ones.
+
+    How strongly an evaluation trains is 2 std |d mu / d v|: three times as strong in the middle of a run as at its
+    start. `noise_level` weighs by std, `even` by the inverse of that strength.
+    """
+    if kind == "none":
+        return [1.0] * len(schedule)
+    noise = np.array([t_next * np.sin(eta * np.pi / 2) for _, t_next in schedule])
+    strength = 2 * noise * np.abs([pull(t, t_next, eta) for t, t_next in schedule])
+    chosen = noise if kind == "noise_level" else np.divide(1, strength, where=strength > 0, out=noise * 0)
+    return (chosen / chosen[list(trainable)].mean()).tolist()

@@ -1,0 +1,187 @@
+"""What reinforcement learning asks of the model: clips whose portrait and speech are given, with the real clip to
+compare.
+
+Any source of clips serves: a manifest (`records.ManifestRow`) or the folders that supervised training reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from flowportrait import media
+from flowportrait.config import Frozen
+from flowportrait.data.augment import apply_look, draw_look, move_landmarks
+from flowportrait.data.sources import load_sources
+from flowportrait.errors import DataError
+from flowportrait.generate import AUDIO_RATE_HZ, Encoded, Pipeline, Window
+from flowportrait.model.precision import matmul_precision
+from flowportrait.records import ManifestRow, read_jsonl
+from flowportrait.sampling import Velocity
+from flowportrait.scoring.reward import Candidate
+
+TEMPORAL_STRIDE = 4
+
+
+class PromptsConfig(Frozen):
+    """Where prompts come from: a manifest of square clips, or the folders of `data/sources.py`."""
+
+    manifest: Path | None = None
+    world: Path | None = None
+    grid: Path | None = None
+    grid_labels: Path | None = None
+    max_latent_frames: int | None = Field(None, ge=2, description="of a prompt; none: one window of the model")
+    random_start: bool = Field(True, description="a prompt begins anywhere in its clip; held-out ones at its start")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> PromptsConfig:
+        if (self.manifest is None) == (self.world is None and self.grid is None):
+            raise ValueError("give either manifest or at least one of world and grid")
+        return self
+
+
+@dataclass(frozen=True)
+class Source:
+    """A clip on disk that prompts are cut from."""
+
+    key: str
+    video: Path
+    split: str
+    labels: Path | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A framed portrait and speech, with the real clip: its first frame is the portrait."""
+
+    key: str
+    truth: np.ndarray  # uint8 [f, size, size, 3]
+    sound: media.Sound
+    mouth: tuple[int, int, int, int] | None
+
+    @property
+    def portrait(self) -> np.ndarray:
+        """uint8 [size, size, 3]."""
+        return self.truth[0]
+
+    @property
+    def latent_frames(self) -> int:
+        """Latent frames of the real clip; it is cut so that they fit exactly."""
+        return 1 + (len(self.truth) - 1) // TEMPORAL_STRIDE
+
+
+class Prompts:
+    """Prompts by index. Which clip update n asks for is a function of (seed, n) alone; every clip comes once an
+    epoch."""
+
+    def __init__(self, config: PromptsConfig, size_px: int, max_latent_frames: int):
+        self.config, self.size_px = config, size_px
+        self.max_frames = 1 + TEMPORAL_STRIDE * ((config.max_latent_frames or max_latent_frames) - 1)
+        sources = _sources(config)
+        self.train = [source for source in sources if source.split == "train"]
+        self.held_out = [source for source in sources if source.split in ("held_out", "validation")]
+        for split in ("train", "held_out"):
+            if not getattr(self, split):
+                raise DataError(f"prompts: no clip of the {split} split; give clips of both")
+
+    def draw(self, seed: int, draw: int) -> Prompt:
+        """Training prompt number `draw` of a run."""
+        epoch, place = divmod(draw, len(self.train))
+        source = self.train[np.random.default_rng([seed, epoch, 4]).permutation(len(self.train))[place]]
+        return self._cut(source, np.random.default_rng([seed, draw, 5]) if self.config.random_start else None)
+
+    def held_out_prompt(self, index: int, count: int) -> Prompt:
+        """Prompt `index` of `count`, spread over the held-out clips; the same in every run."""
+        return self._cut(self.held_out[index * len(self.held_out) // count % len(self.held_out)], None)
+
+    def _cut(self, source: Source, rng: np.random.Generator | None) -> Prompt:
+        """A stretch of the clip, framed by the landmarks of its first frame where they are known (App. B)."""
+        clip = media.Clip(source.video)
+        count = max(1, round(len(clip.frames) / clip.fps * media.FPS))
+        length = 1 + TEMPORAL_STRIDE * ((min(count, self.max_frames) - 1) // TEMPORAL_STRIDE)
+        start = int(rng.integers(count - length + 1)) if rng else 0
+        moments = np.arange(start, start + length) / media.FPS
+        indices = np.minimum(np.round(moments * clip.fps).astype(int), len(clip.frames) - 1)
+        frames = clip.frames[indices]
+        landmarks = _landmarks(source, indices[0], frames.shape[1])
+        look = draw_look(np.random.default_rng(0), landmarks, frames.shape[1], strength=0.0)
+        framed = apply_look(look, frames, self.size_px)
+        mouth = _mouth_box(move_landmarks(look, landmarks, frames.shape[1], self.size_px), self.size_px)
+        sound = media.resample(clip.sound.samples, clip.sound.sample_rate, AUDIO_RATE_HZ)
+        first, stop = (round(frame / media.FPS * AUDIO_RATE_HZ) for frame in (start, start + length))
+        pixels = to_pixels(rearrange(framed, "f c h w -> 1 c f h w"))
+        return Prompt(source.key, pixels, media.Sound(sound[first:stop], AUDIO_RATE_HZ), mouth)
+
+
+def _sources(config: PromptsConfig) -> list[Source]:
+    if config.manifest:
+        rows = read_jsonl(config.manifest, ManifestRow)
+        return [Source(row.id, config.manifest.parent / row.video, row.split) for row in rows]
+    clips = load_sources(config.world, config.grid, config.grid_labels)
+    return [Source(clip.key, clip.video, clip.split, clip.labels) for clip in clips]
+
+
+def _landmarks(source: Source, frame: int, source_px: int) -> np.ndarray:
+    """The 68 landmarks of a frame in px of the video, nan where they are not known."""
+    if source.labels is None:
+        return np.full((68, 2), np.nan, np.float32)
+    with np.load(source.labels) as stored:
+        points = stored["landmarks68"]
+        labelled_px = float(stored["size_px"]) if "size_px" in stored else 128.0
+        return points[min(frame, len(points) - 1)].astype(np.float32) * (source_px / labelled_px)
+
+
+def _mouth_box(landmarks: np.ndarray, size_px: int) -> tuple[int, int, int, int] | None:
+    """The box of the lips, wider by a fifth and open below, where an opening mouth goes; None if not known."""
+    if not np.isfinite(landmarks).all():
+        return None
+    low, high = landmarks[48:68].min(0), landmarks[48:68].max(0)
+    margin = 0.2 * (high[0] - low[0])
+    box = (low[0] - margin, low[1] - margin / 2, high[0] + margin, high[1] + 2 * margin)
+    left, top, right, bottom = (int(np.clip(round(float(side)), 0, size_px)) for side in box)
+    return (left, top, right, bottom) if right - left > 3 and bottom - top > 3 else None
+
+
+def to_pixels(frames: Float[Tensor, "1 c f h w"]) -> np.ndarray:
+    """Frames in [-1, 1] as uint8 [f, h, w, c]."""
+    levels = ((frames[0].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return rearrange(levels, "c f h w -> f h w c").cpu().numpy()
+
+
+def velocity_of(pipeline: Pipeline, clip: Encoded, shared: bool) -> Velocity:
+    """The velocity of a whole clip in one window, without guidance (§4.1). `shared`: audio and portrait are turned into
+    keys and values now and once, else at every call."""
+    window = Window(0, clip.latent_frames, 0)
+
+    def conditioned() -> Velocity:
+        known = torch.empty(latent_shape(pipeline, clip, latent_frames=0), device=pipeline.device)
+        return pipeline.velocity(clip, window, known[None])
+
+    if shared:
+        return conditioned()
+    return lambda zt, t: conditioned()(zt, t)
+
+
+def latent_shape(pipeline: Pipeline, clip: Encoded, latent_frames: int | None = None) -> tuple[int, ...]:
+    """(c, l, h, w) of the clip's latents."""
+    side = pipeline.spec.size_px // pipeline.codec.spatial_stride
+    return pipeline.codec.channels, clip.latent_frames if latent_frames is None else latent_frames, side, side
+
+
+@torch.no_grad()
+def candidate(pipeline: Pipeline, prompt: Prompt, clip: Encoded, z0: Float[Tensor, "1 c l h w"]) -> Candidate | None:
+    """The decoded clip for the scorers; None when its latents or its frames are not finite."""
+    with matmul_precision(pipeline.device.type):
+        frames = pipeline.codec.decode(z0, context=clip.context)
+    if not (torch.isfinite(z0).all() and torch.isfinite(frames).all()):
+        return None
+    return Candidate(
+        prompt.key, to_pixels(frames), pipeline.spec.fps, prompt.sound, prompt.portrait, prompt.truth, prompt.mouth
+    )

@@ -1,0 +1,200 @@
+"""Sampling groups to learn from (§3.2), and their loss. What siblings have in common is computed once.
+
+Siblings that start from the same noise are one latent until the first stochastic step draws them apart, because the
+noise of Eq. 9 enters after the network was called. So the evaluations before the window run once a group; the
+window's first evaluation does, too; and in the update its one forward and backward pass serves all siblings: the
+loss of a group is a function of one mean. A latent that siblings share is a batch of one here, and everything else
+follows from that: `Sharing` only says when it is copied. Siblings apart are evaluated one by one, which makes every
+way of sharing equal to the plain one to the last bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from flowportrait.config import Frozen
+from flowportrait.errors import TrainingError
+from flowportrait.sampling import Schedule, Transition, Velocity, cps_step
+from flowportrait.train.grpo import (
+    ObjectiveConfig,
+    guarded_log_ratio,
+    kl_divergence,
+    shift,
+    step_weights,
+    surrogate,
+)
+
+
+class Sharing(Frozen):
+    """What is computed once for a group. None of it changes a result; `prefix` and `window` need shared noise."""
+
+    prefix: bool = True  # evaluations before the window
+    window: bool = True  # the window's first evaluation, in sampling and in the update
+    condition: bool = True  # keys and values of audio and portrait, for all evaluations
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one update samples: the same for all groups, siblings and ranks."""
+
+    schedule: Schedule
+    window: range
+    eta: float
+    trainable: range  # every evaluation that some window of the run can hold
+
+    @cached_property
+    def digest(self) -> str:
+        """A short hash, stored with what was sampled: an update must price the steps that were taken."""
+        text = f"{self.schedule.digest} {self.window} {self.eta!r}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def eta_at(self, index: int) -> float:
+        """Noise within the window, none outside (Mix-GRPO)."""
+        return self.eta if index in self.window else 0.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stochastic step of a group: from `zt` (a batch of one where siblings share it) to `z_next`, with the
+    log-probability that sampling gave to it, and the mean where the objective asks for it."""
+
+    index: int
+    zt: Float[Tensor, "s ..."]
+    z_next: Float[Tensor, "g ..."]
+    log_prob: Float[Tensor, " g"]
+    mean: Float[Tensor, "s ..."] | None
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """What is kept of a group until its update: the window's latents and the data they led to."""
+
+    digest: str
+    steps: tuple[Step, ...]
+    z0: Float[Tensor, "g ..."]
+
+
+def rng_for(seed: int, update: int, *key: int) -> torch.Generator:
+    """A CPU generator of its own for each key: (group,) for a group's first noise, (group, sibling) for a sibling's
+    steps. The same on every rank, device and after a resume."""
+    state = np.random.SeedSequence([seed, update, 3, len(key), *key]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def first_noise(shape: Sequence[int], seed: int, update: int, group: int, size: int, shared: bool) -> Tensor:
+    """z1 of a group: [1, ...] if siblings share it, [size, ...] if not."""
+    if shared:
+        return torch.randn((1, *shape), generator=rng_for(seed, update, group))
+    return torch.stack([torch.randn(shape, generator=rng_for(seed, update, group, i, 1)) for i in range(size)])
+
+
+@torch.no_grad()
+def roll_out(
+    velocity: Velocity,
+    z1: Float[Tensor, "s ..."],
+    rngs: Sequence[torch.Generator],
+    plan: Plan,
+    objective: ObjectiveConfig,
+    sharing: Sharing = Sharing(),  # noqa: B008 (frozen)
+) -> Trajectories:
+    """Samples one sibling for each of `rngs` from the noise `z1`, deterministic outside the window."""
+    together = 0 if not sharing.prefix else plan.window.start + sharing.window
+    z, steps = z1, []
+    for index, (t, t_next) in enumerate(plan.schedule):
+        if index >= together and len(z) < len(rngs):
+            z = z.expand(len(rngs), *z.shape[1:])
+        step = cps_step(z, _one_by_one(velocity, z, t), t, t_next, plan.eta_at(index))
+        if index not in plan.window:
+            z = step.mean
+            continue
+        z_next = step.draw_each(rngs)
+        log_prob = step.log_prob(z_next, objective.logprob_reduction, objective.logprob_variance)
+        steps.append(Step(index, z, z_next, log_prob, step.mean if objective.needs_old_mean else None))
+        z = z_next
+    return Trajectories(plan.digest, tuple(steps), z)
+
+
+def _one_by_one(velocity: Velocity, z: Tensor, t: float) -> Tensor:
+    return torch.cat([velocity(z[i : i + 1], t) for i in range(len(z))])
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward of the update: its `loss`, which is to be sent backward, and what it saw of each sibling."""
+
+    loss: Tensor
+    log_ratio: Float[Tensor, " g"]
+    outside: Tensor  # whether the ratio lay outside 1 +- epsilon
+    kl: float
+
+
+def passes(
+    velocity: Velocity,
+    group: Trajectories,
+    advantage: Float[Tensor, " g"],
+    scored: Bool[Tensor, " g"],
+    plan: Plan,
+    objective: ObjectiveConfig,
+    base: Velocity | None = None,
+    on_policy: bool = True,
+) -> Iterator[Pass]:
+    """The forwards that make a group's loss, minus Eq. 7 summed over its scored siblings and averaged over the window.
+
+    A step from a shared latent is one forward for all siblings; the others are one for each. `on_policy` says that no
+    update has been made since sampling: the ratio is then 1, which is checked. `base` is the velocity a KL to it needs.
+    """
+    assert group.digest == plan.digest
+    weights = step_weights(objective.step_weight, plan.schedule, plan.eta, plan.trainable)
+    everyone, times = torch.arange(len(scored)), list(plan.schedule)
+    for step in group.steps:
+        weight, (t, t_next) = weights[step.index] / len(group.steps), times[step.index]
+        for place, zt in enumerate(step.zt.split(1)):
+            siblings = everyone if len(step.zt) == 1 else everyone[place : place + 1]
+            siblings = siblings[scored[siblings].cpu()]
+            if not len(siblings):  # nothing to learn, but sharded weights are gathered by all ranks together
+                yield Pass(0 * velocity(torch.zeros_like(zt), t).sum(), advantage[:0], advantage[:0] > 0, 0.0)
+                continue
+            new = cps_step(zt, velocity(zt, t), t, t_next, plan.eta)
+            z_next = step.z_next[siblings]
+            log_prob = new.log_prob(z_next, objective.logprob_reduction, objective.logprob_variance)
+            if on_policy and objective.old_log_prob == "update":
+                step.log_prob[siblings] = log_prob.detach()
+            log_ratio = log_prob - step.log_prob[siblings]  # Eq. 8
+            if on_policy:
+                _check_on_policy(log_ratio)
+            old_mean = None if step.mean is None else step.mean[place : place + 1]
+            guarded = _normalised(log_ratio, new, old_mean, objective)
+            gain = surrogate(guarded, advantage[siblings], objective.ratio_epsilon)
+            other = old_mean
+            if objective.kl_weight and objective.kl_to == "base":
+                with torch.no_grad():
+                    other = cps_step(zt, base(zt, t), t, t_next, plan.eta).mean
+            kl = kl_divergence(new.mean, other, new.std) if objective.kl_weight else new.mean.new_zeros(1)
+            loss = -weight * (gain - objective.kl_weight * kl).sum()
+            outside = guarded.detach().expm1().abs() > objective.ratio_epsilon
+            yield Pass(loss, log_ratio.detach(), outside, float(kl.detach().mean()))
+
+
+def _check_on_policy(log_ratio: Tensor) -> None:
+    """The first ratio of an update is exactly 1: sampling and training speak of the same distribution."""
+    off = float(log_ratio.detach().abs().max())
+    if off != 0 and np.isfinite(off):
+        raise TrainingError(
+            f"objective: the first ratio is off 1 by {off:.2g}, so sampling and training run different kernels; run "
+            "both in the same precision and mode, or set objective.old_log_prob = 'update'"
+        )
+
+
+def _normalised(log_ratio: Tensor, new: Transition, old_mean: Tensor | None, objective: ObjectiveConfig) -> Tensor:
+    if objective.ratio_norm == "none":
+        return log_ratio
+    shifted = shift(new.mean, old_mean, objective.logprob_reduction)
+    return guarded_log_ratio(log_ratio, shifted, new.std, objective.logprob_variance)
