@@ -25,15 +25,17 @@ class Frozen(BaseModel):
 C = TypeVar("C", bound=Frozen)
 
 
-def load_recipe(path: str | Path, kind: type[C], overrides: Iterable[str] = ()) -> C:
+def load_recipe(path: str | Path | None, kind: type[C], overrides: Iterable[str] = ()) -> C:
     """The `kind` described by a TOML recipe or a resolved JSON file, with `overrides` ("a.b=c") laid over it.
+
+    Without a path the overrides are laid over the defaults.
 
     Raises ConfigError: no such file, no valid TOML, an unknown key (the nearest is named), a wrong value.
     """
-    values = _read(Path(path))
+    values = _read(Path(path)) if path is not None else {}
     for override in overrides:
         _override(values, override)
-    return validate(kind, values, where=str(path))
+    return validate(kind, values, where=str(path) if path is not None else "--set")
 
 
 def validate(kind: type[C], values: Mapping[str, Any], where: str) -> C:
