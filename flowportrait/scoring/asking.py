@@ -15,7 +15,7 @@ from pydantic import Field
 from flowportrait.config import Frozen
 from flowportrait.errors import JudgeError, JudgeRefused, JudgeUnavailable
 from flowportrait.scoring import digest_of
-from flowportrait.scoring.backends import Answer, Digit, Question, build_backend
+from flowportrait.scoring.backends import DEFAULT_BACKEND, Answer, Digit, Question, build_backend
 from flowportrait.scoring.cache import AnswerStore, answer_key
 from flowportrait.scoring.pacing import Breaker, Bucket, Budget, Limits, Prices, Purse, Retries
 from flowportrait.scoring.prompts import load_prompt
@@ -30,7 +30,7 @@ T, R = TypeVar("T"), TypeVar("R")
 class JudgeConfig(Frozen):
     """A judge and how to ask it. The default backend is the paper's judge model (§2.2)."""
 
-    backend: dict[str, Any] = Field(default={"type": "gemini"}, description="{type, ...} of a judge backend")
+    backend: dict[str, Any] = Field(default={"type": DEFAULT_BACKEND}, description="{type, ...} of a judge backend")
     prompts: Path | None = Field(default=None, description="folder whose files replace the shipped prompts")
     repeats: int = Field(default=1, ge=1, description="independent askings of every clip; Unstated, one is cheapest")
     use_expected: bool = Field(

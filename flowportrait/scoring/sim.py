@@ -10,10 +10,10 @@ import base64
 import hashlib
 import json
 import random
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -32,6 +32,7 @@ FaultKind = Literal[
     "deaf", "blind", "bad-request", "file-failed",
 ]  # fmt: skip
 
+_CAMEL = re.compile("_([a-z])")
 _HEAD_LIMIT_BYTES = 64 * 1024
 _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 429: "Too Many Requests", 500: "Internal Server Error",
             503: "Service Unavailable"}  # fmt: skip
@@ -109,6 +110,7 @@ class JudgeSim:
         self._random = random.Random(self.faults.seed)
         self._files: dict[str, dict[str, Any]] = {}
         self._facts: dict[str, Facts | None] = {}
+        self._connections: set[asyncio.Task[Any] | None] = set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._connected, self.host, self.port, limit=_HEAD_LIMIT_BYTES)
@@ -118,9 +120,10 @@ class JudgeSim:
     async def __aexit__(self, *exc: object) -> None:
         self._server.close()
         # Clients that hang on must not keep the server from ending.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(0.2):
-                await self._server.wait_closed()
+        connections = [task for task in self._connections if task is not None]
+        for task in connections:
+            task.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
 
     @property
     def url(self) -> str:
@@ -137,12 +140,14 @@ class JudgeSim:
     # ------------------------------------------------------------------------------------------------ HTTP
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections.add(asyncio.current_task())
         try:
             while await self._exchange(reader, writer):
                 pass
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
             pass
         finally:
+            self._connections.discard(asyncio.current_task())
             writer.close()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
@@ -157,6 +162,8 @@ class JudgeSim:
             status, content, extra = await self._answered(method, path.split("?")[0], headers, body)
         except Fail as error:
             status, (content, extra) = error.status, _failure(path, error)
+        except (KeyError, TypeError, ValueError) as error:
+            status, (content, extra) = 400, _failure(path, Fail(400, f"not a request of this protocol: {error!r}"))
         finally:
             self.in_flight -= 1
         if status == 0:
@@ -172,12 +179,13 @@ class JudgeSim:
         """(status, content, further headers) of a request; status 0 cuts the connection."""
         if path == "/stats":
             return 200, self.stats(), {}
-        if path.endswith("/chat/completions"):
+        if path == "/v1/chat/completions":
             return await self._judged(_read_openai(json.loads(body)), _say_openai)
-        if path.endswith(":generateContent"):
-            ask = _read_gemini(json.loads(body), path.split("/")[-1].partition(":")[0], self._files)
+        if path.startswith(("/v1/models/", "/v1beta/models/")) and path.endswith(":generateContent"):
+            model = path.split("/")[-1].partition(":")[0]
+            ask = _read_gemini(_camel(json.loads(body)), model, self._files)
             return await self._judged(ask, _say_gemini)
-        if path.endswith("/models"):
+        if path == "/v1/models":
             return 200, {"object": "list", "data": [{"id": self.faults.model or "sim", "object": "model"}]}, {}
         if "/files" in path:
             return self._file(method, path, headers, body)
@@ -295,9 +303,9 @@ def _reply(text: str, seed: bytes) -> dict[str, int | str]:
 def _spoilt(values: dict[str, int | str], kind: FaultKind | None) -> tuple[str, int | None]:
     """The reply's text, and where its first value stands when it is a good one."""
     thinking = '<think>\nThe lips close on the stops, {mostly}. A first thought: {"score": 9}.\n</think>\n'
-    key, value = next(iter(values.items()))
+    key = next(iter(values))
     if kind == "wrong-range":
-        values = values | {key: 0 if value != 0 else 7}
+        values = values | {key: 0}
     if kind == "fraction":
         values = values | {key: 3.5}  # type: ignore[dict-item]
     good = json.dumps(values)
@@ -312,7 +320,7 @@ def _spoilt(values: dict[str, int | str], kind: FaultKind | None) -> tuple[str, 
         "blocked": "",
     }  # fmt: skip
     text = spoilt.get(kind or "", thinking + good)
-    return text, None if kind in spoilt else len(thinking) + good.index(str(value), good.index(":"))
+    return text, None if kind in spoilt else len(thinking) + good.index(":") + 2
 
 
 # ------------------------------------------------------------------------------------------------- protocols
@@ -339,6 +347,13 @@ def _read_openai(body: Mapping[str, Any]) -> _Ask:
 
 def _from_data_url(url: str) -> bytes:
     return base64.b64decode(url.partition(",")[2])
+
+
+def _camel(value: Any) -> Any:
+    """The same with keys in camelCase; either spelling is taken, as at Google, because the SDK sends both."""
+    if isinstance(value, dict):
+        return {_CAMEL.sub(lambda hit: hit.group(1).upper(), key): _camel(item) for key, item in value.items()}
+    return [_camel(item) for item in value] if isinstance(value, list) else value
 
 
 def _read_gemini(body: Mapping[str, Any], model: str, files: Mapping[str, dict[str, Any]]) -> _Ask:

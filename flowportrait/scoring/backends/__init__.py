@@ -21,6 +21,8 @@ from flowportrait.records import Record
 from flowportrait.registry import JUDGE_BACKENDS
 from flowportrait.scoring import digest_of
 
+DEFAULT_BACKEND = "gemini"
+
 Finish = Literal["stop", "length", "blocked", "other"]
 
 
@@ -158,7 +160,7 @@ class Backend(Protocol):
 def build_backend(spec: Mapping[str, Any]) -> Backend:
     """The backend of a `{type, ...}` table. Raises ConfigError before anything is connected."""
     settings = {key: value for key, value in spec.items() if key != "type"}
-    kind = JUDGE_BACKENDS.load(str(spec.get("type", "")))
+    kind = JUDGE_BACKENDS.load(str(spec.get("type", DEFAULT_BACKEND)))
     return kind(validate(kind.Config, settings, where="judge.backend"))
 
 

@@ -166,6 +166,8 @@ class Gemini:
             file = await self._client.files.get(name=file.name)
         if file.state is not None and file.state.name == "FAILED":
             raise JudgeRefused(f"the Files API could not process {video.path.name}")
+        if not file.uri:
+            raise unavailable("the Files API gave no address")
         return file.uri
 
     def _named(self, error: Any) -> JudgeError:
