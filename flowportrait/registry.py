@@ -81,7 +81,7 @@ JUDGE_BACKENDS = Table(
         "gemini": "flowportrait.scoring.backends.gemini:Gemini",
         "openai": "flowportrait.scoring.backends.openai:OpenAICompatible",
         "transformers": "flowportrait.scoring.backends.local:LocalTransformers",
-        "replay": "flowportrait.scoring.backends.replay:Replay",
+        "replay": "flowportrait.scoring.replay:Replay",
         "offline": "flowportrait.scoring.backends.offline:Offline",
     },
 )

@@ -216,6 +216,15 @@ def _expected(reply: Reply, digits: list[Digit], demand: Demand) -> dict[str, fl
     return expected
 
 
+async def all_of(calls: Iterable[Awaitable[R]]) -> list[R]:
+    """All results; when the run must stop, the calls that are under way end first and are kept."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
 async def in_parallel(items: Iterable[T], work: Callable[[T], Awaitable[R]], workers: int) -> AsyncIterator[R]:
     """`work` of every item as it is done, at most `workers` at a time. A JudgeError lets work under way end first."""
     pending, results, failure = iter(items), asyncio.Queue[R | None](), None

@@ -4,7 +4,6 @@ Four short questions about a shipped portrait and its speech: as it is, without 
 frame a second. What the server counts as tokens must fall each time; it cannot judge what it was not given.
 """
 
-import asyncio
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from flowportrait import media
-from flowportrait.errors import JudgeError
+from flowportrait.errors import JudgeError, JudgeRefused, JudgeUnavailable
 from flowportrait.registry import MODELS_DIR
-from flowportrait.scoring.asking import Judge
+from flowportrait.scoring.asking import Judge, all_of
 from flowportrait.scoring.backends import Answer, Question, Video
 from flowportrait.scoring.prompts import load_prompt
 
@@ -47,7 +46,9 @@ async def check_senses(judge: Judge) -> None:
         }
         if judge.backend.fps is not None and judge.backend.fps > 1:
             questions["slow"] = Question((canary.whole, text), topic="canary", fps=1.0)
-        answers = dict(zip(questions, await asyncio.gather(*map(judge.answer, questions.values())), strict=True))
+        answers = dict(zip(questions, await all_of(map(judge.answer, questions.values())), strict=True))
+    except (JudgeUnavailable, JudgeRefused) as error:
+        raise JudgeError(f"judge: its hearing and sight could not be checked: {error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     problem = _problem(answers)

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, TypeVar
 from flowportrait.errors import MediaError
 from flowportrait.records import Score, Verdict
 from flowportrait.scoring import ASPECTS, Need, Sample, digest_of, score_row
-from flowportrait.scoring.asking import Finding, Judge, JudgeConfig, in_parallel
+from flowportrait.scoring.asking import Finding, Judge, JudgeConfig, all_of, in_parallel
 from flowportrait.scoring.backends import Question, Video
 from flowportrait.scoring.canary import check_senses
 from flowportrait.scoring.prompts import Prompt, load_prompt
@@ -99,7 +99,7 @@ class ScoreSystem(_System):
         if problem:
             return score_row(self, sample, reason=problem, repeat=repeat)
         questions = self.questions(sample, repeat)
-        findings = await _all(
+        findings = await all_of(
             self.judge.ask(question, ask.demand) for question, ask in zip(questions, self.asks, strict=True)
         )
         parts, expected, reasons = {}, {}, []
@@ -169,7 +169,7 @@ class CompareSystem(_System):
         shown = () if problem else self.orders(a, b)
         asked = [self.verdict((a, b) if order == "ab" else (b, a), repeat) for order in shown]
         findings, winners, aspects, reasons = [], {}, {}, [problem] if problem else []
-        for order, (found, by_aspect) in zip(shown, await _all(asked), strict=True):
+        for order, (found, by_aspect) in zip(shown, await all_of(asked), strict=True):
             findings += found
             winners[order] = _by_name(found[-1], order)
             aspects = aspects or {aspect: _by_name(finding, order) for aspect, finding in by_aspect.items()}
@@ -220,7 +220,7 @@ class MaComp(CompareSystem):
 
     async def verdict(self, shown: tuple[Sample, Sample], repeat: int) -> tuple[list[Finding], dict[str, Finding]]:
         """The three aspects' findings and the aggregator's, which is only asked when all three have decided."""
-        findings = await _all(self.judge.ask(question, _WINNER) for question in self.questions(*shown, repeat))
+        findings = await all_of(self.judge.ask(question, _WINNER) for question in self.questions(*shown, repeat))
         by_aspect = dict(zip(ASPECTS, findings, strict=True))
         if any(finding.reason for finding in findings):
             return findings, by_aspect
@@ -261,15 +261,6 @@ def _source(findings: list[Finding]) -> dict[str, object]:
         "answers": [key for finding in findings for key in finding.answers],
         "tokens": sum(finding.tokens for finding in findings),
     }
-
-
-async def _all(calls: Iterable[Awaitable[R]]) -> list[R]:
-    """All results; when the run must stop, the calls that are under way end first and are kept."""
-    results = await asyncio.gather(*calls, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return results
 
 
 def _as_iterator(results: AsyncIterator[R]) -> Iterator[R]:

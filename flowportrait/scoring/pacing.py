@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pydantic import Field
 
 from flowportrait.config import Frozen
-from flowportrait.errors import ConfigError, JudgeError, JudgeUnavailable
+from flowportrait.errors import ConfigError, JudgeError
 from flowportrait.scoring.backends import Estimate, Usage
 
 
@@ -105,7 +105,8 @@ class Breaker:
                 return
             await asyncio.sleep(max(wait_s, 0.02))
         if self._stopped is not None:
-            raise self._stopped
+            # A fresh one: every raise would lengthen the traceback of one that is shared.
+            raise JudgeError(str(self._stopped))
 
     def stop(self, error: JudgeError) -> None:
         """No call passes any more; those under way end and are kept."""
@@ -176,8 +177,3 @@ class Purse:
             f"judge: budget spent ({spent}), and the next call may not fit; what is done is kept: "
             f"raise judge.budget.{key} and run the same command again"
         )
-
-
-def unavailable(what: str, retry_after_s: float | None = None) -> JudgeUnavailable:
-    """The error for a call without answer, its cause in one line of at most 200 characters."""
-    return JudgeUnavailable(" ".join(what.split())[:200], retry_after_s)

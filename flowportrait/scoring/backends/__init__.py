@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 from pydantic import Field
 
 from flowportrait.config import Frozen, validate
+from flowportrait.errors import JudgeUnavailable
 from flowportrait.media import Clip, Facts
 from flowportrait.records import Record
 from flowportrait.registry import JUDGE_BACKENDS
@@ -167,6 +168,11 @@ def build_backend(spec: Mapping[str, Any]) -> Backend:
 def text_tokens(text: str) -> int:
     """About how many tokens a text has: one for four characters, as vendors advise."""
     return len(text) // 4 + 1
+
+
+def unavailable(what: str, retry_after_s: float | None = None) -> JudgeUnavailable:
+    """The error for a call without answer, its cause in one line of at most 200 characters."""
+    return JudgeUnavailable(" ".join(what.split())[:200], retry_after_s)
 
 
 def probability(log_probability: float | None) -> float:

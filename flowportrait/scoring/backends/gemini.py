@@ -20,8 +20,8 @@ from flowportrait.scoring.backends import (
     digits_of,
     probability,
     text_tokens,
+    unavailable,
 )
-from flowportrait.scoring.pacing import unavailable
 
 _TOKENS_PER_FRAME = {"low": 66, "medium": 258, "high": 258}
 _TOKENS_PER_AUDIO_S = 32

@@ -31,8 +31,8 @@ from flowportrait.scoring.backends import (
     digits_of,
     probability,
     text_tokens,
+    unavailable,
 )
-from flowportrait.scoring.pacing import unavailable
 
 _SOUND_HZ = 16000
 _BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 529)
