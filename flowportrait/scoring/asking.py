@@ -137,7 +137,7 @@ class Judge:
                 self._breaker.stop(error)
                 raise
             if attempt < retries.attempts:
-                await asyncio.sleep(retries.wait_s(attempt, failure.retry_after_s))
+                await self._breaker.rest(retries.wait_s(attempt, failure.retry_after_s))
         raise JudgeUnavailable(f"no answer after {retries.attempts} attempts: {failure}")
 
     async def _attempt(self, question: Question) -> Answer:
@@ -146,7 +146,7 @@ class Judge:
         estimate, answer = self.backend.estimate(question), None
         self.purse.reserve(estimate)
         try:
-            await asyncio.sleep(max(self._requests.reserve(1), self._tokens.reserve(estimate.total)))
+            await self._breaker.rest(max(self._requests.reserve(1), self._tokens.reserve(estimate.total)))
             answer = await self._timed(question)
         except JudgeUnavailable as error:
             self._breaker.failed(error.retry_after_s)

@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from pydantic import Field
 
@@ -27,6 +28,7 @@ class Retries(Frozen):
     attempts: int = Field(default=6, ge=1)
     first_s: float = Field(default=1.0, ge=0, description="the longest first wait; it doubles")
     longest_s: float = Field(default=60.0, ge=0)
+    patience_s: float = Field(default=600.0, ge=0, description="a server that asks for a longer wait stops the run")
     breaker_after: int = Field(default=20, ge=1, description="failures in a row, over all calls, that open the circuit")
     breaker_s: float = Field(default=30.0, ge=0, description="how long it then stays open")
     breaker_openings: int = Field(default=5, ge=1, description="openings in a row that stop the run")
@@ -79,7 +81,10 @@ class Bucket:
 
 
 class Breaker:
-    """Holds all calls back when the judge seems to be down, then lets one through to see whether it is back."""
+    """Holds all calls back when the judge seems to be down, then lets one through to see whether it is back.
+
+    Belongs to one event loop. Whoever waits here learns at once when the run must stop.
+    """
 
     def __init__(self, retries: Retries):
         self._retries = retries
@@ -87,23 +92,34 @@ class Breaker:
         self._open_until_s = self._held_until_s = 0.0
         self._trying = False
         self._stopped: JudgeError | None = None
+        self._stop = asyncio.Event()
 
     async def passed(self) -> None:
         """Returns when a call may be made. Raises JudgeError when the judge stays away or the run must stop."""
         while (wait_s := self._held_until_s - time.monotonic()) > 0:
             # Not all at once when the time has come.
-            await asyncio.sleep(wait_s * (1 + 0.1 * random.random()))
-        while self._openings and self._stopped is None:
+            await self.rest(wait_s * (1 + 0.1 * random.random()))
+        while self._openings:
             if self._openings > self._retries.breaker_openings:
-                raise JudgeError(
-                    f"judge: down; {self._retries.breaker_after} calls in a row failed, and {self._openings - 1} "
-                    "more after pauses; run the same command again later, what is done is kept"
+                self.stop(
+                    JudgeError(
+                        f"judge: down; {self._retries.breaker_after} calls in a row failed, and {self._openings - 1} "
+                        "more after pauses; run the same command again later, what is done is kept"
+                    )
                 )
             wait_s = self._open_until_s - time.monotonic()
-            if wait_s <= 0 and not self._trying:
+            if wait_s <= 0 and not self._trying and self._stopped is None:
                 self._trying = True
                 return
-            await asyncio.sleep(max(wait_s, 0.02))
+            await self.rest(max(wait_s, 0.02))
+        await self.rest(0)
+
+    async def rest(self, seconds: float) -> None:
+        """Waits. Raises JudgeError as soon as the run must stop."""
+        if self._stopped is None and seconds > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._stop.wait()
         if self._stopped is not None:
             # A fresh one: every raise would lengthen the traceback of one that is shared.
             raise JudgeError(str(self._stopped))
@@ -111,6 +127,7 @@ class Breaker:
     def stop(self, error: JudgeError) -> None:
         """No call passes any more; those under way end and are kept."""
         self._stopped = self._stopped or error
+        self._stop.set()
 
     def succeeded(self) -> None:
         """A call was answered: the circuit is closed."""
@@ -119,7 +136,14 @@ class Breaker:
 
     def failed(self, retry_after_s: float | None) -> None:
         """A call was not answered; when the server says when to come back, calls that have not started wait, too."""
-        if retry_after_s is not None:
+        if retry_after_s is not None and retry_after_s > self._retries.patience_s:
+            self.stop(
+                JudgeError(
+                    f"judge: busy, and asks to come back in {retry_after_s:.0f} s; run the same command again then, "
+                    "or raise judge.retries.patience_s"
+                )
+            )
+        elif retry_after_s is not None:
             self._held_until_s = max(self._held_until_s, time.monotonic() + retry_after_s)
         was_trial, self._trying = self._trying, False
         self._failures += 1

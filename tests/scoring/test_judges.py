@@ -287,6 +287,12 @@ def test_a_judge_that_is_down_stops_the_run(start_sim, clips, tmp_path):
     assert sim.sim.calls < 30
 
 
+def test_a_server_that_asks_for_hours_stops_the_run(start_sim, clip, tmp_path):
+    sim = start_sim(fault=[{"kind": "rate-limit", "retry_after_s": 7200}])
+    with pytest.raises(JudgeError, match="asks to come back in 7200 s"):
+        score_one("mas-ma", sim.judge("gemini"), clip, tmp_path)
+
+
 @pytest.mark.parametrize("limit", [{"max_tokens": 20_000}, {"max_usd": 0.02}])
 def test_the_budget_stops_the_run_and_keeps_what_was_paid(limit, start_sim, clips, tmp_path):
     sim = start_sim()

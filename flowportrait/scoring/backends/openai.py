@@ -12,6 +12,7 @@ import time
 import wave
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -37,7 +38,7 @@ from flowportrait.scoring.backends import (
 _SOUND_HZ = 16000
 _BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 _FINISHES: dict[str, Finish] = {"stop": "stop", "eos": "stop", "length": "length", "content_filter": "blocked"}
-_KEPT_PAYLOADS = 32
+_KEPT_PAYLOADS = 16
 
 
 class OpenAICompatible:
@@ -140,7 +141,7 @@ class OpenAICompatible:
         if isinstance(piece, str):
             return [{"type": "text", "text": piece}]
         with_wav = self.config.sound == "wav" and piece.facts.has_sound
-        video, sound = await asyncio.to_thread(_payload, piece, with_wav)
+        video, sound = await asyncio.to_thread(_payload, piece.path, piece.sha256, with_wav)
         parts: list[dict[str, Any]] = [
             {"type": "video_url", "video_url": {"url": f"data:{piece.mime_type};base64,{video}"}}
         ]
@@ -152,15 +153,15 @@ class OpenAICompatible:
 
 
 @lru_cache(maxsize=_KEPT_PAYLOADS)
-def _payload(video: Video, with_wav: bool) -> tuple[str, str]:
-    """The video and its sound in base64; kept for a while, because three aspects ask about the same clip."""
-    sound = _wav(video) if with_wav else b""
-    return base64.b64encode(video.path.read_bytes()).decode(), base64.b64encode(sound).decode()
+def _payload(path: Path, sha256: str, with_wav: bool) -> tuple[str, str]:
+    """The video and its sound in base64; kept for a while, because three aspects ask about the same file."""
+    sound = _wav(path) if with_wav else b""
+    return base64.b64encode(path.read_bytes()).decode(), base64.b64encode(sound).decode()
 
 
-def _wav(video: Video) -> bytes:
+def _wav(path: Path) -> bytes:
     """The sound of a video as 16-bit mono WAV at 16 kHz."""
-    sound = media.read_audio(video.path, sample_rate=_SOUND_HZ, min_s=0.0)
+    sound = media.read_audio(path, sample_rate=_SOUND_HZ, min_s=0.0)
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(1)
