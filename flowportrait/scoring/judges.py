@@ -156,7 +156,8 @@ class CompareSystem(_System):
         """In which orders the two are shown: ("ab",), ("ba",), or both."""
         if self.config.both_orders:
             return ("ab", "ba")
-        return ("ab", "ba")[int(digest_of(self.config.seed, a.id, b.id), 16) % 2 :][:1]
+        drawn = int(digest_of(self.config.seed, a.id, b.id), 16) % 2
+        return ("ba",) if drawn else ("ab",)
 
     def questions(self, first: Sample, second: Sample, repeat: int = 0) -> list[Question]:
         """What is asked about two clips in this order, the aggregator's question apart."""
@@ -171,17 +172,19 @@ class CompareSystem(_System):
         findings, winners, aspects, reasons = [], {}, {}, [problem] if problem else []
         for order, (found, by_aspect) in zip(shown, await all_of(asked), strict=True):
             findings += found
-            winners[order] = _by_name(found[-1], order)
             aspects = aspects or {aspect: _by_name(finding, order) for aspect, finding in by_aspect.items()}
-            reasons += [f"shown {order}: {finding.reason}" for finding in found if finding.reason]
+            unsaid = [f"shown {order}: {finding.reason}" for finding in found if finding.reason]
+            reasons += unsaid
+            if not unsaid:
+                winners[order] = _by_name(found[-1], order)
         winner = None
         if not reasons:
             winner = winners[shown[0]] if len(set(winners.values())) == 1 else "tie"
         return Verdict(
             a=a.id, b=b.id, system=self.name, winner=winner, reason="; ".join(reasons),
             parts={aspect: name for aspect, name in aspects.items() if name},
-            orders={order: name for order, name in winners.items() if name}, seed=self.config.seed, repeat=repeat,
-            fingerprint=self.fingerprint, sha256=[a.sha256, b.sha256], **_source(findings),
+            orders=winners, seed=self.config.seed, repeat=repeat, fingerprint=self.fingerprint,
+            sha256=[a.sha256, b.sha256], **_source(findings),
         )  # fmt: skip
 
     async def verdict(self, shown: tuple[Sample, Sample], repeat: int) -> tuple[list[Finding], dict[str, Finding]]:
@@ -270,7 +273,7 @@ def _as_iterator(results: AsyncIterator[R]) -> Iterator[R]:
         pump = runner.get_loop().create_task(_pumped(results, queue))
         while result := runner.run(queue.get()):
             yield from result
-        runner.run(_ended(pump))
+        runner.run(asyncio.wait_for(pump, timeout=None))
 
 
 async def _pumped(results: AsyncIterator[R], queue: asyncio.Queue[list[R]]) -> None:
@@ -280,8 +283,3 @@ async def _pumped(results: AsyncIterator[R], queue: asyncio.Queue[list[R]]) -> N
             queue.put_nowait([result])
     finally:
         queue.put_nowait([])
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    """Raises what ended the task, if it was an error."""
-    await task

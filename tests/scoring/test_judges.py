@@ -204,7 +204,7 @@ def test_no_verdict_when_an_aspect_has_none(start_sim, clips, tmp_path):
     a, b = find_samples([clips(2)])
     (verdict,) = system_of("ma-comp", sim.judge("openai"), tmp_path).compare([(a, b)])
     assert verdict.winner is None and "400" in verdict.reason and sim.sim.calls == 3
-    assert len(verdict.parts) == 2
+    assert len(verdict.parts) == 2 and verdict.orders == {}
 
 
 def test_the_aggregator_reads_what_the_three_found(start_sim, clips, tmp_path):

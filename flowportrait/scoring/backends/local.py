@@ -7,6 +7,7 @@ finds. Questions are answered one after another; the device is busy with one any
 import asyncio
 import math
 import time
+from itertools import islice
 from typing import Any, Self
 
 import numpy as np
@@ -132,7 +133,9 @@ class LocalTransformers:
                 content.append({"type": "text", "text": part})
                 continue
             content.append({"type": "video", "video": str(part.path)})
-            videos.append(np.stack(list(media.read_frames(part.path, fps=fps))))
+            # A clip shorter than one tick of the clock still has its first frame.
+            frames = list(media.read_frames(part.path, fps=fps)) or list(islice(media.read_frames(part.path), 1))
+            videos.append(np.stack(frames))
             if part.facts.has_sound:
                 content.append({"type": "audio", "audio": str(part.path)})
                 sounds.append(media.read_audio(part.path, sample_rate=rate_hz, min_s=0.0).samples)
