@@ -65,7 +65,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _override(values: dict[str, Any], override: str) -> None:
-    """Sets one leaf in place: "rollout.window=3". A value that is no TOML is a string."""
+    """Sets one leaf in place: "rollout.window=3". A value that is no TOML is a string, null is no value."""
     key, equals, text = override.partition("=")
     *parents, leaf = key.strip().split(".")
     if not equals or not leaf or not all(parents):
@@ -73,7 +73,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text.strip()
+        value = None if text.strip() == "null" else text.strip()
     table = values
     for parent in parents:
         table = table.setdefault(parent, {})

@@ -15,7 +15,7 @@ from pydantic import Field
 from flowportrait.config import Frozen
 from flowportrait.errors import JudgeError, JudgeRefused, JudgeUnavailable
 from flowportrait.scoring import digest_of
-from flowportrait.scoring.backends import DEFAULT_BACKEND, Answer, Digit, Question, build_backend
+from flowportrait.scoring.backends import DEFAULT_BACKEND, Answer, Question, build_backend
 from flowportrait.scoring.cache import AnswerStore, answer_key
 from flowportrait.scoring.pacing import Breaker, Bucket, Budget, Limits, Prices, Purse, Retries
 from flowportrait.scoring.prompts import load_prompt
@@ -175,7 +175,7 @@ class Judge:
         """What the answer is worth."""
         reason = self._distrust(answer, question)
         reply = Reply(reason=reason) if reason else read_reply(answer.text, demand)
-        expected = {} if reply.reason else _expected(reply, answer.digits, demand)
+        expected = {} if reply.reason else _expected(reply, answer, demand)
         if self.config.use_expected and not reply.reason and len(expected) < len(demand):
             reply = Reply(reason="no token probabilities; unset judge.use_expected or use a server that gives them")
         reasoning = "\n".join(part for part in (answer.thoughts, answer.text) if part)
@@ -204,13 +204,13 @@ class Judge:
         return ""
 
 
-def _expected(reply: Reply, digits: list[Digit], demand: Demand) -> dict[str, float]:
+def _expected(reply: Reply, answer: Answer, demand: Demand) -> dict[str, float]:
     """By key, the mean of the allowed scores under the probabilities of the token that gave the score."""
-    by_offset = {digit.offset: digit.odds for digit in digits}
+    odds_by_place = {(digit.digit, digit.tail): digit.odds for digit in answer.digits}
     expected = {}
     for key, allowed in demand.items():
-        odds = by_offset.get(reply.spans[key][0], {})
-        weights = {score: odds.get(str(score), 0.0) for score in allowed if isinstance(score, int)}
+        place = (str(reply.values[key]), answer.text[reply.spans[key][1] :].rstrip())
+        weights = {score: odds_by_place.get(place, {}).get(str(score), 0.0) for score in allowed}
         if total := sum(weights.values()):
             expected[key] = sum(score * weight for score, weight in weights.items()) / total
     return expected

@@ -2,6 +2,7 @@
 
 import math
 import os
+import time
 
 import pytest
 
@@ -10,7 +11,7 @@ from flowportrait.media import Clip
 from flowportrait.registry import COMPARERS, SCORERS
 from flowportrait.scoring import ASPECTS, Sample
 from flowportrait.scoring.asking import Judge, JudgeConfig
-from flowportrait.scoring.backends import Question, Video
+from flowportrait.scoring.backends import Question, Video, build_backend
 from flowportrait.scoring.judges import MaComp, MasMa, MasSa, SasSa
 from flowportrait.scoring.prompts import load_prompt, prompt_names
 from flowportrait.scoring.run import find_samples
@@ -94,6 +95,14 @@ def test_what_passes_is_overcome(fault, start_sim, clip, tmp_path):
     sim = start_sim(fault=[{"kind": fault, "last": 0, "retry_after_s": 0.01}])
     assert score_one("sas-sa", sim.judge("gemini"), clip, tmp_path).reason == ""
     assert sim.sim.calls == 2
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_nobody_comes_back_before_the_server_said(protocol, start_sim, clip, tmp_path):
+    sim = start_sim(fault=[{"kind": "rate-limit", "last": 0, "retry_after_s": 0.7}])
+    started_s = time.monotonic()
+    assert score_one("mas-ma", sim.judge(protocol, limits={"in_flight": 1}), clip, tmp_path).reason == ""
+    assert time.monotonic() - started_s > 0.7 and sim.sim.calls == 4
 
 
 def test_an_unusable_reply_is_quoted_when_asked_again(start_sim, clip, tmp_path):
@@ -307,6 +316,12 @@ def test_the_budget_stops_the_run_and_keeps_what_was_paid(limit, start_sim, clip
     assert len(system.judge.store) == sim.sim.calls == len(scores)
     rest = list(system_of("sas-sa", sim.judge("gemini"), tmp_path).score(samples))
     assert len(rest) == sim.sim.calls == 20
+
+
+@pytest.mark.parametrize("kind", ["openai", "transformers"])
+def test_no_model_is_chosen_for_the_user(kind):
+    with pytest.raises(ConfigError, match=r"judge\.backend\.model: missing"):
+        build_backend({"type": kind})
 
 
 def test_a_budget_in_money_needs_prices(start_sim, tmp_path):

@@ -54,9 +54,14 @@ def test_a_server_that_counts_nothing_is_booked_as_estimated():
 
 
 def test_digits_are_found_among_tokens():
-    tokens = [('{"score":', {}), (" 4", {" 4": 0.5, "4": 0.2, " 5": 0.2, " x": 0.1}), ("}", {"}": 1.0}), ("12", {})]
-    (digit,) = digits_of(tokens)
-    assert digit.offset == 10 and digit.odds == pytest.approx({"4": 0.7, "5": 0.2})
+    tokens = [
+        ("1", {"1": 1.0}),
+        ("x" * 300, {}),
+        ('{"score":', {}),
+        (" 4", {" 4": 0.5, "4": 0.2, " 5": 0.2, " x": 0.1}),
+    ]
+    (digit,) = digits_of([*tokens, ("}", {"}": 1.0}), ("\n", {}), ("<|im_end|>", {})])
+    assert (digit.digit, digit.tail) == ("4", "}") and digit.odds == pytest.approx({"4": 0.7, "5": 0.2})
 
 
 def rows(values):

@@ -7,6 +7,7 @@ this question will never be answered, JudgeError when no question will. A reply 
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +24,9 @@ from flowportrait.registry import JUDGE_BACKENDS
 from flowportrait.scoring import digest_of
 
 DEFAULT_BACKEND = "gemini"
+
+_SPECIAL_TOKEN = re.compile(r"<\|[^|]*\|>|</s>")
+_LONGEST_TAIL = 200
 
 Finish = Literal["stop", "length", "blocked", "other"]
 
@@ -98,9 +102,13 @@ class Usage(Record):
 
 
 class Digit(Record):
-    """A token of the reply that is a digit, with the probabilities of the digits that could have stood there."""
+    """A token near the end of the reply that is a digit, with the probabilities of the digits that could stand there.
 
-    offset: int = Field(description="of the digit in the reply's text")
+    It is found again by what follows it: servers count characters, thinking and special tokens each in their own way.
+    """
+
+    digit: str
+    tail: str = Field(description="the reply after it, without white space at the end and special tokens")
     odds: dict[str, float] = Field(description="probability by digit")
 
 
@@ -181,14 +189,20 @@ def probability(log_probability: float | None) -> float:
 
 
 def digits_of(tokens: list[tuple[str, dict[str, float]]]) -> list[Digit]:
-    """From (token, probability by alternative): the tokens that are one digit, with the digits among the rest."""
-    digits, offset = [], 0
-    for token, alternatives in tokens:
-        if token.strip().isdecimal() and len(token.strip()) == 1:
+    """From (token, probability by alternative): the tokens near the end that are one digit."""
+    digits, tail = [], ""
+    for token, alternatives in reversed(tokens):
+        if _is_digit(token):
             odds: dict[str, float] = {}
             for other, probability in alternatives.items():
-                if other.strip().isdecimal() and len(other.strip()) == 1:
+                if _is_digit(other):
                     odds[other.strip()] = odds.get(other.strip(), 0.0) + probability
-            digits.append(Digit(offset=offset + len(token) - len(token.lstrip()), odds=odds))
-        offset += len(token)
+            digits.append(Digit(digit=token.strip(), tail=tail.rstrip(), odds=odds))
+        tail = _SPECIAL_TOKEN.sub("", token) + tail
+        if len(tail) > _LONGEST_TAIL:
+            break
     return digits
+
+
+def _is_digit(token: str) -> bool:
+    return len(token.strip()) == 1 and token.strip() in "0123456789"
