@@ -149,7 +149,7 @@ BAD_INPUTS = [
              "folder: is a folder; give the name of a file such as folder/scores.jsonl"),
     BadInput("score: unknown setting", f"{SCORE} --scorers mas-ma --set judge.budjet.max_usd=1",
              "--set: unknown key 'judge.budjet'; did you mean 'budget'? allowed: accept_models, backend, both_orders, "
-             "budget, check, limits, prices, prompts, repeats, retries, seed, use_expected"),
+             "budget, check, limits, prices, prompts, renew_unusable, repeats, retries, seed, use_expected"),
     BadInput("score: unknown backend", f"{SCORE} --scorers mas-ma --set judge.backend.type=gemni",
              "judge backend: no 'gemni'; did you mean 'gemini'? allowed: gemini, offline, openai, replay, "
              "transformers"),

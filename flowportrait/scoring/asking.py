@@ -6,14 +6,14 @@ the check that the judge hears and sees, and the one repetition that an unusable
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field
 
 from flowportrait.config import Frozen
-from flowportrait.errors import JudgeError, JudgeRefused, JudgeUnavailable
+from flowportrait.errors import FlowPortraitError, JudgeError, JudgeRefused, JudgeUnavailable
 from flowportrait.scoring import digest_of
 from flowportrait.scoring.backends import DEFAULT_BACKEND, Answer, Question, build_backend
 from flowportrait.scoring.cache import AnswerStore, answer_key
@@ -40,6 +40,7 @@ class JudgeConfig(Frozen):
     both_orders: bool = Field(default=False, description="ask in both orders; if the verdicts differ it is a tie")
     check: Literal["tokens", "none"] = Field(default="tokens", description="refuse a judge that hears or sees nothing")
     accept_models: list[str] = Field(default=[], description="further names under which the model may answer")
+    renew_unusable: bool = Field(default=False, description="ask anew where the stored answer is unusable")
     limits: Limits = Limits()
     retries: Retries = Retries()
     budget: Budget = Budget()
@@ -73,6 +74,7 @@ class Judge:
         self._requests = Bucket(config.limits.requests_per_minute)
         self._tokens = Bucket(config.limits.tokens_per_minute)
         self._replaced_in_a_row = 0
+        self._renewed: set[str] = set()
 
     async def __aenter__(self) -> Self:
         self._breaker = Breaker(self.config.retries)
@@ -91,13 +93,14 @@ class Judge:
 
     async def ask(self, question: Question, demand: Demand) -> Finding:
         """The demanded values. An unusable reply is asked for once more; JudgeError only when the run must stop."""
-        keys, tokens, finding = [], 0, Finding()
+        keys: list[str] = []
+        tokens, finding = 0, Finding()
         for again in (False, True):
             try:
-                answer = await self.answer(question)
+                answer = await self.answer(question, demand)
             except (JudgeUnavailable, JudgeRefused) as error:
                 return Finding(reason=str(error), answers=tuple(keys), tokens=tokens)
-            keys.append(answer_key(question, self.backend))
+            keys += [key] if (key := answer_key(question, self.backend)) in self.store else []
             tokens += answer.usage.total
             finding = self._judged(answer, question, demand)
             if not finding.reason or again:
@@ -106,21 +109,28 @@ class Judge:
             # The reply may hold braces of its own: no str.format here.
             note = self.repair.text.replace("{reason}", finding.reason).replace("{answer}", quoted)
             question = question.followed_by(note)
-        return Finding(
-            finding.values, finding.expected, finding.reason, finding.reasoning, finding.model, tuple(keys), tokens
-        )
+        return replace(finding, answers=tuple(keys), tokens=tokens)
 
-    async def answer(self, question: Question) -> Answer:
-        """The stored answer, or a new one; a question that is being asked already is not asked twice."""
+    async def answer(self, question: Question, demand: Demand | None = None) -> Answer:
+        """The stored answer, or a new one; a question that is being asked already is not asked twice.
+
+        With `renew_unusable` a stored answer that does not hold what is demanded is replaced, once in a run.
+        """
         key = answer_key(question, self.backend)
         stored = self.store.get(key)
-        if stored is not None:
+        if stored is not None and not self._to_be_renewed(key, stored, question, demand):
             return stored
         if key not in self._under_way:
             task = asyncio.create_task(self._fetched(question))
             self._under_way[key] = task
             task.add_done_callback(lambda _: self._under_way.pop(key, None))
         return await self._under_way[key]
+
+    def _to_be_renewed(self, key: str, stored: Answer, question: Question, demand: Demand | None) -> bool:
+        if not self.config.renew_unusable or demand is None or key in self._renewed:
+            return False
+        self._renewed.add(key)
+        return bool(self._judged(stored, question, demand).reason)
 
     async def _fetched(self, question: Question) -> Answer:
         """A new answer, stored before it is given, after as many attempts as it takes."""
@@ -157,9 +167,11 @@ class Judge:
             raise
         finally:
             self.purse.settle(estimate, answer.usage if answer else None)
-            self._tokens.settle((answer.usage.total if answer else 0) - estimate.total)
+            if answer is not None and answer.usage.prompt is not None:
+                self._tokens.settle(answer.usage.total - estimate.total)
         self._breaker.succeeded()
-        if self.backend.keeps_answers:
+        # What another model said must not stand for this one's answer when the run is repeated.
+        if self.backend.keeps_answers and self._is_by_the_model(answer):
             self.store.put(question, self.backend, answer)
         return answer
 
@@ -181,10 +193,12 @@ class Judge:
         reasoning = "\n".join(part for part in (answer.thoughts, answer.text) if part)
         return Finding(reply.values, expected, reply.reason, reasoning, answer.model)
 
+    def _is_by_the_model(self, answer: Answer) -> bool:
+        return not answer.model or answer.model in (self.backend.model, *self.config.accept_models)
+
     def _distrust(self, answer: Answer, question: Question) -> str:
         """Why the answer is not to be read at all; empty when it is."""
-        expected_names = {self.backend.model, *self.config.accept_models}
-        if answer.model and answer.model not in expected_names:
+        if not self._is_by_the_model(answer):
             self._replaced_in_a_row += 1
             told = f"'{answer.model}' answered instead of '{self.backend.model}'"
             if self._replaced_in_a_row >= _REPLACED_STOPS_AFTER:
@@ -226,7 +240,7 @@ async def all_of(calls: Iterable[Awaitable[R]]) -> list[R]:
 
 
 async def in_parallel(items: Iterable[T], work: Callable[[T], Awaitable[R]], workers: int) -> AsyncIterator[R]:
-    """`work` of every item as it is done, at most `workers` at a time. A JudgeError lets work under way end first."""
+    """`work` of every item as it is done, at most `workers` at a time. An error lets work under way end first."""
     pending, results, failure = iter(items), asyncio.Queue[R | None](), None
 
     async def worker() -> None:
@@ -234,7 +248,7 @@ async def in_parallel(items: Iterable[T], work: Callable[[T], Awaitable[R]], wor
         try:
             for item in pending:
                 results.put_nowait(await work(item))
-        except JudgeError as error:
+        except FlowPortraitError as error:
             failure = failure or error
         finally:
             results.put_nowait(None)

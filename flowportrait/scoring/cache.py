@@ -78,9 +78,9 @@ class AnswerStore:
                 start = 0
                 for line in file:
                     key = line[_KEY_START : _KEY_START + _KEY_LENGTH].decode("ascii", "replace")
-                    # The first answer counts; a line without its end was torn by a kill and its call is made again.
+                    # The last answer counts; a line without its end was torn by a kill and its call is made again.
                     if line.startswith(b'{"key":"') and line.endswith(b"}\n"):
-                        self._places.setdefault(key, (start, len(line)))
+                        self._places[key] = (start, len(line))
                     start += len(line)
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read as a store of answers: {error.strerror}") from error

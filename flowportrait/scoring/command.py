@@ -41,6 +41,8 @@ def score(
     _refuse_folder(out)
     samples = find_samples(sources, truth)
     wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if retry_unscored:
+        overrides = [*overrides, "judge.renew_unusable=true"]
     scorers = build_scorers(wanted, _settings(config, overrides), answers or out.parent / "answers.jsonl")
     plans = [plan_scores(scorer, samples) for scorer in scorers if isinstance(scorer, ScoreSystem)]
     _announce(plans)

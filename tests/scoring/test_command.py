@@ -101,6 +101,23 @@ def test_unscored_is_said_and_can_be_tried_again(judged, capsys):
     assert all(not score.reason for score in read_jsonl("scores.jsonl", Score))
 
 
+def test_an_unusable_answer_is_asked_for_anew_when_tried_again(judged, capsys):
+    judged.sim.faults = type(judged.sim.faults).model_validate({"fault": [{"kind": "prose"}]})
+    command = ["score", "clips/0000.mp4", "--scorers", "sas-sa", "-o", "s.jsonl", "--config", "judge.json"]
+    assert cli.run(command) == 0 and judged.sim.calls == 2
+    judged.sim.faults = type(judged.sim.faults)()
+    Path("s.jsonl").unlink()
+    # Read anew, the stored answers are no better.
+    assert cli.run(command) == 0 and judged.sim.calls == 2
+    assert cli.run([*command, "--retry-unscored"]) == 0 and judged.sim.calls == 3
+    assert [score.reason for score in read_jsonl("s.jsonl", Score)] == [""]
+
+
+def test_a_store_that_cannot_be_written_is_one_line(judged, capsys):
+    assert cli.run([*SCORE, "--answers", "judge.json/answers.jsonl"]) == 2
+    assert "judge.json/answers.jsonl: cannot be written" in capsys.readouterr().err
+
+
 def test_answers_are_replayed_without_a_judge(judged, capsys):
     assert cli.run(SCORE) == 0
     first = [score.value for score in read_jsonl("scores.jsonl", Score)]

@@ -86,8 +86,8 @@ def test_every_fault_ends_in_a_score_or_a_reason(protocol, fault, reason, start_
         assert score.reason == "" and score.value == score.parts["overall"]
         return
     assert math.isnan(score.value) and reason in score.reason
-    asked_twice = fault not in ("rate-limit", "overloaded", "server-error", "cut", "hang", "half-json", "bad-request")
-    assert len(score.answers) == (2 if asked_twice else 0)
+    unanswered = ("rate-limit", "overloaded", "server-error", "cut", "hang", "half-json", "bad-request")
+    assert len(score.answers) == (0 if fault in (*unanswered, "replaced") else 2)
 
 
 @pytest.mark.parametrize("fault", ["rate-limit", "overloaded", "cut", "half-json", "prose", "blocked", "replaced"])
@@ -282,7 +282,7 @@ def test_replaced_three_times_stops_the_run(start_sim, clips, tmp_path):
     system = system_of("sas-sa", sim.judge("openai", limits={"in_flight": 1}), tmp_path)
     with pytest.raises(JudgeError, match="'sim-replacement' answered instead of 'sim', 3 times in a row"):
         list(system.score(samples))
-    assert sim.sim.calls == 3
+    assert sim.sim.calls == 3 and len(system.judge.store) == 0
     accepting = sim.judge("openai", accept_models=["sim-replacement"])
     assert all(score.reason == "" for score in system_of("sas-sa", accepting, tmp_path).score(samples))
 
