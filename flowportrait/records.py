@@ -92,6 +92,7 @@ class Score(Measured):
     parts: dict[str, MaybeNumber] = Field(default={}, description="what `value` is made of, by aspect")
     expected: dict[str, float] = Field(default={}, description="by aspect, from token probabilities if known")
     sha256: str = Field(default="", description="of the video file")
+    truth_sha256: str = Field(default="", description="of the ground-truth video, where the scorer needs one")
 
     @model_validator(mode="after")
     def _a_number_or_a_reason(self) -> Self:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from flowportrait.config import Frozen
@@ -32,10 +33,12 @@ class Sample:
     @cached_property
     def sha256(self) -> str:
         """Of the video file; empty when it is not there."""
-        if not self.clip.path.is_file():
-            return ""
-        with self.clip.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(self.clip.path)
+
+    @cached_property
+    def truth_sha256(self) -> str:
+        """Of the truth's file; empty when there is none."""
+        return file_digest(self.truth.path) if self.truth else ""
 
 
 class Scorer(Protocol):
@@ -78,10 +81,19 @@ class Comparer(Protocol):
 
 def score_row(scorer: Scorer, sample: Sample, value: float = math.nan, reason: str = "", **fields: Any) -> Score:
     """The record of one score; give either `value` or `reason`."""
+    truth = sample.truth_sha256 if "truth" in scorer.needs else ""
     return Score(
         clip=sample.id, scorer=scorer.name, value=value, reason=reason, unit=scorer.unit,
-        fingerprint=scorer.fingerprint, sha256=sample.sha256, **fields,
+        fingerprint=scorer.fingerprint, sha256=sample.sha256, truth_sha256=truth, **fields,
     )  # fmt: skip
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file; empty when it is not there."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_of(*parts: object) -> str:

@@ -177,7 +177,9 @@ def _read_scores(out: Path, scorers: list[Scorer]) -> dict[Key, Score]:
 
 
 def _unchanged(score: Score, sample: Sample) -> bool:
-    return sample.clip.path.is_file() and score.sha256 == sample.sha256
+    """Whether the files are still those that were scored; a video that was not there is looked for again."""
+    truth_is_same = not score.truth_sha256 or score.truth_sha256 == sample.truth_sha256
+    return bool(score.sha256) and score.sha256 == sample.sha256 and truth_is_same
 
 
 def _write_in_order(out: Path, done: dict[Key, Score], wanted: list[Key]) -> None:

@@ -5,7 +5,6 @@ this question will never be answered, JudgeError when no question will. A reply 
 `Answer` whose `finish` says so.
 """
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from flowportrait.errors import JudgeUnavailable
 from flowportrait.media import Clip, Facts
 from flowportrait.records import Record
 from flowportrait.registry import JUDGE_BACKENDS
-from flowportrait.scoring import digest_of
+from flowportrait.scoring import digest_of, file_digest
 
 DEFAULT_BACKEND = "gemini"
 
@@ -40,8 +39,7 @@ class Video:
     @cached_property
     def sha256(self) -> str:
         """Of the file, sound included."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(self.path)
 
     @property
     def mime_type(self) -> str:
