@@ -188,7 +188,8 @@ class Judge:
         reason = self._distrust(answer, question)
         reply = Reply(reason=reason) if reason else read_reply(answer.text, demand)
         expected = {} if reply.reason else _expected(reply, answer, demand)
-        if self.config.use_expected and not reply.reason and len(expected) < len(demand):
+        numeric = [key for key, allowed in demand.items() if isinstance(allowed[0], int)]
+        if self.config.use_expected and not reply.reason and len(expected) < len(numeric):
             reply = Reply(reason="no token probabilities; unset judge.use_expected or use a server that gives them")
         reasoning = "\n".join(part for part in (answer.thoughts, answer.text) if part)
         return Finding(reply.values, expected, reply.reason, reasoning, answer.model)

@@ -90,7 +90,7 @@ class _Said:
     score_at: int | None
 
 
-class Fail(Exception):
+class _Fail(Exception):
     """An HTTP error to be sent."""
 
     def __init__(self, status: int, message: str, retry_after_s: float | None = None):
@@ -160,10 +160,10 @@ class JudgeSim:
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         try:
             status, content, extra = await self._answered(method, path.split("?")[0], headers, body)
-        except Fail as error:
+        except _Fail as error:
             status, (content, extra) = error.status, _failure(path, error)
         except (KeyError, TypeError, ValueError) as error:
-            status, (content, extra) = 400, _failure(path, Fail(400, f"not a request of this protocol: {error!r}"))
+            status, (content, extra) = 400, _failure(path, _Fail(400, f"not a request of this protocol: {error!r}"))
         finally:
             self.in_flight -= 1
         if status == 0:
@@ -189,7 +189,7 @@ class JudgeSim:
             return 200, {"object": "list", "data": [{"id": self.faults.model or "sim", "object": "model"}]}, {}
         if "/files" in path:
             return self._file(method, path, headers, body)
-        raise Fail(404, f"no such path: {path}")
+        raise _Fail(404, f"no such path: {path}")
 
     def _file(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> tuple[int, Any, dict]:
         """The Files API: a start that gives an address, the bytes sent there, and questions about the state."""
@@ -200,7 +200,7 @@ class JudgeSim:
             self._files[name] = {"mime_type": mime_type, "bytes": b"", "ready_at": None}
             return 200, {}, {"X-Goog-Upload-URL": f"{self.url}/upload/{name}", "X-Goog-Upload-Status": "active"}
         if name not in self._files:
-            raise Fail(404, f"no file {name}")
+            raise _Fail(404, f"no file {name}")
         file = self._files[name]
         if method != "POST":
             return 200, self._file_row(name), {}
@@ -229,11 +229,11 @@ class JudgeSim:
         self.calls += 1
         await asyncio.sleep(self.faults.latency_s)
         if fault is not None and kind == "rate-limit":
-            raise Fail(429, "Resource has been exhausted (e.g. check quota).", fault.retry_after_s)
+            raise _Fail(429, "Resource has been exhausted (e.g. check quota).", fault.retry_after_s)
         if kind in ("overloaded", "server-error"):
-            raise Fail(503 if kind == "overloaded" else 500, "The model is overloaded. Please try again later.")
+            raise _Fail(503 if kind == "overloaded" else 500, "The model is overloaded. Please try again later.")
         if kind == "bad-request":
-            raise Fail(400, "Request contains an invalid argument.")
+            raise _Fail(400, "Request contains an invalid argument.")
         if kind == "hang":
             await asyncio.sleep(self.faults.hang_s)
         if kind in ("hang", "cut"):
@@ -270,7 +270,7 @@ class JudgeSim:
         for data, fps in ask.videos:
             facts = self._looked_at(data)
             if facts is None:
-                raise Fail(400, "The video cannot be decoded.")
+                raise _Fail(400, "The video cannot be decoded.")
             frames = 1 if kind == "blind" else max(1, min(facts.num_frames, round(facts.duration_s * fps)))
             video += frames * ask.frame_tokens
             audio += round(facts.duration_s * 32) if facts.has_sound and ask.sound_in_video else 0
@@ -371,7 +371,7 @@ def _read_gemini(body: Mapping[str, Any], model: str, files: Mapping[str, dict[s
         elif "fileData" in part:
             name = "files/" + part["fileData"]["fileUri"].rsplit("/", 1)[-1]
             if name not in files:
-                raise Fail(403, f"You do not have permission to access the File {name} or it may not exist.")
+                raise _Fail(403, f"You do not have permission to access the File {name} or it may not exist.")
             ask.videos.append((files[name]["bytes"], fps))
     ask.text = "\n\n".join(texts)
     return ask
@@ -426,7 +426,7 @@ def _say_gemini(said: _Said, ask: _Ask, modalities: bool) -> dict[str, Any]:
     return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": said.model}
 
 
-def _failure(path: str, error: Fail) -> tuple[dict[str, Any], dict[str, str]]:
+def _failure(path: str, error: _Fail) -> tuple[dict[str, Any], dict[str, str]]:
     """An error in the words of the protocol that was spoken, and its headers."""
     if "/chat/" in path:
         headers = {} if error.retry_after_s is None else {"Retry-After": f"{error.retry_after_s:g}"}

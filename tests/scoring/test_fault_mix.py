@@ -18,6 +18,7 @@ from flowportrait.scoring.cache import AnswerStore
 from flowportrait.scoring.run import ScoringConfig, build_scorers, find_samples, score_to_file
 
 pytest.importorskip("openai")
+pytest.importorskip("google.genai")
 
 ROOT = Path(__file__).parents[2]
 NUM_CLIPS = 1667 if os.environ.get("FLOWPORTRAIT_LONG_TESTS") else 60
@@ -41,9 +42,9 @@ MIX = [
 ]
 
 
-def settings_of(sim):
+def settings_of(sim, protocol):
     limits = {"in_flight": IN_FLIGHT, "timeout_s": 60}
-    return {"judge": sim.judge("openai", limits=limits, retries={"attempts": 8})}
+    return {"judge": sim.judge(protocol, limits=limits, retries={"attempts": 8})}
 
 
 def checked(out, answers, ids):
@@ -59,11 +60,12 @@ def checked(out, answers, ids):
     return scores
 
 
-def test_every_clip_ends_once(start_sim, clips, tmp_path):
+@pytest.mark.parametrize("protocol", ["openai", "gemini"])
+def test_every_clip_ends_once(protocol, start_sim, clips, tmp_path):
     sim = start_sim(fault=MIX, hang_s=1, latency_s=0.02)
     samples = find_samples([clips(NUM_CLIPS)])
     out, answers = tmp_path / "scores.jsonl", tmp_path / "answers.jsonl"
-    scorers = build_scorers(["mas-ma"], ScoringConfig.model_validate(settings_of(sim)), answers)
+    scorers = build_scorers(["mas-ma"], ScoringConfig.model_validate(settings_of(sim, protocol)), answers)
     started_s = time.perf_counter()
     summary = score_to_file(samples, scorers, out, retry_unscored=False, progress=lambda done, total: None)
     took_s = time.perf_counter() - started_s
@@ -83,7 +85,7 @@ def test_kill_9_and_resume_lose_nothing_and_double_nothing(start_sim, clips, tmp
     folder = clips(NUM_CLIPS)
     out, answers = tmp_path / "scores.jsonl", tmp_path / "answers.jsonl"
     config = tmp_path / "judge.json"
-    config.write_text(json.dumps(settings_of(sim)))
+    config.write_text(json.dumps(settings_of(sim, "openai")))
     code = "from flowportrait.cli import main; main()"
     command = [sys.executable, "-c", code, "score", str(folder), "--scorers", "mas-ma", "-o", str(out)]
     command += ["--config", str(config)]

@@ -153,6 +153,12 @@ def test_no_probabilities_no_expected_score(start_sim, clip, tmp_path):
     assert "no token probabilities" in score.reason
 
 
+def test_a_comparison_needs_no_probabilities(start_sim, clips, tmp_path):
+    a, b = find_samples([clips(2)])
+    (verdict,) = system_of("direct-comp", start_sim().judge("openai", use_expected=True), tmp_path).compare([(a, b)])
+    assert verdict.reason == ""
+
+
 def test_repeats_are_asked_apart(start_sim, clip, tmp_path):
     sim = start_sim()
     scores = list(system_of("sas-sa", sim.judge("gemini", repeats=3), tmp_path).score([Sample("a", Clip(clip))]))
