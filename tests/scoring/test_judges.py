@@ -129,6 +129,15 @@ def test_files_api_takes_a_clip_once_for_three_aspects(start_sim, clip, tmp_path
     assert len(sim.sim._files) == 1 and sim.sim.calls == 3
 
 
+def test_a_file_that_was_forgotten_is_sent_again(start_sim, clip, tmp_path):
+    sim = start_sim(fault=[{"kind": "prose", "last": 0}])
+    system = system_of("sas-sa", sim.judge("gemini", backend={"upload": "files"}, limits={"in_flight": 1}), tmp_path)
+    says = sim.sim._said
+    sim.sim._said = lambda ask, kind: (says(ask, kind), sim.sim._files.clear())[0]
+    (score,) = system.score([Sample("a", Clip(clip))])
+    assert score.reason == "" and sim.sim.calls == 2
+
+
 def test_a_file_that_cannot_be_processed_is_a_reason(start_sim, clip, tmp_path):
     sim = start_sim(fault=[{"kind": "file-failed"}])
     score = score_one("sas-sa", sim.judge("gemini", backend={"upload": "files"}), clip, tmp_path)

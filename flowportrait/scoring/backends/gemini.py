@@ -175,6 +175,10 @@ class Gemini:
         word = f"{error.code} {error.status or ''} {error.message or ''}"
         if error.code in _BUSY:
             return unavailable(word, retry_after_s(error.details))
+        if error.code == 403 and "access the File" in word:
+            # The Files API forgets what is older than two days, or another project's.
+            self._uploads.clear()
+            return unavailable(word)
         if error.code in (401, 403, 404) or "API_KEY" in str(error.details):
             return JudgeError(f"judge.backend: {' '.join(word.split())[:300]}; check the key and the model's name")
         return JudgeRefused(" ".join(word.split())[:200])
