@@ -35,6 +35,12 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable line last.")]
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="What differs from the defaults.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override one value.")]
+ScoringFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE.toml", help="The judge and the scorers' settings.")
+]
+Answers = Annotated[
+    Path | None, typer.Option(metavar="FILE.jsonl", help="Where raw answers are kept; beside the output by default.")
+]
 Resume = Annotated[str | None, typer.Option(metavar="auto|DIR", help="Go on from the last saved state.")]
 
 
@@ -124,6 +130,64 @@ def generate(
 
 
 @app.command()
+def score(
+    sources: Annotated[list[Path], typer.Argument(metavar="VIDEO|DIR|MANIFEST...", help="What to score.")],
+    scorers: Annotated[str, typer.Option(metavar="a,b,c", help="See: list scorers.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="scores.jsonl", help="Goes on where it ends.")],
+    truth: Annotated[Path | None, typer.Option(metavar="DIR", help="Real videos of the same names.")] = None,
+    config: ScoringFile = None,
+    overrides: Overrides = None,
+    answers: Answers = None,
+    retry_unscored: Annotated[bool, typer.Option(help="Try those again that have no score.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Give every video a number from every scorer, or the reason why there is none."""
+    from flowportrait.scoring import command
+
+    with _progress("scoring") as progress:
+        command.score(
+            sources, scorers, out, truth=truth, config=config, overrides=overrides or [], answers=answers,
+            retry_unscored=retry_unscored, dry_run=dry_run, as_json=json, progress=progress,
+        )  # fmt: skip
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A.mp4", help="One video.")],
+    b: Annotated[Path, typer.Argument(metavar="B.mp4", help="The other, of the same speech.")],
+    system: Annotated[str, typer.Option(metavar="direct|icl|ma", help="How they are compared.")] = "ma",
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE.jsonl", help="Append it there.")] = None,
+    config: ScoringFile = None,
+    overrides: Overrides = None,
+    answers: Answers = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say which of two videos is the better one."""
+    from flowportrait.scoring import command
+
+    command.compare(
+        a, b, system, out=out, config=config, overrides=overrides or [], answers=answers, dry_run=dry_run, as_json=json
+    )
+
+
+@app.command("judge-sim")
+def judge_sim(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    faults: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="What goes wrong, and how often.")] = None,
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    debug: Debug = False,
+) -> None:
+    """Run a simulated judge that misbehaves as real ones do, to test judge runs without money."""
+    from flowportrait.scoring import command
+
+    command.judge_sim(host, port, faults)
+
+
+@app.command()
 def doctor(json: Json = False, debug: Debug = False) -> int:
     """Say what is installed, how fast it is, what is missing and how to get it."""
     from flowportrait.doctor import examine
@@ -139,7 +203,10 @@ def doctor(json: Json = False, debug: Debug = False) -> int:
 
 @app.command("list")
 def list_names(
-    what: Annotated[Literal["models", "codecs", "encoders", "detectors", "recipes"], typer.Argument()],
+    what: Annotated[
+        Literal["models", "codecs", "encoders", "detectors", "recipes", "scorers", "systems", "backends"],
+        typer.Argument(),
+    ],
     json: Json = False,
     debug: Debug = False,
 ) -> None:

@@ -25,15 +25,17 @@ class Frozen(BaseModel):
 C = TypeVar("C", bound=Frozen)
 
 
-def load_recipe(path: str | Path, kind: type[C], overrides: Iterable[str] = ()) -> C:
+def load_recipe(path: str | Path | None, kind: type[C], overrides: Iterable[str] = ()) -> C:
     """The `kind` described by a TOML recipe or a resolved JSON file, with `overrides` ("a.b=c") laid over it.
+
+    Without a path the overrides are laid over the defaults.
 
     Raises ConfigError: no such file, no valid TOML, an unknown key (the nearest is named), a wrong value.
     """
-    values = _read(Path(path))
+    values = _read(Path(path)) if path is not None else {}
     for override in overrides:
         _override(values, override)
-    return validate(kind, values, where=str(path))
+    return validate(kind, values, where=str(path) if path is not None else "--set")
 
 
 def validate(kind: type[C], values: Mapping[str, Any], where: str) -> C:
@@ -63,7 +65,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _override(values: dict[str, Any], override: str) -> None:
-    """Sets one leaf in place: "rollout.window=3". A value that is no TOML is a string."""
+    """Sets one leaf in place: "rollout.window=3". A value that is no TOML is a string, null is no value."""
     key, equals, text = override.partition("=")
     *parents, leaf = key.strip().split(".")
     if not equals or not leaf or not all(parents):
@@ -71,7 +73,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text.strip()
+        value = None if text.strip() == "null" else text.strip()
     table = values
     for parent in parents:
         table = table.setdefault(parent, {})

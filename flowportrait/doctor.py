@@ -21,6 +21,9 @@ _OPTIONAL = {
     "scikit-image": "eval",
     "scipy": "eval",
     "matplotlib": "eval",
+    "google-genai": "judges",
+    "openai": "judges",
+    "transformers": "judges-local",
     "pytest": "dev",
 }
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")

@@ -4,6 +4,9 @@ FlowPortraitError
 ├── ConfigError         an option, recipe or name that cannot be meant
 ├── DataError           readable input that cannot be used (no face in the portrait)
 ├── MediaError          a picture, sound or video file that cannot be read or written
+├── JudgeError          a judge that cannot be trusted or paid; the run stops
+│   ├── JudgeUnavailable    no answer this time (busy, broken, cut off); asking again may help
+│   └── JudgeRefused        no answer to this question, however often it is asked
 ├── CheckpointError     weights that are absent, damaged or of another shape
 ├── TrainingError       a run that stopped itself rather than go on wrongly
 └── MissingDependency   an optional package that is not installed
@@ -29,6 +32,22 @@ class DataError(FlowPortraitError):
 
 class MediaError(FlowPortraitError):
     """A picture, sound or video file that cannot be read or written."""
+
+
+class JudgeError(FlowPortraitError):
+    """A judge that cannot be trusted or paid: wrong key, deaf, replaced, over budget. It stops the run."""
+
+
+class JudgeUnavailable(JudgeError):
+    """No answer this time. `retry_after_s` is the server's own word on when to come back, if it gave one."""
+
+    def __init__(self, message: str, retry_after_s: float | None = None):
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class JudgeRefused(JudgeError):
+    """No answer to this question, however often it is asked: too large, malformed, not to be processed."""
 
 
 class CheckpointError(FlowPortraitError):

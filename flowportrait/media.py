@@ -54,6 +54,15 @@ class Sound(NamedTuple):
         return len(self.samples) / self.sample_rate
 
 
+class Facts(NamedTuple):
+    """What a video file says of itself."""
+
+    fps: float
+    num_frames: int
+    duration_s: float
+    has_sound: bool
+
+
 @dataclass(frozen=True)
 class Clip:
     """A piece of video with its sound, decoded from its file when first looked at."""
@@ -61,10 +70,22 @@ class Clip:
     path: Path
 
     @cached_property
+    def facts(self) -> "Facts":
+        """What the head of the file says, without decoding."""
+        path = _readable_file(self.path, "a video")
+        with _opened(path, "a video") as container:
+            stream = _stream(container, "video", path)
+            # A damaged file may open and yet not know its own clock.
+            if not stream.average_rate or not container.duration:
+                raise MediaError(f"{path}: says neither how long nor how fast it is; give another video")
+            duration_s = container.duration / av.time_base
+            num_frames = stream.frames or round(duration_s * stream.average_rate)
+            return Facts(float(stream.average_rate), num_frames, duration_s, bool(container.streams.audio))
+
+    @property
     def fps(self) -> float:
         """Frames per second, as the file says."""
-        with _opened(self.path, SOUND_KINDS) as container:
-            return float(_stream(container, "video", self.path).average_rate)
+        return self.facts.fps
 
     @cached_property
     def frames(self) -> np.ndarray:
@@ -272,6 +293,20 @@ def write_video(
                 f"{path}: {num_frames} frames for {duration_s:.2f} s of sound; give {round(duration_s * fps)}"
             )
     return num_frames
+
+
+def remux(source: Path, target: Path, sound: bool = True, num_frames: int | None = None) -> None:
+    """Copies a video without coding it anew, without its sound track or with its first frames only."""
+    with _opened(source, "a video") as reader, av.open(str(target), "w") as writer:
+        streams = [reader.streams.video[0], *(reader.streams.audio if sound else ())]
+        copies = {stream.index: writer.add_stream_from_template(stream) for stream in streams}
+        frames_left = math.inf if num_frames is None else num_frames
+        for packet in reader.demux(streams):
+            if packet.dts is None or (packet.stream.type == "video" and frames_left <= 0):
+                continue
+            frames_left -= packet.stream.type == "video"
+            packet.stream = copies[packet.stream.index]
+            writer.mux(packet)
 
 
 def synthetic_mark(model: str, seed: int, version: str) -> dict[str, str]:

@@ -1,10 +1,11 @@
 """The typed records that lie on disk: one JSON object a line, its schema version inside."""
 
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from flowportrait.errors import DataError
 
@@ -12,7 +13,15 @@ from flowportrait.errors import DataError
 class Record(BaseModel):
     """A frozen row. `schema_version` stands in every row, and a row of another version does not load."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+
+def _null_is_nan(value: object) -> object:
+    return math.nan if value is None else value
+
+
+MaybeNumber = Annotated[float, BeforeValidator(_null_is_nan)]
+"""A number, or nan where there is none; nan is null on disk, because JSON has no nan."""
 
 
 class ManifestRow(Record):
@@ -59,6 +68,58 @@ class RunInfo(Record):
     computing_s: float = Field(description="wall time of the whole process, imports and writing included")
     real_time_factor: float = Field(description="seconds of computing for one second of video")
     warnings: list[str] = []
+
+
+class Measured(Record):
+    """What `Score` and `Verdict` share: where the result comes from, and why there is none where there is none."""
+
+    schema_version: Literal[1] = 1
+    reason: str = Field(default="", description="why there is no result; empty when there is one")
+    repeat: int = Field(default=0, ge=0, description="which of several independent askings")
+    fingerprint: str = Field(default="", description="digest of all that decides the result apart from the clips")
+    model: str = Field(default="", description="what answered or computed, in its own words")
+    answers: list[str] = Field(default=[], description="keys of the raw answers in the answer store")
+    tokens: int = Field(default=0, ge=0, description="tokens of those answers, questions included")
+
+
+class Score(Measured):
+    """One number that one scorer gives one clip, or the reason why it gives none."""
+
+    clip: str = Field(description="id of the clip")
+    scorer: str
+    value: MaybeNumber = Field(default=math.nan, description="nan when unscored")
+    unit: str = ""
+    parts: dict[str, MaybeNumber] = Field(default={}, description="what `value` is made of, by aspect")
+    expected: dict[str, float] = Field(default={}, description="by aspect, from token probabilities if known")
+    sha256: str = Field(default="", description="of the video file")
+    truth_sha256: str = Field(default="", description="of the ground-truth video, where the scorer needs one")
+
+    @model_validator(mode="after")
+    def _a_number_or_a_reason(self) -> Self:
+        if math.isnan(self.value) != bool(self.reason):
+            raise ValueError("a score holds either a value or the reason why there is none")
+        return self
+
+
+class Verdict(Measured):
+    """Which of two clips one comparer prefers, or the reason why it does not say."""
+
+    a: str = Field(description="id of one clip")
+    b: str = Field(description="id of the other")
+    system: str
+    winner: Literal["a", "b", "tie"] | None = None
+    parts: dict[str, Literal["a", "b"]] = Field(default={}, description="winner by aspect")
+    orders: dict[Literal["ab", "ba"], Literal["a", "b"]] = Field(
+        default={}, description="winner by the order in which the two were shown"
+    )
+    seed: int = Field(default=0, description="decides the order shown when only one is asked for")
+    sha256: list[str] = Field(default=[], description="of the two video files")
+
+    @model_validator(mode="after")
+    def _a_winner_or_a_reason(self) -> Self:
+        if (self.winner is None) != bool(self.reason):
+            raise ValueError("a verdict holds either a winner or the reason why there is none")
+        return self
 
 
 def write_jsonl(path: str | Path, records: Iterable[Record]) -> None:

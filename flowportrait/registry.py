@@ -73,7 +73,39 @@ MEASURES = Table(
 """Functions of a generated clip that rewards and monitors name; see `scoring/reward.py`."""
 FACE_DETECTORS = Table("face detector", {"centerface": "flowportrait.data.centerface:CenterFaceDetector"})
 
-LISTED = {"codecs": [CODECS], "encoders": [AUDIO_ENCODERS, IMAGE_ENCODERS], "detectors": [FACE_DETECTORS]}
+_SCORE_JUDGES = {
+    "sas-sa": "flowportrait.scoring.judges:SasSa",
+    "mas-sa": "flowportrait.scoring.judges:MasSa",
+    "mas-ma": "flowportrait.scoring.judges:MasMa",
+}
+_COMPARISON_JUDGES = {
+    "direct-comp": "flowportrait.scoring.judges:DirectComp",
+    "icl-comp": "flowportrait.scoring.judges:IclComp",
+    "ma-comp": "flowportrait.scoring.judges:MaComp",
+}
+SCORERS = Table("scorer", {**_SCORE_JUDGES})
+COMPARERS = Table("comparer", _COMPARISON_JUDGES)
+JUDGE_SYSTEMS = Table("judge system", {**_SCORE_JUDGES, **_COMPARISON_JUDGES})
+JUDGE_BACKENDS = Table(
+    "judge backend",
+    {
+        "gemini": "flowportrait.scoring.backends.gemini:Gemini",
+        "openai": "flowportrait.scoring.backends.openai:OpenAICompatible",
+        "transformers": "flowportrait.scoring.backends.local:LocalTransformers",
+        "replay": "flowportrait.scoring.replay:Replay",
+        "offline": "flowportrait.scoring.backends.offline:Offline",
+    },
+)
+OFFLINE_JUDGES = Table("offline judge")
+
+LISTED = {
+    "codecs": [CODECS],
+    "encoders": [AUDIO_ENCODERS, IMAGE_ENCODERS],
+    "detectors": [FACE_DETECTORS],
+    "scorers": [SCORERS],
+    "systems": [JUDGE_SYSTEMS],
+    "backends": [JUDGE_BACKENDS],
+}
 """What `flowportrait list` shows of the tables."""
 
 

@@ -17,6 +17,7 @@ from flowportrait import media
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "bad-inputs.md"
 GOOD = "generate face.png speech.wav -o out.mp4"
+SCORE = "score mute.mp4 -o s.jsonl"
 
 
 @dataclass(frozen=True)
@@ -135,9 +136,42 @@ BAD_INPUTS = [
              f"No such option: --guidence (Possible options: --device, --guidance); {USAGE}"),
     BadInput("command: misspelt", "genrate face.png speech.wav",
              "No such command 'genrate'. Did you mean 'generate'; see flowportrait --help"),
-    BadInput("list: what does not exist", "list scorers",
-             "Invalid value for 'what': 'scorers' is not one of 'models', 'codecs', 'encoders', "
-             "'detectors', 'recipes' (got 'scorers'); see flowportrait list --help"),
+    BadInput("list: what does not exist", "list judges",
+             "Invalid value for 'what': 'judges' is not one of 'models', 'codecs', 'encoders', "
+             "'detectors', 'recipes', 'scorers', 'systems', 'backends' (got 'judges'); see flowportrait list --help"),
+    BadInput("score: nothing there", "score none.mp4 --scorers mas-ma -o s.jsonl",
+             "none.mp4: no such file or folder; give a video, a folder of videos or a manifest (.jsonl)"),
+    BadInput("score: a folder without videos", "score folder --scorers mas-ma -o s.jsonl",
+             "nothing to score in folder; give .mp4, .mov, .webm, .mkv files"),
+    BadInput("score: scorer misspelt", f"{SCORE} --scorers mas-me",
+             "scorer: no 'mas-me'; did you mean 'mas-ma'? allowed: mas-ma, mas-sa, sas-sa"),
+    BadInput("score: output is a folder", "score mute.mp4 --scorers mas-ma -o folder",
+             "folder: is a folder; give the name of a file such as folder/scores.jsonl"),
+    BadInput("score: unknown setting", f"{SCORE} --scorers mas-ma --set judge.budjet.max_usd=1",
+             "--set: unknown key 'judge.budjet'; did you mean 'budget'? allowed: accept_models, backend, both_orders, "
+             "budget, check, limits, prices, prompts, renew_unusable, repeats, retries, seed, use_expected"),
+    BadInput("score: unknown backend", f"{SCORE} --scorers mas-ma --set judge.backend.type=gemni",
+             "judge backend: no 'gemni'; did you mean 'gemini'? allowed: gemini, offline, openai, replay, "
+             "transformers"),
+    BadInput("score: unknown setting of a backend", f"{SCORE} --scorers mas-ma --set judge.backend.fsp=8",
+             "judge.backend: unknown key 'fsp'; did you mean 'fps'? allowed: api_key_env, base_url, "
+             "expected_output_tokens, fps, inline_below_bytes, logprobs, max_output_tokens, model, poll_s, resolution, "
+             "safety, seed, temperature, thinking_budget, upload"),
+    BadInput("score: server without an address", f"{SCORE} --scorers mas-ma --set judge.backend.type=openai "
+             "--set judge.backend.model=m",
+             "judge.backend.base_url: missing; give the server's, such as --set judge.backend.base_url=..."),
+    BadInput("score: budget in money without prices", f"{SCORE} --scorers mas-ma --set judge.budget.max_usd=1",
+             "judge.budget.max_usd: needs judge.prices, which differ by vendor and month; give them"),
+    BadInput("score: no folder of prompts", f"{SCORE} --scorers mas-ma --set judge.prompts=none",
+             "prompts: no folder 'none'; give one with files such as repair.md"),
+    BadInput("score: settings of an unknown scorer", f"{SCORE} --scorers mas-ma --set scorers.mas-mi.seed=1",
+             "scorers.mas-mi: no such scorer; did you mean 'mas-ma'? allowed: direct-comp, icl-comp, ma-comp, mas-ma, "
+             "mas-sa, sas-sa"),
+    BadInput("compare: missing", "compare none.mp4 mute.mp4", "none.mp4: no such file; give two videos"),
+    BadInput("compare: system misspelt", "compare mute.mp4 mute.mp4 --system dirct",
+             "comparer: no 'dirct'; did you mean 'direct-comp'? allowed: direct-comp, icl-comp, ma-comp"),
+    BadInput("judge-sim: faults missing", "judge-sim --faults none.toml",
+             "none.toml: no such recipe; give the path of a .toml file"),
     BadInput("recipe: missing", "train codec none.toml",
              "none.toml: no such recipe; give the path of a .toml file"),
     BadInput("recipe: no TOML", "train codec text.jpg",

@@ -101,7 +101,9 @@ def test_plain_progress_names_the_time_left(monkeypatch, capsys):
     assert capsys.readouterr().err == "generating: 25%, 18 s left\ngenerating: 75%, 4 s left\n"
 
 
-@pytest.mark.parametrize("what", ["models", "codecs", "encoders", "detectors", "recipes"])
+@pytest.mark.parametrize(
+    "what", ["models", "codecs", "encoders", "detectors", "recipes", "scorers", "systems", "backends"]
+)
 def test_list(what, capsys):
     assert cli.run(["list", what, "--json"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -57,6 +57,17 @@ def test_an_override_sets_one_leaf(recipe, override, expected):
     assert getattr(getattr(loaded, table), leaf) == expected
 
 
+def test_without_a_file_overrides_are_laid_over_the_defaults():
+    assert load_recipe(None, Recipe, ["rollout.window=5"]) == Recipe(rollout=Rollout(window=5))
+    with pytest.raises(ConfigError, match="^--set: unknown key 'rollout.windw'; did you mean 'window'"):
+        load_recipe(None, Recipe, ["rollout.windw=5"])
+
+
+def test_null_is_no_value(recipe):
+    assert load_recipe(recipe("note = 'a'"), Recipe, ["note=null"]).note is None
+    assert load_recipe(recipe(""), Recipe, ["note='null'"]).note == "null"
+
+
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [

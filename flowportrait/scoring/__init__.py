@@ -1,1 +1,103 @@
-"""What gives a clip a number."""
+"""Whatever gives a clip a number is a `Scorer`; whatever prefers one of two clips is a `Comparer`.
+
+A metric, a reward and a judge are the same thing here: a class with its own `Config`, a declared unit, range and
+direction, and one line in `registry.SCORERS` (or an entry point of another package).
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+from flowportrait.config import Frozen
+from flowportrait.media import Clip
+from flowportrait.records import Score, Verdict
+
+ASPECTS = ("lip_sync", "expressiveness", "motion")
+"""What the paper rates, in its order (§2.2)."""
+
+Need = Literal["frames", "sound", "truth"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A clip under the name that its scores carry, with the ground-truth clip where there is one."""
+
+    id: str
+    clip: Clip
+    truth: Clip | None = None
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the video file; empty when it is not there."""
+        return file_digest(self.clip.path)
+
+    @cached_property
+    def truth_sha256(self) -> str:
+        """Of the truth's file; empty when there is none."""
+        return file_digest(self.truth.path) if self.truth else ""
+
+
+class Scorer(Protocol):
+    """Gives each clip one number between `low` and `high`, or says why it cannot.
+
+    A clip that lacks what the scorer `needs`, or that cannot be read, is *unscored*: nan and a reason, never a
+    number. The same clip gets the same number whatever else is scored beside it.
+    """
+
+    name: ClassVar[str]
+    unit: ClassVar[str]
+    low: ClassVar[float]
+    high: ClassVar[float]
+    better: ClassVar[Literal["higher", "lower"]]
+    needs: ClassVar[frozenset[Need]]
+    Config: ClassVar[type[Frozen]]
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all that decides a score apart from the clip: settings, weights, prompts, model."""
+
+    def score(self, samples: Iterable[Sample]) -> Iterator[Score]:
+        """The scores of all samples, each as soon as it is known, in any order."""
+
+
+class Comparer(Protocol):
+    """Says which of two clips is the better one, or why it cannot."""
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[Need]]
+    Config: ClassVar[type[Frozen]]
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all that decides a verdict apart from the two clips."""
+
+    def compare(self, pairs: Iterable[tuple[Sample, Sample]]) -> Iterator[Verdict]:
+        """The verdicts on all pairs, each as soon as it is known, in any order."""
+
+
+def score_row(scorer: Scorer, sample: Sample, value: float = math.nan, reason: str = "", **fields: Any) -> Score:
+    """The record of one score; give either `value` or `reason`."""
+    truth = sample.truth_sha256 if "truth" in scorer.needs else ""
+    return Score(
+        clip=sample.id, scorer=scorer.name, value=value, reason=reason, unit=scorer.unit,
+        fingerprint=scorer.fingerprint, sha256=sample.sha256, truth_sha256=truth, **fields,
+    )  # fmt: skip
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file; empty when it is not there."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(*parts: object) -> str:
+    """sha256 of the parts' JSON with sorted keys: equal for equal content, whatever the order of keys."""
+    import json
+
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,189 @@
+"""What `score`, `compare` and `judge-sim` do; the command line itself stands in `flowportrait.cli`."""
+
+import asyncio
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from flowportrait.config import load_recipe
+from flowportrait.errors import DataError, JudgeError
+from flowportrait.media import Clip
+from flowportrait.records import Score, Verdict
+from flowportrait.scoring import Sample, Scorer
+from flowportrait.scoring.cache import append_line
+from flowportrait.scoring.judges import CompareSystem, ScoreSystem
+from flowportrait.scoring.plan import Plan, plan_scores, plan_verdicts
+from flowportrait.scoring.run import ScoringConfig, build_comparer, build_scorers, find_samples, score_to_file
+from flowportrait.scoring.saturation import spreads
+
+_SHOWN_REASONS = 5
+
+
+def score(
+    sources: Sequence[Path],
+    names: str,
+    out: Path,
+    *,
+    truth: Path | None,
+    config: Path | None,
+    overrides: Sequence[str],
+    answers: Path | None,
+    retry_unscored: bool,
+    dry_run: bool,
+    as_json: bool,
+    progress: Callable[[int, int], None],
+) -> None:
+    """`flowportrait score`."""
+    _refuse_folder(out)
+    samples = find_samples(sources, truth)
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if retry_unscored:
+        overrides = [*overrides, "judge.renew_unusable=true"]
+    scorers = build_scorers(wanted, _settings(config, overrides), answers or out.parent / "answers.jsonl")
+    plans = [plan_scores(scorer, samples) for scorer in scorers if isinstance(scorer, ScoreSystem)]
+    _announce(plans)
+    if dry_run:
+        _print_json({"plans": [vars(plan) for plan in plans]}, as_json)
+        return
+    summary = score_to_file(samples, scorers, out, retry_unscored, progress)
+    for scorer in scorers:
+        print(_outcome(scorer, [score for score in summary.scores if score.scorer == scorer.name]))
+    for score in summary.unscored[:_SHOWN_REASONS]:
+        _warn(f"unscored: {score.clip} by {score.scorer}: {score.reason}")
+    if len(summary.unscored) > _SHOWN_REASONS:
+        _warn(f"{len(summary.unscored) - _SHOWN_REASONS} more unscored; their reasons stand in {out}")
+    saturated = [spread for spread in spreads(summary.scores) if spread.saturated]
+    for spread in saturated:
+        _warn(spread.line())
+    spent = _spent(scorers)
+    print(f"{len(summary.scores)} scores, {summary.kept} of them from before{spent.pop('line')}: {out}")
+    _print_json(
+        {
+            "output": str(out), "scores": len(summary.scores), "kept": summary.kept,
+            "unscored": len(summary.unscored), "saturated": [vars(spread) for spread in saturated], **spent,
+        },
+        as_json,
+    )  # fmt: skip
+
+
+def compare(
+    a: Path,
+    b: Path,
+    system: str,
+    *,
+    out: Path | None,
+    config: Path | None,
+    overrides: Sequence[str],
+    answers: Path | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """`flowportrait compare`."""
+    if out is not None:
+        _refuse_folder(out)
+    for path in (a, b):
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; give two videos")
+    pair = tuple(Sample(path.as_posix(), Clip(path)) for path in (a, b))
+    store = answers or (out.parent if out else _cache_dir()) / "answers.jsonl"
+    comparer = build_comparer(system, _settings(config, overrides), store)
+    plans = [plan_verdicts(comparer, [pair])] if isinstance(comparer, CompareSystem) else []
+    _announce(plans)
+    if dry_run:
+        _print_json({"plans": [vars(plan) for plan in plans]}, as_json)
+        return
+    unsaid = []
+    for verdict in comparer.compare([pair]):
+        if out is not None:
+            append_line(out, verdict.model_dump_json().encode() + b"\n")
+        print(_sentence(verdict, a, b))
+        if as_json:
+            print(verdict.model_dump_json())
+        unsaid += [verdict.reason] if verdict.reason else []
+    if unsaid:
+        raise JudgeError(f"no verdict: {unsaid[0]}")
+
+
+def judge_sim(host: str, port: int, faults: Path | None) -> None:
+    """`flowportrait judge-sim`: serves until interrupted; the address is the first line of stdout."""
+    from flowportrait.scoring.sim import Faults, serve
+
+    behaviour = load_recipe(faults, Faults) if faults else Faults()
+    try:
+        asyncio.run(serve(behaviour, host, port, lambda url: print(url, flush=True)))
+    except OSError as error:
+        raise DataError(f"{host}:{port}: cannot listen there ({error.strerror}); give another --port") from error
+
+
+def _settings(config: Path | None, overrides: Sequence[str]) -> ScoringConfig:
+    return load_recipe(config, ScoringConfig, overrides)
+
+
+def _announce(plans: Iterable[Plan]) -> None:
+    for plan in plans:
+        print(plan.line(), file=sys.stderr)
+
+
+def _outcome(scorer: Scorer, scores: Sequence[Score]) -> str:
+    """One line for one scorer: its mean over those clips that have a score, and how many have none."""
+    values = [score.value for score in scores if not math.isnan(score.value)]
+    unscored = f", {len(scores) - len(values)} unscored" if len(values) < len(scores) else ""
+    if not values:
+        return f"{scorer.name}: no score{unscored}"
+    parts = "".join(f", {name} {mean:.3f}" for name, mean in _part_means(scores))
+    mean = f"{sum(values) / len(values):.3f}{f' {scorer.unit}' if scorer.unit else ''}"
+    return f"{scorer.name}: {mean} ({scorer.better} is better{parts}), {len(values)} scored{unscored}"
+
+
+def _part_means(scores: Sequence[Score]) -> Iterator[tuple[str, float]]:
+    """The mean of every part over the clips that are scored as a whole."""
+    scored = [score for score in scores if not score.reason]
+    for name in dict.fromkeys(name for score in scored for name in score.parts):
+        values = [score.parts[name] for score in scored if name in score.parts]
+        yield name, sum(values) / len(values)
+
+
+def _spent(scorers: Iterable[Scorer]) -> dict[str, Any]:
+    """Calls, tokens and money of this run, each judge counted once."""
+    purses = {id(s.judge): s.judge.purse for s in scorers if isinstance(s, ScoreSystem)}.values()
+    if not purses:
+        return {"line": ""}
+    calls, tokens = sum(purse.calls for purse in purses), sum(purse.tokens for purse in purses)
+    known = [purse.usd for purse in purses if purse.usd is not None]
+    money = f", {sum(known):.2f} USD" if known else ""
+    return {
+        "line": f"; {calls} calls, {tokens} tokens{money}", "calls": calls, "tokens": tokens,
+        "usd": sum(known) if known else None,
+    }  # fmt: skip
+
+
+def _sentence(verdict: Verdict, a: Path, b: Path) -> str:
+    """The verdict for people."""
+    if verdict.winner is None:
+        return f"{verdict.system}: no verdict"
+    names = {"a": str(a), "b": str(b)}
+    parts = ", ".join(f"{aspect}: {names[name]}" for aspect, name in verdict.parts.items())
+    winner = f"{names[verdict.winner]} is better" if verdict.winner != "tie" else "a tie, the verdict follows the order"
+    return f"{verdict.system}: {winner}{f' ({parts})' if parts else ''}"
+
+
+def _cache_dir() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowportrait"
+
+
+def _refuse_folder(out: Path) -> None:
+    if out.is_dir():
+        raise DataError(f"{out}: is a folder; give the name of a file such as {out}/scores.jsonl")
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr)
+
+
+def _print_json(value: dict[str, Any], wanted: bool) -> None:
+    if wanted:
+        print(json.dumps(value))
