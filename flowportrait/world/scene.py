@@ -1,6 +1,6 @@
 """One head before a camera: where it stands, how it is lit, what is behind it, and frames of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -83,8 +83,8 @@ class _Camera:
 class Scene:
     """A head, its surroundings drawn from `seed`, and the buffers to film it in."""
 
-    def __init__(self, head: Head, seed: int, size_px: int):
-        rng = np.random.default_rng([seed, 6])
+    def __init__(self, head: Head, seed: Sequence[int], size_px: int):
+        rng = np.random.default_rng([*seed, 6])
         self.head, self.size_px, self._side = head, size_px, size_px * SUPERSAMPLING
         self.lighting = draw_lighting(rng)
         self.background, picture = draw_background(rng, size_px)
@@ -96,7 +96,7 @@ class Scene:
         self._turning = smoothstep(head.neutral[:, 1], -16.5, -8.5).astype(np.float32)[:, None]
         self._glasses = make_glasses(rng, head.rig, head.neutral) if head.person.glasses else None
         self._layers = empty_layers(self._side)
-        self._grain = np.random.default_rng([seed, 7])
+        self._grain = np.random.default_rng([*seed, 7])
 
     def film(self, motion: Motion) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Frames uint8 [size, size, 3], each with its 68 landmarks in pixels [68, 2]."""
