@@ -167,7 +167,7 @@ def train_sft(recipe: Recipe, overrides: Overrides = None, resume: Resume = None
 def world_render(
     out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The folder of the set.")],
     clips: Annotated[int, typer.Option(min=1, help="How many clips the set has in the end.")],
-    identities: Annotated[int | None, typer.Option(min=1, help="How many people; one for six clips by default.")] = None,
+    identities: Annotated[int | None, typer.Option(min=1, help="How many people; one per six clips.")] = None,
     size: Annotated[int, typer.Option(metavar="128|256", help="Side of the frames in pixels.")] = 128,
     seed: Annotated[int, typer.Option(min=0, max=99999, help="The same seed gives the same set.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
@@ -184,11 +184,9 @@ def world_render(
     with _progress("rendering") as progress:
         records = render_set(out_dir, settings, clips, workers, progress)
     counts = coverage(records)
-    seen = {kind: sum(count > 0 for count in names.values()) for kind, names in counts.items()}
-    typer.echo(
-        f"{len(records)} clips, {sum(record['duration'] for record in records):.1f} s, "
-        f"{seen['phones']}/{len(counts['phones'])} phones, {seen['visemes']}/{len(counts['visemes'])} visemes: {out_dir}"
-    )
+    seen = [f"{sum(map(bool, names.values()))}/{len(names)} {kind}" for kind, names in counts.items()]
+    duration_s = sum(record["duration"] for record in records)
+    typer.echo(f"{len(records)} clips, {duration_s:.1f} s, {', '.join(seen)}: {out_dir}")
     if json:
         typer.echo(_json_line({"clips": len(records), "coverage": counts}))
 

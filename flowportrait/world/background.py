@@ -31,7 +31,9 @@ def draw_background(rng: np.random.Generator, size: int) -> tuple[str, np.ndarra
         for _ in range(5):
             blur, tint = rng.uniform(0.015, 0.05), np.clip(colour * rng.uniform(0.5, 1.5, 3), 0, 1)
             left, top = rng.uniform(-0.1, 0.9), rng.uniform(-0.1, 0.6)
-            panel = _band(x, left, left + rng.uniform(0.1, 0.5), blur) * _band(y, top, top + rng.uniform(0.2, 0.8), blur)
+            panel = _band(x, left, left + rng.uniform(0.1, 0.5), blur) * _band(
+                y, top, top + rng.uniform(0.2, 0.8), blur
+            )
             picture = picture * (1 - panel[..., None]) + tint * panel[..., None]
     return kind, np.clip(picture, 0, 0.95).astype(np.float32)
 

@@ -90,7 +90,7 @@ def _closures_first(phones: list[Phone], samples: np.ndarray, rate: int) -> list
         start_s = phone.start_s
         if phone.name in ("p", "t", "k"):
             burst = first = int(start_s / _STEP_S) - 1
-            while 0 < first and burst - first < _LONGEST_CLOSURE and level[min(first, len(level) - 1)] < _QUIET:
+            while first > 0 and burst - first < _LONGEST_CLOSURE and level[min(first, len(level) - 1)] < _QUIET:
                 first -= 1
             earliest = moved[-1].start_s + 0.01 if moved else 0.0
             start_s = min(start_s, max(earliest, start_s - (burst - first) * _STEP_S))

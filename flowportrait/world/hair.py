@@ -61,13 +61,13 @@ STYLES = {
                   volume=0.8, lock=0.5),
     "fringe": Style(10, (6.5, 8.0), (4.0, 7.0), (4.0, 6.0), 8000, lift=0.12, parted=0.25, forward=0.8, down=0.6,
                     gravity=0.28, volume=0.6, fringe=True),
-    "bob": Style(15, (15, 20), (13, 16), (12, 15), 8000, lift=0.12, parted=0.9, down=0.7, gravity=0.38, volume=1.0,
+    "bob": Style(11, (15, 20), (13, 16), (12, 15), 8000, lift=0.12, parted=0.9, down=0.7, gravity=0.38, volume=1.0,
                  lock=0.45, cut_y=(-7.0, -3.0)),
-    "long": Style(18, (26, 34), (24, 30), (24, 30), 8000, lift=0.1, parted=0.9, down=0.7, gravity=0.42, volume=0.9,
-                  lock=0.5),
-    "wavy": Style(18, (14, 22), (13, 20), (13, 20), 7500, lift=0.14, parted=0.8, down=0.7, gravity=0.36, volume=1.1,
+    "long": Style(13, (26, 34), (24, 30), (24, 30), 8000, lift=0.1, parted=0.9, down=0.7, gravity=0.42, volume=0.9,
+                  lock=0.3, unruly=0.04),
+    "wavy": Style(15, (14, 22), (13, 20), (13, 20), 7500, lift=0.14, parted=0.8, down=0.7, gravity=0.36, volume=1.1,
                   curl=0.24, turns=(0.8, 1.1), lock=0.6),
-    "curly": Style(20, (7, 12), (6, 11), (6, 11), 7000, lift=0.4, parted=0.3, down=0.4, gravity=0.24, volume=0.8,
+    "curly": Style(18, (7, 12), (6, 11), (6, 11), 7000, lift=0.4, parted=0.3, down=0.4, gravity=0.24, volume=0.8,
                    curl=0.42, turns=(1.7, 2.4), lock=0.55, unruly=0.1),
     "afro": Style(14, (3.0, 6.0), (3.0, 6.0), (3.0, 6.0), 9000, lift=0.95, down=0.0, gravity=0.01, volume=0.2,
                   curl=0.26, turns=(3.0, 3.4), lock=0.15, unruly=0.12),
@@ -244,11 +244,14 @@ class _Barber:
         """Without what would hang before the face; a fringe is cut above the eyes instead."""
         at = self.head[self.chart.rig.landmarks]
         half, brow = np.abs(at[[0, 16], 0]).mean() * 0.74, at[17:27, 1].mean() + (-0.3 if self.style.fringe else 1.2)
-        before = (np.abs(strands[..., 0]) < half) & (strands[..., 1] < brow) & (strands[..., 2] > at[[36, 45], 2].mean() - 3)
+        before = (
+            (np.abs(strands[..., 0]) < half) & (strands[..., 1] < brow) & (strands[..., 2] > at[[36, 45], 2].mean() - 3)
+        )
         if self.style.fringe:
             return _held(strands, before), lock
-        free = ~before.any(1)
-        return strands[free], lock[free]
+        # What enters late ends there; what would enter at once is left out.
+        free = ~before[:, : strands.shape[1] // 3].any(1)
+        return _held(strands, before)[free], lock[free]
 
     def _knot_strands(self, count: int) -> np.ndarray:
         """A ball of hair at the back of the head."""

@@ -15,10 +15,10 @@ from flowportrait.world.rig import Rig, load_rig, vertices_of
 from flowportrait.world.skin import Painting, paint
 from flowportrait.world.tufts import Tuft, plant_tufts
 
-IRIS_CM = 0.62
+IRIS_CM = 0.65
 _INNER_UPPER, _INNER_LOWER = [61, 62, 63], [67, 66, 65]
 _UPPER_LID, _LOWER_LID = {1: [43, 44], -1: [37, 38]}, {1: [46, 47], -1: [40, 41]}
-_REST_LID_CM = (0.16, 0.36)
+_REST_LID_CM = (0.12, 0.32)
 """How high above the eye's centre the upper lid rests."""
 _SPEAKING = weights(jawOpen=0.12, mouthLowerDown=0.1)
 _WIDE_OPEN = weights(jawOpen=0.75, mouthLowerDown=0.6, mouthUpperUp=0.6, eyeBlink=1.0)

@@ -77,7 +77,9 @@ def _read_ict(root: Path) -> tuple[About, dict[str, np.ndarray]]:
     shapes = np.stack([(read_obj_vertices(path) - whole)[:count] for path in identities])
     source, added, sewn = _shoulders(vertices, triangles[(parts[triangles] == SKIN).all(1)])
     rim = np.unique(triangles[(parts[triangles] == SOCKET).any(1)])
-    about = About(name="ict", licence="MIT, Copyright (c) 2020 USC Institute for Creative Technologies", subdivided=False)
+    about = About(
+        name="ict", licence="MIT, Copyright (c) 2020 USC Institute for Creative Technologies", subdivided=False
+    )
     return about, {
         "vertices": np.concatenate([vertices, added]).astype(np.float32),
         "triangles": np.concatenate([triangles, sewn]).astype(np.int32),

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from scipy import sparse
 
-from flowportrait.world.raster import COMPILED, draw_depth
+from flowportrait.world.raster import COMPILED, draw_depth, transform
 
 NUM_DIRECTIONS = 144
 _MAP_SIZE, _MAP_EXTENT = 176, 23.0
@@ -128,13 +128,14 @@ def visibility(shape: Shape, hair: np.ndarray | None) -> tuple[np.ndarray, np.nd
     seen = np.zeros((len(shape.points), NUM_DIRECTIONS), np.float32)
     points = None if hair is None else np.ascontiguousarray(hair.reshape(-1, 3))
     in_hair = None if points is None else np.zeros((len(points), 9), np.float32)
+    lifted = shape.points + np.float32(0.12) * shape.normals
     for k, direction in enumerate(DIRECTIONS):
         frame = _frame(direction)
         surface = np.full((_MAP_SIZE, _MAP_SIZE), -1e9, np.float32)
         flat = _onto_map(shape.points, frame)
         draw_depth(flat, shape.occluders, surface)
         through = np.empty(len(flat), np.float32)
-        _look_up(_onto_map(shape.points + 0.12 * shape.normals, frame), surface, 0.22, through)
+        _look_up(_onto_map(lifted, frame), surface, 0.22, through)
         through *= shape.normals @ direction > 0
         if points is not None:
             flat_hair = _onto_map(points, frame)
@@ -158,9 +159,12 @@ def _frame(direction: np.ndarray) -> np.ndarray:
 
 
 def _onto_map(points: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    flat = (points - _MAP_CENTRE) @ frame.T
-    flat[:, :2] = (flat[:, :2] / _MAP_EXTENT + 1) * (0.5 * _MAP_SIZE)
-    return np.ascontiguousarray(flat, np.float32)
+    """[n, 3] column, row and height of points on the depth map seen along a direction."""
+    scale = np.array([0.5 * _MAP_SIZE / _MAP_EXTENT] * 2 + [1], np.float32)
+    matrix = frame * scale[:, None]
+    flat = np.empty_like(points)
+    transform(points, matrix, np.float32([0.5 * _MAP_SIZE] * 2 + [0]) - matrix @ _MAP_CENTRE, flat)
+    return flat
 
 
 @njit(**COMPILED)

@@ -39,6 +39,8 @@ class Manner:
     nods: float
     glances: float
     """Share of looks that leave the viewer."""
+    rest: dict[int, float]
+    """The face when nothing is felt or said."""
 
 
 class Performance(NamedTuple):
@@ -58,8 +60,12 @@ class Performance(NamedTuple):
 def draw_manner(seed: int) -> Manner:
     """The manner of the person of `seed`."""
     rng = np.random.default_rng([seed, 8])
-    return Manner(draw_style(rng), float(rng.uniform(0.6, 1.3)), float(rng.uniform(0.3, 1.0)),
-                  float(rng.uniform(2.2, 4.5)), float(rng.uniform(0.02, 0.08)), float(rng.uniform(0.08, 0.25)))  # fmt: skip
+    return Manner(
+        speaking=draw_style(rng), head=float(rng.uniform(0.6, 1.3)), brows=float(rng.uniform(0.3, 1.0)),
+        blink_every_s=float(rng.uniform(2.2, 4.5)), nods=float(rng.uniform(0.02, 0.08)),
+        glances=float(rng.uniform(0.08, 0.25)),
+        rest=weights(mouthSmile=float(rng.uniform(0.03, 0.13)), eyeSquint=float(rng.uniform(0.05, 0.25))),
+    )  # fmt: skip
 
 
 def perform(
@@ -73,6 +79,8 @@ def perform(
     emotion = str(rng.choice(list(EMOTIONS), p=_EMOTION_SHARES))
     intensity = float(rng.uniform(0.5, 1.1))
     faces = speech.faces + _emotion(rng, emotion, intensity, speech.visemes) + _brows(rng, energy, manner)
+    for index, weight in manner.rest.items():
+        faces[:, index] += weight
     blink, blink_times_s = _blinks(rng, num_frames, manner)
     for name in ("eyeBlinkLeft", "eyeBlinkRight"):
         faces[:, SHAPE[name]] = np.maximum(faces[:, SHAPE[name]], blink)

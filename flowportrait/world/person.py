@@ -130,9 +130,7 @@ def _heaviness(rig: Rig, head: np.ndarray) -> float:
     return float(((measures(head) - measures(rig.vertices)) / scale) @ [0.8, 0.6, 0.5, 1.0, 0.9]) / 1.6
 
 
-def _attributes(
-    rng: np.random.Generator, rig: str, seed: int, male: bool, melanin: float, age: float
-) -> Attributes:
+def _attributes(rng: np.random.Generator, rig: str, seed: int, male: bool, melanin: float, age: float) -> Attributes:
     hair = _hair_colour(rng, melanin, age)
     fair = melanin < 0.25
     eyes = (

@@ -13,13 +13,22 @@ _EDGE = -1e-6
 
 
 @njit(**COMPILED)
-def project(points, focal_px, centre_x, centre_y, camera_z, out):
-    """Fills `out` [n, 3] with x and y in pixels and 1/depth, seen from (0, 0, camera_z) looking along -z."""
+def transform(points, matrix, offset, out):
+    """Fills `out` [n, 3] with matrix @ point + offset."""
+    for i in range(points.shape[0]):
+        x, y, z = points[i, 0], points[i, 1], points[i, 2]
+        for c in range(3):
+            out[i, c] = matrix[c, 0] * x + matrix[c, 1] * y + matrix[c, 2] * z + offset[c]
+
+
+@njit(**COMPILED)
+def project(points, focal_px, centre_x, centre_y, camera_z):
+    """Turns points [n, 3] into x and y in pixels and 1/depth, seen from (0, 0, camera_z) looking along -z."""
     for i in range(points.shape[0]):
         nearness = 1.0 / (camera_z - points[i, 2])
-        out[i, 0] = centre_x + focal_px * points[i, 0] * nearness
-        out[i, 1] = centre_y - focal_px * points[i, 1] * nearness
-        out[i, 2] = nearness
+        points[i, 0] = centre_x + focal_px * points[i, 0] * nearness
+        points[i, 1] = centre_y - focal_px * points[i, 1] * nearness
+        points[i, 2] = nearness
 
 
 @njit(**COMPILED)

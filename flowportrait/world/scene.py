@@ -14,7 +14,15 @@ from flowportrait.world.head import Head, eye_places
 from flowportrait.world.light import DIRECTIONS, draw_lighting, in_harmonics, irradiance
 from flowportrait.world.names import EYE_LEFT, EYE_RIGHT, GUM, MOUTH, SHAPE, SKIN, TEETH, TONGUE
 from flowportrait.world.person import EYE_COLOURS
-from flowportrait.world.raster import develop, draw_strands, draw_triangles, empty_layers, project, vertex_normals
+from flowportrait.world.raster import (
+    develop,
+    draw_strands,
+    draw_triangles,
+    empty_layers,
+    project,
+    transform,
+    vertex_normals,
+)
 from flowportrait.world.rig import vertices_of
 from flowportrait.world.shade import follow_folds, shade, shade_hair
 from flowportrait.world.tufts import Tuft
@@ -73,11 +81,10 @@ class _Camera:
     offset: np.ndarray
 
     def screen(self, points: np.ndarray) -> np.ndarray:
-        """[n, 3] x and y in pixels, and 1/depth."""
-        out = np.empty((len(points), 3), np.float32)
-        placed = np.ascontiguousarray(points - self.offset, np.float32)
-        project(placed, self.focal_px, *self.centre, self.distance, out)
-        return out
+        """x and y in pixels and 1/depth, in place of points [n, 3] of the world."""
+        points -= self.offset
+        project(points, self.focal_px, *self.centre, self.distance)
+        return points
 
 
 class Scene:
@@ -153,11 +160,16 @@ class Scene:
         if head.hair is None:
             return np.zeros((0, 3), np.float32)
         strands = head.hair.strands
-        light = np.maximum(head.hair_light @ around, 0) * np.float32(1.15 / np.pi)
+        light = head.hair_light @ around * np.float32(1.15 / np.pi)
+        # Nine harmonics ring around bright coloured lamps; no channel may stray far from the others.
+        grey = np.maximum(light.mean(1, keepdims=True), 0.01)
+        light = np.clip(light, 0.7 * grey, 1.3 * grey)
         lamps = np.stack([lamp.direction @ rotation for lamp in self.lighting.lamps[:2]]).astype(np.float32)
         out = np.empty((strands.shape[0] * strands.shape[1], 3), np.float32)
-        shade_hair(strands.reshape(-1, 3), strands.shape[1], light, lamps, self._lamp_colours(),
-                   head.painting.hair_colour * 2, head.hair.tone, 0.42, 0.35, rotation[2].astype(np.float32), out)  # fmt: skip
+        shade_hair(
+            strands.reshape(-1, 3), strands.shape[1], light, lamps, self._lamp_colours(),
+            head.painting.hair_colour * 1.8, head.hair.tone, 0.36, 0.35, rotation[2].astype(np.float32), out,
+        )  # fmt: skip
         return out
 
     # ---------------------------------------------------------------------------------------- geometry
@@ -186,8 +198,9 @@ class Scene:
 
     def _placed(self, points: np.ndarray, pose: np.ndarray, follows: np.ndarray | None = None) -> np.ndarray:
         """Points of the head's frame in the world; the neck follows the turn only in part."""
-        rotation, shift = rotation_of(*pose[:3]).astype(np.float32), pose[3:].astype(np.float32)
-        turned = (points - _PIVOT) @ rotation.T + _PIVOT + shift
+        rotation = rotation_of(*pose[:3]).astype(np.float32)
+        turned = np.empty_like(points)
+        transform(points, rotation, _PIVOT - rotation @ _PIVOT + pose[3:].astype(np.float32), turned)
         return turned if follows is None else points + (turned - points) * follows
 
     # ------------------------------------------------------------------------------------------- frame

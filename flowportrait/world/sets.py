@@ -85,6 +85,8 @@ def render_set(
     out_dir: Path, settings: Settings, clips: int, workers: int = 1, progress: Callable[[int, int], None] | None = None
 ) -> list[dict]:
     """Renders what is not there yet and gives the records of the whole set. Raises ConfigError for other settings."""
+    if settings.size_px not in SIZES_PX:
+        raise ConfigError(f"--size: got {settings.size_px}; give one of {', '.join(map(str, SIZES_PX))}")
     make_speaker(settings.voice)
     takes = plan(settings, clips)
     out_dir.mkdir(parents=True, exist_ok=True)

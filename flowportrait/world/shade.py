@@ -18,9 +18,7 @@ _PUPIL = 0.36
 @njit(**COMPILED)
 def _environment(harmonics, c, x, y, z):
     """Light of colour channel `c` from one direction, from the first four harmonics."""
-    light = 0.282095 * harmonics[0, c] + 0.488603 * (
-        y * harmonics[1, c] + z * harmonics[2, c] + x * harmonics[3, c]
-    )
+    light = 0.282095 * harmonics[0, c] + 0.488603 * (y * harmonics[1, c] + z * harmonics[2, c] + x * harmonics[3, c])
     return max(0.0, light)
 
 
@@ -122,7 +120,7 @@ def shade(
                     shine_key = _skin_gloss(nx, ny, nz, lamps[0], roughness[0]) * key * oil
                     shine_fill = _skin_gloss(nx, ny, nz, lamps[1], roughness[1]) * fill * oil
                     mirror = (0.035 + 0.34 * (1 - facing) ** 5) * oil * 0.8
-            elif part == EYE_LEFT or part == EYE_RIGHT:
+            elif part in (EYE_LEFT, EYE_RIGHT):
                 ex = w0 * eye_places[a, 0] + w1 * eye_places[b, 0] + w2 * eye_places[c, 0]
                 ey = w0 * eye_places[a, 1] + w1 * eye_places[b, 1] + w2 * eye_places[c, 1]
                 shine_key = min(1.5, 2.7 * _wet(nx, ny, nz, lamps[0], 420.0)) * min(1.0, 2.5 * key + 0.15)
@@ -130,7 +128,7 @@ def shade(
                 mirror = 0.02
             elif part == TEETH:
                 shine_key = 0.35 * _wet(nx, ny, nz, lamps[0], 60.0) * key
-            elif part == TONGUE or part == GUM:
+            elif part in (TONGUE, GUM):
                 shine_key = 0.25 * _wet(nx, ny, nz, lamps[0], 40.0) * key
             rx, ry, rz = 2 * facing * nx, 2 * facing * ny, 2 * facing * nz - 1
             dark = min(1.0, (w0 * surface[a, 4] + w1 * surface[b, 4] + w2 * surface[c, 4]) * 1.8)
@@ -138,7 +136,7 @@ def shade(
                 light = w0 * surface[a, 3 + channel] + w1 * surface[b, 3 + channel] + w2 * surface[c, 3 + channel]
                 if part == SKIN:
                     colour = texture[v, u, channel]
-                elif part == EYE_LEFT or part == EYE_RIGHT:
+                elif part in (EYE_LEFT, EYE_RIGHT):
                     colour = _iris(ex, ey, eye_colour, channel)
                 else:
                     colour = _flesh(part, channel, teeth)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from flowportrait.world.chart import AZIMUTHS, CM_PER_RADIAN, X, Y, Chart, blob, noise, smoothstep
+from flowportrait.world.chart import AZIMUTHS, CM_PER_RADIAN, Chart, X, Y, blob, noise, smoothstep
 from flowportrait.world.person import BEARDS, HAIR_COLOURS, Attributes
 
 _BASE = np.array([0.76, 0.565, 0.445])
@@ -24,7 +24,25 @@ _COLLARS = {  # height at the side, dip in front, thickness in cm
     "shirt": (-12.2, -4.2, 0.4), "wide": (-15.0, -1.4, 0.25),
 }  # fmt: skip
 _HAIRLINE_DEGREES = (0, 12, 24, 34, 44, 52, 58, 64, 70, 76, 84, 97, 108, 118, 128, 150, 180)
-_HAIRLINE_ABOVE_BROW = (5.5, 5.5, 5.1, 4.2, 2.9, 1.6, -0.6, -3.6, -5.6, -5.0, -0.3, -0.2, -1.8, -6.5, -8.6, -11.8, -12.6)
+_HAIRLINE_ABOVE_BROW = (
+    5.5,
+    5.5,
+    5.1,
+    4.2,
+    2.9,
+    1.6,
+    -0.6,
+    -3.6,
+    -5.6,
+    -5.0,
+    -0.3,
+    -0.2,
+    -1.8,
+    -6.5,
+    -8.6,
+    -11.8,
+    -12.6,
+)
 _NAPE = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.2, 0.7, 1, 1, 1)
 """How far each hairline point follows a rig whose nape lies higher."""
 
@@ -71,7 +89,7 @@ def paint(person: Attributes, chart: Chart) -> Painting:
     root_colour = hair * min(1, 0.3 / hair.max()) * 0.75 * (1 + 0.15 * fine[..., None])
     colour = colour * (1 - rooted) + root_colour * rooted
     brows, brow_colour = _brow_mask(person, chart, rng), _brow_colour(person, hair)
-    shade = (0.42 * brows)[..., None]
+    shade = (0.5 * brows)[..., None]
     colour = colour * (1 - shade) + (colour * 0.4 + brow_colour * 0.5) * shade
     colour *= (1 + 0.025 * fine + 0.02 * noise(rng, 0.12))[..., None]
     collar = _collar(person, chart)
@@ -91,8 +109,8 @@ def paint(person: Attributes, chart: Chart) -> Painting:
 def _skin(person: Attributes, chart: Chart, rng, fine: np.ndarray, coarse: np.ndarray) -> np.ndarray:
     """Reflectance of bare skin: flush on cheeks and nose, darker lids, neck, freckles, moles, lines of age."""
     wide = noise(rng, 3.0)
-    melanin = person.melanin * (1 + 0.05 * wide + 0.04 * coarse)
-    blood = person.hemoglobin * (1 + 0.10 * wide + 0.08 * coarse + 0.05 * fine)
+    melanin = person.melanin * (1 + 0.035 * wide + 0.035 * coarse)
+    blood = person.hemoglobin * (1 + 0.07 * wide + 0.08 * coarse + 0.07 * fine)
     nose_y, chin_y, flush = chart.height(33), chart.height(8), rng.uniform(0.05, 0.25)
     lids = rng.uniform(0.03, 0.14) + 0.1 * person.age_proxy
     for corners in ((36, 39), (42, 45)):
@@ -118,18 +136,19 @@ def _lines_of_age(chart: Chart) -> np.ndarray:
     """Forehead lines, crow's feet, and the folds from nose to mouth, in [0, 1]."""
     lines = np.zeros_like(X)
     for above, wide in ((2.2, 3.6), (3.1, 4.0), (4.0, 3.4)):
-        bend = chart.brow_y + above - 0.02 * X**2 + 0.12 * np.sin(X * 1.7 + above)
-        lines += np.exp(-(((Y - bend) / 0.09) ** 2)) * smoothstep(np.abs(X), wide + 1, wide - 1)
+        bend = chart.brow_y + above - 0.015 * X**2 + 0.12 * np.sin(X * 1.7 + above)
+        broken = 0.55 + 0.45 * np.sin(X * 2.3 + 5 * above)
+        lines += 0.7 * broken * np.exp(-(((Y - bend) / 0.13) ** 2)) * smoothstep(np.abs(X), wide + 1, wide - 2)
     for wing, corner, eye in ((31, 48, 36), (35, 54, 45)):
         (x0, x1, xe), (y0, y1, ye) = chart.landmarks(wing, corner, eye)
         along = np.clip((Y - y1 + 0.5) / (y0 - y1 + 0.5), 0, 1)
         path = x1 * 1.22 + (x0 * 1.35 - x1 * 1.22) * along**1.4
         inside = smoothstep(Y, y1 - 1.0, y1) * smoothstep(Y, y0 + 0.5, y0 - 0.3)
-        lines += 1.3 * np.exp(-(((X - path) / 0.16) ** 2)) * inside
+        lines += 0.7 * np.exp(-(((X - path) / 0.24) ** 2)) * inside
         for slope in (-0.45, -0.1, 0.3):
             outwards = (np.abs(X) - abs(xe)) * (np.sign(X) == np.sign(xe))
             crow = np.exp(-(((Y - ye - slope * outwards) / 0.07) ** 2))
-            lines += 0.8 * crow * smoothstep(outwards, 0.25, 0.5) * smoothstep(outwards, 1.6, 0.9)
+            lines += 0.5 * crow * smoothstep(outwards, 0.25, 0.5) * smoothstep(outwards, 1.6, 0.9)
     return np.clip(lines, 0, 1.3)
 
 
@@ -155,7 +174,9 @@ def _beard_mask(chart: Chart) -> np.ndarray:
         around, [0, 2.6, 3.6, 6.0, 9.5, 11.2, 12.5],
         [nose - 0.35, nose - 0.6, mouth - 0.4, mouth + 0.3, mouth + 2.6, mouth + 4.4, mouth + 4.6],
     )  # fmt: skip
-    mask = smoothstep(line - Y, -0.2, 1.1) * (1 - smoothstep(around, 11.4, 12.8)) * smoothstep(Y, chin - 4.2, chin - 2.2)
+    mask = (
+        smoothstep(line - Y, -0.2, 1.1) * (1 - smoothstep(around, 11.4, 12.8)) * smoothstep(Y, chin - 4.2, chin - 2.2)
+    )
     mask *= 1 - gaussian_filter((chart.lips > 0.15).astype(np.float32), 5)
     return np.clip(mask * (1 - 0.35 * blob(0, mouth + 1.3, 0.5, 0.9)), 0, 1).astype(np.float32)
 
@@ -180,7 +201,7 @@ def _brow_mask(person: Attributes, chart: Chart, rng) -> np.ndarray:
         inner, outer = np.abs(x[order[0]]), np.abs(x[order[-1]])
         along = (np.abs(X) - inner) / (outer - inner)
         middle = np.interp(np.abs(X), np.abs(x[order]), y[order]) - 0.45
-        wide = np.maximum(0.33 * heavy * np.interp(along, [-0.1, 0, 0.2, 0.6, 1, 1.1], [0, 0.75, 1, 0.8, 0.3, 0]), 1e-3)
+        wide = np.maximum(0.42 * heavy * np.interp(along, [-0.1, 0, 0.2, 0.6, 1, 1.1], [0, 0.75, 1, 0.8, 0.3, 0]), 1e-3)
         hairs = np.exp(-1.2 * ((Y - middle) / wide) ** 2) * (along > -0.08) * (along < 1.12)
         mask = np.maximum(mask, hairs * (np.sign(X) == np.sign(x.mean())))
     return mask.astype(np.float32)
@@ -188,7 +209,7 @@ def _brow_mask(person: Attributes, chart: Chart, rng) -> np.ndarray:
 
 def _brow_colour(person: Attributes, hair: np.ndarray) -> np.ndarray:
     if person.hair_colour in ("grey", "white"):
-        return np.array([0.085, 0.078, 0.072])
+        return np.array([0.062, 0.057, 0.053])
     return hair * min(0.6, 0.09 / hair.max()) * np.array([1.0, 0.88, 0.78]) + np.array([0.014, 0.009, 0.006])
 
 
@@ -196,8 +217,8 @@ def _collar(person: Attributes, chart: Chart) -> np.ndarray:
     """[1, columns] height of the cloth's edge around the neck."""
     side, dip, _ = _COLLARS[person.cloth]
     around = np.abs(AZIMUTHS)[None]
-    shapes = {"v": np.clip(1 - around / 1.05, 0, 1), "shirt": np.clip(1 - around / 0.75, 0, 1)}
-    return side + dip * shapes.get(person.cloth, np.exp(-((around / 0.42) ** 2)))
+    shapes = {"v": smoothstep(around, 1.05, 0.1), "shirt": smoothstep(around, 0.8, 0.1)}
+    return side + dip * shapes.get(person.cloth, np.exp(-((around / 0.8) ** 2)))
 
 
 def _cloth(person: Attributes, rng, collar: np.ndarray, fine: np.ndarray) -> np.ndarray:

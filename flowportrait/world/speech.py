@@ -115,7 +115,9 @@ class Synthesizers:
         if flite and (len(self.engines) == 1 or rng.random() < self.flite_share):
             names = (_FLITE_HELD_OUT,) if held_out else _FLITE_VOICES[presentation]
             low, high = (90, 125) if presentation == "m" else (160, 205)
-            return Voice("flite 2.2", str(rng.choice(names)), float(rng.uniform(0.9, 1.15)), float(rng.uniform(low, high)))
+            return Voice(
+                "flite 2.2", str(rng.choice(names)), float(rng.uniform(0.9, 1.15)), float(rng.uniform(low, high))
+            )
         locale = _ESPEAK_HELD_OUT if held_out else str(rng.choice(_ESPEAK_LOCALES))
         variant = str(rng.choice(_ESPEAK_VARIANTS[presentation]))
         low, high = (30, 60) if presentation == "m" else (45, 75)
@@ -140,7 +142,9 @@ def _say_with_flite(text: str, voice: Voice) -> tuple[np.ndarray, int, list[Phon
         done = subprocess.run(command, capture_output=True, text=True)
         ends = [(name, float(end_s)) for name, end_s in re.findall(r"(\S+):([\d.]+)", done.stdout)]
         if done.returncode != 0 or not ends:
-            raise MediaError(f"flite: cannot say '{text}' ({done.stderr.strip() or 'no phones told'}); install it again")
+            raise MediaError(
+                f"flite: cannot say '{text}' ({done.stderr.strip() or 'no phones told'}); install it again"
+            )
         samples, rate = media.read_audio(path)
     starts = [0.0, *(end_s for _, end_s in ends[:-1])]
     return samples, rate, [Phone(start_s, name) for start_s, (name, _) in zip(starts, ends, strict=True)]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from flowportrait.world.chart import X, Y, Chart
+from flowportrait.world.chart import Chart, X, Y
 from flowportrait.world.names import SKIN
 from flowportrait.world.person import BEARDS, Attributes
 from flowportrait.world.raster import vertex_normals
@@ -64,7 +64,9 @@ class _Soil:
         rig = chart.rig
         normals = np.zeros_like(head)
         vertex_normals(head, rig.triangles, normals)
-        front = (rig.parts == SKIN) & (np.abs(chart.azimuth) < 1.6) & (rig.vertices[:, 1] > -12) & (rig.vertices[:, 2] > 0)
+        front = (
+            (rig.parts == SKIN) & (np.abs(chart.azimuth) < 1.6) & (rig.vertices[:, 1] > -12) & (rig.vertices[:, 2] > 0)
+        )
         self._vertices = np.flatnonzero(front & (normals[:, 2] > -0.35))
         self._tree = cKDTree(np.stack([chart.x, chart.y], 1)[self._vertices])
         self._normals = normals
@@ -85,9 +87,13 @@ class _Soil:
 def _brows(rng: np.random.Generator, soil: _Soil, painting: Painting) -> Tuft:
     x, _, vertices, shares, normals = soil.roots(rng, painting.brows**1.3, 900)
     outward = np.clip((np.abs(x) - 1.2) / 4.5, 0, 1)
-    direction = np.stack(
-        [np.sign(x) * (0.45 + 0.55 * outward), 0.7 * (1 - outward) ** 1.5 - 0.12 * outward, -0.1 - 0.35 * outward], 1
-    ) + rng.normal(size=(len(x), 3)) * 0.13
+    direction = (
+        np.stack(
+            [np.sign(x) * (0.45 + 0.55 * outward), 0.7 * (1 - outward) ** 1.5 - 0.12 * outward, -0.1 - 0.35 * outward],
+            1,
+        )
+        + rng.normal(size=(len(x), 3)) * 0.13
+    )
     direction = _unit(direction - 0.85 * (direction * normals).sum(1, keepdims=True) * normals)
     offsets = _bent(direction, normals, rng.uniform(0.3, 0.6, len(x)), hug=0.10)
     return Tuft(vertices, shares, offsets, painting.brow_colour, _tone(rng, len(x)), opacity=0.38, width=0.9)
@@ -134,7 +140,9 @@ def _lash_row(rng: np.random.Generator, row: np.ndarray, side: int, upper: bool,
         direction[:, 1] += 0.20 if upper else -0.1
         direction = _unit(direction)
     vertices = np.stack([row[first], row[first + 1], row[first]], 1)
-    return Tuft(vertices, shares, offsets, _LASH_COLOUR, np.ones(count, np.float32), 0.4 if upper else 0.14, 0.9, side, upper)
+    return Tuft(
+        vertices, shares, offsets, _LASH_COLOUR, np.ones(count, np.float32), 0.4 if upper else 0.14, 0.9, side, upper
+    )
 
 
 def _bent(direction: np.ndarray, normals: np.ndarray, length: np.ndarray, hug: float) -> np.ndarray:
