@@ -74,7 +74,7 @@ def draw_style(rng: np.random.Generator) -> SpeakingStyle:
     """A speaker's own way of moving the mouth."""
     return SpeakingStyle(
         amplitude=float(rng.uniform(0.75, 1.25)), rounding=float(rng.uniform(0.8, 1.2)),
-        spreading=float(rng.uniform(0.8, 1.25)), lead_s=float(rng.uniform(0.0, 0.035)),
+        spreading=float(rng.uniform(0.8, 1.25)), lead_s=float(rng.uniform(-0.012, 0.025)),
         breadth=float(rng.uniform(0.8, 1.25)), loudness=float(rng.uniform(0.2, 0.4)),
         skew=float(np.clip(rng.normal() * 0.05, -0.12, 0.12)),
     )  # fmt: skip

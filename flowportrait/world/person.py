@@ -24,7 +24,7 @@ BEARDS = {"clean": (0.04, 0.0), "shadow": (0.28, 0.0), "stubble": (0.5, 0.22), "
 """Darkening of the skin, and length of the hairs in cm."""
 
 _AMPLITUDES = {
-    "head": 0.22, "eyes": 0.28, "nose": 0.36, "mouth": 0.30, "chin": 0.32, "cheek": 0.32, "forehead": 0.3,
+    "head": 0.22, "eyes": 0.28, "nose": 0.28, "mouth": 0.28, "chin": 0.28, "cheek": 0.32, "forehead": 0.3,
     "ears": 0.28, "eyebrows": 0.3, "asym": 0.16,
 }  # fmt: skip
 _OPPOSITES = (("decr", "incr"), ("down", "up"), ("in", "out"), ("backward", "forward"), ("concave", "convex"),

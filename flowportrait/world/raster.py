@@ -144,13 +144,18 @@ def draw_strands(screen, per_strand, colours, depth, opacity, width_px, taper, b
         if max(x0, x1) < 0 or min(x0, x1) >= width or max(y0, y1) < 0 or min(y0, y1) >= height:
             continue
         steep = abs(y1 - y0) >= abs(x1 - x0)
-        steps = int(max(abs(x1 - x0), abs(y1 - y0))) + 1
+        length = max(abs(x1 - x0), abs(y1 - y0))
+        if length < 0.02:
+            continue
+        steps = int(length) + 1
+        # A piece shorter than a pixel covers its share of one.
+        laid = opacity * min(1.0, length * 1.5)
         for k in range(steps):
             f = (k + 0.5) / steps
             x, y = x0 + f * (x1 - x0), y0 + f * (y1 - y0)
             z = (screen[i, 2] + f * (screen[i + 1, 2] - screen[i, 2])) * (1 + bias)
             left = (1.0 - (along + f) / (per_strand - 1.0)) / taper
-            strength = opacity * min(1.0, left) * width_px
+            strength = laid * min(1.0, left)
             across = x if steep else y
             first = int(math.floor(across - 0.5 * width_px))
             last = int(math.floor(across + 0.5 * width_px))
@@ -159,7 +164,7 @@ def draw_strands(screen, per_strand, colours, depth, opacity, width_px, taper, b
                 row, column = (int(y), place) if steep else (place, int(x))
                 if row < 0 or column < 0 or row >= height or column >= width or z < depth[row, column]:
                     continue
-                amount = min(1.0, strength * share / width_px)
+                amount = min(1.0, strength * share)
                 red = colours[i, 0] + f * (colours[i + 1, 0] - colours[i, 0])
                 green = colours[i, 1] + f * (colours[i + 1, 1] - colours[i, 1])
                 blue = colours[i, 2] + f * (colours[i + 1, 2] - colours[i, 2])

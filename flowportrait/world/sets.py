@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from flowportrait import __version__, media
+from flowportrait import media
 from flowportrait.errors import ConfigError, DataError
 from flowportrait.world.head import Head, build_head
 from flowportrait.world.names import VISEMES
@@ -156,7 +157,7 @@ def render_take(out_dir: Path, take: Take) -> dict:
             landmarks.append(points)
             yield frame
 
-    mark = media.synthetic_mark(f"world {take.rig_name}", take.identity_seed, __version__)
+    mark = media.synthetic_mark(f"world {take.rig_name}", take.identity_seed, version("flowportrait"))
     path = out_dir / f"{take.key}.mp4"
     num_frames = media.write_video(path, frames(), media.FPS, speech.samples, speech.sample_rate, mark)
     motion = performance.motion
@@ -177,7 +178,7 @@ def _record(take: Take, head: Head, speech: Utterance, performance, scene: Scene
         "background": scene.background, "phonemes": [[phone.start_s, phone.name] for phone in speech.phones],
         "visemes_seg": [[round(a, 4), round(b, 4), name] for a, b, name in performance.speech.segments],
         "blink_times": [round(at, 4) for at in performance.blink_times_s], "rig": take.rig_name,
-        "licence": head.rig.about.licence, "generator": f"flowportrait {__version__}",
+        "licence": head.rig.about.licence, "generator": f"flowportrait {version('flowportrait')}",
     }  # fmt: skip
 
 

@@ -24,6 +24,8 @@ from flowportrait.world.sentences import Split, draw_sentence
 MARGIN_S = 0.15
 """Silence before and after every utterance."""
 _TRIES = 20
+_LETTERS_PER_S = 17
+"""Faster than anyone speaks; a sentence that is too long even so is not tried."""
 _FLITE_VOICES = {"f": ("slt",), "m": ("rms", "awb")}
 _FLITE_HELD_OUT = "kal16"
 _ESPEAK_VARIANTS = {
@@ -101,7 +103,7 @@ class Synthesizers:
         """See `Speaker`. Raises ConfigError when no sentence is that short."""
         voice = self._voice(rng, presentation, split)
         for _ in range(_TRIES):
-            text = draw_sentence(rng, split)
+            text = _short_sentence(rng, split, longest_s)
             samples, rate, phones = say(text, voice)
             utterance = _framed(samples, rate, phones, text, voice)
             if utterance.duration_s <= longest_s:
@@ -123,6 +125,15 @@ class Synthesizers:
         low, high = (30, 60) if presentation == "m" else (45, 75)
         rate, pitch = int(rng.integers(140, 185)), int(rng.integers(low, high))
         return Voice("espeak-ng 1.51", f"{locale}+{variant}", rate, pitch)
+
+
+def _short_sentence(rng: np.random.Generator, split: Split, longest_s: float) -> str:
+    """The first sentence drawn that may fit, or the last of many tries."""
+    for _ in range(200):
+        text = draw_sentence(rng, split)
+        if len(text) / _LETTERS_PER_S + 2 * MARGIN_S <= longest_s:
+            break
+    return text
 
 
 def say(text: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:
