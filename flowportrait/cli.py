@@ -19,6 +19,7 @@ from flowportrait.errors import (
     DataError,
     FlowPortraitError,
     MediaError,
+    require,
 )
 
 # The real-time factor counts the whole process, so the clock starts before torch is imported.
@@ -178,6 +179,8 @@ def world_render(
     debug: Debug = False,
 ) -> None:
     """Render a set of talking heads, or go on with one."""
+    require("numba", extra="world")
+    require("scipy", extra="world")
     from flowportrait.world.sets import Settings, coverage, identities_for, render_set
 
     settings = Settings(seed, size, rig, voice, longest, identities or identities_for(clips))
@@ -198,6 +201,7 @@ def world_import_rig(
     debug: Debug = False,
 ) -> None:
     """Make a rig file of a published head, for `world render --rig`."""
+    require("scipy", extra="world")
     from flowportrait.world.import_rig import import_rig
 
     about = import_rig(directory, out)

@@ -21,6 +21,7 @@ _OPTIONAL = {
     "scikit-image": "eval",
     "scipy": "eval",
     "matplotlib": "eval",
+    "numba": "world",
     "pytest": "dev",
 }
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")

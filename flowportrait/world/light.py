@@ -8,10 +8,9 @@ over the mesh, widest for red, is the scattering of light inside skin.
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from scipy import sparse
 
-from flowportrait.world.raster import COMPILED, draw_depth, transform
+from flowportrait.world.raster import COMPILED, draw_depth, njit, transform
 
 NUM_DIRECTIONS = 144
 _MAP_SIZE, _MAP_EXTENT = 176, 23.0

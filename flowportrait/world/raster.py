@@ -6,7 +6,10 @@ Everything here is compiled by numba at first use and cached; one thread, so tha
 import math
 
 import numpy as np
-from numba import njit
+
+from flowportrait.errors import require
+
+njit = require("numba", extra="world").njit
 
 COMPILED = {"cache": True, "fastmath": True, "nogil": True}
 _EDGE = -1e-6

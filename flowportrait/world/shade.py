@@ -6,10 +6,8 @@ how much of the key and of the fill lamp it sees (2).
 
 import math
 
-from numba import njit
-
 from flowportrait.world.names import EYE_LEFT, EYE_RIGHT, GUM, MOUTH, SKIN, TEETH, TONGUE
-from flowportrait.world.raster import COMPILED
+from flowportrait.world.raster import COMPILED, njit
 
 _PUPIL = 0.36
 """Radius of the pupil, in iris radii."""
@@ -80,6 +78,21 @@ def _flesh(part, c, teeth):
 
 
 @njit(**COMPILED)
+def _mixed(values, a, b, c, w0, w1, column):
+    """One column of `values` within a triangle."""
+    return w0 * values[a, column] + w1 * values[b, column] + (1 - w0 - w1) * values[c, column]
+
+
+@njit(**COMPILED)
+def _chart_pixel(corners, w0, w1, rows, columns):
+    """Row and column of the chart at a place in a triangle [3, 2]."""
+    w2 = 1 - w0 - w1
+    u = int((w0 * corners[0, 0] + w1 * corners[1, 0] + w2 * corners[2, 0]) * columns) % columns
+    v = int((w0 * corners[0, 1] + w1 * corners[1, 1] + w2 * corners[2, 1]) * rows)
+    return min(max(v, 0), rows - 1), u
+
+
+@njit(**COMPILED)
 def shade(
     ids, barycentric, triangles, parts, surface, chart, texture, gloss, eye_places, eye_colour, lamps,
     lamp_colours, roughness, teeth, harmonics, image, alpha,
@@ -89,40 +102,30 @@ def shade(
     `chart` [t, 3, 2] places corners in `texture` and `gloss`; `eye_places` [n, 2] are iris radii from the middle
     of the iris; `lamps` [2, 3] and `roughness` [2] are of key and fill.
     """
-    height, width = ids.shape
-    rows, columns = gloss.shape
-    for y in range(height):
-        for x in range(width):
+    for y in range(ids.shape[0]):
+        for x in range(ids.shape[1]):
             t = ids[y, x]
             if t < 0:
                 continue
             alpha[y, x] = 1.0
             a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
             w0, w1 = barycentric[y, x, 0], barycentric[y, x, 1]
-            w2 = 1.0 - w0 - w1
-            nx = w0 * surface[a, 0] + w1 * surface[b, 0] + w2 * surface[c, 0]
-            ny = w0 * surface[a, 1] + w1 * surface[b, 1] + w2 * surface[c, 1]
-            nz = w0 * surface[a, 2] + w1 * surface[b, 2] + w2 * surface[c, 2]
+            nx, ny, nz = (_mixed(surface, a, b, c, w0, w1, 0), _mixed(surface, a, b, c, w0, w1, 1),
+                          _mixed(surface, a, b, c, w0, w1, 2))  # fmt: skip
             scale = 1.0 / (math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-9)
             nx, ny, nz = nx * scale, ny * scale, nz * scale
-            key = w0 * surface[a, 6] + w1 * surface[b, 6] + w2 * surface[c, 6]
-            fill = w0 * surface[a, 7] + w1 * surface[b, 7] + w2 * surface[c, 7]
-            part = parts[a]
-            shine_key, shine_fill, mirror, u, v = 0.0, 0.0, 0.0, 0, 0
-            ex, ey = 0.0, 0.0
-            facing = max(nz, 0.02)
+            key, fill = _mixed(surface, a, b, c, w0, w1, 6), _mixed(surface, a, b, c, w0, w1, 7)
+            part, shine_key, shine_fill, mirror = parts[a], 0.0, 0.0, 0.0
+            u, v, ex, ey, facing = 0, 0, 0.0, 0.0, max(nz, 0.02)
             if part == SKIN:
-                u = int((w0 * chart[t, 0, 0] + w1 * chart[t, 1, 0] + w2 * chart[t, 2, 0]) * columns) % columns
-                v = int((w0 * chart[t, 0, 1] + w1 * chart[t, 1, 1] + w2 * chart[t, 2, 1]) * rows)
-                v = min(max(v, 0), rows - 1)
+                v, u = _chart_pixel(chart[t], w0, w1, gloss.shape[0], gloss.shape[1])
                 oil = gloss[v, u]
                 if oil > 0.01:
                     shine_key = _skin_gloss(nx, ny, nz, lamps[0], roughness[0]) * key * oil
                     shine_fill = _skin_gloss(nx, ny, nz, lamps[1], roughness[1]) * fill * oil
                     mirror = (0.035 + 0.34 * (1 - facing) ** 5) * oil * 0.8
             elif part in (EYE_LEFT, EYE_RIGHT):
-                ex = w0 * eye_places[a, 0] + w1 * eye_places[b, 0] + w2 * eye_places[c, 0]
-                ey = w0 * eye_places[a, 1] + w1 * eye_places[b, 1] + w2 * eye_places[c, 1]
+                ex, ey = _mixed(eye_places, a, b, c, w0, w1, 0), _mixed(eye_places, a, b, c, w0, w1, 1)
                 shine_key = min(1.5, 2.7 * _wet(nx, ny, nz, lamps[0], 420.0)) * min(1.0, 2.5 * key + 0.15)
                 shine_fill = min(1.5, 2.7 * _wet(nx, ny, nz, lamps[1], 420.0)) * min(1.0, 2.5 * fill + 0.15)
                 mirror = 0.02
@@ -131,18 +134,18 @@ def shade(
             elif part in (TONGUE, GUM):
                 shine_key = 0.25 * _wet(nx, ny, nz, lamps[0], 40.0) * key
             rx, ry, rz = 2 * facing * nx, 2 * facing * ny, 2 * facing * nz - 1
-            dark = min(1.0, (w0 * surface[a, 4] + w1 * surface[b, 4] + w2 * surface[c, 4]) * 1.8)
+            mirror *= min(1.0, _mixed(surface, a, b, c, w0, w1, 4) * 1.8)
             for channel in range(3):
-                light = w0 * surface[a, 3 + channel] + w1 * surface[b, 3 + channel] + w2 * surface[c, 3 + channel]
                 if part == SKIN:
                     colour = texture[v, u, channel]
                 elif part in (EYE_LEFT, EYE_RIGHT):
                     colour = _iris(ex, ey, eye_colour, channel)
                 else:
                     colour = _flesh(part, channel, teeth)
-                value = colour * light + lamp_colours[0, channel] * shine_key + lamp_colours[1, channel] * shine_fill
+                value = colour * _mixed(surface, a, b, c, w0, w1, 3 + channel)
+                value += lamp_colours[0, channel] * shine_key + lamp_colours[1, channel] * shine_fill
                 if mirror > 0:
-                    value += mirror * dark * _environment(harmonics, channel, rx, ry, rz)
+                    value += mirror * _environment(harmonics, channel, rx, ry, rz)
                 image[y, x, channel] = value
 
 

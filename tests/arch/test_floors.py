@@ -12,7 +12,8 @@ SOURCES = sorted((ROOT / "flowportrait").rglob("*.py"))
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 500, 60
 
 TORCH_FREE = ["flowportrait", "flowportrait.errors", "flowportrait.registry", "flowportrait.records",
-              "flowportrait.config", "flowportrait.media", "flowportrait.cli", "flowportrait.data.faces"]  # fmt: skip
+              "flowportrait.config", "flowportrait.media", "flowportrait.cli", "flowportrait.data.faces",
+              "flowportrait.world.sets", "flowportrait.world.degrade"]  # fmt: skip
 
 
 def test_floors():
