@@ -14,7 +14,11 @@ def make_glasses(rng: np.random.Generator, rig: Rig, head: np.ndarray) -> tuple[
     half_width, half_height, squareness = rng.uniform(2.35, 2.7), rng.uniform(1.7, 2.1), rng.choice([2.0, 2.6, 4.0])
     eye_x, eye_y = float(np.abs(eyes[:, 0]).mean()) * 1.06, float(eyes[:, 1].mean())
     front = max(at[[37, 38, 43, 44], 2].max() + 1.3, at[27, 2] + 0.3)
-    depth = lambda x: front - 0.033 * x**2  # noqa: E731
+
+    def depth(x):
+        """Frames bend back towards the temples."""
+        return front - 0.033 * x**2
+
     angle, along = np.linspace(0, 2 * np.pi, POINTS), np.linspace(0, 1, POINTS)
     wide = np.sign(np.cos(angle)) * np.abs(np.cos(angle)) ** (2 / squareness)
     tall = np.sign(np.sin(angle)) * np.abs(np.sin(angle)) ** (2 / squareness)

@@ -117,17 +117,19 @@ def _opposite_free(name: str) -> str:
 
 def _heaviness(rig: Rig, head: np.ndarray) -> float:
     """How wide the jaw, how long the chin, how strong the brow is against the average head; no word on anyone."""
+    apart = _measures(head[rig.landmarks]) - _measures(rig.vertices[rig.landmarks])
+    usual = np.array([0.025, 0.025, 0.05, 0.6, 0.3])
+    return float(apart / usual @ [0.8, 0.6, -0.5, 1.0, 0.9]) / 1.6
 
-    def measures(points: np.ndarray) -> np.ndarray:
-        at = points[rig.landmarks]
-        far = lambda a, b: float(np.linalg.norm(at[a] - at[b]))  # noqa: E731
-        return np.array([
-            far(4, 12) / far(0, 16), far(8, 57) / far(27, 8), -far(51, 57) / far(48, 54), far(27, 8) / 10,
-            (at[[19, 24], 2].mean() - at[[37, 44], 2].mean()) / 10,
-        ])  # fmt: skip
 
-    scale = np.array([0.025, 0.025, 0.05, 0.06, 0.03])
-    return float(((measures(head) - measures(rig.vertices)) / scale) @ [0.8, 0.6, 0.5, 1.0, 0.9]) / 1.6
+def _measures(at: np.ndarray) -> np.ndarray:
+    """[5] jaw, chin, lips, length of the face and depth of the brow, from landmarks [68, 3]."""
+
+    def far(a: int, b: int) -> float:
+        return float(np.linalg.norm(at[a] - at[b]))
+
+    brow = float(at[[19, 24], 2].mean() - at[[37, 44], 2].mean())
+    return np.array([far(4, 12) / far(0, 16), far(8, 57) / far(27, 8), far(51, 57) / far(48, 54), far(27, 8), brow])
 
 
 def _attributes(rng: np.random.Generator, rig: str, seed: int, male: bool, melanin: float, age: float) -> Attributes:

@@ -1,6 +1,7 @@
 """Sentences that nobody wrote down: a small grammar whose words use every phone of English."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -59,7 +60,10 @@ def split_of(sentence: str) -> Split:
 
 
 def _sentence(rng: np.random.Generator) -> str:
-    one = lambda words: words[rng.integers(len(words))]  # noqa: E731
+
+    def one(words: Sequence[str]) -> str:
+        return words[rng.integers(len(words))]
+
     kind = rng.random()
     if kind < 0.40:
         return f"{one(_WHO)} {one(_DID)} {one(_WHAT)} {one(_WHEN)}."

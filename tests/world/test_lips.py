@@ -46,10 +46,14 @@ def test_openings_are_in_order(rig):
 
 
 @pytest.mark.parametrize("phone", ["p", "b", "m"])
-@pytest.mark.parametrize("emotion", [{}, weights(mouthSmile=0.4), weights(mouthUpperUp=0.2)], ids=["", "happy", "disgust"])
+@pytest.mark.parametrize(
+    "emotion", [{}, weights(mouthSmile=0.4), weights(mouthUpperUp=0.2)], ids=["", "happy", "disgust"]
+)
 def test_lips_close_between_open_vowels(rig, phone, emotion):
     for seed in SEEDS:
-        gaps, _ = said([("pau", 0.2), ("aa", 0.12), (phone, 0.09), ("ae", 0.12), ("pau", 0.2)], lips_of(rig, seed), seed, emotion)
+        gaps, _ = said(
+            [("pau", 0.2), ("aa", 0.12), (phone, 0.09), ("ae", 0.12), ("pau", 0.2)], lips_of(rig, seed), seed, emotion
+        )
         assert gaps.min() < 0.012, (seed, gaps)
         closure = gaps[round(0.32 * FPS) : round(0.42 * FPS) + 1]
         assert closure.min() < 0.012 and gaps.max() > 0.06
@@ -82,7 +86,16 @@ def test_tongue_rises_for_l_and_shows_for_th(rig):
 
 
 def test_speakers_move_differently(rig):
-    sentence = [("hh", 0.08), ("eh", 0.1), ("l", 0.07), ("ow", 0.2), ("w", 0.08), ("er", 0.12), ("l", 0.07), ("d", 0.07)]
+    sentence = [
+        ("hh", 0.08),
+        ("eh", 0.1),
+        ("l", 0.07),
+        ("ow", 0.2),
+        ("w", 0.08),
+        ("er", 0.12),
+        ("l", 0.07),
+        ("d", 0.07),
+    ]
     lips = lips_of(rig, 0)
     gaps = np.stack([said(sentence, lips, seed)[0] for seed in range(8)])
     assert gaps.max(1).std() > 0.01

@@ -42,12 +42,22 @@ def test_training_reads_every_clip_with_its_split(sample_records):
         assert clip.split == record["split"] and clip.video.is_file() and clip.labels.is_file()
     people = {record["identity"]["seed"]: record["split"] for record in sample_records}
     assert set(people.values()) == {"train", "validation", "test"}
-    voices = {split: {read[r["key"]].voice for r in sample_records if r["split"] == split} for split in ("train", "test")}
+    voices = {
+        split: {read[r["key"]].voice for r in sample_records if r["split"] == split} for split in ("train", "test")
+    }
     assert not voices["train"] & voices["test"]
 
 
 def test_ground_truth_has_a_row_for_every_frame(sample_records):
-    widths = {"viseme": (15,), "arkit": (52,), "blink": (), "pose": (6,), "gaze": (2,), "energy": (), "landmarks68": (68, 2)}
+    widths = {
+        "viseme": (15,),
+        "arkit": (52,),
+        "blink": (),
+        "pose": (6,),
+        "gaze": (2,),
+        "energy": (),
+        "landmarks68": (68, 2),
+    }
     for record in sample_records:
         rows = truth(record)
         assert {name: values.shape[1:] for name, values in rows.items()} == widths
@@ -148,4 +158,4 @@ def test_recordings_need_no_engine(recordings):
     assert starts[1] == 0.2 and starts[4] == 0.5 and starts[-1] == 1.0 and starts == sorted(starts)
     [plain] = [utterance for text, utterance in said.items() if text != "bin blue"]
     assert plain.voice.engine == "recording" and len(plain.phones) > 8
-    assert 0 < plain.phones[1].start_s and plain.phones[-1].start_s < plain.duration_s
+    assert plain.phones[1].start_s > 0 and plain.phones[-1].start_s < plain.duration_s

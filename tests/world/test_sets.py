@@ -124,7 +124,20 @@ def test_sentences_belong_to_one_split_and_cover_english():
 def test_flite_tells_its_phones():
     voice = speech.Voice("flite 2.2", "slt", 1.0, 180.0)
     samples, rate, phones = speech.say("Please bring a map.", voice)
-    assert [phone.name for phone in phones if phone.name != "pau"] == "p l iy z b r ih ng ax m ae p".split()
+    assert [phone.name for phone in phones if phone.name != "pau"] == [
+        "p",
+        "l",
+        "iy",
+        "z",
+        "b",
+        "r",
+        "ih",
+        "ng",
+        "ax",
+        "m",
+        "ae",
+        "p",
+    ]
     assert phones[0].start_s == 0 and 0.8 < phones[-1].start_s < len(samples) / rate
 
 
@@ -135,5 +148,3 @@ def test_espeak_tells_its_phones():
     names = [phone.name for phone in phones if phone.name != "pau"]
     assert names[:4] == ["p", "l", "iy", "z"] and names[-1] == "p" and phones == sorted(phones)
     assert phones[-1].start_s < len(samples) / rate
-
-
