@@ -136,7 +136,7 @@ DEGRADATIONS: dict[str, Degradation] = {
     "jitter": Degradation("pixels", (0.25, 0.5, 1, 2, 4), "motion", jitter),
     "dropped_frames": Degradation("share of the frames", (0.1, 0.25, 0.5, 0.75), "motion", dropped_frames),
     "colour_drift": Degradation("share of brightness", (0.05, 0.1, 0.2, 0.4), "picture", colour_drift),
-    "blur": Degradation("pixels at 256 px", (0.5, 1, 2, 4), "picture", blur),
+    "blur": Degradation("pixels at 256 px", (1, 2, 4, 8), "picture", blur),
 }
 """All degradations by name."""
 
@@ -192,7 +192,6 @@ def _framed_landmarks(width: int, height: int) -> np.ndarray:
     points = np.tile([width * 0.5, height * 0.5], (68, 1))
     points[17:48] = _corners(0.28, 0.36, 0.72, 0.50, 31) * [width, height]
     points[48:68] = _corners(0.38, 0.64, 0.62, 0.76, 20) * [width, height]
-    points[_ANCHORS] = _corners(0.3, 0.3, 0.7, 0.6, len(_ANCHORS)) * [width, height]
     return points
 
 

@@ -93,6 +93,7 @@ def render_set(
     out_dir.mkdir(parents=True, exist_ok=True)
     _agree(out_dir / "world.json", settings)
     records = _whole_records(out_dir)
+    _write_index(out_dir, records)
     groups: dict[int, list[Take]] = {}
     for take in takes:
         if take.key not in records:
@@ -106,8 +107,7 @@ def render_set(
             done += 1
             if progress:
                 progress(done, len(takes))
-    lines = [json.dumps(records[key]) + "\n" for key in sorted(records)]
-    (out_dir / "clips.jsonl").write_text("".join(lines), encoding="utf-8")
+    _write_index(out_dir, records)
     return [records[take.key] for take in takes]
 
 
@@ -195,18 +195,26 @@ def _agree(path: Path, settings: Settings) -> None:
 
 
 def _whole_records(out_dir: Path) -> dict[str, dict]:
-    """Records by key of clips whose files are there."""
+    """Records by key of clips whose files are there; a last line that a stopped run left half written is none."""
     index = out_dir / "clips.jsonl"
+    lines = index.read_text(encoding="utf-8").splitlines() if index.is_file() else []
     records = {}
-    for number, line in enumerate(index.read_text(encoding="utf-8").splitlines() if index.is_file() else [], start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
+            if number == len(lines):
+                continue
             raise DataError(f"{index}:{number}: no record ({error.msg}); remove this line and run again") from error
         files = [out_dir / f"{record['key']}{suffix}" for suffix in (".mp4", ".npz")]
         if all(file.is_file() for file in files):
             records[record["key"]] = record
     return records
+
+
+def _write_index(out_dir: Path, records: dict[str, dict]) -> None:
+    lines = [json.dumps(records[key]) + "\n" for key in sorted(records)]
+    (out_dir / "clips.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 def coverage(records: list[dict]) -> dict[str, dict[str, int]]:

@@ -118,13 +118,13 @@ class Synthesizers:
             names = (_FLITE_HELD_OUT,) if held_out else _FLITE_VOICES[presentation]
             low, high = (90, 125) if presentation == "m" else (160, 205)
             return Voice(
-                "flite 2.2", str(rng.choice(names)), float(rng.uniform(0.9, 1.15)), float(rng.uniform(low, high))
+                "flite", str(rng.choice(names)), float(rng.uniform(0.9, 1.15)), float(rng.uniform(low, high))
             )
         locale = _ESPEAK_HELD_OUT if held_out else str(rng.choice(_ESPEAK_LOCALES))
         variant = str(rng.choice(_ESPEAK_VARIANTS[presentation]))
         low, high = (30, 60) if presentation == "m" else (45, 75)
         rate, pitch = int(rng.integers(140, 185)), int(rng.integers(low, high))
-        return Voice("espeak-ng 1.51", f"{locale}+{variant}", rate, pitch)
+        return Voice("espeak-ng", f"{locale}+{variant}", rate, pitch)
 
 
 def _short_sentence(rng: np.random.Generator, split: Split, longest_s: float) -> str:

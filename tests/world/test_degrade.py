@@ -58,6 +58,8 @@ def lag(samples: np.ndarray, moved: np.ndarray) -> float:
 
 @pytest.mark.parametrize("name", sorted(DEGRADATIONS))
 def test_every_level_is_worse(footage, name):
+    if name == "blur":  # its smallest level does not show in 64 px
+        footage = footage._replace(frames=footage.frames.repeat(2, 1).repeat(2, 2))
     whole = degrade(footage, name, 0)
     assert (whole.frames == footage.frames).all() and (whole.sound.samples == footage.sound.samples).all()
     steps = [degrade(footage, name, level, seed=3) for level in DEGRADATIONS[name].levels]
@@ -87,7 +89,7 @@ def test_a_held_mouth_follows_the_head(footage):
     shifts = np.arange(FRAMES) % 2 * 2
     frames = np.stack([np.roll(frame, shift, axis=1) for frame, shift in zip(footage.frames, shifts, strict=True)])
     points = np.tile(np.random.default_rng(0).uniform(20, 44, (68, 2)), (FRAMES, 1, 1))
-    points[:, 48:68] = points[:, 48:68] * 0.2 + [25, 38]
+    points[:, 48:68] = points[:, 48:68] * 0.5 + [16, 28.5]
     points[..., 0] += shifts[:, None]
     worse = degrade(footage._replace(frames=frames, landmarks=points), "frozen_mouth", 1.0)
     back = np.stack([np.roll(frame, -shift, axis=1) for frame, shift in zip(worse.frames, shifts, strict=True)])

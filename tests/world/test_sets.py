@@ -50,6 +50,8 @@ def test_a_run_goes_on_where_it_stopped(rendered, tmp_path):
     render_set(tmp_path, settings, clips=4)
     assert len(rendered) == 4
     (tmp_path / "anny_00001_0.npz").unlink()
+    with (tmp_path / "clips.jsonl").open("a") as index:
+        index.write('{"key": "anny_00001_2", "spl')
     seen = []
     records = render_set(tmp_path, settings, clips=6, progress=lambda done, total: seen.append((done, total)))
     assert rendered[4:] == ["anny_00000_2", "anny_00001_0", "anny_00001_2"]
@@ -64,7 +66,7 @@ def test_other_settings_are_refused(rendered, tmp_path):
         render_set(tmp_path, Settings(identities=2, seed=1), clips=2)
     with pytest.raises(ConfigError, match="--size: got 100; give one of 64, 128, 256"):
         render_set(tmp_path, Settings(size_px=100), clips=2)
-    (tmp_path / "clips.jsonl").write_text("{no json\n")
+    (tmp_path / "clips.jsonl").write_text("{no json\n{}\n")
     with pytest.raises(DataError, match="clips.jsonl:1: no record"):
         render_set(tmp_path, Settings(identities=2), clips=2)
 
@@ -122,7 +124,7 @@ def test_sentences_belong_to_one_split_and_cover_english():
 
 @pytest.mark.skipif(speech.which("flite") is None, reason="flite is not installed")
 def test_flite_tells_its_phones():
-    voice = speech.Voice("flite 2.2", "slt", 1.0, 180.0)
+    voice = speech.Voice("flite", "slt", 1.0, 180.0)
     samples, rate, phones = speech.say("Please bring a map.", voice)
     assert [phone.name for phone in phones if phone.name != "pau"] == [
         "p",
@@ -143,7 +145,7 @@ def test_flite_tells_its_phones():
 
 @pytest.mark.skipif(speech.espeak_library() is None, reason="espeak-ng is not installed")
 def test_espeak_tells_its_phones():
-    voice = speech.Voice("espeak-ng 1.51", "en-us+f2", 160, 50)
+    voice = speech.Voice("espeak-ng", "en-us+f2", 160, 50)
     samples, rate, phones = speech.say("Please bring a map.", voice)
     names = [phone.name for phone in phones if phone.name != "pau"]
     assert names[:4] == ["p", "l", "iy", "z"] and names[-1] == "p" and phones == sorted(phones)
