@@ -67,8 +67,10 @@ def _sentence(rng: np.random.Generator) -> str:
     kind = rng.random()
     if kind < 0.40:
         return f"{one(_WHO)} {one(_DID)} {one(_WHAT)} {one(_WHEN)}."
-    if kind < 0.55:
+    if kind < 0.50:
         return f"{one(_WHO)} {one(_DID)} {one(_WHAT)}."
+    if kind < 0.56:
+        return f"{one(_WHO)} {one(_DID)} it."
     if kind < 0.70:
         return f"{one(_ASKED)} {one(_TODO)}, {one(_WHEN)}?"
     if kind < 0.78:

@@ -23,9 +23,9 @@ from flowportrait.world.sentences import Split, draw_sentence
 
 MARGIN_S = 0.15
 """Silence before and after every utterance."""
-_TRIES = 20
+_TRIES = 30
 _LETTERS_PER_S = 17
-"""Faster than anyone speaks; a sentence that is too long even so is not tried."""
+"""About as fast as anyone speaks; a sentence that is too long even so is not tried."""
 _FLITE_VOICES = {"f": ("slt",), "m": ("rms", "awb")}
 _FLITE_HELD_OUT = "kal16"
 _ESPEAK_VARIANTS = {
@@ -102,13 +102,16 @@ class Synthesizers:
     def utter(self, rng: np.random.Generator, presentation: str, split: Split, longest_s: float) -> Utterance:
         """See `Speaker`. Raises ConfigError when no sentence is that short."""
         voice = self._voice(rng, presentation, split)
+        letters_per_s = _LETTERS_PER_S
         for _ in range(_TRIES):
-            text = _short_sentence(rng, split, longest_s)
+            text = _short_sentence(rng, split, (longest_s - 2 * MARGIN_S) * letters_per_s)
             samples, rate, phones = say(text, voice)
             utterance = _framed(samples, rate, phones, text, voice)
             if utterance.duration_s <= longest_s:
                 return utterance
-        raise ConfigError(f"--longest: no sentence of {longest_s} s or less came up; give at least 2.5")
+            # Now it is known how fast this voice is.
+            letters_per_s = 1.05 * len(text) / (utterance.duration_s - 2 * MARGIN_S)
+        raise ConfigError(f"--longest: no sentence of {longest_s} s or less came up; give at least 2")
 
     def _voice(self, rng: np.random.Generator, presentation: str, split: Split) -> Voice:
         # The test split speaks with voices of its own; the only one of flite is a man's.
@@ -127,11 +130,11 @@ class Synthesizers:
         return Voice("espeak-ng", f"{locale}+{variant}", rate, pitch)
 
 
-def _short_sentence(rng: np.random.Generator, split: Split, longest_s: float) -> str:
-    """The first sentence drawn that may fit, or the last of many tries."""
+def _short_sentence(rng: np.random.Generator, split: Split, max_letters: float) -> str:
+    """The first sentence drawn that is short enough, or the last of many tries."""
     for _ in range(200):
         text = draw_sentence(rng, split)
-        if len(text) / _LETTERS_PER_S + 2 * MARGIN_S <= longest_s:
+        if len(text) <= max_letters:
             break
     return text
 
