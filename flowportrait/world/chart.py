@@ -16,6 +16,7 @@ COLUMNS, ROWS = 1024, 704
 TOP_Y, BOTTOM_Y = 15.0, -21.0
 CM_PER_RADIAN = 9.0
 """About the head's radius, so that places on the chart read as centimetres on the face."""
+_CHEST_BELOW, _CHEST_BEHIND = (8.0, 13.0), 7.0
 CM_PER_ROW = (TOP_Y - BOTTOM_Y) / ROWS
 
 _AZIMUTHS = (np.arange(COLUMNS) + 0.5) / COLUMNS * 2 * np.pi - np.pi
@@ -59,8 +60,9 @@ class Chart:
 
     @cached_property
     def azimuth(self) -> np.ndarray:
-        """[n] radians around the axis, 0 at the nose."""
-        return np.arctan2(self.rig.vertices[:, 0], self.rig.vertices[:, 2] - AXIS_Z)
+        """[n] radians around the axis, 0 at the nose. Below the neck the axis lies further back, behind the chest."""
+        axis_z = AXIS_Z - _CHEST_BEHIND * smoothstep(-self.y, *_CHEST_BELOW)
+        return np.arctan2(self.rig.vertices[:, 0], self.rig.vertices[:, 2] - axis_z)
 
     @cached_property
     def x(self) -> np.ndarray:

@@ -250,7 +250,7 @@ class _Barber:
         if self.style.fringe:
             return _held(strands, before), lock
         # What enters late ends there; what would enter at once is left out.
-        free = ~before[:, : strands.shape[1] // 3].any(1)
+        free = ~before[:, : strands.shape[1] * 3 // 5].any(1)
         return _held(strands, before)[free], lock[free]
 
     def _knot_strands(self, count: int) -> np.ndarray:
