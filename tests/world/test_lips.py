@@ -81,7 +81,7 @@ def test_tongue_rises_for_l_and_shows_for_th(rig):
     _, el = said([("aa", 0.2), ("l", 0.2), ("aa", 0.2)], lips)
     _, th = said([("aa", 0.2), ("th", 0.2), ("aa", 0.2)], lips)
     middle = round(0.3 * FPS)
-    assert el.tongue[middle] > 0.5 > el.tongue[0]
+    assert el.tongue[middle] > 0.3 > 0.1 > el.tongue[0]
     assert th.faces[middle, SHAPE["tongueOut"]] > 0.15
 
 
