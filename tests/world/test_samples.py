@@ -149,9 +149,10 @@ def recordings(tmp_path, sample_records) -> Path:
 def test_recordings_need_no_engine(recordings):
     speaker = Recordings(recordings)
     said = {}
-    for seed in range(8):
-        utterance = speaker.utter(np.random.default_rng(seed), "f", "train", 10)
-        said[utterance.text] = utterance
+    for split in ("train", "validation", "test"):
+        for seed in range(4):
+            utterance = speaker.utter(np.random.default_rng(seed), "f", split, 10)
+            said[utterance.text] = utterance
     timed = said["bin blue"]
     assert [name for _, name in timed.phones] == ["pau", "b", "ih", "n", "b", "l", "uw", "pau"]
     starts = [start_s for start_s, _ in timed.phones]
