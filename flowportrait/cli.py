@@ -19,6 +19,7 @@ from flowportrait.errors import (
     DataError,
     FlowPortraitError,
     MediaError,
+    require,
 )
 
 # The real-time factor counts the whole process, so the clock starts before torch is imported.
@@ -30,6 +31,8 @@ _INTERRUPTED = 130
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 train_app = typer.Typer(help="Train a codec or a model from a recipe.")
 app.add_typer(train_app, name="train")
+world_app = typer.Typer(help="Render talking heads with sound and exact ground truth.")
+app.add_typer(world_app, name="world")
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable line last.")]
@@ -242,6 +245,50 @@ def train_rl(recipe: Recipe, overrides: Overrides = None, resume: Resume = None,
     from flowportrait.train import rl
 
     rl.train(recipe, overrides or [], resume)
+
+
+@world_app.command("render")
+def world_render(
+    out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The folder of the set.")],
+    clips: Annotated[int, typer.Option(min=1, help="How many clips the set has in the end.")],
+    identities: Annotated[int | None, typer.Option(min=1, help="How many people; one per six clips.")] = None,
+    size: Annotated[int, typer.Option(metavar="128|256", help="Side of the frames in pixels.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, max=99999, help="The same seed gives the same set.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    rig: Annotated[str, typer.Option(metavar="anny|FILE.npz", help="Whose head.")] = "anny",
+    voice: Annotated[str, typer.Option(metavar="auto|flite|espeak-ng|DIR", help="Who speaks.")] = "auto",
+    longest: Annotated[float, typer.Option(min=1.0, max=60.0, help="Longest clip in seconds.")] = 4.2,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Render a set of talking heads, or go on with one."""
+    require("numba", extra="world")
+    require("scipy", extra="world")
+    from flowportrait.world.sets import Settings, coverage, identities_for, render_set
+
+    settings = Settings(seed, size, rig, voice, longest, identities or identities_for(clips))
+    with _progress("rendering") as progress:
+        records = render_set(out_dir, settings, clips, workers, progress)
+    counts = coverage(records)
+    seen = [f"{sum(map(bool, names.values()))}/{len(names)} {kind}" for kind, names in counts.items()]
+    duration_s = sum(record["duration"] for record in records)
+    typer.echo(f"{len(records)} clips, {duration_s:.1f} s, {', '.join(seen)}: {out_dir}")
+    if json:
+        typer.echo(_json_line({"clips": len(records), "coverage": counts}))
+
+
+@world_app.command("import-rig")
+def world_import_rig(
+    directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="ICT-FaceKit, as published.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="RIG.npz", help="The rig file to write.")],
+    debug: Debug = False,
+) -> None:
+    """Make a rig file of a published head, for `world render --rig`."""
+    require("scipy", extra="world")
+    from flowportrait.world.import_rig import import_rig
+
+    about = import_rig(directory, out)
+    typer.echo(f"{about.name} ({about.licence}): {out}")
 
 
 def _report(result, portrait: Path, audio: Path, out: Path, as_json: bool) -> None:

@@ -24,6 +24,7 @@ _OPTIONAL = {
     "google-genai": "judges",
     "openai": "judges",
     "transformers": "judges-local",
+    "numba": "world",
     "pytest": "dev",
 }
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")

@@ -13,7 +13,8 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 500, 60
 
 TORCH_FREE = ["flowportrait", "flowportrait.errors", "flowportrait.registry", "flowportrait.records",
               "flowportrait.config", "flowportrait.media", "flowportrait.cli", "flowportrait.data.faces",
-              "flowportrait.scoring.reward", "flowportrait.scoring.command", "flowportrait.scoring.sim"]  # fmt: skip
+              "flowportrait.scoring.reward", "flowportrait.scoring.command", "flowportrait.scoring.sim",
+              "flowportrait.world.sets", "flowportrait.world.degrade"]  # fmt: skip
 
 
 def test_floors():

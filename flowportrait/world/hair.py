@@ -1,0 +1,289 @@
+"""Hair of the head: a few hundred guides combed over the scalp, and thousands of strands that follow them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import gaussian_filter, gaussian_filter1d, map_coordinates
+from scipy.spatial import cKDTree
+
+from flowportrait.world.chart import COLUMNS, ROWS, Chart, smoothstep
+from flowportrait.world.names import SKIN
+from flowportrait.world.person import Attributes
+from flowportrait.world.raster import vertex_normals
+from flowportrait.world.rig import Rig
+from flowportrait.world.skin import Painting
+
+_CENTRE = np.array([0, 5.0, 1.5])
+"""Hair keeps its distance from the head along rays from here."""
+_NUM_GUIDES = 420
+_MAP = (72, 144)
+_X, _Y, _Z = np.eye(3)
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How hair is combed. Lengths in cm at the top, the sides and the back; ranges are drawn per person."""
+
+    points: int
+    top: Range
+    side: Range
+    back: Range
+    strands: int = 7500
+    lift: float = 0.2
+    """0 lies flat, 1 stands up."""
+    parted: float = 0.0
+    backward: float = 0.0
+    forward: float = 0.0
+    down: float = 0.4
+    gravity: float = 0.15
+    volume: float = 0.6
+    """How far from the scalp hair may lie, cm."""
+    unruly: float = 0.06
+    lock: float = 0.4
+    """How much strands gather towards their tips."""
+    curl: float = 0.0
+    """Radius of curls, cm."""
+    turns: Range = (0.0, 0.0)
+    """Radians of curl per cm."""
+    cut_y: Range | None = None
+    """Where a blunt cut ends the hair."""
+    knot: bool = False
+    fringe: bool = False
+
+
+STYLES = {
+    "buzz": Style(4, (0.5, 0.6), (0.4, 0.5), (0.4, 0.5), 9000, lift=0.7, down=0.25, gravity=0.0, volume=0.1, lock=0.0),
+    "crop": Style(6, (2.0, 3.4), (1.0, 2.0), (0.9, 1.6), 9000, lift=0.36, forward=0.4, down=0.3, volume=0.35, lock=0.3),
+    "side": Style(10, (6.0, 8.0), (2.2, 3.2), (1.6, 2.4), 8000, lift=0.14, parted=1.0, forward=0.25, down=0.6,
+                  volume=0.7, lock=0.5),
+    "back": Style(10, (7.0, 9.0), (3.6, 4.6), (3.0, 4.0), 8000, lift=0.2, backward=1.0, down=0.25, gravity=0.1,
+                  volume=0.8, lock=0.5),
+    "fringe": Style(10, (6.5, 8.0), (4.0, 7.0), (4.0, 6.0), 8000, lift=0.12, parted=0.25, forward=0.8, down=0.6,
+                    gravity=0.28, volume=0.6, fringe=True),
+    "bob": Style(11, (15, 20), (13, 16), (12, 15), 8000, lift=0.12, parted=0.9, down=0.7, gravity=0.38, volume=1.0,
+                 lock=0.45, cut_y=(-7.0, -3.0)),
+    "long": Style(13, (26, 34), (24, 30), (24, 30), 8000, lift=0.1, parted=0.9, down=0.7, gravity=0.42, volume=0.9,
+                  lock=0.3, unruly=0.04),
+    "wavy": Style(15, (14, 22), (13, 20), (13, 20), 7500, lift=0.14, parted=0.8, down=0.7, gravity=0.36, volume=1.1,
+                  curl=0.24, turns=(0.8, 1.1), lock=0.6),
+    "curly": Style(18, (7, 12), (6, 11), (6, 11), 7000, lift=0.4, parted=0.3, down=0.4, gravity=0.24, volume=0.8,
+                   curl=0.42, turns=(1.7, 2.4), lock=0.55, unruly=0.1),
+    "afro": Style(14, (3.0, 6.0), (3.0, 6.0), (3.0, 6.0), 9000, lift=0.95, down=0.0, gravity=0.01, volume=0.2,
+                  curl=0.26, turns=(3.0, 3.4), lock=0.15, unruly=0.12),
+    "bun": Style(10, (15, 16), (12, 13), (9, 10), 7500, lift=0.08, volume=0.35, lock=0.2, unruly=0.03, knot=True),
+}  # fmt: skip
+_SHORTER = {"wavy": 0.45, "curly": 0.5, "afro": 0.6}
+"""What men's lengths of these styles are multiplied by."""
+
+
+@dataclass(frozen=True)
+class Hair:
+    """Strands [s, p, 3] in the head's frame, the farthest back first, and how bright each one is [s]."""
+
+    strands: np.ndarray
+    tone: np.ndarray
+
+
+def grow_hair(person: Attributes, chart: Chart, head: np.ndarray, painting: Painting) -> Hair | None:
+    """The person's hair; None when bald."""
+    if person.hair_style == "bald":
+        return None
+    style = STYLES[person.hair_style]
+    return _Barber(person, style, chart, head, painting).hair()
+
+
+class _Barber:
+    """What growing one head of hair needs to know."""
+
+    def __init__(self, person: Attributes, style: Style, chart: Chart, head: np.ndarray, painting: Painting):
+        self.rng = np.random.default_rng([person.seed, 3])
+        self.style, self.chart, self.head, self.painting = style, chart, head, painting
+        shorter = _SHORTER.get(person.hair_style, 1.0) if person.presentation == "m" else 1.0
+        self.lengths = [self.rng.uniform(*span) * shorter for span in (style.top, style.side, style.back)]
+        self.parting_x = self.rng.uniform(-2.8, 2.8)
+        self.turns = self.rng.uniform(*style.turns)
+        self.cut_y = self.rng.uniform(*style.cut_y) if style.cut_y else None
+        self.knot = np.array([0, _CENTRE[1] + self.rng.uniform(1.5, 5.0), -10.4])
+        self.distances = _radial_map(chart.rig, head)
+
+    def hair(self) -> Hair:
+        roots, normals = self._roots(self.style.strands)
+        chosen = self.rng.choice(len(roots), min(_NUM_GUIDES, len(roots)), replace=False)
+        guides = self._grown(roots[chosen], normals[chosen])
+        strands, lock = self._followers(roots, normals, roots[chosen], guides)
+        strands = self._curled(self._outside_head(strands), lock)
+        if self.cut_y is not None:
+            strands = _held(strands, strands[..., 1] < self.cut_y + self.rng.normal(size=(len(strands), 1)) * 0.12)
+        strands, lock = self._face_left_free(strands, lock)
+        if self.style.knot:
+            extra = self._knot_strands(900)
+            lock = np.concatenate([lock, self.rng.integers(0, len(chosen), len(extra))])
+            strands = np.concatenate([strands, extra])
+        tone = np.exp(self.rng.normal(size=len(chosen)) * 0.13)[lock] * np.exp(self.rng.normal(size=len(lock)) * 0.13)
+        order = np.argsort(strands[..., 2].mean(1), kind="stable")
+        return Hair(np.ascontiguousarray(strands[order], np.float32), tone[order].astype(np.float32))
+
+    def _roots(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Places on the scalp and the normals there."""
+        rig, chart = self.chart.rig, self.chart
+        middle = rig.vertices[rig.triangles].mean(1)
+        ear = (np.abs(middle[:, 0]) > 7.5) & (middle[:, 1] < chart.brow_y - 0.2) & (middle[:, 2] < 4)
+        grows = (rig.parts[rig.triangles] == SKIN).all(1) & (middle[:, 1] > chart.brow_y - 13.5) & ~ear
+        triangles, corners = rig.triangles[grows], chart.corners[grows]
+        a, b, c = (self.head[triangles[:, k]] for k in range(3))
+        area = np.linalg.norm(np.cross(b - a, c - a), axis=1) * (self._scalp_at(corners.mean(1)) > 0.02)
+        picked = self.rng.choice(len(triangles), count * 2, p=area / area.sum())
+        share = self.rng.dirichlet([1, 1, 1], count * 2)
+        scalp = self._scalp_at((corners[picked] * share[..., None]).sum(1))
+        kept = np.flatnonzero(scalp > self.rng.uniform(0.15, 0.85, len(scalp)))[:count]
+        normals = np.zeros_like(self.head)
+        vertex_normals(self.head, rig.triangles, normals)
+        at = triangles[picked[kept]]
+        places = (self.head[at] * share[kept][..., None]).sum(1)
+        return places.astype(float), _unit((normals[at] * share[kept][..., None]).sum(1)).astype(float)
+
+    def _scalp_at(self, place: np.ndarray) -> np.ndarray:
+        row = np.clip((place[:, 1] * ROWS).astype(int), 0, ROWS - 1)
+        return self.painting.scalp[row, (place[:, 0] * COLUMNS).astype(int) % COLUMNS]
+
+    def _regions(self, roots: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Shares of top, side and back at each root, and the angle around the head."""
+        outward = roots - _CENTRE
+        around = np.abs(np.arctan2(outward[:, 0], outward[:, 2]))
+        top = smoothstep(outward[:, 1] / np.linalg.norm(outward, axis=1), 0.35, 0.75)
+        back = (1 - top) * smoothstep(around, 1.9, 2.5)
+        return top, 1 - top - back, back, around
+
+    def _combed(self, roots: np.ndarray, normals: np.ndarray) -> np.ndarray:
+        """Directions in which guides leave the scalp."""
+        style = self.style
+        top, side, _, around = self._regions(roots)
+        apart = np.tanh((roots[:, 0] - self.parting_x) * 1.3)
+        comb = (style.parted * (top + 0.25 * side) * apart)[:, None] * _X
+        comb = comb - (style.down * (0.35 + 0.65 * (1 - top)))[:, None] * _Y
+        comb = comb + (style.forward * (top + 0.2 * side) - style.backward * (top + 0.8 * side))[:, None] * _Z
+        comb = comb - (0.25 * side * smoothstep(around, 0.9, 1.4))[:, None] * _Z
+        if style.knot:
+            comb = _unit(self.knot - roots)
+        comb = comb + style.unruly * self.rng.normal(size=comb.shape)
+        comb = _unit(comb - (comb * normals).sum(1, keepdims=True) * normals)
+        return _unit(normals * style.lift + comb * (1 - style.lift))
+
+    def _grown(self, roots: np.ndarray, normals: np.ndarray) -> np.ndarray:
+        """[g, p, 3] guides: step by step, pulled down, kept off the head."""
+        style, count = self.style, self.style.points
+        top, side, back, _ = self._regions(roots)
+        length = top * self.lengths[0] + side * self.lengths[1] + back * self.lengths[2]
+        step = length * self.rng.uniform(0.9, 1.06, len(roots)) / (count - 1)
+        direction = self._combed(roots, normals)
+        wander = self.rng.normal(size=direction.shape)
+        lift = style.volume * self.rng.uniform(0.2, 1.0, len(roots))
+        points = np.empty((len(roots), count, 3))
+        points[:, 0] = roots
+        for j in range(1, count):
+            far, pace = j / (count - 1), step
+            if style.knot:
+                left = self.knot - points[:, j - 1]
+                distance = np.linalg.norm(left, axis=1)
+                direction = direction * 0.45 + left / (distance[:, None] + 1e-6) * 0.55
+                pace = np.minimum(step, distance * 0.9)
+            else:
+                pull = style.gravity * min(1, 0.35 + far)
+                direction = direction * (1 - pull) - pull * _Y
+            direction = _unit(direction + style.unruly * 0.2 * wander * (0.3 + 0.4 * far))
+            placed = points[:, j - 1] + direction * pace[:, None]
+            points[:, j] = self._pushed(placed, lift * min(1, far * 2.5) + 0.05)
+            direction = _unit(points[:, j] - points[:, j - 1])
+        return gaussian_filter1d(points, 0.6, axis=1, mode="nearest") if count > 6 else points
+
+    def _followers(self, roots, normals, guide_roots, guides) -> tuple[np.ndarray, np.ndarray]:
+        """[s, p, 3] strands mixed from their three nearest guides, and the nearest one's number."""
+        tree = cKDTree(np.concatenate([guide_roots], 1))
+        distance, near = tree.query(roots, k=3)
+        share = 1 / (distance + 0.15) ** 2
+        share /= share.sum(1, keepdims=True)
+        forms = guides - guides[:, :1]
+        strands = np.einsum("sk,skpc->spc", share, forms[near]) * self.rng.uniform(0.9, 1.05, (len(roots), 1, 1))
+        along = np.linspace(0, 1, self.style.points)[:, None]
+        stray = self.rng.normal(size=(len(roots), 1, 3)) * self.style.unruly * 2.0 * along**1.5
+        strands = strands + roots[:, None] + stray + normals[:, None] * 0.05 * along
+        # Strands of a lock draw together towards the tip of their guide.
+        lock = near[:, 0]
+        together = guides[lock] + (strands - guides[lock]) * (1 - 0.75 * self.style.lock * along)
+        return together * along + strands * (1 - along), lock
+
+    def _outside_head(self, strands: np.ndarray) -> np.ndarray:
+        flat = strands[:, 1:].reshape(-1, 3)
+        return np.concatenate([strands[:, :1], self._pushed(flat, 0.08).reshape(strands[:, 1:].shape)], 1)
+
+    def _pushed(self, points: np.ndarray, distance) -> np.ndarray:
+        """Points moved outwards until they keep `distance` from the head."""
+        outward = points - _CENTRE
+        radius = np.linalg.norm(outward, axis=1)
+        column = (np.arctan2(outward[:, 0], outward[:, 2]) / (2 * np.pi) + 0.5) * _MAP[1]
+        row = (np.arcsin(np.clip(outward[:, 1] / radius, -1, 1)) / np.pi + 0.5) * (_MAP[0] - 1)
+        least = map_coordinates(self.distances, [row, column % _MAP[1]], order=1, mode="grid-wrap") + distance
+        scale = np.maximum(radius, least) / radius
+        return _CENTRE + outward * scale[:, None]
+
+    def _curled(self, strands: np.ndarray, lock: np.ndarray) -> np.ndarray:
+        if self.style.curl == 0:
+            return strands
+        tangent = _unit(np.gradient(strands, axis=1))
+        length = np.linalg.norm(np.diff(strands, axis=1), axis=-1).sum(1)
+        along = np.linspace(0, 1, self.style.points)[None]
+        start = self.rng.uniform(0, 2 * np.pi, len(lock))[lock] + self.rng.normal(size=len(lock)) * 0.35
+        angle = start[:, None] + self.turns * along * length[:, None]
+        across = _unit(np.cross(tangent, _Y))
+        other = np.cross(tangent, across)
+        radius = self.style.curl * np.minimum(1, along * 3)[..., None]
+        return strands + (across * np.cos(angle)[..., None] + other * np.sin(angle)[..., None]) * radius
+
+    def _face_left_free(self, strands: np.ndarray, lock: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Without what would hang before the face; a fringe is cut above the eyes instead."""
+        at = self.head[self.chart.rig.landmarks]
+        half, brow = np.abs(at[[0, 16], 0]).mean() * 0.74, at[17:27, 1].mean() + (-0.3 if self.style.fringe else 1.2)
+        before = (
+            (np.abs(strands[..., 0]) < half) & (strands[..., 1] < brow) & (strands[..., 2] > at[[36, 45], 2].mean() - 3)
+        )
+        if self.style.fringe:
+            return _held(strands, before), lock
+        # What enters late ends there; what would enter at once is left out.
+        free = ~before[:, : strands.shape[1] * 3 // 5].any(1)
+        return _held(strands, before)[free], lock[free]
+
+    def _knot_strands(self, count: int) -> np.ndarray:
+        """A ball of hair at the back of the head."""
+        outward, across = _unit(self.rng.normal(size=(count, 3))), self.rng.normal(size=(count, 3))
+        across = _unit(np.cross(outward, across))
+        angle = np.linspace(0, 1.5, self.style.points)[None, :, None]
+        around = outward[:, None] * np.cos(angle) + across[:, None] * np.sin(angle)
+        return self.knot + [0, 0.6, -0.6] + self.rng.uniform(2.2, 3.0) * around
+
+
+def _radial_map(rig: Rig, head: np.ndarray) -> np.ndarray:
+    """[72, 144] distance of the head's surface from the centre, by height and angle; ears are left out."""
+    v = rig.vertices
+    ear = (np.abs(v[:, 0]) > 7.45) & (v[:, 1] > -3) & (v[:, 1] < 9) & (v[:, 2] < 4)
+    outward = head[(rig.parts == SKIN) & ~ear] - _CENTRE
+    radius = np.linalg.norm(outward, axis=1)
+    around, height = np.meshgrid(
+        np.linspace(-np.pi, np.pi, _MAP[1], endpoint=False), np.linspace(-np.pi / 2, np.pi / 2, _MAP[0])
+    )
+    rays = np.stack([np.cos(height) * np.sin(around), np.sin(height), np.cos(height) * np.cos(around)], -1)
+    distance, near = cKDTree(outward / radius[:, None]).query(rays.reshape(-1, 3), k=5)
+    share = 1 / (distance + 0.02) ** 2
+    surface = ((radius[near] * share).sum(1) / share.sum(1)).reshape(_MAP)
+    return gaussian_filter(surface, 1, mode=("nearest", "wrap"))
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / (np.linalg.norm(vectors, axis=-1, keepdims=True) + 1e-6)
+
+
+def _held(strands: np.ndarray, ended: np.ndarray) -> np.ndarray:
+    """Strands that go no further than the last point before the first `ended` one."""
+    first = np.where(ended.any(1), ended.argmax(1), strands.shape[1])
+    upto = np.minimum(np.arange(strands.shape[1])[None], np.maximum(first - 1, 0)[:, None])
+    return np.take_along_axis(strands, upto[..., None], axis=1)

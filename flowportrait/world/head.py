@@ -1,0 +1,162 @@
+"""A head made ready: one person's geometry, paint, hair, how light reaches it, and how its lids and lips close."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from flowportrait.world.chart import Chart, smoothstep
+from flowportrait.world.hair import Hair, grow_hair
+from flowportrait.world.light import Shape, skin_diffusion, transfer, visibility
+from flowportrait.world.names import EYE_LEFT, EYE_RIGHT, GUM, MOUTH, SHAPE, SKIN, SOCKET, TEETH, TONGUE, weights
+from flowportrait.world.person import Attributes, draw_person
+from flowportrait.world.raster import vertex_normals
+from flowportrait.world.rig import Rig, load_rig, vertices_of
+from flowportrait.world.skin import Painting, paint
+from flowportrait.world.tufts import Tuft, plant_tufts
+
+IRIS_CM = 0.65
+_INNER_UPPER, _INNER_LOWER = [61, 62, 63], [67, 66, 65]
+_UPPER_LID, _LOWER_LID = {1: [43, 44], -1: [37, 38]}, {1: [46, 47], -1: [40, 41]}
+_REST_LID_CM = (0.12, 0.32)
+"""How high above the eye's centre the upper lid rests."""
+_SPEAKING = weights(jawOpen=0.12, mouthLowerDown=0.1)
+_WIDE_OPEN = weights(jawOpen=0.75, mouthLowerDown=0.6, mouthUpperUp=0.6, eyeBlink=1.0)
+
+
+@dataclass(frozen=True)
+class Lids:
+    """Weights of eyeBlink of the left and the right eye, at rest and when the lids meet."""
+
+    rest: np.ndarray
+    closed: np.ndarray
+
+
+@dataclass(frozen=True)
+class LipGap:
+    """Height of the opening between the lips, cm: `neutral + face @ per_shape`."""
+
+    neutral: float
+    per_shape: np.ndarray
+
+    def of(self, faces: np.ndarray) -> np.ndarray:
+        """[f] for faces [f, 52]; below 0 the lips press into each other."""
+        return self.neutral + faces @ self.per_shape
+
+
+@dataclass(frozen=True)
+class Head:
+    """All that stays the same while one person is filmed."""
+
+    person: Attributes
+    rig: Rig
+    chart: Chart
+    neutral: np.ndarray
+    """[n, 3], clothes included."""
+    painting: Painting
+    hair: Hair | None
+    tufts: list[Tuft]
+    lids: Lids
+    lips: LipGap
+    normals: np.ndarray
+    """[n, 3] those that `transfer` was found with."""
+    transfer: list[np.ndarray]
+    """[n, 144] for red, green and blue."""
+    lamp_visibility: np.ndarray
+    """[n, 144]"""
+    hair_light: np.ndarray | None
+    """[points of hair, 9]"""
+
+
+@lru_cache(maxsize=2)
+def chart_of(rig: str) -> Chart:
+    """The chart of a rig by name or file, kept for the next head."""
+    return Chart(load_rig(rig))
+
+
+def build_head(rig: str, seed: int) -> Head:
+    """The person of `seed` on a rig, by name or file; about two seconds of work."""
+    chart = chart_of(rig)
+    person, bare = draw_person(chart.rig, seed)
+    painting = paint(person, chart)
+    neutral = _dressed(chart, bare, painting)
+    hair = grow_hair(person, chart, neutral, painting)
+    tufts = plant_tufts(person, chart, neutral, painting)
+    lit = _lit(chart.rig, neutral, hair)
+    rng = np.random.default_rng([seed, 5])
+    return Head(person, chart.rig, chart, neutral, painting, hair, tufts, _lids(chart.rig, neutral, rng),
+                _lip_gap(chart.rig, neutral), *lit)  # fmt: skip
+
+
+def _normals(rig: Rig, points: np.ndarray) -> np.ndarray:
+    normals = np.zeros_like(points)
+    vertex_normals(points, rig.triangles, normals)
+    return normals
+
+
+def _dressed(chart: Chart, bare: np.ndarray, painting: Painting) -> np.ndarray:
+    """The head with the cloth's thickness below the collar."""
+    around = (chart.azimuth / (2 * np.pi) + 0.5) * len(painting.collar) - 0.5
+    collar = np.interp(around, np.arange(len(painting.collar)), painting.collar)
+    thick = painting.cloth_cm * smoothstep(collar - chart.y, 0.0, 0.5) * vertices_of(chart.rig, SKIN)
+    return (bare + _normals(chart.rig, bare) * thick[:, None]).astype(np.float32)
+
+
+def _face(shapes: dict[int, float]) -> np.ndarray:
+    face = np.zeros((1, len(SHAPE)), np.float32)
+    face[0, list(shapes)] = list(shapes.values())
+    return face
+
+
+def _lit(rig: Rig, neutral: np.ndarray, hair: Hair | None):
+    """Normals, transfer, lamp visibility and light in the hair.
+
+    Light inside the mouth and on closed lids comes from a second pose, mouth wide open and eyes shut.
+    """
+    occluding = np.isin(rig.parts, (SKIN, SOCKET, MOUTH))[rig.triangles[:, 0]]
+    occluders = np.ascontiguousarray(rig.triangles[occluding])
+    poses = rig.pose(neutral, np.concatenate([_face(_SPEAKING), _face(_WIDE_OPEN)]))
+    speaking, wide = (Shape(points, _normals(rig, points), occluders) for points in poses)
+    seen, in_hair = visibility(speaking, None if hair is None else hair.strands)
+    seen_wide, _ = visibility(wide, None)
+    lids = np.linalg.norm(rig.expressions[[SHAPE["eyeBlinkLeft"], SHAPE["eyeBlinkRight"]]].sum(0), axis=1)
+    second = smoothstep(lids, 0.15, 0.5) * (rig.parts == SKIN)
+    second[vertices_of(rig, GUM, TEETH, MOUTH, TONGUE)] = 1
+    second = second[:, None].astype(np.float32)
+    seen = seen * (1 - second) + seen_wide * second
+    normals = speaking.normals * (1 - second) + wide.normals * second
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-9
+    skin = rig.triangles[(rig.parts[rig.triangles] == SKIN).all(1)]
+    diffusion = skin_diffusion(speaking.points, skin)
+    passed = transfer(Shape(speaking.points, normals, occluders), seen, diffusion)
+    return normals.astype(np.float32), passed, diffusion @ (diffusion @ seen), in_hair
+
+
+def _lids(rig: Rig, neutral: np.ndarray, rng: np.random.Generator) -> Lids:
+    """Solved from how far eyeBlink moves the lids: rest leaves part of the iris covered, closed makes them meet."""
+    height = rng.uniform(*_REST_LID_CM)
+    rest, closed = [], []
+    for side, eye, name in zip((1, -1), rig.eye_centres(neutral), ("eyeBlinkLeft", "eyeBlinkRight"), strict=True):
+        upper, lower = rig.landmarks[_UPPER_LID[side]], rig.landmarks[_LOWER_LID[side]]
+        moves = rig.expressions[SHAPE[name]]
+        down = moves[upper, 1].mean()
+        rest.append((height - (neutral[upper, 1].mean() - eye[1])) / down)
+        opening = neutral[upper, 1].mean() - neutral[lower, 1].mean()
+        closed.append(opening / (moves[lower, 1].mean() - down))
+    return Lids(np.clip(rest, -0.35, 0.35), np.clip(closed, 0.6, 1.3))
+
+
+def _lip_gap(rig: Rig, neutral: np.ndarray) -> LipGap:
+    upper, lower = rig.landmarks[_INNER_UPPER], rig.landmarks[_INNER_LOWER]
+    apart = (rig.expressions[:, upper, 1] - rig.expressions[:, lower, 1]).mean(1)
+    return LipGap(float((neutral[upper, 1] - neutral[lower, 1]).mean()), apart.astype(np.float32))
+
+
+def eye_places(rig: Rig, neutral: np.ndarray) -> np.ndarray:
+    """[n, 2] where each eye vertex lies, in iris radii from the middle of the iris; far away on the eye's back."""
+    places = np.zeros((len(neutral), 2), np.float32)
+    for part, centre in zip((EYE_LEFT, EYE_RIGHT), rig.eye_centres(neutral), strict=True):
+        eye = rig.parts == part
+        from_centre = neutral[eye] - centre
+        places[eye] = from_centre[:, :2] / IRIS_CM * np.where(from_centre[:, 2:] > 0, 1, 9)
+    return places

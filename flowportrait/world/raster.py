@@ -1,0 +1,206 @@
+"""The rasteriser: triangles with a depth buffer, strands with coverage. Depth is 1/distance, so larger is nearer.
+
+Everything here is compiled by numba at first use and cached; one thread, so that frames are the same every time.
+"""
+
+import math
+
+import numpy as np
+
+from flowportrait.errors import require
+
+njit = require("numba", extra="world").njit
+
+COMPILED = {"cache": True, "fastmath": True, "nogil": True}
+_EDGE = -1e-6
+
+
+@njit(**COMPILED)
+def transform(points, matrix, offset, out):
+    """Fills `out` [n, 3] with matrix @ point + offset."""
+    for i in range(points.shape[0]):
+        x, y, z = points[i, 0], points[i, 1], points[i, 2]
+        for c in range(3):
+            out[i, c] = matrix[c, 0] * x + matrix[c, 1] * y + matrix[c, 2] * z + offset[c]
+
+
+@njit(**COMPILED)
+def project(points, focal_px, centre_x, centre_y, camera_z):
+    """Turns points [n, 3] into x and y in pixels and 1/depth, seen from (0, 0, camera_z) looking along -z."""
+    for i in range(points.shape[0]):
+        nearness = 1.0 / (camera_z - points[i, 2])
+        points[i, 0] = centre_x + focal_px * points[i, 0] * nearness
+        points[i, 1] = centre_y - focal_px * points[i, 1] * nearness
+        points[i, 2] = nearness
+
+
+@njit(**COMPILED)
+def _bounds(low, high, size):
+    """First and last pixel whose centre lies between two coordinates, within the picture."""
+    return max(0, int(math.ceil(low - 0.5))), min(size - 1, int(math.floor(high - 0.5)))
+
+
+@njit(**COMPILED)
+def draw_triangles(screen, triangles, facing, depth, ids, barycentric):
+    """Keeps, per pixel, the nearest triangle and where in it the pixel lies.
+
+    `facing` -1 or 1 keeps only triangles wound that way on the screen, 0 keeps all.
+    """
+    height, width = depth.shape
+    for t in range(triangles.shape[0]):
+        a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+        x0, y0, x1, y1, x2, y2 = screen[a, 0], screen[a, 1], screen[b, 0], screen[b, 1], screen[c, 0], screen[c, 1]
+        area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
+        if area == 0 or area * facing < 0:
+            continue
+        left, right = _bounds(min(x0, x1, x2), max(x0, x1, x2), width)
+        top, bottom = _bounds(min(y0, y1, y2), max(y0, y1, y2), height)
+        inverse = 1.0 / area
+        z0, z1, z2 = screen[a, 2], screen[b, 2], screen[c, 2]
+        for y in range(top, bottom + 1):
+            py = y + 0.5
+            for x in range(left, right + 1):
+                px = x + 0.5
+                w0 = ((x1 - px) * (y2 - py) - (x2 - px) * (y1 - py)) * inverse
+                w1 = ((x2 - px) * (y0 - py) - (x0 - px) * (y2 - py)) * inverse
+                w2 = 1.0 - w0 - w1
+                if w0 < _EDGE or w1 < _EDGE or w2 < _EDGE:
+                    continue
+                z = w0 * z0 + w1 * z1 + w2 * z2
+                if z > depth[y, x]:
+                    depth[y, x] = z
+                    ids[y, x] = t
+                    barycentric[y, x, 0] = w0
+                    barycentric[y, x, 1] = w1
+
+
+@njit(**COMPILED)
+def draw_depth(screen, triangles, depth):
+    """Raises `depth` to the nearest surface of all triangles; for shadows, where depth is a height."""
+    height, width = depth.shape
+    for t in range(triangles.shape[0]):
+        a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+        x0, y0, x1, y1, x2, y2 = screen[a, 0], screen[a, 1], screen[b, 0], screen[b, 1], screen[c, 0], screen[c, 1]
+        area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
+        if area == 0:
+            continue
+        left, right = _bounds(min(x0, x1, x2), max(x0, x1, x2), width)
+        top, bottom = _bounds(min(y0, y1, y2), max(y0, y1, y2), height)
+        inverse = 1.0 / area
+        for y in range(top, bottom + 1):
+            py = y + 0.5
+            for x in range(left, right + 1):
+                px = x + 0.5
+                w0 = ((x1 - px) * (y2 - py) - (x2 - px) * (y1 - py)) * inverse
+                w1 = ((x2 - px) * (y0 - py) - (x0 - px) * (y2 - py)) * inverse
+                w2 = 1.0 - w0 - w1
+                if w0 < 0 or w1 < 0 or w2 < 0:
+                    continue
+                z = w0 * screen[a, 2] + w1 * screen[b, 2] + w2 * screen[c, 2]
+                if z > depth[y, x]:
+                    depth[y, x] = z
+
+
+@njit(**COMPILED)
+def vertex_normals(points, triangles, out):
+    """Fills `out` [n, 3] with unit normals, each triangle counting by its area."""
+    out[:] = 0
+    for t in range(triangles.shape[0]):
+        a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+        ux, uy, uz = points[b, 0] - points[a, 0], points[b, 1] - points[a, 1], points[b, 2] - points[a, 2]
+        vx, vy, vz = points[c, 0] - points[a, 0], points[c, 1] - points[a, 1], points[c, 2] - points[a, 2]
+        nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+        for k in range(3):
+            i = triangles[t, k]
+            out[i, 0] += nx
+            out[i, 1] += ny
+            out[i, 2] += nz
+    for i in range(out.shape[0]):
+        scale = 1.0 / (math.sqrt(out[i, 0] ** 2 + out[i, 1] ** 2 + out[i, 2] ** 2) + 1e-12)
+        out[i, 0] *= scale
+        out[i, 1] *= scale
+        out[i, 2] *= scale
+
+
+@njit(**COMPILED)
+def _cover(image, alpha, y, x, amount, red, green, blue):
+    """Lays a colour over one pixel."""
+    image[y, x, 0] += amount * (red - image[y, x, 0])
+    image[y, x, 1] += amount * (green - image[y, x, 1])
+    image[y, x, 2] += amount * (blue - image[y, x, 2])
+    alpha[y, x] += amount * (1 - alpha[y, x])
+
+
+@njit(**COMPILED)
+def draw_strands(screen, per_strand, colours, depth, opacity, width_px, taper, bias, image, alpha):
+    """Draws polylines of `per_strand` points, in order, each over what is there, behind what is nearer in `depth`.
+
+    A strand covers the two pixels across it by their share, so that its edge is smooth; towards its end it thins
+    out over the last `taper` of its length. `image` holds colours multiplied by `alpha`.
+    """
+    height, width = depth.shape
+    for i in range(screen.shape[0]):
+        along = i % per_strand
+        if along == per_strand - 1:
+            continue
+        x0, y0, x1, y1 = screen[i, 0], screen[i, 1], screen[i + 1, 0], screen[i + 1, 1]
+        if max(x0, x1) < 0 or min(x0, x1) >= width or max(y0, y1) < 0 or min(y0, y1) >= height:
+            continue
+        steep = abs(y1 - y0) >= abs(x1 - x0)
+        length = max(abs(x1 - x0), abs(y1 - y0))
+        if length < 0.02:
+            continue
+        steps = int(length) + 1
+        # A piece shorter than a pixel covers its share of one.
+        laid = opacity * min(1.0, length * 1.5)
+        for k in range(steps):
+            f = (k + 0.5) / steps
+            x, y = x0 + f * (x1 - x0), y0 + f * (y1 - y0)
+            z = (screen[i, 2] + f * (screen[i + 1, 2] - screen[i, 2])) * (1 + bias)
+            left = (1.0 - (along + f) / (per_strand - 1.0)) / taper
+            strength = laid * min(1.0, left)
+            across = x if steep else y
+            first = int(math.floor(across - 0.5 * width_px))
+            last = int(math.floor(across + 0.5 * width_px))
+            for place in range(first, last + 1):
+                share = min(place + 1.0, across + 0.5 * width_px) - max(float(place), across - 0.5 * width_px)
+                row, column = (int(y), place) if steep else (place, int(x))
+                if row < 0 or column < 0 or row >= height or column >= width or z < depth[row, column]:
+                    continue
+                amount = min(1.0, strength * share)
+                red = colours[i, 0] + f * (colours[i + 1, 0] - colours[i, 0])
+                green = colours[i, 1] + f * (colours[i + 1, 1] - colours[i, 1])
+                blue = colours[i, 2] + f * (colours[i + 1, 2] - colours[i, 2])
+                _cover(image, alpha, row, column, amount, red, green, blue)
+
+
+@njit(**COMPILED)
+def develop(image, alpha, background, supersampling, exposure, out):
+    """Averages the supersampled picture into `out` over the background; bright light is compressed softly first."""
+    share = 1.0 / (supersampling * supersampling)
+    for y in range(out.shape[0]):
+        for x in range(out.shape[1]):
+            covered = 0.0
+            for c in range(3):
+                out[y, x, c] = 0.0
+            for j in range(supersampling):
+                for i in range(supersampling):
+                    row, column = y * supersampling + j, x * supersampling + i
+                    part = alpha[row, column] * share
+                    covered += part
+                    if part == 0.0:
+                        continue
+                    for c in range(3):
+                        light = image[row, column, c] / alpha[row, column] * exposure
+                        out[y, x, c] += part * light * (1 + light / 9.0) / (1 + light * 0.42)
+            for c in range(3):
+                out[y, x, c] += (1 - covered) * background[y, x, c]
+
+
+def empty_layers(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Image, alpha, depth, triangle ids and barycentric coordinates of a square picture, all blank."""
+    return (
+        np.zeros((size, size, 3), np.float32), np.zeros((size, size), np.float32),
+        np.zeros((size, size), np.float32), np.full((size, size), -1, np.int32),
+        np.zeros((size, size, 2), np.float32),
+    )  # fmt: skip

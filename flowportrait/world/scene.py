@@ -1,0 +1,286 @@
+"""One head before a camera: where it stands, how it is lit, what is behind it, and frames of it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from flowportrait.world.background import draw_background
+from flowportrait.world.chart import smoothstep
+from flowportrait.world.glasses import POINTS as GLASSES_POINTS
+from flowportrait.world.glasses import make_glasses
+from flowportrait.world.head import Head, eye_places
+from flowportrait.world.light import DIRECTIONS, draw_lighting, in_harmonics, irradiance
+from flowportrait.world.names import EYE_LEFT, EYE_RIGHT, GUM, MOUTH, SHAPE, SKIN, TEETH, TONGUE
+from flowportrait.world.person import EYE_COLOURS
+from flowportrait.world.raster import (
+    develop,
+    draw_strands,
+    draw_triangles,
+    empty_layers,
+    project,
+    transform,
+    vertex_normals,
+)
+from flowportrait.world.rig import vertices_of
+from flowportrait.world.shade import follow_folds, shade, shade_hair
+from flowportrait.world.tufts import Tuft
+
+SUPERSAMPLING = 2
+_PIVOT = np.array([0, -8.0, -1.5], np.float32)
+"""The head turns about here, in the neck."""
+_LIGHT_EVERY = 6
+"""Frames between exact lighting; between them it is blended, as heads turn slowly."""
+_GAMMA = 2.2
+_GRAIN = 0.006
+_SKIN_LANDMARKS = [29, 30, 31, 35, 2, 14, 27]
+"""Where the light is metered."""
+_BLINKS = [SHAPE["eyeBlinkLeft"], SHAPE["eyeBlinkRight"]]
+
+
+class Motion(NamedTuple):
+    """What a head does, one row a frame."""
+
+    faces: np.ndarray
+    """[f, 52] ARKit weights; eyeBlink 1 means that the lids meet."""
+    pose: np.ndarray
+    """[f, 6] yaw, pitch, roll in radians; x, y, z in cm."""
+    gaze: np.ndarray
+    """[f, 2] to the viewer's right and up, radians."""
+    tongue: np.ndarray
+    """[f] how far the tip of the tongue is raised, in [0, 1]."""
+
+
+class _Light(NamedTuple):
+    """Light at one moment."""
+
+    vertices: np.ndarray
+    """[n, 5] light on white skin (3), visibility of key and fill lamp."""
+    open_sky: np.ndarray
+    """[n, 3] light on the neutral normals without shadows."""
+    around: np.ndarray
+    """[9, 3] harmonics in the head's frame."""
+    mirrored: np.ndarray
+    """[9, 3] harmonics in the world's frame."""
+    hair: np.ndarray
+    """[h, 3] colour of the points of hair."""
+
+    def blended(self, other: "_Light", share: float) -> "_Light":
+        """Between this moment and another."""
+        return _Light(*(a + np.float32(share) * (b - a) for a, b in zip(self, other, strict=True)))
+
+
+@dataclass(frozen=True)
+class _Camera:
+    """A pinhole looking along -z; pixels are those of the supersampled picture."""
+
+    distance: float
+    focal_px: float
+    centre: tuple[float, float]
+    offset: np.ndarray
+
+    def screen(self, points: np.ndarray) -> np.ndarray:
+        """x and y in pixels and 1/depth, in place of points [n, 3] of the world."""
+        points -= self.offset
+        project(points, self.focal_px, *self.centre, self.distance)
+        return points
+
+
+class Scene:
+    """A head, its surroundings drawn from `seed`, and the buffers to film it in."""
+
+    def __init__(self, head: Head, seed: Sequence[int], size_px: int):
+        rng = np.random.default_rng([*seed, 6])
+        self.head, self.size_px, self._side = head, size_px, size_px * SUPERSAMPLING
+        self.lighting = draw_lighting(rng)
+        self.background, picture = draw_background(rng, size_px)
+        self._background = picture**_GAMMA
+        self._camera = self._draw_camera(rng)
+        self._gain = self._metered()
+        self._exposure = float(rng.uniform(0.92, 1.08))
+        self._eyes = eye_places(head.rig, head.neutral)
+        self._turning = smoothstep(head.neutral[:, 1], -16.5, -8.5).astype(np.float32)[:, None]
+        self._glasses = make_glasses(rng, head.rig, head.neutral) if head.person.glasses else None
+        self._layers = empty_layers(self._side)
+        self._grain = np.random.default_rng([*seed, 7])
+
+    def film(self, motion: Motion) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Frames uint8 [size, size, 3], each with its 68 landmarks in pixels [68, 2]."""
+        last = len(motion.faces) - 1
+        before = self._light(motion.pose[0])
+        for start in range(0, last + 1, _LIGHT_EVERY):
+            stop = min(start + _LIGHT_EVERY, last + 1)
+            after = self._light(motion.pose[min(start + _LIGHT_EVERY, last)])
+            heads = self._posed(Motion(*(track[start:stop] for track in motion)))
+            for k, points in enumerate(heads):
+                i = start + k
+                yield self._frame(points, motion.faces[i], motion.pose[i], before.blended(after, k / _LIGHT_EVERY))
+            before = after
+
+    # ------------------------------------------------------------------------------------------ set-up
+
+    def _draw_camera(self, rng: np.random.Generator) -> _Camera:
+        side, at = self._side, self.head.neutral[self.head.rig.landmarks]
+        distance, seen_cm = float(rng.uniform(62, 85)), float(rng.uniform(28.5, 34))
+        centre = (side * (0.5 + rng.uniform(-0.02, 0.02)), side * (0.5 + rng.uniform(-0.02, 0.01)))
+        middle = np.array([0, at[[27, 8], 1].mean() + 1.2, 0], np.float32)
+        return _Camera(distance, side * distance / seen_cm, centre, middle)
+
+    def _metered(self) -> float:
+        """Gain that brings the face's skin to a normal brightness; dark skin stays darker than fair skin."""
+        radiance = self.lighting.radiance(np.eye(3))
+        rows = self.head.rig.landmarks[_SKIN_LANDMARKS]
+        light = np.mean([passed[rows] @ radiance[:, c] for c, passed in enumerate(self.head.transfer)])
+        return float(np.clip(1.0 / light, 0.2, 3.0))
+
+    # ------------------------------------------------------------------------------------------- light
+
+    def _light(self, pose: np.ndarray) -> _Light:
+        head, rotation = self.head, rotation_of(*pose[:3])
+        radiance = self.lighting.radiance(rotation) * np.float32(self._gain)
+        around = in_harmonics(radiance)
+        vertices = np.empty((len(head.neutral), 5), np.float32)
+        for c in range(3):
+            vertices[:, c] = head.transfer[c] @ radiance[:, c]
+        for c, lamp in enumerate(self.lighting.lamps[:2]):
+            lobe = np.exp(26 * (DIRECTIONS @ (lamp.direction @ rotation) - 1))
+            vertices[:, 3 + c] = head.lamp_visibility @ (lobe / lobe.sum()).astype(np.float32)
+        open_sky = np.empty((len(head.neutral), 3), np.float32)
+        irradiance(head.normals, around, open_sky)
+        mirrored = in_harmonics(self.lighting.radiance(np.eye(3)) * np.float32(self._gain))
+        return _Light(vertices, open_sky, around, mirrored, self._hair_colour(rotation, around))
+
+    def _lamp_colours(self) -> np.ndarray:
+        key, fill = self.lighting.lamps[:2]
+        return (np.stack([key.colour, fill.colour * 0.6]) * self._gain * 0.42).astype(np.float32)
+
+    def _hair_colour(self, rotation: np.ndarray, around: np.ndarray) -> np.ndarray:
+        head = self.head
+        if head.hair is None:
+            return np.zeros((0, 3), np.float32)
+        strands = head.hair.strands
+        light = head.hair_light @ around * np.float32(1.15 / np.pi)
+        # Nine harmonics ring around bright coloured lamps; no channel may stray far from the others.
+        grey = np.maximum(light.mean(1, keepdims=True), 0.01)
+        light = np.clip(light, 0.7 * grey, 1.3 * grey)
+        lamps = np.stack([lamp.direction @ rotation for lamp in self.lighting.lamps[:2]]).astype(np.float32)
+        out = np.empty((strands.shape[0] * strands.shape[1], 3), np.float32)
+        shade_hair(
+            strands.reshape(-1, 3), strands.shape[1], light, lamps, self._lamp_colours(),
+            head.painting.hair_colour * 1.8, head.hair.tone, 0.36, 0.35, rotation[2].astype(np.float32), out,
+        )  # fmt: skip
+        return out
+
+    # ---------------------------------------------------------------------------------------- geometry
+
+    def _posed(self, motion: Motion) -> np.ndarray:
+        """[f, n, 3] heads making the faces, in the head's own frame, eyes turned and tongue moved."""
+        head, rig = self.head, self.head.rig
+        faces, lids = motion.faces.copy(), head.lids
+        faces[:, _BLINKS] = lids.rest + (lids.closed - lids.rest) * faces[:, _BLINKS]
+        heads = rig.pose(head.neutral, faces)
+        centres = rig.eye_centres(head.neutral)
+        for points, (right, up), face, tongue in zip(heads, motion.gaze, motion.faces, motion.tongue, strict=True):
+            turn = rotation_of(right, -up, 0).astype(np.float32)
+            for part, centre in zip((EYE_LEFT, EYE_RIGHT), centres, strict=True):
+                eye = rig.parts == part
+                points[eye] = (points[eye] - centre) @ turn.T + centre - [0, 0, 0.07 * min(1, face[_BLINKS[0]])]
+            self._raise_tongue(points, tongue * (0.35 + 1.3 * face[SHAPE["jawOpen"]]))
+        return heads
+
+    def _raise_tongue(self, points: np.ndarray, amount: float) -> None:
+        tongue = self.head.rig.parts == TONGUE
+        if amount > 0 and tongue.any():
+            z = points[tongue, 2]
+            tip = np.clip((z - z.min()) / np.ptp(z), 0, 1)
+            points[tongue, 1] += np.float32(amount) * tip**2
+
+    def _placed(self, points: np.ndarray, pose: np.ndarray, follows: np.ndarray | None = None) -> np.ndarray:
+        """Points of the head's frame in the world; the neck follows the turn only in part."""
+        rotation = rotation_of(*pose[:3]).astype(np.float32)
+        turned = np.empty_like(points)
+        transform(points, rotation, _PIVOT - rotation @ _PIVOT + pose[3:].astype(np.float32), turned)
+        return turned if follows is None else points + (turned - points) * follows
+
+    # ------------------------------------------------------------------------------------------- frame
+
+    def _frame(self, points: np.ndarray, face: np.ndarray, pose: np.ndarray, light: _Light):
+        rig = self.head.rig
+        image, alpha, depth, ids, share = self._layers
+        for layer, blank in ((image, 0), (alpha, 0), (depth, 0), (ids, -1)):
+            layer.fill(blank)
+        screen = self._camera.screen(self._placed(points, pose, self._turning))
+        draw_triangles(screen, rig.triangles, -1, depth, ids, share)
+        surface = self._surface(points, face, pose, light)
+        self._shade(surface, light)
+        for tuft in self.head.tufts:
+            self._draw_tuft(tuft, points, face, pose, surface[:, 3:6])
+        if self._glasses is not None:
+            strands, colour = self._glasses
+            colours = np.tile(colour * np.float32(3.6 * self._gain), (strands.shape[0] * GLASSES_POINTS, 1))
+            self._draw(strands, colours, pose, opacity=0.95, width=2.4, taper=1e-6, bias=0.003)
+        if self.head.hair is not None:
+            self._draw(self.head.hair.strands, light.hair, pose, opacity=0.6, width=1.0, taper=0.35, bias=0.0015)
+        out = np.empty((self.size_px, self.size_px, 3), np.float32)
+        develop(image, alpha, self._background, SUPERSAMPLING, self._exposure, out)
+        shown = np.clip(out, 0, 1) ** (1 / _GAMMA)
+        shown += self._grain.normal(size=(*shown.shape[:2], 1)).astype(np.float32) * _GRAIN
+        frame = (np.clip(shown, 0, 1) * 255 + 0.5).astype(np.uint8)
+        return frame, screen[rig.landmarks, :2] / SUPERSAMPLING
+
+    def _surface(self, points: np.ndarray, face: np.ndarray, pose: np.ndarray, light: _Light) -> np.ndarray:
+        """[n, 8] what `shade` wants to know of each vertex."""
+        rig = self.head.rig
+        normals, now = np.empty_like(points), np.empty_like(points)
+        vertex_normals(points, rig.triangles, normals)
+        surface = np.empty((len(points), 8), np.float32)
+        surface[:, :3] = normals @ rotation_of(*pose[:3]).T.astype(np.float32)
+        surface[:, 3:] = light.vertices
+        irradiance(normals, light.around, now)
+        skin = np.flatnonzero(rig.parts == SKIN)
+        folded = surface[skin, 3:6]
+        follow_folds(now[skin], light.open_sky[skin], folded)
+        surface[skin, 3:6] = folded
+        opened = 0.25 + 1.6 * face[SHAPE["jawOpen"]] + 0.5 * face[SHAPE["mouthFunnel"]]
+        opened += 0.35 * (face[SHAPE["mouthUpperUpLeft"]] + face[SHAPE["mouthLowerDownLeft"]])
+        opened = np.clip(opened, 0.2, 1.1)
+        surface[vertices_of(rig, GUM, MOUTH, TONGUE), 3:6] *= 0.8 * opened
+        surface[vertices_of(rig, TEETH), 3:6] *= 1.1 * opened
+        return surface
+
+    def _shade(self, surface: np.ndarray, light: _Light) -> None:
+        head, (image, alpha, _, ids, share) = self.head, self._layers
+        lamps = np.stack([lamp.direction for lamp in self.lighting.lamps[:2]]).astype(np.float32)
+        wider = [np.sqrt(head.painting.roughness**2 + 0.36 / lamp.sharpness) for lamp in self.lighting.lamps[:2]]
+        shade(
+            ids, share, head.rig.triangles, head.rig.parts, surface, head.chart.corners, head.painting.colour,
+            head.painting.gloss, self._eyes, np.array(EYE_COLOURS[head.person.eye_colour], np.float32), lamps,
+            self._lamp_colours(), np.array(wider, np.float32), head.painting.teeth * head.rig.about.teeth_gain,
+            light.mirrored, image, alpha,
+        )  # fmt: skip
+
+    def _draw_tuft(self, tuft: Tuft, points, face: np.ndarray, pose: np.ndarray, light: np.ndarray) -> None:
+        shut = 0.0
+        if tuft.lid:
+            shut = float(np.clip(face[_BLINKS[0 if tuft.lid > 0 else 1]] + 0.6 * face[SHAPE["eyeLookDownLeft"]], 0, 1))
+        strands = tuft.points(points, shut)
+        gain = 1.0 if tuft.lid else 2.0
+        colours = light[tuft.vertices[:, 0]] * tuft.tone[:, None] * (tuft.colour * np.float32(gain))
+        self._draw(strands, np.repeat(colours, strands.shape[1], 0), pose, tuft.opacity, tuft.width, 0.6, 0.004)
+
+    def _draw(self, strands, colours, pose, opacity: float, width: float, taper: float, bias: float) -> None:
+        """Strands [s, p, 3] of the head's frame; `width` in five-hundredths of the picture."""
+        image, alpha, depth, _, _ = self._layers
+        screen = self._camera.screen(self._placed(strands.reshape(-1, 3), pose))
+        draw_strands(screen, strands.shape[1], np.ascontiguousarray(colours, np.float32), depth, opacity,
+                     width * self._side / 512, taper, bias, image, alpha)  # fmt: skip
+
+
+def rotation_of(yaw: float, pitch: float, roll: float) -> np.ndarray:
+    """[3, 3] the head's turn: roll first, then pitch, then yaw; radians."""
+    cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
+    about_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
+    return about_y @ about_x @ about_z

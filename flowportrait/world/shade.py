@@ -1,0 +1,192 @@
+"""Colour of each pixel: skin with two specular lobes, eyes with iris and wet cornea, teeth, gums, tongue; hair.
+
+The compiled functions take plain arrays. A row of `surface` [n, 8] is one vertex: normal (3, world), light (3),
+how much of the key and of the fill lamp it sees (2).
+"""
+
+import math
+
+from flowportrait.world.names import EYE_LEFT, EYE_RIGHT, GUM, MOUTH, SKIN, TEETH, TONGUE
+from flowportrait.world.raster import COMPILED, njit
+
+_PUPIL = 0.36
+"""Radius of the pupil, in iris radii."""
+
+
+@njit(**COMPILED)
+def _environment(harmonics, c, x, y, z):
+    """Light of colour channel `c` from one direction, from the first four harmonics."""
+    light = 0.282095 * harmonics[0, c] + 0.488603 * (y * harmonics[1, c] + z * harmonics[2, c] + x * harmonics[3, c])
+    return max(0.0, light)
+
+
+@njit(**COMPILED)
+def _skin_gloss(nx, ny, nz, lamp, roughness):
+    """Two GGX-like lobes, one lamp, viewed along z."""
+    hx, hy, hz = lamp[0], lamp[1], lamp[2] + 1.0
+    scale = 1.0 / (math.sqrt(hx * hx + hy * hy + hz * hz) + 1e-9)
+    half = (nx * hx + ny * hy + nz * hz) * scale
+    towards = nx * lamp[0] + ny * lamp[1] + nz * lamp[2]
+    if half <= 0.3 or towards <= 0:
+        return 0.0
+    facing = max(nz, 0.02)
+    fresnel = 0.03 + 0.97 * (1 - hz * scale) ** 5
+    wide, narrow = 2.0 / roughness**4 - 2.0, 2.0 / (roughness * 0.68) ** 4 - 2.0
+    lobes = 0.7 * (wide + 2) / 6.2832 * half**wide + 0.3 * (narrow + 2) / 6.2832 * half**narrow
+    return fresnel * lobes * towards / (4 * max(0.15, 0.5 * (towards + facing)) * max(0.35, facing))
+
+
+@njit(**COMPILED)
+def _iris(x, y, colour, c):
+    """Reflectance of the eye at a place in iris radii from its centre."""
+    radius = math.sqrt(x * x + y * y)
+    if radius >= 1.06:
+        away = min(1.0, (radius - 1.06) / 1.1)
+        white, falling = (0.60, 0.05) if c == 0 else ((0.55, 0.17) if c == 1 else (0.52, 0.18))
+        return white - falling * away
+    angle = math.atan2(y, x)
+    fibres = 0.5 + 0.5 * math.sin(angle * 37 + 3 * math.sin(angle * 11 + 1.3)) * math.sin(angle * 23 + 2.0)
+    outward = max(0.0, min(1.0, (radius - _PUPIL) / 0.38))
+    warm = 1.25 - 0.15 * c
+    value = colour[c] * (warm + (0.88 - warm) * outward) * (0.8 + 0.55 * fibres)
+    value *= max(0.0, min(1.0, (radius - _PUPIL) / 0.06))
+    value *= 0.25 + 0.75 * max(0.0, min(1.0, (1.0 - radius) / 0.16))
+    rim = max(0.0, min(1.0, (radius - 0.94) / 0.12))
+    return value * (1 - rim) + (0.5 - 0.02 * c) * rim
+
+
+@njit(**COMPILED)
+def _wet(nx, ny, nz, lamp, power):
+    """A sharp highlight, one lamp, viewed along z."""
+    hx, hy, hz = lamp[0], lamp[1], lamp[2] + 1.0
+    half = (nx * hx + ny * hy + nz * hz) / (math.sqrt(hx * hx + hy * hy + hz * hz) + 1e-9)
+    return half**power if half > 0 else 0.0
+
+
+@njit(**COMPILED)
+def _flesh(part, c, teeth):
+    """Reflectance of what lies inside the mouth."""
+    if part == TEETH:
+        return teeth * (0.62 if c == 0 else (0.56 if c == 1 else 0.47))
+    if part == TONGUE:
+        return 0.40 if c == 0 else (0.155 if c == 1 else 0.145)
+    if part == GUM:
+        return 0.34 if c == 0 else (0.105 if c == 1 else 0.10)
+    if part == MOUTH:
+        return 0.26 if c == 0 else (0.065 if c == 1 else 0.06)
+    return 0.42 if c == 0 else (0.20 if c == 1 else 0.17)
+
+
+@njit(**COMPILED)
+def _mixed(values, a, b, c, w0, w1, column):
+    """One column of `values` within a triangle."""
+    return w0 * values[a, column] + w1 * values[b, column] + (1 - w0 - w1) * values[c, column]
+
+
+@njit(**COMPILED)
+def _chart_pixel(corners, w0, w1, rows, columns):
+    """Row and column of the chart at a place in a triangle [3, 2]."""
+    w2 = 1 - w0 - w1
+    u = int((w0 * corners[0, 0] + w1 * corners[1, 0] + w2 * corners[2, 0]) * columns) % columns
+    v = int((w0 * corners[0, 1] + w1 * corners[1, 1] + w2 * corners[2, 1]) * rows)
+    return min(max(v, 0), rows - 1), u
+
+
+@njit(**COMPILED)
+def shade(
+    ids, barycentric, triangles, parts, surface, chart, texture, gloss, eye_places, eye_colour, lamps,
+    lamp_colours, roughness, teeth, harmonics, image, alpha,
+):  # fmt: skip
+    """Fills `image` and `alpha` wherever `ids` names a triangle.
+
+    `chart` [t, 3, 2] places corners in `texture` and `gloss`; `eye_places` [n, 2] are iris radii from the middle
+    of the iris; `lamps` [2, 3] and `roughness` [2] are of key and fill.
+    """
+    for y in range(ids.shape[0]):
+        for x in range(ids.shape[1]):
+            t = ids[y, x]
+            if t < 0:
+                continue
+            alpha[y, x] = 1.0
+            a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+            w0, w1 = barycentric[y, x, 0], barycentric[y, x, 1]
+            nx, ny, nz = (_mixed(surface, a, b, c, w0, w1, 0), _mixed(surface, a, b, c, w0, w1, 1),
+                          _mixed(surface, a, b, c, w0, w1, 2))  # fmt: skip
+            scale = 1.0 / (math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-9)
+            nx, ny, nz = nx * scale, ny * scale, nz * scale
+            key, fill = _mixed(surface, a, b, c, w0, w1, 6), _mixed(surface, a, b, c, w0, w1, 7)
+            part, shine_key, shine_fill, mirror = parts[a], 0.0, 0.0, 0.0
+            u, v, ex, ey, facing = 0, 0, 0.0, 0.0, max(nz, 0.02)
+            if part == SKIN:
+                v, u = _chart_pixel(chart[t], w0, w1, gloss.shape[0], gloss.shape[1])
+                oil = gloss[v, u]
+                if oil > 0.01:
+                    shine_key = _skin_gloss(nx, ny, nz, lamps[0], roughness[0]) * key * oil
+                    shine_fill = _skin_gloss(nx, ny, nz, lamps[1], roughness[1]) * fill * oil
+                    mirror = (0.035 + 0.34 * (1 - facing) ** 5) * oil * 0.8
+            elif part in (EYE_LEFT, EYE_RIGHT):
+                ex, ey = _mixed(eye_places, a, b, c, w0, w1, 0), _mixed(eye_places, a, b, c, w0, w1, 1)
+                shine_key = min(1.5, 2.7 * _wet(nx, ny, nz, lamps[0], 420.0)) * min(1.0, 2.5 * key + 0.15)
+                shine_fill = min(1.5, 2.7 * _wet(nx, ny, nz, lamps[1], 420.0)) * min(1.0, 2.5 * fill + 0.15)
+                mirror = 0.02
+            elif part == TEETH:
+                shine_key = 0.35 * _wet(nx, ny, nz, lamps[0], 60.0) * key
+            elif part in (TONGUE, GUM):
+                shine_key = 0.25 * _wet(nx, ny, nz, lamps[0], 40.0) * key
+            rx, ry, rz = 2 * facing * nx, 2 * facing * ny, 2 * facing * nz - 1
+            mirror *= min(1.0, _mixed(surface, a, b, c, w0, w1, 4) * 1.8)
+            for channel in range(3):
+                if part == SKIN:
+                    colour = texture[v, u, channel]
+                elif part in (EYE_LEFT, EYE_RIGHT):
+                    colour = _iris(ex, ey, eye_colour, channel)
+                else:
+                    colour = _flesh(part, channel, teeth)
+                value = colour * _mixed(surface, a, b, c, w0, w1, 3 + channel)
+                value += lamp_colours[0, channel] * shine_key + lamp_colours[1, channel] * shine_fill
+                if mirror > 0:
+                    value += mirror * _environment(harmonics, channel, rx, ry, rz)
+                image[y, x, channel] = value
+
+
+@njit(**COMPILED)
+def follow_folds(now, neutral, light):
+    """Scales `light` [n, 3] by how an expression turns the skin, within bounds."""
+    for i in range(light.shape[0]):
+        for c in range(3):
+            light[i, c] *= min(max(now[i, c] / neutral[i, c], 0.35), 2.2)
+
+
+@njit(**COMPILED)
+def shade_hair(points, per_strand, light, lamps, lamp_colours, albedo, tone, gloss, rootwards, view, out):
+    """Fills `out` [h, 3] with the colour of hair points (Kajiya and Kay 1989, two highlights).
+
+    `light` [h, 3] is what reaches each point, `tone` [strands] how bright a strand is; roots are darker by
+    `rootwards`. Lamps and `view` are in the head's frame.
+    """
+    for i in range(points.shape[0]):
+        along, strand = i % per_strand, i // per_strand
+        before = i if along == 0 else i - 1
+        after = i if along == per_strand - 1 else i + 1
+        tx = points[after, 0] - points[before, 0]
+        ty = points[after, 1] - points[before, 1]
+        tz = points[after, 2] - points[before, 2]
+        scale = 1.0 / (math.sqrt(tx * tx + ty * ty + tz * tz) + 1e-9)
+        tx, ty, tz = tx * scale, ty * scale, tz * scale
+        left = 1 - along / (per_strand - 1.0)
+        brightness = (1 - rootwards * left * left) * tone[strand]
+        for c in range(3):
+            out[i, c] = light[i, c] * albedo[c] * brightness
+        along_view = tx * view[0] + ty * view[1] + tz * view[2]
+        across_view = math.sqrt(max(0.0, 1 - along_view * along_view))
+        reached = min(1.0, (light[i, 0] + light[i, 1] + light[i, 2]) * 0.5)
+        for q in range(2):
+            along_lamp = tx * lamps[q, 0] + ty * lamps[q, 1] + tz * lamps[q, 2]
+            across_lamp = math.sqrt(max(0.0, 1 - along_lamp * along_lamp))
+            mirrored = across_lamp * across_view - along_lamp * along_view
+            if mirrored <= 0:
+                continue
+            first = gloss * 0.6 * mirrored**40 * reached
+            second = gloss * 0.55 * max(0.0, mirrored - 0.05) ** 10 * reached
+            for c in range(3):
+                out[i, c] += lamp_colours[q, c] * (first * (0.04 + 0.4 * albedo[c]) + second * albedo[c]) * tone[strand]
