@@ -13,7 +13,7 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flowportrait.codecs.portrait import GROUP, PortraitCodec
+from flowportrait.codecs.portrait import GROUP, PortraitCodec, mouth_map
 from flowportrait.config import Frozen, load_recipe
 from flowportrait.data.batches import CodecBatch, Pool, codec_batch, landmark_groups
 from flowportrait.data.cache import ClipCache
@@ -52,6 +52,7 @@ class CodecLossConfig(Frozen):
     eyes: float = 8.0
     edges: float = 1.0  # of the L1 distance between horizontal and vertical differences
     warp: float = 0.7  # of the L1 distance of the warped portrait alone
+    inside: float = 0.5  # of the L1 distance between the inner lips alone
     paint: float = 0.03  # of the painted share away from the mouth: paint is blurred, the portrait is not
     landmarks: float = 2.0  # of the L1 distance of found landmarks, in half-pictures
     latent_noise: float = 0.3  # greatest std of noise on what is read off the latents: makes decoding forgiving
@@ -150,12 +151,14 @@ def codec_loss(
     warp = (weight * (decoded.warped - batch.groups).abs()).mean()
     near_mouth = ((batch.weight - 1) / config.mouth) ** 3
     painted = (weight * decoded.painted / (1 + config.mouth * near_mouth)).mean()
+    between_lips = mouth_map(landmarks.flatten(0, 1), error.shape[-1]).view_as(batch.weight)
+    inside = (between_lips * error.abs()).sum() / (3 * between_lips.sum())
     missed = (found - batch.landmarks).abs().mean()
     with torch.no_grad():
         psnr = -10 * torch.log10((error / 2).square().mean())
     loss = pixels + config.edges * (across + down) + config.warp * warp
-    loss = loss + config.paint * painted + config.landmarks * missed
-    figures = {"l1": pixels, "warp": warp, "painted": painted, "landmarks": missed, "psnr": psnr}
+    loss = loss + config.inside * inside + config.paint * painted + config.landmarks * missed
+    figures = {"l1": pixels, "inside": inside, "warp": warp, "painted": painted, "landmarks": missed, "psnr": psnr}
     return loss, {name: float(value.detach()) for name, value in figures.items()}
 
 

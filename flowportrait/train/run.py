@@ -132,7 +132,10 @@ def load_weights(module: nn.Module, path: Path, may_lack: tuple[str, ...] = ()) 
 
 
 class Run:
-    """A run's directory and log. `resume` is "auto" (continue if it can), a directory, or None (start afresh)."""
+    """A run's directory and log. `resume` is "auto" (continue if it can), a directory, or None (start a new run).
+
+    Raises ConfigError where a new run would overwrite one that has a checkpoint.
+    """
 
     def __init__(self, config: RunConfig, recipe: Frozen, resume: str | None = "auto"):
         self.config = config
@@ -142,6 +145,11 @@ class Run:
         self.resume_from = source / "checkpoint.pt" if resume else None
         if resume not in ("auto", None) and not self.resume_from.is_file():
             raise ConfigError(f"--resume: no checkpoint.pt in {source}; give a run's directory, or 'auto'")
+        if resume is None and self.checkpoint.is_file():
+            raise ConfigError(
+                f"{self.directory}: holds the checkpoint of a run; go on with it by --resume auto, "
+                "or give another run.directory"
+            )
         self.directory.mkdir(parents=True, exist_ok=True)
         save_resolved(recipe, self.directory / "config.json")
 
