@@ -223,12 +223,13 @@ def _decode_sound(container: av.container.InputContainer, stream: av.AudioStream
 
 
 def _refuse_cut_wav(path: Path) -> None:
-    """Raises MediaError for a wav file shorter than its head says; decoders would play it as if whole."""
+    """Raises MediaError for a wav file shorter than its head says; decoders would play it as if whole. A few bytes less
+    are some writers' wrong arithmetic, not lost sound."""
     with path.open("rb") as file:
         head = file.read(8)
     declared = 8 + int.from_bytes(head[4:], "little")
     # Programs that write into a pipe cannot know the length and put the largest number there is.
-    if head[:4] == b"RIFF" and path.stat().st_size < declared < 0x7FFFFF00:
+    if head[:4] == b"RIFF" and path.stat().st_size + 256 < declared < 0x7FFFFF00:
         raise MediaError(f"{path}: cut off, {path.stat().st_size} of {declared} bytes; give the whole file")
 
 
