@@ -182,7 +182,7 @@ class Pipeline:
         num_frames = media.frames_in(sound.duration_s)
         clip = self.encode(framed, sound, latent_frames_for(num_frames, self.codec.temporal_stride))
         return Result(
-            latents=self._sample(clip, schedule, guidance, seed, progress),
+            latents=self.codec.settle(self._sample(clip, schedule, guidance, seed, progress)),
             sound=sound,
             decode=partial(self.codec.decode, context=clip.context),
             num_frames=num_frames,

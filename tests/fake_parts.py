@@ -28,6 +28,9 @@ class FakeCodec(nn.Module):
     def prepare(self, portrait):
         return portrait
 
+    def settle(self, latents):
+        return latents
+
     def decode(self, latents, context, previous=None):
         level = latents[:, :1].mean(dim=(3, 4), keepdim=True)
         before = torch.zeros_like(level[:, :, :1]) if previous is None else previous[:, :1].mean((3, 4), True)

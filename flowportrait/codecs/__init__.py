@@ -24,6 +24,9 @@ class LatentCodec(Protocol):
     def encode(self, frames: Float[Tensor, "b 3 f h w"], context: Any) -> Float[Tensor, "b c l hl wl"]:
         """Latents of 1 + 4 (l - 1) frames."""
 
+    def settle(self, latents: Float[Tensor, "b c l hl wl"]) -> Float[Tensor, "b c l hl wl"]:
+        """The latents of a whole generated clip as they should be decoded; most codecs give them back as they are."""
+
     def decode(
         self,
         latents: Float[Tensor, "b c l hl wl"],

@@ -173,6 +173,7 @@ class Landmarker(nn.Module):
 class Motion(nn.Module):
     """Movements of the 68 points as latent numbers and back: a linear map, fitted once to the training clips."""
 
+    HEAD = 3  # the first components: the whole head across, up and down, and turning; lips begin with the fourth
     FLOOR = 0.006  # half-pictures: components and frequencies that hardly move count less than their spread alone says
 
     def __init__(self, size: int):
@@ -197,6 +198,22 @@ class Motion(nn.Module):
     def moves_of(self, parts: Float[Tensor, "b l 4 d"]) -> Float[Tensor, "b l 4 k 2"]:
         """Movements of the points in the four frames of each group; the inverse of `parts_of`."""
         return _project(_mix(self.cosines.T, parts * self.spread), self.basis).unflatten(-1, (POINTS, 2))
+
+    def settle_head(self, parts: Float[Tensor, "b l 4 d"], width: float = 2.0) -> Float[Tensor, "b l 4 d"]:
+        """The head's components averaged over `width` frames (a Gaussian's) to both sides; all others as they are.
+
+        Heads are heavy, and a small generator draws each latent frame a little elsewhere: the eye sees a jump at
+        every fourth frame.
+        """
+        moves = _mix(self.cosines.T, parts * self.spread)[..., : self.HEAD]
+        time = torch.arange(-8, 9, device=parts.device)
+        kernel = torch.exp(-0.5 * (time / width) ** 2)
+        line = F.pad(rearrange(moves, "b l g k -> b k (l g)"), (8, 8), mode="replicate")
+        smooth = F.conv1d(line, (kernel / kernel.sum()).expand(self.HEAD, 1, -1), groups=self.HEAD)
+        settled = parts.clone()
+        smooth = _mix(self.cosines, rearrange(smooth, "b k (l g) -> b l g k", g=GROUP))
+        settled[..., : self.HEAD] = smooth / self.spread[:, : self.HEAD]
+        return settled
 
 
 def _project(x: Tensor, matrix: Tensor) -> Tensor:
@@ -405,6 +422,10 @@ class PortraitCodec(nn.Module):
     ) -> Float[Tensor, "b l 4 68 2"]:
         """Where the points are in the four frames of each latent frame: sight without decoding."""
         return portrait[:, None, None] + self.motion.moves_of(gather_from_grid(latents.float()))
+
+    def settle(self, latents: Float[Tensor, "b c l hl wl"]) -> Float[Tensor, "b c l hl wl"]:
+        """Latents of a whole clip with a head that moves smoothly."""
+        return spread_over_grid(self.motion.settle_head(gather_from_grid(latents.float())), self.grid, self.grid)
 
     def decode(
         self,

@@ -120,6 +120,19 @@ def test_a_clip_decoded_in_chunks_is_the_clip_decoded_at_once(codec, frames):
     torch.testing.assert_close(torch.cat([first, rest], 2), whole, atol=1e-5, rtol=1e-4)
 
 
+def test_settling_smooths_the_head_and_leaves_the_rest_and_steady_movement_alone(codec):
+    rng = torch.Generator().manual_seed(6)
+    parts = torch.randn(1, 6, GROUP, 64, generator=rng)
+    settled = codec.motion.settle_head(parts)
+    torch.testing.assert_close(settled[..., Motion.HEAD :], parts[..., Motion.HEAD :])
+    jumps = [codec.motion.moves_of(x).flatten(1, 2).diff(dim=1).square().sum() for x in (settled, parts)]
+    assert jumps[0] < jumps[1]
+    steady = torch.linspace(0, 0.2, 24).view(1, 6, GROUP, 1) * torch.eye(64)[0]
+    steady = codec.motion.parts_of((steady @ codec.motion.basis).unflatten(-1, (POINTS, 2)))
+    moves = [codec.motion.moves_of(x).flatten(1, 2)[:, 8:-8] for x in (codec.motion.settle_head(steady), steady)]
+    torch.testing.assert_close(moves[0], moves[1], atol=1e-5, rtol=1e-4)
+
+
 def test_another_number_of_frames_is_refused(codec, frames):
     with pytest.raises(ValueError, match=r"got 8 frames; allowed are 1 \+ 4 n"):
         codec.encode(frames[:, :, :8], codec.prepare(frames[:, :, 0]))
