@@ -13,7 +13,7 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flowportrait.codecs.portrait import GROUP, PortraitCodec, mouth_map
+from flowportrait.codecs.portrait import GROUP, LOWER_LIP, UPPER_LIP, PortraitCodec, mouth_map
 from flowportrait.config import Frozen, load_recipe
 from flowportrait.data.batches import CodecBatch, Pool, codec_batch, landmark_groups
 from flowportrait.data.cache import ClipCache
@@ -55,6 +55,7 @@ class CodecLossConfig(Frozen):
     inside: float = 0.5  # of the L1 distance between the inner lips alone
     paint: float = 0.03  # of the painted share away from the mouth: paint is blurred, the portrait is not
     landmarks: float = 2.0  # of the L1 distance of found landmarks, in half-pictures
+    lip_gap: float = 2.0  # of the L1 distance of the gaps between found lips, in half-pictures
     latent_noise: float = 0.3  # greatest std of noise on what is read off the latents: makes decoding forgiving
     landmark_noise: float = 0.01  # std of errors of the portrait's landmarks, in half-pictures
 
@@ -68,7 +69,7 @@ class CodecRecipe(Frozen):
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-4, warmup_updates=100, decay_from=0.6)
     loss: CodecLossConfig = CodecLossConfig()
     start_from: Path | None = Field(None, description="a directory whose codec.safetensors to go on from")
-    trained: Literal["all", "decoder"] = Field("all", description="decoder: the landmarker keeps its weights")
+    trained: Literal["all", "decoder", "landmarker"] = Field("all", description="the other part keeps its weights")
     fit_groups: int = Field(4000, description="groups of four frames in which the components of motion are found")
     num_clips: int = 4
     num_groups: int = 2
@@ -91,7 +92,8 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
 
     def loss_of(update: int) -> tuple[Tensor, dict[str, float]]:
         drawn = batch(run.numpy_rng(update), pool, config.num_clips, 1.0)
-        return codec_loss(state.module, drawn, config.loss, run.torch_rng(update))
+        loss_of_part = landmarker_loss if config.trained == "landmarker" else codec_loss
+        return loss_of_part(state.module, drawn, config.loss, run.torch_rng(update))
 
     def sample(update: int) -> dict[str, float]:
         codec = PortraitCodec(config.codec).eval()
@@ -116,8 +118,9 @@ def _initial_codec(config: CodecRecipe, pool: Pool, run: Run) -> PortraitCodec:
         portrait, frames = landmark_groups(pool, np.random.default_rng([config.run.seed, 2]), config.fit_groups)
         run.log(event="motion", share_kept=codec.motion.fit(frames - portrait[:, None]))
         codec.landmarker.points.bias.data.copy_(portrait.mean(0).flatten())
-    if config.trained == "decoder":
-        codec.landmarker.requires_grad_(False)
+    if config.trained != "all":
+        codec.requires_grad_(config.trained == "decoder")
+        codec.landmarker.requires_grad_(config.trained == "landmarker")
     return codec
 
 
@@ -141,8 +144,7 @@ def codec_loss(
     portrait = portrait + config.landmark_noise * torch.randn(portrait.shape, generator=rng)
     with matmul_precision("cpu"):
         decoded = codec.decode_parts(parts, codec.prepare(batch.portrait, portrait))
-        seen = recoloured(torch.cat([batch.portrait[:, None], batch.groups.flatten(1, 2)], 1), rng)
-        found = codec.landmarker(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
+    missed, found_figures = landmarker_loss(codec, batch, config, rng)
     error = decoded.frames.float() - batch.groups
     weight = batch.weight / batch.weight.mean()
     pixels = (weight * error.abs()).mean()
@@ -153,13 +155,26 @@ def codec_loss(
     painted = (weight * decoded.painted / (1 + config.mouth * near_mouth)).mean()
     between_lips = mouth_map(landmarks.flatten(0, 1), error.shape[-1]).view_as(batch.weight)
     inside = (between_lips * error.abs()).sum() / (3 * between_lips.sum())
-    missed = (found - batch.landmarks).abs().mean()
     with torch.no_grad():
         psnr = -10 * torch.log10((error / 2).square().mean())
     loss = pixels + config.edges * (across + down) + config.warp * warp
-    loss = loss + config.inside * inside + config.paint * painted + config.landmarks * missed
-    figures = {"l1": pixels, "inside": inside, "warp": warp, "painted": painted, "landmarks": missed, "psnr": psnr}
-    return loss, {name: float(value.detach()) for name, value in figures.items()}
+    loss = loss + config.inside * inside + config.paint * painted + missed
+    figures = {"l1": pixels, "inside": inside, "warp": warp, "painted": painted, "psnr": psnr}
+    return loss, {name: float(value.detach()) for name, value in figures.items()} | found_figures
+
+
+def landmarker_loss(
+    codec: PortraitCodec, batch: CodecBatch, config: CodecLossConfig, rng: torch.Generator
+) -> tuple[Tensor, dict[str, float]]:
+    """L1 on the landmarks that are found in recoloured frames, and on the gaps between lips that they leave."""
+    seen = recoloured(torch.cat([batch.portrait[:, None], batch.groups.flatten(1, 2)], 1), rng)
+    with matmul_precision("cpu"):
+        found = codec.landmarker(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
+    missed = found - batch.landmarks
+    gaps = (missed[..., list(LOWER_LIP), 1] - missed[..., list(UPPER_LIP), 1]).mean(-1).abs().mean()
+    points = missed.abs().mean()
+    figures = {"landmarks": float(points.detach()), "lip_gap": float(gaps.detach())}
+    return config.landmarks * points + config.lip_gap * gaps, figures
 
 
 def recoloured(frames: Float[Tensor, "b n 3 h w"], rng: torch.Generator) -> Float[Tensor, "b n 3 h w"]:
