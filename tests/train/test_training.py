@@ -7,7 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from flowportrait.config import load_recipe
 from flowportrait.errors import CheckpointError, ConfigError
+from flowportrait.registry import RECIPES_DIR
 from flowportrait.train import codec, sft
 from flowportrait.train.run import OptimizerConfig
 
@@ -137,3 +139,11 @@ def test_learning_rate_warms_up_holds_and_falls():
     assert rates.rate_at(30, 100) == 1.0
     assert rates.rate_at(100, 100) == pytest.approx(0.1)
     assert OptimizerConfig().rate_at(10**6, 10) == 5e-5  # the paper's constant rate
+
+
+@pytest.mark.parametrize(
+    "name, kind",
+    [("tiny-codec", codec.CodecRecipe), ("tiny-landmarker", codec.CodecRecipe), ("tiny-sft", sft.SftRecipe)],
+)
+def test_shipped_recipes_load(name, kind):
+    load_recipe(RECIPES_DIR / f"{name}.toml", kind)
