@@ -1,8 +1,9 @@
 """The figures of the shipped model, measured: python -m bench.quality COMMAND MODEL ... --out DIR
 
 Every command writes DIR/COMMAND.json and contact sheets (look at them), and prints its summary as JSON.
-Lips and faces are seen by an independent landmarker (--landmarker, MediaPipe's face_landmarker.task): it is
-part of no training loss. Held-out clips are those of `flowportrait.data.sources`.
+Lips and faces are seen by an independent landmarker (--landmarker, MediaPipe's face_landmarker.task). Rendered
+clips are trained on with the renderer's own landmarks; only GRID's labels come from that landmarker.
+Held-out clips are those of `flowportrait.data.sources`.
 """
 
 import argparse

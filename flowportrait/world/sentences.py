@@ -35,7 +35,7 @@ _WHEN = (
 )  # fmt: skip
 _ASKED = ("Why would anyone", "How could we possibly", "Do you think they", "When will somebody",
           "Did your father really", "Where can we")  # fmt: skip
-_TODO = (
+_TASK = (
     "move that far", "buy a boat", "believe this story", "forget my name", "change the plan", "open the big gate",
     "push all the buttons", "live above a bakery", "watch the football game", "vote for him", "thank you enough",
     "choose a better voice",
@@ -72,9 +72,9 @@ def _sentence(rng: np.random.Generator) -> str:
     if kind < 0.56:
         return f"{one(_WHO)} {one(_DID)} it."
     if kind < 0.70:
-        return f"{one(_ASKED)} {one(_TODO)}, {one(_WHEN)}?"
+        return f"{one(_ASKED)} {one(_TASK)}, {one(_WHEN)}?"
     if kind < 0.78:
-        return f"{one(_ASKED)} {one(_TODO)}?"
+        return f"{one(_ASKED)} {one(_TASK)}?"
     if kind < 0.90:
         return f"{one(_FIRST)} {one(_WHO)} {one(_DID)} {one(_WHAT)}."
     return f"{one(_FIRST)} it is {rng.integers(2, 60)} past {one(_HOURS)}, and {one(_WHO)} {one(_DID)} {one(_WHAT)}."
