@@ -26,7 +26,7 @@ from flowportrait.train.run import OptimizerConfig, Run, RunConfig, TrainState, 
 class DataConfig(Frozen):
     """Sources (see `data/sources.py`) and where their decoded frames are kept."""
 
-    world: Path | None = None
+    world: Path | list[Path] = []
     grid: Path | None = None
     grid_labels: Path | None = None
     cache: Path
