@@ -11,7 +11,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from flowportrait.codecs.portrait import LOWER_LIP, UPPER_LIP, PortraitCodec, gather_from_grid
+from flowportrait.codecs.mouth import LOWER_LIP, UPPER_LIP
+from flowportrait.codecs.portrait import PortraitCodec, gather_from_grid
 from flowportrait.config import Frozen, load_recipe
 from flowportrait.data.augment import apply_look, draw_look
 from flowportrait.data.cache import SAMPLE_RATE

@@ -3,16 +3,14 @@
 import pytest
 import torch
 
+from flowportrait.codecs.mouth import POINTS, mouth_map, pixel_places
 from flowportrait.codecs.portrait import (
     GROUP,
-    POINTS,
     LandmarkFlow,
     Motion,
     PortraitCodec,
     cosine_transform,
     gather_from_grid,
-    mouth_map,
-    pixel_places,
     spread_over_grid,
 )
 
