@@ -73,15 +73,15 @@ class GridPositions(nn.Module):
         self.register_buffer("pos_embed", sincos_table(side, width))
 
     def forward(self, rows: int, cols: int) -> Float[Tensor, "n d"]:
+        return self.pos_embed[self.ids(rows, cols)]
+
+    def ids(self, rows: int, cols: int) -> Int[Tensor, " n"]:
+        """Row of the table for each token of a `rows x cols` grid. Raises ConfigError for one too large."""
         if max(rows, cols) > self.side:
             raise ConfigError(
                 f"position table: a grid of {rows} x {cols} tokens; up to {self.side} a side are allowed; "
                 "use a smaller picture or a model with a larger table"
             )
-        return self.pos_embed[self.ids(rows, cols)]
-
-    def ids(self, rows: int, cols: int) -> Int[Tensor, " n"]:
-        """Row of the table for each token of a `rows x cols` grid."""
         device = self.pos_embed.device
         row, col = torch.arange(rows, device=device), torch.arange(cols, device=device)
         return (row[:, None] * self.side + col).flatten()

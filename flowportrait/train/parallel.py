@@ -73,9 +73,9 @@ def shard(model: MoT, ranks: Ranks) -> None:
     if ranks.world == 1:
         return
     mesh = init_device_mesh(ranks.device.split(":")[0], (ranks.world,))
-    for layer in model.language_model.model.layers:
+    for layer in model.layers:
         fully_shard(layer, mesh=mesh)
-        for method in ("project", "update"):
+        for method in ("understand", "generate"):
             register_fsdp_forward_method(layer, method)
     fully_shard(model, mesh=mesh)
     for method in ("condition", "velocity"):
