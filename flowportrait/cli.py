@@ -223,6 +223,40 @@ def list_names(
         typer.echo(_json_line(names))
 
 
+@app.command()
+def encode(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A folder of clips with its index.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DATASET", help="Goes on with what is there.")],
+    model: Annotated[str, typer.Option(metavar="NAME|DIR", help="Whose codec and encoders.")] = "tiny",
+    portraits: Annotated[int, typer.Option(min=1, help="Pictures of a clip that can serve as its portrait.")] = 2,
+    longest: Annotated[float, typer.Option(min=0.5, help="Seconds that are taken of a longer clip.")] = 25.0,
+    clips_per_shard: Annotated[int, typer.Option(min=1, help="Clips in one file.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Which pictures serve as portraits.")] = 0,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")] = "auto",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Turn clips into latents and condition features, once for all trainings."""
+    from flowportrait.registry import find_model
+
+    find_model(model)
+    if not dataset.is_dir():
+        raise DataError(f"{dataset}: no such folder; give a prepared or a rendered dataset")
+    from flowportrait.train.encode import encode as run_encode
+
+    with _progress("encoding") as progress:
+        clips, left_out = run_encode(
+            dataset, out, model, num_portraits=portraits, longest_s=longest, clips_per_shard=clips_per_shard,
+            seed=seed, device=device, progress=progress,
+        )  # fmt: skip
+    for reason in left_out:
+        typer.echo(f"left out: {reason}", err=True)
+    if clips or left_out:  # of several processes one knows them
+        typer.echo(f"{len(clips)} clips, {len(left_out)} left out: {out}")
+    if json:
+        typer.echo(_json_line({"clips": len(clips), "left_out": left_out}))
+
+
 @train_app.command("codec")
 def train_codec(recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False) -> None:
     """Train the codec that turns frames into latents and back."""
@@ -233,7 +267,7 @@ def train_codec(recipe: Recipe, overrides: Overrides = None, resume: Resume = No
 
 @train_app.command("sft")
 def train_sft(recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False) -> None:
-    """Train the model by supervised flow matching (§3.1)."""
+    """Train the model by supervised flow matching (§3.1); many processes by `torchrun --no-python flowportrait ...`."""
     from flowportrait.train import sft
 
     sft.train(recipe, overrides or [], resume)

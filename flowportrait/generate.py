@@ -10,7 +10,7 @@ This is also the one place that knows what a model directory holds: `save_model`
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -36,6 +36,9 @@ from flowportrait.sampling import Schedule, guided, sample
 
 AUDIO_RATE_HZ = 16_000
 """Samples per second of what the audio encoders hear."""
+
+PARTS = ("model", "codec", "audio_encoder", "image_encoder")
+"""What a model directory holds weights of."""
 
 Progress = Callable[[int, int], None]  # (evaluations done, evaluations in all)
 
@@ -301,23 +304,36 @@ def load(
     """
     if toward is not None:
         return _mixed(load(name_or_directory, device), load(toward, device), share)
+    spec, parts = load_parts(name_or_directory, PARTS, device)
+    where = _device(device)
+    return Pipeline(spec, **parts, device=where)
+
+
+def load_parts(
+    name_or_directory: str | Path, names: Sequence[str], device: str = "auto"
+) -> tuple[ModelSpec, dict[str, nn.Module]]:
+    """What a model directory says of itself, and the parts of it that are asked for, frozen. Raises as `load`."""
     where = _device(device)
     directory = registry.find_model(name_or_directory)
     try:
         spec = load_recipe(directory / "config.json", ModelSpec)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
-    parts = {
-        "model": MoT(spec.model),
-        "codec": build_part(registry.CODECS, spec.codec),
-        "audio_encoder": build_part(registry.AUDIO_ENCODERS, spec.audio_encoder),
-        "image_encoder": build_part(registry.IMAGE_ENCODERS, spec.image_encoder),
-    }
+    parts = {name: MoT(spec.model) if name == "model" else _built(name, spec) for name in names}
     for name, module in parts.items():
         if module.state_dict():
             _load_weights(module, directory / f"{name}.safetensors", spec.sha256)
         module.to(where).eval().requires_grad_(False)
-    return Pipeline(spec, **parts, device=where)
+    return spec, parts
+
+
+def _built(name: str, spec: ModelSpec) -> nn.Module:
+    tables = {
+        "codec": registry.CODECS,
+        "audio_encoder": registry.AUDIO_ENCODERS,
+        "image_encoder": registry.IMAGE_ENCODERS,
+    }
+    return build_part(tables[name], getattr(spec, name))
 
 
 def mix_weights(one: Mapping[str, Tensor], other: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
@@ -345,7 +361,7 @@ def save_model(
     `parts` are model, codec, audio_encoder and image_encoder. Weights are kept as `dtype`; loading turns them
     back into float32.
     """
-    assert parts.keys() == {"model", "codec", "audio_encoder", "image_encoder"}
+    assert parts.keys() == set(PARTS)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     digests = {}

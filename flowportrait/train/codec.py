@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,7 @@ from flowportrait.data.cache import ClipCache
 from flowportrait.data.landmarks import lip_opening
 from flowportrait.data.sources import load_sources
 from flowportrait.model.precision import matmul_precision
-from flowportrait.train.run import OptimizerConfig, Run, RunConfig, TrainState, load_weights, train_loop
+from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, load_weights, train_loop
 
 
 class DataConfig(Frozen):
@@ -90,10 +91,10 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
             source, rng, num_clips, config.num_groups, size_px, config.loss.mouth, config.loss.eyes, strength
         )
 
-    def loss_of(update: int) -> tuple[Tensor, dict[str, float]]:
+    def parts_of(update: int) -> Iterator[Part]:
         drawn = batch(run.numpy_rng(update), pool, config.num_clips, 1.0)
         loss_of_part = landmarker_loss if config.trained == "landmarker" else codec_loss
-        return loss_of_part(state.module, drawn, config.loss, run.torch_rng(update))
+        yield Part(*loss_of_part(state.module, drawn, config.loss, run.torch_rng(update)))
 
     def sample(update: int) -> dict[str, float]:
         codec = PortraitCodec(config.codec).eval()
@@ -105,7 +106,7 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
         save_codec(codec, run.directory)
         return figures
 
-    train_loop(run, state, config.optimizer, loss_of, sample)
+    train_loop(run, state, config.optimizer, parts_of, sample)
     return run.directory
 
 

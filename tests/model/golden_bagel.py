@@ -55,7 +55,9 @@ def native(mot: MoT, tokens: Tensor) -> Packed:
             end += 1
         samples.append(splits(golden["split_lens"][start:end], golden["attn_mode_codes"][start:end]))
         start = end
-    return Packed(tokens, golden["position_ids"].float(), owned(golden["vae_indexes"], len(tokens)), allowed(samples))
+    return Packed(
+        tokens, golden["position_ids"].float(), owned(golden["vae_indexes"], len(tokens)), allowed(samples)
+    )
 
 
 def owned(indexes: Tensor, total: int) -> Tensor:

@@ -166,7 +166,9 @@ def inference_velocity(mot, z, t):
     latents = mot.vae2llm(z) + mot.time_embedder(torch.full((4,), t)) + mot.latent_pos_embed(2, 2)
     start, end = text(mot, [START_OF_IMAGE]), text(mot, [END_OF_IMAGE])
     tokens = torch.cat([inference_context(mot), start, latents, end])
-    positions = torch.cat([numbers("native_llm")["position_ids"][:13], golden["gen.packed_position_ids"]]).float()
+    positions = torch.cat(
+        [numbers("native_llm")["position_ids"][:13], golden["gen.packed_position_ids"]]
+    ).float()
     mask = allowed([[(5, Attend.CAUSAL), (8, Attend.FULL), (6, Attend.NOISE)]])
     video = 13 + golden["gen.packed_vae_token_indexes"]
     return mot.llm2vae(packed_forward(mot, Packed(tokens, positions, owned(video, 19), mask))[-1][video])

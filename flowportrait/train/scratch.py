@@ -1,7 +1,12 @@
-"""`flowportrait train sft`: the audio encoder learns mouth shapes, then everything learns velocities (Eq. 2)."""
+"""`flowportrait train sft` of a small model from scratch, on latents of a portrait codec trained here.
+
+The audio encoder learns mouth shapes first, then everything learns velocities (Eq. 2). What is not about starting from
+nothing (the forward of rows of clips, the loop, checkpoints) is `train/sft.py`'s as well.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from flowportrait.codecs.portrait import LOWER_LIP, UPPER_LIP, PortraitCodec, gather_from_grid
-from flowportrait.config import Frozen, load_recipe
+from flowportrait.config import Frozen, load_recipe, read_values
 from flowportrait.data.augment import apply_look, draw_look
 from flowportrait.data.cache import SAMPLE_RATE
 from flowportrait.data.crops import Crops, Source, draw_crops
@@ -21,23 +26,24 @@ from flowportrait.data.landmarks import LOWER_LIDS, UPPER_LIDS
 from flowportrait.data.latents import LatentCache
 from flowportrait.encoders.mel import MelEncoder
 from flowportrait.encoders.portrait import PortraitTokens
-from flowportrait.flow import draw_times, interpolate, over_latents, target_velocity
+from flowportrait.flow import draw_times
 from flowportrait.generate import ModelSpec, SamplingConfig, load, save_model
-from flowportrait.model.layout import TokenGrid
+from flowportrait.model.layout import RowLayout, TokenGrid
 from flowportrait.model.mot import MoT, MoTConfig
 from flowportrait.model.precision import matmul_precision
 from flowportrait.train.codec import CodecRecipe, DataConfig
 from flowportrait.train.hearing import HearingConfig, learn_hearing, shapes_loss
 from flowportrait.train.lips import lip_figures
-from flowportrait.train.run import OptimizerConfig, Run, RunConfig, TrainState, load_weights, train_loop
+from flowportrait.train.objective import CleanRow, velocity_errors
+from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, load_weights, train_loop
 
 OPENING_SPREAD = (0.028, 0.013)  # of lips and lids, in half-pictures
 STEP_SPREAD = 0.01  # of a point from one frame to the next
 NUM_SHAPES = MOUTH_SHAPES.stop - MOUTH_SHAPES.start
 
 
-class SftRecipe(Frozen):
-    """Everything of a supervised fine-tuning run. Optimizer betas are §4.1's; the rate is a small model's."""
+class ScratchRecipe(Frozen):
+    """Everything of such a run. Optimizer betas are §4.1's; the rate is a small model's."""
 
     run: RunConfig
     data: DataConfig
@@ -80,9 +86,14 @@ class Speaker(nn.Module):
         self.shapes = nn.Linear(audio_encoder.dim, NUM_SHAPES)
 
 
+def describes(recipe: str | Path) -> bool:
+    """Whether a recipe is of this kind: it names the run of the codec whose latents are learnt."""
+    return "codec" in read_values(recipe)
+
+
 def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto") -> Path:
     """Train by a TOML recipe; `<run>/model` is a model directory that `flowportrait generate --model` takes."""
-    config = load_recipe(recipe, SftRecipe, overrides or [])
+    config = load_recipe(recipe, ScratchRecipe, overrides or [])
     run = Run(config.run, config, resume)
     torch.manual_seed(config.run.seed)
     codec = load_codec(config.codec)
@@ -100,12 +111,12 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
         learn_hearing(config.hearing, config.run.directory / "hearing", config.run.seed, sources, ears)
         state = TrainState.fresh(speaker, config.optimizer)
 
-    def loss_of(update: int) -> tuple[Tensor, dict[str, float]]:
+    def parts_of(update: int) -> Iterator[Part]:
         batch = draw_crops(
             sources, run.numpy_rng(update), config.num_clips, config.crop_latent_frames,
             config.sampling.prefix_latent_frames, config.drop_audio, config.drop_image,
         )  # fmt: skip
-        return sft_loss(speaker, codec, batch, config, run.torch_rng(update))
+        yield Part(*sft_loss(speaker, codec, batch, config, run.torch_rng(update)))
 
     def averaged() -> Speaker:
         shown = Speaker(MoT(config.model), MelEncoder(config.audio_encoder)).eval()
@@ -119,7 +130,7 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
         window = config.sampling.window_latent_frames
         return lip_figures(shown.model, shown.audio_encoder, codec, sources[0], window, config.sampling.shift)
 
-    train_loop(run, state, config.optimizer, loss_of, look)
+    train_loop(run, state, config.optimizer, parts_of, look)
     export(config, averaged(), codec, image_encoder, run.directory / "model")  # also when only the codec is new
     return run.directory
 
@@ -132,7 +143,7 @@ def load_codec(directory: Path) -> PortraitCodec:
 
 
 def load_latent_sources(
-    config: SftRecipe, codec: PortraitCodec, image_encoder: nn.Module, encoder: MelEncoder
+    config: ScratchRecipe, codec: PortraitCodec, image_encoder: nn.Module, encoder: MelEncoder
 ) -> list[Source]:
     """The recipe's sources, encoded on first use."""
     pool = config.data.pool()
@@ -155,7 +166,7 @@ def load_latent_sources(
 
 
 def export(
-    config: SftRecipe, speaker: Speaker, codec: PortraitCodec, image_encoder: nn.Module, directory: Path
+    config: ScratchRecipe, speaker: Speaker, codec: PortraitCodec, image_encoder: nn.Module, directory: Path
 ) -> None:
     """The model directory of a run."""
     spec = ModelSpec(
@@ -193,7 +204,7 @@ def write_samples(directory: Path, update: int, sources: list[Source]) -> None:
 
 
 def sft_loss(
-    speaker: Speaker, codec: PortraitCodec, batch: Crops, config: SftRecipe, rng: torch.Generator
+    speaker: Speaker, codec: PortraitCodec, batch: Crops, config: ScratchRecipe, rng: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
     """Eq. 2 on the latent frames behind the prefix, one t per clip. What is seen first counts once more: gaps of lips
     and lids, steps between frames. They are linear in the predicted data (Eq. 3), so that no optimum moves."""
@@ -204,10 +215,9 @@ def sft_loss(
     with matmul_precision("cpu"):
         heard = speaker.audio_encoder.encode(batch.mels, batch.shapes.shape[1])
         audio = torch.stack([h[f : f + grid.num_frames] for h, f in zip(heard, batch.first_frame, strict=True)])
-        condition = speaker.model.condition(audio * batch.kept_audio, batch.image * batch.kept_image, grid)
-        v = speaker.model.velocity(interpolate(batch.latents, z1, over_latents(t)), t, condition, grid)
+        clips = CleanRow(RowLayout((grid,)), audio * batch.kept_audio, batch.image * batch.kept_image, (batch.latents,))
+        error = grid.unpatchify(velocity_errors(speaker.model, clips, t, (z1,)))
         named = shapes_loss(speaker.shapes(heard).float(), batch.shapes)
-    error = (v.float() - target_velocity(batch.latents, z1)) * (over_latents(t) > 0)  # what is known has no error
     flow = error[:, :, batch.prefix :].square().mean()
     seen = seen_errors(codec, error[:, :, max(0, batch.prefix - 1) :])
     openings, steps = (errors.square().mean() for errors in seen)
