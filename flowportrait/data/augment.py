@@ -17,6 +17,7 @@ from flowportrait.data.landmarks import MIRRORED
 # centre and is 1.29 hull heights tall; the square is 1.5 times that (measured on 268 faces with CenterFace and YuNet).
 BOX_RISE = 0.15
 SQUARE_PER_HULL = 1.5 * 1.29
+BEND = 0.04  # std of the points of a smooth warp, in half-pictures: faces of other shapes
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def draw_look(rng: np.random.Generator, landmarks: np.ndarray, source_px: int, s
     strange = strength > 0 and rng.random() < 0.06
     return Look(
         matrix=torch.from_numpy(matrix).float(),
-        bend=torch.from_numpy(rng.normal(0, 0.02 * strength * (rng.random() < 0.6), (2, 4, 4))).float(),
+        bend=torch.from_numpy(rng.normal(0, BEND * strength * (rng.random() < 0.7), (2, 4, 4))).float(),
         gain=torch.tensor([spread(0.82, 1.2) for _ in range(3)]),
         gamma=spread(0.7, 1.4),
         saturation=spread(0.3, 1.5),
@@ -92,13 +93,23 @@ def _colour(look: Look, x: Tensor) -> Tensor:
 
 
 def move_landmarks(look: Look, landmarks: np.ndarray, source_px: int, size_px: int) -> np.ndarray:
-    """Landmarks [..., 68, 2] of the source picture in px of the cut picture (the small bend is left out). Where the
-    picture is mirrored, left and right points change places."""
+    """Landmarks [..., 68, 2] of the source picture in px of the cut picture. Where the picture is mirrored, left and
+    right points change places."""
     matrix = look.matrix.numpy().astype(np.float64)
     points = landmarks / source_px * 2 - 1
-    moved = (points - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+    to_output = lambda at: (at - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T  # noqa: E731
+    moved = to_output(points)
+    for _ in range(3):  # a fixed point of output = inverse(input - bend(output)); bends are gentle
+        moved = to_output(points - _bend_at(look, moved))
     moved = moved[..., MIRRORED, :] if np.linalg.det(matrix[:, :2]) < 0 else moved
     return ((moved + 1) / 2 * size_px).astype(np.float32)
+
+
+def _bend_at(look: Look, places: np.ndarray) -> np.ndarray:
+    """The bend [..., 2] at places of the cut picture; beyond its edge as at the edge."""
+    at = torch.from_numpy(np.nan_to_num(places)).float().reshape(1, -1, 1, 2)
+    bend = F.grid_sample(look.bend[None], at, mode="bicubic", padding_mode="border", align_corners=True)
+    return rearrange(bend, "1 d n 1 -> n d").numpy().reshape(places.shape)
 
 
 def region_weight(

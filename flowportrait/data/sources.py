@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -38,27 +39,22 @@ class SourceClip:
 
 
 def load_sources(
-    world: Path | None = None, grid: Path | None = None, grid_labels: Path | None = None
+    world: Path | Sequence[Path] = (), grid: Path | None = None, grid_labels: Path | None = None
 ) -> list[SourceClip]:
     """All usable clips, test and validation included; raises DataError when a folder lacks its index."""
-    clips = (_read_world(Path(world)) if world else []) + (
-        _read_grid(Path(grid), Path(grid_labels) if grid_labels else None) if grid else []
-    )
+    clips = _read_worlds([Path(world)] if isinstance(world, (str, Path)) else [Path(root) for root in world])
+    if grid:
+        clips += _read_grid(Path(grid), Path(grid_labels) if grid_labels else None)
     if not clips:
         raise DataError("training data: no source given; name at least one of data.world and data.grid")
     return clips
 
 
-def _read_world(root: Path) -> list[SourceClip]:
-    index = root / "clips.jsonl"
-    if not index.is_file():
-        raise DataError(
-            f"{root}: no clips.jsonl; expected a folder of rendered clips (`flowportrait world render`)"
-        )
-    records = [json.loads(line) for line in index.read_text().splitlines()]
-    test_texts = {r["text"] for r in records if _identity_split(r["identity"]["seed"]) == "test"}
+def _read_worlds(roots: list[Path]) -> list[SourceClip]:
+    found = [(root, record) for root in roots for record in _records(root)]
+    test_texts = {record["text"] for _, record in found if _identity_split(record["identity"]["seed"]) == "test"}
     clips = []
-    for record in records:
+    for root, record in found:
         split = _identity_split(record["identity"]["seed"])
         voice, held_out = _voice(record["voice"])
         if split == "train" and (held_out or record["text"] in test_texts):
@@ -80,6 +76,15 @@ def _read_world(root: Path) -> list[SourceClip]:
     return clips
 
 
+def _records(root: Path) -> list[dict]:
+    index = root / "clips.jsonl"
+    if not index.is_file():
+        raise DataError(
+            f"{root}: no clips.jsonl; expected a folder of rendered clips (`flowportrait world render`)"
+        )
+    return [json.loads(line) for line in index.read_text().splitlines()]
+
+
 def _identity_split(seed: int) -> Split:
     return {9: "test", 8: "validation"}.get(seed % 10, "train")
 
@@ -89,6 +94,8 @@ def _voice(voice: dict) -> tuple[str, bool]:
     engine, name = voice["engine"].split()[0], voice["name"]
     if engine == "flite":
         return f"flite-{name}", name in HELD_OUT_FLITE
+    if engine == "festival":
+        return f"festival-{name}", name.startswith("kal")  # flite's kal16 is the same speaker
     if engine.startswith("Kokoro"):
         shares = dict(part.split("=") for part in name.removeprefix("blend:").split(","))
         strongest = max(shares, key=lambda component: float(shares[component]))

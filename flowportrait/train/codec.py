@@ -27,7 +27,7 @@ from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainS
 class DataConfig(Frozen):
     """Sources (see `data/sources.py`) and where their decoded frames are kept."""
 
-    world: Path | None = None
+    world: Path | list[Path] = []
     grid: Path | None = None
     grid_labels: Path | None = None
     cache: Path
@@ -57,7 +57,8 @@ class CodecLossConfig(Frozen):
     paint: float = 0.03  # of the painted share away from the mouth: paint is blurred, the portrait is not
     landmarks: float = 2.0  # of the L1 distance of found landmarks, in half-pictures
     lip_gap: float = 2.0  # of the L1 distance of the gaps between found lips, in half-pictures
-    latent_noise: float = 0.3  # greatest std of noise on what is read off the latents: makes decoding forgiving
+    found_share: float = 0.5  # of the clips, decoded from found landmarks
+    latent_noise: float = 0.15  # greatest std of noise on what is read off the latents: makes decoding forgiving
     landmark_noise: float = 0.01  # std of errors of the portrait's landmarks, in half-pictures
 
 
@@ -93,8 +94,11 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
 
     def parts_of(update: int) -> Iterator[Part]:
         drawn = batch(run.numpy_rng(update), pool, config.num_clips, 1.0)
-        loss_of_part = landmarker_loss if config.trained == "landmarker" else codec_loss
-        yield Part(*loss_of_part(state.module, drawn, config.loss, run.torch_rng(update)))
+        codec, rng = state.module, run.torch_rng(update)
+        if config.trained == "landmarker":
+            yield Part(*landmarker_loss(find_landmarks(codec, drawn, rng), drawn.landmarks, config.loss))
+        else:
+            yield Part(*codec_loss(codec, drawn, config.loss, rng))
 
     def sample(update: int) -> dict[str, float]:
         codec = PortraitCodec(config.codec).eval()
@@ -136,16 +140,22 @@ def save_codec(codec: PortraitCodec, directory: Path) -> None:
 def codec_loss(
     codec: PortraitCodec, batch: CodecBatch, config: CodecLossConfig, rng: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    """Weighted L1 on pixels, edges and the warped portrait, decoded from true landmarks under noise of random strength;
-    and L1 on the landmarks that are found in recoloured frames."""
-    portrait, landmarks = batch.landmarks[:, 0], batch.landmarks[:, 1:]
-    parts = codec.motion.parts_of((landmarks - portrait[:, None]).unflatten(1, (-1, GROUP)))
+    """Weighted L1 on pixels, edges and the warped portrait; L1 on the landmarks that are found in recoloured frames.
+
+    Some clips are decoded from what the landmarker found, so that it learns what a picture needs and the decoder what
+    to expect of it; the others from true landmarks under noise of random strength, as a generator draws them.
+    """
+    found = find_landmarks(codec, batch, rng)
+    missed, found_figures = landmarker_loss(found, batch.landmarks, config)
+    is_found = (torch.arange(len(found)) < round(config.found_share * len(found)))[:, None, None, None]
+    landmarks = torch.where(is_found, found, batch.landmarks)
+    portrait, moved = landmarks[:, 0], landmarks[:, 1:]
+    parts = codec.motion.parts_of((moved - portrait[:, None]).unflatten(1, (-1, GROUP)))
     strength = config.latent_noise * torch.rand(len(parts), 1, 1, 1, generator=rng)
-    parts = parts + strength * torch.randn(parts.shape, generator=rng)
-    portrait = portrait + config.landmark_noise * torch.randn(portrait.shape, generator=rng)
+    parts = parts + ~is_found * strength * torch.randn(parts.shape, generator=rng)
+    portrait = portrait + ~is_found[:, 0] * config.landmark_noise * torch.randn(portrait.shape, generator=rng)
     with matmul_precision("cpu"):
         decoded = codec.decode_parts(parts, codec.prepare(batch.portrait, portrait))
-    missed, found_figures = landmarker_loss(codec, batch, config, rng)
     error = decoded.frames.float() - batch.groups
     weight = batch.weight / batch.weight.mean()
     pixels = (weight * error.abs()).mean()
@@ -154,7 +164,7 @@ def codec_loss(
     warp = (weight * (decoded.warped - batch.groups).abs()).mean()
     near_mouth = ((batch.weight - 1) / config.mouth) ** 3
     painted = (weight * decoded.painted / (1 + config.mouth * near_mouth)).mean()
-    between_lips = mouth_map(landmarks.flatten(0, 1), error.shape[-1]).view_as(batch.weight)
+    between_lips = mouth_map(batch.landmarks[:, 1:].flatten(0, 1), error.shape[-1]).view_as(batch.weight)
     inside = (between_lips * error.abs()).sum() / (3 * between_lips.sum())
     with torch.no_grad():
         psnr = -10 * torch.log10((error / 2).square().mean())
@@ -164,14 +174,18 @@ def codec_loss(
     return loss, {name: float(value.detach()) for name, value in figures.items()} | found_figures
 
 
-def landmarker_loss(
-    codec: PortraitCodec, batch: CodecBatch, config: CodecLossConfig, rng: torch.Generator
-) -> tuple[Tensor, dict[str, float]]:
-    """L1 on the landmarks that are found in recoloured frames, and on the gaps between lips that they leave."""
+def find_landmarks(codec: PortraitCodec, batch: CodecBatch, rng: torch.Generator) -> Float[Tensor, "b n 68 2"]:
+    """What the landmarker sees in the recoloured portrait and frames."""
     seen = recoloured(torch.cat([batch.portrait[:, None], batch.groups.flatten(1, 2)], 1), rng)
     with matmul_precision("cpu"):
-        found = codec.landmarker(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
-    missed = found - batch.landmarks
+        return codec.landmarker(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
+
+
+def landmarker_loss(
+    found: Float[Tensor, "b n 68 2"], true: Float[Tensor, "b n 68 2"], config: CodecLossConfig
+) -> tuple[Tensor, dict[str, float]]:
+    """L1 on found landmarks, and on the gaps between lips that they leave."""
+    missed = found - true
     gaps = (missed[..., list(LOWER_LIP), 1] - missed[..., list(UPPER_LIP), 1]).mean(-1).abs().mean()
     points = missed.abs().mean()
     figures = {"landmarks": float(points.detach()), "lip_gap": float(gaps.detach())}

@@ -1,6 +1,7 @@
-"""Speech with exact phone times: from flite, from espeak-ng, or from the user's own recordings.
+"""Speech with exact phone times: from flite, espeak-ng, Festival, or from the user's own recordings.
 
-flite and espeak-ng are programs of the system (`apt install flite espeak-ng`); what they speak belongs to nobody.
+The engines are programs of the system (`apt install flite espeak-ng festival festvox-kdlpc16k`); what they speak
+belongs to nobody.
 """
 
 import re
@@ -18,6 +19,7 @@ from flowportrait import media
 from flowportrait.errors import ConfigError, MediaError, MissingDependency
 from flowportrait.registry import name_hint
 from flowportrait.world.espeak import espeak_library, say_with_espeak
+from flowportrait.world.festival import festival_voice_is_installed, say_with_festival
 from flowportrait.world.phones import SILENCE, Phone
 from flowportrait.world.sentences import Split, draw_sentence
 
@@ -33,6 +35,10 @@ _ESPEAK_VARIANTS = {
     "f": ("f1", "f2", "f3", "f4", "f5", "Annie", "Alicia", "Andrea", "linda", "steph", "belinda", "anika"),
 }
 _ESPEAK_LOCALES, _ESPEAK_HELD_OUT = ("en-us", "en-gb", "en-gb-scotland", "en-029"), "en-gb-x-rp"
+_FESTIVAL_VOICE = "ked_diphone"
+"""A man's. Its other English voice, kal, is flite's held-out speaker."""
+_AUTO = ("flite", "espeak-ng")
+"""Festival has one voice and starts anew for every sentence, so it speaks only when it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Speaker(Protocol):
 
 
 def make_speaker(voice: str) -> Speaker:
-    """The speaker for `--voice`: auto, flite, espeak-ng, or a folder of recordings.
+    """The speaker for `--voice`: auto, flite, espeak-ng, festival, or a folder of recordings.
 
     Raises MissingDependency when a program is not installed, ConfigError when the name means nothing.
     """
@@ -80,14 +86,19 @@ def make_speaker(voice: str) -> Speaker:
         from flowportrait.world.recordings import Recordings
 
         return Recordings(Path(voice))
-    installed = {"flite": which("flite") is not None, "espeak-ng": espeak_library() is not None}
+    installed = {
+        "flite": which("flite") is not None,
+        "espeak-ng": espeak_library() is not None,
+        "festival": which("festival") is not None and festival_voice_is_installed(_FESTIVAL_VOICE),
+    }
     if voice not in ("auto", *installed):
         raise ConfigError(f"--voice: no '{voice}'; {name_hint(voice, ('auto', *installed))}, or a folder of recordings")
-    engines = [name for name, there in installed.items() if there and voice in ("auto", name)]
+    engines = [name for name in (_AUTO if voice == "auto" else (voice,)) if installed[name]]
     if not engines:
         wanted = "flite and espeak-ng are" if voice == "auto" else f"{voice} is"
+        packages = "festival festvox-kdlpc16k" if voice == "festival" else "flite espeak-ng"
         raise MissingDependency(
-            f"--voice {voice}: {wanted} not installed; `apt install flite espeak-ng`, or give a folder of recordings"
+            f"--voice {voice}: {wanted} not installed; `apt install {packages}`, or give a folder of recordings"
         )
     return Synthesizers(engines)
 
@@ -116,6 +127,9 @@ class Synthesizers:
     def _voice(self, rng: np.random.Generator, presentation: str, split: Split) -> Voice:
         # The test split speaks with voices of its own; the only one of flite is a man's.
         held_out = split == "test"
+        if self.engines == ["festival"]:  # no voice to hold out: a test split of its own would not be one
+            low, high = (85, 130) if presentation == "m" else (130, 190)
+            return Voice("festival", _FESTIVAL_VOICE, float(rng.uniform(0.85, 1.2)), float(rng.uniform(low, high)))
         flite = "flite" in self.engines and not (held_out and presentation == "f" and len(self.engines) > 1)
         if flite and (len(self.engines) == 1 or rng.random() < self.flite_share):
             names = (_FLITE_HELD_OUT,) if held_out else _FLITE_VOICES[presentation]
@@ -143,6 +157,8 @@ def say(text: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:
     """Samples, their rate and the phones of a sentence."""
     if voice.engine.startswith("flite"):
         return _say_with_flite(text, voice)
+    if voice.engine == "festival":
+        return say_with_festival(text, voice.name, voice.rate, voice.pitch or 110)
     return say_with_espeak(text, voice.name, int(voice.rate), int(voice.pitch or 50))
 
 

@@ -1,8 +1,11 @@
 """Landmarks: mirroring, and how far lips and lids stand open."""
 
-import numpy as np
+from dataclasses import replace
 
-from flowportrait.data.augment import Look, draw_look, move_landmarks
+import numpy as np
+import torch
+
+from flowportrait.data.augment import Look, apply_look, draw_look, move_landmarks
 from flowportrait.data.landmarks import MIRRORED, lid_opening, lip_opening
 
 
@@ -31,3 +34,23 @@ def test_openings_are_gaps_over_the_distance_of_the_eyes():
     points[0, [37, 38, 43, 44], 1], points[0, [41, 40, 47, 46], 1] = -1, 3
     assert abs(lip_opening(points)[0] - 0.2) < 0.01
     assert abs(lid_opening(points)[0] - 0.1) < 0.01
+
+
+def test_a_bent_picture_takes_its_landmarks_along():
+    """A bright dot at a point of the source is found, in the bent cut, where the moved point says."""
+    points = np.stack(np.meshgrid(np.linspace(44, 84, 4), np.linspace(44, 84, 17)), -1).reshape(68, 2)
+    points = points.astype(np.float32)
+    looks = [draw_look(np.random.default_rng(seed), points, 128) for seed in range(6)]
+    assert any(look.bend.abs().max() > 0.05 for look in looks)
+    rows, columns = np.mgrid[:128, :128] + 0.5
+    shown = 5
+    x, y = points[shown]
+    dot = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 18)
+    frames = np.repeat((dot * 255).astype(np.uint8)[None, :, :, None], 3, -1)
+    for look in looks:
+        cut = apply_look(replace(look, gain=torch.ones(3), light=torch.tensor([1.0, 0, 0])), frames, 128)[0].mean(0)
+        mass = (cut - cut.min()).numpy() ** 2
+        found = (mass * columns).sum() / mass.sum(), (mass * rows).sum() / mass.sum()
+        mirrored = np.linalg.det(look.matrix[:, :2].numpy()) < 0
+        index = list(MIRRORED).index(shown) if mirrored else shown
+        np.testing.assert_allclose(found, move_landmarks(look, points, 128, 128)[index], atol=0.6)

@@ -150,3 +150,12 @@ def test_espeak_tells_its_phones():
     names = [phone.name for phone in phones if phone.name != "pau"]
     assert names[:4] == ["p", "l", "iy", "z"] and names[-1] == "p" and phones == sorted(phones)
     assert phones[-1].start_s < len(samples) / rate
+
+
+@pytest.mark.skipif(speech.which("festival") is None, reason="Festival is not installed")
+def test_festival_tells_its_phones():
+    voice = speech.Voice("festival", "ked_diphone", 1.0, 110.0)
+    samples, rate, phones = speech.say('Please bring the "map".', voice)
+    assert " ".join(phone.name for phone in phones if phone.name != "pau") == "p l iy z b r ih ng dh ax m ae p"
+    assert phones[0].start_s == 0 and 0.8 < phones[-1].start_s < len(samples) / rate
+    assert np.abs(samples).max() > 0.1

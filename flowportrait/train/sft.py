@@ -1,0 +1,218 @@
+"""`flowportrait train sft`: supervised flow matching (§3.1, §4.1) of a model on encoded clips.
+
+An update: rows of packed clips from the stream of data, each row on one process (or shared by a few), Eq. 2 averaged
+over the video tokens of all of them. One process or many make the same update; a killed run makes the one it would have
+made. A recipe that names a `codec` run is of a small model from scratch: see `train/scratch.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+from safetensors.torch import save_file
+from torch import Tensor
+
+from flowportrait.config import Frozen, load_recipe, save_resolved
+from flowportrait.data.rows import Cut, Loaded, Rows, RowsConfig
+from flowportrait.errors import DataError
+from flowportrait.flow import draw_times
+from flowportrait.generate import ModelSpec, SamplingConfig
+from flowportrait.model.lora import LoraConfig, merged
+from flowportrait.model.mot import MoT
+from flowportrait.model.precision import matmul_precision
+from flowportrait.registry import find_model
+from flowportrait.train import scratch
+from flowportrait.train.encode import parts_digest
+from flowportrait.train.objective import CleanRow, velocity_errors
+from flowportrait.train.parallel import ParallelConfig, Ranks, whole_weights
+from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, train_loop
+from flowportrait.train.trainable import TrainedSet, build
+
+HELD_OUT_ROW = 2**32  # held-out clips draw their noise where no row of an update does
+
+
+class SftRunConfig(RunConfig):
+    """§4.1's 300k updates. `sample_every` is how often held-out clips are looked at and the model is written."""
+
+    num_updates: int = 300_000
+    log_every: int = 10
+    checkpoint_every: int = 500
+    sample_every: int = 5000
+
+
+class SftOptimizerConfig(OptimizerConfig):
+    """§4.1: AdamW, 5e-5, betas 0.9 and 0.95. Unstated: warm-up and average (BAGEL's), largest gradient norm."""
+
+    warmup_updates: int = 1000
+    ema_decay: float = 0.9999
+
+
+class SftRecipe(Frozen):
+    """Everything of a run of supervised fine-tuning. Defaults are §4.1's."""
+
+    run: SftRunConfig
+    start_from: str = Field(
+        description="a model directory: its weights, and the parts that the clips were encoded with"
+    )
+    name: str | None = Field(None, description="of the trained model; none: the model's name and '-sft'")
+    device: str = "auto"
+    data: RowsConfig
+    trained: TrainedSet = Field("full", description="the paper trains all; generation and lora need less memory")
+    lora: LoraConfig = LoraConfig()
+    optimizer: SftOptimizerConfig = SftOptimizerConfig()
+    time_shift: float = Field(4.0, gt=0, description="Unstated; t is a shifted logit-normal draw, one a clip")
+    sampling: SamplingConfig | None = Field(None, description="of the trained model; none: as the model has it")
+    num_held_out: int = Field(32, ge=0, description="held-out clips whose loss is looked at")
+    save_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    parallel: ParallelConfig = ParallelConfig()
+
+
+@dataclass
+class Session:
+    """All that a run holds while it runs."""
+
+    config: SftRecipe
+    spec: ModelSpec
+    directory: Path  # of the model that training starts from
+    ranks: Ranks
+    run: Run
+    rows: Rows
+    state: TrainState
+
+    @property
+    def model(self) -> MoT:
+        """The generator, sharded over the ranks."""
+        return self.state.module
+
+
+def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto") -> Path:
+    """Train by a TOML recipe; `<run>/model` is a model directory that `flowportrait generate --model` takes.
+
+    Raises ConfigError, DataError or CheckpointError before anything is computed, TrainingError for a run that fails.
+    """
+    if scratch.describes(recipe):
+        return scratch.train(recipe, overrides, resume)
+    session = open_session(load_recipe(recipe, SftRecipe, overrides or []), resume)
+    train_loop(
+        session.run, session.state, session.config.optimizer,
+        lambda update: parts_of(session, update), lambda update: look(session),
+    )  # fmt: skip
+    return session.run.directory
+
+
+def open_session(config: SftRecipe, resume: str | None) -> Session:
+    """Everything loaded, continued from the checkpoint if there is one."""
+    directory = find_model(config.start_from)
+    spec = load_recipe(directory / "config.json", ModelSpec)
+    rows = Rows(config.data, spec.model, config.run.seed)
+    for dataset in rows.sets:
+        if dataset.header.made_of != parts_digest(spec):
+            raise DataError(
+                f"{dataset.root}: was encoded with the parts of {dataset.header.model}, which are not those of "
+                f"{config.start_from}; encode the clips with --model {config.start_from}"
+            )
+    ranks = Ranks.join(config.device, config.parallel.sequence)
+    if config.data.num_rows % ranks.data[1]:
+        raise DataError(
+            f"data.num_rows {config.data.num_rows}: got {ranks.data[1]} groups of processes; it must be a multiple"
+        )
+    run = Run(config.run, config, resume, ranks)
+    model = build(spec.model, config.trained, config.lora, directory, ranks, config.parallel)
+    state = TrainState.fresh(model, config.optimizer, keeps_frozen=False)
+    run.restore(state)
+    return Session(config, spec, directory, ranks, run, rows, state)
+
+
+def parts_of(session: Session, update: int) -> Iterator[Part]:
+    """This rank's rows of an update, one after another. Eq. 2 is averaged over the tokens of all rows of all ranks."""
+    drawn, following = session.rows.draw(session.state.position)
+    num_tokens = sum(cut.num_learnt_tokens for row in drawn for cut in row)
+    group, num_groups = session.ranks.data
+    for number in range(group, len(drawn), num_groups):
+        row = session.rows.load(drawn[number], session.ranks.device)
+        losses = clip_losses(session, row, session.run.torch_rng(update, number)) / num_tokens
+        yield Part(losses.sum(), {"clips": len(row.cuts) / session.ranks.sequence}, names(row.cuts), losses.detach())
+    session.state.position = following
+
+
+def clip_losses(session: Session, row: Loaded, rng: torch.Generator) -> Tensor:
+    """Eq. 2 of each clip of a row [clips], summed over the video tokens that this rank computes. One t a clip."""
+    t, noise = [], []
+    for cut, latents in zip(row.cuts, row.latents, strict=True):
+        times = draw_times((1, 1), session.config.time_shift, rng).repeat(1, cut.grid.latent_frames)
+        times[:, : cut.prefix] = 0
+        t.append(times)
+        noise.append(torch.randn(latents.shape, generator=rng).to(latents.device))
+    share = session.ranks.share(sum(row.layout.video_lengths))
+    clean = CleanRow(row.layout, row.audio, row.image, row.latents)
+    with matmul_precision(row.audio.device.type):
+        error = velocity_errors(session.model, clean, torch.cat(t, dim=1).to(row.audio.device), noise, share)
+    lengths = row.layout.video_lengths if share is None else share.lengths(row.layout.video_lengths)
+    return torch.stack([own.sum() for own in error.square().mean(-1)[0].split(lengths)])
+
+
+def names(cuts: Sequence[Cut]) -> list[str]:
+    """The clips of a row, with their dataset."""
+    return [f"{cut.source.root.name}/{cut.clip.id}" for cut in cuts]
+
+
+def look(session: Session) -> dict[str, float]:
+    """The loss of held-out clips under fixed noise with the averaged weights, and these as a model directory."""
+    with session.state.average.within(session.model):
+        figures = {"held_out_loss": held_out_loss(session)} if session.rows.held_out else {}
+        export(session, session.run.directory / "model")
+    return figures
+
+
+@torch.no_grad()
+def held_out_loss(session: Session) -> float:
+    """Mean over clips. Every group of processes computes as many, because weights are gathered by all together; those
+    past the last are begun anew and not counted."""
+    group, num_groups = session.ranks.data
+    count = min(session.config.num_held_out, len(session.rows.held_out))
+    found: dict[int, float] = {}
+    for turn in range(-(-count // num_groups)):
+        index = (turn * num_groups + group) % count
+        row = session.rows.load([session.rows.held_out_cut(index)], session.ranks.device)
+        loss = clip_losses(session, row, session.run.torch_rng(0, HELD_OUT_ROW + index))
+        found[index] = float(loss[0]) / row.cuts[0].num_learnt_tokens
+    counted = (
+        loss
+        for rank, losses in enumerate(session.ranks.gather(found))
+        for index, loss in losses.items()
+        if index % num_groups == rank // session.ranks.sequence
+    )
+    return sum(counted) / count if count else float("nan")
+
+
+def export(session: Session, directory: Path) -> None:
+    """The model as it is now, as a model directory with the parts of the one that training started from; it replaces
+    the last one when it is whole."""
+    config = session.config
+    weights = whole_weights(session.model, getattr(torch, config.save_dtype))
+    if session.ranks.first:
+        part = directory.with_name(f"{directory.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(session.directory, part, ignore=shutil.ignore_patterns("model*.safetensors", "config.json"))
+        path = part / "model.safetensors"
+        plain = merged(weights, config.lora) if config.trained == "lora" else weights
+        save_file({name: value.contiguous() for name, value in plain.items()}, path)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        kept = {name: value for name, value in session.spec.sha256.items() if not name.startswith("model")}
+        changes = {
+            "name": config.name or f"{session.spec.name}-sft",
+            "sampling": config.sampling or session.spec.sampling,
+            "sha256": {**kept, path.name: digest},
+        }
+        save_resolved(session.spec.model_copy(update=changes), part / "config.json")
+        shutil.rmtree(directory, ignore_errors=True)
+        part.rename(directory)
+    session.ranks.wait()
