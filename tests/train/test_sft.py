@@ -76,8 +76,8 @@ def log_of(run):
 
 
 def updates_of(run):
-    """The last line of each update: one that was killed and made again has two."""
-    return {row["update"]: row for row in log_of(run) if "event" not in row}
+    """The lines of updates; one that was killed and made again has two."""
+    return [row for row in log_of(run) if "event" not in row]
 
 
 def weights_of(run):
@@ -113,29 +113,24 @@ def test_four_two_and_one_process_make_one_run_however_they_end(tmp_path, recipe
     assert killed(launch(4, "update", path, "parallel.sequence=2", "parallel.shard=2"))
     assert [p.name for p in directory.glob("checkpoint-*")] == ["checkpoint-0000002"]
     assert killed(launch(2, "checkpoint", path, "parallel.sequence=2"))
-    assert [p.name for p in directory.glob("checkpoint-*")] == ["checkpoint-0000002"]
-    assert (directory / "checkpoint.part").is_dir() and max(updates_of(directory)) == 3
-    assert launch(2, "nowhere", path, "run.num_updates=3") == [0, 0]
+    assert {p.name for p in directory.glob("checkpoint*")} == {"checkpoint-0000002", "checkpoint.part"}
     with pytest.MonkeyPatch.context() as patch:
         poison(patch.setattr)
         assert sft.train(path, SMALL, resume="auto") == directory
-    mine, theirs = updates_of(directory), updates_of(whole)
-    assert mine.keys() == theirs.keys() == {1, 2, 3, 4}
-    for update in (1, 3, 4):
+    mine, theirs = updates_of(directory), {row["update"]: row for row in updates_of(whole)}
+    assert [row["update"] for row in mine] == [1, 2, 3, 3, 4]  # by four, four, two, one and one
+    for row in mine:
         for name in ("loss", "clips", "gradient_norm", "rate"):
-            assert mine[update][name] == pytest.approx(theirs[update][name], rel=1e-4)
+            assert row[name] == pytest.approx(theirs[row["update"]][name], rel=1e-4, nan_ok=True)
     assert_close(weights_of(directory), weights_of(whole), rtol=1e-3, atol=1e-4)  # a rate of 0.01, three times
-    held_out = [[row["held_out_loss"] for row in log_of(run) if row.get("event") == "sample"] for run in
-                (directory, whole)]  # fmt: skip
-    assert held_out[0][0] == pytest.approx(held_out[1][0], rel=1e-4)
-    assert held_out[0][-1] == pytest.approx(held_out[1][-1], rel=1e-4)
+    held_out = ([row["held_out_loss"] for row in log_of(run) if row.get("event") == "sample"] for run in
+                (directory, whole))  # fmt: skip
+    assert next(held_out) == pytest.approx(next(held_out), rel=1e-4)
 
 
 def test_a_broken_update_is_skipped_and_its_clip_named(whole, tmp_path, recipe):
     skipped = [row for row in log_of(whole) if row.get("event") == "skipped"]
-    assert [(row["update"], row["reason"], row["clips"]) for row in skipped] == [
-        (1, "loss is not finite", [POISONED])
-    ]
+    assert [(row["update"], row["reason"], row["clips"]) for row in skipped] == [(1, "loss is not finite", [POISONED])]
     assert all(torch.isfinite(value).all() for value in weights_of(whole).values())
 
 
