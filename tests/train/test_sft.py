@@ -29,7 +29,7 @@ from flowportrait.train.parallel import Ranks, shard
 from flowportrait.train.trainable import choose_trained
 
 ROOT = Path(__file__).parents[2]
-PROCESS = [sys.executable, str(Path(__file__).with_name("sft_process.py"))]
+PROCESS = Path(__file__).with_name("sft_process.py")
 SMALL = [
     "data.row_tokens=100", "data.num_rows=4", "data.max_latent_frames=7", "optimizer.learning_rate=0.01",
     "optimizer.warmup_updates=0", "optimizer.ema_decay=0.5", "run.log_every=1", "run.checkpoint_every=1",
@@ -95,16 +95,13 @@ def launch(count, where, path, *options):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    known = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1"}
-    command = [*PROCESS, where, str(path), *SMALL, *options]
-    ranks = [
-        subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env={**known, "RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_PORT": str(port)},
-        )
-        for rank in range(count)
-    ]  # fmt: skip
-    return [rank.wait(timeout=900) for rank in ranks]
+    environment = {
+        **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }  # fmt: skip
+    command = [sys.executable, str(PROCESS), str(count), where, str(path), *SMALL, *options]
+    ran = subprocess.run(command, cwd=ROOT, env=environment, stdout=-1, stderr=-3, timeout=900, check=True)
+    return json.loads(ran.stdout.splitlines()[-1])
 
 
 def killed(codes):
