@@ -95,6 +95,9 @@ def generate(
         str | None, typer.Option(metavar="NAME|DIR", help="A model tuned from this one, to mix its weights in.")
     ] = None,
     share: Annotated[float, typer.Option(help="How far the mixture goes toward it, 0 to 1.")] = 0.5,
+    offload: Annotated[
+        bool, typer.Option("--offload", help="Keep in CPU memory what is not needed while sampling: half of the model.")
+    ] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -117,7 +120,8 @@ def generate(
 
     from flowportrait.generate import load
 
-    pipeline = load(model, device=device, toward=toward, share=share) if toward else load(model, device=device)
+    options = {"toward": toward, "share": share} if toward else {}
+    pipeline = load(model, device=device, **options, **({"offload": True} if offload else {}))
     with _progress("generating") as progress:
         result = pipeline.generate(
             picture,

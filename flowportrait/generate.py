@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from flowportrait.data.faces import frame_portrait
 from flowportrait.errors import CheckpointError, ConfigError, DataError
 from flowportrait.model.layout import TokenGrid, latent_frames_for
 from flowportrait.model.mot import MoT, MoTConfig
+from flowportrait.model.offload import place, understanding_on
 from flowportrait.model.precision import matmul_precision
 from flowportrait.sampling import Schedule, guided, sample
 
@@ -157,6 +159,7 @@ class Pipeline:
     audio_encoder: nn.Module
     image_encoder: nn.Module
     device: torch.device
+    offload: bool = False  # the understanding expert waits in CPU memory while the video is sampled
 
     def generate(
         self,
@@ -252,7 +255,8 @@ class Pipeline:
         audio = clip.audio[:, first : first + grid.num_frames]
 
         def conditioned(features: Tensor) -> Callable[[Tensor, float], Tensor]:
-            with matmul_precision(self.device.type):
+            here = understanding_on(self.model, self.device) if self.offload else nullcontext()
+            with matmul_precision(self.device.type), here:
                 condition = self.model.condition(features, clip.image, grid)
 
             def velocity(zt: Tensor, t: float) -> Tensor:
@@ -293,24 +297,28 @@ class Encoded:
 
 
 def load(
-    name_or_directory: str | Path, device: str = "auto", toward: str | Path | None = None, share: float = 0.5
+    name_or_directory: str | Path,
+    device: str = "auto",
+    toward: str | Path | None = None,
+    share: float = 0.5,
+    offload: bool = False,
 ) -> Pipeline:
     """The pipeline of a shipped model ("tiny") or of a model directory, ready to generate.
 
     With `toward`, another model that was tuned from this one, the generator's weights are the mixture `share` of the
     way there: 0 is this model, 1 the other, and between them reinforcement learning can be taken half back.
+    With `offload` the understanding expert waits in CPU memory and is on the device only while it is needed.
     Raises ConfigError for a name or device that does not exist, CheckpointError for files that are absent,
     damaged or of another shape than config.json says.
     """
     if toward is not None:
-        return _mixed(load(name_or_directory, device), load(toward, device), share)
-    spec, parts = load_parts(name_or_directory, PARTS, device)
-    where = _device(device)
-    return Pipeline(spec, **parts, device=where)
+        return _mixed(load(name_or_directory, device, offload=offload), load(toward, device, offload=offload), share)
+    spec, parts = load_parts(name_or_directory, PARTS, device, offload)
+    return Pipeline(spec, **parts, device=_device(device), offload=offload)
 
 
 def load_parts(
-    name_or_directory: str | Path, names: Sequence[str], device: str = "auto"
+    name_or_directory: str | Path, names: Sequence[str], device: str = "auto", offload: bool = False
 ) -> tuple[ModelSpec, dict[str, nn.Module]]:
     """What a model directory says of itself, and the parts of it that are asked for, frozen. Raises as `load`."""
     where = _device(device)
@@ -323,7 +331,11 @@ def load_parts(
     for name, module in parts.items():
         if module.state_dict():
             _load_weights(module, directory / f"{name}.safetensors", spec.sha256)
-        module.to(where).eval().requires_grad_(False)
+        module.eval().requires_grad_(False)
+        if offload and name == "model":
+            place(module, where)
+        else:
+            module.to(where)
     return spec, parts
 
 

@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -113,18 +113,18 @@ class EncodedSet:
         """All clips, in the order of the dataset that was encoded."""
         return list(read_jsonl(self.root / INDEX, EncodedClip)) if self.header else []
 
-    @cached_property
-    def _files(self) -> dict[str, safe_open]:
-        return {}
-
     def read(self, clip: EncodedClip, portrait: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         """Latents [c, l, h, w], audio features [a, d] and image features [i, d] of a clip, float32."""
-        if clip.shard not in self._files:
-            self._files[clip.shard] = safe_open(self.root / clip.shard, "pt")
-        file = self._files[clip.shard]
+        file = _opened(self.root / clip.shard)
         latents = f"latents.{portrait if clip.latents_each else 0}"
         names = latents, "audio", f"image.{portrait}"
         return tuple(file.get_tensor(f"{clip.id}/{name}").float() for name in names)
+
+
+@lru_cache(maxsize=256)
+def _opened(shard: Path) -> safe_open:
+    """A mapped shard; a dataset may have more of them than a process may have open."""
+    return safe_open(shard, "pt")
 
 
 def half(values: Float[Tensor, "..."], what: str) -> Float[Tensor, "..."]:

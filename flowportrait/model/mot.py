@@ -191,7 +191,7 @@ class Layer(nn.Module):
     def forward(
         self, condition: Tensor | None, video: Tensor, ropes: tuple[Rope | None, Rope], spans: Spans, last: bool
     ) -> tuple[Tensor | None, Tensor]:
-        """Both: the condition's tokens (None where there is none) and the video's after this layer."""
+        """Both: the condition's tokens (None where there is none, and after the last layer) and the video's."""
         if self.recomputes and torch.is_grad_enabled():
             inputs = condition, video, ropes, spans, last
             return checkpoint(self._both, *inputs, use_reentrant=False, preserve_rng_state=False)
@@ -202,7 +202,7 @@ class Layer(nn.Module):
         # By way of the class: FSDP gathers and frees weights around an instance's methods, which `forward` does once.
         if condition is not None:
             condition, known = Layer.understand(self, condition, ropes[0], spans, last)
-        return condition, Layer.generate(self, video, ropes[1], spans, known)
+        return None if last else condition, Layer.generate(self, video, ropes[1], spans, known)
 
 
 class Transformer(nn.Module):

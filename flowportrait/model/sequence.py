@@ -59,11 +59,11 @@ class _Gather(torch.autograd.Function):
     def forward(ctx, mine: Tensor, group: dist.ProcessGroup, count: int) -> Tensor:
         ctx.group, ctx.count = group, count
         whole = mine.new_empty(count * mine.shape[0], *mine.shape[1:])
-        dist.all_gather_into_tensor(whole, mine, group=group)
+        dist.all_gather_single(whole, mine, group=group)
         return whole
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
         mine = grad.new_empty(grad.shape[0] // ctx.count, *grad.shape[1:])
-        dist.reduce_scatter_tensor(mine, grad.contiguous(), group=ctx.group)
+        dist.reduce_scatter_single(mine, grad.contiguous(), group=ctx.group)
         return mine, None, None

@@ -66,7 +66,7 @@ class Ranks:
         where = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cuda else "cpu"
         if world % sequence:
             raise ConfigError(f"parallel.sequence {sequence}: got {world} processes; their number must be a multiple")
-        if world > 1 and not dist.is_initialized():
+        if {"RANK", "WORLD_SIZE"} <= os.environ.keys() and not dist.is_initialized():
             if cuda:
                 torch.cuda.set_device(where)
             # Gloo beside NCCL: what is offloaded to CPU memory is gathered and clipped there.
@@ -109,12 +109,15 @@ class Ranks:
 
 
 def shard(model: MoT, ranks: Ranks, config: ParallelConfig | None = None) -> None:
-    """Spreads the weights over the ranks, layer by layer; nothing with one. The model's own methods count as its
-    forward. Layers compute in bf16 where the machine is fast at it; what lies around them stays float32."""
-    if ranks.world == 1:
-        return
+    """Spreads the weights over the ranks, layer by layer; nothing in a process that `torchrun` did not start. The
+    model's own methods count as its forward. Layers compute in bf16 where the machine is fast at it; what lies around
+    them stays float32. Raises ConfigError for an offload that cannot be."""
     config = config or ParallelConfig()
-    offload = CPUOffloadPolicy() if config.cpu_offload and ranks.device != "cpu" else OffloadPolicy()
+    if config.cpu_offload and (ranks.device == "cpu" or not dist.is_initialized()):
+        raise ConfigError("parallel.cpu_offload: needs CUDA and torchrun, also for one GPU; turn it off, or start so")
+    if not dist.is_initialized():
+        return
+    offload = CPUOffloadPolicy() if config.cpu_offload else OffloadPolicy()
     half = torch.bfloat16 if precision.fast_bf16(ranks.device.split(":")[0]) else None
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
     mesh = _mesh(ranks, config.shard)

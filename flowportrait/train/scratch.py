@@ -6,6 +6,7 @@ nothing (the forward of rows of clips, the loop, checkpoints) is `train/sft.py`'
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from flowportrait.data.landmarks import LOWER_LIDS, UPPER_LIDS
 from flowportrait.data.latents import LatentCache
 from flowportrait.encoders.mel import MelEncoder
 from flowportrait.encoders.portrait import PortraitTokens
+from flowportrait.errors import ConfigError
 from flowportrait.flow import draw_times
 from flowportrait.generate import ModelSpec, SamplingConfig, load, save_model
 from flowportrait.model.layout import RowLayout, TokenGrid
@@ -94,6 +96,8 @@ def describes(recipe: str | Path) -> bool:
 def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto") -> Path:
     """Train by a TOML recipe; `<run>/model` is a model directory that `flowportrait generate --model` takes."""
     config = load_recipe(recipe, ScratchRecipe, overrides or [])
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ConfigError(f"{recipe}: a model from scratch trains in one process; start it without torchrun")
     run = Run(config.run, config, resume)
     torch.manual_seed(config.run.seed)
     codec = load_codec(config.codec)

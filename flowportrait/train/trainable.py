@@ -36,7 +36,7 @@ def build(
     for layer in model.layers:
         layer.recomputes = parallel.recompute
     shard(model, ranks, parallel)
-    model.to_empty(device="cpu" if parallel.cpu_offload and ranks.world > 1 else ranks.device)
+    model.to_empty(device="cpu" if parallel.cpu_offload else ranks.device)
     load_shares(model, files, own=is_adapter)
     rng = torch.Generator().manual_seed(0)
     for module in model.modules():

@@ -1,12 +1,16 @@
-"""A rank of a run: `python sft_process.py WHERE RECIPE [key=value ...]`. It dies by SIGKILL WHERE it is told to.
+"""The ranks of a run: `python sft_process.py COUNT WHERE RECIPE [key=value ...]`; the last line is their exit codes.
+
+They are forked after the imports, which take longer than the run. They die by SIGKILL WHERE they are told to:
 
 "update": in the middle of update 2, when the first of its rows has been sent backward. "checkpoint": when the shards of
-the checkpoint after update 3 are written and its head is not. "nowhere": it runs to its end.
+the checkpoint after update 3 are written and its head is not.
 """
 
+import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
@@ -31,12 +35,33 @@ def die_in_update(session, update, parts=sft.parts_of):
         yield part
 
 
-if __name__ == "__main__":
+def run(where, recipe, options):
+    """One rank, to its end."""
     use_fake_parts(setattr)
     poison(setattr)
-    if sys.argv[1] == "update":
+    if where == "update":
         sft.parts_of = die_in_update
-    if sys.argv[1] == "checkpoint":
+    if where == "checkpoint":
         write = FileSystemWriter.write_data
         FileSystemWriter.write_data = lambda *args: (write(*args).wait(), die())
-    sft.train(sys.argv[2], sys.argv[3:], resume="auto")
+    sft.train(recipe, options, resume="auto")
+
+
+def fork(rank, where, recipe, options):
+    """The process of a rank."""
+    process = os.fork()
+    if not process:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        try:
+            run(where, recipe, options)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return process
+
+
+if __name__ == "__main__":
+    os.environ["WORLD_SIZE"] = sys.argv[1]
+    ranks = [fork(rank, sys.argv[2], sys.argv[3], sys.argv[4:]) for rank in range(int(sys.argv[1]))]
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks]))

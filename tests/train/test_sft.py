@@ -9,21 +9,27 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from encoded_toy import POISONED, poison, save_encoded
 from safetensors.torch import load_file
 from torch.testing import assert_close
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from toy_pipeline import save_toy, use_fake_parts
 
 from flowportrait.config import load_recipe
 from flowportrait.errors import ConfigError, DataError, TrainingError
 from flowportrait.generate import load
-from flowportrait.model.mot import GEN
+from flowportrait.model import precision
+from flowportrait.model.lora import LoraConfig
+from flowportrait.model.mot import GEN, MoT, MoTConfig
 from flowportrait.registry import RECIPES_DIR
 from flowportrait.train import run as runs
 from flowportrait.train import sft
+from flowportrait.train.parallel import Ranks, shard
+from flowportrait.train.trainable import choose_trained
 
 ROOT = Path(__file__).parents[2]
-PROCESS = [sys.executable, str(Path(__file__).with_name("sft_process.py"))]
+PROCESS = Path(__file__).with_name("sft_process.py")
 SMALL = [
     "data.row_tokens=100", "data.num_rows=4", "data.max_latent_frames=7", "optimizer.learning_rate=0.01",
     "optimizer.warmup_updates=0", "optimizer.ema_decay=0.5", "run.log_every=1", "run.checkpoint_every=1",
@@ -89,16 +95,13 @@ def launch(count, where, path, *options):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    known = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1"}
-    command = [*PROCESS, where, str(path), *SMALL, *options]
-    ranks = [
-        subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env={**known, "RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_PORT": str(port)},
-        )
-        for rank in range(count)
-    ]  # fmt: skip
-    return [rank.wait(timeout=900) for rank in ranks]
+    environment = {
+        **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }  # fmt: skip
+    command = [sys.executable, str(PROCESS), str(count), where, str(path), *SMALL, *options]
+    ran = subprocess.run(command, cwd=ROOT, env=environment, stdout=-1, stderr=-3, timeout=900, check=True)
+    return json.loads(ran.stdout.splitlines()[-1])
 
 
 def killed(codes):
@@ -168,6 +171,25 @@ def test_a_lora_run_resumes_without_its_frozen_weights(tmp_path, recipe):
         recipe(tmp_path / "full"), [*SMALL, "run.num_updates=1"], resume=None
     ).glob("checkpoint-*/*.distcp"))  # fmt: skip
     assert stored < full
+
+
+@pytest.mark.parametrize("trained, learning", [("full", 12.87e9), ("lora", 193e6)])
+def test_bagel_7b_spreads_over_64_processes(trained, learning, monkeypatch):
+    """Shapes alone, with a process group that does nothing: what the first of 64 ranks would hold."""
+    monkeypatch.setattr(precision, "fast_bf16", lambda device: True)
+    dist.init_process_group("fake", rank=0, world_size=64, store=FakeStore())
+    try:
+        with torch.device("meta"):
+            model = MoT(MoTConfig())
+        choose_trained(model, trained, LoraConfig(), "cuda:0")
+        shard(model, Ranks(0, 64))
+        weights = [(p.requires_grad, p.numel(), p.to_local()) for p in model.parameters()]
+    finally:
+        dist.destroy_process_group()
+    assert sum(own.numel() for learns, _, own in weights if learns) == pytest.approx(learning / 64, rel=0.01)
+    frozen = [(whole, own) for learns, whole, own in weights if not learns]
+    own_bytes = sum(own.numel() * own.element_size() for _, own in frozen)
+    assert own_bytes == pytest.approx(2 * sum(whole for whole, _ in frozen) / 64, rel=0.01)  # bf16
 
 
 def test_what_does_not_fit_is_refused(tmp_path, recipe, clips):
