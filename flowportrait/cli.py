@@ -261,6 +261,69 @@ def encode(
         typer.echo(_json_line({"clips": len(clips), "left_out": left_out}))
 
 
+@app.command()
+def convert(
+    kind: Annotated[Literal["bagel", "wan", "whisper", "wav2vec2"], typer.Argument(help="Whose weights.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The folder or file as published.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="MODEL_DIR", help="bagel makes it, others add to it.")],
+    size: Annotated[int, typer.Option(min=16, help="bagel: side of the videos in pixels.")] = 384,
+    layers: Annotated[str | None, typer.Option(metavar="last|all|1,2,3", help="Speech: what is taken of it.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Turn published weights into a model directory: bagel first, then a codec (wan) and a speech network."""
+    if not source.exists():
+        raise ConfigError(f"{source}: not there; give the weights as they were published")
+    from flowportrait import convert as conversion
+
+    if kind == "bagel":
+        spec = conversion.convert_bagel(source, out, size)
+    elif kind == "wan":
+        spec = conversion.convert_wan(source, out)
+    else:
+        spec = conversion.convert_speech(kind, source, out, conversion.layers_named(layers))
+    typer.echo(f"{spec.name}: {kind} is in {out}; never trained: {', '.join(spec.untrained) or 'nothing'}")
+    if json:
+        typer.echo(_json_line({"model": str(out), "sha256": spec.sha256, "untrained": spec.untrained}))
+
+
+@app.command()
+def export(
+    directory: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A model that came from BAGEL.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="SOURCE", help="The folder of BAGEL's files to write.")],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Give back BAGEL's own files, with what training changed."""
+    from flowportrait.convert import export as write_back
+
+    written = [str(path) for path in write_back(directory, out)]
+    typer.echo(f"{len(written)} files: {out}")
+    if json:
+        typer.echo(_json_line(written))
+
+
+@app.command()
+def plan(
+    recipe: Recipe,
+    gpus: Annotated[int, typer.Option(min=1, help="How many.")] = 8,
+    gpu: Annotated[str, typer.Option(metavar="h100|h200|a100|b200|...", help="Of which kind.")] = "h100",
+    utilisation: Annotated[float, typer.Option(min=0.01, max=1, help="Share of its bf16 peak, assumed.")] = 0.4,
+    clip: Annotated[float | None, typer.Option(min=0.5, help="Seconds of a clip; 25 for SFT and 5 for RL.")] = None,
+    overrides: Overrides = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what a training will cost, before anything is loaded."""
+    from flowportrait.plan import plan as make_plan
+
+    cost = make_plan(recipe, overrides, gpus, gpu, utilisation, clip)
+    for line in cost.lines():
+        typer.echo(line)
+    if json:
+        typer.echo(_json_line(cost.as_dict()))
+
+
 @train_app.command("codec")
 def train_codec(recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False) -> None:
     """Train the codec that turns frames into latents and back."""

@@ -1,6 +1,6 @@
-"""Files of weights, tensor by tensor: what is in them is known from their headers, and nothing is read before it is used.
+"""Files of weights, tensor by tensor: headers tell what is in them, and nothing is read before it is used.
 
-A checkpoint of 29 GB is checked, converted and loaded with the memory of one tensor beside what is kept of it. Bytes are
+A checkpoint of 29 GB is checked, converted and loaded with the memory of one tensor beside what is kept. Bytes are
 copied as they are, so that a file which comes back is the file that went in.
 """
 
@@ -154,7 +154,9 @@ def find_weights(source: Path) -> dict[str, Weight]:
     """
     files = [source] if source.is_file() else sorted(source.glob("*.safetensors")) or sorted(source.glob("*.bin"))
     if not files:
-        raise CheckpointError(f"{source}: no weights there; give a .safetensors, .pth or .bin file, or a folder of them")
+        raise CheckpointError(
+            f"{source}: no weights there; give a .safetensors, .pth or .bin file, or a folder of them"
+        )
     found: dict[str, Weight] = {}
     for file in files:
         own = read_header(file).weights if file.suffix == ".safetensors" else _pickled(file)
@@ -172,7 +174,9 @@ def _pickled(path: Path) -> dict[str, Held]:
     try:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{path}: no readable file of tensors ({str(error).splitlines()[0]}); get it again") from None
+        raise CheckpointError(
+            f"{path}: no readable file of tensors ({str(error).splitlines()[0]}); get it again"
+        ) from None
     content = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{path}: holds no plain table of tensors; give the weights as they were published")
@@ -241,12 +245,12 @@ def load_into(
 ) -> None:
     """Fills a module, which may be on the meta device, one tensor after another; the names must be the same.
 
-    Numbers become float32, except those of names in `half`, which stay as short as they are stored.
+    Numbers become float32, except those of names in `half`, which stay bf16 where they are stored so.
     """
     state = {}
     for name, weight in weights.items():
         value = weight.tensor()
-        wide = value.is_floating_point() and name not in half
+        wide = value.is_floating_point() and not (name in half and value.dtype == torch.bfloat16)
         state[name] = value.to(device, torch.float32 if wide else value.dtype)
     module.load_state_dict(state, assign=True)
 

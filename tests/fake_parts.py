@@ -44,6 +44,11 @@ class FakeCodec(nn.Module):
         frames = self.gain * frames + 0.2 * context[:, :, None]
         return frames if previous is not None else frames[:, :, 3:]
 
+    def decode_stream(self, latents, context, block):
+        for start in range(0, latents.shape[2], block):
+            before = latents[:, :, start - 1 : start] if start else None
+            yield self.decode(latents[:, :, start : start + block], context, before)
+
 
 class FakeAudioEncoder(nn.Module):
     """The mean loudness of each video frame, in two features."""

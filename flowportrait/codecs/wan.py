@@ -54,6 +54,11 @@ class WanCodec(nn.Module):
 
     temporal_stride = GROUP
     spatial_stride = 8
+    weights_from = (
+        "Wan2.1_VAE.pth (507,609,880 bytes, Apache-2.0) is at huggingface.co/Wan-AI/Wan2.1-T2V-1.3B, sha256 "
+        "38071ab59bd94681c686fa51d75a1968f64e470262043be31f7a094e442fd981: "
+        "flowportrait convert wan Wan2.1_VAE.pth -o MODEL_DIR"
+    )
     Config = WanConfig
 
     def __init__(self, config: WanConfig):

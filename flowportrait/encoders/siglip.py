@@ -72,6 +72,8 @@ class SiglipEncoder(nn.Module):
     names without `vit_model.`."""
 
     Config = SiglipConfig
+    builds_empty = True  # has nothing but weights
+    weights_from = "its weights are in BAGEL's file: flowportrait convert bagel FOLDER -o MODEL_DIR"
 
     def __init__(self, config: SiglipConfig):
         super().__init__()

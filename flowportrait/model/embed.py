@@ -36,14 +36,20 @@ class TimeEmbedder(nn.Module):
 
 
 class Connector(nn.Module):
-    """Two-layer MLP (tanh-GELU) from the features of an encoder to tokens."""
+    """Two-layer MLP (tanh-GELU) from the features of an encoder to tokens. Where these are several of its layers side
+    by side, their mean with learned weights is taken first."""
 
-    def __init__(self, features: int, width: int):
+    def __init__(self, features: int, width: int, layers: int = 1):
         super().__init__()
-        self.fc1 = nn.Linear(features, width)
+        if layers > 1:
+            self.mixture = nn.Parameter(torch.zeros(layers))
+        self.fc1 = nn.Linear(features // layers, width)
         self.fc2 = nn.Linear(width, width)
 
     def forward(self, features: Float[Tensor, "b n f"]) -> Float[Tensor, "b n d"]:
+        if hasattr(self, "mixture"):
+            shares = self.mixture.float().softmax(0)
+            features = torch.einsum("bnlf, l -> bnf", features.unflatten(-1, (len(shares), -1)), shares)
         return self.fc2(F.gelu(self.fc1(features), approximate="tanh"))
 
 

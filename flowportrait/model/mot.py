@@ -45,6 +45,7 @@ class MoTConfig(Frozen):
     patch: int = Field(2, gt=0, description="latent cells along a side of a token")
     latent_side: int = Field(64, gt=0, description="rows of the position table of latent tokens")
     audio_dim: int = Field(1280, gt=0, description="Unstated in the paper; 1280 is Whisper-large's width")
+    audio_layers: int = Field(1, gt=0, description="layers of the speech network that stand side by side in audio_dim")
     image_dim: int = Field(1152, gt=0)
     image_side: int = Field(70, gt=0, description="rows of the position table of image tokens")
     local_heads: int = Field(
@@ -68,6 +69,8 @@ class MoTConfig(Frozen):
                 f"num_kv_heads {self.num_kv_heads}; hidden_size must divide into heads of even size, "
                 "and num_heads into num_kv_heads groups"
             )
+        if self.audio_dim % self.audio_layers:
+            raise ValueError(f"audio_dim {self.audio_dim}: must be a multiple of audio_layers {self.audio_layers}")
         return self
 
     @classmethod
@@ -265,7 +268,7 @@ class MoT(nn.Module):
         self.latent_pos_embed = GridPositions(config.latent_side, width)
         self.connector = Connector(config.image_dim, width)
         self.vit_pos_embed = GridPositions(config.image_side, width)
-        self.audio_connector = Connector(config.audio_dim, width)
+        self.audio_connector = Connector(config.audio_dim, width, config.audio_layers)
         self._initialise()
 
     @property

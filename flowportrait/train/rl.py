@@ -181,7 +181,7 @@ def open_session(config: RlRecipe, resume: str | None) -> Session:
             f"{ranks.world} processes; both must be multiples of their number"
         )
     run = Run(config.run, config, resume, ranks)
-    pipeline = load(config.model, ranks.device if ranks.world > 1 else config.device)
+    pipeline = load(config.model, ranks.device if ranks.world > 1 else config.device, wide=True)
     base = replace(pipeline, model=copy.deepcopy(pipeline.model)) if needs_base(config) else None
     choose_trained(pipeline.model, config.trained)
     for used in (pipeline, base):

@@ -211,6 +211,7 @@ def export(session: Session, directory: Path) -> None:
             "name": config.name or f"{session.spec.name}-sft",
             "sampling": config.sampling or session.spec.sampling,
             "sha256": {**kept, path.name: digest},
+            "untrained": (),
         }
         save_resolved(session.spec.model_copy(update=changes), part / "config.json")
         shutil.rmtree(directory, ignore_errors=True)

@@ -37,7 +37,9 @@ def encoder(weights):
 @torch.no_grad()
 def test_golden_layer_by_layer(encoder, golden):
     """Two pictures of different shapes, 2 x 3 and 4 x 2 patches, which do not see each other."""
-    found = {name: [] for name in ("patch_tokens", "position_ids", "vit_embed", "vit_layer0_out", "vit_layer1_out", "out")}
+    found = {
+        name: [] for name in ("patch_tokens", "position_ids", "vit_embed", "vit_layer0_out", "vit_layer1_out", "out")
+    }
     for name in ("image0", "image1"):
         picture = golden[name][None]
         rows, cols = encoder.grid_of(*picture.shape[-2:])
@@ -58,7 +60,9 @@ def test_golden_layer_by_layer(encoder, golden):
 @torch.no_grad()
 def test_golden_connector_and_table(weights, golden):
     connector = Connector(32, 64)
-    connector.load_state_dict({k.removeprefix("connector."): v for k, v in weights.items() if k.startswith("connector.")})
+    connector.load_state_dict(
+        {k.removeprefix("connector."): v for k, v in weights.items() if k.startswith("connector.")}
+    )
     tokens = connector(golden["vit_post_layernorm"][None])[0]
     assert_close(tokens, golden["connector_out"], **CLOSE)
     table = GridPositions(8, 64)
