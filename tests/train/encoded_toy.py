@@ -19,7 +19,7 @@ def save_encoded(root, model):
     rng = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(shape, generator=rng).half()  # noqa: E731
     header = EncodedHeader(
-        made_of=parts_digest(spec), model=spec.name, settings={}, channels=4, rows=4, cols=4, temporal_stride=4,
+        made_of=parts_digest(spec), model=spec.name, settings={}, channels=4, rows=6, cols=6, temporal_stride=4,
         fps=24.0, audio_dim=2, image_dim=3, image_rows=2, image_cols=2,
     )  # fmt: skip
     begin(root, header)
@@ -28,7 +28,7 @@ def save_encoded(root, model):
     for shard in range(3):
         tensors, records, path = {}, [], shard_path(root, shard)
         for name, split, length in clips[shard * 4 : shard * 4 + 4]:
-            tensors |= {f"{name}/audio": draw(4 * length - 3, 2), f"{name}/latents.0": draw(4, length, 4, 4)}
+            tensors |= {f"{name}/audio": draw(4 * length - 3, 2), f"{name}/latents.0": draw(4, length, 6, 6)}
             tensors |= {f"{name}/image.{portrait}": draw(4, 3) for portrait in range(2)}
             records.append(
                 EncodedClip(

@@ -31,7 +31,7 @@ from flowportrait.train.trainable import choose_trained
 ROOT = Path(__file__).parents[2]
 PROCESS = Path(__file__).with_name("sft_process.py")
 SMALL = [
-    "data.row_tokens=100", "data.num_rows=4", "data.max_latent_frames=7", "optimizer.learning_rate=0.01",
+    "data.row_tokens=150", "data.num_rows=4", "data.max_latent_frames=7", "optimizer.learning_rate=0.01",
     "optimizer.warmup_updates=0", "optimizer.ema_decay=0.5", "run.log_every=1", "run.checkpoint_every=1",
     "run.sample_every=2", "save_dtype=float32", "num_held_out=2",
 ]  # fmt: skip
