@@ -257,8 +257,8 @@ def _state_bytes(model: MoT, num_gpus: int, shards: int) -> dict[str, float]:
 def activation_bytes(config: MoTConfig, num_tokens: int, recompute: bool) -> float:
     """What a forward keeps for the backward, with products in bf16 and the tokens themselves in float32.
 
-    With recomputation the layers' inputs, and one layer at a time as it is without: its norms' inputs, three bf16
-    copies of the normed tokens for q, k and v and two for the MLP, q and k before and after their norm, heads, SwiGLU.
+    With recomputation the layers' inputs, and one layer at a time as it is without: what its norms need (fused norms
+    need less), three bf16 copies of the normed tokens for q, k and v and two for the MLP, heads, SwiGLU.
     """
     hidden, keys, inner = config.hidden_size, config.num_kv_heads * config.head_size, config.mlp_size
     layer = SAVED_HIDDEN * hidden + SAVED_KEYS * keys + SAVED_INNER * inner
@@ -266,7 +266,7 @@ def activation_bytes(config: MoTConfig, num_tokens: int, recompute: bool) -> flo
     return num_tokens * each
 
 
-SAVED_HIDDEN, SAVED_KEYS, SAVED_INNER = 32, 12, 8
+SAVED_HIDDEN, SAVED_KEYS, SAVED_INNER = 38, 12, 8
 """Bytes that a layer keeps of a token, for each number of its width, of its keys, and of the MLP's inside."""
 
 

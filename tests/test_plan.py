@@ -21,7 +21,7 @@ SFT, RL = RECIPES / "sft-paper.toml", RECIPES / "rl-paper.toml"
 def test_the_papers_setting():
     cost = plan(SFT, num_gpus=64)
     assert cost.tokens_per_second_of_video == 3456
-    assert cost.parameters + 402_552_736 - 17_436_672 + (4096 + 4900) * 3584 == 14_607_260_128
+    assert cost.parameters + 402_552_736 - 17_439_744 + (4096 + 4900) * 3584 == 14_607_260_128
     assert (cost.clip_tokens, cost.tokens_per_update) == (151 * 576 + 601 + 729, 64 * 88_306)
     assert cost.clip_forward_pflop == pytest.approx(4.24, abs=0.01)
     assert cost.update_pflop == pytest.approx(64 * 4 * 4.24, rel=0.01)
@@ -92,7 +92,7 @@ def test_activations_are_what_layers_keep():
     kept = kept_bytes(many, grid) - kept_bytes(few, grid)
     tokens = RowLayout((grid,)).num_tokens
     expected = activation_bytes(many, tokens, False) - activation_bytes(few, tokens, False)
-    assert kept == pytest.approx(expected, rel=0.1)
+    assert kept == pytest.approx(expected, rel=0.03)
 
 
 @pytest.mark.parametrize(
