@@ -147,7 +147,7 @@ def _sft(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _W
     recompute, num_rows = config.parallel.recompute, config.data.num_rows
     state = _state_bytes(model, num_gpus, config.parallel.shard or num_gpus)
     row_tokens = num_clips * (grid.num_frames + grid.num_image_tokens + grid.num_video_tokens // share)
-    state["activations"] = activation_bytes(spec.model, row_tokens, recompute)
+    state |= _row_bytes(spec.model, row_tokens, recompute)
     flops = _training_flops(spec.model, grid, config.trained, recompute)
     return _Work(
         spec, model, grid, notes, config.run.num_updates,
@@ -168,7 +168,7 @@ def _rl(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _Wo
     flops = rollout.num_groups * ((sampling + decoding) / per_rollout + 3 * passes * whole)
     model = _counted(spec.model, "full" if config.trained == "all" else "generation", LoraConfig())
     state = _state_bytes(model, num_gpus, num_gpus)
-    state["activations"] = activation_bytes(spec.model, clip_tokens, recompute=False)
+    state |= _row_bytes(spec.model, clip_tokens, recompute=False)
     videos = rollout.num_groups * rollout.group_size
     return _Work(spec, model, grid, notes, config.run.num_updates, videos * clip_tokens, flops, state)
 
@@ -252,6 +252,13 @@ def _state_bytes(model: MoT, num_gpus: int, shards: int) -> dict[str, float]:
         "average": 4 * trained / shards,
         "gathered": gathered,
     }
+
+
+def _row_bytes(config: MoTConfig, num_tokens: int, recompute: bool) -> dict[str, float]:
+    """What a GPU holds of the tokens that it computes. `working`: a layer's backward has, beside what was kept, the
+    gradients of SwiGLU's three products in bf16 and of the tokens and their norm in float32; an estimate."""
+    working = num_tokens * (6 * config.mlp_size + 8 * config.hidden_size)
+    return {"activations": activation_bytes(config, num_tokens, recompute), "working": working}
 
 
 def activation_bytes(config: MoTConfig, num_tokens: int, recompute: bool) -> float:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor, nn
@@ -169,10 +172,9 @@ def find_weights(source: Path) -> dict[str, Weight]:
 
 def _pickled(path: Path) -> dict[str, Held]:
     """Tensors of a file of `torch.save`, mapped rather than read; code in such a file is never run."""
-    import pickle
-
     try:
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        # Files from before torch 1.6 are no zip archives and cannot be mapped.
+        content = torch.load(path, map_location="cpu", mmap=is_zipfile(path), weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
         raise CheckpointError(
             f"{path}: no readable file of tensors ({str(error).splitlines()[0]}); get it again"
@@ -190,6 +192,9 @@ def write_weights(path: Path, weights: Mapping[str, Weight], header: str | None 
     """
     text = header if header is not None and _says(header, weights) else _header_text(weights)
     order = sorted(weights, key=lambda name: json.loads(text)[name]["data_offsets"]) if text is header else weights
+    needed, free = sum(weight.size_bytes for weight in weights.values()), shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise CheckpointError(f"{path}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; make room")
     part, digest = path.with_name(f"{path.name}.part"), hashlib.sha256()
     with part.open("wb") as file:
         for block in _all_blocks(text, (weights[name] for name in order)):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import bagel_source
 import numpy as np
@@ -11,14 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from flowportrait import media
 from flowportrait.cli import run
+from flowportrait.codecs.wan import PUBLISHED_MEAN
 from flowportrait.convert import NEW_FILE, convert_bagel, convert_speech, convert_wan, export
 from flowportrait.encoders.siglip import SiglipConfig, SiglipEncoder
 from flowportrait.errors import CheckpointError, ConfigError
 from flowportrait.generate import ModelSpec, load, load_parts
 from flowportrait.model import bagel
 from flowportrait.model.mot import MoT, MoTConfig
-from flowportrait.weights import find_weights, read_header, shapes, write_weights
+from flowportrait.records import ManifestRow, write_jsonl
+from flowportrait.weights import Held, find_weights, read_header, shapes, write_weights
 
 GOLDEN = Path(__file__).parent / "golden"
 EXTRA = pytest.mark.skipif(
@@ -209,23 +213,66 @@ def test_portrait_and_sound_become_a_video(whole, tmp_path, capsys):
 
 
 @EXTRA
-def test_both_layouts_of_the_video_codec_are_one(source, whole, tmp_path):
-    """The published .pth and diffusers' folder give the same codec; its statistics are known only for 16 channels."""
+def test_it_is_trained_as_any_model_and_goes_back(whole, tmp_path):
+    """encode, train sft, generate, export: what was trained is no longer called untrained, and BAGEL's file has it."""
+    rng = np.random.default_rng(0)
+    for index in range(2):
+        frames, sound = rng.integers(0, 255, (24, 64, 64, 3), np.uint8), rng.normal(0, 0.1, 16_000).astype(np.float32)
+        media.write_video(tmp_path / f"{index}.mp4", frames, 24.0, sound, 16_000, {})
+    facts = {"num_frames": 24, "fps": 24.0, "size_px": 64, "sample_rate_hz": 16_000}
+    rows = [ManifestRow(id=f"clip{index}", video=f"{index}.mp4", **facts) for index in range(2)]
+    write_jsonl(tmp_path / "manifest.jsonl", rows)
+    encoded = tmp_path / "encoded"
+    assert run(["encode", str(tmp_path), "-o", str(encoded), "--model", str(whole), "--device", "cpu"]) == 0
+    values = {
+        "run.directory": tmp_path / "run", "run.num_updates": 2, "run.sample_every": 2, "start_from": whole,
+        "data.num_rows": 1, "data.row_tokens": 300, "device": "cpu", "optimizer.learning_rate": 0.01,
+        "optimizer.warmup_updates": 0,
+    }  # fmt: skip
+    options = [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
+    (tmp_path / "recipe.toml").write_text(f'[data]\nencoded = ["{encoded}"]\n')
+    assert run(["train", "sft", str(tmp_path / "recipe.toml"), *options]) == 0
+    trained = tmp_path / "run" / "model"
+    pipeline = load(trained, device="cpu")
+    assert pipeline.spec.untrained == () and not (trained / NEW_FILE).exists()
+    assert pipeline.model.audio_connector.mixture.abs().sum() > 0
+    written = export(trained, tmp_path / "back")
+    assert {path.name for path in written} >= {"ema.safetensors", "flowportrait.safetensors"}
+    model = pipeline.model.state_dict()
+    back = load_file(tmp_path / "back" / "ema.safetensors")
+    assert torch.equal(back["vae2llm.weight"].float(), model["vae2llm.weight"].float())
+
+
+@EXTRA
+def test_both_layouts_of_the_video_codec_are_one(source, tmp_path):
+    """The published .pth and diffusers' folder give the same file; of the former the statistics are known, too."""
+    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+
+    def sixteen_channels(weights):
+        weights |= {"vae2llm.weight": torch.zeros(64, 64), "llm2vae.weight": torch.zeros(64, 64)}
+        weights |= {"llm2vae.bias": torch.zeros(64)}
+
+    AutoencoderKLWan(base_dim=4).save_pretrained(tmp_path / "vae")
+    names = {new: old for old, (new, _) in json.loads((GOLDEN / "wanvae_manifest.json").read_text())["tensors"].items()}
+    weights = load_file(tmp_path / "vae" / "diffusion_pytorch_model.safetensors")
+    torch.save({names[name]: value for name, value in weights.items()}, tmp_path / "Wan2.1_VAE.pth")
+    folder, specs = change(source, tmp_path / "sixteen", sixteen_channels), []
+    for layout in ("vae", "Wan2.1_VAE.pth"):
+        convert_bagel(folder, tmp_path / f"model of {layout}", size_px=32)
+        specs.append(convert_wan(tmp_path / layout, tmp_path / f"model of {layout}"))
+        _, parts = load_parts(tmp_path / f"model of {layout}", ("codec",), "cpu")
+        assert all(torch.equal(value, weights[name]) for name, value in parts["codec"].state_dict().items())
+        assert parts["codec"].mean.flatten().tolist() == pytest.approx(PUBLISHED_MEAN)
+    assert [spec.codec["width"] for spec in specs] == [4, 4]
+
+
+@EXTRA
+def test_statistics_of_another_codec_must_be_told(source, whole, tmp_path):
     names = {new: old for old, (new, _) in json.loads((GOLDEN / "wanvae_manifest.json").read_text())["tensors"].items()}
     weights = load_file(whole / "codec.safetensors")
-    torch.save({names[name]: value for name, value in weights.items()}, tmp_path / "Wan2.1_VAE.pth")
-    convert_bagel(source, tmp_path / "model", size_px=32)
+    torch.save({names[name]: value for name, value in weights.items()}, tmp_path / "four.pth")
     with pytest.raises(ConfigError, match="give one for each of the 4 channels"):
-        convert_wan(tmp_path / "Wan2.1_VAE.pth", tmp_path / "model")
-    wide = {
-        k: torch.zeros(s) for k, (_, s) in json.loads((GOLDEN / "wanvae_manifest.json").read_text())["tensors"].items()
-    }
-    assert set(names.values()) == set(wide)
-    from flowportrait.convert import _diffusers_names
-
-    found = _diffusers_names(find_weights(tmp_path / "Wan2.1_VAE.pth"))
-    assert shapes(found) == shapes(weights)
-    assert all(torch.equal(found[name].tensor(), value) for name, value in weights.items())
+        convert_wan(tmp_path / "four.pth", whole)
 
 
 @EXTRA
@@ -328,6 +375,13 @@ def test_writing_keeps_numbers_of_every_format(tmp_path):
     assert again.keys() == weights.keys()
     assert all(torch.equal(again[k], v) and again[k].dtype == v.dtype for k, v in weights.items())
     assert all(torch.equal(found[k].tensor(), v) for k, v in weights.items())
+
+
+def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10))
+    with pytest.raises(CheckpointError, match="big.safetensors: needs 0.0 GB, 0.0 GB are free; make room"):
+        write_weights(tmp_path / "big.safetensors", {"a": Held(torch.zeros(3))})
+    assert not list(tmp_path.iterdir())
 
 
 def test_directories_of_before_still_load():
