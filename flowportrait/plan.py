@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from flowportrait import registry
 from flowportrait.config import load_recipe, read_values
@@ -21,11 +20,10 @@ from flowportrait.errors import ConfigError
 from flowportrait.generate import ModelSpec, SamplingConfig, build_part
 from flowportrait.model.cost import clip_flops, condition_flops, linear_flops
 from flowportrait.model.layout import RowLayout, TokenGrid, latent_frames_for
-from flowportrait.model.lora import LoraConfig
 from flowportrait.model.mot import MoT, MoTConfig
-from flowportrait.train.rl import RlRecipe
+from flowportrait.train import rl
 from flowportrait.train.sft import SftRecipe
-from flowportrait.train.trainable import TrainedSet, choose_trained
+from flowportrait.train.trainable import choose_trained
 
 GIB = 2**30
 DECODE_FLOPS_PER_PIXEL = 4.99e12 / 384**2  # of the Wan-VAE, for a latent frame
@@ -143,7 +141,9 @@ def _sft(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _W
         raise ConfigError(f"parallel.sequence {share}: must divide the {num_gpus} GPUs")
     if config.data.num_rows % (num_gpus // share):
         notes.append(f"data.num_rows {config.data.num_rows} is no multiple of {num_gpus // share} groups of GPUs")
-    model = _counted(spec.model, config.trained, config.lora)
+    with torch.device("meta"):
+        model = MoT(spec.model)
+    choose_trained(model, config.trained, config.lora, "cuda")
     recompute, num_rows = config.parallel.recompute, config.data.num_rows
     state = _state_bytes(model, num_gpus, config.parallel.shard or num_gpus)
     row_tokens = num_clips * (grid.num_frames + grid.num_image_tokens + grid.num_video_tokens // share)
@@ -156,7 +156,7 @@ def _sft(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _W
 
 
 def _rl(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _Work:
-    config = load_recipe(recipe, RlRecipe, overrides)
+    config = load_recipe(recipe, rl.RlRecipe, overrides)
     spec, notes = _spec(config.model)
     notes.append("scorers are not counted; judges answer while the next clips are sampled")
     grid = _grid(spec, clip_s, config.prompts.max_latent_frames or spec.sampling.window_latent_frames)
@@ -165,15 +165,19 @@ def _rl(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _Wo
     clip_tokens, whole = RowLayout((grid,)).num_tokens, clip_flops(spec.model, grid)
     sampling = sampled * (whole - condition_flops(spec.model, grid))
     decoding = rollout.group_size * DECODE_FLOPS_PER_PIXEL * spec.size_px**2 * grid.latent_frames
-    flops = rollout.num_groups * ((sampling + decoding) / per_rollout + 3 * passes * whole)
-    model = _counted(spec.model, "full" if config.trained == "all" else "generation", LoraConfig())
+    flops = rollout.num_groups * ((sampling + decoding) / per_rollout + (3 + config.recompute) * passes * whole)
+    with torch.device("meta"):
+        model = MoT(spec.model)
+    rl.choose_trained(model, config.trained)
+    loading = sum(p.numel() for p in model.parameters()) * 4 / GIB
+    notes.append(f"while it loads, every GPU holds the whole model in float32: {loading:.0f} GiB")
     state = _state_bytes(model, num_gpus, num_gpus)
-    state |= _row_bytes(spec.model, clip_tokens, recompute=False)
+    state |= _row_bytes(spec.model, clip_tokens, config.recompute)
     videos = rollout.num_groups * rollout.group_size
     return _Work(spec, model, grid, notes, config.run.num_updates, videos * clip_tokens, flops, state)
 
 
-def rollout_evaluations(config: RlRecipe) -> tuple[float, float]:
+def rollout_evaluations(config: rl.RlRecipe) -> tuple[float, float]:
     """Evaluations that a group's sampling takes, and passes with a gradient, with what siblings share (docs/rl.md); a
     window is as likely to start at one place as at another."""
     rollout, size = config.rollout, config.rollout.group_size
@@ -218,14 +222,6 @@ def _grid(spec: ModelSpec, clip_s: float, longest: int) -> TokenGrid:
     )
 
 
-def _counted(config: MoTConfig, trained: TrainedSet, lora: LoraConfig) -> MoT:
-    """The model without numbers, with what learns marked."""
-    with torch.device("meta"):
-        model = MoT(config)
-    choose_trained(model, trained, lora, "cuda")
-    return model
-
-
 def _training_flops(config: MoTConfig, grid: TokenGrid, trained: str, recompute: bool) -> float:
     """Of a clip's forward, its repetition, and its backward; frozen matrices need the half of a backward's."""
     linear = linear_flops(config) * RowLayout((grid,)).num_tokens
@@ -234,11 +230,8 @@ def _training_flops(config: MoTConfig, grid: TokenGrid, trained: str, recompute:
 
 
 def _state_bytes(model: MoT, num_gpus: int, shards: int) -> dict[str, float]:
-    """What a GPU holds of weights and of what goes with those that are trained. Frozen matrices are bf16."""
-    matrices = {
-        id(p) for module in model.modules() if isinstance(module, nn.Linear | nn.Embedding) for p in module.parameters()
-    }
-    size = lambda p: p.numel() * (4 if p.requires_grad or id(p) not in matrices else 2)  # noqa: E731
+    """What a GPU holds of weights and of what goes with those that are trained."""
+    size = lambda p: p.numel() * p.element_size()  # noqa: E731
     parameters = list(model.parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     layer = sum(p.numel() for p in model.layers[0].parameters())

@@ -115,7 +115,8 @@ def test_reinforcement_learning():
     cost = plan(RL, num_gpus=8)
     assert cost.num_updates == 400 and cost.clip_s == 5
     velocity = 0.37
-    assert cost.update_pflop == pytest.approx(32 * (37.5 * velocity + 3 * 0.38 + 4 * 0.155), rel=0.05)
+    assert cost.update_pflop == pytest.approx(32 * (37.5 * velocity + 4 * 0.38 + 4 * 0.155), rel=0.05)
+    assert cost.as_dict()["fits"] and not plan(RL, ["recompute=false"], num_gpus=8).as_dict()["fits"]
     plain = ["rollout.sharing.prefix=false", "rollout.sharing.window=false"]
     assert plan(RL, plain, num_gpus=8).update_pflop > 1.5 * cost.update_pflop
 

@@ -189,6 +189,12 @@ class Layer(nn.Module):
         self, x: Float[Tensor, "b n d"], rope: Rope, spans: Spans, known: KeysValues | None
     ) -> Float[Tensor, "b n d"]:
         """Video tokens after this layer."""
+        if self.recomputes and torch.is_grad_enabled():
+            inputs = x, rope, spans, known
+            return checkpoint(self._generate, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return self._generate(x, rope, spans, known)
+
+    def _generate(self, x, rope, spans, known):
         return self.update(x, spans.generate(*self.project(x, GEN, rope), known), GEN)
 
     def forward(
@@ -205,7 +211,7 @@ class Layer(nn.Module):
         # By way of the class: FSDP gathers and frees weights around an instance's methods, which `forward` does once.
         if condition is not None:
             condition, known = Layer.understand(self, condition, ropes[0], spans, last)
-        return None if last else condition, Layer.generate(self, video, ropes[1], spans, known)
+        return None if last else condition, Layer._generate(self, video, ropes[1], spans, known)
 
 
 class Transformer(nn.Module):
