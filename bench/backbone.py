@@ -7,18 +7,19 @@ projection of both experts scattered into full-length buffers by index lists, ke
 heads. Measured: one layer forward; the whole network forward and backward; a row of several clips against the row as
 one sequence; and evaluations of the sampler. Every pair runs in alternation, outputs and gradients must agree to 1e-4,
 and times are the least of several rounds: CPU seconds of the process, so that other work on the machine counts less, or
-CUDA events. Peak memory is what the work needs beyond weights and inputs, of a fresh process on the CPU.
+synchronised seconds on CUDA. Peak memory counts the tensors of a forward and backward, gradients included, beyond
+weights and inputs, and the plain way's mask.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -209,32 +210,18 @@ def _seconds(way: Callable[[], object], device: str) -> float:
     return time.perf_counter() - started
 
 
-def peak_bytes(size: str, seconds: tuple[float, ...], device: str, way: str) -> int:
-    """What a forward and backward needs beyond weights, gradients and inputs; on the CPU in a process of its own."""
+def peak_bytes(case: Case, way: Callable[[], Tensor], device: str) -> int:
+    """The most bytes that tensors of a forward and backward hold at once, beyond weights and inputs."""
+    case.model.zero_grad(set_to_none=True)
     if device == "cpu":
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            return pool.apply(_peak_of_process, (size, seconds, way))
-    case = Case.of(size, seconds, device)
-    trained(case, case.ways()[way])
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            trained(case, way)
+        events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+        return max(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    trained(case, case.ways()[way])
+    trained(case, way)
     return torch.cuda.max_memory_allocated() - before
-
-
-def _peak_of_process(size: str, seconds: tuple[float, ...], way: str) -> int:
-    torch.set_num_threads(1)
-    case = Case.of(size, seconds, "cpu")
-    trained(case, case.ways()[way])
-    Path("/proc/self/clear_refs").write_text("5")  # the kernel's peak begins anew
-    before = _status("VmRSS")
-    trained(case, case.ways()[way])
-    return _status("VmHWM") - before
-
-
-def _status(name: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return 1024 * int(line.split()[1])
 
 
 def compare(size: str, seconds: tuple[float, ...], device: str, rounds: int) -> dict:
@@ -255,7 +242,8 @@ def compare(size: str, seconds: tuple[float, ...], device: str, rounds: int) -> 
             measured["sampling_8_evaluations"] = times(sampling_ways(case, 8), max(1, rounds // 3), device)
     update = {name: (lambda way=way: trained(case, way)) for name, way in ways.items()}
     measured["forward_backward"] = times(update, rounds, device)
-    measured["peak_bytes"] = {name: peak_bytes(size, seconds, device, name) for name in ways}
+    measured["peak_bytes"] = {name: peak_bytes(case, way, device) for name, way in ways.items()}
+    measured["peak_bytes"]["plain"] += case.sequence.mask.nbytes
     ratios = {name: pair["plain"] / pair["ours"] for name, pair in measured.items()}
     found = {"seconds": seconds, "tokens": case.row.layout.num_tokens, **measured, "plain_over_ours": ratios}
     found |= {"velocity_gap": gap, "gradient_gap": gradient_gap}

@@ -58,8 +58,8 @@ def write_shard(
 ) -> None:
     """Writes a shard with its clips and the reasons for which others were left out; it is there whole or not at all."""
     part = path.with_suffix(".part")
-    head = {"clips": json.dumps([clip.model_dump() for clip in clips]), "left_out": json.dumps(left_out)}
-    save_file(dict(tensors), part, head)
+    head = {"clips": [clip.model_dump() for clip in clips], "left_out": list(left_out)}
+    save_file(dict(tensors), part, {"head": json.dumps(head)})
     part.chmod(0o644)  # safetensors lets the owner alone read it
     os.replace(part, path)
 
@@ -69,9 +69,9 @@ def finish(root: Path, shards: Sequence[Path]) -> tuple[list[EncodedClip], list[
     clips, left_out = [], []
     for path in shards:
         with safe_open(path, "pt") as file:
-            head = file.metadata()
-        clips += [EncodedClip.model_validate(clip) for clip in json.loads(head["clips"])]
-        left_out += json.loads(head["left_out"])
+            head = json.loads(file.metadata()["head"])
+        clips += [EncodedClip.model_validate(clip) for clip in head["clips"]]
+        left_out += head["left_out"]
     part = root / f"{INDEX}.part"
     write_jsonl(part, clips)
     os.replace(part, root / INDEX)

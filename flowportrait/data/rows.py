@@ -144,7 +144,7 @@ class Rows:
                 f"{dataset.root}: latent channels, audio and image width are {got}, the model's are {wanted}; "
                 "encode the clips with the parts of this model"
             )
-        longest = min(max(clip.latent_frames for clip in dataset.clips), self.config.max_latent_frames)
+        longest = min(max((clip.latent_frames for clip in dataset.clips), default=1), self.config.max_latent_frames)
         tokens = RowLayout((self.grid(dataset, longest, opening=False),)).num_tokens
         if tokens > self.config.row_tokens:
             raise ConfigError(

@@ -237,6 +237,7 @@ def train_loop(
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
             state.optimizer.step()
+            figures.append({**made, "gradient_norm": norm, "rate": rate})
             skipped = 0
         else:
             _report_skipped(run, state.update, suspects)
@@ -249,7 +250,6 @@ def train_loop(
             )
         state.update += 1
         state.average.follow(state.module, state.update)
-        figures.append({**made, "gradient_norm": norm, "rate": rate})
         ends = state.update == num_updates
         if state.update % config.log_every == 0:
             speed = (time.monotonic() - started) / (state.update - first)
@@ -291,7 +291,9 @@ def _report_skipped(run: Run, update: int, suspects: tuple[bool, list[str]]) -> 
 
 
 def _mean_figures(ranks: Ranks, figures: list[dict[str, float]]) -> dict[str, float]:
-    """Means over updates of what ranks add up to; norm and rate are the same on all ranks."""
+    """Means over the updates that were not skipped of what ranks add up to; norm and rate are the same on all ranks."""
+    if not figures:
+        return {}
     common = ("gradient_norm", "rate")
     everywhere = ranks.gather(figures)
     mean = lambda name: float(np.mean([made[name] for rank in everywhere for made in rank]))  # noqa: E731

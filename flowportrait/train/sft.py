@@ -21,7 +21,7 @@ from torch import Tensor
 
 from flowportrait.config import Frozen, load_recipe, save_resolved
 from flowportrait.data.rows import Cut, Loaded, Rows, RowsConfig
-from flowportrait.errors import DataError
+from flowportrait.errors import ConfigError, DataError
 from flowportrait.flow import draw_times
 from flowportrait.generate import ModelSpec, SamplingConfig
 from flowportrait.model.lora import LoraConfig, merged
@@ -120,7 +120,7 @@ def open_session(config: SftRecipe, resume: str | None) -> Session:
             )
     ranks = Ranks.join(config.device, config.parallel.sequence)
     if config.data.num_rows % ranks.data[1]:
-        raise DataError(
+        raise ConfigError(
             f"data.num_rows {config.data.num_rows}: got {ranks.data[1]} groups of processes; it must be a multiple"
         )
     run = Run(config.run, config, resume, ranks)

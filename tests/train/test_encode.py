@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 from toy_pipeline import save_toy, use_fake_parts
 
-from flowportrait import media
+from flowportrait import cli, media
 from flowportrait.data.encoded import EncodedSet
 from flowportrait.data.rows import Rows, RowsConfig
 from flowportrait.data.sources import load_sources
@@ -59,7 +59,7 @@ def test_it_goes_on_with_the_shards_that_are_not_there(tmp_path, small_world, to
         encode(small_world, out, str(toy), device="cpu", num_portraits=1)
 
 
-def test_clips_that_cannot_be_used_are_left_out_and_named(tmp_path, toy):
+def test_clips_that_cannot_be_used_are_left_out_and_named(tmp_path, toy, capsys):
     rng = np.random.default_rng(0)
     media.write_video(
         tmp_path / "good.mp4", rng.integers(0, 255, (24, 96, 64, 3), np.uint8), 12.0,
@@ -72,8 +72,13 @@ def test_clips_that_cannot_be_used_are_left_out_and_named(tmp_path, toy):
     facts = {"num_frames": 24, "fps": 12.0, "size_px": 64, "sample_rate_hz": 16_000}
     rows = [ManifestRow(id=name, video=f"{name}.mp4", **facts) for name in ("good", "short", "gone")]
     write_jsonl(tmp_path / "manifest.jsonl", rows)
-    clips, left_out = encode(tmp_path, tmp_path / "out", str(toy), device="cpu", longest_s=1.5)
+    command = ["encode", str(tmp_path), "-o", str(tmp_path / "out"), "--model", str(toy), "--longest", "1.5", "--json"]
+    assert cli.run([*command, "--device", "cpu"]) == 0
+    clips = EncodedSet(tmp_path / "out").clips
     assert [(clip.id, clip.latent_frames) for clip in clips] == [("good", 9)]  # 36 frames at 24 a second
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2] == f"1 clips, 2 left out: {tmp_path / 'out'}"
+    left_out = json.loads(said[-1])["left_out"]
     assert [reason.split(":")[0].rpartition("/")[2] for reason in left_out] == ["short.mp4", "gone.mp4"]
     with pytest.raises(DataError, match="neither manifest.jsonl nor clips.jsonl"):
         encode(tmp_path / "model", tmp_path / "none", str(toy), device="cpu")

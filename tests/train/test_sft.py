@@ -123,8 +123,8 @@ def test_four_two_and_one_process_make_one_run_however_they_end(tmp_path, recipe
     mine, theirs = updates_of(directory), {row["update"]: row for row in updates_of(whole)}
     assert [row["update"] for row in mine] == [1, 2, 3, 3, 4]  # by four, four, two, one and one
     for row in mine:
-        for name in ("loss", "clips", "gradient_norm", "rate"):
-            assert row[name] == pytest.approx(theirs[row["update"]][name], rel=1e-4, nan_ok=True)
+        for name in () if row["update"] == 2 else ("loss", "clips", "gradient_norm", "rate"):  # 2 was skipped
+            assert row[name] == pytest.approx(theirs[row["update"]][name], rel=1e-4)
     assert_close(weights_of(directory), weights_of(whole), rtol=1e-3, atol=1e-4)  # a rate of 0.01, three times
     held_out = ([row["held_out_loss"] for row in log_of(run) if row.get("event") == "sample"] for run in
                 (directory, whole))  # fmt: skip
