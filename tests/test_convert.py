@@ -336,7 +336,7 @@ print(converted - start, exported - start, peak() - start)
 
 
 def test_a_large_checkpoint_in_many_shards_needs_the_memory_of_a_tensor(source, tmp_path):
-    """In bf16 222 MB in 24 files, converted and exported within 40 MB; loaded, it is float32 and nothing beside."""
+    """In bf16 201 MB in 24 files, converted and exported within 40 MB; loaded, it is float32 and nothing beside."""
     folder = tmp_path / "large"
     folder.mkdir()
     for name in ("llm_config.json", "vit_config.json"):

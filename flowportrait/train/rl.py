@@ -73,7 +73,8 @@ class RlRecipe(Frozen):
         "keys and values of audio and portrait stay the same for the whole run; or both experts",
     )  # fmt: skip
     recompute: bool = Field(
-        True, description="layers keep their inputs alone and are computed again for the gradient: 12 GB for 5 s "
+        True,
+        description="layers keep their inputs alone and are computed again for the gradient: 12 GB for 5 s "
         "instead of 143; off where memory is plenty",
     )
     prompts: PromptsConfig
