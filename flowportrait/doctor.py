@@ -23,7 +23,8 @@ _OPTIONAL = {
     "matplotlib": "eval",
     "google-genai": "judges",
     "openai": "judges",
-    "transformers": "judges-local",
+    "diffusers": "bagel",
+    "transformers": "bagel",
     "numba": "world",
     "pytest": "dev",
 }

@@ -57,9 +57,24 @@ class Table:
         return getattr(import_module(module), attribute)
 
 
-CODECS = Table("codec", {"portrait": "flowportrait.codecs.portrait:PortraitCodec"})
-AUDIO_ENCODERS = Table("audio encoder", {"mel": "flowportrait.encoders.mel:MelEncoder"})
-IMAGE_ENCODERS = Table("image encoder", {"portrait": "flowportrait.encoders.portrait:PortraitTokens"})
+CODECS = Table(
+    "codec", {"portrait": "flowportrait.codecs.portrait:PortraitCodec", "wan": "flowportrait.codecs.wan:WanCodec"}
+)
+AUDIO_ENCODERS = Table(
+    "audio encoder",
+    {
+        "mel": "flowportrait.encoders.mel:MelEncoder",
+        "whisper": "flowportrait.encoders.speech:WhisperEncoder",
+        "wav2vec2": "flowportrait.encoders.speech:Wav2Vec2Encoder",
+    },
+)
+IMAGE_ENCODERS = Table(
+    "image encoder",
+    {
+        "portrait": "flowportrait.encoders.portrait:PortraitTokens",
+        "siglip": "flowportrait.encoders.siglip:SiglipEncoder",
+    },
+)
 MEASURES = Table(
     "measure",
     {

@@ -13,6 +13,7 @@ portrait's own.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -413,12 +414,20 @@ class PortraitCodec(nn.Module):
         context: PortraitContext,
         previous: Float[Tensor, "b c 1 hl wl"] | None = None,
     ) -> Float[Tensor, "b 3 f h w"]:
-        """Frames in [-1, 1]; see `LatentCodec.decode`."""
+        """Frames in [-1, 1]. With `previous`, the latent frame before these, a longer clip goes on."""
         parts = gather_from_grid(latents.float())
         before = None if previous is None else gather_from_grid(previous.float())[:, 0]
         groups = self.decode_parts(parts, context, before).frames
         frames = rearrange(groups, "b l g c h w -> b c (l g) h w").clamp(-1, 1)
         return frames if previous is not None else frames[:, :, GROUP - 1 :]
+
+    def decode_stream(
+        self, latents: Float[Tensor, "b c l hl wl"], context: PortraitContext, block: int
+    ) -> Iterator[Tensor]:
+        """Frames of `block` latent frames at a time; see `LatentCodec`."""
+        for start in range(0, latents.shape[2], block):
+            before = latents[:, :, start - 1 : start] if start else None
+            yield self.decode(latents[:, :, start : start + block], context, before)
 
     def decode_parts(
         self, parts: Float[Tensor, "b l 4 d"], context: PortraitContext, before: Tensor | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,7 @@ from flowportrait.data.cache import ClipCache
 from flowportrait.data.landmarks import lip_opening
 from flowportrait.data.sources import load_sources
 from flowportrait.model.precision import matmul_precision
-from flowportrait.train.run import OptimizerConfig, Run, RunConfig, TrainState, load_weights, train_loop
+from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, load_weights, train_loop
 
 
 class DataConfig(Frozen):
@@ -96,15 +97,16 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
             source, rng, num_clips, config.num_groups, size_px, config.loss.mouth, config.loss.eyes, strength
         )
 
-    def loss_of(update: int) -> tuple[Tensor, dict[str, float]]:
+    def parts_of(update: int) -> Iterator[Part]:
         drawn = batch(run.numpy_rng(update), pool, config.num_clips, 1.0)
         codec, rng = state.module, run.torch_rng(update)
         if config.trained == "landmarker":
-            return landmarker_loss(find_landmarks(codec, drawn, rng), drawn.landmarks, config.loss)
-        if config.trained == "mouth":
+            yield Part(*landmarker_loss(find_landmarks(codec, drawn, rng), drawn.landmarks, config.loss))
+        elif config.trained == "mouth":
             missed = mouth_loss(codec, drawn, config.loss, rng)
-            return missed, {"patch": float(missed.detach())}
-        return codec_loss(codec, drawn, config.loss, rng)
+            yield Part(missed, {"patch": float(missed.detach())})
+        else:
+            yield Part(*codec_loss(codec, drawn, config.loss, rng))
 
     def sample(update: int) -> dict[str, float]:
         codec = PortraitCodec(config.codec).eval()
@@ -116,7 +118,7 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
         save_codec(codec, run.directory)
         return figures
 
-    train_loop(run, state, config.optimizer, loss_of, sample)
+    train_loop(run, state, config.optimizer, parts_of, sample)
     return run.directory
 
 
