@@ -79,7 +79,7 @@ _SHORTER = {"wavy": 0.45, "curly": 0.5, "afro": 0.6}
 
 @dataclass(frozen=True)
 class Hair:
-    """Strands [s, p, 3] in the head's frame, the farthest back first, and how bright each one is [s]."""
+    """Strands [s, p, 3] in the head's frame, the nearest to the viewer first, and how bright each one is [s]."""
 
     strands: np.ndarray
     tone: np.ndarray
@@ -121,7 +121,7 @@ class _Barber:
             lock = np.concatenate([lock, self.rng.integers(0, len(chosen), len(extra))])
             strands = np.concatenate([strands, extra])
         tone = np.exp(self.rng.normal(size=len(chosen)) * 0.13)[lock] * np.exp(self.rng.normal(size=len(lock)) * 0.13)
-        order = np.argsort(strands[..., 2].mean(1), kind="stable")
+        order = np.argsort(-strands[..., 2].mean(1), kind="stable")
         return Hair(np.ascontiguousarray(strands[order], np.float32), tone[order].astype(np.float32))
 
     def _roots(self, count: int) -> tuple[np.ndarray, np.ndarray]:
