@@ -256,7 +256,7 @@ def world_render(
     seed: Annotated[int, typer.Option(min=0, max=99999, help="The same seed gives the same set.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     rig: Annotated[str, typer.Option(metavar="anny|FILE.npz", help="Whose head.")] = "anny",
-    voice: Annotated[str, typer.Option(metavar="auto|flite|espeak-ng|festival|DIR", help="Who speaks.")] = "auto",
+    voice: Annotated[str, typer.Option(metavar="auto|flite|espeak-ng|festival|kokoro|DIR", help="Who speaks.")] = "auto",
     longest: Annotated[float, typer.Option(min=1.0, max=60.0, help="Longest clip in seconds.")] = 4.2,
     json: Json = False,
     debug: Debug = False,

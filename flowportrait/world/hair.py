@@ -243,10 +243,11 @@ class _Barber:
     def _face_left_free(self, strands: np.ndarray, lock: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Without what would hang before the face; a fringe is cut above the eyes instead."""
         at = self.head[self.chart.rig.landmarks]
-        half, brow = np.abs(at[[0, 16], 0]).mean() * 0.74, at[17:27, 1].mean() + (-0.3 if self.style.fringe else 1.2)
-        before = (
-            (np.abs(strands[..., 0]) < half) & (strands[..., 1] < brow) & (strands[..., 2] > at[[36, 45], 2].mean() - 3)
-        )
+        half, brow = np.abs(at[[0, 16], 0]).mean() * 0.74, at[17:27, 1].mean()
+        from_middle = np.abs(strands[..., 0]) / half
+        # Single strands on a bare forehead look like scratches, so it is free in an arc below the hairline.
+        free_to = brow - 0.3 if self.style.fringe else brow + 1.2 + 2.6 * (1 - from_middle**2)
+        before = (from_middle < 1) & (strands[..., 1] < free_to) & (strands[..., 2] > at[[36, 45], 2].mean() - 3)
         if self.style.fringe:
             return _held(strands, before), lock
         # What enters late ends there; what would enter at once is left out.

@@ -10,7 +10,7 @@ from flowportrait.world.background import draw_background
 from flowportrait.world.chart import smoothstep
 from flowportrait.world.glasses import POINTS as GLASSES_POINTS
 from flowportrait.world.glasses import make_glasses
-from flowportrait.world.head import Head, eye_places
+from flowportrait.world.head import Head, eye_places, iris_vertices
 from flowportrait.world.light import DIRECTIONS, draw_lighting, in_harmonics, irradiance
 from flowportrait.world.names import EYE_LEFT, EYE_RIGHT, GUM, MOUTH, SHAPE, SKIN, TEETH, TONGUE
 from flowportrait.world.person import EYE_COLOURS
@@ -50,6 +50,17 @@ class Motion(NamedTuple):
     """[f, 2] to the viewer's right and up, radians."""
     tongue: np.ndarray
     """[f] how far the tip of the tongue is raised, in [0, 1]."""
+
+
+class Filmed(NamedTuple):
+    """One frame, and what lies where in it."""
+
+    frame: np.ndarray
+    """uint8 [size, size, 3]"""
+    landmarks: np.ndarray
+    """[68, 2] px"""
+    irises: np.ndarray
+    """[2, 2] px, the middle of the left and of the right iris, seen or not."""
 
 
 class _Light(NamedTuple):
@@ -100,13 +111,14 @@ class Scene:
         self._gain = self._metered()
         self._exposure = float(rng.uniform(0.92, 1.08))
         self._eyes = eye_places(head.rig, head.neutral)
+        self._irises = iris_vertices(head.rig, head.neutral)
         self._turning = smoothstep(head.neutral[:, 1], -16.5, -8.5).astype(np.float32)[:, None]
         self._glasses = make_glasses(rng, head.rig, head.neutral) if head.person.glasses else None
         self._layers = empty_layers(self._side)
         self._grain = np.random.default_rng([*seed, 7])
 
-    def film(self, motion: Motion) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Frames uint8 [size, size, 3], each with its 68 landmarks in pixels [68, 2]."""
+    def film(self, motion: Motion) -> Iterator[Filmed]:
+        """The frames of a performance."""
         last = len(motion.faces) - 1
         before = self._light(motion.pose[0])
         for start in range(0, last + 1, _LIGHT_EVERY):
@@ -205,7 +217,7 @@ class Scene:
 
     # ------------------------------------------------------------------------------------------- frame
 
-    def _frame(self, points: np.ndarray, face: np.ndarray, pose: np.ndarray, light: _Light):
+    def _frame(self, points: np.ndarray, face: np.ndarray, pose: np.ndarray, light: _Light) -> Filmed:
         rig = self.head.rig
         image, unseen, depth, ids, share = self._layers
         for layer, blank in ((image, 0), (unseen, 1), (depth, 0), (ids, -1)):
@@ -226,7 +238,8 @@ class Scene:
         frame = np.empty((self.size_px, self.size_px, 3), np.uint8)
         grain = self._grain.standard_normal((self.size_px, self.size_px), np.float32) * np.float32(_GRAIN)
         develop(image, unseen, self._background, SUPERSAMPLING, self._exposure, grain, frame)
-        return frame, screen[rig.landmarks, :2] / SUPERSAMPLING
+        places = screen[:, :2] / SUPERSAMPLING
+        return Filmed(frame, places[rig.landmarks], places[self._irises])
 
     def _surface(self, points: np.ndarray, face: np.ndarray, pose: np.ndarray, light: _Light) -> np.ndarray:
         """[n, 8] what `shade` wants to know of each vertex."""

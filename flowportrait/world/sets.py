@@ -1,6 +1,6 @@
 """Whole data sets: clips with sound and ground truth, by identity, in parallel, going on where a run stopped.
 
-OUT_DIR holds KEY.mp4, KEY.npz (float16, one row a frame: viseme, arkit, blink, pose, gaze, energy, landmarks68),
+OUT_DIR holds KEY.mp4, KEY.npz (float16, one row a frame: viseme, arkit, blink, pose, gaze, energy, landmarks68, irises),
 clips.jsonl (one record a clip) and world.json (the settings). KEY is rig_seed_take. Everything about a clip
 follows from the settings and its key, so a larger set of the same settings contains the smaller one.
 """
@@ -151,11 +151,13 @@ def render_take(out_dir: Path, take: Take) -> dict:
     performance = perform(rng, speech.phones, speech.samples, speech.sample_rate, manner, head.lips)
     scene = Scene(head, clip_seed, settings.size_px)
     landmarks: list[np.ndarray] = []
+    irises: list[np.ndarray] = []
 
     def frames() -> Iterator[np.ndarray]:
-        for frame, points in scene.film(performance.motion):
-            landmarks.append(points)
-            yield frame
+        for filmed in scene.film(performance.motion):
+            landmarks.append(filmed.landmarks)
+            irises.append(filmed.irises)
+            yield filmed.frame
 
     mark = media.synthetic_mark(f"world {take.rig_name}", take.identity_seed, version("flowportrait"))
     path = out_dir / f"{take.key}.mp4"
@@ -164,6 +166,7 @@ def render_take(out_dir: Path, take: Take) -> dict:
     truth = {
         "viseme": performance.speech.visemes, "arkit": motion.faces, "blink": performance.blink,
         "pose": motion.pose, "gaze": motion.gaze, "energy": performance.energy, "landmarks68": np.stack(landmarks),
+        "irises": np.stack(irises),
     }  # fmt: skip
     np.savez_compressed(out_dir / f"{take.key}.npz", **{name: rows.astype(np.float16) for name, rows in truth.items()})
     return _record(take, head, speech, performance, scene, num_frames)
