@@ -79,9 +79,7 @@ def _read_worlds(roots: list[Path]) -> list[SourceClip]:
 def _records(root: Path) -> list[dict]:
     index = root / "clips.jsonl"
     if not index.is_file():
-        raise DataError(
-            f"{root}: no clips.jsonl; expected a folder of rendered clips (`flowportrait world render`)"
-        )
+        raise DataError(f"{root}: no clips.jsonl; expected a folder of rendered clips (`flowportrait world render`)")
     return [json.loads(line) for line in index.read_text().splitlines()]
 
 

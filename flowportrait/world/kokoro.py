@@ -56,7 +56,9 @@ def draw_blend(rng: np.random.Generator, presentation: str, held_out: bool) -> s
     own = VOICES[presentation]
     other = VOICES["f" if presentation == "m" else "m"]
     foreign = float(rng.uniform(0, 0.3))
-    shares = np.concatenate([rng.dirichlet([0.8] * len(own)) * (1 - foreign), rng.dirichlet([0.8] * len(other)) * foreign])
+    shares = np.concatenate(
+        [rng.dirichlet([0.8] * len(own)) * (1 - foreign), rng.dirichlet([0.8] * len(other)) * foreign]
+    )
     ranked = sorted(zip(shares, own + other, strict=True), reverse=True)
     return "blend:" + ",".join(f"{name}={share:.3f}" for share, name in ranked if share >= 0.0005)
 

@@ -142,9 +142,7 @@ class Synthesizers:
         if flite and (len(self.engines) == 1 or rng.random() < self.flite_share):
             names = (_FLITE_HELD_OUT,) if held_out else _FLITE_VOICES[presentation]
             low, high = (90, 125) if presentation == "m" else (160, 205)
-            return Voice(
-                "flite", str(rng.choice(names)), float(rng.uniform(0.9, 1.15)), float(rng.uniform(low, high))
-            )
+            return Voice("flite", str(rng.choice(names)), float(rng.uniform(0.9, 1.15)), float(rng.uniform(low, high)))
         locale = _ESPEAK_HELD_OUT if held_out else str(rng.choice(_ESPEAK_LOCALES))
         variant = str(rng.choice(_ESPEAK_VARIANTS[presentation]))
         low, high = (30, 60) if presentation == "m" else (45, 75)
