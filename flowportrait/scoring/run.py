@@ -21,6 +21,7 @@ from flowportrait.scoring import Comparer, Sample, Scorer, score_row
 from flowportrait.scoring.asking import Judge, JudgeConfig
 from flowportrait.scoring.cache import append_line
 from flowportrait.scoring.metric import Metric, read_all
+from flowportrait.scoring.reward import RewardConfig
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".m4v")
 
@@ -32,6 +33,8 @@ class ScoringConfig(Frozen):
 
     judge: JudgeConfig = JudgeConfig()
     scorers: dict[str, dict[str, Any]] = Field(default={}, description="by name; for judges, laid over [judge]")
+    sets: dict[str, dict[str, Any]] = Field(default={}, description="settings of set metrics by name")
+    reward: RewardConfig | None = Field(None, description="evaluate adds Eq. 17's reward of these terms")
 
 
 @dataclass
