@@ -1,0 +1,169 @@
+"""Distances of two sets of videos: FID as the paper computes it, FVD on R3D-18, and the same on free features.
+
+The Fréchet distance of two Gaussians (Heusel et al. 2017, arXiv:1706.08500) over features of clips. Numbers depend on
+the features, the pooling, the number of clips and the covariance's convention: all stand in the reading. With no more
+clips than dimensions the covariance is singular and the distance is biased upward; the reading warns of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import Field
+
+from flowportrait.config import Frozen
+from flowportrait.scoring.metric import SetMetric, SetReading, Unscorable, View
+from flowportrait.scoring.networks import (
+    inception_features,
+    lite0_file,
+    load_inception,
+    load_lite0,
+    load_r3d18,
+    r3d18_features,
+)
+from flowportrait.scoring.pixel import sized
+from flowportrait.scoring.weights import WEIGHTS, sha256_of
+
+
+def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
+    """|mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)) with unbiased covariances A, B.
+
+    The trace of the root is the sum of the singular values of X Y^T for the centred, scaled features X, Y: exact also
+    where covariances are singular, and cheap when there are fewer clips than dimensions. ValueError below two rows.
+    """
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"frechet_distance: got {len(a)} and {len(b)} rows; a covariance needs 2")
+    mean = np.square(a.mean(0) - b.mean(0)).sum()
+    x, y = ((z - z.mean(0)) / math.sqrt(len(z) - 1) for z in (a.astype(np.float64), b.astype(np.float64)))
+    x, y = (_reduced(z) for z in (x, y))
+    shared = np.linalg.svd(x @ y.T, compute_uv=False).sum()
+    return float(mean + np.square(x).sum() + np.square(y).sum() - 2 * shared)
+
+
+def _reduced(z: np.ndarray) -> np.ndarray:
+    """At most d rows of the same covariance."""
+    return np.linalg.qr(z, mode="r") if len(z) > z.shape[1] else z
+
+
+class _Frechet(SetMetric):
+    unit, low, high, better = "1", 0.0, math.inf, "lower"
+
+    def compare(self, made: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> SetReading:
+        """The distance, with N and D, and a warning where the covariance is singular."""
+        if min(len(made), len(truth)) < 2:
+            raise Unscorable(f"{self.name}: {len(made)} clips and {len(truth)} of the truth; each set needs 2")
+        a, b = np.concatenate(made), np.concatenate(truth)
+        warnings = ()
+        if min(len(a), len(b)) <= a.shape[1]:
+            warnings = (
+                f"{self.name}: {len(a)} and {len(b)} vectors of {a.shape[1]} dimensions: the covariance is singular "
+                "and the distance biased upward; compare only sets of the same size",
+            )
+        counts = {
+            "num_clips": len(made), "num_truth": len(truth), "vectors": len(a), "vectors_truth": len(b),
+            "dimensions": a.shape[1],
+        }  # fmt: skip
+        return SetReading(frechet_distance(a, b), counts, warnings)
+
+
+class FramesConfig(Frozen):
+    """How features of frames become those of a clip."""
+
+    pool: Literal["video", "frame"] = Field("video", description="video: the paper's, one mean vector a clip")
+    every: int = Field(1, ge=1, description="of how many frames one is looked at")
+    batch_frames: int = Field(16, ge=1)
+    weights: Path | None = None
+
+
+class _OfFrames(_Frechet):
+    Config = FramesConfig
+
+    def features(self, view: View) -> np.ndarray:
+        """One vector of the clip, or of each of its frames."""
+        frames, step = view.frames[:: self.config.every], self.config.batch_frames
+        found = [self._of(frames[i : i + step]) for i in range(0, len(frames), step)]
+        rows = np.concatenate(found).astype(np.float64)
+        return rows.mean(0, keepdims=True) if self.config.pool == "video" else rows.astype(np.float32)
+
+    def _of(self, frames: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+
+class Fid(_OfFrames):
+    """FID on Inception-V3's features, averaged over the frames of a clip (§2.3 of the paper); by frame as an option."""
+
+    name = "fid"
+    needs = frozenset({"frames", "truth", "weights"})
+
+    @cached_property
+    def _file(self) -> Path:
+        return WEIGHTS["inception-fid"].find(self.config.weights)
+
+    @property
+    def weights_sha256(self) -> str:
+        return sha256_of(self._file)
+
+    def _of(self, frames: np.ndarray) -> np.ndarray:
+        return inception_features(load_inception(self._file), frames)
+
+
+class FrechetLite0(_OfFrames):
+    """A Fréchet distance like FID on EfficientNet-Lite0's features: another number, never to be called FID."""
+
+    name = "frechet-lite0"
+    needs = frozenset({"frames", "truth"})
+
+    class Config(FramesConfig):
+        """Frames are made 224 x 224."""
+
+        every: int = Field(4, ge=1, description="of how many frames one is looked at")
+
+    @property
+    def weights_sha256(self) -> str:
+        return sha256_of(lite0_file(self.config.weights))
+
+    def _of(self, frames: np.ndarray) -> np.ndarray:
+        return load_lite0(lite0_file(self.config.weights)).pooled(sized(frames, 224, 224)).numpy()
+
+
+class FvdR3d18(_Frechet):
+    """FVD on R3D-18 (Kinetics-400) instead of I3D, as in the paper: not comparable with FVD on I3D."""
+
+    name = "fvd-r3d18"
+    needs = frozenset({"frames", "truth", "weights"})
+
+    class Config(Frozen):
+        """Which frames are looked at, and how they are cut; the paper says neither."""
+
+        num_frames: int = Field(16, ge=8, description="Unstated: of one piece; shorter clips have no features")
+        pieces: Literal["first", "all", "mean"] = Field(
+            "mean", description="Unstated: the first piece; every piece a vector; their mean a vector ('video-level')"
+        )
+        aspect: Literal["preset", "square"] = Field("preset", description="preset stretches squares by a third")
+        batch_pieces: int = Field(4, ge=1)
+        weights: Path | None = None
+
+    @cached_property
+    def _file(self) -> Path:
+        return WEIGHTS["r3d-18"].find(self.config.weights)
+
+    @property
+    def weights_sha256(self) -> str:
+        return sha256_of(self._file)
+
+    def features(self, view: View) -> np.ndarray:
+        """One vector of the clip, or of each of its pieces."""
+        length, network = self.config.num_frames, load_r3d18(self._file)
+        count = 1 if self.config.pieces == "first" else len(view.frames) // length
+        if len(view.frames) < length:
+            raise Unscorable(f"has {len(view.frames)} frames; {self.name} needs {length}")
+        pieces = view.frames[: count * length].reshape(count, length, *view.frames.shape[1:])
+        step, square = self.config.batch_pieces, self.config.aspect == "square"
+        rows = np.concatenate([r3d18_features(network, pieces[i : i + step], square) for i in range(0, count, step)])
+        return rows.mean(0, keepdims=True) if self.config.pieces == "mean" else rows
