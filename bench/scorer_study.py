@@ -1,6 +1,7 @@
 """What every scorer says of real, generated and deliberately spoiled clips, and where it is wrong.
 
-    python -m bench.scorer_study CLIPS_DIR -o STUDY_DIR [--scorers a,b,c] [--seconds 4]
+    python -m bench.scorer_study CLIPS_DIR -o STUDY_DIR [--scorers a,b,c] [--parts clips,ladder,spoiled]
+        [--seconds 4] [--side 256] [--spoil 6]
 
 CLIPS_DIR holds real__*.mp4 and gen__*.mp4 with sound. Three sets of clips are made of it and scored by `flowportrait
 score`, so the command goes on where it was stopped: *clips* (the first seconds of each; a clip of five panels is cut
@@ -16,8 +17,9 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from bench.material import files_of
+from bench.material import VIDEO_KINDS, files_of
 from flowportrait.cli import run
 from flowportrait.errors import FlowPortraitError
 from flowportrait.media import Clip, Sound, read_audio, read_frames, resample, write_video
@@ -31,9 +33,15 @@ PANELS = ("portrait", "SadTalker", "EchoMimic", "Hallo", "Sonic")
 """From left to right in the clip whose width is five times its height."""
 
 LADDER_FRAMES = (0, 1, 2, 3, 5, 10)
-NUM_SPOILED = 6
 SAMPLE_RATE = 48_000
-SPOILED_BY = [name for name, kind in DEGRADATIONS.items() if kind.breaks != "lip_sync" or name == "frozen_mouth"]
+SPOILED_BY = [
+    (name, level)
+    for name, kind in DEGRADATIONS.items()
+    if kind.breaks != "lip_sync" or name == "frozen_mouth"
+    for level in kind.levels[::2]
+]
+"""Every second level of what spoils the picture; the sound's turn is the ladder."""
+
 GENERATORS = {
     "jixiaozhong": "Sonic", "AniTalker": "AniTalker", "EDTalk": "EDTalk", "dreamtalk": "DreamTalk",
     "styletalk": "StyleTalk",
@@ -46,12 +54,19 @@ def main() -> None:
     parser.add_argument("clips", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--scorers", help="a,b,c; by default all that compute")
-    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--parts", default="clips,ladder,spoiled")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each clip")
+    parser.add_argument("--side", type=int, default=256, help="px; taller clips are made smaller")
+    parser.add_argument("--spoil", type=int, default=6, help="how many real clips make up the ladder and the spoiled")
     options = parser.parse_args()
-    make_sets(options.clips, options.out, options.seconds)
+    parts = options.parts.split(",")
     names, refused = usable(options.scorers.split(",") if options.scorers else computing())
+    if "clips" in parts:
+        write_clips(options)
+    if {"ladder", "spoiled"} & set(parts):
+        write_spoiled(options, parts)
     text = [f"# Scorers on {options.clips.name}", "", *refused, ""]
-    for part in ("clips", "ladder", "spoiled"):
+    for part in parts:
         text += [f"## {part.capitalize()}", "", *table(scored(options.out, part, names), names), ""]
     (options.out / "study.md").write_text("\n".join(text), encoding="utf-8")
     print("\n".join(text))
@@ -79,30 +94,37 @@ def usable(names: Iterable[str]) -> tuple[list[str], list[str]]:
 # ------------------------------------------------------------------------------------------------- the clips
 
 
-def make_sets(source: Path, out: Path, seconds: float) -> None:
-    """Writes the three sets; what is there already stays."""
-    videos = files_of([source], (".mp4", ".mpg"))
-    for path in videos:
-        for name, footage in cut(path, seconds):
-            keep(out / "clips" / f"{name}.mp4", footage)
-    real = sorted((out / "clips" / "real").iterdir())
-    chosen = [real[i] for i in np.linspace(0, len(real) - 1, NUM_SPOILED).round().astype(int)]
-    for index, path in enumerate(chosen):
-        footage = read(path, seconds)
-        other = read(chosen[index - 1], seconds).sound
-        footage = footage._replace(other_sound=other)
-        for frames in LADDER_FRAMES:
-            keep(out / "ladder" / f"{frames:02} frames late" / path.name, degrade(footage, "shifted_sound", frames))
-        keep(out / "ladder" / "other sentence" / path.name, degrade(footage, "foreign_speech", 1.0))
-        keep(out / "truth" / path.name, footage)
-        for name in SPOILED_BY:
-            for level in DEGRADATIONS[name].levels[::2]:
-                keep(out / "spoiled" / f"{name} {level:g}" / path.name, degrade(footage, name, level))
+def write_clips(options: argparse.Namespace) -> None:
+    """The first seconds of every video, panels apart, in a folder for each maker; what is there already stays."""
+    for path in files_of([options.clips], VIDEO_KINDS):
+        for name, footage in cut(path, options.seconds, options.side):
+            keep(options.out / "clips" / f"{name}.mp4", footage)
 
 
-def cut(path: Path, seconds: float) -> list[tuple[str, Footage]]:
+def write_spoiled(options: argparse.Namespace, parts: list[str]) -> None:
+    """Some real clips, spread over all, with their sound late and with their pictures made worse."""
+    real = files_of([options.clips], VIDEO_KINDS, prefix="real__")
+    chosen = [real[i] for i in np.linspace(0, len(real) - 1, options.spoil).round().astype(int)]
+    footages = [read(path, options.seconds, options.side) for path in chosen]
+    for index, (path, footage) in enumerate(zip(chosen, footages, strict=True)):
+        name = f"{path.stem}.mp4"
+        footage = footage._replace(other_sound=footages[index - 1].sound)
+        keep(options.out / "truth" / name, footage)
+        if "ladder" in parts:
+            for frames in LADDER_FRAMES:
+                keep(
+                    options.out / "ladder" / f"{frames:02} frames late" / name,
+                    degrade(footage, "shifted_sound", frames),
+                )
+            keep(options.out / "ladder" / "other sentence" / name, degrade(footage, "foreign_speech", 1.0))
+        if "spoiled" in parts:
+            for kind, level in SPOILED_BY:
+                keep(options.out / "spoiled" / f"{kind} {level:g}" / name, degrade(footage, kind, level))
+
+
+def cut(path: Path, seconds: float, side: int) -> list[tuple[str, Footage]]:
     """(group/name, footage) of a video, of each of its panels where there are five."""
-    footage = read(path, seconds)
+    footage = read(path, seconds, side)
     stem = re.sub(r"^(real|gen)__", "", path.stem)
     height, width = footage.frames.shape[1:3]
     if width == len(PANELS) * height:
@@ -112,15 +134,25 @@ def cut(path: Path, seconds: float) -> list[tuple[str, Footage]]:
     return [(f"{'real' if path.name.startswith('real__') else maker}/{stem}", footage)]
 
 
-def read(path: Path, seconds: float) -> Footage:
-    """The first seconds, with even sides and sound at 48 kHz of the same length."""
+def read(path: Path, seconds: float, side: int) -> Footage:
+    """The first seconds at a height of at most `side`, both sides even, with sound at 48 kHz of the same length."""
     fps = Clip(path).fps
-    frames = np.stack(list(islice(read_frames(path), round(seconds * fps))))
-    height, width = (side // 2 * 2 for side in frames.shape[1:3])
+    frames = np.stack([at_height(frame, side) for frame in islice(read_frames(path), round(seconds * fps))])
     samples, rate = read_audio(path)
     length = round(len(frames) / fps * SAMPLE_RATE)
     samples = np.pad(resample(samples, rate, SAMPLE_RATE), (0, length))[:length]
-    return Footage(frames[:, :height, :width], Sound(samples, SAMPLE_RATE), fps)
+    return Footage(frames, Sound(samples, SAMPLE_RATE), fps)
+
+
+def at_height(frame: np.ndarray, side: int) -> np.ndarray:
+    """A frame made smaller to that height, its sides even."""
+    height, width = frame.shape[:2]
+    scale = min(1.0, side / height)
+    # The width of five panels stays five heights.
+    size = tuple(round(length * scale / 2) * 2 for length in (width, height))
+    return (
+        frame if size == (width, height) else np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS))
+    )
 
 
 def keep(path: Path, footage: Footage) -> None:

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -30,7 +31,6 @@ import python_speech_features
 import scipy.linalg
 import torch
 import torchvision
-from flowportrait.scoring.metric import read_all
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torchmetrics.functional.image import structural_similarity_index_measure
@@ -38,6 +38,7 @@ from torchmetrics.image.fid import _compute_fid
 
 from flowportrait.media import Clip, read_audio, read_frames, write_video
 from flowportrait.scoring import Sample, frechet, motion, perceptual, pixel, sync
+from flowportrait.scoring.metric import read_all
 
 Case = tuple[str, str, Callable[[], object], Callable[[], object]]
 """What is measured, the peer's name, ours, the peer's; both give arrays that should be equal."""
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path)
     options = parser.parse_args()
     torch.manual_seed(0)
+    warnings.filterwarnings("ignore", category=UserWarning)  # lpips calls torchvision as it was years ago
     rows = []
     print("| measure | peer | ours s | peer s | times faster | difference |\n|---|---|---|---|---|---|")
     for case in cases(options):
