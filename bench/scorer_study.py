@@ -166,20 +166,15 @@ def keep(path: Path, footage: Footage) -> None:
 
 
 def scored(out: Path, part: str, names: list[str]) -> list[Score]:
-    """All scores of a set; one scorer after the other, so that each can be stopped and added to."""
-    rows: list[Score] = []
-    for name in names:
-        if ("truth" in SCORERS.load(name).needs) and part != "spoiled":
-            continue
-        file = out / "scores" / f"{part}-{name}.jsonl"
-        file.parent.mkdir(exist_ok=True)
-        # Truths are found by names below a source, so every folder is a source.
-        folders = [str(folder) for folder in sorted((out / part).iterdir())]
-        code = run(["score", *folders, "--truth", str(out / "truth"), "--scorers", name, "-o", str(file)])
-        if code:
-            raise SystemExit(code)
-        rows += read_jsonl(file, Score)
-    return rows
+    """All scores of a set; what stands in its file already is kept."""
+    names = [name for name in names if part == "spoiled" or "truth" not in SCORERS.load(name).needs]
+    # Truths are found by names below a source, so every folder is a source.
+    folders = [str(folder) for folder in sorted((out / part).iterdir())]
+    file = out / f"{part}.jsonl"
+    code = run(["score", *folders, "--truth", str(out / "truth"), "--scorers", ",".join(names), "-o", str(file)])
+    if code:
+        raise SystemExit(code)
+    return [row for row in read_jsonl(file, Score) if row.scorer in names]
 
 
 def table(rows: list[Score], names: list[str]) -> list[str]:

@@ -91,6 +91,7 @@ SCORERS = Table(
         "psnr": "flowportrait.scoring.pixel:Psnr",
         "sharpness": "flowportrait.scoring.pixel:Sharpness",
         "colour-drift": "flowportrait.scoring.pixel:ColourDrift",
+        "perceptual-lite0": "flowportrait.scoring.perceptual:PerceptualLite0",
         "lpips": "flowportrait.scoring.perceptual:LpipsAlex",
         "lpips-vgg": "flowportrait.scoring.perceptual:LpipsVgg",
         "lpips-squeeze": "flowportrait.scoring.perceptual:LpipsSqueeze",
@@ -99,7 +100,14 @@ SCORERS = Table(
         "lse-d": "flowportrait.scoring.sync:LseD",
     },
 )
-SET_METRICS = Table("set metric")
+SET_METRICS = Table(
+    "set metric",
+    {
+        "fid": "flowportrait.scoring.frechet:Fid",
+        "fvd-r3d18": "flowportrait.scoring.frechet:FvdR3d18",
+        "frechet-lite0": "flowportrait.scoring.frechet:FrechetLite0",
+    },
+)
 COMPARERS = Table("comparer", _COMPARISON_JUDGES)
 JUDGE_SYSTEMS = Table("judge system", {**_SCORE_JUDGES, **_COMPARISON_JUDGES})
 JUDGE_BACKENDS = Table(
