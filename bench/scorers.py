@@ -1,347 +1,242 @@
-"""Every metric against what a user would take instead: the same clips, the same weights, one run, turn about.
+"""Every metric beside the peer a user would take instead, on the same clips in one run: equal numbers, how much faster.
 
-    pip install 'flowportrait[scorers,peers]'
-    python -m bench.scorers VIDEO... --raft raft-small.pth [--size 256] [--frames 24] [--rounds 3] -o scorers.json
+    python -m bench.scorers [CLIPS] [--raft WEIGHTS] [--clips 4] [--frames 24] [--size 256] [--repeats 3]
 
-Seconds are of the processor (all threads of this process and its children), the least of all rounds: what else runs on
-the machine hardly changes them. Only the last rows, over a folder, count by the clock as well, because there threads
-work side by side. `difference` is the largest between the two results, relative to the peer's largest: a peer that computes
-something else is not a peer. LPIPS trunks, SyncNet and R3D-18 get weights from a seed; time does not depend on them.
+Peers: scikit-image frame by frame, `lpips`, SciPy's
+sqrtm for the Fréchet distance, RAFT called pair by pair, python_speech_features, and SyncNet's published stages
+(frames through JPEG files, windows gathered one by one). Networks without reachable weights are filled with the same
+random numbers on both sides: time and equality need no trained ones. Ratios are of the best of `--repeats` rounds in
+which both sides take turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
-import subprocess
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from functools import partial
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
 
-import cv2
-import lpips as lpips_package
 import numpy as np
-import python_speech_features
-import scipy.linalg
 import torch
-import torchvision
 from PIL import Image
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from torchmetrics.functional.image import structural_similarity_index_measure
-from torchmetrics.image.fid import _compute_fid
 
-from flowportrait.media import Clip, read_audio, read_frames, write_video
+from flowportrait import media
+from flowportrait.media import Clip
 from flowportrait.scoring import Sample, frechet, motion, perceptual, pixel, sync
-from flowportrait.scoring.metric import read_all
-
-Case = tuple[str, str, Callable[[], object], Callable[[], object]]
-"""What is measured, the peer's name, ours, the peer's; both give arrays that should be equal."""
+from flowportrait.scoring.metric import Metric, Reading, View, read_all
 
 
-@dataclass(frozen=True)
-class Row:
-    """One comparison: least processor seconds of each, how many times less ours takes, by the clock too; and how far
-    the results are apart."""
-
-    measure: str
-    peer: str
-    ours_s: float
-    peer_s: float
-    ratio: float
-    clock_ratio: float
-    difference: float
-
-    def line(self) -> str:
-        """For people."""
-        return (
-            f"| {self.measure} | {self.peer} | {self.ours_s:.3f} | {self.peer_s:.3f} | {self.ratio:.2f} "
-            f"| {self.clock_ratio:.2f} | {self.difference:.1e} |"
-        )
+def measure(name: str, ours: Callable[[], np.ndarray], peer: Callable[[], np.ndarray], repeats: int) -> dict:
+    """Best times of both, in turns, and the largest relative difference of their numbers."""
+    times: dict[str, list[float]] = {"ours": [], "peer": []}
+    results = {}
+    for _ in range(repeats):
+        for side, work in (("peer", peer), ("ours", ours)):
+            started = time.perf_counter()
+            results[side] = np.asarray(work(), np.float64)
+            times[side].append(time.perf_counter() - started)
+    scale = max(np.abs(results["peer"]).max(), 1e-12)
+    row = {
+        "metric": name, "ours_s": min(times["ours"]), "peer_s": min(times["peer"]),
+        "ratio": min(times["peer"]) / min(times["ours"]),
+        "difference": float(np.abs(results["ours"] - results["peer"]).max() / scale),
+    }  # fmt: skip
+    print(json.dumps(row), flush=True)
+    return row
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("videos", nargs="+", type=Path)
-    parser.add_argument("--raft", type=Path, required=True, help="RAFT-small, torchvision's or the authors' file")
-    parser.add_argument("--size", type=int, default=256, help="side of the frames in px")
-    parser.add_argument("--frames", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="", help="measures whose names hold this")
-    parser.add_argument("-o", "--out", type=Path)
-    options = parser.parse_args()
-    torch.manual_seed(0)
-    warnings.filterwarnings("ignore", category=UserWarning)  # lpips calls torchvision as it was years ago
-    rows = []
-    print("| measure | peer | ours s | peer s | times less | by the clock | difference |\n|---|---|---|---|---|---|---|")
-    for case in cases(options):
-        if options.only in case[0]:
-            rows.append(compared(*case, rounds=options.rounds))
-            print(rows[-1].line(), flush=True)
-    if options.out:
-        about = {"cpus": os.cpu_count(), "threads": torch.get_num_threads(), "frames": options.frames,
-                 "size_px": options.size, "load": os.getloadavg()[0]}  # fmt: skip
-        options.out.write_text(json.dumps({**about, "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
+def ssim_peer(made: np.ndarray, truth: np.ndarray) -> list[float]:
+    """scikit-image, as the paper."""
+    from skimage.metrics import structural_similarity
+
+    return [structural_similarity(a, b, channel_axis=-1, data_range=255) for a, b in zip(made, truth, strict=True)]
 
 
-def compared(measure: str, peer: str, ours: Callable, theirs: Callable, rounds: int) -> Row:
-    """Both in turn, `rounds` times, after one call of each to warm up and to compare what they give."""
-    a, b = (np.atleast_1d(np.asarray(call(), dtype=np.float64)) for call in (ours, theirs))
-    finite = np.isfinite(b)
-    difference = float(np.abs(a - b)[finite].max() / max(np.abs(b[finite]).max(), 1e-12))
-    taken = np.array([(_seconds(ours), _seconds(theirs)) for _ in range(rounds)])  # [round, whose, processor and clock]
-    (ours_s, ours_clock), (peer_s, peer_clock) = taken.min(0)
-    return Row(measure, peer, *map(float, (ours_s, peer_s, peer_s / ours_s, peer_clock / ours_clock)), difference)
+def psnr_peer(made: np.ndarray, truth: np.ndarray) -> list[float]:
+    """scikit-image."""
+    from skimage.metrics import peak_signal_noise_ratio
+
+    return [peak_signal_noise_ratio(b, a, data_range=255) for a, b in zip(made, truth, strict=True)]
 
 
-def _seconds(call: Callable[[], object]) -> tuple[float, float]:
-    """Of the processor, and by the clock."""
-    before, started = os.times(), time.perf_counter()
-    call()
-    after, clock_s = os.times(), time.perf_counter() - started
-    # At least a tick of the kernel's accounting, so that no ratio is of nothing.
-    return max(sum(after[:4]) - sum(before[:4]), 0.01), clock_s
+def psnr_ours(made: np.ndarray, truth: np.ndarray) -> list[float]:
+    """All frames."""
+    return [pixel.psnr_db(error) for error in pixel.squared_error(made, truth)]
 
 
-def cases(options: argparse.Namespace) -> Iterator[Case]:
-    """All comparisons; the first video gives the frames and the sound, blurred frames are its imitation."""
-    truth = frames_of(options.videos[0], options.size, options.frames)
-    made = np.stack([cv2.GaussianBlur(frame, (0, 0), 1.5) for frame in truth])
-    sound = sound_of(options.videos[0])
-    yield from pixel_cases(made, truth)
-    yield from perceptual_cases(made, truth)
-    yield from motion_cases(truth, options.raft)
-    yield from sync_cases(options.videos[0], sound)
-    yield from frechet_cases()
-    yield from folder_cases(options)
+def lpips_pair() -> tuple[perceptual.Lpips, torch.nn.Module]:
+    """Ours and the `lpips` package's, on one AlexNet of random weights."""
+    import lpips
+
+    peer = lpips.LPIPS(net="alex", pretrained=True, pnet_rand=True, verbose=False).eval()
+    trunk = torch.nn.Sequential(*(layer for i in range(1, 6) for layer in getattr(peer.net, f"slice{i}")))
+    return perceptual.Lpips("alex", trunk), peer
 
 
-def frames_of(path: Path, size: int, count: int) -> np.ndarray:
-    """The first frames of a video as squares, uint8 [f, size, size, 3]."""
-    frames = [Image.fromarray(frame).resize((size, size)) for frame in islice(read_frames(path), count)]
-    return np.stack([np.asarray(frame) for frame in frames])
+def lpips_peer(network: torch.nn.Module, made: np.ndarray, truth: np.ndarray) -> list[float]:
+    """Frame by frame, as its README shows."""
+
+    def tensor(frame):
+        return torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+    with torch.no_grad():
+        return [float(network(tensor(a), tensor(b))) for a, b in zip(made, truth, strict=True)]
 
 
-def sound_of(path: Path) -> np.ndarray:
-    """16 kHz int16 mono."""
-    return (read_audio(path, sample_rate=16_000).samples * 32767).astype(np.int16)
-
-
-# ------------------------------------------------------------------------------------- against the truth
-
-
-def pixel_cases(made: np.ndarray, truth: np.ndarray) -> Iterator[Case]:
-    """SSIM and PSNR."""
-    gaussian = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    yield ("ssim", "scikit-image, frame by frame",
-           partial(pixel.ssim, made, truth, "uniform"), partial(scikit_ssim, made, truth))  # fmt: skip
-    yield ("ssim, gaussian window", "scikit-image, frame by frame",
-           partial(pixel.ssim, made, truth, "gaussian"), partial(scikit_ssim, made, truth, **gaussian))  # fmt: skip
-    yield ("ssim, gaussian window", "torchmetrics, one batch",
-           partial(pixel.ssim, made, truth, "gaussian"), partial(torchmetrics_ssim, made, truth))  # fmt: skip
-    yield ("psnr", "scikit-image, frame by frame",
-           lambda: [pixel.psnr_db(error) for error in pixel.squared_error(made, truth)],
-           lambda: [peak_signal_noise_ratio(b, a) for a, b in zip(made, truth, strict=True)])  # fmt: skip
-
-
-def scikit_ssim(made: np.ndarray, truth: np.ndarray, **how: object) -> list[float]:
-    """As its documentation shows it."""
-    pairs = zip(made, truth, strict=True)
-    return [structural_similarity(b, a, channel_axis=-1, data_range=255, **how) for a, b in pairs]
-
-
-def torchmetrics_ssim(made: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Another treatment of borders, so other numbers."""
-    a, b = (torch.from_numpy(frames).permute(0, 3, 1, 2).float() for frames in (made, truth))
-    return structural_similarity_index_measure(a, b, data_range=255.0, reduction="none").numpy()
-
-
-def perceptual_cases(made: np.ndarray, truth: np.ndarray) -> Iterator[Case]:
-    """LPIPS; the package's trunk is given the weights of ours."""
-    for name in ("alex", "vgg", "squeeze"):
-        peer = lpips_package.LPIPS(net=name, pnet_rand=True, verbose=False).eval()
-        builder = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}[name]
-        trunk = getattr(torchvision.models, builder)(weights=None).features
-        copied = dict(zip(trunk.state_dict(), peer.net.state_dict().values(), strict=False))
-        trunk.load_state_dict(copied, strict=False)
-        ours = perceptual.Lpips(name, trunk)
-        count = 8 if name == "vgg" else len(made)
-        yield (f"lpips {name}, {count} frames", "lpips, frame by frame",
-               partial(_in_batches, ours, made[:count], truth[:count]),
-               partial(lpips_frames, peer, made[:count], truth[:count], 1))  # fmt: skip
-        yield (f"lpips {name}, {count} frames", "lpips, batches of 8",
-               partial(_in_batches, ours, made[:count], truth[:count]),
-               partial(lpips_frames, peer, made[:count], truth[:count], 8))  # fmt: skip
-
-
-def _in_batches(network: perceptual.Lpips, made: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    step = perceptual.LpipsConfig().batch_frames
-    return torch.cat([network(made[i : i + step], truth[i : i + step]) for i in range(0, len(made), step)]).numpy()
-
-
-@torch.inference_mode()
-def lpips_frames(network: torch.nn.Module, made: np.ndarray, truth: np.ndarray, step: int) -> np.ndarray:
-    """The package's own `im2tensor` arithmetic and call."""
-    a, b = (torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1 for frames in (made, truth))
-    return torch.cat([network(a[i : i + step], b[i : i + step]).flatten() for i in range(0, len(a), step)]).numpy()
-
-
-# ------------------------------------------------------------------------------------- motion, sound
-
-
-def motion_cases(frames: np.ndarray, weights: Path) -> Iterator[Case]:
-    """Flow of all neighbours by RAFT-small."""
-    raft = motion.load_raft(weights, "small")
-    yield ("raft flow", "torchvision, pair by pair",
-           lambda: motion.optical_flow(raft, frames).numpy(), partial(raft_pairs, raft, frames))  # fmt: skip
-
-
-@torch.inference_mode()
-def raft_pairs(raft: torch.nn.Module, frames: np.ndarray) -> np.ndarray:
-    """The last of the flows that torchvision's RAFT gives for each pair."""
+def raft_peer(raft: torch.nn.Module, frames: np.ndarray) -> np.ndarray:
+    """torchvision's RAFT called on every pair of frames."""
     x = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return torch.cat([raft(x[i : i + 1], x[i + 1 : i + 2], num_flow_updates=12)[-1] for i in range(len(x) - 1)]).numpy()
+    with torch.inference_mode():
+        return torch.cat([raft(x[i : i + 1], x[i + 1 : i + 2])[-1] for i in range(len(x) - 1)]).numpy()
 
 
-def sync_cases(video: Path, sound: np.ndarray) -> Iterator[Case]:
-    """The stages of the published SyncNet pipeline."""
-    yield ("cepstra of 16 kHz sound", "python_speech_features",
-           partial(sync.mfcc, sound), partial(python_speech_features.mfcc, sound, 16_000))  # fmt: skip
-    if shutil.which("ffmpeg"):
-        yield ("frames of a file at 25 fps", "ffmpeg to JPEG files, cv2.imread",
-               lambda: sum(1 for _ in read_frames(video, fps=25)), partial(jpeg_frames, video))  # fmt: skip
-    lips, sounds = torch.randn(250, 1024), torch.randn(250, 1024)
-    yield ("distances of 250 windows at 31 shifts", "the authors' loop",
-           lambda: sync.distances(lips, sounds).numpy(), partial(distances_by_window, lips, sounds))  # fmt: skip
-    network = sync.SyncNet().eval()
-    faces = frames_of(video, 224, 25)
-    yield ("SyncNet on 20 windows", "the authors' batches of 20, windows stacked",
-           lambda: sync.embeddings(network, faces, sound)[0].numpy(), partial(stacked, network, faces, sound))  # fmt: skip
+def frechet_peer(a: np.ndarray, b: np.ndarray) -> float:
+    """Means and covariances, then SciPy's square root of a matrix."""
+    from scipy.linalg import sqrtm
+
+    root = sqrtm(np.cov(a, rowvar=False) @ np.cov(b, rowvar=False)).real
+    traces = np.trace(np.cov(a, rowvar=False)) + np.trace(np.cov(b, rowvar=False))
+    return float(np.square(a.mean(0) - b.mean(0)).sum() + traces - 2 * np.trace(root))
 
 
-def jpeg_frames(video: Path) -> int:
-    """What the published pipeline does between a video and its network."""
+def syncnet_peer(network: sync.SyncNet, path: Path, samples: np.ndarray) -> list[float]:
+    """The published stages: frames as JPEG files, read again; windows gathered in lists; distances in a loop."""
+    import cv2
+    from python_speech_features import mfcc
+
     with tempfile.TemporaryDirectory() as folder:
-        command = ["ffmpeg", "-loglevel", "error", "-i", str(video), "-r", "25", "-f", "image2", f"{folder}/%06d.jpg"]
-        subprocess.run(command, check=True)
-        return sum(cv2.imread(str(path)) is not None for path in sorted(Path(folder).iterdir()))
+        for index, frame in enumerate(media.read_frames(path, fps=25)):
+            Image.fromarray(frame).save(f"{folder}/{index:06}.jpg", quality=95)
+        images = [cv2.imread(str(p)) for p in sorted(Path(folder).glob("*.jpg"))]
+        images = np.stack([cv2.resize(image, (224, 224)) for image in images])
+    x = torch.from_numpy(images).permute(3, 0, 1, 2)[None].float()
+    cepstra = torch.from_numpy(mfcc(samples, 16000)).float().T[None, None]
+    count = min(len(images), len(samples) // 640) - 5
+    lips, sounds = [], []
+    for start in range(0, count, 20):
+        window = range(start, min(count, start + 20))
+        lips.append(network.seen(torch.cat([x[:, :, i : i + 5] for i in window])))
+        sounds.append(network.heard(torch.cat([cepstra[:, :, :, 4 * i : 4 * i + 20] for i in window])))
+    lip, sound = torch.cat(lips), torch.nn.functional.pad(torch.cat(sounds), (0, 0, 15, 15))
+    rows = [torch.nn.functional.pairwise_distance(lip[[i]].repeat(31, 1), sound[i : i + 31]) for i in range(len(lip))]
+    means = torch.stack(rows).mean(0)
+    return [float(means.min()), float(means.median() - means.min())]
 
 
-def distances_by_window(lips: torch.Tensor, sounds: torch.Tensor, reach: int = 15) -> np.ndarray:
-    """Window by window, each against 31 windows of sound padded with zeros."""
-    padded = torch.nn.functional.pad(sounds, (0, 0, reach, reach))
-    rows = [
-        torch.nn.functional.pairwise_distance(lips[[i]].repeat(2 * reach + 1, 1), padded[i : i + 2 * reach + 1])
-        for i in range(len(lips))
-    ]
-    return torch.stack(rows).numpy()
+def syncnet_ours(network: sync.SyncNet, path: Path) -> list[float]:
+    """The same without files."""
+    view = View(Sample("clip", Clip(path)))
+    samples = (view.sound * 32768).round().clip(-32768, 32767).astype(np.int16)
+    found = sync.lse(*sync.embeddings(network, sync._whole(view.frames_at(sync.FPS)), samples))
+    return [found.distance, found.confidence]
 
 
-@torch.inference_mode()
-def stacked(network: sync.SyncNet, frames: np.ndarray, sound: np.ndarray) -> np.ndarray:
-    """Every window of frames and of cepstra cut out and stacked, 20 at a time."""
-    pixels = torch.from_numpy(frames[..., ::-1].astype(np.float32)).permute(3, 0, 1, 2)[None]
-    cepstra = torch.from_numpy(python_speech_features.mfcc(sound, 16_000)).float().T[None, None]
-    found = []
-    for start in range(0, len(frames) - 5, 20):
-        windows = range(start, min(start + 20, len(frames) - 5))
-        seen = torch.cat([pixels[:, :, i : i + 5] for i in windows])
-        heard = torch.cat([cepstra[..., 4 * i : 4 * i + 20] for i in windows])
-        found.append(network.netfclip(network.netcnnlip(seen).flatten(1)))
-        network.netfcaud(network.netcnnaud(heard).flatten(1))
-    return torch.cat(found).numpy()
+class _Given(Metric):
+    """A metric whose network is given, for those without reachable weights."""
+
+    name, unit, low, high, better = "given", "1", 0.0, np.inf, "lower"
+
+    def __init__(self, work: Callable[[View], float]):
+        super().__init__()
+        self.work = work
+
+    def read(self, view: View) -> Reading:
+        return Reading(self.work(view))
 
 
-# ------------------------------------------------------------------------------------- sets and folders
+def whole_set(pairs: list[Sample], raft: torch.nn.Module | None, networks_: tuple) -> tuple[Callable, Callable]:
+    """All metrics over a folder: ours over one decoding, the peers one after another as scripts would do it."""
+    ours, peer = networks_
+    metrics: list[Metric] = [pixel.Ssim(), pixel.Psnr()]
+    metrics.append(_Given(lambda view: float(ours(*pixel.compared(view, pixel.PairConfig())).mean())))
+    if raft is not None:
+        metrics.append(_Given(lambda view: float(motion.jitter(motion.optical_flow(raft, view.frames)).mean())))
+
+    def read(path: Path) -> np.ndarray:
+        return np.stack(list(media.read_frames(path)))
+
+    def ours_all() -> np.ndarray:
+        scores = list(read_all(((sample, metrics) for sample in pairs), workers=2))
+        return np.array([np.mean([s.value for s in scores[i :: len(metrics)]]) for i in range(len(metrics))])
+
+    def peers_all() -> np.ndarray:
+        def over(distance: Callable[[np.ndarray, np.ndarray], list[float]]) -> float:
+            return float(np.mean([np.mean(distance(read(s.clip.path)[1:], read(s.truth.path)[1:])) for s in pairs]))
+
+        found = [over(ssim_peer), over(psnr_peer), over(lambda a, b: lpips_peer(peer, a, b))]
+        if raft is not None:
+            flows = [torch.from_numpy(raft_peer(raft, read(s.clip.path))) for s in pairs]
+            found.append(float(np.mean([float(motion.jitter(flow).mean()) for flow in flows])))
+        return np.array(found)
+
+    return ours_all, peers_all
 
 
-def frechet_cases() -> Iterator[Case]:
-    """The distance alone, at the sizes of R3D-18 and of Inception."""
-    random = np.random.default_rng(0)
-    for count, size in ((930, 512), (930, 2048)):
-        x, y = random.normal(size=(count, size)), random.normal(0.1, 1.1, (count, size))
-        yield (f"Frechet, {count} x {size}", "scipy.linalg.sqrtm",
-               partial(frechet.frechet_distance, x, y), partial(by_matrix_root, x, y))  # fmt: skip
-        yield (f"Frechet, {count} x {size}", "torchmetrics",
-               partial(frechet.frechet_distance, x, y), partial(by_torchmetrics, x, y))  # fmt: skip
-
-
-def by_matrix_root(x: np.ndarray, y: np.ndarray) -> float:
-    """pytorch-fid's arithmetic, with its 1e-6 on singular covariances."""
-    (mean_x, cov_x), (mean_y, cov_y) = ((f.mean(0), np.cov(f, rowvar=False)) for f in (x, y))
-    offset = 1e-6 * np.eye(x.shape[1]) if len(x) <= x.shape[1] else 0
-    root = scipy.linalg.sqrtm((cov_x + offset) @ (cov_y + offset))
-    return float(np.square(mean_x - mean_y).sum() + np.trace(cov_x + cov_y) - 2 * np.trace(root).real)
-
-
-def by_torchmetrics(x: np.ndarray, y: np.ndarray) -> float:
-    """Its own function on means and covariances."""
-    (mean_x, cov_x), (mean_y, cov_y) = (
-        (torch.from_numpy(f.mean(0)), torch.from_numpy(np.cov(f, rowvar=False))) for f in (x, y)
-    )
-    return float(_compute_fid(mean_x, cov_x, mean_y, cov_y))
-
-
-def folder_cases(options: argparse.Namespace) -> Iterator[Case]:
-    """The set that needs no downloads over a folder with truth: one reading of it, against one peer after another."""
-    with tempfile.TemporaryDirectory() as name:
-        pairs = write_pairs(options, Path(name))
-        yield (f"whole set over {len(pairs)} clips", "the peers one after another",
-               partial(ours_over, pairs, options.raft), partial(peers_over, pairs, options.raft))  # fmt: skip
-
-
-def write_pairs(options: argparse.Namespace, folder: Path) -> list[tuple[Path, Path]]:
-    """(imitation, truth) of each video as files of the same sizes."""
-    pairs = []
-    for index, video in enumerate(options.videos):
-        truth = frames_of(video, options.size, options.frames)
-        made = np.stack([cv2.GaussianBlur(frame, (0, 0), 1.5) for frame in truth])
-        sound = np.resize(read_audio(video, sample_rate=48_000).samples, len(truth) * 2000)
-        files = folder / f"made-{index}.mp4", folder / f"true-{index}.mp4"
-        for path, frames in zip(files, (made, truth), strict=True):
-            write_video(path, frames, 24, sound, 48_000, {})
-        pairs.append(files)
+def make_pairs(folder: Path, source: Path | None, count: int, frames: int, size: int) -> list[Sample]:
+    """Clips and slightly blurred, shifted copies of them as what was generated."""
+    rng, pairs = np.random.default_rng(0), []
+    found = sorted(source.glob("*.mp4"))[:count] if source else []
+    for index in range(count):
+        if index < len(found):
+            shown = pixel.sized(np.stack(list(media.read_frames(found[index]))[:frames]), size, size)
+        else:
+            ground = np.kron(rng.integers(40, 200, (size // 8, size // 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+            shown = np.stack([np.roll(ground, i, 1) for i in range(frames)])
+        made = pixel.sized(pixel.sized(np.roll(shown, 1, 1), size // 2, size // 2), size, size)
+        tone = (0.2 * np.sin(np.arange(round(frames / 25 * 16000)) * 0.1)).astype(np.float32)
+        for name, video in (("made", made), ("truth", shown)):
+            media.write_video(folder / f"{index}-{name}.mp4", video, 25, tone, 16000, {})
+        pairs.append(Sample(str(index), *(Clip(folder / f"{index}-{name}.mp4") for name in ("made", "truth"))))
     return pairs
 
 
-def ours_over(pairs: list[tuple[Path, Path]], raft: Path) -> np.ndarray:
-    """SSIM, PSNR and jitter of every clip through the door that `flowportrait score` uses."""
-    ssim = pixel.Ssim(pixel.Ssim.Config(skip_first=False))
-    psnr = pixel.Psnr(pixel.Psnr.Config(skip_first=False))
-    jitter = motion.RaftJitter(motion.RaftJitter.Config(weights=raft))
-    samples = [Sample(str(made), Clip(made), Clip(true)) for made, true in pairs]
-    rows = list(read_all((sample, [ssim, psnr, jitter]) for sample in samples))
-    found = {(row.clip, row.scorer): row.value for row in rows}
-    names = (ssim.name, psnr.name, jitter.name)
-    return np.array([[found[sample.id, name] for name in names] for sample in samples])
+def main() -> None:
+    """Prints one JSON line a metric and a table at the end."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", nargs="?", type=Path)
+    parser.add_argument("--raft", type=Path)
+    parser.add_argument("--clips", type=int, default=4)
+    parser.add_argument("--frames", type=int, default=24)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as name:
+        pairs = make_pairs(Path(name), options.source, options.clips, options.frames, options.size)
+        rows = list(_rows(pairs, options))
+    print(f"\n| metric | ours s | peer s | times faster | largest relative difference |\n|{'---|' * 5}")
+    for row in rows:
+        figures = f"{row['ours_s']:.3f} | {row['peer_s']:.3f} | {row['ratio']:.2f} | {row['difference']:.1e}"
+        print(f"| {row['metric']} | {figures} |")
 
 
-def peers_over(pairs: list[tuple[Path, Path]], raft: Path) -> np.ndarray:
-    """The same numbers as a user gets them: one tool after another, each of which reads the files."""
-    network = motion.load_raft(raft, "small")
-    columns = [
-        [np.mean(scikit_ssim(by_opencv(made), by_opencv(true))) for made, true in pairs],
-        [np.mean([peak_signal_noise_ratio(b, a) for a, b in zip(by_opencv(made), by_opencv(true), strict=True)])
-         for made, true in pairs],
-        [motion.jitter(torch.from_numpy(raft_pairs(network, by_opencv(made)))).mean() for made, _ in pairs],
-    ]  # fmt: skip
-    return np.array(columns).T
-
-
-def by_opencv(path: Path) -> np.ndarray:
-    """All frames, RGB."""
-    reader = cv2.VideoCapture(str(path))
-    frames = []
-    while (read := reader.read())[0]:
-        frames.append(read[1][..., ::-1])
-    return np.stack(frames)
+def _rows(pairs: list[Sample], options: argparse.Namespace):
+    made, truth = View(pairs[0]).pairs
+    repeats = options.repeats
+    ours = lambda: pixel.ssim(made, truth, "uniform")  # noqa: E731
+    yield measure("ssim / scikit-image", ours, lambda: ssim_peer(made, truth), repeats)
+    yield measure("psnr / scikit-image", lambda: psnr_ours(made, truth), lambda: psnr_peer(made, truth), repeats)
+    both = lpips_pair()
+    ours = lambda: both[0](made, truth).numpy()  # noqa: E731
+    yield measure("lpips / lpips", ours, lambda: lpips_peer(both[1], made, truth), repeats)
+    raft = motion.load_raft(options.raft, "small") if options.raft else None
+    if raft is not None:
+        few = made[:6]
+        ours = lambda: motion.optical_flow(raft, few).numpy()  # noqa: E731
+        yield measure("flow / RAFT pair by pair", ours, lambda: raft_peer(raft, few), repeats)
+    rng = np.random.default_rng(0)
+    for count, dimensions in ((940, 512), (200, 2048)):
+        a, b = rng.normal(size=(count, dimensions)), rng.normal(0.1, 1.1, (count, dimensions))
+        ours = lambda a=a, b=b: frechet.frechet_distance(a, b)  # noqa: E731
+        yield measure(f"fréchet {count}x{dimensions} / sqrtm", ours, lambda a=a, b=b: frechet_peer(a, b), 1)
+    network = sync.SyncNet().eval()
+    path = pairs[0].clip.path
+    sound = (View(pairs[0]).sound * 32768).round().astype(np.int16)
+    ours = lambda: syncnet_ours(network, path)  # noqa: E731
+    yield measure("lse / published stages", ours, lambda: syncnet_peer(network, path, sound), repeats)
+    yield measure("the set over a folder / one after another", *whole_set(pairs, raft, both), repeats)
 
 
 if __name__ == "__main__":
