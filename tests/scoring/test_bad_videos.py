@@ -73,3 +73,13 @@ def test_a_picture_too_small_for_raft_is_unscorable(tmp_path):
     write(tmp_path / "small.mp4", 96, 160)
     with pytest.raises(Unscorable, match="160x96 px; RAFT needs 121"):
         RaftJitter().read(View(Sample("small", media.Clip(tmp_path / "small.mp4"))))
+
+
+def test_what_stands_beside_a_metrics_number_is_no_verdict(tmp_path, capsys):
+    (tmp_path / "made").mkdir()
+    write(tmp_path / "made" / "0.mp4")
+    for index in range(1, 20):
+        (tmp_path / "made" / f"{index}.mp4").write_bytes((tmp_path / "made" / "0.mp4").read_bytes())
+    arguments = ["score", str(tmp_path / "made"), "--scorers", "colour-drift", "-o", str(tmp_path / "scores.jsonl")]
+    assert cli.run(arguments) == 0
+    assert "tells clips apart" not in capsys.readouterr().err
