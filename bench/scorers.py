@@ -9,7 +9,7 @@ random numbers on both sides: time and equality need no trained ones. Ratios are
 which both sides take turns, once of the processor's seconds, which other work on the machine hardly changes, and once
 by the clock, which counts where threads work side by side.
 
-    pip install 'flowportrait[peers]'
+    pip install 'flowportrait[bench,eval,scorers]'
 """
 
 from __future__ import annotations
