@@ -39,6 +39,12 @@ _PRINCETON = (
 )
 """The authors' names of RAFT-small's parts, and torchvision's."""
 
+_ONE_AT_A_TIME = Lock()
+"""torchvision's RAFT keeps the correlation of its pair in itself."""
+
+MIN_SIDE_PX = 121
+"""Below, padded to a multiple of 8, RAFT's pyramid of correlations has no level left."""
+
 
 def jitter(
     flows: Float[Tensor, "n 2 h w"], reading: Reading15 = "means", epsilon_px: float = 1.0
@@ -61,7 +67,7 @@ def optical_flow(
     Equal to RAFT called on every pair, but each frame's features are computed once and only the last iteration's flow
     is enlarged.
     """
-    with torch.inference_mode():
+    with _ONE_AT_A_TIME, torch.inference_mode():
         last, flows = _Encoded.of(raft, frames[:1]), []
         for start in range(1, len(frames), batch_pairs):
             fresh = _Encoded.of(raft, frames[start : start + batch_pairs])
@@ -173,13 +179,11 @@ class RaftJitter(Metric):
         frames = view.keep(("at most", self.config.max_side_px), lambda: at_most(view.frames, self.config.max_side_px))
         if len(frames) < 3:
             raise Unscorable(f"has {len(frames)} frames; jitter needs 3")
+        if min(frames.shape[1:3]) < MIN_SIDE_PX:
+            size = f"{frames.shape[2]}x{frames.shape[1]} px"
+            raise Unscorable(f"is looked at in {size}; RAFT needs {MIN_SIDE_PX} px either way")
         raft = load_raft(self._file, self.config.network)
-        with _ONE_AT_A_TIME:
-            flows = optical_flow(raft, frames, self.config.iterations, self.config.batch_pairs)
+        flows = optical_flow(raft, frames, self.config.iterations, self.config.batch_pairs)
         value = jitter(flows, self.config.reading, self.config.epsilon_px).mean()
         moved = {"mean_flow_px": float(flows.norm(dim=1).mean()), "frames": len(frames), "width": frames.shape[2]}
         return Reading(float(value), moved)
-
-
-_ONE_AT_A_TIME = Lock()
-"""torchvision's RAFT keeps the correlation of its pair in itself."""
