@@ -35,10 +35,13 @@ class Look:
     blurred: bool
 
 
-def draw_look(rng: np.random.Generator, landmarks: np.ndarray, source_px: int, strength: float = 1.0) -> Look:
+def draw_look(
+    rng: np.random.Generator, landmarks: np.ndarray, source_px: int, strength: float = 1.0, bend: float = BEND
+) -> Look:
     """A random look for a clip whose first-frame `landmarks` [68, 2] are in px (nan: the centre square is cut).
 
-    `strength` 0 gives Appendix B's framing and the original colours.
+    `strength` 0 gives Appendix B's framing and the original colours. A `bend` lies in the picture and not in the face,
+    which it deforms as the head moves: it teaches how faces look, and must not be where movement is learned.
     """
     centre, side = np.array([source_px / 2, source_px / 2]), float(source_px)
     if np.isfinite(landmarks).all():
@@ -59,7 +62,7 @@ def draw_look(rng: np.random.Generator, landmarks: np.ndarray, source_px: int, s
     strange = strength > 0 and rng.random() < 0.06
     return Look(
         matrix=torch.from_numpy(matrix).float(),
-        bend=torch.from_numpy(rng.normal(0, BEND * strength * (rng.random() < 0.7), (2, 4, 4))).float(),
+        bend=torch.from_numpy(rng.normal(0, bend * strength * (rng.random() < 0.7), (2, 4, 4))).float(),
         gain=torch.tensor([spread(0.82, 1.2) for _ in range(3)]),
         gamma=spread(0.7, 1.4),
         saturation=spread(0.3, 1.5),

@@ -69,7 +69,7 @@ def landmark_groups(
         cache, clip = pool.draw(rng)
         start = int(rng.integers(0, clip.num_frames - 3))
         indices = clip.frame_start + np.array([rng.integers(clip.num_frames), *range(start, start + 4)])
-        look = draw_look(rng, cache.landmarks[clip.frame_start], cache.size_px)
+        look = draw_look(rng, cache.landmarks[clip.frame_start], cache.size_px, bend=0.0)
         drawn.append(torch.from_numpy(move_landmarks(look, cache.landmarks[indices], cache.size_px, 2) - 1))
     points = torch.stack(drawn)
     return points[:, 0], points[:, 1:]

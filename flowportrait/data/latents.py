@@ -107,7 +107,7 @@ def _encode(
     offsets = first + np.arange(1 + GROUP * (num_latents - 1))
     chosen = first if not training or rng.random() < 0.5 else int(rng.integers(clip.num_frames))
     indices = clip.frame_start + np.concatenate([[chosen], offsets])
-    look = draw_look(rng, cache.landmarks[clip.frame_start], cache.size_px, 1.0 if training else 0.0)
+    look = draw_look(rng, cache.landmarks[clip.frame_start], cache.size_px, 1.0 if training else 0.0, bend=0.0)
     picture = apply_look(look, cache.frames[indices[:1]], size_px)
     landmarks = move_landmarks(look, cache.landmarks[indices], cache.size_px, 2) - 1
     points = torch.from_numpy(landmarks)
