@@ -207,7 +207,7 @@ def doctor(json: Json = False, debug: Debug = False) -> int:
 @app.command("list")
 def list_names(
     what: Annotated[
-        Literal["models", "codecs", "encoders", "detectors", "recipes", "scorers", "systems", "backends"],
+        Literal["models", "codecs", "encoders", "detectors", "recipes", "scorers", "sets", "systems", "backends"],
         typer.Argument(),
     ],
     json: Json = False,

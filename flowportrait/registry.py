@@ -83,7 +83,23 @@ _COMPARISON_JUDGES = {
     "icl-comp": "flowportrait.scoring.judges:IclComp",
     "ma-comp": "flowportrait.scoring.judges:MaComp",
 }
-SCORERS = Table("scorer", {**_SCORE_JUDGES})
+SCORERS = Table(
+    "scorer",
+    {
+        **_SCORE_JUDGES,
+        "ssim": "flowportrait.scoring.pixel:Ssim",
+        "psnr": "flowportrait.scoring.pixel:Psnr",
+        "sharpness": "flowportrait.scoring.pixel:Sharpness",
+        "colour-drift": "flowportrait.scoring.pixel:ColourDrift",
+        "lpips": "flowportrait.scoring.perceptual:LpipsAlex",
+        "lpips-vgg": "flowportrait.scoring.perceptual:LpipsVgg",
+        "lpips-squeeze": "flowportrait.scoring.perceptual:LpipsSqueeze",
+        "raft-jitter": "flowportrait.scoring.motion:RaftJitter",
+        "lse-c": "flowportrait.scoring.sync:LseC",
+        "lse-d": "flowportrait.scoring.sync:LseD",
+    },
+)
+SET_METRICS = Table("set metric")
 COMPARERS = Table("comparer", _COMPARISON_JUDGES)
 JUDGE_SYSTEMS = Table("judge system", {**_SCORE_JUDGES, **_COMPARISON_JUDGES})
 JUDGE_BACKENDS = Table(
@@ -103,6 +119,7 @@ LISTED = {
     "encoders": [AUDIO_ENCODERS, IMAGE_ENCODERS],
     "detectors": [FACE_DETECTORS],
     "scorers": [SCORERS],
+    "sets": [SET_METRICS],
     "systems": [JUDGE_SYSTEMS],
     "backends": [JUDGE_BACKENDS],
 }

@@ -19,7 +19,8 @@ from flowportrait.records import Score, Verdict
 ASPECTS = ("lip_sync", "expressiveness", "motion")
 """What the paper rates, in its order (§2.2)."""
 
-Need = Literal["frames", "sound", "truth"]
+Need = Literal["frames", "sound", "truth", "weights"]
+"""`weights`: a pretrained file that the package does not bring."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,268 @@
+"""Metrics: scorers that compute. One decoding of a clip serves all of them.
+
+A `Metric` gives each clip a number; a `SetMetric` compares two sets of clips. Both read a `View`, which decodes
+what is asked for and keeps it while the clip is being read. Clips go through in parallel, and no more of them are in
+memory than there are workers. A new metric is one class and one line in `registry.SCORERS` or `registry.SET_METRICS`.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from flowportrait import media
+from flowportrait.config import Frozen
+from flowportrait.errors import FlowPortraitError, MediaError
+from flowportrait.records import Score
+from flowportrait.scoring import Need, Sample, digest_of, score_row
+from flowportrait.scoring.reward import Candidate
+
+SAMPLE_RATE = 16_000
+T = TypeVar("T")
+
+
+class Unscorable(FlowPortraitError):
+    """Why a clip has no score by a metric; becomes the score's `reason`."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A number, and what stands beside it: counts and figures without which it could mislead."""
+
+    value: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+class View:
+    """A clip as metrics look at it; nothing is decoded twice. Raises MediaError for what cannot be read."""
+
+    def __init__(self, sample: Sample):
+        self.sample = sample
+        self._kept: dict[Hashable, Any] = {}
+        self._lock = threading.RLock()
+
+    @cached_property
+    def frames(self) -> np.ndarray:
+        """All frames, uint8 [f, h, w, 3]."""
+        return np.stack(list(media.read_frames(self.sample.clip.path)))
+
+    @property
+    def fps(self) -> float:
+        """Frames per second."""
+        return self.sample.clip.fps
+
+    @cached_property
+    def sound(self) -> np.ndarray:
+        """Mono sound at 16 kHz, float32 [s]. Raises Unscorable when there is none."""
+        if not self.sample.clip.facts.has_sound:
+            raise Unscorable("has no sound track")
+        samples, rate = media.read_audio(self.sample.clip.path, min_s=0.0)
+        return media.resample(samples, rate, SAMPLE_RATE)
+
+    @cached_property
+    def truth(self) -> np.ndarray:
+        """Frames of the truth on the clip's own clock, uint8 [f, h, w, 3]. Raises Unscorable when there is none."""
+        if self.sample.truth is None:
+            raise Unscorable("no truth; give --truth DIR with a video of the same name")
+        return np.stack(list(media.read_frames(self.sample.truth.path, fps=self.fps)))
+
+    def frames_at(self, fps: float) -> np.ndarray:
+        """The frames by time, not by index, at another rate: 24 frames shown as 25 would drift by one a second."""
+        if abs(fps - self.fps) < 1e-3:
+            return self.frames
+        return self.keep(("frames", fps), lambda: np.stack(list(media.read_frames(self.sample.clip.path, fps=fps))))
+
+    @cached_property
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Frames and those of the truth at the same times, uint8 [f, h, w, 3] each.
+
+        The larger of two sizes is made as small as the other. Raises Unscorable when their shapes differ or they last
+        differently by more than a second.
+        """
+        made, truth = self.frames, self.truth
+        if abs(len(truth) - len(made)) > self.fps:
+            raise Unscorable(f"lasts {len(made)} frames, its truth {len(truth)} on the same clock; cut them alike")
+        count = min(len(made), len(truth))
+        return _same_size(made[:count], truth[:count])
+
+    def keep(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """What `compute` gives, computed once for all metrics of this clip that ask under the same `key`."""
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = compute()
+            return self._kept[key]
+
+
+class CandidateView(View):
+    """A clip that a training run has just made, as metrics look at it; `Candidate` holds all of it."""
+
+    def __init__(self, candidate: Candidate):
+        super().__init__(Sample(candidate.key, media.Clip(Path(candidate.key))))
+        self.candidate = candidate
+
+    @property
+    def frames(self) -> np.ndarray:
+        """All frames, uint8 [f, h, w, 3]."""
+        return self.candidate.frames
+
+    @property
+    def fps(self) -> float:
+        """Frames per second."""
+        return self.candidate.fps
+
+    @cached_property
+    def sound(self) -> np.ndarray:
+        """Mono sound at 16 kHz, float32 [s]."""
+        samples, rate = self.candidate.sound
+        mono = samples.mean(axis=1) if samples.ndim == 2 else samples
+        return media.resample(mono.astype(np.float32), rate, SAMPLE_RATE)
+
+    @property
+    def truth(self) -> np.ndarray:
+        """Frames of the truth, uint8 [f, h, w, 3]. Raises Unscorable when there is none."""
+        if self.candidate.truth is None:
+            raise Unscorable("no truth")
+        return self.candidate.truth
+
+    def frames_at(self, fps: float) -> np.ndarray:
+        """The frames by time at another rate, the nearest of each moment."""
+        moments = (np.arange(round(len(self.frames) / self.fps * fps)) + 0.5) / fps
+        return self.frames[np.minimum((moments * self.fps).astype(int), len(self.frames) - 1)]
+
+
+def _same_size(made: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    (h, w), (true_h, true_w) = made.shape[1:3], truth.shape[1:3]
+    if (h, w) == (true_h, true_w):
+        return made, truth
+    if abs(w / h - true_w / true_h) > 0.02 * w / h:
+        raise Unscorable(f"is {w}x{h}, its truth {true_w}x{true_h}: not the same shape; cut them alike")
+    if h < true_h:
+        return made, _resized(truth, w, h)
+    return _resized(made, true_w, true_h), truth
+
+
+def _resized(frames: np.ndarray, width: int, height: int) -> np.ndarray:
+    return np.stack(
+        [np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS)) for frame in frames]
+    )
+
+
+def at_most(frames: np.ndarray, side_px: int) -> np.ndarray:
+    """The frames [f, h, w, 3], made smaller where their longer side exceeds `side_px`."""
+    height, width = frames.shape[1:3]
+    scale = side_px / max(height, width)
+    return frames if scale >= 1 else _resized(frames, round(width * scale), round(height * scale))
+
+
+class _Computed:
+    """What metrics of clips and of sets share: their settings, and what decides their numbers."""
+
+    name: ClassVar[str]
+    unit: ClassVar[str]
+    low: ClassVar[float]
+    high: ClassVar[float]
+    better: ClassVar[Literal["higher", "lower"]]
+    needs: ClassVar[frozenset[Need]] = frozenset({"frames"})
+    version: ClassVar[int] = 1
+    """Raised when the same settings give other numbers than before."""
+
+    class Config(Frozen):
+        """Nothing to set."""
+
+    def __init__(self, config: Any = None):
+        self.config = config or self.Config()
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of the weights that are used; empty when there are none. Raises CheckpointError when they are not there."""
+        return ""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of settings, version and weights."""
+        # The same weights at another path give the same scores.
+        settings = self.config.model_dump(mode="json", exclude={"weights"})
+        return digest_of(self.name, self.version, settings, self.weights_sha256)
+
+    def provenance(self) -> dict[str, Any]:
+        """What a report must say about a number: settings, weights, version."""
+        return {
+            "name": self.name, "version": self.version, "fingerprint": self.fingerprint,
+            "settings": self.config.model_dump(mode="json"), "weights_sha256": self.weights_sha256,
+        }  # fmt: skip
+
+
+class Metric(_Computed):
+    """A `Scorer` that computes one clip at a time; a subclass declares itself and writes `read`."""
+
+    def read(self, view: View) -> Reading:
+        """The number of one clip. Raises Unscorable or MediaError when there is none."""
+        raise NotImplementedError
+
+    def score(self, samples: Iterable[Sample]) -> Iterator[Score]:
+        """See `Scorer`."""
+        return read_all((sample, [self]) for sample in samples)
+
+
+@dataclass(frozen=True)
+class SetReading:
+    """A distance of two sets, what stands beside it, and what to be warned of."""
+
+    value: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+class SetMetric(_Computed):
+    """Compares a set of clips with another; a subclass writes `features` and `compare`."""
+
+    def features(self, view: View) -> np.ndarray:
+        """What is kept of one clip, float [n, d]. Raises Unscorable or MediaError when there is nothing."""
+        raise NotImplementedError
+
+    def compare(self, made: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> SetReading:
+        """The distance of two sets by the features of their clips. Raises Unscorable when there are too few."""
+        raise NotImplementedError
+
+
+def read_all(jobs: Iterable[tuple[Sample, Sequence[Metric]]], workers: int = 2) -> Iterator[Score]:
+    """The scores of all samples, each by its metrics, clip by clip as they are done."""
+    return in_parallel(_rows, jobs, workers)
+
+
+def in_parallel(work: Callable[[T], Sequence[Any]], jobs: Iterable[T], workers: int) -> Iterator[Any]:
+    """All that `work` gives for the jobs, as it is done; a job starts when another has ended and been taken."""
+    waiting = iter(jobs)
+    with ThreadPoolExecutor(workers, thread_name_prefix="metric") as pool:
+        running = {pool.submit(work, job) for _, job in zip(range(workers), waiting, strict=False)}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for ended in done:
+                yield from ended.result()
+                running |= {pool.submit(work, job) for _, job in zip(range(1), waiting, strict=False)}
+
+
+def _rows(job: tuple[Sample, Sequence[Metric]]) -> list[Score]:
+    sample, metrics = job
+    view = View(sample)
+    return [_row(metric, view) for metric in metrics]
+
+
+def _row(metric: Metric, view: View) -> Score:
+    sample = view.sample
+    try:
+        reading = metric.read(view)
+    except (Unscorable, MediaError) as error:
+        return score_row(metric, sample, reason=" ".join(str(error).split()))
+    if not math.isfinite(reading.value):
+        return score_row(metric, sample, reason=f"{metric.name} is {reading.value} for this clip")
+    return score_row(metric, sample, reading.value, parts=dict(reading.parts), model=metric.weights_sha256[:16])

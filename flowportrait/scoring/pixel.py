@@ -1,0 +1,176 @@
+"""SSIM and PSNR against the truth, and what pictures say by themselves: sharpness, drift of colour.
+
+The first frame of a talking head is the portrait that was given, nearly the truth by construction; comparisons leave
+it out unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from flowportrait.config import Frozen
+from flowportrait.scoring.metric import Metric, Reading, Unscorable, View
+
+BATCH_FRAMES = 16
+GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+class PairConfig(Frozen):
+    """What comparisons with the truth share."""
+
+    skip_first: bool = True
+
+
+def compared(view: View, config: PairConfig) -> tuple[np.ndarray, np.ndarray]:
+    """The frames to compare. Raises Unscorable when none is left."""
+    made, truth = (frames[int(config.skip_first) :] for frames in view.pairs)
+    if not len(made):
+        raise Unscorable("no frame is left behind the first")
+    return made, truth
+
+
+def ssim(
+    made: UInt8[np.ndarray, "f h w c"], truth: UInt8[np.ndarray, "f h w c"], window: Literal["uniform", "gaussian"]
+) -> Float[np.ndarray, " f"]:
+    """Structural similarity of each frame, mean over channels and places (Wang et al. 2004), levels 0 to 255.
+
+    `uniform`: 7 x 7 windows with the sample covariance, scikit-image's default; `gaussian`: sigma 1.5 over 11 x 11 with
+    the population covariance, the paper's. Windows that would leave the picture do not count. ValueError for pictures
+    smaller than a window.
+    """
+    size = 7 if window == "uniform" else 11
+    if min(made.shape[1:3]) < size:
+        raise ValueError(f"ssim: got {made.shape[2]}x{made.shape[1]} px; a window has {size}x{size}")
+    parts = [
+        _ssim(made[start : start + BATCH_FRAMES], truth[start : start + BATCH_FRAMES], window)
+        for start in range(0, len(made), BATCH_FRAMES)
+    ]
+    return np.concatenate(parts)
+
+
+def _ssim(made: np.ndarray, truth: np.ndarray, window: str) -> np.ndarray:
+    # Squares of 8-bit levels need more than float32's 24 bits once they are summed and subtracted.
+    x, y = (torch.from_numpy(frames).permute(0, 3, 1, 2).double() for frames in (made, truth))
+    mean = _uniform_mean if window == "uniform" else _gaussian_mean
+    mean_x, mean_y = mean(x), mean(y)
+    correction = 49 / 48 if window == "uniform" else 1.0
+    var_x, var_y, cov = (
+        correction * (mean(a * b) - mean_a * mean_b)
+        for a, b, mean_a, mean_b in ((x, x, mean_x, mean_x), (y, y, mean_y, mean_y), (x, y, mean_x, mean_y))
+    )
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    similar = (2 * mean_x * mean_y + c1) * (2 * cov + c2)
+    similar = similar / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    return similar.mean((1, 2, 3)).numpy()
+
+
+def _uniform_mean(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 7, stride=1)
+
+
+def _gaussian_mean(x: Tensor) -> Tensor:
+    weights = torch.exp(-0.5 * (torch.arange(-5, 6, dtype=torch.float64) / 1.5) ** 2)
+    weights = (weights / weights.sum()).expand(x.shape[1], 1, -1)
+    across = F.conv2d(x, weights[:, :, None, :], groups=x.shape[1])
+    return F.conv2d(across, weights[:, :, :, None], groups=x.shape[1])
+
+
+def squared_error(made: UInt8[np.ndarray, "f h w c"], truth: UInt8[np.ndarray, "f h w c"]) -> Float[np.ndarray, " f"]:
+    """Mean squared difference of each frame, in levels squared."""
+    return np.array(
+        [np.square(a.astype(np.float64) - b.astype(np.float64)).mean() for a, b in zip(made, truth, strict=True)]
+    )
+
+
+def psnr_db(mean_squared_error: float) -> float:
+    """Peak signal-to-noise ratio in dB for levels 0 to 255; infinite for 0."""
+    return 10 * math.log10(255**2 / mean_squared_error) if mean_squared_error else math.inf
+
+
+def grey(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f h w 1"]:
+    """Luma, rounded to 8 bits as image libraries do."""
+    return np.rint(frames @ np.array(GREY)).astype(np.uint8)[..., None]
+
+
+class Ssim(Metric):
+    """Structural similarity to the truth, mean over frames."""
+
+    name, unit, low, high, better = "ssim", "1", -1.0, 1.0, "higher"
+    needs = frozenset({"frames", "truth"})
+
+    class Config(PairConfig):
+        """`uniform` is scikit-image's default, `gaussian` Wang's."""
+
+        window: Literal["uniform", "gaussian"] = "uniform"
+        grey: bool = False
+
+    def read(self, view: View) -> Reading:
+        made, truth = compared(view, self.config)
+        if min(made.shape[1:3]) < 11:
+            raise Unscorable(f"is {made.shape[2]}x{made.shape[1]} px; ssim needs 11x11")
+        if self.config.grey:
+            made, truth = grey(made), grey(truth)
+        return Reading(float(ssim(made, truth, self.config.window).mean()), {"frames": len(made)})
+
+
+class Psnr(Metric):
+    """Peak signal-to-noise ratio against the truth."""
+
+    name, unit, low, high, better = "psnr", "dB", 0.0, math.inf, "higher"
+    needs = frozenset({"frames", "truth"})
+
+    class Config(PairConfig):
+        """`frames`: the mean of the frames' own, those without any error left out; `mse`: that of the mean error."""
+
+        aggregate: Literal["frames", "mse"] = "frames"
+
+    def read(self, view: View) -> Reading:
+        made, truth = compared(view, self.config)
+        errors = squared_error(made, truth)
+        differing = errors[errors > 0]
+        if not len(differing):
+            raise Unscorable("every frame is the truth's own: its PSNR is infinite")
+        whole = psnr_db(float(errors.mean()))
+        value = whole if self.config.aggregate == "mse" else float(np.mean([psnr_db(e) for e in differing]))
+        return Reading(value, {"frames": len(made), "identical": len(errors) - len(differing), "of_mean_mse": whole})
+
+
+def sharpness(frames: UInt8[np.ndarray, "f h w 3"]) -> float:
+    """Variance of the Laplacian, mean over frames, in levels squared; falls with blur, rises with grain."""
+    light = frames.mean(axis=-1, dtype=np.float32)
+    centre = light[:, 1:-1, 1:-1]
+    around = light[:, :-2, 1:-1] + light[:, 2:, 1:-1] + light[:, 1:-1, :-2] + light[:, 1:-1, 2:]
+    return float((around - 4 * centre).var(axis=(1, 2)).mean())
+
+
+def colour_drift(frames: UInt8[np.ndarray, "f h w 3"]) -> float:
+    """Distance of the mean colours of the first and of the last quarter, in levels."""
+    count = max(1, len(frames) // 4)
+    first, last = (part.astype(np.float32).mean((0, 1, 2)) for part in (frames[:count], frames[-count:]))
+    return float(np.linalg.norm(last - first))
+
+
+class Sharpness(Metric):
+    """Variance of the Laplacian; `to_first` is that of all frames over that of the first, which a generator copies."""
+
+    name, unit, low, high, better = "sharpness", "levels^2", 0.0, math.inf, "higher"
+
+    def read(self, view: View) -> Reading:
+        value, first = sharpness(view.frames), sharpness(view.frames[:1])
+        return Reading(value, {"to_first": value / first if first else math.nan, "frames": len(view.frames)})
+
+
+class ColourDrift(Metric):
+    """How far the mean colour wanders from the first to the last quarter of a clip."""
+
+    name, unit, low, high, better = "colour-drift", "levels", 0.0, 255 * math.sqrt(3), "lower"
+
+    def read(self, view: View) -> Reading:
+        return Reading(colour_drift(view.frames), {"frames": len(view.frames)})

@@ -1,0 +1,273 @@
+"""LSE-D and LSE-C by SyncNet (Chung and Zisserman 2016), computed as the authors' code does, array for array.
+
+What varies between published numbers is named here: the crop, the zero padding at the ends, the frame rate. Numbers of
+different settings must not be compared, and a clip of few windows means little: both stand in every record.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int16, UInt8
+from PIL import Image
+from pydantic import Field
+from torch import Tensor, nn
+
+from flowportrait.config import Frozen
+from flowportrait.errors import CheckpointError
+from flowportrait.registry import FACE_DETECTORS
+from flowportrait.scoring.metric import SAMPLE_RATE, Metric, Reading, Unscorable, View
+from flowportrait.scoring.weights import WEIGHTS, sha256_of
+
+FPS = 25
+WINDOW = 5  # frames
+SIDE_PX = 224
+MFCC_PER_FRAME = 4
+STRIDE, LENGTH, FFT, FILTERS, CEPSTRA, LIFTER = 160, 400, 512, 26, 13, 22  # of the cepstrum, in samples and numbers
+CHIN, MARGIN = 0.4, 110  # how much the crop exceeds the face, and the grey it is padded with
+
+Padding = Literal["zero", "valid"]
+
+
+def mfcc(samples: Int16[np.ndarray, " s"]) -> Float[np.ndarray, "n 13"]:
+    """Mel cepstra at 100 Hz of 16 kHz sound **in int16 scale**, the first replaced by the log energy.
+
+    The defaults of python_speech_features, on which SyncNet was trained: 25 ms rectangular windows, 26 filters to
+    8 kHz, sine lifter. Sound in [-1, 1] would shift the first number by 2 ln 32768 and change every LSE unseen.
+    """
+    if samples.dtype != np.int16:
+        raise TypeError(f"mfcc: got {samples.dtype} samples; give int16")
+    signal = samples.astype(np.float64)
+    signal = np.append(signal[0], signal[1:] - 0.97 * signal[:-1])
+    count = 1 if len(signal) <= LENGTH else 1 + math.ceil((len(signal) - LENGTH) / STRIDE)
+    signal = np.pad(signal, (0, max(0, (count - 1) * STRIDE + LENGTH - len(signal))))
+    windows = np.lib.stride_tricks.sliding_window_view(signal, LENGTH)[::STRIDE][:count]
+    power = np.square(np.abs(np.fft.rfft(windows, FFT))) / FFT
+    tiny = np.finfo(float).eps
+    energy = np.maximum(power.sum(1), tiny)
+    logs = np.log(np.maximum(power @ _filters().T, tiny))
+    n = np.arange(FILTERS)
+    cosines = np.cos(np.pi / FILTERS * (n + 0.5) * np.arange(CEPSTRA)[:, None]) * math.sqrt(2 / FILTERS)
+    cepstra = logs @ cosines.T
+    cepstra *= 1 + LIFTER / 2 * np.sin(np.pi * np.arange(CEPSTRA) / LIFTER)
+    cepstra[:, 0] = np.log(energy)
+    return cepstra
+
+
+def _filters() -> Float[np.ndarray, "26 257"]:
+    """Triangles evenly spaced on the mel scale, their corners on whole bins."""
+    mels = np.linspace(0, 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700), FILTERS + 2)
+    corners = np.floor((FFT + 1) * 700 * (10 ** (mels / 2595) - 1) / SAMPLE_RATE)
+    bins = np.arange(FFT // 2 + 1)
+    left, middle, right = (corners[i : i + FILTERS, None] for i in range(3))
+    rising, falling = (bins - left) / (middle - left), (right - bins) / (right - middle)
+    inside_left, inside_right = (bins >= left) & (bins < middle), (bins >= middle) & (bins < right)
+    return np.where(inside_left, rising, np.where(inside_right, falling, 0.0))
+
+
+class SyncNet(nn.Module):
+    """The two towers, under the names of the official checkpoint; 13.6 million parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.netcnnaud = nn.Sequential(
+            *_layer(nn.Conv2d(1, 64, 3, 1, 1)), nn.MaxPool2d(1, 1),
+            *_layer(nn.Conv2d(64, 192, 3, 1, 1)), nn.MaxPool2d(3, (1, 2)),
+            *_layer(nn.Conv2d(192, 384, 3, padding=1)),
+            *_layer(nn.Conv2d(384, 256, 3, padding=1)),
+            *_layer(nn.Conv2d(256, 256, 3, padding=1)), nn.MaxPool2d(3, 2),
+            *_layer(nn.Conv2d(256, 512, (5, 4))),
+        )  # fmt: skip
+        self.netfcaud = _head()
+        self.netfclip = _head()
+        self.netcnnlip = nn.Sequential(
+            *_layer(nn.Conv3d(3, 96, (5, 7, 7), (1, 2, 2))), nn.MaxPool3d((1, 3, 3), (1, 2, 2)),
+            *_layer(nn.Conv3d(96, 256, (1, 5, 5), (1, 2, 2), (0, 1, 1))),
+            nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+            *_layer(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1))),
+            *_layer(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1))),
+            *_layer(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1))), nn.MaxPool3d((1, 3, 3), (1, 2, 2)),
+            *_layer(nn.Conv3d(256, 512, (1, 6, 6))),
+        )  # fmt: skip
+
+    @torch.inference_mode()
+    def heard(self, cepstra: Float[Tensor, "b 1 13 20"]) -> Float[Tensor, "b 1024"]:
+        """Embeddings of 0.2 s of sound."""
+        return self.netfcaud(self.netcnnaud(cepstra).flatten(1))
+
+    @torch.inference_mode()
+    def seen(self, frames: Float[Tensor, "b 3 5 224 224"]) -> Float[Tensor, "b 1024"]:
+        """Embeddings of five frames, BGR levels from 0 to 255."""
+        return self.netfclip(self.netcnnlip(frames).flatten(1))
+
+
+def _layer(convolution: nn.Module) -> list[nn.Module]:
+    norm = nn.BatchNorm2d if isinstance(convolution, nn.Conv2d) else nn.BatchNorm3d
+    return [convolution, norm(convolution.out_channels), nn.ReLU()]
+
+
+def _head() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, 1024))
+
+
+def embeddings(
+    network: SyncNet, frames: UInt8[np.ndarray, "f 224 224 3"], samples: Int16[np.ndarray, " s"], batch: int = 20
+) -> tuple[Float[Tensor, "n 1024"], Float[Tensor, "n 1024"]]:
+    """Lips and sound of every window, one a frame; `frames` RGB at 25 fps, `samples` at 16 kHz.
+
+    Raises Unscorable when there is not one whole window.
+    """
+    count = min(len(frames), len(samples) // (SAMPLE_RATE // FPS)) - WINDOW
+    if count < 1:
+        raise Unscorable(f"has {len(frames)} frames of sound and picture at 25 fps; SyncNet needs {WINDOW + 1}")
+    pixels = torch.from_numpy(np.ascontiguousarray(frames[..., ::-1])).float().permute(3, 0, 1, 2)
+    cepstra = torch.from_numpy(mfcc(samples)).float().T
+    lips, sounds = [], []
+    for start in range(0, count, batch):
+        windows = range(start, min(start + batch, count))
+        lips.append(network.seen(torch.stack([pixels[:, i : i + WINDOW] for i in windows])))
+        columns = [MFCC_PER_FRAME * i for i in windows]
+        sounds.append(network.heard(torch.stack([cepstra[None, :, c : c + 20] for c in columns])))
+    return torch.cat(lips), torch.cat(sounds)
+
+
+class Lse(NamedTuple):
+    """Lip-sync errors of a clip. `offset` is negative where the sound is late, in frames at 25 fps."""
+
+    distance: float
+    confidence: float
+    offset: int
+    num_windows: int
+
+
+def distances(
+    lips: Float[Tensor, "n d"], sounds: Float[Tensor, "n d"], reach: int = 15, padding: Padding = "zero"
+) -> Float[Tensor, "n k"]:
+    """Euclidean distances of each window's lips to the sound -reach...reach windows later.
+
+    Beyond the ends there are zero vectors, as in the authors' code, or nan (`valid`), which no mean counts.
+    """
+    padded = F.pad(sounds, (0, 0, reach, reach), value=0.0 if padding == "zero" else math.nan)
+    return torch.stack(
+        [F.pairwise_distance(lips, padded[shift : shift + len(lips)]) for shift in range(2 * reach + 1)], 1
+    )
+
+
+def lse(lips: Float[Tensor, "n d"], sounds: Float[Tensor, "n d"], reach: int = 15, padding: Padding = "zero") -> Lse:
+    """LSE-D: the least mean distance over all shifts; LSE-C: the median over shifts less that."""
+    means = distances(lips, sounds, reach, padding).nanmean(0)
+    least = means.min(0)
+    return Lse(float(least.values), float(means.median() - least.values), reach - int(least.indices), len(lips))
+
+
+@lru_cache(maxsize=1)
+def load_syncnet(path: Path) -> SyncNet:
+    """SyncNet with the official weights (`syncnet_v2.model`, a state dict)."""
+    network = SyncNet()
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    missing, unexpected = network.load_state_dict(state, strict=False)
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{path}: not SyncNet's weights (lacks {len(missing)} tensors, has {len(unexpected)} of another)"
+        )
+    return network.eval().requires_grad_(False)
+
+
+def face_crops(frames: UInt8[np.ndarray, "f h w 3"], detect_every: int = 4) -> UInt8[np.ndarray, "f 224 224 3"]:
+    """The authors' crop: a square of 1.4 face boxes' half sides, more chin than forehead, its path smoothed by medians.
+
+    The boxes are our detector's, not S3FD's; frames without a face take the box between their neighbours'. Raises
+    Unscorable when fewer than half of the frames show a face.
+    """
+    detector = FACE_DETECTORS.load("centerface")()
+    looked = range(0, len(frames), detect_every)
+    found = {i: max(detector.detect(frames[i]), key=lambda box: box.area, default=None) for i in looked}
+    seen = [i for i, box in found.items() if box is not None]
+    if len(seen) < len(looked) / 2:
+        raise Unscorable(f"shows a face in {len(seen)} of {len(looked)} frames; half are needed, or crop = 'none'")
+    boxes = np.array([found[i][:4] for i in seen], float)
+    boxes = np.stack([np.interp(np.arange(len(frames)), seen, boxes[:, side]) for side in range(4)], 1)
+    x0, y0, x1, y1 = boxes.T
+    half = _median_of_13(np.maximum(x1 - x0, y1 - y0) / 2)
+    x, y = _median_of_13((x0 + x1) / 2), _median_of_13((y0 + y1) / 2)
+    return np.stack([_crop(*parts) for parts in zip(frames, x, y, half, strict=True)])
+
+
+def _median_of_13(path: np.ndarray) -> np.ndarray:
+    padded = np.pad(path, 6)  # zeros, as scipy.signal.medfilt pads
+    return np.median(np.lib.stride_tricks.sliding_window_view(padded, 13), axis=1)
+
+
+def _crop(frame: np.ndarray, x: float, y: float, half: float) -> np.ndarray:
+    border = int(half * (1 + 2 * CHIN))
+    padded = np.pad(frame, ((border, border), (border, border), (0, 0)), constant_values=MARGIN)
+    x, y = x + border, y + border
+    cut = padded[
+        int(y - half) : int(y + half * (1 + 2 * CHIN)),
+        int(x - half * (1 + CHIN)) : int(x + half * (1 + CHIN)),
+    ]
+    return np.asarray(Image.fromarray(cut).resize((SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR))
+
+
+class LseConfig(Frozen):
+    """How LSE is computed; the defaults are the authors' for videos in the wild."""
+
+    crop: Literal["face", "none"] = Field("face", description="none: the whole frame, for clips cut to a face already")
+    padding: Padding = "zero"
+    detect_every: int = Field(4, ge=1, description="frames; faces between are interpolated, then smoothed over 13")
+    reach: int = Field(15, ge=1, le=50, description="frames at 25 fps to either side")
+    weights: Path | None = None
+
+
+class _LseScorer(Metric):
+    needs = frozenset({"frames", "sound", "weights"})
+    Config = LseConfig
+
+    @cached_property
+    def _file(self) -> Path:
+        return WEIGHTS["syncnet"].find(self.config.weights)
+
+    @property
+    def weights_sha256(self) -> str:
+        return sha256_of(self._file)
+
+    def _lse(self, view: View) -> Lse:
+        return view.keep(("lse", self.config.model_dump_json()), lambda: self._computed(view))
+
+    def _computed(self, view: View) -> Lse:
+        samples = (view.sound * 32768).round().clip(-32768, 32767).astype(np.int16)
+        frames = view.frames_at(FPS)
+        cut = face_crops(frames, self.config.detect_every) if self.config.crop == "face" else _whole(frames)
+        return lse(*embeddings(load_syncnet(self._file), cut, samples), self.config.reach, self.config.padding)
+
+
+def _whole(frames: np.ndarray) -> np.ndarray:
+    return np.stack(
+        [np.asarray(Image.fromarray(f).resize((SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR)) for f in frames]
+    )
+
+
+class LseD(_LseScorer):
+    """Lip-sync error, distance: how far lips and sound are apart at the shift where they are nearest."""
+
+    name, unit, low, high, better = "lse-d", "1", 0.0, math.inf, "lower"
+
+    def read(self, view: View) -> Reading:
+        found = self._lse(view)
+        return Reading(found.distance, {"offset": found.offset, "windows": found.num_windows})
+
+
+class LseC(_LseScorer):
+    """Lip-sync error, confidence: how much nearer lips and sound are at that shift than at others."""
+
+    name, unit, low, high, better = "lse-c", "1", 0.0, math.inf, "higher"
+
+    def read(self, view: View) -> Reading:
+        found = self._lse(view)
+        return Reading(found.confidence, {"offset": found.offset, "windows": found.num_windows})

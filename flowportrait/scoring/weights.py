@@ -1,0 +1,138 @@
+"""The door through which every pretrained weight of a scorer comes: the user's path, the cache, or its official home.
+
+What a file holds is known by its sha256, which stands in the fingerprint of every score made with it. A file that is
+not there, or is another one, is an error that says where to get the right one. Nothing is scored with random weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from flowportrait.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One file of pretrained weights; `sha256` may be its beginning, as official file names carry it."""
+
+    file: str
+    url: str
+    sha256: str
+    licence: str
+
+    def find(self, path: Path | None = None) -> Path:
+        """The checked file: `path` if given, else from the cache, else fetched from its home into the cache.
+
+        Raises CheckpointError when it is not there and cannot be fetched, or is another file.
+        """
+        if path is not None:
+            return self._checked(Path(path))
+        cached = cache_dir() / self.file
+        if not cached.is_file():
+            self._fetch(cached)
+        return self._checked(cached)
+
+    def _checked(self, path: Path) -> Path:
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file; {self._where()}")
+        if not (found := sha256_of(path)).startswith(self.sha256):
+            raise CheckpointError(f"{path}: sha256 {found[:16]}..., but {self.file} has {self.sha256}; {self._where()}")
+        return path
+
+    def _fetch(self, target: Path) -> None:
+        if " " in self.url:
+            raise CheckpointError(f"{self.file}: not there; {self._where()}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            with urllib.request.urlopen(self.url, timeout=30) as answer, partial.open("wb") as file:
+                while block := answer.read(1 << 20):
+                    file.write(block)
+            os.replace(partial, target)
+        except (urllib.error.URLError, OSError) as error:
+            raise CheckpointError(f"{self.file}: cannot be fetched ({error}); {self._where()}") from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _where(self) -> str:
+        return (
+            f"get {self.url} (sha256 {self.sha256}..., {self.licence}) and put it at {cache_dir() / self.file}, "
+            "or give its path as the scorer's `weights`"
+        )
+
+
+def find_any(names: Sequence[str], path: Path | None = None) -> Path:
+    """The checked file of the first of several equally good weights that is there; else the first is fetched."""
+    known = [WEIGHTS[name] for name in names]
+    if path is not None and path.is_file():
+        found = sha256_of(path)
+        return next((w for w in known if found.startswith(w.sha256)), known[0]).find(path)
+    there = next((w for w in known if (cache_dir() / w.file).is_file()), known[0])
+    return there.find(path)
+
+
+def cache_dir() -> Path:
+    """Where fetched weights lie: $FLOWPORTRAIT_WEIGHTS, or flowportrait/weights in the user's cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("FLOWPORTRAIT_WEIGHTS") or Path(home) / "flowportrait" / "weights")
+
+
+def sha256_of(path: Path) -> str:
+    """Of a whole file; computed once for each state of it."""
+    status = path.stat()
+    return _sha256(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache
+def _sha256(path: Path, size: int, changed_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_TORCHVISION = "https://download.pytorch.org/models/"
+
+
+def _torchvision(file: str) -> Weights:
+    """torchvision's files carry the first eight digits of their sha256 in their names."""
+    return Weights(file, _TORCHVISION + file, file.rsplit("-", 1)[1].split(".")[0], "BSD-3-Clause")
+
+
+WEIGHTS: Mapping[str, Weights] = {
+    "alex": _torchvision("alexnet-owt-7be5be79.pth"),
+    "vgg": _torchvision("vgg16-397923af.pth"),
+    "squeeze": _torchvision("squeezenet1_1-b8a52dc0.pth"),
+    "raft-small": _torchvision("raft_small_C_T_V2-01064c6d.pth"),
+    "raft-large": _torchvision("raft_large_C_T_SKHT_V2-ff5fadd5.pth"),
+    "r3d-18": _torchvision("r3d_18-b3b3357e.pth"),
+    "raft-small-princeton": Weights(
+        "raft-small.pth", "https://github.com/princeton-vl/RAFT (download_models.sh)",
+        "c7d41b9cc88442bb8aa911dbb33086dac55a226394b142937ff22d5578717332", "BSD-3-Clause",
+    ),
+    "inception-fid": Weights(
+        "pt_inception-2015-12-05-6726825d.pth",
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+        "6726825d", "Apache-2.0",
+    ),
+    "sface": Weights(
+        "face_recognition_sface_2021dec.onnx",
+        "https://github.com/opencv/opencv_zoo/tree/main/models/face_recognition_sface (Git LFS)",
+        "0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79", "Apache-2.0",
+    ),
+    "face-landmarker": Weights(
+        "face_landmarker.task",
+        "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task",
+        "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff", "Apache-2.0",
+    ),
+    "syncnet": Weights(
+        "syncnet_v2.model", "http://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model", "961e8696",
+        "CC-BY-4.0, for research",
+    ),
+}  # fmt: skip
+"""Every pretrained file that a scorer may need, by the name its settings use."""

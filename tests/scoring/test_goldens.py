@@ -1,0 +1,124 @@
+"""Classic metrics against numbers made by the authors' own code (tests/golden/scorers)."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flowportrait.scoring import motion, perceptual, pixel, sync
+
+models = pytest.importorskip("torchvision.models")
+GOLDEN = Path(__file__).parents[1] / "golden" / "scorers"
+RAFT = Path(__file__).parents[3] / "shared" / "weights" / "raft-small.pth"
+
+
+def golden(name):
+    """A file of numbers."""
+    path = GOLDEN / name
+    return json.loads(path.read_text()) if path.suffix == ".json" else np.load(path)
+
+
+spec = importlib.util.spec_from_file_location("recipes", GOLDEN / "recipes.py")
+recipes = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(recipes)
+
+
+@pytest.fixture(scope="module")
+def made():
+    return recipes.synth_video()
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return recipes.synth_video(shift=0.25)
+
+
+@pytest.mark.parametrize("window, key", [("uniform", "sk_default_rgb_u8"), ("gaussian", "sk_gauss_rgb_u8")])
+def test_ssim(made, truth, window, key):
+    for pair in golden("ssim_psnr.json")["pairs"]:
+        t = pair["t"]
+        expected = next(value for name, value in pair.items() if name.startswith(key))
+        assert pixel.ssim(made[[t]], truth[[t]], window)[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_ssim_of_grey(made, truth):
+    pair = golden("ssim_psnr.json")["pairs"][2]
+    expected = next(value for name, value in pair.items() if name.startswith("sk_default_gray"))
+    got = pixel.ssim(pixel.grey(made[[5]]), pixel.grey(truth[[5]]), "uniform")[0]
+    assert got == pytest.approx(expected, abs=1e-6)
+
+
+def test_psnr(made, truth):
+    video = golden("ssim_psnr.json")["video"]
+    errors = pixel.squared_error(made, truth)
+    frames = [pixel.psnr_db(error) for error in errors]
+    assert frames[0] == float("inf") and frames[1:] == pytest.approx(video["psnr_frames"][1:], abs=1e-6)
+    assert pixel.psnr_db(errors.mean()) == pytest.approx(video["psnr_of_mean_mse"], abs=1e-6)
+
+
+@pytest.mark.parametrize("name, seed", [("alex", 31), ("squeeze", 33)])
+def test_lpips(made, truth, name, seed):
+    trunk = getattr(models, perceptual._CONSTRUCTORS[name])(weights=None).features
+    trunk.load_state_dict(recipes.fill_state_dict(trunk.state_dict(), seed))
+    network = perceptual.Lpips(name, trunk)
+    for t in (0, 20):
+        expected = golden("lpips.json")[name][f"synth_t{t}"]["value"]
+        assert float(network(made[[t]], truth[[t]])[0]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_lpips_vgg(made, truth):
+    trunk = models.vgg.make_layers(models.vgg.cfgs["D"])
+    trunk.load_state_dict(recipes.fill_state_dict(trunk.state_dict(), 32))
+    expected = golden("lpips.json")["vgg"]["synth_t5"]["value"]
+    assert float(perceptual.Lpips("vgg", trunk)(made[[5]], truth[[5]])[0]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.skipif(not RAFT.is_file(), reason="../shared/weights/raft-small.pth is not there")
+def test_raft_jitter(made):
+    flows = motion.optical_flow(motion.load_raft(RAFT, "small"), made[:3])
+    expected = golden("raft_jitter.json")["synth_va_T12"]
+    assert flows.norm(dim=1).mean((1, 2)).tolist() == pytest.approx(expected["mean_mag"], rel=5e-3)
+    for reading, key in (
+        ("pixels", "A_pixel_ratio_then_mean"),
+        ("means", "B_ratio_of_means"),
+        ("norms", "C_global_l2_ratio"),
+    ):
+        for epsilon in ("1e-06", "0.01", "1"):
+            got = motion.jitter(flows, reading, float(epsilon))
+            assert float(got) == pytest.approx(expected[f"eps={epsilon}"][key][0], rel=2e-3)
+
+
+def test_mfcc():
+    stored = golden("mfcc.npz")
+    assert sync.mfcc(stored["speech"]) == pytest.approx(stored["speech_mfcc"], abs=1e-6)
+    assert sync.mfcc(recipes.synth_audio()) == pytest.approx(stored["tone_mfcc"], abs=1e-6)
+    # Sound in [-1, 1] would shift the energy by 2 ln 32768 and change every LSE unseen.
+    with pytest.raises(TypeError):
+        sync.mfcc(recipes.synth_audio() / 32768)
+
+
+def test_syncnet_embeddings(made):
+    network = sync.SyncNet()
+    state = recipes.fill_state_dict(network.state_dict(), 2024)
+    state |= {name: torch.from_numpy(value) for name, value in golden("syncnet_bn.npz").items()}
+    network.load_state_dict(state)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 13_631_616
+    stored = golden("syncnet_synth.npz")
+    lips, sounds = sync.embeddings(network.eval(), made[:8], recipes.synth_audio())
+    for got, expected in ((lips, stored["lip_feat"]), (sounds, stored["aud_feat"])):
+        assert np.abs(got.numpy() - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("case", ["audio_lags_by_3", "audio_leads_by_4", "aligned"])
+def test_lse(case):
+    stored, expected = golden("syncnet_pdist.npz"), golden("syncnet_pdist.json")[case]
+    lips, sounds = (torch.from_numpy(stored[f"{case}_{side}"]) for side in ("lip", "aud"))
+    found = sync.lse(lips, sounds)
+    assert (found.offset, found.num_windows) == (expected["offset"], 80)
+    assert found.distance == pytest.approx(expected["LSE_D"], rel=1e-5)
+    assert found.confidence == pytest.approx(expected["LSE_C"], rel=1e-5)
+    # Without the zeros beyond the ends the right shift is still the nearest.
+    assert sync.lse(lips, sounds, padding="valid").offset == expected["offset"]
