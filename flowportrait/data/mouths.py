@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowportrait.data.augment import draw_look, recolour
@@ -36,12 +36,14 @@ class Heard:
 @dataclass(frozen=True)
 class MouthBatch:
     """`mouths` of frames start .. start + f of each clip, and the sound of that stretch with `reach` frames more on
-    both sides: `mels` are the whole clip's, `start` counts frames, `shapes` are the labelled mouth shapes."""
+    both sides: `mels` are the whole clip's, `start` counts frames, `shapes` are the labelled mouth shapes. Where
+    `held`, the lips of one frame are laid over all, and only chin and cheeks speak: nothing may be read from those."""
 
     mouths: Float[Tensor, "b f s s"]
     mels: Float[Tensor, "b 80 m"]
     shapes: Float[Tensor, "b f 27"]
     start: list[int]
+    held: Bool[Tensor, " b"]
 
 
 def mouth_batch(
@@ -51,44 +53,45 @@ def mouth_batch(
     num_clips: int,
     num_frames: int,
     reach: int,
-    strength: float = 1.0,
+    held_share: float = 0.0,
 ) -> MouthBatch:
-    """Random stretches of different clips; `strength` 0 leaves looks and voices as they are."""
+    """Random stretches of different clips; the first `held_share` of them with lips that stand still."""
     drawn: dict[str, tuple[ClipCache, CachedClip]] = {}
     while len(drawn) < num_clips:
         cache, clip = pool.draw(rng)
         if clip.num_frames >= num_frames + 2 * reach:
             drawn[clip.key] = cache, clip
     mouths, mels, shapes, starts = [], [], [], []
-    for cache, clip in drawn.values():
+    num_held = round(held_share * num_clips)
+    for number, (cache, clip) in enumerate(drawn.values()):
         start = int(rng.integers(reach, clip.num_frames - num_frames - reach + 1))
         rows = slice(clip.frame_start + start, clip.frame_start + start + num_frames)
         heard = hearing[str(cache.root)]
-        mouths.append(_mouths(cache, rows, rng, strength))
-        sound = heard.mels[clip.key]
-        mels.append(augment_mels(sound, rng) if strength else sound)
+        mouths.append(_mouths(cache, rows, rng, number < num_held))
+        mels.append(augment_mels(heard.mels[clip.key], rng))
         shapes.append(torch.from_numpy(heard.shapes[rows]))
         starts.append(start)
     longest = max(sound.shape[1] for sound in mels)
     padded = [F.pad(sound, (0, longest - sound.shape[1]), value=-3.0) for sound in mels]
-    return MouthBatch(torch.stack(mouths), torch.stack(padded), torch.stack(shapes), starts)
+    return MouthBatch(
+        torch.stack(mouths), torch.stack(padded), torch.stack(shapes), starts, torch.arange(num_clips) < num_held
+    )
 
 
 def clip_mouths(cache: ClipCache, clip: CachedClip) -> Float[Tensor, "f s s"]:
     """A whole clip as the network sees it, cut by its labelled landmarks."""
     rows = slice(clip.frame_start, clip.frame_start + clip.num_frames)
-    return _mouths(cache, rows, np.random.default_rng(0), 0.0)
+    frames, landmarks = torch.from_numpy(np.array(cache.frames[rows])), torch.from_numpy(cache.landmarks[rows])
+    return as_seen(cut_mouths(frames, mouth_places(landmarks)))
 
 
-def _mouths(cache: ClipCache, rows: slice, rng: np.random.Generator, strength: float) -> Float[Tensor, "f s s"]:
-    landmarks = torch.from_numpy(cache.landmarks[rows])
-    frames = torch.from_numpy(np.array(cache.frames[rows]))
-    if not strength:
-        return as_seen(cut_mouths(frames, mouth_places(landmarks)))
-    look = draw_look(rng, cache.landmarks[rows.start], cache.size_px, strength)
+def _mouths(cache: ClipCache, rows: slice, rng: np.random.Generator, held: bool) -> Float[Tensor, "f s s"]:
+    frames, landmarks = torch.from_numpy(np.array(cache.frames[rows])), torch.from_numpy(cache.landmarks[rows])
+    look = draw_look(rng, cache.landmarks[rows.start], cache.size_px)
     places = mouth_places(landmarks + _landmark_noise(landmarks, rng))
     bent = 1.5 * look.bend  # faces differ more about the mouth than as a whole
-    mouths = recolour(look, cut_mouths(frames, _moved(places, rng), bent))
+    mouths = cut_mouths(frames, _moved(places, rng), bent)
+    mouths = recolour(look, _with_held_lips(mouths, rng) if held else mouths)
     return as_seen(_worn(mouths, rng), _grey_weights(rng))
 
 
@@ -110,6 +113,14 @@ def _moved(places: Float[Tensor, "f 2 3"], rng: np.random.Generator) -> Float[Te
     offset = torch.from_numpy(rng.normal(0, 0.09, 2)).float()
     linear = places[..., :2]
     return torch.cat([linear @ change, places[..., 2:] + (linear @ offset[:, None])], -1)
+
+
+def _with_held_lips(mouths: Float[Tensor, "f 3 s s"], rng: np.random.Generator) -> Float[Tensor, "f 3 s s"]:
+    """The middle of one frame laid over all frames, softly; squares move with the head, so this is a frozen mouth."""
+    axis = torch.linspace(-1, 1, mouths.shape[-1])
+    x, y = axis[None] / rng.uniform(0.5, 0.75), (axis[:, None] - rng.uniform(0, 0.1)) / rng.uniform(0.3, 0.6)
+    mask = ((1.35 - torch.hypot(x.expand_as(y + x), y + 0 * x)) / 0.35).clamp(0, 1)
+    return torch.lerp(mouths, mouths[int(rng.integers(len(mouths)))], mask)
 
 
 def _worn(mouths: Float[Tensor, "f 3 s s"], rng: np.random.Generator) -> Float[Tensor, "f 3 s s"]:

@@ -2,11 +2,13 @@
 
 Three contrasts, all by cosines: a stretch against shifts of its own sound (what offsets are read from), a stretch
 against the sounds of others, and single frames against the moments of all stretches. Beside them both towers name the
-labelled mouth shapes, which shows them within minutes what lips and sounds have in common.
+labelled mouth shapes, which shows them within minutes what lips and sounds have in common. Where lips are held still
+while chin and cheeks speak on, no shift may fit better than another: the judge is to look at lips.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,8 @@ class SyncLossConfig(Frozen):
     others: float = 0.5
     frames: float = 0.5
     shapes: float = 1.0
+    held: float = 1.0  # of the distance from an even spread over shifts, where lips stand still
+    held_share: float = 0.25  # of the stretches
 
 
 class SyncRecipe(Frozen):
@@ -77,21 +81,32 @@ class Learner(nn.Module):
             named = self.seen_shapes(seen).float(), self.heard_shapes(heard[:, middle]).float()
         sharp = self.log_sharpness.exp()
         windows = sounds.unfold(1, num_frames, 1)  # [b, shifts, d, f]
-        by_shift = torch.einsum("bfd,bsdf->bs", lips, windows) / num_frames
-        by_clip = torch.einsum("ifd,jfd->ij", lips, sounds[:, middle]) / num_frames
+        all_by_shift = torch.einsum("bfd,bsdf->bs", lips, windows) / num_frames
+        free = ~batch.held
+        held = _unevenness(sharp[0] * all_by_shift[batch.held])
+        by_shift, lips, sounds = all_by_shift[free], lips[free], sounds[free, middle]
+        by_clip = torch.einsum("ifd,jfd->ij", lips, sounds) / num_frames
         true_shift = torch.full((len(lips),), reach)
         true_clip = torch.arange(len(lips))
         shifts = F.cross_entropy(sharp[0] * by_shift, true_shift)
         others = (F.cross_entropy(sharp[1] * by_clip, true_clip) + F.cross_entropy(sharp[1] * by_clip.T, true_clip)) / 2
-        frames = _frame_contrast(lips, sounds[:, middle], sharp[2])
-        shapes = sum(shapes_loss(name, batch.shapes) for name in named)
+        frames = _frame_contrast(lips, sounds, sharp[2])
+        shapes = shapes_loss(named[0][free], batch.shapes[free]) + shapes_loss(named[1], batch.shapes)
         loss = config.shifts * shifts + config.others * others + config.frames * frames + config.shapes * shapes
+        loss = loss + config.held * held
         figures = {
-            "shifts": shifts, "others": others, "frames": frames, "shapes": shapes,
+            "shifts": shifts, "others": others, "frames": frames, "shapes": shapes, "held": held,
             "found_shift": (by_shift.argmax(1) == reach).float().mean(),
             "found_clip": (by_clip.argmax(1) == true_clip).float().mean(),
         }  # fmt: skip
         return loss, {name: float(value.detach()) for name, value in figures.items()}
+
+
+def _unevenness(logits: Float[Tensor, "n k"]) -> Tensor:
+    """Mean Kullback-Leibler divergence of softmax(logits) from the even distribution; 0 for no rows."""
+    if not len(logits):
+        return logits.sum()
+    return -logits.log_softmax(1).mean() - math.log(logits.shape[1])
 
 
 def _frame_contrast(lips: Float[Tensor, "b f d"], sounds: Float[Tensor, "b f d"], sharpness: Tensor) -> Tensor:
@@ -117,7 +132,7 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
 
     def loss_of(update: int) -> tuple[Tensor, dict[str, float]]:
         rng = run.numpy_rng(update)
-        batch = mouth_batch(pool, heard, rng, config.num_clips, config.num_frames, config.reach)
+        batch = mouth_batch(pool, heard, rng, config.num_clips, config.num_frames, config.reach, config.loss.held_share)
         return state.module.loss(batch, config.reach, config.loss)
 
     def sample(update: int) -> dict[str, float]:
