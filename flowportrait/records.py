@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -99,6 +99,24 @@ class Score(Measured):
         if math.isnan(self.value) != bool(self.reason):
             raise ValueError("a score holds either a value or the reason why there is none")
         return self
+
+
+class SetScore(Record):
+    """The distance of a set of clips to another, or the reason why there is none."""
+
+    schema_version: Literal[1] = 1
+    set_metric: str
+    value: MaybeNumber = Field(default=math.nan, description="nan when there is none")
+    reason: str = ""
+    unit: str = ""
+    parts: dict[str, MaybeNumber] = Field(default={}, description="numbers of vectors and dimensions")
+    warnings: list[str] = []
+    num_clips: int = Field(ge=0)
+    num_truth: int = Field(ge=0)
+    left_out: list[str] = Field(default=[], description="clips without features, each with its reason")
+    fingerprint: str = ""
+    settings: dict[str, Any] = {}
+    weights_sha256: str = ""
 
 
 class Verdict(Measured):

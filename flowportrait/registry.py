@@ -70,7 +70,7 @@ MEASURES = Table(
         )
     },
 )  # fmt: skip
-"""Functions of a generated clip that rewards and monitors name; see `scoring/reward.py`."""
+"""Functions of a generated clip that rewards and monitors name beside `SCORERS`; see `scoring/rewards.py`."""
 FACE_DETECTORS = Table("face detector", {"centerface": "flowportrait.data.centerface:CenterFaceDetector"})
 
 _SCORE_JUDGES = {
@@ -87,19 +87,34 @@ SCORERS = Table(
     "scorer",
     {
         **_SCORE_JUDGES,
+        "lip_sync": "flowportrait.scoring.judges:LipSync",
+        "expressiveness": "flowportrait.scoring.judges:Expressiveness",
+        "motion": "flowportrait.scoring.judges:Motion",
         "ssim": "flowportrait.scoring.pixel:Ssim",
         "psnr": "flowportrait.scoring.pixel:Psnr",
         "sharpness": "flowportrait.scoring.pixel:Sharpness",
         "colour-drift": "flowportrait.scoring.pixel:ColourDrift",
+        "perceptual-lite0": "flowportrait.scoring.perceptual:PerceptualLite0",
         "lpips": "flowportrait.scoring.perceptual:LpipsAlex",
         "lpips-vgg": "flowportrait.scoring.perceptual:LpipsVgg",
         "lpips-squeeze": "flowportrait.scoring.perceptual:LpipsSqueeze",
         "raft-jitter": "flowportrait.scoring.motion:RaftJitter",
+        "mouth-in-silence": "flowportrait.scoring.faces:MouthInSilence",
+        "mouth-loudness": "flowportrait.scoring.faces:MouthLoudness",
+        "blink-rate": "flowportrait.scoring.faces:BlinkRate",
+        "identity": "flowportrait.scoring.faces:Identity",
         "lse-c": "flowportrait.scoring.sync:LseC",
         "lse-d": "flowportrait.scoring.sync:LseD",
     },
 )
-SET_METRICS = Table("set metric")
+SET_METRICS = Table(
+    "set metric",
+    {
+        "fid": "flowportrait.scoring.frechet:Fid",
+        "fvd-r3d18": "flowportrait.scoring.frechet:FvdR3d18",
+        "frechet-lite0": "flowportrait.scoring.frechet:FrechetLite0",
+    },
+)
 COMPARERS = Table("comparer", _COMPARISON_JUDGES)
 JUDGE_SYSTEMS = Table("judge system", {**_SCORE_JUDGES, **_COMPARISON_JUDGES})
 JUDGE_BACKENDS = Table(

@@ -40,7 +40,7 @@ def score(
     """`flowportrait score`."""
     _refuse_folder(out)
     samples = find_samples(sources, truth)
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    wanted = _split(names)
     if retry_unscored:
         overrides = [*overrides, "judge.renew_unusable=true"]
     scorers = build_scorers(wanted, _settings(config, overrides), answers or out.parent / "answers.jsonl")
@@ -68,6 +68,63 @@ def score(
         },
         as_json,
     )  # fmt: skip
+
+
+def evaluate(
+    generated: Path,
+    truth: Path,
+    out: Path,
+    *,
+    names: str,
+    sets: str,
+    config: Path | None,
+    overrides: Sequence[str],
+    workers: int,
+    as_json: bool,
+    progress: Callable[[str], Callable[[int, int], None]],
+) -> None:
+    """`flowportrait evaluate`."""
+    from flowportrait.scoring import evaluate as evaluation
+    from flowportrait.scoring import report
+
+    if out.is_file():
+        raise DataError(f"{out}: is a file; give a folder")
+    presets = {"standard": evaluation.STANDARD, "paper": evaluation.PAPER}
+    chosen = [part for name in _split(names) for part in presets.get(name, (name,))]
+    settings = _settings(config, overrides)
+    result = evaluation.evaluate(generated, truth, chosen, _split(sets), settings, out, workers, progress)
+    report.write(result, out)
+    for scorer in result.scorers:
+        print(_outcome(scorer, result.of(scorer.name)))
+    for found in result.sets:
+        print(
+            f"{found.set_metric}: {found.reason or f'{found.value:.4f}'} "
+            f"({found.num_clips} clips, {found.num_truth} of the truth)"
+        )
+        for warning in found.warnings:
+            _warn(warning)
+    for score in result.unscored[:_SHOWN_REASONS]:
+        _warn(f"unscored: {score.clip} by {score.scorer}: {score.reason}")
+    print(f"{len(result.samples)} clips, {len(result.unscored)} unscored: {out / 'report.html'}")
+    means = {}
+    for scorer in result.scorers:
+        values = [score.value for score in result.of(scorer.name) if not score.reason]
+        means[scorer.name] = sum(values) / len(values) if values else None
+    distances = {found.set_metric: None if found.reason else found.value for found in result.sets}
+    _print_json(
+        {
+            "output": str(out),
+            "clips": len(result.samples),
+            "unscored": len(result.unscored),
+            "means": means,
+            "sets": distances,
+        },
+        as_json,
+    )
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def compare(
@@ -135,7 +192,7 @@ def _outcome(scorer: Scorer, scores: Sequence[Score]) -> str:
     if not values:
         return f"{scorer.name}: no score{unscored}"
     parts = "".join(f", {name} {mean:.3f}" for name, mean in _part_means(scores))
-    mean = f"{sum(values) / len(values):.3f}{f' {scorer.unit}' if scorer.unit else ''}"
+    mean = f"{sum(values) / len(values):.3f}{f' {scorer.unit}' if scorer.unit not in ('', '1') else ''}"
     return f"{scorer.name}: {mean} ({scorer.better} is better{parts}), {len(values)} scored{unscored}"
 
 

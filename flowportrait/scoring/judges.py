@@ -141,6 +141,30 @@ class MasMa(ScoreSystem):
     asks = tuple(Ask(aspect, (("score", aspect),)) for aspect in ASPECTS)
 
 
+class LipSync(ScoreSystem):
+    """One aspect of MAS-MA by itself: lips and sound (Table 9)."""
+
+    name = "lip_sync"
+    prompt_names = ("lip_sync",)
+    asks = (Ask("lip_sync", (("score", "lip_sync"),)),)
+
+
+class Expressiveness(ScoreSystem):
+    """One aspect of MAS-MA by itself: expression (Table 10)."""
+
+    name = "expressiveness"
+    prompt_names = ("expressiveness",)
+    asks = (Ask("expressiveness", (("score", "expressiveness"),)),)
+
+
+class Motion(ScoreSystem):
+    """One aspect of MAS-MA by itself: motion (Table 11)."""
+
+    name = "motion"
+    prompt_names = ("motion",)
+    asks = (Ask("motion", (("score", "motion"),)),)
+
+
 class CompareSystem(_System):
     """Compares two clips. Which is shown first is drawn from the seed and the clips' ids, or both orders are asked."""
 

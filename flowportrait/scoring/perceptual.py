@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from flowportrait.errors import require
 from flowportrait.scoring.metric import Metric, Reading, View
+from flowportrait.scoring.networks import lite0_file, load_lite0
 from flowportrait.scoring.pixel import PairConfig, compared
 from flowportrait.scoring.weights import WEIGHTS, sha256_of
 
@@ -54,7 +55,7 @@ class Lpips(nn.Module):
         for index, layer in enumerate(self.trunk):
             x = layer(x)
             if index in self.taps:
-                found.append(x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10))
+                found.append(_unit(x))
         return found
 
     @torch.inference_mode()
@@ -115,3 +116,34 @@ class LpipsSqueeze(LpipsAlex):
     """The same by SqueezeNet 1.1."""
 
     name, trunk = "lpips-squeeze", "squeeze"
+
+
+class PerceptualLite0(Metric):
+    """Distance of EfficientNet-Lite0's features: free of downloads, and another number than LPIPS.
+
+    Features of five stages are scaled to unit length at each place; their mean squared differences are summed.
+    """
+
+    name, unit, low, high, better = "perceptual-lite0", "1", 0.0, math.inf, "lower"
+    needs = frozenset({"frames", "truth"})
+    Config = LpipsConfig
+
+    @property
+    def weights_sha256(self) -> str:
+        return sha256_of(lite0_file(self.config.weights))
+
+    def read(self, view: View) -> Reading:
+        made, truth = compared(view, self.config)
+        network, step = load_lite0(lite0_file(self.config.weights)), self.config.batch_frames
+        distances = [
+            sum(
+                (_unit(x) - _unit(y)).square().sum(1).mean((1, 2))
+                for x, y in zip(network.stages(made[i : i + step]), network.stages(truth[i : i + step]), strict=True)
+            )
+            for i in range(0, len(made), step)
+        ]
+        return Reading(float(torch.cat(distances).double().mean()), {"frames": len(made)})
+
+
+def _unit(features: Tensor) -> Tensor:
+    return features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10)

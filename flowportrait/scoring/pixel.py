@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 
 from flowportrait.config import Frozen
@@ -140,6 +141,13 @@ class Psnr(Metric):
         whole = psnr_db(float(errors.mean()))
         value = whole if self.config.aggregate == "mse" else float(np.mean([psnr_db(e) for e in differing]))
         return Reading(value, {"frames": len(made), "identical": len(errors) - len(differing), "of_mean_mse": whole})
+
+
+def sized(frames: UInt8[np.ndarray, "f h w 3"], height: int, width: int) -> UInt8[np.ndarray, "f height width 3"]:
+    """Frames of another size, by bicubic interpolation with antialiasing."""
+    if frames.shape[1:3] == (height, width):
+        return frames
+    return np.stack([np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.BICUBIC)) for f in frames])
 
 
 def sharpness(frames: UInt8[np.ndarray, "f h w 3"]) -> float:

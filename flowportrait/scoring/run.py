@@ -20,8 +20,10 @@ from flowportrait.registry import COMPARERS, SCORERS, Table, name_hint
 from flowportrait.scoring import Comparer, Sample, Scorer, score_row
 from flowportrait.scoring.asking import Judge, JudgeConfig
 from flowportrait.scoring.cache import append_line
+from flowportrait.scoring.metric import Metric, read_all
+from flowportrait.scoring.reward import RewardConfig
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".webm", ".mkv")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".m4v")
 
 Key = tuple[str, str, int]
 
@@ -31,6 +33,8 @@ class ScoringConfig(Frozen):
 
     judge: JudgeConfig = JudgeConfig()
     scorers: dict[str, dict[str, Any]] = Field(default={}, description="by name; for judges, laid over [judge]")
+    sets: dict[str, dict[str, Any]] = Field(default={}, description="settings of set metrics by name")
+    reward: RewardConfig | None = Field(None, description="evaluate adds Eq. 17's reward of these terms")
 
 
 @dataclass
@@ -102,6 +106,11 @@ def _built(table: Table, name: str, config: ScoringConfig, answers: Path, judges
         if key not in (known := {*SCORERS.names(), *COMPARERS.names()}):
             raise ConfigError(f"scorers.{key}: no such scorer; {name_hint(key, known)}")
     kind, settings = table.load(name), config.scorers.get(name, {})
+    if isinstance(kind, type) and issubclass(kind, Metric):
+        metric = kind(validate(kind.Config, settings, where=f"scorers.{name}"))
+        # Weights that are not there stop the run before the first clip.
+        metric.fingerprint  # noqa: B018
+        return metric
     if not issubclass(kind.Config, JudgeConfig):
         return kind(validate(kind.Config, settings, where=f"scorers.{name}"))
     full = validate(kind.Config, config.judge.model_dump() | settings, where=f"scorers.{name}")
@@ -112,9 +121,16 @@ def _built(table: Table, name: str, config: ScoringConfig, answers: Path, judges
 
 
 def score_to_file(
-    samples: list[Sample], scorers: list[Scorer], out: Path, retry_unscored: bool, progress: Callable[[int, int], None]
+    samples: list[Sample],
+    scorers: list[Scorer],
+    out: Path,
+    retry_unscored: bool,
+    progress: Callable[[int, int], None],
+    workers: int = 2,
 ) -> Summary:
     """Scores all samples by all scorers into `out`, one JSON line each; what stands there already is kept.
+
+    Metrics share one decoding of each clip and go through the clips in `workers` threads; judges come after them.
 
     Raises DataError when `out` holds scores of a scorer with other settings, JudgeError when a judge stops the run.
     """
@@ -130,32 +146,44 @@ def score_to_file(
     wanted = [(s.id, scorer.name, r) for s in samples for scorer in scorers for r in range(repeats[scorer.name])]
     missing = set(wanted) - done.keys()
     summary = Summary(kept=len(wanted) - len(missing))
-    for scorer in scorers:
-        left = [s for s in samples if any((s.id, scorer.name, r) in missing for r in range(repeats[scorer.name]))]
-        for score in _scored(scorer, left):
-            key = (score.clip, score.scorer, score.repeat)
-            if key in missing:
-                append_line(out, score.model_dump_json().encode() + b"\n")
-                done[key] = score
-                missing.discard(key)
-                progress(len(wanted) - len(missing), len(wanted))
+    for score in _all_scores(samples, scorers, missing, workers):
+        key = (score.clip, score.scorer, score.repeat)
+        if key in missing:
+            append_line(out, score.model_dump_json().encode() + b"\n")
+            done[key] = score
+            missing.discard(key)
+            progress(len(wanted) - len(missing), len(wanted))
     _write_in_order(out, done, wanted)
     summary.scores = [done[key] for key in wanted if key in done]
     return summary
 
 
-def _scored(scorer: Scorer, samples: list[Sample]) -> Iterator[Score]:
-    """The scores of one scorer; a sample without the truth that it needs is unscored."""
-    usable = []
+def _all_scores(samples: list[Sample], scorers: list[Scorer], missing: set[Key], workers: int) -> Iterator[Score]:
+    """The missing scores: what cannot be scored at once, then metrics clip by clip, then judges one by one."""
+    lacking = {(id_, name) for id_, name, _ in missing}
+    metrics: dict[str, list[Metric]] = {}
+    judged: dict[str, list[Sample]] = {}
     for sample in samples:
-        if "truth" in scorer.needs and sample.truth is None:
-            yield score_row(scorer, sample, reason="no truth; give --truth DIR with a video of the same name")
-        elif not sample.clip.path.is_file():
-            yield score_row(scorer, sample, reason=f"{sample.clip.path}: no such file")
-        else:
-            usable.append(sample)
-    if usable:
-        yield from scorer.score(usable)
+        for scorer in scorers:
+            if (sample.id, scorer.name) not in lacking:
+                continue
+            if problem := _unusable(scorer, sample):
+                yield score_row(scorer, sample, reason=problem)
+            elif isinstance(scorer, Metric):
+                metrics.setdefault(sample.id, []).append(scorer)
+            else:
+                judged.setdefault(scorer.name, []).append(sample)
+    yield from read_all(((sample, metrics[sample.id]) for sample in samples if sample.id in metrics), workers)
+    for scorer in scorers:
+        if scorer.name in judged:
+            yield from scorer.score(judged[scorer.name])
+
+
+def _unusable(scorer: Scorer, sample: Sample) -> str:
+    """Why a sample cannot be scored at all; empty when it can be tried."""
+    if "truth" in scorer.needs and sample.truth is None:
+        return "no truth; give --truth DIR with a video of the same name"
+    return "" if sample.clip.path.is_file() else f"{sample.clip.path}: no such file"
 
 
 def _read_scores(out: Path, scorers: list[Scorer]) -> dict[Key, Score]:

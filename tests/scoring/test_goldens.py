@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowportrait.scoring import motion, perceptual, pixel, sync
+from flowportrait.scoring import frechet, motion, networks, perceptual, pixel, sync
 
 models = pytest.importorskip("torchvision.models")
 GOLDEN = Path(__file__).parents[1] / "golden" / "scorers"
@@ -122,3 +122,43 @@ def test_lse(case):
     assert found.confidence == pytest.approx(expected["LSE_C"], rel=1e-5)
     # Without the zeros beyond the ends the right shift is still the nearest.
     assert sync.lse(lips, sounds, padding="valid").offset == expected["offset"]
+
+
+@pytest.mark.parametrize("case, rel", [("well_N200_D8", 1e-8), ("rank_deficient_N20_D64", 1e-6)])
+def test_frechet_distance(case, rel):
+    stored, expected = golden("frechet.npz"), golden("frechet_fvd.json")[case]
+    got = frechet.frechet_distance(stored[f"{case}_x"], stored[f"{case}_y"])
+    assert got == pytest.approx(expected["cdfvd torch frechet_distance float64"], rel=rel)
+
+
+def test_fid_by_frame_and_by_video():
+    stored = golden("frechet.npz")
+    expected = golden("frechet_fvd.json")["fid_pooling_toy"]
+    by_frame, by_video = frechet.Fid(frechet.Fid.Config(pool="frame")), frechet.Fid()
+    frames = by_frame.compare(list(stored["fid_V"]), list(stored["fid_W"]))
+    videos = by_video.compare(
+        [v.mean(0, keepdims=True) for v in stored["fid_V"]], [w.mean(0, keepdims=True) for w in stored["fid_W"]]
+    )
+    assert frames.value == pytest.approx(expected["frame_level (pool all frames)"], rel=1e-8)
+    assert videos.value == pytest.approx(next(v for k, v in expected.items() if k.startswith("video_level")), rel=1e-8)
+    assert videos.parts["vectors"] == 12 and videos.parts["dimensions"] == 6 and not videos.warnings
+    few = by_video.compare(list(stored["fid_V"][:3, :1]), list(stored["fid_W"][:3, :1]))
+    assert "singular" in few.warnings[0]
+
+
+def test_r3d18_features(made):
+    network, stored = networks.r3d18(), golden("r3d18.npz")
+    state = recipes.fill_state_dict(network.state_dict(), 77)
+    state |= {name[3:]: torch.from_numpy(stored[name]) for name in stored.files if name.startswith("bn_")}
+    network.load_state_dict(state)
+    got = networks.r3d18_features(network.eval(), made[None, :16], square=False)
+    assert np.abs(got - stored["features"][:1]).max() < 1e-4 * np.abs(stored["features"]).max()
+
+
+def test_inception_features():
+    """Against the features of torch-fidelity's Inception with the same weights and input."""
+    network = networks.inception()
+    network.load_state_dict(recipes.fill_state_dict(network.state_dict(), 5))
+    x = torch.from_numpy(recipes.synth_video(T=1, H=299, W=299)).permute(0, 3, 1, 2).float()
+    expected = golden("inception.npz")["features"]
+    assert np.abs(networks.pooled(network.eval(), (x - 128) / 128) - expected).max() < 1e-5 * np.abs(expected).max()

@@ -1,0 +1,125 @@
+"""Scorers as the rewards that a training run names: a `Candidate` goes in, a number comes out, more is better.
+
+`perceptual` is minus LPIPS (Eq. 12-13), `consistency` minus RAFT's jitter (Eq. 14-16); `lip_sync`, `expressiveness` and
+`motion` are the judge's three aspects (Eq. 11 is their mean, which the reward's term takes). Every other scorer can be
+named as well and enters with minus where less is better.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from flowportrait import media
+from flowportrait.errors import ConfigError, MediaError
+from flowportrait.registry import SCORERS, Table, name_hint
+from flowportrait.scoring import Sample, Scorer
+from flowportrait.scoring.canary import check_senses
+from flowportrait.scoring.judges import ScoreSystem
+from flowportrait.scoring.metric import CandidateView, Metric, Unscorable
+from flowportrait.scoring.reward import Candidate
+from flowportrait.scoring.reward import Scorer as Measure
+from flowportrait.scoring.run import ScoringConfig, build_scorers
+
+PAPER = {"perceptual": "lpips", "consistency": "raft-jitter"}
+"""The paper's names of two rewards, and the scorers behind them."""
+
+
+def build_measures(names: Iterable[str], own: Table, config: ScoringConfig, answers: Path) -> dict[str, Measure]:
+    """What scores candidates under these names: functions of the table `own`, else scorers.
+
+    Raises ConfigError for a name that neither has, CheckpointError for weights that are not there.
+    """
+    names = list(names)
+    scorers = {name: PAPER.get(name, name) for name in names if name not in own.names()}
+    for name, scorer in scorers.items():
+        if scorer not in SCORERS.names():
+            known = {*own.names(), *SCORERS.names(), *PAPER}
+            raise ConfigError(f"{own.kind}: no '{name}'; {name_hint(name, known)}")
+    built = dict(zip(scorers, build_scorers(scorers.values(), config, answers), strict=True))
+    judged = _Loop()
+    return {name: _measure(built[name], judged) if name in built else own.load(name) for name in names}
+
+
+def _measure(scorer: Scorer, loop: _Loop) -> Measure:
+    if isinstance(scorer, Metric):
+        return MetricMeasure(scorer)
+    if isinstance(scorer, ScoreSystem):
+        return JudgeMeasure(scorer, loop)
+    raise ConfigError(f"reward: '{scorer.name}' is neither a metric nor a judge; a training run cannot ask it")
+
+
+class MetricMeasure:
+    """A metric's number of a candidate, with minus where less is better; nan when it has none."""
+
+    def __init__(self, metric: Metric):
+        self.metric = metric
+        self._sign = 1.0 if metric.better == "higher" else -1.0
+
+    def __call__(self, candidate: Candidate) -> float:
+        try:
+            return self._sign * self.metric.read(CandidateView(candidate)).value
+        except Unscorable:
+            return math.nan
+
+
+class JudgeMeasure:
+    """A judge's score of a candidate, shown to it as an mp4 with its sound; nan for an answer that is of no use.
+
+    Raises JudgeError when the run must stop.
+    """
+
+    def __init__(self, system: ScoreSystem, loop: _Loop):
+        self.system, self._loop = system, loop
+
+    def __call__(self, candidate: Candidate) -> float:
+        with tempfile.TemporaryDirectory(prefix="flowportrait-") as folder:
+            path = Path(folder) / "clip.mp4"
+            try:
+                _write(path, candidate)
+            except MediaError:
+                return math.nan
+            return self._loop.run(self.system, Sample(candidate.key, media.Clip(path)))
+
+
+def _write(path: Path, candidate: Candidate) -> None:
+    samples, rate = candidate.sound
+    wanted = round(len(candidate.frames) / candidate.fps * rate)
+    missing = max(0, wanted - len(samples))
+    sound = np.pad(samples[:wanted], [(0, missing), *[(0, 0)] * (samples.ndim - 1)])
+    media.write_video(path, candidate.frames, candidate.fps, sound, rate, {})
+
+
+class _Loop:
+    """One event loop in a thread of its own, where every judge stays open; measures are called from many threads."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._opened: Mapping[int, asyncio.Task] = {}
+
+    def run(self, system: ScoreSystem, sample: Sample) -> float:
+        """The score of one clip, nan when there is none."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, daemon=True, name="judge").start()
+        return asyncio.run_coroutine_threadsafe(self._scored(system, sample), self._loop).result()
+
+    async def _scored(self, system: ScoreSystem, sample: Sample) -> float:
+        judge = system.judge
+        if id(judge) not in self._opened:
+            self._opened = {**self._opened, id(judge): asyncio.ensure_future(_open(judge))}
+        await self._opened[id(judge)]
+        return (await system.score_one(sample, 0)).value
+
+
+async def _open(judge) -> None:
+    await judge.__aenter__()
+    await check_senses(judge)

@@ -1,0 +1,65 @@
+"""The names in the paper's recipes are scorers that a training run can ask."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowportrait import registry
+from flowportrait.config import load_recipe
+from flowportrait.errors import CheckpointError, ConfigError
+from flowportrait.media import Sound
+from flowportrait.scoring.reward import Candidate
+from flowportrait.scoring.rewards import PAPER, build_measures
+from flowportrait.scoring.run import ScoringConfig
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def candidate(key="a", shift=0):
+    frames = np.random.default_rng(3).integers(0, 255, (6, 32, 32, 3)).astype(np.uint8)
+    sound = Sound(0.1 * np.sin(np.arange(4000) * 0.2).astype(np.float32), 16000)
+    return Candidate(key, np.roll(frames, shift, 2), 24.0, sound, frames[0], truth=frames)
+
+
+@pytest.mark.parametrize("path", [*RECIPES.glob("ablation-*.toml"), RECIPES / "rl-paper.toml"], ids=lambda p: p.stem)
+def test_every_name_in_the_recipes_is_real(path):
+    from flowportrait.train.rl import RlRecipe
+
+    names = load_recipe(path, RlRecipe).reward.scorers
+    assert names and {PAPER.get(name, name) for name in names} <= set(registry.SCORERS.names())
+
+
+def test_metrics_enter_so_that_more_is_better():
+    measures = build_measures(["ssim", "colour-drift", "smoothness"], registry.MEASURES, ScoringConfig(), Path("a"))
+    assert measures["ssim"](candidate()) == pytest.approx(1)
+    other = Candidate("b", candidate(shift=3).frames, 24.0, candidate().sound, candidate().portrait, candidate().frames)
+    assert measures["ssim"](other) < 0.5
+    assert measures["colour-drift"](candidate()) < 0
+    alone = Candidate("c", candidate().frames, 24.0, candidate().sound, candidate().portrait)
+    assert math.isnan(measures["ssim"](alone))
+
+
+def test_what_is_not_there_is_one_line(monkeypatch, tmp_path):
+    with pytest.raises(ConfigError, match="measure: no 'perceptul'; did you mean 'perceptual'"):
+        build_measures(["perceptul"], registry.MEASURES, ScoringConfig(), tmp_path / "a")
+    monkeypatch.setenv("FLOWPORTRAIT_WEIGHTS", str(tmp_path))
+    weights = {"lpips": {"weights": str(tmp_path / "alexnet.pth")}}
+    with pytest.raises(CheckpointError, match="alexnet.pth: no such file; get https://.* and put it at"):
+        build_measures(["perceptual"], registry.MEASURES, ScoringConfig(scorers=weights), tmp_path / "a")
+
+
+def test_aspects_are_asked_of_one_judge(start_sim, tmp_path):
+    pytest.importorskip("openai")
+    sim = start_sim()
+    config = ScoringConfig.model_validate({"judge": sim.judge("openai")})
+    names = ["lip_sync", "expressiveness", "motion"]
+    measures = build_measures(names, registry.MEASURES, config, tmp_path / "answers.jsonl")
+    with ThreadPoolExecutor(4) as pool:
+        clips = [candidate(str(i), shift=i) for i in range(3)]
+        values = list(
+            pool.map(lambda job: measures[job[0]](job[1]), [(name, clip) for name in names for clip in clips])
+        )
+    assert all(1 <= value <= 5 and value == int(value) for value in values) and sim.sim.calls == 9
