@@ -13,10 +13,11 @@ from jaxtyping import Float
 
 from flowportrait.scoring.metric import Unscorable, View
 from flowportrait.scoring.sync_small import SyncSmall
-from flowportrait.scoring.tracking import FaceTrack, track_face
+from flowportrait.scoring.tracking import FPS, FaceTrack, track_face
 
 _EYES = (slice(36, 42), slice(42, 48))
 _UPPER_LIDS, _LOWER_LIDS = [37, 38, 43, 44], [41, 40, 47, 46]
+_UPPER_LIP, _LOWER_LIP = [61, 62, 63], [67, 66, 65]
 _ANCHORS = [27, 28, 29, 30, 33, 36, 39, 42, 45]
 _STILL_LEVELS = (
     0.35  # mean change of light, of 255, below which a frame counts as the one before; codecs leave about 0.1
@@ -28,6 +29,12 @@ _LEAST_FRAMES = 24
 def sync_margin(view: View) -> float:
     """`sync-small`'s value: how much better the sound fits here than elsewhere, in cosines."""
     return SyncSmall().fit(view).margin
+
+
+def lip_life(view: View) -> float:
+    """Spread of the gap between the inner lips within a clip, in eye distances: whether the mouth speaks at all."""
+    points = _upright(_long_enough(view))
+    return float(_spread((points[:, _LOWER_LIP, 1] - points[:, _UPPER_LIP, 1]).mean(1)))
 
 
 def brow_life(view: View) -> float:
@@ -42,21 +49,19 @@ def lid_life(view: View) -> float:
     return float(_spread(_lid_opening(_upright(_long_enough(view)))))
 
 
-def upper_face_change(view: View) -> float:
-    """Change of light about eyes and brows from frame to frame beyond that of the nose, over the contrast there.
-
-    Where lids and brows are painted over, head motion moves them as it moves the nose, and nothing else remains.
-    """
-    track = _long_enough(view)
-    light = track.frames.mean(-1, dtype=np.float32)
-    eyes, nose = (_box_change(light, track.landmarks[:, part]) for part in (slice(17, 48), slice(27, 36)))
-    return float(np.log((eyes + 0.1) / (nose + 0.1)))
+def upper_face_life(view: View) -> float:
+    """How much lids and brows move within a clip: the lids' spread and half of the brows', in eye distances."""
+    return lid_life(view) + brow_life(view) / 2
 
 
 def still_share(view: View) -> float:
-    """Minus the share of frames whose face is the one before, pixel for pixel but for the codec."""
-    track = _long_enough(view)
-    change = np.abs(np.diff(track.frames.mean(-1, dtype=np.float32), axis=0)).mean((1, 2))
+    """Minus the share of frames in which the place of the face is as it was in the frame before, pixel for pixel.
+
+    Seen in the clip's own pixels, at a fixed place: a path that follows the face would move even over a still.
+    """
+    x, y, side = np.median(_long_enough(view).squares, 0).astype(int)
+    light = view.frames_at(FPS)[:, y : y + side, x : x + side].mean(-1, dtype=np.float32)
+    change = np.abs(np.diff(light, axis=0)).mean((1, 2))
     return -float((change < _STILL_LEVELS).mean())
 
 
@@ -83,16 +88,22 @@ def blinks_per_minute(view: View) -> float:
     track = _long_enough(view)
     opening = _lid_opening(_upright(track))
     shut = opening < _FASTEST_BLINK * np.median(opening)
-    return float((shut[1:] & ~shut[:-1]).sum() * 60 * 24 / len(opening))
+    return float((shut[1:] & ~shut[:-1]).sum() * 60 * FPS / len(opening))
 
 
 SIGNALS: Mapping[str, Callable[[View], float]] = {
     signal.__name__: signal
     for signal in (
-        sync_margin, brow_life, lid_life, upper_face_change, still_share, steadiness, head_life, blinks_per_minute,
+        sync_margin, lip_life, brow_life, lid_life, upper_face_life, still_share, steadiness, head_life,
+        blinks_per_minute,
     )
 }  # fmt: skip
-"""All signals by name; those that a judge reads are named by its calibration, and more is always better there."""
+"""All signals by name. Those that the judge reads are named by its calibration; there more is always better."""
+
+SHOWN: Mapping[str, tuple[str, ...]] = {
+    "lip_sync": (), "expressiveness": ("blinks_per_minute",), "motion": ("head_life",),
+}  # fmt: skip
+"""Signals that stand beside an aspect's score and do not enter it: too few seconds, or too much taste."""
 
 
 def _long_enough(view: View) -> FaceTrack:
@@ -126,11 +137,3 @@ def _spread(path: np.ndarray) -> float:
     drift = np.convolve(np.pad(path, reach, mode="reflect"), kernel, mode="valid")
     low, high = np.percentile(path - drift, (5, 95))
     return high - low
-
-
-def _box_change(light: np.ndarray, points: np.ndarray) -> float:
-    """Mean change of light from frame to frame in the box of the clip's median points."""
-    middle = np.median(points, 0)
-    (x0, y0), (x1, y1) = middle.min(0).astype(int), np.ceil(middle.max(0)).astype(int) + 1
-    part = light[:, max(0, y0) : y1, max(0, x0) : x1]
-    return float(np.abs(np.diff(part, axis=0)).mean() / (part.std() + 1))

@@ -29,7 +29,7 @@ from flowportrait.scoring.tracking import FPS, FaceTrack, track_face
 from flowportrait.scoring.weights import sha256_of
 
 SHIPPED = MODELS_DIR / "sync-small" / "sync.safetensors"
-SHIPPED_SHA256 = "ec0ee2363d94ff1b4530f2227ce2df53868756720e156a9b616ad59ae2e841bc"
+SHIPPED_SHA256 = "5bd7e3a37c7277e065ae3107011c8c2f7ff8efe317dc76a5755c41eaf2af6594"
 QUIET = 1e-3  # of full scale: sound that never exceeds it is silence
 
 
