@@ -363,6 +363,14 @@ def train_sft(recipe: Recipe, overrides: Overrides = None, resume: Resume = None
     sft.train(recipe, overrides or [], resume)
 
 
+@train_app.command("sync")
+def train_sync(recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False) -> None:
+    """Train the network of the scorer sync-small: mouths and sounds that belong together."""
+    from flowportrait.train import sync
+
+    sync.train(recipe, overrides or [], resume)
+
+
 @train_app.command("rl")
 def train_rl(recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False) -> None:
     """Tune a model by reinforcement learning (§3.2); `torchrun --no-python flowportrait ...` uses many processes."""

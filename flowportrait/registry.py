@@ -120,6 +120,10 @@ SCORERS = Table(
         "identity": "flowportrait.scoring.faces:Identity",
         "lse-c": "flowportrait.scoring.sync:LseC",
         "lse-d": "flowportrait.scoring.sync:LseD",
+        "sync-small": "flowportrait.scoring.sync_small:SyncSmall",
+        "offline-lip-sync": "flowportrait.scoring.offline:OfflineLipSync",
+        "offline-expressiveness": "flowportrait.scoring.offline:OfflineExpressiveness",
+        "offline-motion": "flowportrait.scoring.offline:OfflineMotion",
     },
 )
 SET_METRICS = Table(
@@ -142,7 +146,7 @@ JUDGE_BACKENDS = Table(
         "offline": "flowportrait.scoring.backends.offline:Offline",
     },
 )
-OFFLINE_JUDGES = Table("offline judge")
+OFFLINE_JUDGES = Table("offline judge", {"signals": "flowportrait.scoring.offline:SignalJudge"})
 
 LISTED = {
     "codecs": [CODECS],
