@@ -9,6 +9,7 @@ while chin and cheeks speak on, no shift may fit better than another: the judge 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
