@@ -40,6 +40,10 @@ _PRINCETON = (
 """The authors' names of RAFT-small's parts, and torchvision's."""
 
 
+_ONE_AT_A_TIME = Lock()
+"""torchvision's RAFT keeps the correlation of its pair in itself."""
+
+
 def jitter(
     flows: Float[Tensor, "n 2 h w"], reading: Reading15 = "means", epsilon_px: float = 1.0
 ) -> Float[Tensor, " n-1"]:
@@ -61,7 +65,7 @@ def optical_flow(
     Equal to RAFT called on every pair, but each frame's features are computed once and only the last iteration's flow
     is enlarged.
     """
-    with torch.inference_mode():
+    with _ONE_AT_A_TIME, torch.inference_mode():
         last, flows = _Encoded.of(raft, frames[:1]), []
         for start in range(1, len(frames), batch_pairs):
             fresh = _Encoded.of(raft, frames[start : start + batch_pairs])
@@ -174,12 +178,7 @@ class RaftJitter(Metric):
         if len(frames) < 3:
             raise Unscorable(f"has {len(frames)} frames; jitter needs 3")
         raft = load_raft(self._file, self.config.network)
-        with _ONE_AT_A_TIME:
-            flows = optical_flow(raft, frames, self.config.iterations, self.config.batch_pairs)
+        flows = optical_flow(raft, frames, self.config.iterations, self.config.batch_pairs)
         value = jitter(flows, self.config.reading, self.config.epsilon_px).mean()
         moved = {"mean_flow_px": float(flows.norm(dim=1).mean()), "frames": len(frames), "width": frames.shape[2]}
         return Reading(float(value), moved)
-
-
-_ONE_AT_A_TIME = Lock()
-"""torchvision's RAFT keeps the correlation of its pair in itself."""

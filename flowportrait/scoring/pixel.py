@@ -19,7 +19,6 @@ from torch import Tensor
 from flowportrait.config import Frozen
 from flowportrait.scoring.metric import Metric, Reading, Unscorable, View
 
-BATCH_FRAMES = 16
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -49,31 +48,39 @@ def ssim(
     size = 7 if window == "uniform" else 11
     if min(made.shape[1:3]) < size:
         raise ValueError(f"ssim: got {made.shape[2]}x{made.shape[1]} px; a window has {size}x{size}")
-    parts = [
-        _ssim(made[start : start + BATCH_FRAMES], truth[start : start + BATCH_FRAMES], window)
-        for start in range(0, len(made), BATCH_FRAMES)
-    ]
-    return np.concatenate(parts)
+    of_frame = _ssim_uniform if window == "uniform" else _ssim_gaussian
+    return np.array([of_frame(a, b) for a, b in zip(made, truth, strict=True)])
 
 
-def _ssim(made: np.ndarray, truth: np.ndarray, window: str) -> np.ndarray:
+def _ssim_uniform(x: np.ndarray, y: np.ndarray) -> float:
+    """Of one frame, in whole numbers up to the last quotient: sums over 49 levels and their products fit 32 bits."""
+    x, y = x.astype(np.int32), y.astype(np.int32)
+    n, sum_x, sum_y = 49, _sums_of_7x7(x), _sums_of_7x7(y)
+    product, squares = sum_x * sum_y, sum_x * sum_x + sum_y * sum_y
+    covariance = n * _sums_of_7x7(x * y) - product  # times n (n - 1)
+    variances = n * _sums_of_7x7(x * x + y * y) - squares
+    c1, c2 = (0.01 * 255 * n) ** 2, (0.03 * 255) ** 2 * n * (n - 1)
+    similar = (2 * product + c1) * (2 * covariance + c2)
+    return float((similar / ((squares + c1) * (variances + c2))).mean())
+
+
+def _sums_of_7x7(x: np.ndarray) -> np.ndarray:
+    for _ in range(2):
+        twos = x[:-1] + x[1:]
+        sixes = twos[:-4] + twos[2:-2] + twos[4:]
+        x = (sixes[: len(x) - 6] + x[6:]).swapaxes(0, 1)
+    return x
+
+
+def _ssim_gaussian(x: np.ndarray, y: np.ndarray) -> float:
+    """Of one frame, with the population covariance."""
     # Squares of 8-bit levels need more than float32's 24 bits once they are summed and subtracted.
-    x, y = (torch.from_numpy(frames).permute(0, 3, 1, 2).double() for frames in (made, truth))
-    mean = _uniform_mean if window == "uniform" else _gaussian_mean
-    mean_x, mean_y = mean(x), mean(y)
-    correction = 49 / 48 if window == "uniform" else 1.0
-    var_x, var_y, cov = (
-        correction * (mean(a * b) - mean_a * mean_b)
-        for a, b, mean_a, mean_b in ((x, x, mean_x, mean_x), (y, y, mean_y, mean_y), (x, y, mean_x, mean_y))
-    )
+    x, y = (torch.from_numpy(frame).permute(2, 0, 1)[None].double() for frame in (x, y))
+    mean_x, mean_y = _gaussian_mean(x), _gaussian_mean(y)
+    var_x, var_y = _gaussian_mean(x * x) - mean_x**2, _gaussian_mean(y * y) - mean_y**2
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    similar = (2 * mean_x * mean_y + c1) * (2 * cov + c2)
-    similar = similar / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
-    return similar.mean((1, 2, 3)).numpy()
-
-
-def _uniform_mean(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 7, stride=1)
+    similar = (2 * mean_x * mean_y + c1) * (2 * (_gaussian_mean(x * y) - mean_x * mean_y) + c2)
+    return float((similar / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean())
 
 
 def _gaussian_mean(x: Tensor) -> Tensor:
@@ -85,9 +92,8 @@ def _gaussian_mean(x: Tensor) -> Tensor:
 
 def squared_error(made: UInt8[np.ndarray, "f h w c"], truth: UInt8[np.ndarray, "f h w c"]) -> Float[np.ndarray, " f"]:
     """Mean squared difference of each frame, in levels squared."""
-    return np.array(
-        [np.square(a.astype(np.float64) - b.astype(np.float64)).mean() for a, b in zip(made, truth, strict=True)]
-    )
+    differences = (np.subtract(a, b, dtype=np.int16) for a, b in zip(made, truth, strict=True))
+    return np.array([np.square(difference, dtype=np.int32).mean() for difference in differences])
 
 
 def psnr_db(mean_squared_error: float) -> float:
