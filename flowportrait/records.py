@@ -47,6 +47,18 @@ class ManifestRow(Record):
         return self.num_frames / self.fps
 
 
+class EncodedClip(Record):
+    """One clip of an encoded dataset: which shard holds its latents and features, and how long it is."""
+
+    schema_version: Literal[1] = 1
+    id: str = Field(description="that of the clip in the dataset it was encoded from")
+    shard: str = Field(description="file name of the shard")
+    split: Literal["train", "held_out"] = "train"
+    latent_frames: int = Field(ge=1)
+    num_portraits: int = Field(ge=1, description="pictures of the clip whose features are kept; the first is frame 0")
+    latents_each: bool = Field(description="whether the codec sees the portrait, so that each has latents of its own")
+
+
 class RunInfo(Record):
     """What one `generate` did, with all that is needed to do it again. Printed by `--json`."""
 

@@ -57,9 +57,24 @@ class Table:
         return getattr(import_module(module), attribute)
 
 
-CODECS = Table("codec", {"portrait": "flowportrait.codecs.portrait:PortraitCodec"})
-AUDIO_ENCODERS = Table("audio encoder", {"mel": "flowportrait.encoders.mel:MelEncoder"})
-IMAGE_ENCODERS = Table("image encoder", {"portrait": "flowportrait.encoders.portrait:PortraitTokens"})
+CODECS = Table(
+    "codec", {"portrait": "flowportrait.codecs.portrait:PortraitCodec", "wan": "flowportrait.codecs.wan:WanCodec"}
+)
+AUDIO_ENCODERS = Table(
+    "audio encoder",
+    {
+        "mel": "flowportrait.encoders.mel:MelEncoder",
+        "whisper": "flowportrait.encoders.speech:WhisperEncoder",
+        "wav2vec2": "flowportrait.encoders.speech:Wav2Vec2Encoder",
+    },
+)
+IMAGE_ENCODERS = Table(
+    "image encoder",
+    {
+        "portrait": "flowportrait.encoders.portrait:PortraitTokens",
+        "siglip": "flowportrait.encoders.siglip:SiglipEncoder",
+    },
+)
 MEASURES = Table(
     "measure",
     {
@@ -105,6 +120,10 @@ SCORERS = Table(
         "identity": "flowportrait.scoring.faces:Identity",
         "lse-c": "flowportrait.scoring.sync:LseC",
         "lse-d": "flowportrait.scoring.sync:LseD",
+        "sync-small": "flowportrait.scoring.sync_small:SyncSmall",
+        "offline-lip-sync": "flowportrait.scoring.offline:OfflineLipSync",
+        "offline-expressiveness": "flowportrait.scoring.offline:OfflineExpressiveness",
+        "offline-motion": "flowportrait.scoring.offline:OfflineMotion",
     },
 )
 SET_METRICS = Table(
@@ -127,7 +146,7 @@ JUDGE_BACKENDS = Table(
         "offline": "flowportrait.scoring.backends.offline:Offline",
     },
 )
-OFFLINE_JUDGES = Table("offline judge")
+OFFLINE_JUDGES = Table("offline judge", {"signals": "flowportrait.scoring.offline:SignalJudge"})
 
 LISTED = {
     "codecs": [CODECS],

@@ -28,6 +28,11 @@ class FakeCodec(nn.Module):
     def prepare(self, portrait):
         return portrait
 
+    def encode(self, frames, context):
+        groups = torch.cat([frames[:, :, :1].repeat_interleave(4, 2), frames[:, :, 1:]], 2)
+        means = torch.nn.functional.avg_pool3d(groups, (4, STRIDE_PX, STRIDE_PX))
+        return torch.cat([means, means.mean(1, keepdim=True)], dim=1)
+
     def settle(self, latents):
         return latents
 
@@ -38,6 +43,11 @@ class FakeCodec(nn.Module):
         frames = repeat(shown, "b 1 l 1 1 -> b c (l f) h w", f=4, c=3, h=context.shape[2], w=context.shape[3])
         frames = self.gain * frames + 0.2 * context[:, :, None]
         return frames if previous is not None else frames[:, :, 3:]
+
+    def decode_stream(self, latents, context, block):
+        for start in range(0, latents.shape[2], block):
+            before = latents[:, :, start - 1 : start] if start else None
+            yield self.decode(latents[:, :, start : start + block], context, before)
 
 
 class FakeAudioEncoder(nn.Module):

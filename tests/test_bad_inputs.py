@@ -3,6 +3,7 @@
 import pytest
 from bad_inputs import BAD_INPUTS, DOCUMENT, document, make_files
 
+import flowportrait.data.centerface  # noqa: F401  it looks for its weights when it is imported, before models are moved
 from flowportrait import cli, registry
 
 

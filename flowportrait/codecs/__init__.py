@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from jaxtyping import Float
@@ -27,11 +28,8 @@ class LatentCodec(Protocol):
     def settle(self, latents: Float[Tensor, "b c l hl wl"]) -> Float[Tensor, "b c l hl wl"]:
         """The latents of a whole generated clip as they should be decoded; most codecs give them back as they are."""
 
-    def decode(
-        self,
-        latents: Float[Tensor, "b c l hl wl"],
-        context: Any,
-        previous: Float[Tensor, "b c 1 hl wl"] | None = None,
-    ) -> Float[Tensor, "b 3 f h w"]:
-        """Frames of the latents. With `previous` (the latent frame before these) a longer clip continues and every
-        latent frame gives `temporal_stride` frames; without it the first latent frame gives one frame."""
+    def decode(self, latents: Float[Tensor, "b c l hl wl"], context: Any) -> Float[Tensor, "b 3 f h w"]:
+        """Frames of a clip from its start on: the first latent frame gives one frame, each other `temporal_stride`."""
+
+    def decode_stream(self, latents: Float[Tensor, "b c l hl wl"], context: Any, block: int) -> Iterator[Tensor]:
+        """The same frames [b, 3, f, h, w], of `block` latent frames at a time; a long clip needs not much memory."""

@@ -13,6 +13,7 @@ portrait's own.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,12 +23,12 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowportrait.codecs.mouth import POINTS, MouthPainter, mouth_map, pixel_places
 from flowportrait.config import Frozen
 
 GROUP = 4  # frames per latent frame
 STRIDE = 8  # pixels per latent cell
 PATCH = 2  # latent cells along a side of a token
-POINTS = 68
 
 
 @dataclass(frozen=True)
@@ -247,13 +248,6 @@ def gather_from_grid(latents: Float[Tensor, "b c l h w"]) -> Float[Tensor, "b l 
     return reduce(latents, layout, "mean", k=2, m=2, p=PATCH, q=PATCH)
 
 
-def pixel_places(height: int, width: int, device: torch.device) -> Float[Tensor, "h w 2"]:
-    """(x, y) of every pixel's centre, in [-1, 1]."""
-    rows = (torch.arange(height, device=device) + 0.5) * 2 / height - 1
-    columns = (torch.arange(width, device=device) + 0.5) * 2 / width - 1
-    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
-
-
 class LandmarkFlow(nn.Module):
     """A first guess of the flow: every place moves with the landmarks near it, far places stay. The decoder refines it;
     one without it took thousands of updates to find the head."""
@@ -282,20 +276,6 @@ def _dot(places: Float[Tensor, "p 2"], points: Float[Tensor, "b n k 2"]) -> Floa
     """Scalar products, in float32 also under autocast."""
     x, y = places.unbind(-1)
     return x[:, None] * points[:, :, None, :, 0] + y[:, None] * points[:, :, None, :, 1]
-
-
-UPPER_LIP, LOWER_LIP, CORNERS = (61, 62, 63), (67, 66, 65), (60, 64)  # of the inner lips
-
-
-def mouth_map(landmarks: Float[Tensor, "n 68 2"], side: int) -> Float[Tensor, "n 1 side side"]:
-    """About 1 between the inner lips and 0 elsewhere: where there is something to paint."""
-    upper, lower, corners = (landmarks[:, list(part)] for part in (UPPER_LIP, LOWER_LIP, CORNERS))
-    centre = (upper + lower) / 2
-    height = (lower - upper).norm(dim=-1) / 2 + 0.008
-    width = (corners[:, 1] - corners[:, 0]).norm(dim=-1, keepdim=True) / 5 + 0.008
-    offset = pixel_places(side, side, landmarks.device) - centre[:, :, None, None]
-    x, y = offset[..., 0] / width[..., None, None], offset[..., 1] / height[..., None, None]
-    return torch.exp(-0.5 * (x.square() + y.square())).amax(1, keepdim=True)
 
 
 class Painter(nn.Module):
@@ -391,6 +371,7 @@ class PortraitCodec(nn.Module):
         self.tell_flow = nn.Linear(GROUP * 2 * 2 * 2, config.width)
         self.decoder_stack = GridStack(config.width, config.decoder_depth, config.num_heads, self.grid, config.control)
         self.painter = Painter(config.width)
+        self.mouth_painter = MouthPainter()
 
     def prepare(
         self, portrait: Float[Tensor, "b 3 h w"], landmarks: Float[Tensor, "b 68 2"] | None = None
@@ -433,12 +414,20 @@ class PortraitCodec(nn.Module):
         context: PortraitContext,
         previous: Float[Tensor, "b c 1 hl wl"] | None = None,
     ) -> Float[Tensor, "b 3 f h w"]:
-        """Frames in [-1, 1]; see `LatentCodec.decode`."""
+        """Frames in [-1, 1]. With `previous`, the latent frame before these, a longer clip goes on."""
         parts = gather_from_grid(latents.float())
         before = None if previous is None else gather_from_grid(previous.float())[:, 0]
         groups = self.decode_parts(parts, context, before).frames
         frames = rearrange(groups, "b l g c h w -> b c (l g) h w").clamp(-1, 1)
         return frames if previous is not None else frames[:, :, GROUP - 1 :]
+
+    def decode_stream(
+        self, latents: Float[Tensor, "b c l hl wl"], context: PortraitContext, block: int
+    ) -> Iterator[Tensor]:
+        """Frames of `block` latent frames at a time; see `LatentCodec`."""
+        for start in range(0, latents.shape[2], block):
+            before = latents[:, :, start - 1 : start] if start else None
+            yield self.decode(latents[:, :, start : start + block], context, before)
 
     def decode_parts(
         self, parts: Float[Tensor, "b l 4 d"], context: PortraitContext, before: Tensor | None = None
@@ -453,10 +442,13 @@ class PortraitCodec(nn.Module):
         shape = repeated.landmarks.flatten(1).unflatten(0, (-1, num_groups))
         control = self.control(torch.cat([parts.flatten(-2), previous.flatten(-2), 2 * shape], -1).flatten(0, 1))
         moves = self.motion.moves_of(parts).flatten(1, 2)
+        landmarks = (context.landmarks[:, None] + moves).flatten(0, 1)
         coarse = self.landmark_flow(context.landmarks, moves, self.config.size_px // 4)
-        mouth = mouth_map((context.landmarks[:, None] + moves).flatten(0, 1), self.config.size_px // 2)
+        mouth = mouth_map(landmarks, self.config.size_px // 2)
         tokens = self._tokens(repeated, control, coarse)
         decoded = self.painter(self.decoder_stack(tokens, control), repeated.image, coarse.flatten(0, 1), mouth)
+        frames = self.mouth_painter(decoded.frames.flatten(0, 1), context.image, context.landmarks, landmarks)
+        decoded = decoded._replace(frames=frames.view_as(decoded.frames))
         return Decoded(*(rearrange(x, "(b l) g c h w -> b l g c h w", l=num_groups) for x in decoded))
 
     def _tokens(self, context: PortraitContext, control: Tensor, coarse: Tensor) -> Tensor:

@@ -81,10 +81,11 @@ def apply_look(look: Look, frames: UInt8[np.ndarray, "f s s 3"], size_px: int) -
     x = F.grid_sample(x, grid.expand(len(x), -1, -1, -1), padding_mode="reflection", align_corners=False) / 255
     if look.blurred:
         x = F.interpolate(F.avg_pool2d(x, 2), (size_px, size_px), mode="bilinear", align_corners=False)
-    return _colour(look, x).mul_(2).sub_(1)
+    return recolour(look, x).mul_(2).sub_(1)
 
 
-def _colour(look: Look, x: Tensor) -> Tensor:
+def recolour(look: Look, x: Float[Tensor, "f 3 s s"]) -> Float[Tensor, "f 3 s s"]:
+    """Square pictures in [0, 1] in the look's colours and light."""
     size_px = x.shape[-1]
     x = x[:, list(look.channels)] if look.channels != (0, 1, 2) else x
     grey = x.mean(1, keepdim=True)

@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from flowportrait.errors import DataError
 
@@ -52,10 +52,10 @@ def load_sources(
 
 def _read_worlds(roots: list[Path]) -> list[SourceClip]:
     found = [(root, record) for root in roots for record in _records(root)]
-    test_texts = {record["text"] for _, record in found if _identity_split(record["identity"]["seed"]) == "test"}
+    test_texts = {record["text"] for _, record in found if _split(record) == "test"}
     clips = []
     for root, record in found:
-        split = _identity_split(record["identity"]["seed"])
+        split = _split(record)
         voice, held_out = _voice(record["voice"])
         if split == "train" and (held_out or record["text"] in test_texts):
             continue  # would leak a voice or a sentence
@@ -79,14 +79,17 @@ def _read_worlds(roots: list[Path]) -> list[SourceClip]:
 def _records(root: Path) -> list[dict]:
     index = root / "clips.jsonl"
     if not index.is_file():
-        raise DataError(
-            f"{root}: no clips.jsonl; expected a folder of rendered clips (`flowportrait world render`)"
-        )
+        raise DataError(f"{root}: no clips.jsonl; expected a folder of rendered clips (`flowportrait world render`)")
     return [json.loads(line) for line in index.read_text().splitlines()]
 
 
-def _identity_split(seed: int) -> Split:
-    return {9: "test", 8: "validation"}.get(seed % 10, "train")
+def _split(record: dict) -> Split:
+    """What the record says; where it says nothing, by the seed of the identity."""
+    by_seed = {9: "test", 8: "validation"}.get(record["identity"]["seed"] % 10, "train")
+    split = record.get("split", by_seed)
+    if split not in get_args(Split):
+        raise DataError(f"{record['key']}: got split '{split}'; give one of {', '.join(get_args(Split))}")
+    return split
 
 
 def _voice(voice: dict) -> tuple[str, bool]:
@@ -96,7 +99,9 @@ def _voice(voice: dict) -> tuple[str, bool]:
         return f"flite-{name}", name in HELD_OUT_FLITE
     if engine == "festival":
         return f"festival-{name}", name.startswith("kal")  # flite's kal16 is the same speaker
-    if engine.startswith("Kokoro"):
+    if engine == "recording":
+        return f"recording-{name}", False
+    if engine.lower().startswith("kokoro"):
         shares = dict(part.split("=") for part in name.removeprefix("blend:").split(","))
         strongest = max(shares, key=lambda component: float(shares[component]))
         return f"kokoro-{strongest}", strongest == HELD_OUT_KOKORO

@@ -36,14 +36,20 @@ class TimeEmbedder(nn.Module):
 
 
 class Connector(nn.Module):
-    """Two-layer MLP (tanh-GELU) from the features of an encoder to tokens."""
+    """Two-layer MLP (tanh-GELU) from the features of an encoder to tokens. Where these are several of its layers side
+    by side, their mean with learned weights is taken first."""
 
-    def __init__(self, features: int, width: int):
+    def __init__(self, features: int, width: int, layers: int = 1):
         super().__init__()
-        self.fc1 = nn.Linear(features, width)
+        if layers > 1:
+            self.mixture = nn.Parameter(torch.zeros(layers))
+        self.fc1 = nn.Linear(features // layers, width)
         self.fc2 = nn.Linear(width, width)
 
     def forward(self, features: Float[Tensor, "b n f"]) -> Float[Tensor, "b n d"]:
+        if hasattr(self, "mixture"):
+            shares = self.mixture.float().softmax(0)
+            features = torch.einsum("bnlf, l -> bnf", features.unflatten(-1, (len(shares), -1)), shares)
         return self.fc2(F.gelu(self.fc1(features), approximate="tanh"))
 
 
@@ -73,15 +79,15 @@ class GridPositions(nn.Module):
         self.register_buffer("pos_embed", sincos_table(side, width))
 
     def forward(self, rows: int, cols: int) -> Float[Tensor, "n d"]:
+        return self.pos_embed[self.ids(rows, cols)]
+
+    def ids(self, rows: int, cols: int) -> Int[Tensor, " n"]:
+        """Row of the table for each token of a `rows x cols` grid. Raises ConfigError for one too large."""
         if max(rows, cols) > self.side:
             raise ConfigError(
                 f"position table: a grid of {rows} x {cols} tokens; up to {self.side} a side are allowed; "
                 "use a smaller picture or a model with a larger table"
             )
-        return self.pos_embed[self.ids(rows, cols)]
-
-    def ids(self, rows: int, cols: int) -> Int[Tensor, " n"]:
-        """Row of the table for each token of a `rows x cols` grid."""
         device = self.pos_embed.device
         row, col = torch.arange(rows, device=device), torch.arange(cols, device=device)
         return (row[:, None] * self.side + col).flatten()

@@ -7,11 +7,12 @@ has the same position, so lips and sound meet by an index rule rather than by le
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -92,6 +93,60 @@ class TokenGrid:
         """The latents that `patchify` made these tokens of."""
         shape = {"l": self.latent_frames, "row": self.rows, "p": self.patch, "q": self.patch}
         return rearrange(tokens, "b (l row col) (p q c) -> b c l (row p) (col q)", **shape)
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """Clips of any lengths packed into one row: the audio of all, then the image of all; and the video of all."""
+
+    grids: tuple[TokenGrid, ...]
+
+    @property
+    def audio_lengths(self) -> tuple[int, ...]:
+        """Audio tokens of each clip."""
+        return tuple(grid.num_frames for grid in self.grids)
+
+    @property
+    def image_lengths(self) -> tuple[int, ...]:
+        """Image tokens of each clip."""
+        return tuple(grid.num_image_tokens for grid in self.grids)
+
+    @property
+    def video_lengths(self) -> tuple[int, ...]:
+        """Video tokens of each clip."""
+        return tuple(grid.num_video_tokens for grid in self.grids)
+
+    @property
+    def num_tokens(self) -> int:
+        """All tokens of the row."""
+        return sum(self.audio_lengths) + sum(self.image_lengths) + sum(self.video_lengths)
+
+    def audio_positions(self, per_second: float) -> Float[Tensor, " a"]:
+        """Position of each audio token within its clip."""
+        return torch.cat([grid.audio_positions(per_second) for grid in self.grids])
+
+    def image_positions(self) -> Float[Tensor, " i"]:
+        """Position of each image token within its clip."""
+        return torch.cat([grid.image_positions() for grid in self.grids])
+
+    def video_positions(self, per_second: float) -> Float[Tensor, " n"]:
+        """Position of each video token within its clip."""
+        return torch.cat([grid.video_positions(per_second) for grid in self.grids])
+
+    def latent_frame_of_token(self) -> Int[Tensor, " n"]:
+        """The latent frame that each video token belongs to, counted over all clips of the row."""
+        per_frame = [grid.tokens_per_latent_frame for grid in self.grids for _ in range(grid.latent_frames)]
+        return torch.arange(len(per_frame)).repeat_interleave(torch.tensor(per_frame))
+
+    def patchify(self, latents: Sequence[Float[Tensor, "b c l h w"]]) -> Float[Tensor, "b n d"]:
+        """Video tokens of the clips' latents."""
+        return torch.cat([grid.patchify(z) for grid, z in zip(self.grids, latents, strict=True)], dim=1)
+
+    def unpatchify(self, tokens: Float[Tensor, "b n d"]) -> list[Float[Tensor, "b c l h w"]]:
+        """The latents of each clip."""
+        return [
+            grid.unpatchify(own) for grid, own in zip(self.grids, tokens.split(self.video_lengths, dim=1), strict=True)
+        ]
 
 
 def latent_frames_for(num_frames: int, temporal_stride: int = 4) -> int:

@@ -2,25 +2,26 @@
 
 Both experts have their own weights everywhere and meet only in attention. Since audio and image never see the
 video, their keys and values are computed once (`condition`) and every evaluation (`velocity`) runs the video
-tokens alone, in training as in sampling. Weights carry BAGEL's names; the generation expert's end in
-`_moe_gen`.
+tokens alone. Training runs both through the same layers one after the other (`forward`), on rows of packed clips.
+Weights carry BAGEL's names; the generation expert's end in `_moe_gen`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from flowportrait.config import Frozen
+from flowportrait.model.attention import Spans
 from flowportrait.model.embed import Connector, GridPositions, Rope, TimeEmbedder, rope_table, rotate
-from flowportrait.model.layout import TokenGrid
+from flowportrait.model.layout import RowLayout, TokenGrid
+from flowportrait.model.sequence import SequenceShare
 
 UND, GEN = "", "_moe_gen"  # suffix of the weights of the understanding and of the generation expert
 INIT_STD = 0.02
@@ -44,6 +45,7 @@ class MoTConfig(Frozen):
     patch: int = Field(2, gt=0, description="latent cells along a side of a token")
     latent_side: int = Field(64, gt=0, description="rows of the position table of latent tokens")
     audio_dim: int = Field(1280, gt=0, description="Unstated in the paper; 1280 is Whisper-large's width")
+    audio_layers: int = Field(1, gt=0, description="layers of the speech network that stand side by side in audio_dim")
     image_dim: int = Field(1152, gt=0)
     image_side: int = Field(70, gt=0, description="rows of the position table of image tokens")
     local_heads: int = Field(
@@ -67,6 +69,8 @@ class MoTConfig(Frozen):
                 f"num_kv_heads {self.num_kv_heads}; hidden_size must divide into heads of even size, "
                 "and num_heads into num_kv_heads groups"
             )
+        if self.audio_dim % self.audio_layers:
+            raise ValueError(f"audio_dim {self.audio_dim}: must be a multiple of audio_layers {self.audio_layers}")
         return self
 
     @classmethod
@@ -77,6 +81,9 @@ class MoTConfig(Frozen):
             rope_theta=100.0, positions_per_second=24.0, latent_channels=16, latent_side=16,
             audio_dim=audio_dim, image_dim=image_dim, image_side=16,
         )  # fmt: skip
+
+
+KeysValues = tuple[Tensor, Tensor]  # of one layer, each [b, kv heads, n, e]
 
 
 class RMSNorm(nn.Module):
@@ -93,7 +100,7 @@ class RMSNorm(nn.Module):
 
 class Attention(nn.Module):
     """Both experts' projections around the attention of one layer; the attention itself is shared
-    (`attend`)."""
+    (`model/attention.py`)."""
 
     def __init__(self, config: MoTConfig):
         super().__init__()
@@ -147,10 +154,12 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """One transformer layer of both experts. The caller decides which keys the queries meet."""
+    """One transformer layer of both experts. `recomputes`: training keeps its inputs alone and computes it again for
+    the gradient."""
 
     def __init__(self, config: MoTConfig):
         super().__init__()
+        self.recomputes = False
         self.self_attn = Attention(config)
         for expert in (UND, GEN):
             self.add_module(f"mlp{expert}", MLP(config.hidden_size, config.mlp_size))
@@ -167,6 +176,42 @@ class Layer(nn.Module):
         """The tokens `x` after what attention found for them (`heads`) and after the MLP."""
         x = x + self.self_attn.output(heads, expert)
         return x + self._modules[f"mlp{expert}"](self._modules[f"post_attention_layernorm{expert}"](x))
+
+    def understand(
+        self, x: Float[Tensor, "b n d"], rope: Rope, spans: Spans, last: bool
+    ) -> tuple[Float[Tensor, "b n d"], KeysValues]:
+        """Audio and image tokens after this layer, and their keys and values for the video. After the `last` layer
+        nothing asks for the tokens any more, and they stay as they are."""
+        q, k, v = self.project(x, UND, rope)
+        return (x if last else self.update(x, spans.condition(q, k, v), UND)), (k, v)
+
+    def generate(
+        self, x: Float[Tensor, "b n d"], rope: Rope, spans: Spans, known: KeysValues | None
+    ) -> Float[Tensor, "b n d"]:
+        """Video tokens after this layer."""
+        if self.recomputes and torch.is_grad_enabled():
+            inputs = x, rope, spans, known
+            return checkpoint(self._generate, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return self._generate(x, rope, spans, known)
+
+    def _generate(self, x, rope, spans, known):
+        return self.update(x, spans.generate(*self.project(x, GEN, rope), known), GEN)
+
+    def forward(
+        self, condition: Tensor | None, video: Tensor, ropes: tuple[Rope | None, Rope], spans: Spans, last: bool
+    ) -> tuple[Tensor | None, Tensor]:
+        """Both: the condition's tokens (None where there is none, and after the last layer) and the video's."""
+        if self.recomputes and torch.is_grad_enabled():
+            inputs = condition, video, ropes, spans, last
+            return checkpoint(self._both, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return self._both(condition, video, ropes, spans, last)
+
+    def _both(self, condition, video, ropes, spans, last):
+        known = None
+        # By way of the class: FSDP gathers and frees weights around an instance's methods, which `forward` does once.
+        if condition is not None:
+            condition, known = Layer.understand(self, condition, ropes[0], spans, last)
+        return None if last else condition, Layer._generate(self, video, ropes[1], spans, known)
 
 
 class Transformer(nn.Module):
@@ -193,24 +238,22 @@ class LanguageModel(nn.Module):
 
 @dataclass(frozen=True)
 class Condition:
-    """What the video tokens see of audio and image: per layer (keys, values), each [b, kv heads, n, e].
+    """What the video tokens see of audio and image: keys and values per layer. Empty when both blocks were dropped."""
 
-    Empty when both blocks were dropped.
-    """
-
-    layers: tuple[tuple[Tensor, Tensor], ...] = ()
-
-    def extended(self, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """The keys and values of layer `index` followed by the given ones."""
-        if not self.layers:
-            return keys, values
-        known_keys, known_values = self.layers[index]
-        return torch.cat([known_keys, keys], dim=2), torch.cat([known_values, values], dim=2)
+    layers: tuple[KeysValues, ...] = ()
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention; every group of query heads shares a key head."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, enable_gqa=q.shape[1] != k.shape[1])
+@dataclass(frozen=True)
+class Row:
+    """`b` rows of packed clips, all of one layout, as training gives them to the network. `share` is the part of the
+    video tokens that this process computes, where several processes share the row."""
+
+    layout: RowLayout
+    audio: Float[Tensor, "b a da"]
+    image: Float[Tensor, "b i di"]
+    video: Float[Tensor, "b n p"]  # noisy latents, patchified
+    t: Float[Tensor, "b l"]  # per latent frame of all clips; 0 marks a clean one
+    share: SequenceShare | None = None
 
 
 class MoT(nn.Module):
@@ -231,8 +274,13 @@ class MoT(nn.Module):
         self.latent_pos_embed = GridPositions(config.latent_side, width)
         self.connector = Connector(config.image_dim, width)
         self.vit_pos_embed = GridPositions(config.image_side, width)
-        self.audio_connector = Connector(config.audio_dim, width)
+        self.audio_connector = Connector(config.audio_dim, width, config.audio_layers)
         self._initialise()
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The transformer layers."""
+        return self.language_model.model.layers
 
     def condition(
         self, audio: Float[Tensor, "b a da"] | None, image: Float[Tensor, "b i di"] | None, grid: TokenGrid
@@ -241,40 +289,48 @@ class MoT(nn.Module):
 
         None drops a block: the video then attends to one source less.
         """
-        blocks = list(self._condition_blocks(audio, image, grid))
-        if not blocks:
+        layout = RowLayout((grid,))
+        x, rope = self._condition_tokens(audio, image, layout)
+        if x is None:
             return Condition()
-        x = torch.cat([tokens for tokens, _ in blocks], dim=1)
-        rope = self._rope(torch.cat([positions for _, positions in blocks]), x.device)
-        lengths = [tokens.shape[1] for tokens, _ in blocks]
-        layers = self.language_model.model.layers
+        spans = Spans(
+            layout.audio_lengths if audio is not None else (0,),
+            layout.image_lengths if image is not None else (0,),
+            layout.video_lengths,
+        )
         known = []
-        for layer in layers:
-            q, k, v = layer.project(x, UND, rope)
-            known.append((k, v))
-            if layer is not layers[-1]:  # after the last layer nothing asks for these tokens any more
-                x = layer.update(x, _attend_blocks(q, k, v, lengths), UND)
+        for layer in self.layers:
+            x, keys_values = layer.understand(x, rope, spans, last=layer is self.layers[-1])
+            known.append(keys_values)
         return Condition(tuple(known))
 
     def velocity(
         self, zt: Float[Tensor, "b c l h w"], t: Float[Tensor, "b l"], condition: Condition, grid: TokenGrid
     ) -> Float[Tensor, "b c l h w"]:
         """The velocity at `zt`, float32. `t` in [0, 1] per latent frame; 0 marks a clean latent frame."""
-        x = self.embed_latents(zt, t, grid)
-        rope = self._rope(grid.video_positions(self.config.positions_per_second), x.device)
-        for index, layer in enumerate(self.language_model.model.layers):
-            q, k, v = layer.project(x, GEN, rope)
-            x = layer.update(x, attend(q, *condition.extended(index, k, v)), GEN)
-        return grid.unpatchify(self.llm2vae(self.language_model.model.norm_moe_gen(x)).float())
+        layout = RowLayout((grid,))
+        x, rope = self._video_tokens(grid.patchify(zt), t, layout)
+        spans = Spans(layout.audio_lengths, layout.image_lengths, layout.video_lengths)
+        for index, layer in enumerate(self.layers):
+            x = layer.generate(x, rope, spans, condition.layers[index] if condition.layers else None)
+        return grid.unpatchify(self._velocity_tokens(x))
+
+    def forward(self, row: Row) -> Float[Tensor, "b n p"]:
+        """The velocity of the video tokens of packed clips (of this process's share of them), float32."""
+        layout = row.layout
+        condition, condition_rope = self._condition_tokens(row.audio, row.image, layout)
+        video, video_rope = self._video_tokens(row.video, row.t, layout, row.share)
+        spans = Spans(layout.audio_lengths, layout.image_lengths, layout.video_lengths, row.share)
+        for layer in self.layers:
+            ropes = condition_rope, video_rope
+            condition, video = layer(condition, video, ropes, spans, last=layer is self.layers[-1])
+        return self._velocity_tokens(video)
 
     def embed_latents(
         self, zt: Float[Tensor, "b c l h w"], t: Float[Tensor, "b l"], grid: TokenGrid
     ) -> Float[Tensor, "b n d"]:
         """Video tokens: the noisy latents, plus their time, plus their place in the picture."""
-        tokens = self.vae2llm(grid.patchify(zt)).float()
-        tokens = rearrange(tokens, "b (l s) d -> b l s d", l=grid.latent_frames)
-        place = self.latent_pos_embed(grid.rows, grid.cols).float()
-        return rearrange(tokens + self.time_embedder(t)[:, :, None] + place, "b l s d -> b (l s) d")
+        return self._video_tokens(grid.patchify(zt), t, RowLayout((grid,)))[0]
 
     def embed_image(self, image: Float[Tensor, "b i di"], grid: TokenGrid) -> Float[Tensor, "b i d"]:
         """Image tokens: the portrait's features, plus their place in the picture."""
@@ -284,14 +340,40 @@ class MoT(nn.Module):
         """Audio tokens: the features alone; their position says when they are heard."""
         return self.audio_connector(audio).float()
 
-    def _condition_blocks(
-        self, audio: Tensor | None, image: Tensor | None, grid: TokenGrid
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Tokens [b, n, d] and positions [n] of the blocks that are there, audio first."""
+    def _condition_tokens(
+        self, audio: Tensor | None, image: Tensor | None, layout: RowLayout
+    ) -> tuple[Tensor | None, Rope | None]:
+        """Tokens [b, n, d] of the blocks that are there, audio first, and their rotary tables."""
+        blocks, positions = [], []
         if audio is not None:
-            yield self.embed_audio(audio), grid.audio_positions(self.config.positions_per_second)
+            blocks.append(self.embed_audio(audio))
+            positions.append(layout.audio_positions(self.config.positions_per_second))
         if image is not None:
-            yield self.embed_image(image, grid), grid.image_positions()
+            pictures = zip(layout.grids, image.split(layout.image_lengths, dim=1), strict=True)
+            blocks += [self.embed_image(picture, grid) for grid, picture in pictures]
+            positions.append(layout.image_positions())
+        if not blocks:
+            return None, None
+        x = torch.cat(blocks, dim=1)
+        return x, self._rope(torch.cat(positions), x.device)
+
+    def _video_tokens(
+        self,
+        patches: Float[Tensor, "b n p"],
+        t: Float[Tensor, "b l"],
+        layout: RowLayout,
+        share: SequenceShare | None = None,
+    ) -> tuple[Float[Tensor, "b n d"], Rope]:
+        """The noisy latents plus their time plus their place, of the `share` of them; and their rotary tables."""
+        mine = slice(None) if share is None else share.span
+        places = [self.latent_pos_embed.ids(g.rows, g.cols).repeat(g.latent_frames) for g in layout.grids]
+        place = self.latent_pos_embed.pos_embed[torch.cat(places)[mine]].float()
+        time = self.time_embedder(t)[:, layout.latent_frame_of_token()[mine].to(t.device)]
+        positions = layout.video_positions(self.config.positions_per_second)[mine]
+        return self.vae2llm(patches[:, mine]).float() + time + place, self._rope(positions, patches.device)
+
+    def _velocity_tokens(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n p"]:
+        return self.llm2vae(self.language_model.model.norm_moe_gen(x)).float()
 
     def _rope(self, positions: Tensor, device: torch.device) -> Rope:
         return rope_table(positions.to(device), self.config.head_size, self.config.rope_theta)
@@ -309,16 +391,6 @@ class MoT(nn.Module):
             if GEN in name:
                 weight.copy_(weights[name.replace(GEN, UND)])
         nn.init.zeros_(self.llm2vae.weight)
-        for layer in self.language_model.model.layers:
+        for layer in self.layers:
             if self.config.local_heads:
                 layer.self_attn.start_local(self.config.local_heads)
-
-
-def _attend_blocks(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
-    """Attention in which a block of tokens sees itself and the blocks before it."""
-    found, start = [], 0
-    for length in lengths:
-        end = start + length
-        found.append(attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end]))
-        start = end
-    return torch.cat(found, dim=2)

@@ -1,8 +1,8 @@
 """The packed forward: any sequence of both experts' tokens under an explicit mask, in one attention call.
 
-It is the definition that `MoT.condition` and `MoT.velocity` are measured against, and the form in which
-BAGEL's own numbers are given. It computes both experts for every token and keeps one, so it is for checking,
-not for speed.
+It is the definition that `MoT.forward`, `MoT.condition` and `MoT.velocity` are measured against, and the form in
+which BAGEL's own numbers are given. It computes both experts for every token and keeps one, so it is for
+checking, not for speed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from flowportrait.model.attention import attend
 from flowportrait.model.embed import rope_table
-from flowportrait.model.mot import GEN, UND, MoT, attend
+from flowportrait.model.mot import GEN, UND, MoT
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,10 @@ def score(
         _warn(f"unscored: {score.clip} by {score.scorer}: {score.reason}")
     if len(summary.unscored) > _SHOWN_REASONS:
         _warn(f"{len(summary.unscored) - _SHOWN_REASONS} more unscored; their reasons stand in {out}")
-    saturated = [spread for spread in spreads(summary.scores) if spread.saturated]
+    # What stands beside a metric's number (frames, offsets) are counts, not verdicts.
+    judges = {scorer.name for scorer in scorers if isinstance(scorer, ScoreSystem)}
+    judged = (score for score in summary.scores if score.scorer in judges)
+    saturated = [spread for spread in spreads(judged) if spread.saturated]
     for spread in saturated:
         _warn(spread.line())
     spent = _spent(scorers)

@@ -39,9 +39,11 @@ _PRINCETON = (
 )
 """The authors' names of RAFT-small's parts, and torchvision's."""
 
-
 _ONE_AT_A_TIME = Lock()
 """torchvision's RAFT keeps the correlation of its pair in itself."""
+
+MIN_SIDE_PX = 121
+"""Below, padded to a multiple of 8, RAFT's pyramid of correlations has no level left."""
 
 
 def jitter(
@@ -177,6 +179,9 @@ class RaftJitter(Metric):
         frames = view.keep(("at most", self.config.max_side_px), lambda: at_most(view.frames, self.config.max_side_px))
         if len(frames) < 3:
             raise Unscorable(f"has {len(frames)} frames; jitter needs 3")
+        if min(frames.shape[1:3]) < MIN_SIDE_PX:
+            size = f"{frames.shape[2]}x{frames.shape[1]} px"
+            raise Unscorable(f"is looked at in {size}; RAFT needs {MIN_SIDE_PX} px either way")
         raft = load_raft(self._file, self.config.network)
         flows = optical_flow(raft, frames, self.config.iterations, self.config.batch_pairs)
         value = jitter(flows, self.config.reading, self.config.epsilon_px).mean()

@@ -10,11 +10,8 @@ import math
 from typing import Literal
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from PIL import Image
-from torch import Tensor
 
 from flowportrait.config import Frozen
 from flowportrait.scoring.metric import Metric, Reading, Unscorable, View
@@ -48,46 +45,60 @@ def ssim(
     size = 7 if window == "uniform" else 11
     if min(made.shape[1:3]) < size:
         raise ValueError(f"ssim: got {made.shape[2]}x{made.shape[1]} px; a window has {size}x{size}")
-    of_frame = _ssim_uniform if window == "uniform" else _ssim_gaussian
-    return np.array([of_frame(a, b) for a, b in zip(made, truth, strict=True)])
+    moments = _uniform_moments if window == "uniform" else _gaussian_moments
+    return np.array([_ssim_of(*moments(a, b)) for a, b in zip(made, truth, strict=True)])
 
 
-def _ssim_uniform(x: np.ndarray, y: np.ndarray) -> float:
-    """Of one frame, in whole numbers up to the last quotient: sums over 49 levels and their products fit 32 bits."""
-    x, y = x.astype(np.int32), y.astype(np.int32)
-    n, sum_x, sum_y = 49, _sums_of_7x7(x), _sums_of_7x7(y)
-    product, squares = sum_x * sum_y, sum_x * sum_x + sum_y * sum_y
-    covariance = n * _sums_of_7x7(x * y) - product  # times n (n - 1)
-    variances = n * _sums_of_7x7(x * x + y * y) - squares
-    c1, c2 = (0.01 * 255 * n) ** 2, (0.03 * 255) ** 2 * n * (n - 1)
-    similar = (2 * product + c1) * (2 * covariance + c2)
-    return float((similar / ((squares + c1) * (variances + c2))).mean())
+def _ssim_of(means: np.ndarray, mean_squares: np.ndarray, covariance: np.ndarray, variances: np.ndarray) -> float:
+    """`means` the product of both means, `mean_squares` the sum of their squares, `variances` the sum of both."""
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    similar = (2 * means + c1) * (2 * covariance + c2) / ((mean_squares + c1) * (variances + c2))
+    return float(similar.mean(dtype=np.float64))
 
 
-def _sums_of_7x7(x: np.ndarray) -> np.ndarray:
-    for _ in range(2):
-        twos = x[:-1] + x[1:]
-        sixes = twos[:-4] + twos[2:-2] + twos[4:]
-        x = (sixes[: len(x) - 6] + x[6:]).swapaxes(0, 1)
+def _uniform_moments(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, ...]:
+    """In whole numbers until the last division: sums over 49 levels and their squares fit 32 bits, so all are exact."""
+    x, y = (np.ascontiguousarray(frame.transpose(2, 0, 1), dtype=np.int32) for frame in (a, b))
+    sum_x, sum_y, squares, products = (_box_sums(part) for part in (x, y, x * x + y * y, x * y))
+    means, mean_squares = sum_x * sum_y, sum_x * sum_x + sum_y * sum_y
+    count = 49
+    covariance, variances = (count * products - means), (count * squares - mean_squares)
+    unbiased = count * (count - 1)
+    return means / count**2, mean_squares / count**2, covariance / unbiased, variances / unbiased
+
+
+def _box_sums(x: np.ndarray) -> np.ndarray:
+    """Sums over all windows of 7 x 7 inside [c, h, w]."""
+    for axis in (1, 2):
+        windows = np.lib.stride_tricks.sliding_window_view(x, 7, axis)
+        total = windows[..., 0].copy()
+        for i in range(1, 7):
+            total += windows[..., i]
+        x = total
     return x
 
 
-def _ssim_gaussian(x: np.ndarray, y: np.ndarray) -> float:
-    """Of one frame, with the population covariance."""
-    # Squares of 8-bit levels need more than float32's 24 bits once they are summed and subtracted.
-    x, y = (torch.from_numpy(frame).permute(2, 0, 1)[None].double() for frame in (x, y))
-    mean_x, mean_y = _gaussian_mean(x), _gaussian_mean(y)
-    var_x, var_y = _gaussian_mean(x * x) - mean_x**2, _gaussian_mean(y * y) - mean_y**2
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    similar = (2 * mean_x * mean_y + c1) * (2 * (_gaussian_mean(x * y) - mean_x * mean_y) + c2)
-    return float((similar / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean())
+def _gaussian_moments(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, ...]:
+    # Variances do not feel a shift, and squares around the middle keep float32 exact enough.
+    x, y = (frame.transpose(2, 0, 1).astype(np.float32) - 128 for frame in (a, b))
+    mean_x, mean_y, squares, products = (_gaussian_means(part) for part in (x, y, x * x + y * y, x * y))
+    covariance = products - mean_x * mean_y
+    variances = squares - (mean_x * mean_x + mean_y * mean_y)
+    mean_x, mean_y = mean_x + 128, mean_y + 128
+    return mean_x * mean_y, mean_x * mean_x + mean_y * mean_y, covariance, variances
 
 
-def _gaussian_mean(x: Tensor) -> Tensor:
-    weights = torch.exp(-0.5 * (torch.arange(-5, 6, dtype=torch.float64) / 1.5) ** 2)
-    weights = (weights / weights.sum()).expand(x.shape[1], 1, -1)
-    across = F.conv2d(x, weights[:, :, None, :], groups=x.shape[1])
-    return F.conv2d(across, weights[:, :, :, None], groups=x.shape[1])
+def _gaussian_means(x: np.ndarray) -> np.ndarray:
+    """Means under all windows of 11 x 11 inside [c, h, w], sigma 1.5."""
+    weights = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+    weights = (weights / weights.sum()).astype(np.float32)
+    for axis in (1, 2):
+        windows = np.lib.stride_tricks.sliding_window_view(x, 11, axis)
+        total = windows[..., 5] * weights[5]
+        for i in range(5):
+            total += (windows[..., i] + windows[..., 10 - i]) * weights[i]
+        x = total
+    return x
 
 
 def squared_error(made: UInt8[np.ndarray, "f h w c"], truth: UInt8[np.ndarray, "f h w c"]) -> Float[np.ndarray, " f"]:

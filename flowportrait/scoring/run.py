@@ -85,7 +85,8 @@ def _videos_of(source: Path) -> Iterator[tuple[str, Path, Path]]:
 def _truth_of(name: Path, truth: Path | None) -> Clip | None:
     if truth is None:
         return None
-    found = next((path for suffix in VIDEO_SUFFIXES if (path := (truth / name).with_suffix(suffix)).is_file()), None)
+    suffixes = (name.suffix, *VIDEO_SUFFIXES)
+    found = next((path for suffix in suffixes if (path := (truth / name).with_suffix(suffix)).is_file()), None)
     return Clip(found) if found else None
 
 

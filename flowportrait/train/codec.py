@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -13,14 +14,15 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flowportrait.codecs.portrait import GROUP, LOWER_LIP, UPPER_LIP, PortraitCodec, mouth_map
+from flowportrait.codecs.mouth import LOWER_LIP, UPPER_LIP, mouth_map
+from flowportrait.codecs.portrait import GROUP, PortraitCodec
 from flowportrait.config import Frozen, load_recipe
 from flowportrait.data.batches import CodecBatch, Pool, codec_batch, landmark_groups
 from flowportrait.data.cache import ClipCache
 from flowportrait.data.landmarks import lip_opening
 from flowportrait.data.sources import load_sources
 from flowportrait.model.precision import matmul_precision
-from flowportrait.train.run import OptimizerConfig, Run, RunConfig, TrainState, load_weights, train_loop
+from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, load_weights, train_loop
 
 
 class DataConfig(Frozen):
@@ -53,6 +55,8 @@ class CodecLossConfig(Frozen):
     edges: float = 1.0  # of the L1 distance between horizontal and vertical differences
     warp: float = 0.7  # of the L1 distance of the warped portrait alone
     inside: float = 0.5  # of the L1 distance between the inner lips alone
+    contrast: float = 0.0  # of the distance of mean and spread of levels there: L1 alone leaves an even pink
+    patch: float = 0.5  # of the L1 distance of the painted mouth in the lips' own frame
     paint: float = 0.03  # of the painted share away from the mouth: paint is blurred, the portrait is not
     landmarks: float = 2.0  # of the L1 distance of found landmarks, in half-pictures
     lip_gap: float = 2.0  # of the L1 distance of the gaps between found lips, in half-pictures
@@ -70,7 +74,9 @@ class CodecRecipe(Frozen):
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-4, warmup_updates=100, decay_from=0.6)
     loss: CodecLossConfig = CodecLossConfig()
     start_from: Path | None = Field(None, description="a directory whose codec.safetensors to go on from")
-    trained: Literal["all", "decoder", "landmarker"] = Field("all", description="the other part keeps its weights")
+    trained: Literal["all", "decoder", "landmarker", "mouth"] = Field(
+        "all", description="the other parts keep their weights"
+    )
     fit_groups: int = Field(4000, description="groups of four frames in which the components of motion are found")
     num_clips: int = 4
     num_groups: int = 2
@@ -91,12 +97,16 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
             source, rng, num_clips, config.num_groups, size_px, config.loss.mouth, config.loss.eyes, strength
         )
 
-    def loss_of(update: int) -> tuple[Tensor, dict[str, float]]:
+    def parts_of(update: int) -> Iterator[Part]:
         drawn = batch(run.numpy_rng(update), pool, config.num_clips, 1.0)
         codec, rng = state.module, run.torch_rng(update)
         if config.trained == "landmarker":
-            return landmarker_loss(find_landmarks(codec, drawn, rng), drawn.landmarks, config.loss)
-        return codec_loss(codec, drawn, config.loss, rng)
+            yield Part(*landmarker_loss(find_landmarks(codec, drawn, rng), drawn.landmarks, config.loss))
+        elif config.trained == "mouth":
+            missed = mouth_loss(codec, drawn, config.loss, rng)
+            yield Part(missed, {"patch": float(missed.detach())})
+        else:
+            yield Part(*codec_loss(codec, drawn, config.loss, rng))
 
     def sample(update: int) -> dict[str, float]:
         codec = PortraitCodec(config.codec).eval()
@@ -108,7 +118,7 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
         save_codec(codec, run.directory)
         return figures
 
-    train_loop(run, state, config.optimizer, loss_of, sample)
+    train_loop(run, state, config.optimizer, parts_of, sample)
     return run.directory
 
 
@@ -124,6 +134,7 @@ def _initial_codec(config: CodecRecipe, pool: Pool, run: Run) -> PortraitCodec:
     if config.trained != "all":
         codec.requires_grad_(config.trained == "decoder")
         codec.landmarker.requires_grad_(config.trained == "landmarker")
+        codec.mouth_painter.requires_grad_(config.trained in ("decoder", "mouth"))
     return codec
 
 
@@ -164,12 +175,31 @@ def codec_loss(
     painted = (weight * decoded.painted / (1 + config.mouth * near_mouth)).mean()
     between_lips = mouth_map(batch.landmarks[:, 1:].flatten(0, 1), error.shape[-1]).view_as(batch.weight)
     inside = (between_lips * error.abs()).sum() / (3 * between_lips.sum())
+    contrast = sum(
+        (a - b).abs().mean()
+        for a, b in zip(_moments(decoded.frames, between_lips), _moments(batch.groups, between_lips), strict=True)
+    )
+    patch = mouth_loss(codec, batch, config, rng)
     with torch.no_grad():
         psnr = -10 * torch.log10((error / 2).square().mean())
     loss = pixels + config.edges * (across + down) + config.warp * warp
-    loss = loss + config.inside * inside + config.paint * painted + missed
-    figures = {"l1": pixels, "inside": inside, "warp": warp, "painted": painted, "psnr": psnr}
+    loss = loss + config.inside * inside + config.contrast * contrast
+    loss = loss + config.patch * patch + config.paint * painted + missed
+    figures = {
+        "l1": pixels, "inside": inside, "contrast": contrast, "patch": patch, "warp": warp, "painted": painted,
+        "psnr": psnr,
+    }  # fmt: skip
     return loss, {name: float(value.detach()) for name, value in figures.items()} | found_figures
+
+
+def _moments(
+    frames: Float[Tensor, "b l 4 3 h w"], weight: Float[Tensor, "b l 4 1 h w"]
+) -> tuple[Float[Tensor, "b l 4 3"], Float[Tensor, "b l 4 3"]]:
+    """Weighted mean and standard deviation of each colour of each frame."""
+    share = weight / weight.sum((-2, -1), keepdim=True)
+    mean = (share * frames.float()).sum((-2, -1))
+    variance = (share * (frames.float() - mean[..., None, None]).square()).sum((-2, -1))
+    return mean, (variance + 1e-4).sqrt()
 
 
 def find_landmarks(codec: PortraitCodec, batch: CodecBatch, rng: torch.Generator) -> Float[Tensor, "b n 68 2"]:
@@ -188,6 +218,15 @@ def landmarker_loss(
     points = missed.abs().mean()
     figures = {"landmarks": float(points.detach()), "lip_gap": float(gaps.detach())}
     return config.landmarks * points + config.lip_gap * gaps, figures
+
+
+def mouth_loss(codec: PortraitCodec, batch: CodecBatch, config: CodecLossConfig, rng: torch.Generator) -> Tensor:
+    """L1 on the painted mouth in the frame of lips that are a little off, as found ones are."""
+    landmarks = batch.landmarks + config.landmark_noise * torch.randn(batch.landmarks.shape, generator=rng)
+    with matmul_precision("cpu"):
+        return codec.mouth_painter.missed(
+            batch.groups.flatten(0, 2), batch.portrait, landmarks[:, 0], landmarks[:, 1:].flatten(0, 1)
+        )
 
 
 def recoloured(frames: Float[Tensor, "b n 3 h w"], rng: torch.Generator) -> Float[Tensor, "b n 3 h w"]:

@@ -5,6 +5,7 @@ It takes minutes, and the generator then starts from features that already speak
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from flowportrait.config import Frozen
 from flowportrait.data.crops import Drawn, Source, draw_clips, mels_of, shapes_of
 from flowportrait.train.lips import mean_correlation
-from flowportrait.train.run import OptimizerConfig, Run, RunConfig, TrainState, train_loop
+from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, train_loop
 
 JAW_OPEN = 2  # among the mouth shapes: jawForward, jawLeft, jawOpen, ...
 
@@ -42,9 +43,9 @@ def learn_hearing(
     state = TrainState.fresh(ears, optimizer)
     run.restore(state)
 
-    def loss_of(update: int) -> tuple[Tensor, dict[str, float]]:
+    def parts_of(update: int) -> Iterator[Part]:
         rng = run.numpy_rng(update)
-        return _named_shapes(draw_clips(sources, "train", config.num_clips, rng), ears, rng)
+        yield Part(*_named_shapes(draw_clips(sources, "train", config.num_clips, rng), ears, rng))
 
     def look(update: int) -> dict[str, float]:
         with torch.no_grad():
@@ -52,7 +53,7 @@ def learn_hearing(
             loss, figures = _named_shapes(drawn, ears, None)
         return {"held_out_loss": float(loss), **figures}
 
-    train_loop(run, state, optimizer, loss_of, look)
+    train_loop(run, state, optimizer, parts_of, look)
     ears.load_state_dict(state.averaged())
 
 

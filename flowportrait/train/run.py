@@ -1,17 +1,17 @@
 """A training run on disk: resolved config, JSONL log, checkpoints; and the plain loop every stage shares.
 
 Everything random in update `n` is drawn from generators seeded by (seed, n), so a run that was killed continues with
-exactly the update it would have made: weights, optimizer and average come from the checkpoint, the rest from `n`.
+exactly the update it would have made: weights, optimizer, average and the place in the data come from the checkpoint,
+the rest from `n`. Where several processes make one update, all of them run the same loop.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from math import cos, isfinite, pi
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flowportrait.config import Frozen, save_resolved
-from flowportrait.errors import CheckpointError, ConfigError
+from flowportrait.errors import CheckpointError, ConfigError, TrainingError
+from flowportrait.train import checkpoint
+from flowportrait.train.parallel import Average, Ranks, as_float, trained_weights
+
+MAX_SKIPPED = 20  # updates in a row without a finite gradient, after which a run has failed
 
 
 class OptimizerConfig(Frozen):
@@ -41,7 +45,24 @@ class OptimizerConfig(Frozen):
         warm = min(1.0, (update + 1) / max(1, self.warmup_updates))
         hold = self.decay_from * num_updates
         fall = (update - hold) / max(1.0, num_updates - hold) if update > hold else 0.0
-        return self.learning_rate * warm * (1 - (1 - self.final_scale) * (1 - math.cos(math.pi * fall)) / 2)
+        return self.learning_rate * warm * (1 - (1 - self.final_scale) * (1 - cos(pi * fall)) / 2)
+
+    def build(self, module: nn.Module) -> torch.optim.AdamW:
+        """The optimizer of all that learns in `module`, its state in place: a checkpoint then holds the same names
+        before and after the first update, also of weights that no gradient reaches."""
+        trained = list(trained_weights(module).values())
+        on_gpu = any(p.is_cuda for p in trained)
+        optimizer = torch.optim.AdamW(
+            trained, lr=0.0, betas=self.betas, weight_decay=self.weight_decay, fused=on_gpu or None
+        )
+        for p in trained:
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        for state in optimizer.state.values():
+            state["step"].zero_()
+        optimizer.param_groups[0]["lr"] = self.learning_rate
+        return optimizer
 
 
 class RunConfig(Frozen):
@@ -57,60 +78,48 @@ class RunConfig(Frozen):
 
 @dataclass
 class TrainState:
-    """What a checkpoint holds: the trained module, its average, the optimizer and the number of updates made."""
+    """What a checkpoint holds: the trained module, its average, the optimizer, the number of updates made and how many
+    clips of the endless stream of data they have seen. Weights that do not learn are left out if `keeps_frozen` is
+    false: the recipe then says where they come from."""
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
-    ema: dict[str, Tensor]
+    average: Average
     update: int = 0
+    position: int = 0
+    keeps_frozen: bool = True
 
     @classmethod
-    def fresh(cls, module: nn.Module, config: OptimizerConfig) -> TrainState:
-        trained = [p for p in module.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            trained, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
-        )
-        return cls(module, optimizer, {name: value.detach().clone() for name, value in module.state_dict().items()})
+    def fresh(cls, module: nn.Module, config: OptimizerConfig, keeps_frozen: bool = True) -> TrainState:
+        average = Average(module, config.ema_decay)
+        return cls(module, config.build(module), average, keeps_frozen=keeps_frozen)
 
-    def save(self, path: Path) -> None:
-        """Atomically: a kill during the write leaves the checkpoint before it untouched."""
-        part = path.with_suffix(".part")
-        torch.save(
-            {
-                "module": self.module.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "ema": self.ema,
-                "update": self.update,
-            },
-            part,
-        )
-        os.replace(part, path)
+    def _tensors(self) -> dict[str, Any]:
+        module = dict(self.module.state_dict())
+        if not self.keeps_frozen:
+            fixed = dict(self.module.named_parameters()).keys() - trained_weights(self.module).keys()
+            module = {name: value for name, value in module.items() if name not in fixed}
+        return {
+            "module": module,
+            "optimizer": checkpoint.optimizer_state(self.module, self.optimizer),
+            "average": self.average.weights,
+            "progress": torch.tensor([self.update, self.position]),
+        }
 
-    def load(self, path: Path) -> None:
-        """Raises CheckpointError when the file is not of this module."""
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-        try:
-            self.module.load_state_dict(stored["module"])
-            self.optimizer.load_state_dict(stored["optimizer"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise CheckpointError(
-                f"{path}: is not a checkpoint of this recipe ({reason}); give another --resume"
-            ) from error
-        self.ema, self.update = stored["ema"], stored["update"]
+    def save(self, run: Path, ranks: Ranks) -> None:
+        """Into the run's directory; all ranks take part."""
+        checkpoint.save(run, self.update, self._tensors(), ranks)
+
+    def load(self, path: Path, ranks: Ranks) -> None:
+        """Continues from a checkpoint. Raises CheckpointError when it is not of this module."""
+        stored = self._tensors()
+        checkpoint.load(path, stored, ranks)
+        checkpoint.set_optimizer_state(self.module, self.optimizer, stored["optimizer"])
+        self.update, self.position = stored["progress"].tolist()
 
     def averaged(self) -> dict[str, Tensor]:
-        """The averaged weights, to ship and to sample with."""
-        return self.ema
-
-    def average(self, decay: float) -> None:
-        """One step of the moving average, with the usual warm-up of the decay."""
-        decay = min(decay, (1 + self.update) / (10 + self.update))
-        for name, value in self.module.state_dict().items():
-            if value.dtype.is_floating_point:
-                self.ema[name].lerp_(value, 1 - decay)
-            else:
-                self.ema[name].copy_(value)
+        """The averaged weights of a module that is not sharded, to ship and to sample with."""
+        return {**self.module.state_dict(), **self.average.weights}
 
 
 def load_weights(module: nn.Module, path: Path, may_lack: tuple[str, ...] = ()) -> bool:
@@ -134,38 +143,43 @@ def load_weights(module: nn.Module, path: Path, may_lack: tuple[str, ...] = ()) 
 class Run:
     """A run's directory and log. `resume` is "auto" (continue if it can), a directory, or None (start a new run).
 
-    Raises ConfigError where a new run would overwrite one that has a checkpoint.
+    Of several ranks the first one writes. Raises ConfigError where a new run would overwrite one that has a checkpoint.
     """
 
-    def __init__(self, config: RunConfig, recipe: Frozen, resume: str | None = "auto"):
+    def __init__(self, config: RunConfig, recipe: Frozen, resume: str | None = "auto", ranks: Ranks | None = None):
         self.config = config
+        self.ranks = ranks or Ranks()
         self.directory = Path(config.directory)
-        self.checkpoint = self.directory / "checkpoint.pt"
         source = self.directory if resume in ("auto", None) else Path(resume)
-        self.resume_from = source / "checkpoint.pt" if resume else None
-        if resume not in ("auto", None) and not self.resume_from.is_file():
-            raise ConfigError(f"--resume: no checkpoint.pt in {source}; give a run's directory, or 'auto'")
-        if resume is None and self.checkpoint.is_file():
+        found = checkpoint.latest(source)
+        if resume not in ("auto", None) and found is None:
+            raise ConfigError(f"--resume: no checkpoint in {source}; give a run's directory, or 'auto'")
+        if resume is None and found is not None:
             raise ConfigError(
                 f"{self.directory}: holds the checkpoint of a run; go on with it by --resume auto, "
                 "or give another run.directory"
             )
-        self.directory.mkdir(parents=True, exist_ok=True)
-        save_resolved(recipe, self.directory / "config.json")
+        self.resume_from = found
+        self.ranks.wait()  # all have looked before the first one writes
+        if self.ranks.first:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            save_resolved(recipe, self.directory / "config.json")
 
     @property
     def resumes(self) -> bool:
         """Whether there is a checkpoint to continue from."""
-        return self.resume_from is not None and self.resume_from.is_file()
+        return self.resume_from is not None
 
     def restore(self, state: TrainState) -> None:
         """Continue from the checkpoint if there is one to continue from."""
-        if self.resumes:
-            state.load(self.resume_from)
+        if self.resume_from is not None:
+            state.load(self.resume_from, self.ranks)
             self.log(event="resumed", update=state.update)
 
     def log(self, **fields: Any) -> None:
-        """One JSON line in log.jsonl and on the terminal."""
+        """One JSON line in log.jsonl and on the terminal, by the first rank."""
+        if not self.ranks.first:
+            return
         fields = {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in fields.items()}
         line = json.dumps({"time": round(time.time(), 1), **fields})
         with (self.directory / "log.jsonl").open("a") as file:
@@ -176,51 +190,111 @@ class Run:
         """Draws of the data for one update."""
         return np.random.default_rng([self.config.seed, update])
 
-    def torch_rng(self, update: int) -> torch.Generator:
-        """Draws of noise and time for one update."""
-        seed = np.random.SeedSequence([self.config.seed, update, 1]).generate_state(1, np.uint64)[0]
+    def torch_rng(self, update: int, row: int | None = None) -> torch.Generator:
+        """Draws of noise and time for one update, or for one row of it."""
+        words = [self.config.seed, update, 1] if row is None else [self.config.seed, update, 1, row]
+        seed = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
         return torch.Generator().manual_seed(int(seed))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an update that is sent backward at once. Losses and figures of all parts, and of all ranks, add up to
+    the update's; `clips` says what the part was made of, and `clip_losses` [clips] what each of them brought."""
+
+    loss: Tensor
+    figures: dict[str, float] = field(default_factory=dict)
+    clips: Sequence[str] = ()
+    clip_losses: Tensor | None = None
+
+    def suspects(self) -> list[str]:
+        """The clips whose own loss is not finite."""
+        if self.clip_losses is None:
+            return list(self.clips)
+        return [clip for clip, loss in zip(self.clips, self.clip_losses.tolist(), strict=True) if not isfinite(loss)]
 
 
 def train_loop(
     run: Run,
     state: TrainState,
     optimizer_config: OptimizerConfig,
-    loss_of: Callable[[int], tuple[Tensor, dict[str, float]]],
+    parts_of: Callable[[int], Iterable[Part]],
     sample: Callable[[int], dict[str, float]],
 ) -> None:
-    """Updates until the run's count is reached. `loss_of(update)` gives the loss and figures to log,
-    `sample(update)` looks at the model and gives figures. A non-finite update is skipped and named in the log."""
+    """Updates until the run's count is reached. `parts_of(update)` gives this rank's parts of an update, as many on
+    every rank; `sample(update)` looks at the model and gives figures.
+
+    An update whose gradient is not finite is skipped by all ranks together, and the log names its clips. Raises
+    TrainingError after 20 of them in a row.
+    """
     config, num_updates = run.config, run.config.num_updates
-    figures: dict[str, list[float]] = {}
-    started, first = time.monotonic(), state.update
+    figures: list[dict[str, float]] = []
+    started, first, skipped = time.monotonic(), state.update, 0
     while state.update < num_updates:
-        update = state.update
-        for group in state.optimizer.param_groups:
-            group["lr"] = optimizer_config.rate_at(update, num_updates)
-        loss, parts = loss_of(update)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(state.module.parameters(), optimizer_config.max_gradient_norm)
-        if torch.isfinite(norm):
+        rate = optimizer_config.rate_at(state.update, num_updates)
+        norm, made, suspects = _send_backward(run.ranks, state, parts_of(state.update), optimizer_config)
+        if isfinite(norm):
+            for group in state.optimizer.param_groups:
+                group["lr"] = rate
             state.optimizer.step()
+            figures.append({**made, "gradient_norm": norm, "rate": rate})
+            skipped = 0
         else:
-            run.log(event="skipped", update=update, reason="gradient is not finite")
+            _report_skipped(run, state.update, suspects)
+            skipped += 1
         state.optimizer.zero_grad(set_to_none=True)
+        if skipped == MAX_SKIPPED:
+            raise TrainingError(
+                f"{run.directory}: {skipped} updates in a row had no finite gradient; see 'skipped' in log.jsonl for "
+                "their clips, lower optimizer.learning_rate, and go on with --resume auto"
+            )
         state.update += 1
-        state.average(optimizer_config.ema_decay)
-        for name, value in {"loss": float(loss.detach()), "gradient_norm": float(norm), **parts}.items():
-            figures.setdefault(name, []).append(value)
+        state.average.follow(state.module, state.update)
+        ends = state.update == num_updates
         if state.update % config.log_every == 0:
             speed = (time.monotonic() - started) / (state.update - first)
-            means = {name: float(np.mean(values)) for name, values in figures.items()}
-            run.log(
-                update=state.update,
-                **means,
-                s_per_update=speed,
-                minutes_left=speed * (num_updates - state.update) / 60,
-            )
+            left = {"s_per_update": speed, "minutes_left": speed * (num_updates - state.update) / 60}
+            run.log(update=state.update, **_mean_figures(run.ranks, figures), **left)
             figures.clear()
-        if state.update % config.sample_every == 0 or state.update == num_updates:
+        if ends or state.update % config.sample_every == 0:
             run.log(event="sample", update=state.update, **sample(state.update))
-        if state.update % config.checkpoint_every == 0 or state.update == num_updates:
-            state.save(run.checkpoint)
+        if ends or state.update % config.checkpoint_every == 0:
+            state.save(run.directory, run.ranks)
+
+
+def _send_backward(
+    ranks: Ranks, state: TrainState, parts: Iterable[Part], config: OptimizerConfig
+) -> tuple[float, dict[str, float], tuple[bool, list[str]]]:
+    """The clipped gradient of an update: its norm (the same on all ranks), this rank's loss and figures, and its clips
+    in case they are asked for: whether they are of parts with a broken loss, and which."""
+    made: dict[str, float] = {"loss": 0.0}
+    broken: list[str] = []
+    sound: list[str] = []
+    for part in parts:
+        (part.loss * ranks.world).backward()  # sharded gradients are averaged over the ranks, and losses add up
+        loss = float(part.loss.detach())
+        for name, value in {"loss": loss, **part.figures}.items():
+            made[name] = made.get(name, 0.0) + value
+        sound += part.clips if isfinite(loss) else []
+        broken += [] if isfinite(loss) else part.suspects()
+    norm = as_float(nn.utils.clip_grad_norm_(trained_weights(state.module).values(), config.max_gradient_norm))
+    return norm, made, (bool(broken), broken or sound)
+
+
+def _report_skipped(run: Run, update: int, suspects: tuple[bool, list[str]]) -> None:
+    """Names the clips whose loss is not finite; where all are, those of the whole update."""
+    everywhere = run.ranks.gather(suspects)
+    surely = any(broken for broken, _ in everywhere)
+    clips = sorted({clip for broken, clips in everywhere for clip in clips if broken == surely})
+    reason = "loss is not finite" if surely else "gradient is not finite"
+    run.log(event="skipped", update=update, reason=reason, clips=clips)
+
+
+def _mean_figures(ranks: Ranks, figures: list[dict[str, float]]) -> dict[str, float]:
+    """Means over the updates that were not skipped of what ranks add up to; norm and rate are the same on all ranks."""
+    if not figures:
+        return {}
+    common = ("gradient_norm", "rate")
+    everywhere = ranks.gather(figures)
+    mean = lambda name: float(np.mean([made[name] for rank in everywhere for made in rank]))  # noqa: E731
+    return {name: mean(name) * (1 if name in common else ranks.world) for name in figures[0]}

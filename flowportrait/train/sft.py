@@ -1,230 +1,219 @@
-"""`flowportrait train sft`: the audio encoder learns mouth shapes, then everything learns velocities (Eq. 2)."""
+"""`flowportrait train sft`: supervised flow matching (§3.1, §4.1) of a model on encoded clips.
+
+An update: rows of packed clips from the stream of data, each row on one process (or shared by a few), Eq. 2 averaged
+over the video tokens of all of them. One process or many make the same update; a killed run makes the one it would have
+made. A recipe that names a `codec` run is of a small model from scratch: see `train/scratch.py`.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
 import torch
-from einops import rearrange
-from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import Tensor
 
-from flowportrait.codecs.portrait import LOWER_LIP, UPPER_LIP, PortraitCodec, gather_from_grid
-from flowportrait.config import Frozen, load_recipe
-from flowportrait.data.augment import apply_look, draw_look
-from flowportrait.data.cache import SAMPLE_RATE
-from flowportrait.data.crops import Crops, Source, draw_crops
-from flowportrait.data.hearing import MOUTH_SHAPES, Hearing
-from flowportrait.data.landmarks import LOWER_LIDS, UPPER_LIDS
-from flowportrait.data.latents import LatentCache
-from flowportrait.encoders.mel import MelEncoder
-from flowportrait.encoders.portrait import PortraitTokens
-from flowportrait.flow import draw_times, interpolate, over_latents, target_velocity
-from flowportrait.generate import ModelSpec, SamplingConfig, load, save_model
-from flowportrait.model.layout import TokenGrid
-from flowportrait.model.mot import MoT, MoTConfig
+from flowportrait.config import Frozen, load_recipe, save_resolved
+from flowportrait.data.rows import Cut, Loaded, Rows, RowsConfig
+from flowportrait.errors import ConfigError, DataError
+from flowportrait.flow import draw_times
+from flowportrait.generate import ModelSpec, SamplingConfig
+from flowportrait.model.lora import LoraConfig, merged
+from flowportrait.model.mot import MoT
 from flowportrait.model.precision import matmul_precision
-from flowportrait.train.codec import CodecRecipe, DataConfig
-from flowportrait.train.hearing import HearingConfig, learn_hearing, shapes_loss
-from flowportrait.train.lips import lip_figures
-from flowportrait.train.run import OptimizerConfig, Run, RunConfig, TrainState, load_weights, train_loop
+from flowportrait.registry import find_model
+from flowportrait.train import scratch
+from flowportrait.train.encode import parts_digest
+from flowportrait.train.objective import CleanRow, velocity_errors
+from flowportrait.train.parallel import ParallelConfig, Ranks, whole_weights
+from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, train_loop
+from flowportrait.train.trainable import TrainedSet, build
 
-OPENING_SPREAD = (0.028, 0.013)  # of lips and lids, in half-pictures
-STEP_SPREAD = 0.01  # of a point from one frame to the next
-NUM_SHAPES = MOUTH_SHAPES.stop - MOUTH_SHAPES.start
+HELD_OUT_ROW = 2**32  # held-out clips draw their noise where no row of an update does
+
+
+class SftRunConfig(RunConfig):
+    """§4.1's 300k updates. `sample_every` is how often held-out clips are looked at and the model is written."""
+
+    num_updates: int = 300_000
+    log_every: int = 10
+    checkpoint_every: int = 500
+    sample_every: int = 5000
+
+
+class SftOptimizerConfig(OptimizerConfig):
+    """§4.1: AdamW, 5e-5, betas 0.9 and 0.95. Unstated: warm-up and average (BAGEL's), largest gradient norm."""
+
+    warmup_updates: int = 1000
+    ema_decay: float = 0.9999
 
 
 class SftRecipe(Frozen):
-    """Everything of a supervised fine-tuning run. Optimizer betas are §4.1's; the rate is a small model's."""
+    """Everything of a run of supervised fine-tuning. Defaults are §4.1's."""
 
-    run: RunConfig
-    data: DataConfig
-    codec: Path = Field(description="directory of a finished codec run")
-    name: str = "tiny"
-    start_from: Path | None = Field(None, description="a model directory whose weights to go on from")
-    copies: dict[str, int] = Field({"world": 2, "grid": 1}, description="augmented copies of each clip, encoded once")
-    model: MoTConfig = MoTConfig(
-        hidden_size=192, num_layers=6, num_heads=6, num_kv_heads=3, mlp_size=512, vocab_size=0, rope_theta=100.0,
-        positions_per_second=24.0, latent_side=16, audio_dim=192, image_dim=184, image_side=16,
-        local_heads=4,
-    )  # fmt: skip
-    audio_encoder: MelEncoder.Config = MelEncoder.Config()
-    hearing: HearingConfig = HearingConfig()
-    optimizer: OptimizerConfig = OptimizerConfig(
-        learning_rate=1e-3, warmup_updates=150, decay_from=0.6, ema_decay=0.998
+    run: SftRunConfig
+    start_from: str = Field(
+        description="a model directory: its weights, and the parts that the clips were encoded with"
     )
-    sampling: SamplingConfig = SamplingConfig(
-        evaluations=12, shift=4.0, window_latent_frames=10, prefix_latent_frames=2
-    )
-    num_clips: int = 8
-    crop_latent_frames: int = 12
-    time_shift: float = Field(
-        4.0, description="Unstated in the paper; t is a shifted logit-normal draw. 4: the codec repeats motion 16 times"
-    )
-    drop_audio: float = 0.1
-    drop_image: float = 0.03
-    shapes_weight: float = Field(0.1, description="of the audio encoder's mouth shapes beside the flow loss")
-    openings_weight: float = Field(0.05, description="of the gaps of lips and lids in the predicted data")
-    steps_weight: float = Field(0.02, description="of movements from frame to frame in the predicted data")
+    name: str | None = Field(None, description="of the trained model; none: the model's name and '-sft'")
+    device: str = "auto"
+    data: RowsConfig
+    trained: TrainedSet = Field("full", description="the paper trains all; generation and lora need less memory")
+    lora: LoraConfig = LoraConfig()
+    optimizer: SftOptimizerConfig = SftOptimizerConfig()
+    time_shift: float = Field(4.0, gt=0, description="Unstated; t is a shifted logit-normal draw, one a clip")
+    sampling: SamplingConfig | None = Field(None, description="of the trained model; none: as the model has it")
+    num_held_out: int = Field(32, ge=0, description="held-out clips whose loss is looked at")
+    save_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    parallel: ParallelConfig = ParallelConfig()
 
 
-class Speaker(nn.Module):
-    """What is trained together: the generator, the audio encoder, and the head that names mouth shapes."""
+@dataclass
+class Session:
+    """All that a run holds while it runs."""
 
-    def __init__(self, model: MoT, audio_encoder: MelEncoder):
-        super().__init__()
-        self.model = model
-        self.audio_encoder = audio_encoder
-        self.shapes = nn.Linear(audio_encoder.dim, NUM_SHAPES)
+    config: SftRecipe
+    spec: ModelSpec
+    directory: Path  # of the model that training starts from
+    ranks: Ranks
+    run: Run
+    rows: Rows
+    state: TrainState
+
+    @property
+    def model(self) -> MoT:
+        """The generator, sharded over the ranks."""
+        return self.state.module
 
 
 def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto") -> Path:
-    """Train by a TOML recipe; `<run>/model` is a model directory that `flowportrait generate --model` takes."""
-    config = load_recipe(recipe, SftRecipe, overrides or [])
-    run = Run(config.run, config, resume)
-    torch.manual_seed(config.run.seed)
-    codec = load_codec(config.codec)
-    image_encoder = PortraitTokens(PortraitTokens.Config(size_px=codec.config.size_px))
-    speaker = Speaker(MoT(config.model), MelEncoder(config.audio_encoder))
-    sources = load_latent_sources(config, codec, image_encoder, speaker.audio_encoder)
-    state = TrainState.fresh(speaker, config.optimizer)
-    run.restore(state)
-    if state.update == 0 and config.start_from:
-        load_weights(speaker.model, config.start_from / "model.safetensors", may_lack=("connector.",))
-        load_weights(speaker.audio_encoder, config.start_from / "audio_encoder.safetensors")
-        state = TrainState.fresh(speaker, config.optimizer)
-    elif state.update == 0:
-        ears = nn.ModuleDict({"encoder": speaker.audio_encoder, "shapes": speaker.shapes})
-        learn_hearing(config.hearing, config.run.directory / "hearing", config.run.seed, sources, ears)
-        state = TrainState.fresh(speaker, config.optimizer)
+    """Train by a TOML recipe; `<run>/model` is a model directory that `flowportrait generate --model` takes.
 
-    def loss_of(update: int) -> tuple[Tensor, dict[str, float]]:
-        batch = draw_crops(
-            sources, run.numpy_rng(update), config.num_clips, config.crop_latent_frames,
-            config.sampling.prefix_latent_frames, config.drop_audio, config.drop_image,
-        )  # fmt: skip
-        return sft_loss(speaker, codec, batch, config, run.torch_rng(update))
-
-    def averaged() -> Speaker:
-        shown = Speaker(MoT(config.model), MelEncoder(config.audio_encoder)).eval()
-        shown.load_state_dict(state.averaged())
-        return shown
-
-    def look(update: int) -> dict[str, float]:
-        shown = averaged()
-        export(config, shown, codec, image_encoder, run.directory / "model")
-        write_samples(run.directory, update, sources)
-        window = config.sampling.window_latent_frames
-        return lip_figures(shown.model, shown.audio_encoder, codec, sources[0], window, config.sampling.shift)
-
-    train_loop(run, state, config.optimizer, loss_of, look)
-    export(config, averaged(), codec, image_encoder, run.directory / "model")  # also when only the codec is new
-    return run.directory
-
-
-def load_codec(directory: Path) -> PortraitCodec:
-    """The averaged codec of a codec run, frozen. Raises CheckpointError when the run has not written one yet."""
-    codec = PortraitCodec(load_recipe(directory / "config.json", CodecRecipe).codec)
-    load_weights(codec, directory / "codec.safetensors")
-    return codec.eval().requires_grad_(False)
-
-
-def load_latent_sources(
-    config: SftRecipe, codec: PortraitCodec, image_encoder: nn.Module, encoder: MelEncoder
-) -> list[Source]:
-    """The recipe's sources, encoded on first use."""
-    pool = config.data.pool()
-    return [
-        Source(
-            cache,
-            LatentCache.build(
-                config.run.directory / f"latents-{cache.root.name}",
-                cache,
-                codec,
-                image_encoder,
-                config.copies[cache.root.name],
-                config.run.seed,
-            ),
-            Hearing.of(cache, encoder),
-            share,
-        )
-        for cache, share in zip(pool.caches, pool.shares, strict=True)
-    ]
-
-
-def export(
-    config: SftRecipe, speaker: Speaker, codec: PortraitCodec, image_encoder: nn.Module, directory: Path
-) -> None:
-    """The model directory of a run."""
-    spec = ModelSpec(
-        name=config.name,
-        model=config.model,
-        codec={"type": "portrait", **codec.config.model_dump()},
-        audio_encoder={"type": "mel", **config.audio_encoder.model_dump()},
-        image_encoder={
-            "type": "portrait",
-            "size_px": codec.config.size_px,
-        },
-        sampling=config.sampling,
-        size_px=codec.config.size_px,
-    )
-    parts = {
-        "model": speaker.model,
-        "codec": codec,
-        "audio_encoder": speaker.audio_encoder,
-        "image_encoder": image_encoder,
-    }
-    save_model(directory, spec, parts)
-
-
-def write_samples(directory: Path, update: int, sources: list[Source]) -> None:
-    """What the exported model makes of the first validation clip of each source, as `sample_UPDATE_SOURCE.mp4`."""
-    pipeline = load(directory / "model")
-    for source in sources:
-        clip = source.cache.clips[source.of_split("validation")[0].clip]
-        cache, first = source.cache, clip.frame_start
-        framing = draw_look(np.random.default_rng(0), cache.landmarks[first], cache.size_px, strength=0.0)
-        portrait = apply_look(framing, cache.frames[first : first + 1], pipeline.spec.size_px)[0]
-        pixels = rearrange((portrait + 1) * 127.5, "c h w -> h w c").round().byte().numpy()
-        result = pipeline.generate(pixels, (cache.audio_of(clip), SAMPLE_RATE), crop="none")
-        result.save(directory / f"sample_{update:06d}_{cache.root.name}.mp4")
-
-
-def sft_loss(
-    speaker: Speaker, codec: PortraitCodec, batch: Crops, config: SftRecipe, rng: torch.Generator
-) -> tuple[Tensor, dict[str, float]]:
-    """Eq. 2 on the latent frames behind the prefix, one t per clip. What is seen first counts once more: gaps of lips
-    and lids, steps between frames. They are linear in the predicted data (Eq. 3), so that no optimum moves."""
-    grid = TokenGrid.of_latents(batch.latents, config.model.patch, batch.opening)
-    t = draw_times((len(batch.latents), 1), config.time_shift, rng).expand(-1, grid.latent_frames).clone()
-    t[:, : batch.prefix] = 0
-    z1 = torch.randn(batch.latents.shape, generator=rng)
-    with matmul_precision("cpu"):
-        heard = speaker.audio_encoder.encode(batch.mels, batch.shapes.shape[1])
-        audio = torch.stack([h[f : f + grid.num_frames] for h, f in zip(heard, batch.first_frame, strict=True)])
-        condition = speaker.model.condition(audio * batch.kept_audio, batch.image * batch.kept_image, grid)
-        v = speaker.model.velocity(interpolate(batch.latents, z1, over_latents(t)), t, condition, grid)
-        named = shapes_loss(speaker.shapes(heard).float(), batch.shapes)
-    error = (v.float() - target_velocity(batch.latents, z1)) * (over_latents(t) > 0)  # what is known has no error
-    flow = error[:, :, batch.prefix :].square().mean()
-    seen = seen_errors(codec, error[:, :, max(0, batch.prefix - 1) :])
-    openings, steps = (errors.square().mean() for errors in seen)
-    loss = flow + config.shapes_weight * named + config.openings_weight * openings + config.steps_weight * steps
-    parts = {"flow": flow, "openings": openings, "steps": steps, "shapes": named}
-    return loss, {name: float(value.detach()) for name, value in parts.items()}
-
-
-def seen_errors(codec: PortraitCodec, error: Float[Tensor, "b c l h w"]) -> tuple[Tensor, Tensor]:
-    """What errors of a velocity do to the gaps of lips and lids [b, l, 4, 2], and to the movements of all points from
-    frame to frame [b, 4 l - 1, 68, 2], both in units of their spread in a framed face: the eye sees these first.
-
-    At the time t the error of the predicted data is t times that of the velocity; the factor is left out, as in Eq. 2.
+    Raises ConfigError, DataError or CheckpointError before anything is computed, TrainingError for a run that fails.
     """
-    moves = codec.motion.moves_of(gather_from_grid(error))
-    heights = moves[..., 1]
-    lips = heights[..., list(LOWER_LIP)].mean(-1) - heights[..., list(UPPER_LIP)].mean(-1)
-    lids = heights[..., list(LOWER_LIDS)].mean(-1) - heights[..., list(UPPER_LIDS)].mean(-1)
-    openings = torch.stack([lips, lids], -1) / torch.tensor(OPENING_SPREAD)
-    return openings, moves.flatten(1, 2).diff(dim=1) / STEP_SPREAD
+    if scratch.describes(recipe):
+        return scratch.train(recipe, overrides, resume)
+    session = open_session(load_recipe(recipe, SftRecipe, overrides or []), resume)
+    train_loop(
+        session.run, session.state, session.config.optimizer,
+        lambda update: parts_of(session, update), lambda update: look(session),
+    )  # fmt: skip
+    return session.run.directory
+
+
+def open_session(config: SftRecipe, resume: str | None) -> Session:
+    """Everything loaded, continued from the checkpoint if there is one."""
+    directory = find_model(config.start_from)
+    spec = load_recipe(directory / "config.json", ModelSpec)
+    rows = Rows(config.data, spec.model, config.run.seed)
+    for dataset in rows.sets:
+        if dataset.header.made_of != parts_digest(spec):
+            raise DataError(
+                f"{dataset.root}: was encoded with the parts of {dataset.header.model}, which are not those of "
+                f"{config.start_from}; encode the clips with --model {config.start_from}"
+            )
+    ranks = Ranks.join(config.device, config.parallel.sequence)
+    if config.data.num_rows % ranks.data[1]:
+        raise ConfigError(
+            f"data.num_rows {config.data.num_rows}: got {ranks.data[1]} groups of processes; it must be a multiple"
+        )
+    run = Run(config.run, config, resume, ranks)
+    model = build(spec.model, config.trained, config.lora, directory, ranks, config.parallel)
+    state = TrainState.fresh(model, config.optimizer, keeps_frozen=False)
+    run.restore(state)
+    return Session(config, spec, directory, ranks, run, rows, state)
+
+
+def parts_of(session: Session, update: int) -> Iterator[Part]:
+    """This rank's rows of an update, one after another. Eq. 2 is averaged over the tokens of all rows of all ranks."""
+    drawn, following = session.rows.draw(session.state.position)
+    num_tokens = sum(cut.num_learnt_tokens for row in drawn for cut in row)
+    group, num_groups = session.ranks.data
+    for number in range(group, len(drawn), num_groups):
+        row = session.rows.load(drawn[number], session.ranks.device)
+        losses = clip_losses(session, row, session.run.torch_rng(update, number)) / num_tokens
+        yield Part(losses.sum(), {"clips": len(row.cuts) / session.ranks.sequence}, names(row.cuts), losses.detach())
+    session.state.position = following
+
+
+def clip_losses(session: Session, row: Loaded, rng: torch.Generator) -> Tensor:
+    """Eq. 2 of each clip of a row [clips], summed over the video tokens that this rank computes. One t a clip."""
+    t, noise = [], []
+    for cut, latents in zip(row.cuts, row.latents, strict=True):
+        times = draw_times((1, 1), session.config.time_shift, rng).repeat(1, cut.grid.latent_frames)
+        times[:, : cut.prefix] = 0
+        t.append(times)
+        noise.append(torch.randn(latents.shape, generator=rng).to(latents.device))
+    share = session.ranks.share(sum(row.layout.video_lengths))
+    clean = CleanRow(row.layout, row.audio, row.image, row.latents)
+    with matmul_precision(row.audio.device.type):
+        error = velocity_errors(session.model, clean, torch.cat(t, dim=1).to(row.audio.device), noise, share)
+    lengths = row.layout.video_lengths if share is None else share.lengths(row.layout.video_lengths)
+    return torch.stack([own.sum() for own in error.square().mean(-1)[0].split(lengths)])
+
+
+def names(cuts: Sequence[Cut]) -> list[str]:
+    """The clips of a row, with their dataset."""
+    return [f"{cut.source.root.name}/{cut.clip.id}" for cut in cuts]
+
+
+def look(session: Session) -> dict[str, float]:
+    """The loss of held-out clips under fixed noise with the averaged weights, and these as a model directory."""
+    with session.state.average.within(session.model):
+        figures = {"held_out_loss": held_out_loss(session)} if session.rows.held_out else {}
+        export(session, session.run.directory / "model")
+    return figures
+
+
+@torch.no_grad()
+def held_out_loss(session: Session) -> float:
+    """Mean over clips. Every group of processes computes as many, because weights are gathered by all together; those
+    past the last are begun anew and not counted."""
+    group, num_groups = session.ranks.data
+    count = min(session.config.num_held_out, len(session.rows.held_out))
+    found: dict[int, float] = {}
+    for turn in range(-(-count // num_groups)):
+        index = (turn * num_groups + group) % count
+        row = session.rows.load([session.rows.held_out_cut(index)], session.ranks.device)
+        loss = clip_losses(session, row, session.run.torch_rng(0, HELD_OUT_ROW + index))
+        found[index] = float(loss[0]) / row.cuts[0].num_learnt_tokens
+    counted = (
+        loss
+        for rank, losses in enumerate(session.ranks.gather(found))
+        for index, loss in losses.items()
+        if index % num_groups == rank // session.ranks.sequence
+    )
+    return sum(counted) / count if count else float("nan")
+
+
+def export(session: Session, directory: Path) -> None:
+    """The model as it is now, as a model directory with the parts of the one that training started from; it replaces
+    the last one when it is whole."""
+    config = session.config
+    weights = whole_weights(session.model, getattr(torch, config.save_dtype))
+    if session.ranks.first:
+        part = directory.with_name(f"{directory.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(session.directory, part, ignore=shutil.ignore_patterns("model*.safetensors", "config.json"))
+        path = part / "model.safetensors"
+        plain = merged(weights, config.lora) if config.trained == "lora" else weights
+        save_file({name: value.contiguous() for name, value in plain.items()}, path)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        kept = {name: value for name, value in session.spec.sha256.items() if not name.startswith("model")}
+        changes = {
+            "name": config.name or f"{session.spec.name}-sft",
+            "sampling": config.sampling or session.spec.sampling,
+            "sha256": {**kept, path.name: digest},
+            "untrained": (),
+        }
+        save_resolved(session.spec.model_copy(update=changes), part / "config.json")
+        shutil.rmtree(directory, ignore_errors=True)
+        part.rename(directory)
+    session.ranks.wait()

@@ -79,7 +79,7 @@ _SHORTER = {"wavy": 0.45, "curly": 0.5, "afro": 0.6}
 
 @dataclass(frozen=True)
 class Hair:
-    """Strands [s, p, 3] in the head's frame, the farthest back first, and how bright each one is [s]."""
+    """Strands [s, p, 3] in the head's frame, the nearest to the viewer first, and how bright each one is [s]."""
 
     strands: np.ndarray
     tone: np.ndarray
@@ -121,7 +121,7 @@ class _Barber:
             lock = np.concatenate([lock, self.rng.integers(0, len(chosen), len(extra))])
             strands = np.concatenate([strands, extra])
         tone = np.exp(self.rng.normal(size=len(chosen)) * 0.13)[lock] * np.exp(self.rng.normal(size=len(lock)) * 0.13)
-        order = np.argsort(strands[..., 2].mean(1), kind="stable")
+        order = np.argsort(-strands[..., 2].mean(1), kind="stable")
         return Hair(np.ascontiguousarray(strands[order], np.float32), tone[order].astype(np.float32))
 
     def _roots(self, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -243,10 +243,11 @@ class _Barber:
     def _face_left_free(self, strands: np.ndarray, lock: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Without what would hang before the face; a fringe is cut above the eyes instead."""
         at = self.head[self.chart.rig.landmarks]
-        half, brow = np.abs(at[[0, 16], 0]).mean() * 0.74, at[17:27, 1].mean() + (-0.3 if self.style.fringe else 1.2)
-        before = (
-            (np.abs(strands[..., 0]) < half) & (strands[..., 1] < brow) & (strands[..., 2] > at[[36, 45], 2].mean() - 3)
-        )
+        half, brow = np.abs(at[[0, 16], 0]).mean() * 0.74, at[17:27, 1].mean()
+        from_middle = np.abs(strands[..., 0]) / half
+        # Single strands on a bare forehead look like scratches, so it is free in an arc below the hairline.
+        free_to = brow - 0.3 if self.style.fringe else brow + 1.2 + 2.6 * (1 - from_middle**2)
+        before = (from_middle < 1) & (strands[..., 1] < free_to) & (strands[..., 2] > at[[36, 45], 2].mean() - 3)
         if self.style.fringe:
             return _held(strands, before), lock
         # What enters late ends there; what would enter at once is left out.

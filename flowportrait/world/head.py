@@ -160,3 +160,14 @@ def eye_places(rig: Rig, neutral: np.ndarray) -> np.ndarray:
         from_centre = neutral[eye] - centre
         places[eye] = from_centre[:, :2] / IRIS_CM * np.where(from_centre[:, 2:] > 0, 1, 9)
     return places
+
+
+def iris_vertices(rig: Rig, neutral: np.ndarray) -> np.ndarray:
+    """[2] the vertex in the middle of the left and of the right iris: of those in front, the nearest to the axis."""
+    middles = []
+    for part, centre in zip((EYE_LEFT, EYE_RIGHT), rig.eye_centres(neutral), strict=True):
+        eye = np.flatnonzero(rig.parts == part)
+        from_centre = neutral[eye] - centre
+        off_axis = np.hypot(from_centre[:, 0], from_centre[:, 1])
+        middles.append(eye[np.where(from_centre[:, 2] > 0, off_axis, np.inf).argmin()])
+    return np.array(middles)

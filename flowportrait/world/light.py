@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from flowportrait.world.raster import COMPILED, draw_depth, njit, transform
+from flowportrait.world.raster import COMPILED, draw_triangles, njit, transform
 
 NUM_DIRECTIONS = 144
 _MAP_SIZE, _MAP_EXTENT = 176, 23.0
@@ -132,7 +132,7 @@ def visibility(shape: Shape, hair: np.ndarray | None) -> tuple[np.ndarray, np.nd
         frame = _frame(direction)
         surface = np.full((_MAP_SIZE, _MAP_SIZE), -1e9, np.float32)
         flat = _onto_map(shape.points, frame)
-        draw_depth(flat, shape.occluders, surface)
+        draw_triangles(flat, shape.occluders, 0, surface, None, None)
         through = np.empty(len(flat), np.float32)
         _look_up(_onto_map(lifted, frame), surface, 0.22, through)
         through *= shape.normals @ direction > 0

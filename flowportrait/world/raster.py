@@ -11,8 +11,13 @@ from flowportrait.errors import require
 
 njit = require("numba", extra="world").njit
 
-COMPILED = {"cache": True, "fastmath": True, "nogil": True}
+COMPILED = {"cache": True, "fastmath": True, "nogil": True, "error_model": "numpy"}
+GAMMA = 2.2
+HIDDEN = 0.004
+"""Share of a pixel too small to draw into."""
 _EDGE = -1e-6
+_SHOWN = (np.linspace(0, 1, 4096) ** (2 / GAMMA)).astype(np.float32)
+"""Brightness on the screen, by the square root of light."""
 
 
 @njit(**COMPILED)
@@ -42,9 +47,10 @@ def _bounds(low, high, size):
 
 @njit(**COMPILED)
 def draw_triangles(screen, triangles, facing, depth, ids, barycentric):
-    """Keeps, per pixel, the nearest triangle and where in it the pixel lies.
+    """Raises `depth` to the nearest triangle and keeps, per pixel, which one it is and where in it the pixel lies.
 
-    `facing` -1 or 1 keeps only triangles wound that way on the screen, 0 keeps all.
+    `facing` -1 or 1 keeps only triangles wound that way on the screen, 0 keeps all. With `ids` and `barycentric`
+    None only `depth` is drawn, as shadows need it.
     """
     height, width = depth.shape
     for t in range(triangles.shape[0]):
@@ -57,48 +63,24 @@ def draw_triangles(screen, triangles, facing, depth, ids, barycentric):
         top, bottom = _bounds(min(y0, y1, y2), max(y0, y1, y2), height)
         inverse = 1.0 / area
         z0, z1, z2 = screen[a, 2], screen[b, 2], screen[c, 2]
+        # Shares change evenly along a row.
+        step0, step1 = (y1 - y2) * inverse, (y2 - y0) * inverse
         for y in range(top, bottom + 1):
-            py = y + 0.5
+            px, py = left + 0.5, y + 0.5
+            w0 = ((x1 - px) * (y2 - py) - (x2 - px) * (y1 - py)) * inverse
+            w1 = ((x2 - px) * (y0 - py) - (x0 - px) * (y2 - py)) * inverse
             for x in range(left, right + 1):
-                px = x + 0.5
-                w0 = ((x1 - px) * (y2 - py) - (x2 - px) * (y1 - py)) * inverse
-                w1 = ((x2 - px) * (y0 - py) - (x0 - px) * (y2 - py)) * inverse
                 w2 = 1.0 - w0 - w1
-                if w0 < _EDGE or w1 < _EDGE or w2 < _EDGE:
-                    continue
-                z = w0 * z0 + w1 * z1 + w2 * z2
-                if z > depth[y, x]:
-                    depth[y, x] = z
-                    ids[y, x] = t
-                    barycentric[y, x, 0] = w0
-                    barycentric[y, x, 1] = w1
-
-
-@njit(**COMPILED)
-def draw_depth(screen, triangles, depth):
-    """Raises `depth` to the nearest surface of all triangles; for shadows, where depth is a height."""
-    height, width = depth.shape
-    for t in range(triangles.shape[0]):
-        a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-        x0, y0, x1, y1, x2, y2 = screen[a, 0], screen[a, 1], screen[b, 0], screen[b, 1], screen[c, 0], screen[c, 1]
-        area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
-        if area == 0:
-            continue
-        left, right = _bounds(min(x0, x1, x2), max(x0, x1, x2), width)
-        top, bottom = _bounds(min(y0, y1, y2), max(y0, y1, y2), height)
-        inverse = 1.0 / area
-        for y in range(top, bottom + 1):
-            py = y + 0.5
-            for x in range(left, right + 1):
-                px = x + 0.5
-                w0 = ((x1 - px) * (y2 - py) - (x2 - px) * (y1 - py)) * inverse
-                w1 = ((x2 - px) * (y0 - py) - (x0 - px) * (y2 - py)) * inverse
-                w2 = 1.0 - w0 - w1
-                if w0 < 0 or w1 < 0 or w2 < 0:
-                    continue
-                z = w0 * screen[a, 2] + w1 * screen[b, 2] + w2 * screen[c, 2]
-                if z > depth[y, x]:
-                    depth[y, x] = z
+                if w0 >= _EDGE and w1 >= _EDGE and w2 >= _EDGE:
+                    z = w0 * z0 + w1 * z1 + w2 * z2
+                    if z > depth[y, x]:
+                        depth[y, x] = z
+                        if ids is not None:
+                            ids[y, x] = t
+                            barycentric[y, x, 0] = w0
+                            barycentric[y, x, 1] = w1
+                w0 += step0
+                w1 += step1
 
 
 @njit(**COMPILED)
@@ -123,20 +105,21 @@ def vertex_normals(points, triangles, out):
 
 
 @njit(**COMPILED)
-def _cover(image, alpha, y, x, amount, red, green, blue):
-    """Lays a colour over one pixel."""
-    image[y, x, 0] += amount * (red - image[y, x, 0])
-    image[y, x, 1] += amount * (green - image[y, x, 1])
-    image[y, x, 2] += amount * (blue - image[y, x, 2])
-    alpha[y, x] += amount * (1 - alpha[y, x])
+def _is_hidden(point, bias, depth, unseen):
+    """Whether a point of a strand lies behind something."""
+    row, column = int(point[1]), int(point[0])
+    if row < 0 or column < 0 or row >= depth.shape[0] or column >= depth.shape[1]:
+        return False
+    return unseen[row, column] < HIDDEN or point[2] * (1 + bias) < depth[row, column]
 
 
 @njit(**COMPILED)
-def draw_strands(screen, per_strand, colours, depth, opacity, width_px, taper, bias, image, alpha):
-    """Draws polylines of `per_strand` points, in order, each over what is there, behind what is nearer in `depth`.
+def draw_strands(screen, per_strand, colours, depth, opacity, width_px, taper, bias, image, unseen):
+    """Draws polylines of `per_strand` points, the nearest first, each behind what is drawn already.
 
     A strand covers the two pixels across it by their share, so that its edge is smooth; towards its end it thins
-    out over the last `taper` of its length. `image` holds colours multiplied by `alpha`.
+    out over the last `taper` of its length. What is nearer in `depth` hides it. `unseen` [h, w] is the share of a
+    pixel that nothing has covered yet, and `image` the light of all that covers it.
     """
     height, width = depth.shape
     for i in range(screen.shape[0]):
@@ -145,6 +128,8 @@ def draw_strands(screen, per_strand, colours, depth, opacity, width_px, taper, b
             continue
         x0, y0, x1, y1 = screen[i, 0], screen[i, 1], screen[i + 1, 0], screen[i + 1, 1]
         if max(x0, x1) < 0 or min(x0, x1) >= width or max(y0, y1) < 0 or min(y0, y1) >= height:
+            continue
+        if _is_hidden(screen[i], bias, depth, unseen) and _is_hidden(screen[i + 1], bias, depth, unseen):
             continue
         steep = abs(y1 - y0) >= abs(x1 - x0)
         length = max(abs(x1 - x0), abs(y1 - y0))
@@ -163,44 +148,53 @@ def draw_strands(screen, per_strand, colours, depth, opacity, width_px, taper, b
             first = int(math.floor(across - 0.5 * width_px))
             last = int(math.floor(across + 0.5 * width_px))
             for place in range(first, last + 1):
-                share = min(place + 1.0, across + 0.5 * width_px) - max(float(place), across - 0.5 * width_px)
                 row, column = (int(y), place) if steep else (place, int(x))
-                if row < 0 or column < 0 or row >= height or column >= width or z < depth[row, column]:
+                if row < 0 or column < 0 or row >= height or column >= width:
                     continue
-                amount = min(1.0, strength * share)
-                red = colours[i, 0] + f * (colours[i + 1, 0] - colours[i, 0])
-                green = colours[i, 1] + f * (colours[i + 1, 1] - colours[i, 1])
-                blue = colours[i, 2] + f * (colours[i + 1, 2] - colours[i, 2])
-                _cover(image, alpha, row, column, amount, red, green, blue)
+                if unseen[row, column] < HIDDEN or z < depth[row, column]:
+                    continue
+                share = min(place + 1.0, across + 0.5 * width_px) - max(float(place), across - 0.5 * width_px)
+                amount = min(1.0, strength * share) * unseen[row, column]
+                unseen[row, column] -= amount
+                for c in range(3):
+                    image[row, column, c] += amount * (colours[i, c] + f * (colours[i + 1, c] - colours[i, c]))
 
 
 @njit(**COMPILED)
-def develop(image, alpha, background, supersampling, exposure, out):
-    """Averages the supersampled picture into `out` over the background; bright light is compressed softly first."""
+def develop(image, unseen, background, supersampling, exposure, grain, out):
+    """Averages the supersampled picture into `out` uint8 over the background; bright light is compressed softly.
+
+    `background` is light as well; `grain` [h, w] is added to what is shown.
+    """
     share = 1.0 / (supersampling * supersampling)
+    last = _SHOWN.shape[0] - 1
     for y in range(out.shape[0]):
         for x in range(out.shape[1]):
-            covered = 0.0
+            red = green = blue = covered = 0.0
+            for row in range(y * supersampling, (y + 1) * supersampling):
+                for column in range(x * supersampling, (x + 1) * supersampling):
+                    part = 1.0 - unseen[row, column]
+                    if part > 1e-6:
+                        part, gain = part * share, exposure / part
+                        covered += part
+                        red += part * _compressed(image[row, column, 0] * gain)
+                        green += part * _compressed(image[row, column, 1] * gain)
+                        blue += part * _compressed(image[row, column, 2] * gain)
             for c in range(3):
-                out[y, x, c] = 0.0
-            for j in range(supersampling):
-                for i in range(supersampling):
-                    row, column = y * supersampling + j, x * supersampling + i
-                    part = alpha[row, column] * share
-                    covered += part
-                    if part == 0.0:
-                        continue
-                    for c in range(3):
-                        light = image[row, column, c] / alpha[row, column] * exposure
-                        out[y, x, c] += part * light * (1 + light / 9.0) / (1 + light * 0.42)
-            for c in range(3):
-                out[y, x, c] += (1 - covered) * background[y, x, c]
+                light = (red if c == 0 else (green if c == 1 else blue)) + (1 - covered) * background[y, x, c]
+                shown = _SHOWN[int(math.sqrt(min(max(light, 0.0), 1.0)) * last + 0.5)] + grain[y, x]
+                out[y, x, c] = int(min(max(shown, 0.0), 1.0) * 255 + 0.5)
+
+
+@njit(**COMPILED)
+def _compressed(light):
+    return light * (1 + light / 9.0) / (1 + light * 0.42)
 
 
 def empty_layers(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Image, alpha, depth, triangle ids and barycentric coordinates of a square picture, all blank."""
+    """Image, unseen shares, depth, triangle ids and barycentric coordinates of a square picture, all blank."""
     return (
-        np.zeros((size, size, 3), np.float32), np.zeros((size, size), np.float32),
+        np.zeros((size, size, 3), np.float32), np.ones((size, size), np.float32),
         np.zeros((size, size), np.float32), np.full((size, size), -1, np.int32),
         np.zeros((size, size, 2), np.float32),
     )  # fmt: skip

@@ -10,11 +10,12 @@ from flowportrait.world.background import draw_background
 from flowportrait.world.chart import smoothstep
 from flowportrait.world.glasses import POINTS as GLASSES_POINTS
 from flowportrait.world.glasses import make_glasses
-from flowportrait.world.head import Head, eye_places
+from flowportrait.world.head import Head, eye_places, iris_vertices
 from flowportrait.world.light import DIRECTIONS, draw_lighting, in_harmonics, irradiance
 from flowportrait.world.names import EYE_LEFT, EYE_RIGHT, GUM, MOUTH, SHAPE, SKIN, TEETH, TONGUE
 from flowportrait.world.person import EYE_COLOURS
 from flowportrait.world.raster import (
+    GAMMA,
     develop,
     draw_strands,
     draw_triangles,
@@ -32,7 +33,6 @@ _PIVOT = np.array([0, -8.0, -1.5], np.float32)
 """The head turns about here, in the neck."""
 _LIGHT_EVERY = 6
 """Frames between exact lighting; between them it is blended, as heads turn slowly."""
-_GAMMA = 2.2
 _GRAIN = 0.006
 _SKIN_LANDMARKS = [29, 30, 31, 35, 2, 14, 27]
 """Where the light is metered."""
@@ -50,6 +50,17 @@ class Motion(NamedTuple):
     """[f, 2] to the viewer's right and up, radians."""
     tongue: np.ndarray
     """[f] how far the tip of the tongue is raised, in [0, 1]."""
+
+
+class Filmed(NamedTuple):
+    """One frame, and what lies where in it."""
+
+    frame: np.ndarray
+    """uint8 [size, size, 3]"""
+    landmarks: np.ndarray
+    """[68, 2] px"""
+    irises: np.ndarray
+    """[2, 2] px, the middle of the left and of the right iris, seen or not."""
 
 
 class _Light(NamedTuple):
@@ -95,18 +106,19 @@ class Scene:
         self.head, self.size_px, self._side = head, size_px, size_px * SUPERSAMPLING
         self.lighting = draw_lighting(rng)
         self.background, picture = draw_background(rng, size_px)
-        self._background = picture**_GAMMA
+        self._background = (picture**GAMMA).astype(np.float32)
         self._camera = self._draw_camera(rng)
         self._gain = self._metered()
         self._exposure = float(rng.uniform(0.92, 1.08))
         self._eyes = eye_places(head.rig, head.neutral)
+        self._irises = iris_vertices(head.rig, head.neutral)
         self._turning = smoothstep(head.neutral[:, 1], -16.5, -8.5).astype(np.float32)[:, None]
         self._glasses = make_glasses(rng, head.rig, head.neutral) if head.person.glasses else None
         self._layers = empty_layers(self._side)
         self._grain = np.random.default_rng([*seed, 7])
 
-    def film(self, motion: Motion) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Frames uint8 [size, size, 3], each with its 68 landmarks in pixels [68, 2]."""
+    def film(self, motion: Motion) -> Iterator[Filmed]:
+        """The frames of a performance."""
         last = len(motion.faces) - 1
         before = self._light(motion.pose[0])
         for start in range(0, last + 1, _LIGHT_EVERY):
@@ -205,29 +217,29 @@ class Scene:
 
     # ------------------------------------------------------------------------------------------- frame
 
-    def _frame(self, points: np.ndarray, face: np.ndarray, pose: np.ndarray, light: _Light):
+    def _frame(self, points: np.ndarray, face: np.ndarray, pose: np.ndarray, light: _Light) -> Filmed:
         rig = self.head.rig
-        image, alpha, depth, ids, share = self._layers
-        for layer, blank in ((image, 0), (alpha, 0), (depth, 0), (ids, -1)):
+        image, unseen, depth, ids, share = self._layers
+        for layer, blank in ((image, 0), (unseen, 1), (depth, 0), (ids, -1)):
             layer.fill(blank)
         screen = self._camera.screen(self._placed(points, pose, self._turning))
         draw_triangles(screen, rig.triangles, -1, depth, ids, share)
         surface = self._surface(points, face, pose, light)
-        self._shade(surface, light)
-        for tuft in self.head.tufts:
-            self._draw_tuft(tuft, points, face, pose, surface[:, 3:6])
+        # From front to back: what is covered is not drawn.
+        if self.head.hair is not None:
+            self._draw(self.head.hair.strands, light.hair, pose, opacity=0.6, width=1.0, taper=0.35, bias=0.0015)
         if self._glasses is not None:
             strands, colour = self._glasses
             colours = np.tile(colour * np.float32(3.6 * self._gain), (strands.shape[0] * GLASSES_POINTS, 1))
             self._draw(strands, colours, pose, opacity=0.95, width=2.4, taper=1e-6, bias=0.003)
-        if self.head.hair is not None:
-            self._draw(self.head.hair.strands, light.hair, pose, opacity=0.6, width=1.0, taper=0.35, bias=0.0015)
-        out = np.empty((self.size_px, self.size_px, 3), np.float32)
-        develop(image, alpha, self._background, SUPERSAMPLING, self._exposure, out)
-        shown = np.clip(out, 0, 1) ** (1 / _GAMMA)
-        shown += self._grain.normal(size=(*shown.shape[:2], 1)).astype(np.float32) * _GRAIN
-        frame = (np.clip(shown, 0, 1) * 255 + 0.5).astype(np.uint8)
-        return frame, screen[rig.landmarks, :2] / SUPERSAMPLING
+        for tuft in reversed(self.head.tufts):
+            self._draw_tuft(tuft, points, face, pose, surface[:, 3:6])
+        self._shade(surface, light)
+        frame = np.empty((self.size_px, self.size_px, 3), np.uint8)
+        grain = self._grain.standard_normal((self.size_px, self.size_px), np.float32) * np.float32(_GRAIN)
+        develop(image, unseen, self._background, SUPERSAMPLING, self._exposure, grain, frame)
+        places = screen[:, :2] / SUPERSAMPLING
+        return Filmed(frame, places[rig.landmarks], places[self._irises])
 
     def _surface(self, points: np.ndarray, face: np.ndarray, pose: np.ndarray, light: _Light) -> np.ndarray:
         """[n, 8] what `shade` wants to know of each vertex."""
@@ -250,14 +262,14 @@ class Scene:
         return surface
 
     def _shade(self, surface: np.ndarray, light: _Light) -> None:
-        head, (image, alpha, _, ids, share) = self.head, self._layers
+        head, (image, unseen, _, ids, share) = self.head, self._layers
         lamps = np.stack([lamp.direction for lamp in self.lighting.lamps[:2]]).astype(np.float32)
         wider = [np.sqrt(head.painting.roughness**2 + 0.36 / lamp.sharpness) for lamp in self.lighting.lamps[:2]]
         shade(
             ids, share, head.rig.triangles, head.rig.parts, surface, head.chart.corners, head.painting.colour,
             head.painting.gloss, self._eyes, np.array(EYE_COLOURS[head.person.eye_colour], np.float32), lamps,
             self._lamp_colours(), np.array(wider, np.float32), head.painting.teeth * head.rig.about.teeth_gain,
-            light.mirrored, image, alpha,
+            light.mirrored, image, unseen,
         )  # fmt: skip
 
     def _draw_tuft(self, tuft: Tuft, points, face: np.ndarray, pose: np.ndarray, light: np.ndarray) -> None:
@@ -271,10 +283,10 @@ class Scene:
 
     def _draw(self, strands, colours, pose, opacity: float, width: float, taper: float, bias: float) -> None:
         """Strands [s, p, 3] of the head's frame; `width` in five-hundredths of the picture."""
-        image, alpha, depth, _, _ = self._layers
+        image, unseen, depth, _, _ = self._layers
         screen = self._camera.screen(self._placed(strands.reshape(-1, 3), pose))
         draw_strands(screen, strands.shape[1], np.ascontiguousarray(colours, np.float32), depth, opacity,
-                     width * self._side / 512, taper, bias, image, alpha)  # fmt: skip
+                     width * self._side / 512, taper, bias, image, unseen)  # fmt: skip
 
 
 def rotation_of(yaw: float, pitch: float, roll: float) -> np.ndarray:

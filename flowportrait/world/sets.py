@@ -1,14 +1,18 @@
 """Whole data sets: clips with sound and ground truth, by identity, in parallel, going on where a run stopped.
 
-OUT_DIR holds KEY.mp4, KEY.npz (float16, one row a frame: viseme, arkit, blink, pose, gaze, energy, landmarks68),
+OUT_DIR holds KEY.mp4, KEY.npz (float16, a row a frame: viseme, arkit, blink, pose, gaze, energy, landmarks68, irises),
 clips.jsonl (one record a clip) and world.json (the settings). KEY is rig_seed_take. Everything about a clip
 follows from the settings and its key, so a larger set of the same settings contains the smaller one.
 """
 
 import json
 import multiprocessing
+import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -118,21 +122,38 @@ def _rendered(out_dir: Path, groups: list[list[Take]], workers: int) -> Iterator
             yield render_take(out_dir, take)
         return
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, context.Pool(min(workers, len(groups))) as pool:
-        finished = manager.Queue()
-        result = pool.starmap_async(_render_group, [(out_dir, group, finished) for group in groups], chunksize=1)
-        left = sum(map(len, groups))
-        while left and not (result.ready() and finished.empty()):
-            result.wait(0.05)
+    finished = context.SimpleQueue()
+    pool = ProcessPoolExecutor(min(workers, len(groups)), context, _start_worker, (finished,))
+    try:
+        pending = {pool.submit(_render_group, out_dir, group) for group in groups}
+        while pending or not finished.empty():
+            ended, pending = wait(pending, timeout=0.05)
             while not finished.empty():
                 yield finished.get()
-                left -= 1
-        result.get()
+            for group in ended:
+                group.result()
+    except BrokenProcessPool as error:
+        raise DataError(f"{out_dir}: a worker was ended from outside, of memory perhaps; run again to go on") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _render_group(out_dir: Path, group: list[Take], finished) -> None:
+def _start_worker(finished) -> None:
+    """Keeps where records go to, and ends this process with the one that started it, however that ends."""
+    global _finished
+    _finished = finished
+    starter = multiprocessing.parent_process()
+
+    def end_with_starter() -> None:
+        starter.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_starter, daemon=True).start()
+
+
+def _render_group(out_dir: Path, group: list[Take]) -> None:
     for take in group:
-        finished.put(render_take(out_dir, take))
+        _finished.put(render_take(out_dir, take))
 
 
 @lru_cache(maxsize=1)
@@ -151,11 +172,13 @@ def render_take(out_dir: Path, take: Take) -> dict:
     performance = perform(rng, speech.phones, speech.samples, speech.sample_rate, manner, head.lips)
     scene = Scene(head, clip_seed, settings.size_px)
     landmarks: list[np.ndarray] = []
+    irises: list[np.ndarray] = []
 
     def frames() -> Iterator[np.ndarray]:
-        for frame, points in scene.film(performance.motion):
-            landmarks.append(points)
-            yield frame
+        for filmed in scene.film(performance.motion):
+            landmarks.append(filmed.landmarks)
+            irises.append(filmed.irises)
+            yield filmed.frame
 
     mark = media.synthetic_mark(f"world {take.rig_name}", take.identity_seed, version("flowportrait"))
     path = out_dir / f"{take.key}.mp4"
@@ -164,6 +187,7 @@ def render_take(out_dir: Path, take: Take) -> dict:
     truth = {
         "viseme": performance.speech.visemes, "arkit": motion.faces, "blink": performance.blink,
         "pose": motion.pose, "gaze": motion.gaze, "energy": performance.energy, "landmarks68": np.stack(landmarks),
+        "irises": np.stack(irises),
     }  # fmt: skip
     np.savez_compressed(out_dir / f"{take.key}.npz", **{name: rows.astype(np.float16) for name, rows in truth.items()})
     return _record(take, head, speech, performance, scene, num_frames)

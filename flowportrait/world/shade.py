@@ -7,7 +7,7 @@ how much of the key and of the fill lamp it sees (2).
 import math
 
 from flowportrait.world.names import EYE_LEFT, EYE_RIGHT, GUM, MOUTH, SKIN, TEETH, TONGUE
-from flowportrait.world.raster import COMPILED, njit
+from flowportrait.world.raster import COMPILED, HIDDEN, njit
 
 _PUPIL = 0.36
 """Radius of the pupil, in iris radii."""
@@ -22,17 +22,17 @@ def _environment(harmonics, c, x, y, z):
 
 @njit(**COMPILED)
 def _skin_gloss(nx, ny, nz, lamp, roughness):
-    """Two GGX-like lobes, one lamp, viewed along z."""
+    """Two lobes (spherical Gaussians), one lamp, viewed along z."""
     hx, hy, hz = lamp[0], lamp[1], lamp[2] + 1.0
     scale = 1.0 / (math.sqrt(hx * hx + hy * hy + hz * hz) + 1e-9)
     half = (nx * hx + ny * hy + nz * hz) * scale
     towards = nx * lamp[0] + ny * lamp[1] + nz * lamp[2]
-    if half <= 0.3 or towards <= 0:
+    if half <= 0.7 or towards <= 0:
         return 0.0
     facing = max(nz, 0.02)
     fresnel = 0.03 + 0.97 * (1 - hz * scale) ** 5
-    wide, narrow = 2.0 / roughness**4 - 2.0, 2.0 / (roughness * 0.68) ** 4 - 2.0
-    lobes = 0.7 * (wide + 2) / 6.2832 * half**wide + 0.3 * (narrow + 2) / 6.2832 * half**narrow
+    wide, narrow = 2.0 / roughness**4, 2.0 / (roughness * 0.68) ** 4
+    lobes = (0.7 * wide * math.exp(wide * (half - 1)) + 0.3 * narrow * math.exp(narrow * (half - 1))) / 6.2832
     return fresnel * lobes * towards / (4 * max(0.15, 0.5 * (towards + facing)) * max(0.35, facing))
 
 
@@ -95,9 +95,9 @@ def _chart_pixel(corners, w0, w1, rows, columns):
 @njit(**COMPILED)
 def shade(
     ids, barycentric, triangles, parts, surface, chart, texture, gloss, eye_places, eye_colour, lamps,
-    lamp_colours, roughness, teeth, harmonics, image, alpha,
+    lamp_colours, roughness, teeth, harmonics, image, unseen,
 ):  # fmt: skip
-    """Fills `image` and `alpha` wherever `ids` names a triangle.
+    """Adds to `image` the light of what `ids` names, where it is not hidden by what is drawn already.
 
     `chart` [t, 3, 2] places corners in `texture` and `gloss`; `eye_places` [n, 2] are iris radii from the middle
     of the iris; `lamps` [2, 3] and `roughness` [2] are of key and fill.
@@ -105,9 +105,10 @@ def shade(
     for y in range(ids.shape[0]):
         for x in range(ids.shape[1]):
             t = ids[y, x]
-            if t < 0:
+            seen = unseen[y, x]
+            if t < 0 or seen < HIDDEN:
                 continue
-            alpha[y, x] = 1.0
+            unseen[y, x] = 0.0
             a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
             w0, w1 = barycentric[y, x, 0], barycentric[y, x, 1]
             nx, ny, nz = (_mixed(surface, a, b, c, w0, w1, 0), _mixed(surface, a, b, c, w0, w1, 1),
@@ -146,7 +147,7 @@ def shade(
                 value += lamp_colours[0, channel] * shine_key + lamp_colours[1, channel] * shine_fill
                 if mirror > 0:
                     value += mirror * _environment(harmonics, channel, rx, ry, rz)
-                image[y, x, channel] = value
+                image[y, x, channel] += seen * value
 
 
 @njit(**COMPILED)

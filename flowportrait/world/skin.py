@@ -89,7 +89,7 @@ def paint(person: Attributes, chart: Chart) -> Painting:
     root_colour = hair * min(1, 0.3 / hair.max()) * 0.75 * (1 + 0.15 * fine[..., None])
     colour = colour * (1 - rooted) + root_colour * rooted
     brows, brow_colour = _brow_mask(person, chart, rng), _brow_colour(person, hair)
-    shade = (0.5 * brows)[..., None]
+    shade = (0.62 * brows)[..., None]
     colour = colour * (1 - shade) + (colour * 0.4 + brow_colour * 0.5) * shade
     colour *= (1 + 0.025 * fine + 0.02 * noise(rng, 0.12))[..., None]
     collar = _collar(person, chart)
@@ -201,7 +201,7 @@ def _brow_mask(person: Attributes, chart: Chart, rng) -> np.ndarray:
         inner, outer = np.abs(x[order[0]]), np.abs(x[order[-1]])
         along = (np.abs(X) - inner) / (outer - inner)
         middle = np.interp(np.abs(X), np.abs(x[order]), y[order]) - 0.45
-        wide = np.maximum(0.42 * heavy * np.interp(along, [-0.1, 0, 0.2, 0.6, 1, 1.1], [0, 0.75, 1, 0.8, 0.3, 0]), 1e-3)
+        wide = np.maximum(0.48 * heavy * np.interp(along, [-0.1, 0, 0.2, 0.6, 1, 1.1], [0, 0.75, 1, 0.8, 0.3, 0]), 1e-3)
         hairs = np.exp(-1.2 * ((Y - middle) / wide) ** 2) * (along > -0.08) * (along < 1.12)
         mask = np.maximum(mask, hairs * (np.sign(X) == np.sign(x.mean())))
     return mask.astype(np.float32)

@@ -1,7 +1,7 @@
-"""Speech with exact phone times: from flite, espeak-ng, Festival, or from the user's own recordings.
+"""Speech with exact phone times: from flite, espeak-ng, Festival, Kokoro, or from the user's own recordings.
 
-The engines are programs of the system (`apt install flite espeak-ng festival festvox-kdlpc16k`); what they speak
-belongs to nobody.
+Three engines are programs of the system (`apt install flite espeak-ng festival festvox-kdlpc16k`), Kokoro comes with
+the extra 'kokoro' and needs espeak-ng for its spelling; what they speak belongs to nobody.
 """
 
 import re
@@ -20,6 +20,7 @@ from flowportrait.errors import ConfigError, MediaError, MissingDependency
 from flowportrait.registry import name_hint
 from flowportrait.world.espeak import espeak_library, say_with_espeak
 from flowportrait.world.festival import festival_voice_is_installed, say_with_festival
+from flowportrait.world.kokoro import draw_blend, kokoro_is_installed, say_with_kokoro
 from flowportrait.world.phones import SILENCE, Phone
 from flowportrait.world.sentences import Split, draw_sentence
 
@@ -38,7 +39,12 @@ _ESPEAK_LOCALES, _ESPEAK_HELD_OUT = ("en-us", "en-gb", "en-gb-scotland", "en-029
 _FESTIVAL_VOICE = "ked_diphone"
 """A man's. Its other English voice, kal, is flite's held-out speaker."""
 _AUTO = ("flite", "espeak-ng")
-"""Festival has one voice and starts anew for every sentence, so it speaks only when it is asked for."""
+"""Festival has one voice, and Kokoro takes longer than drawing the frames: these speak only when asked for."""
+_INSTALL = {
+    "auto": "apt install flite espeak-ng", "flite": "apt install flite", "espeak-ng": "apt install espeak-ng",
+    "festival": "apt install festival festvox-kdlpc16k",
+    "kokoro": "pip install 'flowportrait[kokoro]'` and `apt install espeak-ng",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class Speaker(Protocol):
 
 
 def make_speaker(voice: str) -> Speaker:
-    """The speaker for `--voice`: auto, flite, espeak-ng, festival, or a folder of recordings.
+    """The speaker for `--voice`: auto, flite, espeak-ng, festival, kokoro, or a folder of recordings.
 
     Raises MissingDependency when a program is not installed, ConfigError when the name means nothing.
     """
@@ -90,15 +96,15 @@ def make_speaker(voice: str) -> Speaker:
         "flite": which("flite") is not None,
         "espeak-ng": espeak_library() is not None,
         "festival": which("festival") is not None and festival_voice_is_installed(_FESTIVAL_VOICE),
+        "kokoro": kokoro_is_installed() and which("espeak-ng") is not None,
     }
     if voice not in ("auto", *installed):
         raise ConfigError(f"--voice: no '{voice}'; {name_hint(voice, ('auto', *installed))}, or a folder of recordings")
     engines = [name for name in (_AUTO if voice == "auto" else (voice,)) if installed[name]]
     if not engines:
         wanted = "flite and espeak-ng are" if voice == "auto" else f"{voice} is"
-        packages = "festival festvox-kdlpc16k" if voice == "festival" else "flite espeak-ng"
         raise MissingDependency(
-            f"--voice {voice}: {wanted} not installed; `apt install {packages}`, or give a folder of recordings"
+            f"--voice {voice}: {wanted} not installed; `{_INSTALL[voice]}`, or give a folder of recordings"
         )
     return Synthesizers(engines)
 
@@ -130,13 +136,13 @@ class Synthesizers:
         if self.engines == ["festival"]:  # no voice to hold out: a test split of its own would not be one
             low, high = (85, 130) if presentation == "m" else (130, 190)
             return Voice("festival", _FESTIVAL_VOICE, float(rng.uniform(0.85, 1.2)), float(rng.uniform(low, high)))
+        if self.engines == ["kokoro"]:
+            return Voice("kokoro", draw_blend(rng, presentation, held_out), float(rng.uniform(0.9, 1.15)), None)
         flite = "flite" in self.engines and not (held_out and presentation == "f" and len(self.engines) > 1)
         if flite and (len(self.engines) == 1 or rng.random() < self.flite_share):
             names = (_FLITE_HELD_OUT,) if held_out else _FLITE_VOICES[presentation]
             low, high = (90, 125) if presentation == "m" else (160, 205)
-            return Voice(
-                "flite", str(rng.choice(names)), float(rng.uniform(0.9, 1.15)), float(rng.uniform(low, high))
-            )
+            return Voice("flite", str(rng.choice(names)), float(rng.uniform(0.9, 1.15)), float(rng.uniform(low, high)))
         locale = _ESPEAK_HELD_OUT if held_out else str(rng.choice(_ESPEAK_LOCALES))
         variant = str(rng.choice(_ESPEAK_VARIANTS[presentation]))
         low, high = (30, 60) if presentation == "m" else (45, 75)
@@ -159,6 +165,8 @@ def say(text: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:
         return _say_with_flite(text, voice)
     if voice.engine == "festival":
         return say_with_festival(text, voice.name, voice.rate, voice.pitch or 110)
+    if voice.engine == "kokoro":
+        return say_with_kokoro(text, voice.name, voice.rate)
     return say_with_espeak(text, voice.name, int(voice.rate), int(voice.pitch or 50))
 
 

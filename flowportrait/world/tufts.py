@@ -85,7 +85,7 @@ class _Soil:
 
 
 def _brows(rng: np.random.Generator, soil: _Soil, painting: Painting) -> Tuft:
-    x, _, vertices, shares, normals = soil.roots(rng, painting.brows**1.3, 900)
+    x, _, vertices, shares, normals = soil.roots(rng, painting.brows**1.3, 1500)
     outward = np.clip((np.abs(x) - 1.2) / 4.5, 0, 1)
     direction = (
         np.stack(
@@ -95,8 +95,8 @@ def _brows(rng: np.random.Generator, soil: _Soil, painting: Painting) -> Tuft:
         + rng.normal(size=(len(x), 3)) * 0.13
     )
     direction = _unit(direction - 0.85 * (direction * normals).sum(1, keepdims=True) * normals)
-    offsets = _bent(direction, normals, rng.uniform(0.3, 0.6, len(x)), hug=0.10)
-    return Tuft(vertices, shares, offsets, painting.brow_colour, _tone(rng, len(x)), opacity=0.38, width=0.9)
+    offsets = _bent(direction, normals, rng.uniform(0.25, 0.5, len(x)), hug=0.10)
+    return Tuft(vertices, shares, offsets, painting.brow_colour, _tone(rng, len(x)), opacity=0.28, width=0.8)
 
 
 def _beard(rng: np.random.Generator, soil: _Soil, painting: Painting, length: float) -> Tuft:

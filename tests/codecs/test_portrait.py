@@ -3,16 +3,14 @@
 import pytest
 import torch
 
+from flowportrait.codecs.mouth import POINTS, mouth_map, pixel_places
 from flowportrait.codecs.portrait import (
     GROUP,
-    POINTS,
     LandmarkFlow,
     Motion,
     PortraitCodec,
     cosine_transform,
     gather_from_grid,
-    mouth_map,
-    pixel_places,
     spread_over_grid,
 )
 
@@ -115,9 +113,9 @@ def test_a_clip_decoded_in_chunks_is_the_clip_decoded_at_once(codec, frames):
     latents = codec.encode(frames, context)
     whole = codec.decode(latents, context)
     assert whole.shape == frames.shape
-    first = codec.decode(latents[:, :, :2], context)
-    rest = codec.decode(latents[:, :, 2:], context, previous=latents[:, :, 1:2])
-    torch.testing.assert_close(torch.cat([first, rest], 2), whole, atol=1e-5, rtol=1e-4)
+    pieces = list(codec.decode_stream(latents, context, block=2))
+    assert len(pieces) == -(-latents.shape[2] // 2)
+    torch.testing.assert_close(torch.cat(pieces, 2), whole, atol=1e-5, rtol=1e-4)
 
 
 def test_settling_smooths_the_head_and_leaves_the_rest_and_steady_movement_alone(codec):

@@ -39,6 +39,18 @@ def test_nothing_of_the_test_split_of_one_folder_is_trained_on_in_another(tmp_pa
     assert alone == {"its sentence": "festival-ked_diphone", "new": "festival-ked_diphone"}
 
 
+def test_a_records_own_split_counts(tmp_path):
+    folder = world(tmp_path / "one", ("a", 1, "flite 2.2", "slt", "a"), ("b", 1, "flite 2.2", "slt", "b"))
+    rows = [json.loads(line) for line in (folder / "clips.jsonl").read_text().splitlines()]
+    rows[0]["split"] = "validation"
+    (folder / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [clip.split for clip in load_sources(world=folder)] == ["validation", "train"]
+    rows[1]["split"] = "valid"
+    (folder / "clips.jsonl").write_text(json.dumps(rows[1]))
+    with pytest.raises(DataError, match="b: got split 'valid'; give one of train, validation, test"):
+        load_sources(world=folder)
+
+
 def test_a_folder_without_its_index_is_named(tmp_path):
     with pytest.raises(DataError, match=r"one: no clips.jsonl; expected a folder of rendered clips"):
         load_sources(world=[tmp_path / "one"])

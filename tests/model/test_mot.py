@@ -137,6 +137,28 @@ def test_names_and_shapes_are_those_of_bagel_7b():
     assert {name: shape for name, shape in ours.items() if name not in new} == expected
 
 
+def test_recomputed_layers_have_the_same_gradients(mot):
+    """Of an evaluation behind shared keys and values, as reinforcement learning has it; layers keep less."""
+    audio, image, zt, t = clip(1)
+    with torch.no_grad():
+        condition = mot.condition(audio, image, GRID)
+    gradients, kept = [], []
+    for recomputes in (False, True):
+        for layer in mot.layers:
+            layer.recomputes = recomputes
+        mot.zero_grad()
+        count = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: count.append(x.numel()) or x, lambda x: x):  # noqa: B023
+            loss = mot.velocity(zt, t, condition, GRID).square().sum()
+        loss.backward()
+        kept.append(sum(count))
+        gradients.append({name: p.grad.clone() for name, p in mot.named_parameters() if p.grad is not None})
+    for layer in mot.layers:
+        layer.recomputes = False
+    assert gradients[0].keys() == gradients[1].keys() and kept[1] < kept[0] / 2
+    assert all(torch.equal(gradient, gradients[1][name]) for name, gradient in gradients[0].items())
+
+
 def test_frozen_tables_are_not_trained():
     names = {name for name, _ in MoT(CONFIG).named_parameters()}
     assert not any("pos_embed" in name for name in names)

@@ -39,7 +39,8 @@ def test_a_clip_is_decoded_once_for_all_metrics(sample, monkeypatch):
     opened = []
     real = media.read_frames
     monkeypatch.setattr(media, "read_frames", lambda path, fps=None: opened.append(path) or real(path, fps))
-    scores = {score.scorer: score for score in read_all([Ssim(), Psnr(), Sharpness(), ColourDrift()], [sample])}
+    metrics = [Ssim(), Psnr(), Sharpness(), ColourDrift()]
+    scores = {score.scorer: score for score in read_all([(sample, metrics)])}
     assert opened == [sample.clip.path, sample.truth.path]
     assert 0 < scores["ssim"].value < 1 and 5 < scores["psnr"].value < 50
     assert scores["ssim"].parts["frames"] == 11, "the first frame is the portrait"
@@ -87,7 +88,9 @@ def test_many_clips_go_through_few_workers_each_once(sample):
             return Reading(1.0)
 
     samples = [Sample(str(i), sample.clip) for i in range(57)]
-    assert sorted(score.clip for score in read_all([Slow()], samples, workers=3)) == sorted(s.id for s in samples)
+    slow = Slow()
+    scores = read_all(((each, [slow]) for each in samples), workers=3)
+    assert sorted(score.clip for score in scores) == sorted(each.id for each in samples)
 
 
 def test_weights_are_checked_and_never_random(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from flowportrait.errors import CheckpointError, ConfigError
 from flowportrait.registry import RECIPES_DIR
 from flowportrait.train import codec, sft
 from flowportrait.train.run import OptimizerConfig
+from flowportrait.train.scratch import ScratchRecipe
 
 TINY_CODEC = [
     "codec.width=32", "codec.num_heads=2", "codec.portrait_depth=1", "codec.decoder_depth=1",
@@ -104,7 +105,7 @@ def test_the_codec_keeps_what_it_encodes_after_a_few_updates_more_than_before(co
 
 
 def test_resuming_from_elsewhere_and_foreign_checkpoints_are_refused(tmp_path, recipe, codec_run):
-    with pytest.raises(ConfigError, match=r"--resume: no checkpoint.pt in"):
+    with pytest.raises(ConfigError, match=r"--resume: no checkpoint in"):
         codec.train(recipe(tmp_path / "a"), TINY_CODEC, resume=str(tmp_path / "nothing"))
     with pytest.raises(ConfigError, match="holds the checkpoint of a run; go on with it by --resume auto"):
         codec.train(recipe(codec_run), TINY_CODEC, resume=None)
@@ -143,7 +144,7 @@ def test_learning_rate_warms_up_holds_and_falls():
 
 @pytest.mark.parametrize(
     "name, kind",
-    [("tiny-codec", codec.CodecRecipe), ("tiny-landmarker", codec.CodecRecipe), ("tiny-sft", sft.SftRecipe)],
+    [("tiny-codec", codec.CodecRecipe), ("tiny-landmarker", codec.CodecRecipe), ("tiny-sft", ScratchRecipe)],
 )
 def test_shipped_recipes_load(name, kind):
     load_recipe(RECIPES_DIR / f"{name}.toml", kind)

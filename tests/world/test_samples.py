@@ -57,6 +57,7 @@ def test_ground_truth_has_a_row_for_every_frame(sample_records):
         "gaze": (2,),
         "energy": (),
         "landmarks68": (68, 2),
+        "irises": (2, 2),
     }
     for record in sample_records:
         rows = truth(record)

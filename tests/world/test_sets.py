@@ -8,6 +8,7 @@ import pytest
 from flowportrait import cli
 from flowportrait.errors import ConfigError, DataError, MissingDependency
 from flowportrait.world import sets, speech
+from flowportrait.world.phones import VISEMES_OF
 from flowportrait.world.sets import Settings, plan, render_set
 
 
@@ -89,7 +90,7 @@ def test_the_command(rendered, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sets, "coverage", fake_coverage)
     assert cli.run(["world", "render", str(tmp_path), "--clips", "7", "--workers", "1", "--json"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"7 clips, 7.0 s, 1/2 phones, 1/1 visemes: {tmp_path}"
+    assert lines[0] == f"7 clips, 7.0 s, 1/2 phones (not zh), 1/1 visemes: {tmp_path}"
     assert json.loads(lines[-1])["coverage"]["phones"]["zh"] == 0
     assert json.loads((tmp_path / "world.json").read_text())["identities"] == 2
     assert cli.run(["world", "render", str(tmp_path), "--clips", "7", "--size", "100"]) == 2
@@ -100,17 +101,22 @@ def test_the_command(rendered, tmp_path, capsys, monkeypatch):
 
 def test_the_same_seed_gives_the_same_frames():
     from flowportrait.world.head import build_head
-    from flowportrait.world.scene import Motion, Scene
+    from flowportrait.world.scene import Filmed, Motion, Scene
 
     motion = Motion(np.full((2, 52), 0.05, np.float32), np.zeros((2, 6)), np.zeros((2, 2)), np.ones(2))
 
-    def film() -> list[tuple[np.ndarray, np.ndarray]]:
+    def film() -> list[Filmed]:
         return list(Scene(build_head("anny", 5), [5], 64).film(motion))
 
     first, again = film(), film()
-    for (frame, points), (same_frame, same_points) in zip(first, again, strict=True):
+    for (frame, points, irises), (same_frame, same_points, _) in zip(first, again, strict=True):
         assert frame.shape == (64, 64, 3) and frame.std() > 20
         assert frame.tobytes() == same_frame.tobytes() and (points == same_points).all()
+        eyes = points[[*range(42, 48)]], points[[*range(36, 42)]]
+        for iris, eye in zip(irises, eyes, strict=True):
+            assert (eye.min(0) - 1 < iris).all() and (iris < eye.max(0) + 1).all(), (
+                "between the corners, under the lids"
+            )
     assert (first[0][0] != first[1][0]).any(), "grain differs from frame to frame"
 
 
@@ -123,23 +129,31 @@ def test_sentences_belong_to_one_split_and_cover_english():
 
 
 @pytest.mark.skipif(speech.which("flite") is None, reason="flite is not installed")
+def test_the_words_of_the_sentences_use_every_phone():
+    from flowportrait.world import sentences
+
+    parts = [getattr(sentences, f"_{name}") for name in ("WHO", "DID", "WHAT", "WHEN", "ASKED", "TASK", "FIRST")]
+    text = ". ".join(words for part in parts for words in part)
+    _, _, phones = speech.say(text, speech.Voice("flite", "slt", 0.3, None))
+    assert set(VISEMES_OF) == {phone.name for phone in phones}
+
+
+@pytest.mark.skipif(speech.which("flite") is None, reason="flite is not installed")
+def test_two_workers_write_what_one_writes(tmp_path):
+    settings = Settings(size_px=64, voice="flite", longest_s=1.6, identities=2)
+    both = render_set(tmp_path / "two", settings, clips=2, workers=2)
+    [first] = render_set(tmp_path / "one", Settings(size_px=64, voice="flite", longest_s=1.6, identities=1), clips=1)
+    assert first in both and len(both) == 2
+    for suffix in (".mp4", ".npz"):
+        one, two = ((tmp_path / folder / f"{first['key']}{suffix}").read_bytes() for folder in ("one", "two"))
+        assert one == two, suffix
+
+
+@pytest.mark.skipif(speech.which("flite") is None, reason="flite is not installed")
 def test_flite_tells_its_phones():
     voice = speech.Voice("flite", "slt", 1.0, 180.0)
     samples, rate, phones = speech.say("Please bring a map.", voice)
-    assert [phone.name for phone in phones if phone.name != "pau"] == [
-        "p",
-        "l",
-        "iy",
-        "z",
-        "b",
-        "r",
-        "ih",
-        "ng",
-        "ax",
-        "m",
-        "ae",
-        "p",
-    ]
+    assert " ".join(phone.name for phone in phones if phone.name != "pau") == "p l iy z b r ih ng ax m ae p"
     assert phones[0].start_s == 0 and 0.8 < phones[-1].start_s < len(samples) / rate
 
 

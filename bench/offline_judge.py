@@ -1,0 +1,278 @@
+"""Calibrates the offline judge on ladders of known damage, and shows where it fails.
+
+    python -m bench.offline_judge measure --world DIR --out RUN [--clips 12]   signals of held-out clips, degraded
+    python -m bench.offline_judge fit --out RUN [--write]                      the table, and how it orders the ladders
+    python -m bench.offline_judge look VIDEO... --out RUN                      scores of the first 3 s of any videos
+
+`measure` goes on where it stopped. `fit --write` replaces flowportrait/scoring/offline_calibration.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from flowportrait import media
+from flowportrait.data.sources import SourceClip, load_sources
+from flowportrait.errors import FlowPortraitError
+from flowportrait.media import Sound
+from flowportrait.scoring import ASPECTS, offline, signals
+from flowportrait.scoring.metric import CandidateView, View
+from flowportrait.scoring.reward import Candidate
+from flowportrait.scoring.sync_small import SHIPPED
+from flowportrait.world.degrade import DEGRADATIONS, Footage, degrade
+
+# Which ladders fit which signal. A signal is only asked about the damage it is meant to see.
+FITTED = {
+    "lip_sync": {"sync_margin": ("shifted_sound", "foreign_speech"), "lip_life": ("frozen_mouth",)},
+    "expressiveness": {"upper_face_life": ("muted_expression",)},
+    "motion": {"still_share": ("frozen_face", "dropped_frames"), "steadiness": ("jitter",)},
+}
+MAX_FRAMES = 72
+LIPS = ("sync-small lips", SHIPPED)  # under which the scorer keeps its embeddings of a clip's lips
+
+
+def held_out(world: Path, count: int) -> list[SourceClip]:
+    """Clips of identities that nothing was trained on, those with held-out voices first."""
+    clips = [clip for clip in load_sources(world=world) if clip.split in ("test", "validation")]
+    test = [clip for clip in clips if clip.split == "test"]
+    rest = [clip for clip in clips if clip.split == "validation"]
+    left = max(0, count - len(test))
+    return (test + rest[:: max(1, len(rest) // max(1, left))][:left])[:count]
+
+
+def footage(clip: SourceClip, other: SourceClip) -> Footage:
+    """A clip of the world with its landmarks and another's sound, cut to 3 s."""
+    frames = np.stack(list(media.read_frames(clip.video)))[:MAX_FRAMES]
+    samples, rate = media.read_audio(clip.video, min_s=0.0)
+    count = round(len(frames) / media.FPS * rate)
+    landmarks = np.load(clip.labels)["landmarks68"].astype(np.float32)[: len(frames)]
+    foreign = media.read_audio(other.video, min_s=0.0)
+    return Footage(frames, Sound(samples[:count], rate), media.FPS, landmarks, foreign)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """One JSON line for every clip, degradation and level; the face is looked for in the clean clip alone."""
+    path = args.out / "signals.jsonl"
+    args.out.mkdir(parents=True, exist_ok=True)
+    done = {} if args.again else measured(path)
+    wanted = args.signals or list(signals.SIGNALS)
+    clips = held_out(args.world, args.clips)
+    for number, clip in enumerate(clips):
+        whole = footage(clip, clips[(number + 1) % len(clips)])
+        clean = view_of(clip.key, whole)
+        for name, strength in [("none", 0.0), *((n, s) for n in args.ladders for s in DEGRADATIONS[n].levels)]:
+            known = done.get((clip.key, name, strength), {})
+            if "reason" in known or set(wanted) <= known.keys():
+                continue
+            worse = whole if name == "none" else degrade(whole, name, strength, seed=number)
+            view = clean if name == "none" else view_of(clip.key, worse)
+            if view is not clean:
+                keep_what_stays(view, clean, worse.frames is whole.frames, "sync_margin" in wanted)
+            row = {"clip": clip.key, "degradation": name, "strength": strength, **read_signals(view, wanted)}
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        print(f"{number + 1}/{len(clips)} clips", flush=True)
+
+
+def keep_what_stays(view: View, clean: View, same_frames: bool, lips: bool) -> None:
+    """Lets a damaged clip's view know where the clean one's face is and, if only the sound differs, what was seen."""
+    track = signals.track_face(clean)
+    view.keep("face squares", lambda: track.squares)
+    if same_frames:
+        view.keep("face track", lambda: track)
+    if same_frames and lips:
+        signals.sync_margin(clean)
+        view.keep(LIPS, lambda: clean.keep(LIPS, dict))
+
+
+def measured(path: Path) -> dict[tuple[str, str, float], dict]:
+    """The rows of a file by clip, degradation and strength; a later row lays its signals over an earlier one's."""
+    rows: dict[tuple[str, str, float], dict] = {}
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        row = json.loads(line)
+        key = row["clip"], row["degradation"], row["strength"]
+        rows[key] = rows.get(key, {}) | row
+    return rows
+
+
+def view_of(key: str, clip: Footage) -> CandidateView:
+    """Footage as scorers look at it."""
+    return CandidateView(Candidate(key, clip.frames, clip.fps, clip.sound, clip.frames[0]))
+
+
+def read_signals(view: View, names: list[str]) -> dict[str, float | str]:
+    """The signals of these names, or the reason why there are none."""
+    values = {}
+    for name in names:
+        try:
+            values[name] = round(signals.SIGNALS[name](view), 5)
+        except FlowPortraitError as error:
+            values["reason"] = str(error)
+    return values
+
+
+def fit(args: argparse.Namespace) -> None:
+    """Fits the table on all measured clips; orders of ladders are counted with each clip left out of its own table."""
+    rows = list(measured(args.out / "signals.jsonl").values())
+    clips = sorted({row["clip"] for row in rows})
+    scored = []
+    for clip in clips:
+        table = fit_table([row for row in rows if row["clip"] != clip])
+        scored += [row | {a: rated(row, table[a]) for a in ASPECTS} for row in rows if row["clip"] == clip]
+    report(scored)
+    if args.write:
+        made = {"made_by": "python -m bench.offline_judge fit --write", "clips": clips, "rows": len(rows)}
+        text = json.dumps(made | {"aspects": fit_table(rows)}, indent=1)
+        offline.CALIBRATION.write_text(text + "\n")
+        print(f"written: {offline.CALIBRATION}")
+
+
+def fit_table(rows: list[dict]) -> dict[str, dict[str, list[list[float]]]]:
+    """Knots of every signal: isotonic regression of the ladders' own scores, 5 for clean clips, 1 for the last step."""
+    table: dict[str, dict[str, list[list[float]]]] = {}
+    for aspect, by_signal in FITTED.items():
+        table[aspect] = {}
+        for signal, ladders in by_signal.items():
+            used = [r for r in rows if r["degradation"] in ("none", *ladders) and signal in r]
+            values = np.array([r[signal] for r in used])
+            targets = np.array([target(r) for r in used])
+            # Clean clips weigh as much as one step of each ladder does together.
+            weights = np.array([len(ladders) if r["degradation"] == "none" else 1.0 for r in used])
+            table[aspect][signal] = knots(values, targets, weights)
+    return table
+
+
+def target(row: dict) -> float:
+    """5 for a clean clip, 1 for the last step of a ladder, evenly between."""
+    if row["degradation"] == "none":
+        return 5.0
+    levels = DEGRADATIONS[row["degradation"]].levels
+    return 5 - 4 * (levels.index(row["strength"]) + 1) / len(levels)
+
+
+def knots(values: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> list[list[float]]:
+    """A rising curve through (value, target): pools of adjacent violators, then stretched to reach 1 and 5."""
+    order = np.argsort(values, kind="stable")
+    pools: list[list[float]] = []  # sum of weights, of weighted values, of weighted targets
+    for value, goal, weight in zip(values[order], targets[order], weights[order], strict=True):
+        pools.append([weight, weight * value, weight * goal])
+        while len(pools) > 1 and pools[-2][2] / pools[-2][0] >= pools[-1][2] / pools[-1][0]:
+            last = pools.pop()
+            pools[-1] = [a + b for a, b in zip(pools[-1], last, strict=True)]
+    x = np.array([p[1] / p[0] for p in pools])
+    y = np.array([p[2] / p[0] for p in pools])
+    # A mean of noisy steps never reaches the ends: the lowest pool is a 1, the highest a 5.
+    y = 1 + 4 * (y - y[0]) / (y[-1] - y[0]) if y[-1] > y[0] else np.full_like(y, 3.0)
+    marks = np.linspace(1, 5, 9)
+    return [[round(float(np.interp(mark, y, x)), 5), float(mark)] for mark in marks]
+
+
+def rated(row: dict, table: dict[str, list[list[float]]]) -> float:
+    """The aspect's score of one measured row, nan where a signal is lacking."""
+    if not table.keys() <= row.keys():
+        return math.nan
+    return min(offline.score_of(row[name], points) for name, points in table.items())
+
+
+def report(scored: list[dict]) -> None:
+    """Markdown: mean scores by step, how often a step is ranked below a milder one, and what each signal follows."""
+    by_step = defaultdict(list)
+    for row in scored:
+        by_step[row["degradation"], row["strength"]].append(row)
+    mean = lambda rows, name: float(np.mean([r[name] for r in rows if not math.isnan(r[name])] or math.nan))  # noqa: E731
+    print("| damage | step | " + " | ".join(ASPECTS) + " |\n|---|---|" + "---|" * len(ASPECTS))
+    for (name, strength), rows in by_step.items():
+        print(f"| {name} | {strength:g} | " + " | ".join(f"{mean(rows, a):.2f}" for a in ASPECTS) + " |")
+    print("\n| damage | hurts | pairs in order | mean falls by | clean beats last step |\n|---|---|---|---|---|")
+    for name, degradation in DEGRADATIONS.items():
+        for aspect in ASPECTS if degradation.breaks == "picture" else (degradation.breaks,):
+            print(f"| {name} | {degradation.breaks} | " + ladder_line(scored, name, aspect) + " |")
+    print("\n| signal | " + " | ".join(DEGRADATIONS) + " |\n|---|" + "---|" * len(DEGRADATIONS))
+    for signal in signals.SIGNALS:
+        print(f"| {signal} | " + " | ".join(f"{order(scored, n, signal):.2f}" for n in DEGRADATIONS) + " |")
+
+
+def ladder_line(scored: list[dict], name: str, aspect: str) -> str:
+    """Share of pairs of steps of a clip in order, mean drop, share of clips that beat their own last step."""
+    last = DEGRADATIONS[name].levels[-1]
+    clean = {r["clip"]: r[aspect] for r in scored if r["degradation"] == "none"}
+    worst = {r["clip"]: r[aspect] for r in scored if r["degradation"] == name and r["strength"] == last}
+    both = [(clean[c], worst[c]) for c in worst if c in clean and not math.isnan(clean[c] + worst[c])]
+    drop = np.mean([a - b for a, b in both])
+    return f"{order(scored, name, aspect):.2f} | {drop:.2f} ({aspect}) | {np.mean([a > b for a, b in both]):.2f}"
+
+
+def order(scored: list[dict], name: str, value: str) -> float:
+    """Share of pairs of steps of one ladder of one clip, clean included, that `value` has in order; 0.5 is chance."""
+    right = []
+    for clip in {row["clip"] for row in scored}:
+        steps = sorted(
+            (r["strength"], r[value])
+            for r in scored
+            if r["clip"] == clip and r["degradation"] in ("none", name) and value in r and not math.isnan(r[value])
+        )
+        right += [
+            1.0 if a[1] > b[1] else 0.5 if a[1] == b[1] else 0.0 for i, a in enumerate(steps) for b in steps[i + 1 :]
+        ]
+    return float(np.mean(right)) if right else math.nan
+
+
+def look(args: argparse.Namespace) -> None:
+    """One JSON line a video: its signals, its scores, or the reason why there are none."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "look.jsonl"
+    done = {json.loads(line)["clip"] for line in path.read_text().splitlines()} if path.is_file() else set()
+    for video in args.videos:
+        if video.name in done:
+            continue
+        row: dict[str, object] = {"clip": video.name}
+        try:
+            view = beginning(video)
+            row |= {aspect: round(offline.rate(view, aspect).value, 3) for aspect in ASPECTS}
+            row |= read_signals(view, list(signals.SIGNALS))
+        except FlowPortraitError as error:
+            row["reason"] = str(error)
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+
+def beginning(video: Path) -> CandidateView:
+    """The first 3 s of a video."""
+    frames = np.stack(list(itertools.islice(media.read_frames(video, fps=media.FPS), MAX_FRAMES)))
+    samples, rate = media.read_audio(video, min_s=0.0)
+    sound = Sound(samples[: round(len(frames) / media.FPS * rate)], rate)
+    return CandidateView(Candidate(video.name, frames, media.FPS, sound, frames[0]))
+
+
+def main() -> None:
+    """See above."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    for function in (measure, fit, look):
+        command = commands.add_parser(function.__name__, help=function.__doc__)
+        command.add_argument("--out", type=Path, required=True)
+        command.set_defaults(run=function)
+        if function is measure:
+            command.add_argument("--world", type=Path, required=True)
+            command.add_argument("--clips", type=int, default=12)
+            command.add_argument("--ladders", nargs="+", choices=DEGRADATIONS, default=list(DEGRADATIONS))
+            command.add_argument("--signals", nargs="+", choices=signals.SIGNALS)
+            command.add_argument("--again", action="store_true", help="measure anew, as after another training")
+        if function is fit:
+            command.add_argument("--write", action="store_true")
+        if function is look:
+            command.add_argument("videos", type=Path, nargs="+")
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()

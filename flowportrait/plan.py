@@ -1,0 +1,298 @@
+"""`flowportrait plan RECIPE`: what a run costs, before anything is loaded: parameters, memory of a GPU, tokens,
+operations, hours.
+
+Parameters are counted on the model itself, on the meta device, with what the recipe trains. Operations follow
+`model/cost.py`, memory follows `train/parallel.py` and the layers' own saved tensors. Hours are arithmetic at a share
+of the GPU's bf16 peak that is assumed, not measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flowportrait import registry
+from flowportrait.config import load_recipe, read_values
+from flowportrait.errors import ConfigError
+from flowportrait.generate import ModelSpec, SamplingConfig, build_part
+from flowportrait.model.cost import clip_flops, condition_flops, linear_flops
+from flowportrait.model.layout import RowLayout, TokenGrid, latent_frames_for
+from flowportrait.model.mot import MoT, MoTConfig
+from flowportrait.train import rl
+from flowportrait.train.sft import SftRecipe
+from flowportrait.train.trainable import choose_trained
+
+GIB = 2**30
+DECODE_FLOPS_PER_PIXEL = 4.99e12 / 384**2  # of the Wan-VAE, for a latent frame
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A kind of GPU: dense bf16 operations a second at its peak, and memory."""
+
+    bf16_tflops: float
+    memory_gib: float
+
+
+GPUS = {
+    "a100": Gpu(312, 80), "a100-40": Gpu(312, 40), "h100": Gpu(989, 80), "h200": Gpu(989, 141), "b200": Gpu(2250, 180),
+    "l40s": Gpu(362, 48), "rtx4090": Gpu(165, 24),
+}  # fmt: skip
+"""Makers' figures, without sparsity."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run costs. Memory is of one GPU, in GiB, by what it is for."""
+
+    recipe: str
+    model: str
+    parameters: int
+    trained_parameters: int
+    tokens_per_second_of_video: float
+    clip_s: float
+    clip_tokens: int
+    clip_forward_pflop: float
+    tokens_per_update: int
+    update_pflop: float
+    update_s: float
+    num_updates: int
+    hours: float
+    gpu_hours: float
+    gpu: str
+    num_gpus: int
+    utilisation: float
+    memory_gib: dict[str, float]
+    gpu_memory_gib: float
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def total_gib(self) -> float:
+        """Of all that a GPU holds."""
+        return sum(self.memory_gib.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """For programs."""
+        return {**asdict(self), "total_gib": self.total_gib, "fits": self.total_gib < 0.92 * self.gpu_memory_gib}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        memory = ", ".join(f"{name} {size:.1f}" for name, size in self.memory_gib.items())
+        fits = "fits" if self.as_dict()["fits"] else "does NOT fit"
+        return [
+            f"model      {self.model}: {self.parameters / 1e9:.2f} billion parameters, "
+            f"{self.trained_parameters / 1e9:.2f} trained",
+            f"clip       {self.clip_s:g} s: {self.clip_tokens} tokens ({self.tokens_per_second_of_video:g} a second of "
+            f"video), {self.clip_forward_pflop:.3g} PFLOP forward",
+            f"update     {self.tokens_per_update} tokens, {self.update_pflop:.4g} PFLOP, {self.update_s:.3g} s on "
+            f"{self.num_gpus} x {self.gpu} at {self.utilisation:.0%} of its bf16 peak",
+            f"run        {self.num_updates} updates: {self.hours:.4g} hours, {self.gpu_hours:.4g} GPU hours",
+            f"memory     {self.total_gib:.1f} GiB of {self.gpu_memory_gib:g}, {fits}: {memory}",
+            *(f"note       {note}" for note in self.notes),
+        ]
+
+
+def plan(
+    recipe: Path, overrides: list[str] | None = None, num_gpus: int = 8, gpu: str = "h100", utilisation: float = 0.4,
+    clip_s: float | None = None,
+) -> Cost:  # fmt: skip
+    """What the run of an SFT or RL recipe costs on `num_gpus` of a kind.
+
+    Clips are taken as `clip_s` long: 25 s for SFT (the longest of §4.1), 5 s for RL. A model that is not there is taken
+    to be BAGEL-7B-MoT. Raises ConfigError for a recipe or a GPU that is neither.
+    """
+    if gpu not in GPUS:
+        raise ConfigError(f"--gpu: got '{gpu}'; {registry.name_hint(gpu, GPUS)}")
+    values = read_values(recipe)
+    if "codec" in values or ("start_from" not in values and "prompts" not in values):
+        raise ConfigError(f"{recipe}: plans are for SFT recipes with start_from and for RL recipes; this is neither")
+    work, clip_s = (_rl, clip_s or 5.0) if "prompts" in values else (_sft, clip_s or 25.0)
+    return _laid_on(work(recipe, overrides or [], num_gpus, clip_s), recipe, clip_s, num_gpus, gpu, utilisation)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a recipe does, before it is laid on GPUs of a kind. `state` is what one GPU holds, in bytes."""
+
+    spec: ModelSpec
+    model: MoT
+    grid: TokenGrid
+    notes: list[str]
+    num_updates: int
+    tokens: int
+    flops: float
+    state: dict[str, float]
+
+
+def _sft(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _Work:
+    config = load_recipe(recipe, SftRecipe, overrides)
+    spec, notes = _spec(config.start_from)
+    grid = _grid(spec, clip_s, config.data.max_latent_frames)
+    clip_tokens, share = RowLayout((grid,)).num_tokens, config.parallel.sequence
+    num_clips = config.data.row_tokens // clip_tokens
+    if not num_clips:
+        raise ConfigError(
+            f"data.row_tokens {config.data.row_tokens}: a clip of {clip_s:g} s has {clip_tokens} tokens; give more"
+        )
+    if num_gpus % share:
+        raise ConfigError(f"parallel.sequence {share}: must divide the {num_gpus} GPUs")
+    if config.data.num_rows % (num_gpus // share):
+        notes.append(f"data.num_rows {config.data.num_rows} is no multiple of {num_gpus // share} groups of GPUs")
+    with torch.device("meta"):
+        model = MoT(spec.model)
+    choose_trained(model, config.trained, config.lora, "cuda")
+    recompute, num_rows = config.parallel.recompute, config.data.num_rows
+    state = _state_bytes(model, num_gpus, config.parallel.shard or num_gpus)
+    row_tokens = num_clips * (grid.num_frames + grid.num_image_tokens + grid.num_video_tokens // share)
+    state |= _row_bytes(spec.model, row_tokens, recompute)
+    flops = _training_flops(spec.model, grid, config.trained, recompute)
+    return _Work(
+        spec, model, grid, notes, config.run.num_updates,
+        num_rows * num_clips * clip_tokens, num_rows * num_clips * flops, state,
+    )  # fmt: skip
+
+
+def _rl(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _Work:
+    config = load_recipe(recipe, rl.RlRecipe, overrides)
+    spec, notes = _spec(config.model)
+    notes.append("scorers are not counted; judges answer while the next clips are sampled")
+    grid = _grid(spec, clip_s, config.prompts.max_latent_frames or spec.sampling.window_latent_frames)
+    rollout, per_rollout = config.rollout, config.objective.updates_per_rollout
+    sampled, passes = rollout_evaluations(config)
+    clip_tokens, whole = RowLayout((grid,)).num_tokens, clip_flops(spec.model, grid)
+    sampling = sampled * (whole - condition_flops(spec.model, grid))
+    decoding = rollout.group_size * DECODE_FLOPS_PER_PIXEL * spec.size_px**2 * grid.latent_frames
+    flops = rollout.num_groups * ((sampling + decoding) / per_rollout + (3 + config.recompute) * passes * whole)
+    with torch.device("meta"):
+        model = MoT(spec.model)
+    rl.choose_trained(model, config.trained)
+    loading = sum(p.numel() for p in model.parameters()) * 4 / GIB
+    notes.append(f"while it loads, every GPU holds the whole model in float32: {loading:.0f} GiB")
+    state = _state_bytes(model, num_gpus, num_gpus)
+    state |= _row_bytes(spec.model, clip_tokens, config.recompute)
+    videos = rollout.num_groups * rollout.group_size
+    return _Work(spec, model, grid, notes, config.run.num_updates, videos * clip_tokens, flops, state)
+
+
+def rollout_evaluations(config: rl.RlRecipe) -> tuple[float, float]:
+    """Evaluations that a group's sampling takes, and passes with a gradient, with what siblings share (docs/rl.md); a
+    window is as likely to start at one place as at another."""
+    rollout, size = config.rollout, config.rollout.group_size
+    width = rollout.window.width
+    last = rollout.evaluations - 1 - width if rollout.window.last is None else rollout.window.last - width + 1
+    start = (rollout.window.first + last) / 2
+    shared = 1 + start if rollout.shared_noise and rollout.sharing.prefix else 0
+    sampled = shared + size * (rollout.evaluations - shared)
+    once = rollout.shared_noise and rollout.sharing.window
+    return sampled, (1 + (width - 1) * size if once else width * size)
+
+
+def _spec(name: str) -> tuple[ModelSpec, list[str]]:
+    """The model that a recipe starts from, by its config.json alone."""
+    try:
+        return load_recipe(registry.find_model(name) / "config.json", ModelSpec), []
+    except ConfigError:
+        if (Path(name) / "config.json").is_file():
+            raise
+    spec = ModelSpec(
+        name="BAGEL-7B-MoT", model=MoTConfig(), codec={"type": "wan"}, audio_encoder={"type": "whisper"},
+        image_encoder={"type": "siglip"}, size_px=384,
+        sampling=SamplingConfig(window_latent_frames=151),
+    )  # fmt: skip
+    return spec, [f"{name} is not there: taken to be BAGEL-7B-MoT at 384 px with Wan-VAE and Whisper"]
+
+
+def _grid(spec: ModelSpec, clip_s: float, longest: int) -> TokenGrid:
+    codec = registry.CODECS.load(spec.codec["type"])
+    rows, cols = build_part(registry.IMAGE_ENCODERS, spec.image_encoder, empty=True).grid
+    side = spec.size_px // (codec.spatial_stride * spec.model.patch)
+    latent_frames = min(longest, latent_frames_for(round(clip_s * spec.fps), codec.temporal_stride))
+    return TokenGrid(
+        latent_frames,
+        side,
+        side,
+        rows,
+        cols,
+        patch=spec.model.patch,
+        temporal_stride=codec.temporal_stride,
+        fps=spec.fps,
+    )
+
+
+def _training_flops(config: MoTConfig, grid: TokenGrid, trained: str, recompute: bool) -> float:
+    """Of a clip's forward, its repetition, and its backward; frozen matrices need the half of a backward's."""
+    linear = linear_flops(config) * RowLayout((grid,)).num_tokens
+    attention = clip_flops(config, grid) - linear
+    return linear * (1 + recompute + (1 if trained == "lora" else 2)) + attention * (3 + recompute)
+
+
+def _state_bytes(model: MoT, num_gpus: int, shards: int) -> dict[str, float]:
+    """What a GPU holds of weights and of what goes with those that are trained."""
+    size = lambda p: p.numel() * p.element_size()  # noqa: E731
+    parameters = list(model.parameters())
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    layer = sum(p.numel() for p in model.layers[0].parameters())
+    outer = sum(map(size, parameters)) - sum(size(p) for p in model.layers.parameters())
+    # Sharded: two layers at a time in bf16 and what lies around the layers; alone: bf16 copies of what is trained.
+    gathered = 2 * 2 * layer + outer if num_gpus > 1 else 2 * trained
+    return {
+        "weights": sum(map(size, parameters)) / shards + sum(b.numel() * 4 for b in model.buffers()),
+        "gradients": 4 * trained / shards,
+        "optimizer": 8 * trained / shards,
+        "average": 4 * trained / shards,
+        "gathered": gathered,
+    }
+
+
+def _row_bytes(config: MoTConfig, num_tokens: int, recompute: bool) -> dict[str, float]:
+    """What a GPU holds of the tokens that it computes. `working`: a layer's backward has, beside what was kept, the
+    gradients of SwiGLU's three products in bf16 and of the tokens and their norm in float32; an estimate."""
+    working = num_tokens * (6 * config.mlp_size + 8 * config.hidden_size)
+    return {"activations": activation_bytes(config, num_tokens, recompute), "working": working}
+
+
+def activation_bytes(config: MoTConfig, num_tokens: int, recompute: bool) -> float:
+    """What a forward keeps for the backward, with products in bf16 and the tokens themselves in float32.
+
+    With recomputation the layers' inputs, and one layer at a time as it is without: what its norms need (fused norms
+    need less), three bf16 copies of the normed tokens for q, k and v and two for the MLP, heads, SwiGLU.
+    """
+    hidden, keys, inner = config.hidden_size, config.num_kv_heads * config.head_size, config.mlp_size
+    layer = SAVED_HIDDEN * hidden + SAVED_KEYS * keys + SAVED_INNER * inner
+    each = 4 * hidden * config.num_layers + layer if recompute else layer * config.num_layers
+    return num_tokens * each
+
+
+SAVED_HIDDEN, SAVED_KEYS, SAVED_INNER = 38, 12, 8
+"""Bytes that a layer keeps of a token, for each number of its width, of its keys, and of the MLP's inside."""
+
+
+def _laid_on(work: _Work, recipe: Path, clip_s: float, num_gpus: int, gpu: str, utilisation: float) -> Cost:
+    kind, parameters = GPUS[gpu], list(work.model.parameters())
+    update_s = work.flops / (num_gpus * kind.bf16_tflops * 1e12 * utilisation)
+    hours = update_s * work.num_updates / 3600
+    return Cost(
+        recipe=str(recipe),
+        model=work.spec.name,
+        parameters=sum(p.numel() for p in parameters),
+        trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
+        tokens_per_second_of_video=work.grid.tokens_per_second,
+        clip_s=clip_s,
+        clip_tokens=RowLayout((work.grid,)).num_tokens,
+        clip_forward_pflop=clip_flops(work.spec.model, work.grid) / 1e15,
+        tokens_per_update=work.tokens,
+        update_pflop=work.flops / 1e15,
+        update_s=update_s,
+        num_updates=work.num_updates,
+        hours=hours,
+        gpu_hours=hours * num_gpus,
+        gpu=gpu,
+        num_gpus=num_gpus,
+        utilisation=utilisation,
+        memory_gib={name: size / GIB for name, size in work.state.items()},
+        gpu_memory_gib=kind.memory_gib,
+        notes=work.notes,
+    )

@@ -1,0 +1,121 @@
+"""The face of a clip as our own networks want to see it: framed as in Appendix B, with its 68 landmarks.
+
+CenterFace finds the face now and then, its path is smoothed, and the landmarker of the shipped `tiny` codec reads every
+frame. Both come with the package. The landmarker was trained on rendered heads and one real speaker; on other real
+faces it is coarser, and further from the front it fails without saying so.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from flowportrait.codecs.portrait import Landmarker, PortraitCodec
+from flowportrait.errors import CheckpointError
+from flowportrait.model.precision import matmul_precision
+from flowportrait.registry import FACE_DETECTORS, MODELS_DIR
+from flowportrait.scoring.metric import Unscorable, View, at_most
+from flowportrait.scoring.weights import sha256_of
+
+FPS = 24
+SIZE_PX = 128
+SQUARE_PER_BOX = 1.5  # App. B
+DETECT_PX = 320  # pictures are looked at in this size: a face to be scored is never small
+DETECT_EVERY = 12  # frames
+SMOOTH_FRAMES = 8.0
+
+
+class FaceTrack(NamedTuple):
+    """A face at 24 fps: `frames` uint8 [f, 128, 128, 3], and `landmarks` [f, 68, 2] in their pixels. `squares` [f, 3]
+    are where they were cut: x, y and side in pixels of the clip."""
+
+    frames: np.ndarray
+    landmarks: np.ndarray
+    squares: np.ndarray
+
+    @property
+    def places(self) -> np.ndarray:
+        """Landmarks [f, 68, 2] in the clip, in shares of the square's median side."""
+        x_y, side = self.squares[:, None, :2], self.squares[:, None, 2:]
+        return (x_y + self.landmarks / SIZE_PX * side) / np.median(side)
+
+
+def track_face(view: View) -> FaceTrack:
+    """The largest face of a clip, found once for all scorers. Raises Unscorable when half of the looks find none."""
+    return view.keep("face track", lambda: _tracked(view))
+
+
+def _tracked(view: View) -> FaceTrack:
+    frames = view.frames_at(FPS)
+    squares = view.keep("face squares", lambda: face_squares(frames))
+    cut = np.stack([_cut(frame, square) for frame, square in zip(frames, squares, strict=True)])
+    return FaceTrack(cut, find_landmarks(cut), squares)
+
+
+def face_squares(frames: np.ndarray) -> np.ndarray:
+    """The smoothed square around the largest face in every frame: [f, 3], x, y and side in pixels."""
+    detector = FACE_DETECTORS.load("centerface")()
+    looked = sorted({*range(0, len(frames), DETECT_EVERY), len(frames) - 1})
+    small = at_most(frames[looked], DETECT_PX)
+    scale = frames.shape[2] / small.shape[2]
+    found = [max(detector.detect(frame), key=lambda box: box.area, default=None) for frame in small]
+    seen = [i for i, box in enumerate(found) if box is not None]
+    if len(seen) < len(looked) / 2:
+        raise Unscorable(f"shows a face in {len(seen)} of {len(looked)} frames looked at; half are needed")
+    boxes = np.array([found[i][:4] for i in seen]) * scale
+    centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).max(1)
+    when = np.array(looked)[seen]
+    x, y = (_smooth(np.interp(np.arange(len(frames)), when, centres[:, axis])) for axis in (0, 1))
+    return _inside(x, y, float(np.median(sides)) * SQUARE_PER_BOX, *frames.shape[2:0:-1])
+
+
+def _smooth(path: np.ndarray) -> np.ndarray:
+    reach = int(3 * SMOOTH_FRAMES)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / SMOOTH_FRAMES) ** 2)
+    return np.convolve(np.pad(path, reach, mode="edge"), kernel / kernel.sum(), mode="valid")
+
+
+def _inside(x: np.ndarray, y: np.ndarray, side: float, width: int, height: int) -> np.ndarray:
+    """Squares about centres, shifted back into the picture; they shrink only where they are larger than it."""
+    side = min(side, width, height)
+    left, top = (np.clip(middle - side / 2, 0, size - side) for middle, size in ((x, width), (y, height)))
+    return np.stack([left, top, np.full_like(left, side)], 1)
+
+
+def _cut(frame: np.ndarray, square: np.ndarray) -> np.ndarray:
+    x, y, side = square
+    size = SIZE_PX, SIZE_PX
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC, box=(x, y, x + side, y + side)))
+
+
+@torch.inference_mode()
+def find_landmarks(frames: np.ndarray, batch: int = 32) -> np.ndarray:
+    """The 68 landmarks [f, 68, 2] of framed faces uint8 [f, 128, 128, 3], in pixels."""
+    network, found = load_landmarker(), []
+    for start in range(0, len(frames), batch):
+        part = torch.from_numpy(frames[start : start + batch]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        with matmul_precision("cpu"):
+            found.append(network(part))
+    return ((torch.cat(found) + 1) * SIZE_PX / 2).numpy()
+
+
+@lru_cache(maxsize=1)
+def load_landmarker() -> Landmarker:
+    """The landmarker of the shipped codec. Raises CheckpointError when its file is not the one that was shipped."""
+    path = MODELS_DIR / "tiny" / "codec.safetensors"
+    spec = json.loads(path.with_name("config.json").read_text())
+    if not path.is_file() or sha256_of(path) != spec["sha256"][path.name]:
+        raise CheckpointError(f"{path}: missing or damaged; install flowportrait again")
+    settings = {name: value for name, value in spec["codec"].items() if name != "type"}
+    config = PortraitCodec.Config.model_validate(settings)
+    network = Landmarker(config.landmarker_widths, config.size_px // 8)
+    with safe_open(path, "pt") as file:
+        own = [name for name in file.keys() if name.startswith("landmarker.")]  # noqa: SIM118
+        network.load_state_dict({name.removeprefix("landmarker."): file.get_tensor(name).float() for name in own})
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,193 @@
+"""`flowportrait encode`: a dataset of clips becomes latents and frozen condition features, once for all trainings.
+
+The parts of a model directory do it (codec, audio encoder, image encoder), whatever they are. It goes on where it was
+stopped; started by `torchrun`, processes share the shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from flowportrait import media
+from flowportrait.data import encoded
+from flowportrait.data.augment import apply_look, draw_look
+from flowportrait.data.encoded import EncodedHeader, half, shard_path
+from flowportrait.data.sources import load_sources
+from flowportrait.errors import DataError, MediaError
+from flowportrait.generate import AUDIO_RATE_HZ, ModelSpec, load_parts
+from flowportrait.records import EncodedClip, ManifestRow, read_jsonl
+from flowportrait.train.parallel import Ranks
+
+MIN_LATENT_FRAMES = 2
+SPLITS = {"train": "train", "validation": "held_out", "held_out": "held_out"}
+
+
+@dataclass(frozen=True)
+class ClipFile:
+    """A clip to encode. `landmarks` (a file of 68 points a frame) frame it as in App. B; without them its centre square
+    is taken, as prepared clips are square."""
+
+    id: str
+    video: Path
+    split: str
+    landmarks: Path | None = None
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The parts of a model that encode, and how."""
+
+    spec: ModelSpec
+    codec: Any
+    audio_encoder: Any
+    image_encoder: Any
+    device: str
+    num_portraits: int
+    longest_s: float
+    seed: int
+
+    @property
+    def header(self) -> EncodedHeader:
+        """What is written of it into the dataset."""
+        side = self.spec.size_px // self.codec.spatial_stride
+        image_rows, image_cols = self.image_encoder.grid
+        settings = {"num_portraits": self.num_portraits, "longest_s": self.longest_s, "seed": self.seed}
+        return EncodedHeader(
+            made_of=parts_digest(self.spec), model=self.spec.name, settings=settings,
+            channels=self.codec.channels, rows=side, cols=side,
+            temporal_stride=self.codec.temporal_stride, fps=self.spec.fps,
+            audio_dim=self.audio_encoder.dim, image_dim=self.image_encoder.dim,
+            image_rows=image_rows, image_cols=image_cols,
+        )  # fmt: skip
+
+    @torch.inference_mode()
+    def encode(self, clip: ClipFile, shard: str) -> tuple[dict[str, Tensor], EncodedClip]:
+        """Tensors by name and the record of one clip. Raises DataError or MediaError for one that cannot be used."""
+        frames, sound = self._read(clip)
+        stride = self.codec.temporal_stride
+        latent_frames = 1 + (len(frames) - 1) // stride
+        num_frames = 1 + stride * (latent_frames - 1)
+        rng = np.random.default_rng([self.seed, *hashlib.sha256(clip.id.encode()).digest()[:8]])
+        portraits = [0, *rng.integers(len(frames), size=self.num_portraits - 1).tolist()]
+        video = rearrange(frames[:num_frames], "f c h w -> 1 c f h w").to(self.device)
+        tensors, latents_each = {}, False
+        tensors["audio"] = self.audio_encoder(torch.from_numpy(sound)[None].to(self.device), num_frames)[0]
+        for number, frame in enumerate(portraits):
+            picture = frames[frame : frame + 1].to(self.device)
+            context = self.codec.prepare(picture)
+            latents_each = context is not None
+            tensors[f"image.{number}"] = self.image_encoder(picture, context)[0]
+            if number == 0 or latents_each:
+                tensors[f"latents.{number}"] = self.codec.encode(video, context)[0]
+        named = {f"{clip.id}/{name}": half(value, f"{clip.video}: {name}") for name, value in tensors.items()}
+        record = EncodedClip(
+            id=clip.id, shard=shard, split=SPLITS[clip.split], latent_frames=latent_frames,
+            num_portraits=len(portraits), latents_each=latents_each,
+        )  # fmt: skip
+        return named, record
+
+    def _read(self, clip: ClipFile) -> tuple[Float[Tensor, "f 3 s s"], np.ndarray]:
+        """Framed frames in [-1, 1] at the model's rate and size, and the sound at 16 kHz."""
+        source, fps = media.Clip(clip.video), self.spec.fps
+        count = min(round(len(source.frames) / source.fps * fps), round(self.longest_s * fps))
+        least = 1 + self.codec.temporal_stride * (MIN_LATENT_FRAMES - 1)
+        if count < least:
+            raise DataError(f"{clip.video}: {count} frames at {fps:g} fps; at least {least} are needed")
+        moments = np.round(np.arange(count) * source.fps / fps).astype(int)
+        frames = source.frames[np.minimum(moments, len(source.frames) - 1)]
+        sound = media.resample(source.sound.samples, source.sound.sample_rate, AUDIO_RATE_HZ)
+        return _framed(frames, clip.landmarks, self.spec.size_px), sound[: round(count / fps * AUDIO_RATE_HZ)]
+
+
+def encode(
+    dataset: Path,
+    out: Path,
+    model: str = "tiny",
+    *,
+    num_portraits: int = 2,
+    longest_s: float = 25.0,
+    clips_per_shard: int = 64,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[list[EncodedClip], list[str]]:
+    """Encodes a folder of clips (`manifest.jsonl`, or rendered with `clips.jsonl`) into the directory `out`.
+
+    Of each clip the features of `num_portraits` pictures are kept: the first frame, as the model is used, and random
+    others, so that a training need not learn to copy it. Gives the clips, and why others were left out.
+    """
+    files = clips_of(dataset)
+    ranks = Ranks.join(device)
+    spec, parts = load_parts(model, ("codec", "audio_encoder", "image_encoder"), ranks.device)
+    encoder = Encoder(spec, **parts, device=ranks.device, num_portraits=num_portraits, longest_s=longest_s, seed=seed)
+    if ranks.first:
+        encoded.begin(out, encoder.header)
+    ranks.wait()
+    numbers = range(-(-len(files) // clips_per_shard))
+    for number in numbers[ranks.rank :: ranks.world]:
+        if not shard_path(out, number).is_file():
+            _encode_shard(encoder, files[number * clips_per_shard :][:clips_per_shard], shard_path(out, number))
+        progress(number + 1, len(numbers))
+    ranks.wait()
+    return encoded.finish(out, [shard_path(out, number) for number in numbers]) if ranks.first else ([], [])
+
+
+def parts_digest(spec: ModelSpec) -> str:
+    """Of all that turns clips into latents and features; two models with the same one can share an encoded dataset."""
+    names = ("codec", "audio_encoder", "image_encoder")
+    parts = [[getattr(spec, name), spec.sha256.get(f"{name}.safetensors")] for name in names]
+    text = json.dumps([parts, spec.size_px, spec.fps], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def clips_of(dataset: Path) -> list[ClipFile]:
+    """The clips of a dataset but those of the test split. Raises DataError for a folder without an index."""
+    if (dataset / "manifest.jsonl").is_file():
+        rows = read_jsonl(dataset / "manifest.jsonl", ManifestRow)
+        return [ClipFile(row.id, dataset / row.video, row.split) for row in rows]
+    if (dataset / "clips.jsonl").is_file():
+        clips = load_sources(world=dataset)
+        return [ClipFile(clip.key, clip.video, clip.split, clip.labels) for clip in clips if clip.split in SPLITS]
+    raise DataError(f"{dataset}: neither manifest.jsonl nor clips.jsonl; give a prepared or a rendered dataset")
+
+
+def _encode_shard(encoder: Encoder, clips: list[ClipFile], path: Path) -> None:
+    tensors, records, left_out = {}, [], []
+    for clip in clips:
+        try:
+            own, record = encoder.encode(clip, path.name)
+        except (DataError, MediaError) as error:
+            left_out.append(str(error))
+            continue
+        tensors |= own
+        records.append(record)
+    encoded.write_shard(path, tensors, records, left_out)
+
+
+def _framed(frames: np.ndarray, landmarks: Path | None, size_px: int) -> Float[Tensor, "f 3 s s"]:
+    """uint8 frames [f, h, w, 3] cut to the square and brought to the model's size, in [-1, 1]."""
+    if landmarks is not None:
+        with np.load(landmarks) as stored:
+            scale = frames.shape[1] / (float(stored["size_px"]) if "size_px" in stored else 128.0)
+            points = stored["landmarks68"][0].astype(np.float32) * scale
+        return apply_look(draw_look(np.random.default_rng(0), points, frames.shape[1], strength=0.0), frames, size_px)
+    height, width = frames.shape[1:3]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = torch.from_numpy(frames[:, top : top + side, left : left + side].copy())
+    pictures = rearrange(square, "f h w c -> f c h w").float() / 127.5 - 1
+    if side == size_px:
+        return pictures
+    return F.interpolate(pictures, (size_px, size_px), mode="bicubic", antialias=True).clamp(-1, 1)

@@ -1,0 +1,75 @@
+"""Which weights learn, how the rest is kept, and how a large model comes onto its devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from flowportrait.errors import CheckpointError
+from flowportrait.model import precision
+from flowportrait.model.lora import AdaptedLinear, LoraConfig, adapt, is_adapter
+from flowportrait.model.mot import GEN, MoT, MoTConfig
+from flowportrait.train.parallel import ParallelConfig, Ranks, fill, load_shares, shard
+
+TrainedSet = Literal["full", "generation", "lora"]
+
+ENDS = ("time_embedder.", "vae2llm.", "llm2vae.", "audio_connector.")
+"""What BAGEL had for other latents, or not at all: it learns in every set."""
+
+
+def build(
+    config: MoTConfig, trained: TrainedSet, lora: LoraConfig, directory: Path, ranks: Ranks, parallel: ParallelConfig
+) -> MoT:
+    """The generator with the weights of a model directory, spread over the ranks; no process ever holds all of it.
+
+    Raises CheckpointError for weights that are not there or of another shape.
+    """
+    files = sorted(directory.glob("model*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{directory}: no model.safetensors; get the whole model directory again")
+    with torch.device("meta"):
+        model = MoT(config)
+    choose_trained(model, trained, lora, ranks.device)
+    for layer in model.layers:
+        layer.recomputes = parallel.recompute
+    shard(model, ranks, parallel)
+    model.to_empty(device="cpu" if parallel.cpu_offload else ranks.device)
+    load_shares(model, files, own=is_adapter)
+    rng = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, AdaptedLinear):
+            for own, fresh in zip((module.lora_a, module.lora_b), module.fresh(rng), strict=True):
+                fill(own, fresh)
+    return model.train()
+
+
+def choose_trained(model: MoT, trained: TrainedSet, lora: LoraConfig, device: str) -> None:
+    """Marks what learns: "full" all that a gradient reaches; "generation" the generation expert; "lora" adapters on it;
+    with the last two the ends of the model, too. Frozen matrices are kept in bf16 where products run in it anyway."""
+    if trained == "lora":
+        adapt(model, lora)
+    unreached = _unreached(model)
+    for name, p in model.named_parameters():
+        learns = {
+            "full": not name.startswith(unreached),
+            "generation": GEN in name,
+            "lora": is_adapter(name),
+        }[trained]
+        p.requires_grad_(learns or name.startswith(ENDS))
+    if precision.fast_bf16(device.split(":")[0]):
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                for p in module.parameters(recurse=False):
+                    p.data = p.data if p.requires_grad else p.data.bfloat16()
+
+
+def _unreached(model: MoT) -> tuple[str, ...]:
+    """Beginnings of the names of weights that no gradient reaches: text, and what the understanding expert does after
+    the last layer's keys and values."""
+    last = f"language_model.model.layers.{len(model.layers) - 1}"
+    after = ("self_attn.q_proj.", "self_attn.q_norm.", "self_attn.o_proj.", "mlp.", "post_attention_layernorm.")
+    text = ("language_model.lm_head.", "language_model.model.embed_tokens.", "language_model.model.norm.")
+    return (*text, *(f"{last}.{part}" for part in after))

@@ -1,0 +1,67 @@
+"""The ranks of a run: `python sft_process.py COUNT WHERE RECIPE [key=value ...]`; the last line is their exit codes.
+
+They are forked after the imports, which take longer than the run. They die by SIGKILL WHERE they are told to:
+
+"update": in the middle of update 2, when the first of its rows has been sent backward. "checkpoint": when the shards of
+the checkpoint after update 3 are written and its head is not.
+"""
+
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+
+from encoded_toy import poison  # noqa: E402
+from torch.distributed.checkpoint import FileSystemWriter  # noqa: E402
+from toy_pipeline import use_fake_parts  # noqa: E402
+
+from flowportrait.train import sft  # noqa: E402
+
+
+def die(*_):
+    """At once, as by `kill -9`."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_in_update(session, update, parts=sft.parts_of):
+    """The rows of an update; after the first one of update 2 comes nothing."""
+    for number, part in enumerate(parts(session, update)):
+        if update == 2 and number == 1:
+            die()
+        yield part
+
+
+def run(where, recipe, options):
+    """One rank, to its end."""
+    use_fake_parts(setattr)
+    poison(setattr)
+    if where == "update":
+        sft.parts_of = die_in_update
+    if where == "checkpoint":
+        write = FileSystemWriter.write_data
+        FileSystemWriter.write_data = lambda *args: (write(*args).wait(), die())
+    sft.train(recipe, options, resume="auto")
+
+
+def fork(rank, where, recipe, options):
+    """The process of a rank."""
+    process = os.fork()
+    if not process:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        try:
+            run(where, recipe, options)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return process
+
+
+if __name__ == "__main__":
+    os.environ["WORLD_SIZE"] = sys.argv[1]
+    ranks = [fork(rank, sys.argv[2], sys.argv[3], sys.argv[4:]) for rank in range(int(sys.argv[1]))]
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks]))

@@ -1,0 +1,111 @@
+"""Encoding: what a shard holds, going on after a kill, and the real parts on a rendered clip."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+from toy_pipeline import save_toy, use_fake_parts
+
+from flowportrait import cli, media
+from flowportrait.data.encoded import EncodedSet
+from flowportrait.data.rows import Rows, RowsConfig
+from flowportrait.data.sources import load_sources
+from flowportrait.errors import DataError
+from flowportrait.generate import load, load_parts
+from flowportrait.records import ManifestRow, write_jsonl
+from flowportrait.train.encode import Encoder, clips_of, encode
+
+SAMPLES = Path(__file__).parents[2] / "flowportrait" / "samples" / "world"
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    use_fake_parts(monkeypatch.setattr)
+    return save_toy(tmp_path / "model")
+
+
+def test_a_shard_holds_what_the_parts_make_of_a_clip(tmp_path, small_world, toy):
+    out = tmp_path / "out"
+    clips, left_out = encode(small_world, out, str(toy), device="cpu", clips_per_shard=4)
+    wanted = [(clip.key, clip.split == "train") for clip in load_sources(world=small_world) if clip.split != "test"]
+    assert [(clip.id, clip.split == "train") for clip in clips] == wanted and not left_out
+    assert (clips[0].latent_frames, clips[0].num_portraits, clips[0].latents_each) == (11, 2, True)
+    latents, audio, image = EncodedSet(out).read(clips[0])
+    pipeline, source = load(toy, device="cpu"), media.Clip(small_world / "blob_1000_0.mp4")
+    samples = media.resample(source.sound.samples, source.sound.sample_rate, 16_000)
+    assert_close(audio, pipeline.audio_encoder(torch.from_numpy(samples)[None], 41)[0], atol=2e-3, rtol=0)
+    frames = read_framed(small_world, toy)[:41]
+    assert_close(latents, pipeline.codec.encode(frames.transpose(0, 1)[None], None)[0], atol=2e-3, rtol=0)
+    assert_close(image, pipeline.image_encoder(frames[:1], None)[0], atol=2e-3, rtol=0)
+
+
+def test_it_goes_on_with_the_shards_that_are_not_there(tmp_path, small_world, toy):
+    out = tmp_path / "out"
+    encode(small_world, out, str(toy), device="cpu", clips_per_shard=2)
+    whole = {path.name: path.read_bytes() for path in out.iterdir()}
+    (out / "shard-00001.safetensors").unlink()  # killed in it
+    (out / "shard-00001.part").write_bytes(b"half")
+    (out / "encoded.jsonl").unlink()
+    with pytest.raises(DataError, match="no encoded.jsonl; give a dataset that `flowportrait encode` has finished"):
+        _ = EncodedSet(out).clips
+    kept = (out / "shard-00000.safetensors").stat().st_mtime_ns
+    encode(small_world, out, str(toy), device="cpu", clips_per_shard=2)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
+    assert (out / "shard-00000.safetensors").stat().st_mtime_ns == kept
+    with pytest.raises(DataError, match="was begun with other parts or settings"):
+        encode(small_world, out, str(toy), device="cpu", num_portraits=1)
+
+
+def test_clips_that_cannot_be_used_are_left_out_and_named(tmp_path, toy, capsys):
+    rng = np.random.default_rng(0)
+    media.write_video(
+        tmp_path / "good.mp4", rng.integers(0, 255, (24, 96, 64, 3), np.uint8), 12.0,
+        rng.normal(0, 0.1, 32_000).astype(np.float32), 16_000, {},
+    )  # fmt: skip
+    media.write_video(
+        tmp_path / "short.mp4", rng.integers(0, 255, (3, 64, 64, 3), np.uint8), 24.0,
+        np.zeros(2000, np.float32), 16_000, {},
+    )  # fmt: skip
+    facts = {"num_frames": 24, "fps": 12.0, "size_px": 64, "sample_rate_hz": 16_000}
+    rows = [ManifestRow(id=name, video=f"{name}.mp4", **facts) for name in ("good", "short", "gone")]
+    write_jsonl(tmp_path / "manifest.jsonl", rows)
+    command = ["encode", str(tmp_path), "-o", str(tmp_path / "out"), "--model", str(toy), "--longest", "1.5", "--json"]
+    assert cli.run([*command, "--device", "cpu"]) == 0
+    clips = EncodedSet(tmp_path / "out").clips
+    assert [(clip.id, clip.latent_frames) for clip in clips] == [("good", 9)]  # 36 frames at 24 a second
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2] == f"1 clips, 2 left out: {tmp_path / 'out'}"
+    left_out = json.loads(said[-1])["left_out"]
+    assert [reason.split(":")[0].rpartition("/")[2] for reason in left_out] == ["short.mp4", "gone.mp4"]
+    with pytest.raises(DataError, match="neither manifest.jsonl nor clips.jsonl"):
+        encode(tmp_path / "model", tmp_path / "none", str(toy), device="cpu")
+
+
+def test_tinys_latents_of_a_rendered_clip_are_the_clip(tmp_path):
+    """Encoded by the shipped model's parts, decoded again, nearer to the frames than the portrait is."""
+    record = next(line for line in (SAMPLES / "clips.jsonl").read_text().splitlines() if '"anny_00000_1"' in line)
+    (tmp_path / "clips.jsonl").write_text(json.dumps(json.loads(record)) + "\n")
+    for suffix in (".mp4", ".npz"):
+        (tmp_path / f"anny_00000_1{suffix}").symlink_to(SAMPLES / f"anny_00000_1{suffix}")
+    encode(tmp_path, tmp_path / "out", "tiny", device="cpu", num_portraits=1)
+    pipeline = load("tiny", device="cpu")
+    rows = Rows(RowsConfig(encoded=[tmp_path / "out"], num_rows=1), pipeline.spec.model, seed=0)
+    cut = rows.draw(0)[0][0][0]
+    latents, audio, image = cut.source.read(cut.clip)
+    assert audio.shape == (4 * latents.shape[1] - 3, 192) and image.shape == (64, 184)
+    frames = read_framed(tmp_path)
+    with torch.inference_mode():
+        decoded = pipeline.codec.decode(latents[None], pipeline.codec.prepare(frames[:1]))[0].transpose(0, 1)
+    true = frames[: len(decoded)]
+    distance = lambda shown: float((shown - true).square().mean())  # noqa: E731
+    assert distance(decoded) < 0.6 * distance(frames[:1].expand_as(true))
+
+
+def read_framed(root, model="tiny"):
+    """The first clip's frames as they are encoded."""
+    spec, parts = load_parts(model, ("codec", "audio_encoder", "image_encoder"), "cpu")
+    encoder = Encoder(spec, **parts, device="cpu", num_portraits=1, longest_s=25.0, seed=0)
+    return encoder._read(clips_of(root)[0])[0]
