@@ -13,14 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from flowportrait import __version__
-from flowportrait.errors import (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    FlowPortraitError,
-    MediaError,
-    require,
-)
+from flowportrait.errors import CheckpointError, ConfigError, DataError, FlowPortraitError, MediaError, require
 
 # The real-time factor counts the whole process, so the clock starts before torch is imported.
 _STARTED_S = time.perf_counter()

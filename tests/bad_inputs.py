@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from flowportrait import media
+from flowportrait.registry import COMPARERS, SCORERS
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "bad-inputs.md"
 GOOD = "generate face.png speech.wav -o out.mp4"
@@ -138,13 +139,14 @@ BAD_INPUTS = [
              "No such command 'genrate'. Did you mean 'generate'; see flowportrait --help"),
     BadInput("list: what does not exist", "list judges",
              "Invalid value for 'what': 'judges' is not one of 'models', 'codecs', 'encoders', "
-             "'detectors', 'recipes', 'scorers', 'systems', 'backends' (got 'judges'); see flowportrait list --help"),
+             "'detectors', 'recipes', 'scorers', 'sets', 'systems', 'backends' (got 'judges'); "
+             "see flowportrait list --help"),
     BadInput("score: nothing there", "score none.mp4 --scorers mas-ma -o s.jsonl",
              "none.mp4: no such file or folder; give a video, a folder of videos or a manifest (.jsonl)"),
     BadInput("score: a folder without videos", "score folder --scorers mas-ma -o s.jsonl",
-             "nothing to score in folder; give .mp4, .mov, .webm, .mkv files"),
+             "nothing to score in folder; give .mp4, .mov, .webm, .mkv, .avi, .mpg, .m4v files"),
     BadInput("score: scorer misspelt", f"{SCORE} --scorers mas-me",
-             "scorer: no 'mas-me'; did you mean 'mas-ma'? allowed: mas-ma, mas-sa, sas-sa"),
+             f"scorer: no 'mas-me'; did you mean 'mas-ma'? allowed: {', '.join(SCORERS.names())}"),
     BadInput("score: output is a folder", "score mute.mp4 --scorers mas-ma -o folder",
              "folder: is a folder; give the name of a file such as folder/scores.jsonl"),
     BadInput("score: unknown setting", f"{SCORE} --scorers mas-ma --set judge.budjet.max_usd=1",
@@ -165,8 +167,8 @@ BAD_INPUTS = [
     BadInput("score: no folder of prompts", f"{SCORE} --scorers mas-ma --set judge.prompts=none",
              "prompts: no folder 'none'; give one with files such as repair.md"),
     BadInput("score: settings of an unknown scorer", f"{SCORE} --scorers mas-ma --set scorers.mas-mi.seed=1",
-             "scorers.mas-mi: no such scorer; did you mean 'mas-ma'? allowed: direct-comp, icl-comp, ma-comp, mas-ma, "
-             "mas-sa, sas-sa"),
+             "scorers.mas-mi: no such scorer; did you mean 'mas-ma'? allowed: "
+             f"{', '.join(sorted({*SCORERS.names(), *COMPARERS.names()}))}"),
     BadInput("compare: missing", "compare none.mp4 mute.mp4", "none.mp4: no such file; give two videos"),
     BadInput("compare: system misspelt", "compare mute.mp4 mute.mp4 --system dirct",
              "comparer: no 'dirct'; did you mean 'direct-comp'? allowed: direct-comp, icl-comp, ma-comp"),

@@ -1,13 +1,12 @@
 """The face of a clip as our own networks want to see it: framed as in Appendix B, with its 68 landmarks.
 
-CenterFace finds the face now and then, its path is smoothed, and the landmarker of the shipped `tiny` codec reads every
-frame. Both come with the package. The landmarker was trained on rendered heads and one real speaker; on other real
-faces it is coarser, and further from the front it fails without saying so.
+CenterFace finds the face now and then, its path is smoothed, and a landmarker of a `tiny` codec reads every frame.
+Both come with the package. The landmarker was trained on rendered heads and one real speaker; on other real faces it
+is coarser, and further from the front it fails without saying so.
 """
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,13 +15,14 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from flowportrait.codecs.portrait import Landmarker, PortraitCodec
+from flowportrait.codecs.portrait import Landmarker
 from flowportrait.errors import CheckpointError
 from flowportrait.model.precision import matmul_precision
 from flowportrait.registry import FACE_DETECTORS, MODELS_DIR
 from flowportrait.scoring.metric import Unscorable, View, at_most
 from flowportrait.scoring.weights import sha256_of
 
+LANDMARKER_SHA256 = "5a4de3fcdee06719f7079452d4ca65fbe876c8617786d3fe89db11f225bfc6a0"
 FPS = 24
 SIZE_PX = 128
 SQUARE_PER_BOX = 1.5  # App. B
@@ -107,15 +107,15 @@ def find_landmarks(frames: np.ndarray, batch: int = 32) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def load_landmarker() -> Landmarker:
-    """The landmarker of the shipped codec. Raises CheckpointError when its file is not the one that was shipped."""
-    path = MODELS_DIR / "tiny" / "codec.safetensors"
-    spec = json.loads(path.with_name("config.json").read_text())
-    if not path.is_file() or sha256_of(path) != spec["sha256"][path.name]:
+    """The landmarker that scorers see faces with. Raises CheckpointError when its file is not the one that was shipped.
+
+    It is that of `tiny`'s second checkpoint, kept apart: a scorer must not change with the generator that it scores.
+    """
+    path = MODELS_DIR / "landmarker" / "landmarker.safetensors"
+    if not path.is_file() or sha256_of(path) != LANDMARKER_SHA256:
         raise CheckpointError(f"{path}: missing or damaged; install flowportrait again")
-    settings = {name: value for name, value in spec["codec"].items() if name != "type"}
-    config = PortraitCodec.Config.model_validate(settings)
-    network = Landmarker(config.landmarker_widths, config.size_px // 8)
     with safe_open(path, "pt") as file:
-        own = [name for name in file.keys() if name.startswith("landmarker.")]  # noqa: SIM118
-        network.load_state_dict({name.removeprefix("landmarker."): file.get_tensor(name).float() for name in own})
+        widths = tuple(int(width) for width in file.metadata()["widths"].split())
+        network = Landmarker(widths, SIZE_PX // 8)
+        network.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
     return network.eval().requires_grad_(False)

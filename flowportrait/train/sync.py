@@ -25,7 +25,7 @@ from flowportrait.encoders.sync import SyncNetwork, shift_profile
 from flowportrait.model.precision import matmul_precision
 from flowportrait.train.codec import DataConfig
 from flowportrait.train.hearing import shapes_loss
-from flowportrait.train.run import OptimizerConfig, Run, RunConfig, TrainState, train_loop
+from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, train_loop
 
 NUM_SHAPES = 27
 SHIFTS = (1, 2, 3, 5)
@@ -130,10 +130,10 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
     state = TrainState.fresh(learner, config.optimizer)
     run.restore(state)
 
-    def loss_of(update: int) -> tuple[Tensor, dict[str, float]]:
+    def parts_of(update: int) -> Iterator[Part]:
         rng = run.numpy_rng(update)
         batch = mouth_batch(pool, heard, rng, config.num_clips, config.num_frames, config.reach, config.loss.held_share)
-        return state.module.loss(batch, config.reach, config.loss)
+        yield Part(*state.module.loss(batch, config.reach, config.loss))
 
     def sample(update: int) -> dict[str, float]:
         held = Learner(config.network).eval()
@@ -141,7 +141,7 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
         save_network(held.network, run.directory)
         return held_out_figures(held.network, pool, heard, "validation", config.held_out_clips)
 
-    train_loop(run, state, config.optimizer, loss_of, sample)
+    train_loop(run, state, config.optimizer, parts_of, sample)
     return run.directory
 
 
