@@ -103,9 +103,8 @@ def _gaussian_means(x: np.ndarray) -> np.ndarray:
 
 def squared_error(made: UInt8[np.ndarray, "f h w c"], truth: UInt8[np.ndarray, "f h w c"]) -> Float[np.ndarray, " f"]:
     """Mean squared difference of each frame, in levels squared."""
-    return np.array(
-        [np.square(a.astype(np.float64) - b.astype(np.float64)).mean() for a, b in zip(made, truth, strict=True)]
-    )
+    differences = (np.subtract(a, b, dtype=np.int16) for a, b in zip(made, truth, strict=True))
+    return np.array([np.square(difference, dtype=np.int32).mean() for difference in differences])
 
 
 def psnr_db(mean_squared_error: float) -> float:
