@@ -28,7 +28,7 @@ from flowportrait.scoring.networks import (
     r3d18_features,
 )
 from flowportrait.scoring.pixel import sized
-from flowportrait.scoring.weights import WEIGHTS, sha256_of
+from flowportrait.scoring.pretrained import WEIGHTS, sha256_of
 
 
 def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:

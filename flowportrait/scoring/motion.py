@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from flowportrait.config import Frozen
 from flowportrait.errors import CheckpointError, require
 from flowportrait.scoring.metric import Metric, Reading, Unscorable, View, at_most
-from flowportrait.scoring.weights import find_any, sha256_of
+from flowportrait.scoring.pretrained import find_any, sha256_of
 
 Reading15 = Literal["pixels", "means", "norms"]
 """How Eq. 15 is read: the mean of each pixel's ratio; the ratio of the spatial means ("norms are computed per pixel and

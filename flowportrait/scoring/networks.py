@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from flowportrait.errors import CheckpointError, require
-from flowportrait.scoring.weights import WEIGHTS
+from flowportrait.scoring.pretrained import WEIGHTS
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -22,7 +22,7 @@ from flowportrait.errors import require
 from flowportrait.scoring.metric import Metric, Reading, View
 from flowportrait.scoring.networks import lite0_file, load_lite0
 from flowportrait.scoring.pixel import PairConfig, compared
-from flowportrait.scoring.weights import WEIGHTS, sha256_of
+from flowportrait.scoring.pretrained import WEIGHTS, sha256_of
 
 Trunk = Literal["alex", "vgg", "squeeze"]
 TAPS: dict[Trunk, tuple[int, ...]] = {

@@ -23,7 +23,7 @@ from flowportrait.config import Frozen
 from flowportrait.errors import CheckpointError
 from flowportrait.registry import FACE_DETECTORS
 from flowportrait.scoring.metric import SAMPLE_RATE, Metric, Reading, Unscorable, View
-from flowportrait.scoring.weights import WEIGHTS, sha256_of
+from flowportrait.scoring.pretrained import WEIGHTS, sha256_of
 
 FPS = 25
 WINDOW = 5  # frames

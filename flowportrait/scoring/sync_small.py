@@ -25,8 +25,8 @@ from flowportrait.errors import CheckpointError
 from flowportrait.model.precision import matmul_precision
 from flowportrait.registry import MODELS_DIR
 from flowportrait.scoring.metric import Metric, Reading, Unscorable, View
+from flowportrait.scoring.pretrained import sha256_of
 from flowportrait.scoring.tracking import FPS, FaceTrack, track_face
-from flowportrait.scoring.weights import sha256_of
 
 SHIPPED = MODELS_DIR / "sync-small" / "sync.safetensors"
 SHIPPED_SHA256 = "5bd7e3a37c7277e065ae3107011c8c2f7ff8efe317dc76a5755c41eaf2af6594"

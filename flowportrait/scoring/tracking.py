@@ -20,7 +20,7 @@ from flowportrait.errors import CheckpointError
 from flowportrait.model.precision import matmul_precision
 from flowportrait.registry import FACE_DETECTORS, MODELS_DIR
 from flowportrait.scoring.metric import Unscorable, View, at_most
-from flowportrait.scoring.weights import sha256_of
+from flowportrait.scoring.pretrained import sha256_of
 
 LANDMARKER_SHA256 = "5a4de3fcdee06719f7079452d4ca65fbe876c8617786d3fe89db11f225bfc6a0"
 FPS = 24

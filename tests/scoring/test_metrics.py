@@ -12,7 +12,7 @@ from flowportrait.media import Clip
 from flowportrait.scoring import Sample
 from flowportrait.scoring.metric import Metric, Reading, View, read_all
 from flowportrait.scoring.pixel import ColourDrift, Psnr, Sharpness, Ssim
-from flowportrait.scoring.weights import Weights, sha256_of
+from flowportrait.scoring.pretrained import Weights, sha256_of
 
 
 def picture(step=0, size=32):

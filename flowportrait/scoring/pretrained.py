@@ -6,7 +6,6 @@ not there, or is another one, is an error that says where to get the right one. 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import urllib.error
 import urllib.request
@@ -16,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from flowportrait.errors import CheckpointError
+from flowportrait.scoring import file_digest
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,7 @@ def sha256_of(path: Path) -> str:
 
 @lru_cache
 def _sha256(path: Path, size: int, changed_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(path)
 
 
 _TORCHVISION = "https://download.pytorch.org/models/"
