@@ -138,7 +138,7 @@ def test_another_number_of_frames_is_refused(codec, frames):
 
 
 def test_what_stands_about_a_point_tells_how_far_off_it_is():
-    """Features that hold the way to one place of the picture, seen through a smooth squashing: points learn to go there."""
+    """Features hold the way to one place of the picture, squashed; points learn to go there."""
     torch.manual_seed(0)
     refiner = PointRefiner(channels=2, reach=0.1, hidden=32)
     optimizer = torch.optim.Adam(refiner.parameters(), 1e-2)
