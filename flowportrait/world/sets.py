@@ -182,7 +182,9 @@ def render_take(out_dir: Path, take: Take) -> dict:
 
     mark = media.synthetic_mark(f"world {take.rig_name}", take.identity_seed, version("flowportrait"))
     path = out_dir / f"{take.key}.mp4"
-    num_frames = media.write_video(path, frames(), media.FPS, speech.samples, speech.sample_rate, mark)
+    num_frames = media.write_video(
+        path, frames(), media.FPS, speech.samples, speech.sample_rate, mark, preset="veryfast"
+    )
     motion = performance.motion
     truth = {
         "viseme": performance.speech.visemes, "arkit": motion.faces, "blink": performance.blink,
