@@ -25,7 +25,7 @@ _FACES = {
     "kk": weights(jawOpen=0.15, mouthLowerDown=0.18, mouthUpperUp=0.10, mouthStretch=0.10),
     "CH": weights(jawOpen=0.07, mouthFunnel=0.55, mouthPucker=0.15, mouthLowerDown=0.12),
     "SS": weights(jawOpen=0.03, mouthStretch=0.28, mouthLowerDown=0.28, mouthUpperUp=0.20, mouthDimple=0.10),
-    "nn": weights(jawOpen=0.13, mouthLowerDown=0.20, mouthUpperUp=0.12),
+    "nn": weights(jawOpen=0.16, mouthLowerDown=0.24, mouthUpperUp=0.12),
     "RR": weights(jawOpen=0.12, mouthFunnel=0.35, mouthPucker=0.25, mouthLowerDown=0.10),
     "aa": weights(jawOpen=0.50, mouthLowerDown=0.22, mouthUpperUp=0.14),
     "E": weights(jawOpen=0.28, mouthStretch=0.22, mouthLowerDown=0.22, mouthUpperUp=0.15, mouthSmile=0.08),

@@ -118,8 +118,8 @@ def _lit(rig: Rig, neutral: np.ndarray, hair: Hair | None):
 
     Light inside the mouth and on closed lids comes from a second pose, mouth wide open and eyes shut.
     """
-    occluding = np.isin(rig.parts, (SKIN, SOCKET, MOUTH))[rig.triangles[:, 0]]
-    occluders = np.ascontiguousarray(rig.triangles[occluding])
+    occluding = np.isin(rig.parts, (SKIN, SOCKET, MOUTH))[rig.coarse[:, 0]]
+    occluders = np.ascontiguousarray(rig.coarse[occluding])
     poses = rig.pose(neutral, np.concatenate([_face(_SPEAKING), _face(_WIDE_OPEN)]))
     speaking, wide = (Shape(points, _normals(rig, points), occluders) for points in poses)
     seen, in_hair = visibility(speaking, None if hair is None else hair.strands)

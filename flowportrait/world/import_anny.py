@@ -34,7 +34,7 @@ _UNITS = {
     "mouthRollUpper": 1.3, "mouthShrugLower": 1.5, "cheekSquint": 1.6, "browInnerUp": 1.4, "noseSneer": 1.6,
 }  # fmt: skip
 """What face units are multiplied by, so that they move lips and brows as far as those of ICT-FaceKit's scans do."""
-_TEETH_DOWN, _TEETH_FORWARD, _TEETH_NARROWER = (0.50, 0.22), 0.35, 0.92
+_TEETH_DOWN, _TEETH_FORWARD, _TEETH_NARROWER = (0.50, 0.42), 0.35, 0.92
 """Where scans have the teeth, against the base mesh: upper and lower row, cm. At rest they would stay out of sight."""
 # Vertices of the subdivided head where iBUG's 68 landmarks lie; chosen by warping ICT's and mirrored.
 _LANDMARKS = (

@@ -25,7 +25,7 @@ from flowportrait.world.raster import (
     project,
     vertex_normals,
 )
-from flowportrait.world.rig import vertices_of
+from flowportrait.world.rig import Rig, vertices_of
 from flowportrait.world.shade import follow_folds, shade, shade_hair
 from flowportrait.world.tufts import Tuft
 
@@ -40,6 +40,8 @@ _SKIN_LANDMARKS = [29, 30, 31, 35, 2, 14, 27]
 """Where the light is metered."""
 _BLINKS, _SQUINTS = ([SHAPE[f"eye{name}{side}"] for side in ("Left", "Right")] for name in ("Blink", "Squint"))
 _LIPS_MIDDLE = [62, 66]
+_TIP_MOVES = np.array([0, 0.55, 1.3], np.float32)
+"""Where the tip of a raised tongue goes: up, and more so forward, against the biting edge of the upper teeth."""
 
 
 class Motion(NamedTuple):
@@ -119,7 +121,7 @@ class Scene:
         self._paint = np.concatenate([head.painting.colour, head.painting.gloss[..., None]], 2)
         self._places = places(head.rig, head.neutral)
         self._inside = np.flatnonzero(vertices_of(head.rig, GUM, TEETH, MOUTH, TONGUE))
-        self._inside_gain = np.where(head.rig.parts[self._inside] == TEETH, 1.1, 0.8).astype(np.float32)
+        self._inside_gain = _gain_inside(head.rig, self._inside)
         self._outside = vertices_of(head.rig, SKIN)
         self._irises = iris_vertices(head.rig, head.neutral)
         self._turning = smoothstep(head.neutral[:, 1], -16.5, -8.5).astype(np.float32)
@@ -212,12 +214,11 @@ class Scene:
         return heads
 
     def _raise_tongue(self, points: np.ndarray, amount: float) -> None:
-        """The tip goes up, and forward to the back of the teeth."""
         tongue = self.head.rig.parts == TONGUE
         if amount > 0 and tongue.any():
             z = points[tongue, 2]
             tip = np.clip((z - z.min()) / np.ptp(z), 0, 1) ** 2
-            points[tongue] += np.float32(amount) * tip[:, None] * np.float32([0, 1, 0.7])
+            points[tongue] += np.float32(amount) * tip[:, None] * _TIP_MOVES
 
     # ------------------------------------------------------------------------------------------- frame
 
@@ -286,8 +287,9 @@ class Scene:
             shut = float(np.clip(face[_BLINKS[0 if tuft.lid > 0 else 1]] + 0.6 * face[SHAPE["eyeLookDownLeft"]], 0, 1))
         strands = tuft.points(points, shut)
         gain = 1.0 if tuft.lid else 2.0
+        opacity = tuft.opacity * max(0.0, 1 - 1.5 * shut) if tuft.tears else tuft.opacity
         colours = light[tuft.vertices[:, 0]] * tuft.tone[:, None] * (tuft.colour * np.float32(gain))
-        self._draw(strands, np.repeat(colours, strands.shape[1], 0), pose, tuft.opacity, tuft.width, 0.6, 0.004)
+        self._draw(strands, np.repeat(colours, strands.shape[1], 0), pose, opacity, tuft.width, tuft.taper, 0.004)
 
     def _draw(self, strands, colours, pose, opacity: float, width: float, taper: float, bias: float) -> None:
         """Strands [s, p, 3] of the head's frame; `width` in five-hundredths of the picture."""
@@ -305,6 +307,13 @@ def _thinned(head: Head, size_px: int) -> tuple[Hair | None, np.ndarray | None]:
     light = head.hair_light.reshape(*strands.shape[:2], -1)[::2]
     thin = Hair(np.ascontiguousarray(strands[::2]), np.ascontiguousarray(head.hair.tone[::2]))
     return thin, np.ascontiguousarray(light.reshape(-1, light.shape[-1]))
+
+
+def _gain_inside(rig: Rig, vertices: np.ndarray) -> np.ndarray:
+    """Of the light on `vertices` of the mouth: upper teeth catch most of it, lower ones stand in the lip's shadow."""
+    with_jaw = rig.expressions[SHAPE["jawOpen"], vertices, 1]
+    row = np.where(with_jaw < 0.5 * with_jaw.min(), 0.75, 1.05)
+    return np.where(rig.parts[vertices] == TEETH, row, 0.85).astype(np.float32)
 
 
 @lru_cache(maxsize=64)

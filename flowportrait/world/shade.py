@@ -220,8 +220,9 @@ def shade_hair(points, per_strand, light, lamps, lamp_colours, albedo, tone, glo
     """Fills `out` [h, 3] with the colour of hair points (Kajiya and Kay 1989, two highlights).
 
     `light` [h, 3] is what reaches each point, `tone` [strands] how bright a strand is; roots are darker by
-    `rootwards`. Lamps and `view` are in the head's frame.
+    `rootwards`. Lamps and `view` are in the head's frame. Light hair scatters within itself and mirrors less.
     """
+    gloss *= 1.0 / (1.0 + 2.5 * (albedo[0] + albedo[1] + albedo[2]))
     for i in range(points.shape[0]):
         along, strand = i % per_strand, i // per_strand
         before = i if along == 0 else i - 1
