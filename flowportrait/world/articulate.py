@@ -20,7 +20,7 @@ _FACES = {
     "sil": weights(),
     "PP": weights(mouthPress=0.18, mouthRollLower=0.20, mouthRollUpper=0.16),
     "FF": weights(jawOpen=0.05, mouthRollLower=0.50, mouthUpperUp=0.26, mouthShrugLower=0.12),
-    "TH": weights(jawOpen=0.16, mouthLowerDown=0.26, mouthUpperUp=0.12, tongueOut=0.50),
+    "TH": weights(jawOpen=0.16, mouthLowerDown=0.26, mouthUpperUp=0.12, tongueOut=0.60),
     "DD": weights(jawOpen=0.10, mouthLowerDown=0.25, mouthUpperUp=0.15, mouthStretch=0.10),
     "kk": weights(jawOpen=0.15, mouthLowerDown=0.18, mouthUpperUp=0.10, mouthStretch=0.10),
     "CH": weights(jawOpen=0.07, mouthFunnel=0.55, mouthPucker=0.15, mouthLowerDown=0.12),

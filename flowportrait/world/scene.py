@@ -40,7 +40,7 @@ _SKIN_LANDMARKS = [29, 30, 31, 35, 2, 14, 27]
 """Where the light is metered."""
 _BLINKS, _SQUINTS = ([SHAPE[f"eye{name}{side}"] for side in ("Left", "Right")] for name in ("Blink", "Squint"))
 _LIPS_MIDDLE = [62, 66]
-_TIP_MOVES = np.array([0, 0.55, 1.3], np.float32)
+_TIP_MOVES = np.array([0, 0.8, 3.0], np.float32)
 """Where the tip of a raised tongue goes: up, and more so forward, against the biting edge of the upper teeth."""
 
 

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import wave
 from functools import lru_cache
 
 import numpy as np
@@ -142,10 +143,16 @@ def test_the_words_of_the_sentences_use_every_phone():
     assert set(VISEMES_OF) == {phone.name for phone in phones}
 
 
-@pytest.mark.skipif(speech.which("flite") is None, reason="flite is not installed")
 def test_a_killed_worker_costs_no_clip_and_changes_no_byte(tmp_path, monkeypatch):
     """One of two workers is killed as soon as a clip is there; the next run goes on and ends as one worker alone."""
-    settings = Settings(size_px=64, voice="flite", longest_s=1.0, identities=2)
+    voice = tmp_path / "voice"
+    voice.mkdir()
+    for name in ("now", "two"):
+        with wave.open(str(voice / f"{name}.wav"), "wb") as file:
+            file.setparams((1, 2, 16_000, 0, "NONE", ""))
+            file.writeframes((np.sin(np.arange(8_000)) * 9_000).astype("<i2").tobytes())
+        (voice / f"{name}.txt").write_text(name)
+    settings = Settings(size_px=64, voice=str(voice), identities=2)
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     made = []
 
