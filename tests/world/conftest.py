@@ -24,7 +24,7 @@ def head():
     """One person made ready, two seconds of work."""
     from flowportrait.world.head import build_head
 
-    return build_head("anny", 5)
+    return build_head("anny", 0)
 
 
 @pytest.fixture(scope="session")

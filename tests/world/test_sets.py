@@ -113,7 +113,7 @@ def test_the_same_seed_gives_the_same_frames(head):
     def film(head) -> list[Filmed]:
         return list(Scene(head, [5], 64).film(motion))
 
-    first, again = film(head), film(build_head("anny", 5))
+    first, again = film(head), film(build_head("anny", 0))
     for (frame, points, irises), (same_frame, same_points, _) in zip(first, again, strict=True):
         assert frame.shape == (64, 64, 3) and frame.std() > 20
         assert frame.tobytes() == same_frame.tobytes() and (points == same_points).all()
@@ -143,7 +143,7 @@ def test_the_words_of_the_sentences_use_every_phone():
     assert set(VISEMES_OF) == {phone.name for phone in phones}
 
 
-def test_a_killed_worker_costs_no_clip_and_changes_no_byte(tmp_path, monkeypatch):
+def test_a_killed_worker_costs_no_clip_and_changes_no_byte(tmp_path, monkeypatch, head):
     """One of two workers is killed as soon as a clip is there; the next run goes on and ends as one worker alone."""
     voice = tmp_path / "voice"
     voice.mkdir()
@@ -167,7 +167,8 @@ def test_a_killed_worker_costs_no_clip_and_changes_no_byte(tmp_path, monkeypatch
     assert 0 < len(kept) == len(made) < 6, "what is finished is known, and nothing else"
     dates = {key: (killed / f"{key}.mp4").stat().st_mtime_ns for key in kept}
     (killed / ".anny_00001_2.123.part.npz").write_bytes(b"what a killed worker leaves behind")
-    monkeypatch.setattr(sets, "_head", lru_cache(sets._head.__wrapped__))
+    build = lru_cache(sets._head.__wrapped__)
+    monkeypatch.setattr(sets, "_head", lambda rig, seed: build(rig, seed) if seed else head)
     records = render_set(killed, settings, clips=2)
     assert dates == {key: (killed / f"{key}.mp4").stat().st_mtime_ns for key in kept}, "none is made again"
     assert not list(killed.glob(".*"))
