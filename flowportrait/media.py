@@ -275,13 +275,14 @@ def write_video(
     audio: np.ndarray,
     sample_rate: int,
     metadata: Mapping[str, str],
+    preset: str = "medium",
 ) -> int:
     """Writes an mp4 (H.264 crf 16, AAC) of uint8 [h, w, 3] frames as they come; gives how many there were.
 
     The sound keeps its place to the sample: the encoder's priming is declared in the file, and players skip
     it. The file appears under its name only when it is whole. `metadata` goes into the mp4's own keys (title,
-    comment, description, ...). Raises MediaError when it cannot be written, or when picture and sound differ
-    by over one frame.
+    comment, description, ...); `preset` is x264's, how hard it works. Raises MediaError when it cannot be
+    written, or when picture and sound differ by over one frame.
     """
     path = check_output(path)
     planes, sample_rate = _encodable(audio, sample_rate)
@@ -289,7 +290,7 @@ def write_video(
     with _whole_or_absent(path) as partial:
         try:
             num_frames = _encode(
-                partial, frames, Fraction(fps).limit_denominator(1001), planes, sample_rate, metadata
+                partial, frames, Fraction(fps).limit_denominator(1001), planes, sample_rate, metadata, preset
             )
         except (av.FFmpegError, OSError) as error:
             raise MediaError(f"{path}: cannot be written ({_one_line(error)})") from error
@@ -354,6 +355,7 @@ def _encode(
     planes: np.ndarray,
     sample_rate: int,
     metadata: Mapping[str, str],
+    preset: str,
 ) -> int:
     """Encodes picture and sound side by side, so that neither waits in memory for the other."""
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
@@ -362,7 +364,7 @@ def _encode(
         num_frames = 0
         for image in frames:
             if video is None:
-                video = _video_stream(container, fps, height=image.shape[0], width=image.shape[1])
+                video = _video_stream(container, fps, image.shape[0], image.shape[1], preset)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame = frame.reformat(
                 format="yuv420p", src_colorspace=Colorspace.DEFAULT, dst_colorspace=Colorspace.ITU709,
@@ -378,11 +380,13 @@ def _encode(
     return num_frames
 
 
-def _video_stream(container: av.container.OutputContainer, fps: Fraction, height: int, width: int):
+def _video_stream(
+    container: av.container.OutputContainer, fps: Fraction, height: int, width: int, preset: str
+):
     """An H.264 stream whose colours are said to be what they are: BT.709, limited range."""
     if height % 2 or width % 2:
         raise MediaError(f"frames of {width}x{height} px; H.264 in yuv420p needs even sides")
-    stream = container.add_stream("libx264", rate=fps, options={"crf": "16", "preset": "medium"})
+    stream = container.add_stream("libx264", rate=fps, options={"crf": "16", "preset": preset})
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     stream.time_base = 1 / fps
     context = stream.codec_context

@@ -114,7 +114,7 @@ class _Barber:
         strands, lock = self._followers(roots, normals, roots[chosen], guides)
         strands = self._curled(self._outside_head(strands), lock)
         if self.cut_y is not None:
-            strands = _held(strands, strands[..., 1] < self.cut_y + self.rng.normal(size=(len(strands), 1)) * 0.12)
+            strands = _cut(strands, strands[..., 1] < self.cut_y + self._ragged(len(strands)))
         strands, lock = self._face_left_free(strands, lock)
         if self.style.knot:
             extra = self._knot_strands(900)
@@ -123,6 +123,10 @@ class _Barber:
         tone = np.exp(self.rng.normal(size=len(chosen)) * 0.13)[lock] * np.exp(self.rng.normal(size=len(lock)) * 0.13)
         order = np.argsort(-strands[..., 2].mean(1), kind="stable")
         return Hair(np.ascontiguousarray(strands[order], np.float32), tone[order].astype(np.float32))
+
+    def _ragged(self, count: int) -> np.ndarray:
+        """[count, 1] cm by which strands end apart from a straight cut: a few long ones, no edge like a knife's."""
+        return np.abs(self.rng.normal(size=(count, 1))) * 0.5
 
     def _roots(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Places on the scalp and the normals there."""
@@ -249,10 +253,10 @@ class _Barber:
         free_to = brow - 0.3 if self.style.fringe else brow + 1.2 + 2.6 * (1 - from_middle**2)
         before = (from_middle < 1) & (strands[..., 1] < free_to) & (strands[..., 2] > at[[36, 45], 2].mean() - 3)
         if self.style.fringe:
-            return _held(strands, before), lock
+            return _cut(strands, before), lock
         # What enters late ends there; what would enter at once is left out.
         free = ~before[:, : strands.shape[1] * 3 // 5].any(1)
-        return _held(strands, before)[free], lock[free]
+        return _cut(strands, before)[free], lock[free]
 
     def _knot_strands(self, count: int) -> np.ndarray:
         """A ball of hair at the back of the head."""
@@ -283,8 +287,12 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / (np.linalg.norm(vectors, axis=-1, keepdims=True) + 1e-6)
 
 
-def _held(strands: np.ndarray, ended: np.ndarray) -> np.ndarray:
-    """Strands that go no further than the last point before the first `ended` one."""
-    first = np.where(ended.any(1), ended.argmax(1), strands.shape[1])
-    upto = np.minimum(np.arange(strands.shape[1])[None], np.maximum(first - 1, 0)[:, None])
-    return np.take_along_axis(strands, upto[..., None], axis=1)
+def _cut(strands: np.ndarray, ended: np.ndarray) -> np.ndarray:
+    """Strands that end at the last point before the first `ended` one; their points spread anew, so that tips taper."""
+    count = strands.shape[1]
+    last = np.where(ended.any(1), np.maximum(ended.argmax(1) - 1, 0), count - 1)
+    place = np.linspace(0, 1, count)[None] * last[:, None]
+    before = np.minimum(place.astype(int), count - 2)
+    rest = (place - before)[..., None]
+    first, second = (np.take_along_axis(strands, (before + k)[..., None], axis=1) for k in (0, 1))
+    return first + rest * (second - first)

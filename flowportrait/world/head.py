@@ -16,20 +16,25 @@ from flowportrait.world.skin import Painting, paint
 from flowportrait.world.tufts import Tuft, plant_tufts
 
 IRIS_CM = 0.65
+_ARCH_CM, _TOOTH_CM = 3.1, 0.78
+"""Radius of the arch of the teeth, and the width of one."""
 _INNER_UPPER, _INNER_LOWER = [61, 62, 63], [67, 66, 65]
 _UPPER_LID, _LOWER_LID = {1: [43, 44], -1: [37, 38]}, {1: [46, 47], -1: [40, 41]}
-_REST_LID_CM = (0.12, 0.32)
+_REST_LID_CM = (0.16, 0.34)
 """How high above the eye's centre the upper lid rests."""
+_LOWER_LID_CM = 0.57
+"""How far below the eye's centre the lower lid rests at most: white below the iris makes a stare."""
 _SPEAKING = weights(jawOpen=0.12, mouthLowerDown=0.1)
 _WIDE_OPEN = weights(jawOpen=0.75, mouthLowerDown=0.6, mouthUpperUp=0.6, eyeBlink=1.0)
 
 
 @dataclass(frozen=True)
 class Lids:
-    """Weights of eyeBlink of the left and the right eye, at rest and when the lids meet."""
+    """Weights of the left and the right eye: of eyeBlink at rest and when the lids meet, of eyeSquint at rest."""
 
     rest: np.ndarray
     closed: np.ndarray
+    raised: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -113,8 +118,8 @@ def _lit(rig: Rig, neutral: np.ndarray, hair: Hair | None):
 
     Light inside the mouth and on closed lids comes from a second pose, mouth wide open and eyes shut.
     """
-    occluding = np.isin(rig.parts, (SKIN, SOCKET, MOUTH))[rig.triangles[:, 0]]
-    occluders = np.ascontiguousarray(rig.triangles[occluding])
+    occluding = np.isin(rig.parts, (SKIN, SOCKET, MOUTH))[rig.coarse[:, 0]]
+    occluders = np.ascontiguousarray(rig.coarse[occluding])
     poses = rig.pose(neutral, np.concatenate([_face(_SPEAKING), _face(_WIDE_OPEN)]))
     speaking, wide = (Shape(points, _normals(rig, points), occluders) for points in poses)
     seen, in_hair = visibility(speaking, None if hair is None else hair.strands)
@@ -135,15 +140,17 @@ def _lit(rig: Rig, neutral: np.ndarray, hair: Hair | None):
 def _lids(rig: Rig, neutral: np.ndarray, rng: np.random.Generator) -> Lids:
     """Solved from how far eyeBlink moves the lids: rest leaves part of the iris covered, closed makes them meet."""
     height = rng.uniform(*_REST_LID_CM)
-    rest, closed = [], []
-    for side, eye, name in zip((1, -1), rig.eye_centres(neutral), ("eyeBlinkLeft", "eyeBlinkRight"), strict=True):
+    rest, closed, raised = [], [], []
+    for side, eye, name in zip((1, -1), rig.eye_centres(neutral), ("Left", "Right"), strict=True):
         upper, lower = rig.landmarks[_UPPER_LID[side]], rig.landmarks[_LOWER_LID[side]]
-        moves = rig.expressions[SHAPE[name]]
-        down = moves[upper, 1].mean()
+        blink, squint = rig.expressions[[SHAPE[f"eyeBlink{name}"], SHAPE[f"eyeSquint{name}"]]]
+        down = blink[upper, 1].mean()
         rest.append((height - (neutral[upper, 1].mean() - eye[1])) / down)
         opening = neutral[upper, 1].mean() - neutral[lower, 1].mean()
-        closed.append(opening / (moves[lower, 1].mean() - down))
-    return Lids(np.clip(rest, -0.35, 0.35), np.clip(closed, 0.6, 1.3))
+        closed.append(opening / (blink[lower, 1].mean() - down))
+        low = eye[1] - _LOWER_LID_CM - neutral[lower, 1].mean()
+        raised.append(low / max(squint[lower, 1].mean(), 0.05))
+    return Lids(np.clip(rest, -0.35, 0.35), np.clip(closed, 0.6, 1.3), np.clip(raised, 0, 0.7))
 
 
 def _lip_gap(rig: Rig, neutral: np.ndarray) -> LipGap:
@@ -152,14 +159,34 @@ def _lip_gap(rig: Rig, neutral: np.ndarray) -> LipGap:
     return LipGap(float((neutral[upper, 1] - neutral[lower, 1]).mean()), apart.astype(np.float32))
 
 
-def eye_places(rig: Rig, neutral: np.ndarray) -> np.ndarray:
-    """[n, 2] where each eye vertex lies, in iris radii from the middle of the iris; far away on the eye's back."""
-    places = np.zeros((len(neutral), 2), np.float32)
+def places(rig: Rig, neutral: np.ndarray) -> np.ndarray:
+    """[n, 2] where a vertex lies on its eye or its row of teeth, for `shade` to paint it.
+
+    On eyes, in iris radii from the middle of the iris, and far away on the eye's back. On rows of teeth, in teeth
+    from the middle and cm from the biting edge; heads with gums of their own have each tooth modelled.
+    """
+    found = np.full((len(neutral), 2), 0.5, np.float32)
     for part, centre in zip((EYE_LEFT, EYE_RIGHT), rig.eye_centres(neutral), strict=True):
         eye = rig.parts == part
         from_centre = neutral[eye] - centre
-        places[eye] = from_centre[:, :2] / IRIS_CM * np.where(from_centre[:, 2:] > 0, 1, 9)
-    return places
+        found[eye] = from_centre[:, :2] / IRIS_CM * np.where(from_centre[:, 2:] > 0, 1, 9)
+    if not vertices_of(rig, GUM).any():
+        teeth = vertices_of(rig, TEETH)
+        jaw = rig.expressions[SHAPE["jawOpen"], :, 1]
+        lower = teeth & (jaw < 0.5 * jaw[teeth].min())
+        for row, towards_edge in ((teeth & ~lower, -1), (lower, 1)):
+            found[row] = _places_on_row(neutral[row], towards_edge)
+    return found
+
+
+def _places_on_row(row: np.ndarray, towards_edge: int) -> np.ndarray:
+    """[v, 2] teeth and cm on an arch [v, 3]; `towards_edge` is -1 for upper teeth, which bite downwards."""
+    around = np.arctan2(row[:, 0], row[:, 2] - (row[:, 2].max() - _ARCH_CM))
+    height, bins = towards_edge * row[:, 1], np.arange(-2.2, 2.3, 0.2)
+    near = np.abs(around[None] - bins[:, None]) < 0.2
+    used = near.any(1)
+    edge = np.array([height[of].max() for of in near[used]])
+    return np.stack([around * _ARCH_CM / _TOOTH_CM, np.interp(around, bins[used], edge) - height], 1)
 
 
 def iris_vertices(rig: Rig, neutral: np.ndarray) -> np.ndarray:

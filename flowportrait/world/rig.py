@@ -46,6 +46,8 @@ class Rig:
     """[n, 3] the average head."""
     triangles: np.ndarray
     """[t, 3]"""
+    coarse: np.ndarray
+    """[t', 3] those before subdivision, over the same vertices; good enough to throw shadows."""
     parts: np.ndarray
     """[n] part of each vertex, see `names`."""
     expressions: np.ndarray
@@ -105,7 +107,7 @@ def load_rig(name_or_file: str | Path) -> Rig:
 def _build(about: About, arrays: dict[str, np.ndarray]) -> Rig:
     control, triangles, parts = arrays["vertices"].astype(np.float32), arrays["triangles"], arrays["parts"]
     lips, deltas = arrays["lips"].astype(np.float32), arrays["expression_deltas"].astype(np.float32)
-    vertices, matrix = control, None
+    vertices, matrix, coarse = control, None, np.ascontiguousarray(triangles, np.int32)
     if about.subdivided:
         matrix, triangles = loop_subdivision(triangles, len(control))
         parts = np.asarray(matrix @ np.eye(NUM_PARTS, dtype=np.float32)[parts]).argmax(1)
@@ -115,7 +117,7 @@ def _build(about: About, arrays: dict[str, np.ndarray]) -> Rig:
         expressions[SHAPE[str(name)]] = delta if matrix is None else matrix @ delta
     return Rig(
         about=about, vertices=vertices.astype(np.float32), triangles=np.ascontiguousarray(triangles, np.int32),
-        parts=parts.astype(np.int8), expressions=expressions, shapes=tuple(map(str, arrays["shapes"])),
+        coarse=coarse, parts=parts.astype(np.int8), expressions=expressions, shapes=tuple(map(str, arrays["shapes"])),
         shape_deltas=arrays["shape_deltas"].astype(np.float32), landmarks=arrays["landmarks"], lips=lips,
         rim=arrays["rim"], control=control, subdivision=matrix,
     )  # fmt: skip

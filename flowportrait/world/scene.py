@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,8 @@ from flowportrait.world.background import draw_background
 from flowportrait.world.chart import smoothstep
 from flowportrait.world.glasses import POINTS as GLASSES_POINTS
 from flowportrait.world.glasses import make_glasses
-from flowportrait.world.head import Head, eye_places, iris_vertices
+from flowportrait.world.hair import Hair
+from flowportrait.world.head import Head, iris_vertices, places
 from flowportrait.world.light import DIRECTIONS, draw_lighting, in_harmonics, irradiance
 from flowportrait.world.names import EYE_LEFT, EYE_RIGHT, GUM, MOUTH, SHAPE, SKIN, TEETH, TONGUE
 from flowportrait.world.person import EYE_COLOURS
@@ -21,10 +23,9 @@ from flowportrait.world.raster import (
     draw_triangles,
     empty_layers,
     project,
-    transform,
     vertex_normals,
 )
-from flowportrait.world.rig import vertices_of
+from flowportrait.world.rig import Rig, vertices_of
 from flowportrait.world.shade import follow_folds, shade, shade_hair
 from flowportrait.world.tufts import Tuft
 
@@ -34,9 +35,13 @@ _PIVOT = np.array([0, -8.0, -1.5], np.float32)
 _LIGHT_EVERY = 6
 """Frames between exact lighting; between them it is blended, as heads turn slowly."""
 _GRAIN = 0.006
+_ALL_STRANDS_PX = 200
 _SKIN_LANDMARKS = [29, 30, 31, 35, 2, 14, 27]
 """Where the light is metered."""
-_BLINKS = [SHAPE["eyeBlinkLeft"], SHAPE["eyeBlinkRight"]]
+_BLINKS, _SQUINTS = ([SHAPE[f"eye{name}{side}"] for side in ("Left", "Right")] for name in ("Blink", "Squint"))
+_LIPS_MIDDLE = [62, 66]
+_TIP_MOVES = np.array([0, 0.8, 3.0], np.float32)
+"""Where the tip of a raised tongue goes: up, and more so forward, against the biting edge of the upper teeth."""
 
 
 class Motion(NamedTuple):
@@ -86,16 +91,18 @@ class _Light(NamedTuple):
 class _Camera:
     """A pinhole looking along -z; pixels are those of the supersampled picture."""
 
-    distance: float
+    place: np.ndarray
+    """[3]"""
     focal_px: float
     centre: tuple[float, float]
-    offset: np.ndarray
 
-    def screen(self, points: np.ndarray) -> np.ndarray:
-        """x and y in pixels and 1/depth, in place of points [n, 3] of the world."""
-        points -= self.offset
-        project(points, self.focal_px, *self.centre, self.distance)
-        return points
+    def screen(self, points: np.ndarray, pose: np.ndarray, follows: np.ndarray | None = None) -> np.ndarray:
+        """[n, 3] x and y in pixels and 1/depth of points of the head's frame; the neck `follows` only in part."""
+        seen = np.empty_like(points)
+        rotation = rotation_of(*pose[:3]).astype(np.float32)
+        offset = _PIVOT - rotation @ _PIVOT + pose[3:].astype(np.float32)
+        project(points, rotation, offset, follows, self.focal_px, *self.centre, self.place, seen)
+        return seen
 
 
 class Scene:
@@ -110,9 +117,14 @@ class Scene:
         self._camera = self._draw_camera(rng)
         self._gain = self._metered()
         self._exposure = float(rng.uniform(0.92, 1.08))
-        self._eyes = eye_places(head.rig, head.neutral)
+        self._hair, self._hair_light = _thinned(head, size_px)
+        self._paint = np.concatenate([head.painting.colour, head.painting.gloss[..., None]], 2)
+        self._places = places(head.rig, head.neutral)
+        self._inside = np.flatnonzero(vertices_of(head.rig, GUM, TEETH, MOUTH, TONGUE))
+        self._inside_gain = _gain_inside(head.rig, self._inside)
+        self._outside = vertices_of(head.rig, SKIN)
         self._irises = iris_vertices(head.rig, head.neutral)
-        self._turning = smoothstep(head.neutral[:, 1], -16.5, -8.5).astype(np.float32)[:, None]
+        self._turning = smoothstep(head.neutral[:, 1], -16.5, -8.5).astype(np.float32)
         self._glasses = make_glasses(rng, head.rig, head.neutral) if head.person.glasses else None
         self._layers = empty_layers(self._side)
         self._grain = np.random.default_rng([*seed, 7])
@@ -136,8 +148,8 @@ class Scene:
         side, at = self._side, self.head.neutral[self.head.rig.landmarks]
         distance, seen_cm = float(rng.uniform(62, 85)), float(rng.uniform(28.5, 34))
         centre = (side * (0.5 + rng.uniform(-0.02, 0.02)), side * (0.5 + rng.uniform(-0.02, 0.01)))
-        middle = np.array([0, at[[27, 8], 1].mean() + 1.2, 0], np.float32)
-        return _Camera(distance, side * distance / seen_cm, centre, middle)
+        place = np.array([0, at[[27, 8], 1].mean() + 1.2, distance], np.float32)
+        return _Camera(place, side * distance / seen_cm, centre)
 
     def _metered(self) -> float:
         """Gain that brings the face's skin to a normal brightness; dark skin stays darker than fair skin."""
@@ -168,11 +180,10 @@ class Scene:
         return (np.stack([key.colour, fill.colour * 0.6]) * self._gain * 0.42).astype(np.float32)
 
     def _hair_colour(self, rotation: np.ndarray, around: np.ndarray) -> np.ndarray:
-        head = self.head
-        if head.hair is None:
+        if self._hair is None:
             return np.zeros((0, 3), np.float32)
-        strands = head.hair.strands
-        light = head.hair_light @ around * np.float32(1.15 / np.pi)
+        strands = self._hair.strands
+        light = self._hair_light @ around * np.float32(1.15 / np.pi)
         # Nine harmonics ring around bright coloured lamps; no channel may stray far from the others.
         grey = np.maximum(light.mean(1, keepdims=True), 0.01)
         light = np.clip(light, 0.7 * grey, 1.3 * grey)
@@ -180,7 +191,7 @@ class Scene:
         out = np.empty((strands.shape[0] * strands.shape[1], 3), np.float32)
         shade_hair(
             strands.reshape(-1, 3), strands.shape[1], light, lamps, self._lamp_colours(),
-            head.painting.hair_colour * 1.8, head.hair.tone, 0.36, 0.35, rotation[2].astype(np.float32), out,
+            self.head.painting.hair_colour * 1.8, self._hair.tone, 0.36, 0.35, rotation[2].astype(np.float32), out,
         )  # fmt: skip
         return out
 
@@ -190,6 +201,7 @@ class Scene:
         """[f, n, 3] heads making the faces, in the head's own frame, eyes turned and tongue moved."""
         head, rig = self.head, self.head.rig
         faces, lids = motion.faces.copy(), head.lids
+        faces[:, _SQUINTS] += lids.raised * (1 - faces[:, _BLINKS])
         faces[:, _BLINKS] = lids.rest + (lids.closed - lids.rest) * faces[:, _BLINKS]
         heads = rig.pose(head.neutral, faces)
         centres = rig.eye_centres(head.neutral)
@@ -205,15 +217,8 @@ class Scene:
         tongue = self.head.rig.parts == TONGUE
         if amount > 0 and tongue.any():
             z = points[tongue, 2]
-            tip = np.clip((z - z.min()) / np.ptp(z), 0, 1)
-            points[tongue, 1] += np.float32(amount) * tip**2
-
-    def _placed(self, points: np.ndarray, pose: np.ndarray, follows: np.ndarray | None = None) -> np.ndarray:
-        """Points of the head's frame in the world; the neck follows the turn only in part."""
-        rotation = rotation_of(*pose[:3]).astype(np.float32)
-        turned = np.empty_like(points)
-        transform(points, rotation, _PIVOT - rotation @ _PIVOT + pose[3:].astype(np.float32), turned)
-        return turned if follows is None else points + (turned - points) * follows
+            tip = np.clip((z - z.min()) / np.ptp(z), 0, 1) ** 2
+            points[tongue] += np.float32(amount) * tip[:, None] * _TIP_MOVES
 
     # ------------------------------------------------------------------------------------------- frame
 
@@ -222,12 +227,13 @@ class Scene:
         image, unseen, depth, ids, share = self._layers
         for layer, blank in ((image, 0), (unseen, 1), (depth, 0), (ids, -1)):
             layer.fill(blank)
-        screen = self._camera.screen(self._placed(points, pose, self._turning))
+        screen = self._camera.screen(points, pose, self._turning)
         draw_triangles(screen, rig.triangles, -1, depth, ids, share)
         surface = self._surface(points, face, pose, light)
         # From front to back: what is covered is not drawn.
-        if self.head.hair is not None:
-            self._draw(self.head.hair.strands, light.hair, pose, opacity=0.6, width=1.0, taper=0.35, bias=0.0015)
+        if self._hair is not None:
+            width = self.head.hair.strands.shape[0] / self._hair.strands.shape[0]
+            self._draw(self._hair.strands, light.hair, pose, opacity=0.6, width=width, taper=0.35, bias=0.0015)
         if self._glasses is not None:
             strands, colour = self._glasses
             colours = np.tile(colour * np.float32(3.6 * self._gain), (strands.shape[0] * GLASSES_POINTS, 1))
@@ -250,24 +256,27 @@ class Scene:
         surface[:, :3] = normals @ rotation_of(*pose[:3]).T.astype(np.float32)
         surface[:, 3:] = light.vertices
         irradiance(normals, light.around, now)
-        skin = np.flatnonzero(rig.parts == SKIN)
-        folded = surface[skin, 3:6]
-        follow_folds(now[skin], light.open_sky[skin], folded)
-        surface[skin, 3:6] = folded
-        opened = 0.25 + 1.6 * face[SHAPE["jawOpen"]] + 0.5 * face[SHAPE["mouthFunnel"]]
-        opened += 0.35 * (face[SHAPE["mouthUpperUpLeft"]] + face[SHAPE["mouthLowerDownLeft"]])
-        opened = np.clip(opened, 0.2, 1.1)
-        surface[vertices_of(rig, GUM, MOUTH, TONGUE), 3:6] *= 0.8 * opened
-        surface[vertices_of(rig, TEETH), 3:6] *= 1.1 * opened
+        follow_folds(self._outside, now, light.open_sky, surface)
+        surface[self._inside, 3:6] *= self._light_inside(points, face)[:, None]
         return surface
 
+    def _light_inside(self, points: np.ndarray, face: np.ndarray) -> np.ndarray:
+        """How much of its light each vertex of the mouth gets: less behind narrow lips, and the deeper it lies."""
+        opened = 0.25 + 1.6 * face[SHAPE["jawOpen"]] + 0.5 * face[SHAPE["mouthFunnel"]]
+        opened += 0.35 * (face[SHAPE["mouthUpperUpLeft"]] + face[SHAPE["mouthLowerDownLeft"]])
+        opened = min(max(opened, 0.2), 1.1)
+        lips = points[self.head.rig.landmarks[_LIPS_MIDDLE], 2].mean()
+        deep = np.maximum(lips - points[self._inside, 2], 0)
+        reached = opened * np.exp(-0.3 * np.maximum(deep - 0.6, 0))
+        return self._inside_gain * (reached + max(0, 1 - opened) * np.exp(-2.2 * deep))
+
     def _shade(self, surface: np.ndarray, light: _Light) -> None:
-        head, (image, unseen, _, ids, share) = self.head, self._layers
+        head, (image, unseen, depth, ids, share) = self.head, self._layers
         lamps = np.stack([lamp.direction for lamp in self.lighting.lamps[:2]]).astype(np.float32)
         wider = [np.sqrt(head.painting.roughness**2 + 0.36 / lamp.sharpness) for lamp in self.lighting.lamps[:2]]
         shade(
-            ids, share, head.rig.triangles, head.rig.parts, surface, head.chart.corners, head.painting.colour,
-            head.painting.gloss, self._eyes, np.array(EYE_COLOURS[head.person.eye_colour], np.float32), lamps,
+            ids, share, depth, head.rig.triangles, head.rig.parts, surface, head.chart.corners, self._paint,
+            self._places, np.array(EYE_COLOURS[head.person.eye_colour], np.float32), lamps,
             self._lamp_colours(), np.array(wider, np.float32), head.painting.teeth * head.rig.about.teeth_gain,
             light.mirrored, image, unseen,
         )  # fmt: skip
@@ -278,17 +287,36 @@ class Scene:
             shut = float(np.clip(face[_BLINKS[0 if tuft.lid > 0 else 1]] + 0.6 * face[SHAPE["eyeLookDownLeft"]], 0, 1))
         strands = tuft.points(points, shut)
         gain = 1.0 if tuft.lid else 2.0
+        opacity = tuft.opacity * max(0.0, 1 - 1.5 * shut) if tuft.tears else tuft.opacity
         colours = light[tuft.vertices[:, 0]] * tuft.tone[:, None] * (tuft.colour * np.float32(gain))
-        self._draw(strands, np.repeat(colours, strands.shape[1], 0), pose, tuft.opacity, tuft.width, 0.6, 0.004)
+        self._draw(strands, np.repeat(colours, strands.shape[1], 0), pose, opacity, tuft.width, tuft.taper, 0.004)
 
     def _draw(self, strands, colours, pose, opacity: float, width: float, taper: float, bias: float) -> None:
         """Strands [s, p, 3] of the head's frame; `width` in five-hundredths of the picture."""
         image, unseen, depth, _, _ = self._layers
-        screen = self._camera.screen(self._placed(strands.reshape(-1, 3), pose))
+        screen = self._camera.screen(strands.reshape(-1, 3), pose)
         draw_strands(screen, strands.shape[1], np.ascontiguousarray(colours, np.float32), depth, opacity,
                      width * self._side / 512, taper, bias, image, unseen)  # fmt: skip
 
 
+def _thinned(head: Head, size_px: int) -> tuple[Hair | None, np.ndarray | None]:
+    """Hair and its light for pictures of a size: small ones get half of the strands, twice as wide."""
+    if head.hair is None or size_px >= _ALL_STRANDS_PX:
+        return head.hair, head.hair_light
+    strands = head.hair.strands
+    light = head.hair_light.reshape(*strands.shape[:2], -1)[::2]
+    thin = Hair(np.ascontiguousarray(strands[::2]), np.ascontiguousarray(head.hair.tone[::2]))
+    return thin, np.ascontiguousarray(light.reshape(-1, light.shape[-1]))
+
+
+def _gain_inside(rig: Rig, vertices: np.ndarray) -> np.ndarray:
+    """Of the light on `vertices` of the mouth: upper teeth catch most of it, lower ones stand in the lip's shadow."""
+    with_jaw = rig.expressions[SHAPE["jawOpen"], vertices, 1]
+    row = np.where(with_jaw < 0.5 * with_jaw.min(), 0.75, 1.05)
+    return np.where(rig.parts[vertices] == TEETH, row, 0.85).astype(np.float32)
+
+
+@lru_cache(maxsize=64)
 def rotation_of(yaw: float, pitch: float, roll: float) -> np.ndarray:
     """[3, 3] the head's turn: roll first, then pitch, then yaw; radians."""
     cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)

@@ -96,6 +96,8 @@ def render_set(
     takes = plan(settings, clips)
     out_dir.mkdir(parents=True, exist_ok=True)
     _agree(out_dir / "world.json", settings)
+    for left_behind in out_dir.glob(".*.part.*"):
+        left_behind.unlink()
     records = _whole_records(out_dir)
     _write_index(out_dir, records)
     groups: dict[int, list[Take]] = {}
@@ -133,6 +135,8 @@ def _rendered(out_dir: Path, groups: list[list[Take]], workers: int) -> Iterator
             for group in ended:
                 group.result()
     except BrokenProcessPool as error:
+        while not finished.empty():
+            yield finished.get()
         raise DataError(f"{out_dir}: a worker was ended from outside, of memory perhaps; run again to go on") from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -182,14 +186,18 @@ def render_take(out_dir: Path, take: Take) -> dict:
 
     mark = media.synthetic_mark(f"world {take.rig_name}", take.identity_seed, version("flowportrait"))
     path = out_dir / f"{take.key}.mp4"
-    num_frames = media.write_video(path, frames(), media.FPS, speech.samples, speech.sample_rate, mark)
+    num_frames = media.write_video(
+        path, frames(), media.FPS, speech.samples, speech.sample_rate, mark, preset="veryfast"
+    )
     motion = performance.motion
     truth = {
         "viseme": performance.speech.visemes, "arkit": motion.faces, "blink": performance.blink,
         "pose": motion.pose, "gaze": motion.gaze, "energy": performance.energy, "landmarks68": np.stack(landmarks),
         "irises": np.stack(irises),
     }  # fmt: skip
-    np.savez_compressed(out_dir / f"{take.key}.npz", **{name: rows.astype(np.float16) for name, rows in truth.items()})
+    partial = out_dir / f".{take.key}.{os.getpid()}.part.npz"
+    np.savez_compressed(partial, **{name: rows.astype(np.float16) for name, rows in truth.items()})
+    partial.replace(out_dir / f"{take.key}.npz")
     return _record(take, head, speech, performance, scene, num_frames)
 
 

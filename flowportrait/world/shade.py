@@ -6,11 +6,17 @@ how much of the key and of the fill lamp it sees (2).
 
 import math
 
+import numpy as np
+
 from flowportrait.world.names import EYE_LEFT, EYE_RIGHT, GUM, MOUTH, SKIN, TEETH, TONGUE
 from flowportrait.world.raster import COMPILED, HIDDEN, njit
 
 _PUPIL = 0.36
 """Radius of the pupil, in iris radii."""
+_DARK = -9.0
+"""Exponent below which a highlight is not seen."""
+_SAME_SURFACE = np.float32(0.005)
+"""Share of the distance by which samples of one surface may lie behind each other; a third of a centimetre."""
 
 
 @njit(**COMPILED)
@@ -29,9 +35,12 @@ def _skin_gloss(nx, ny, nz, lamp, roughness):
     towards = nx * lamp[0] + ny * lamp[1] + nz * lamp[2]
     if half <= 0.7 or towards <= 0:
         return 0.0
+    wide = 2.0 / roughness**4
+    if wide * (half - 1) < _DARK:
+        return 0.0
     facing = max(nz, 0.02)
     fresnel = 0.03 + 0.97 * (1 - hz * scale) ** 5
-    wide, narrow = 2.0 / roughness**4, 2.0 / (roughness * 0.68) ** 4
+    narrow = wide / 0.68**4
     lobes = (0.7 * wide * math.exp(wide * (half - 1)) + 0.3 * narrow * math.exp(narrow * (half - 1))) / 6.2832
     return fresnel * lobes * towards / (4 * max(0.15, 0.5 * (towards + facing)) * max(0.35, facing))
 
@@ -69,12 +78,23 @@ def _flesh(part, c, teeth):
     if part == TEETH:
         return teeth * (0.62 if c == 0 else (0.56 if c == 1 else 0.47))
     if part == TONGUE:
-        return 0.40 if c == 0 else (0.155 if c == 1 else 0.145)
+        return 0.46 if c == 0 else (0.17 if c == 1 else 0.165)
     if part == GUM:
         return 0.34 if c == 0 else (0.105 if c == 1 else 0.10)
     if part == MOUTH:
         return 0.26 if c == 0 else (0.065 if c == 1 else 0.06)
     return 0.42 if c == 0 else (0.20 if c == 1 else 0.17)
+
+
+@njit(**COMPILED)
+def _tooth(x, y):
+    """How light a row of teeth is, and how much it is gum there: x counts teeth, y is cm from the biting edge."""
+    apart = abs(x - math.floor(x + 0.5))
+    # Crowns end in arches, low between two teeth.
+    gum = min(1.0, max(0.0, (y - 1.02 + 0.9 * (0.5 - apart) ** 2) / 0.08))
+    gap = 0.62 * math.exp(-((apart / 0.085) ** 2))
+    rounded = 1.0 - 0.28 * max(0.0, 1.0 - apart / 0.22) - 0.22 * max(0.0, 1.0 - y / 0.16)
+    return rounded * (1.0 - gap * (1.0 - gum)), gum
 
 
 @njit(**COMPILED)
@@ -84,78 +104,115 @@ def _mixed(values, a, b, c, w0, w1, column):
 
 
 @njit(**COMPILED)
+def _normal(surface, a, b, c, w0, w1):
+    """The unit normal within a triangle."""
+    nx, ny, nz = (_mixed(surface, a, b, c, w0, w1, 0), _mixed(surface, a, b, c, w0, w1, 1),
+                  _mixed(surface, a, b, c, w0, w1, 2))  # fmt: skip
+    scale = 1.0 / (math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-9)
+    return nx * scale, ny * scale, nz * scale
+
+
+@njit(**COMPILED)
 def _chart_pixel(corners, w0, w1, rows, columns):
     """Row and column of the chart at a place in a triangle [3, 2]."""
-    w2 = 1 - w0 - w1
-    u = int((w0 * corners[0, 0] + w1 * corners[1, 0] + w2 * corners[2, 0]) * columns) % columns
+    w2 = np.float32(1) - w0 - w1
+    u = int((w0 * corners[0, 0] + w1 * corners[1, 0] + w2 * corners[2, 0]) * columns)
+    u -= columns if u >= columns else 0
     v = int((w0 * corners[0, 1] + w1 * corners[1, 1] + w2 * corners[2, 1]) * rows)
-    return min(max(v, 0), rows - 1), u
+    return min(max(v, 0), rows - 1), min(max(u, 0), columns - 1)
+
+
+@njit(**COMPILED)
+def _light_on_skin(surface, a, b, c, w0, w1, lamps, lamp_colours, roughness, harmonics, out):
+    """Fills `out` [6] with the light that skin scatters and the light it mirrors where its oil is 1."""
+    nx, ny, nz = _normal(surface, a, b, c, w0, w1)
+    shine_key = _skin_gloss(nx, ny, nz, lamps[0], roughness[0]) * _mixed(surface, a, b, c, w0, w1, 6)
+    shine_fill = _skin_gloss(nx, ny, nz, lamps[1], roughness[1]) * _mixed(surface, a, b, c, w0, w1, 7)
+    facing = max(nz, 0.02)
+    mirror = (0.035 + 0.34 * (1 - facing) ** 5) * 0.8 * min(1.0, _mixed(surface, a, b, c, w0, w1, 4) * 1.8)
+    rx, ry, rz = 2 * facing * nx, 2 * facing * ny, 2 * facing * nz - 1
+    for channel in range(3):
+        out[channel] = _mixed(surface, a, b, c, w0, w1, 3 + channel)
+        out[3 + channel] = lamp_colours[0, channel] * shine_key + lamp_colours[1, channel] * shine_fill
+        out[3 + channel] += mirror * _environment(harmonics, channel, rx, ry, rz)
+
+
+@njit(**COMPILED)
+def _shade_other(part, surface, a, b, c, w0, w1, places, eye_colour, lamps, lamp_colours, teeth, harmonics, out):
+    """Fills `out` [3] with the light of a pixel of an eye or of the inside of the mouth."""
+    nx, ny, nz = _normal(surface, a, b, c, w0, w1)
+    key, fill = _mixed(surface, a, b, c, w0, w1, 6), _mixed(surface, a, b, c, w0, w1, 7)
+    px, py = _mixed(places, a, b, c, w0, w1, 0), _mixed(places, a, b, c, w0, w1, 1)
+    eye, shine_key, shine_fill, mirror, light, gum = part in (EYE_LEFT, EYE_RIGHT), 0.0, 0.0, 0.0, 1.0, 0.0
+    if eye:
+        shine_key = min(1.5, 2.7 * _wet(nx, ny, nz, lamps[0], 420.0)) * min(1.0, 2.5 * key + 0.15)
+        shine_fill = min(1.5, 2.7 * _wet(nx, ny, nz, lamps[1], 420.0)) * min(1.0, 2.5 * fill + 0.15)
+        mirror = 0.02 * min(1.0, _mixed(surface, a, b, c, w0, w1, 4) * 1.8)
+    elif part == TEETH:
+        light, gum = _tooth(px, py)
+        shine_key = 0.35 * _wet(nx, ny, nz, lamps[0], 60.0) * key * light * light
+    elif part in (TONGUE, GUM):
+        shine_key = 0.25 * _wet(nx, ny, nz, lamps[0], 40.0) * key
+    facing = max(nz, 0.02)
+    rx, ry, rz = 2 * facing * nx, 2 * facing * ny, 2 * facing * nz - 1
+    for channel in range(3):
+        if eye:
+            colour = _iris(px, py, eye_colour, channel)
+        else:
+            colour = _flesh(part, channel, teeth) * light
+            colour += gum * (_flesh(GUM, channel, teeth) - colour)
+        value = colour * _mixed(surface, a, b, c, w0, w1, 3 + channel)
+        value += lamp_colours[0, channel] * shine_key + lamp_colours[1, channel] * shine_fill
+        if mirror > 0:
+            value += mirror * _environment(harmonics, channel, rx, ry, rz)
+        out[channel] = value
 
 
 @njit(**COMPILED)
 def shade(
-    ids, barycentric, triangles, parts, surface, chart, texture, gloss, eye_places, eye_colour, lamps,
+    ids, barycentric, depth, triangles, parts, surface, chart, paint, places, eye_colour, lamps,
     lamp_colours, roughness, teeth, harmonics, image, unseen,
 ):  # fmt: skip
     """Adds to `image` the light of what `ids` names, where it is not hidden by what is drawn already.
 
-    `chart` [t, 3, 2] places corners in `texture` and `gloss`; `eye_places` [n, 2] are iris radii from the middle
-    of the iris; `lamps` [2, 3] and `roughness` [2] are of key and fill.
+    `chart` [t, 3, 2] places corners in `paint` [rows, columns, 4], colour and oil; `places` [n, 2] are iris radii
+    from the middle of the iris, or teeth and cm on a row of teeth; `lamps` [2, 3] and `roughness` [2] are of key and
+    fill. Light changes slowly over skin, so the samples of a shown pixel, two by two, share it; paint is their own.
     """
-    for y in range(ids.shape[0]):
-        for x in range(ids.shape[1]):
-            t = ids[y, x]
-            seen = unseen[y, x]
-            if t < 0 or seen < HIDDEN:
-                continue
-            unseen[y, x] = 0.0
-            a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-            w0, w1 = barycentric[y, x, 0], barycentric[y, x, 1]
-            nx, ny, nz = (_mixed(surface, a, b, c, w0, w1, 0), _mixed(surface, a, b, c, w0, w1, 1),
-                          _mixed(surface, a, b, c, w0, w1, 2))  # fmt: skip
-            scale = 1.0 / (math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-9)
-            nx, ny, nz = nx * scale, ny * scale, nz * scale
-            key, fill = _mixed(surface, a, b, c, w0, w1, 6), _mixed(surface, a, b, c, w0, w1, 7)
-            part, shine_key, shine_fill, mirror = parts[a], 0.0, 0.0, 0.0
-            u, v, ex, ey, facing = 0, 0, 0.0, 0.0, max(nz, 0.02)
-            if part == SKIN:
-                v, u = _chart_pixel(chart[t], w0, w1, gloss.shape[0], gloss.shape[1])
-                oil = gloss[v, u]
-                if oil > 0.01:
-                    shine_key = _skin_gloss(nx, ny, nz, lamps[0], roughness[0]) * key * oil
-                    shine_fill = _skin_gloss(nx, ny, nz, lamps[1], roughness[1]) * fill * oil
-                    mirror = (0.035 + 0.34 * (1 - facing) ** 5) * oil * 0.8
-            elif part in (EYE_LEFT, EYE_RIGHT):
-                ex, ey = _mixed(eye_places, a, b, c, w0, w1, 0), _mixed(eye_places, a, b, c, w0, w1, 1)
-                shine_key = min(1.5, 2.7 * _wet(nx, ny, nz, lamps[0], 420.0)) * min(1.0, 2.5 * key + 0.15)
-                shine_fill = min(1.5, 2.7 * _wet(nx, ny, nz, lamps[1], 420.0)) * min(1.0, 2.5 * fill + 0.15)
-                mirror = 0.02
-            elif part == TEETH:
-                shine_key = 0.35 * _wet(nx, ny, nz, lamps[0], 60.0) * key
-            elif part in (TONGUE, GUM):
-                shine_key = 0.25 * _wet(nx, ny, nz, lamps[0], 40.0) * key
-            rx, ry, rz = 2 * facing * nx, 2 * facing * ny, 2 * facing * nz - 1
-            mirror *= min(1.0, _mixed(surface, a, b, c, w0, w1, 4) * 1.8)
-            for channel in range(3):
-                if part == SKIN:
-                    colour = texture[v, u, channel]
-                elif part in (EYE_LEFT, EYE_RIGHT):
-                    colour = _iris(ex, ey, eye_colour, channel)
-                else:
-                    colour = _flesh(part, channel, teeth)
-                value = colour * _mixed(surface, a, b, c, w0, w1, 3 + channel)
-                value += lamp_colours[0, channel] * shine_key + lamp_colours[1, channel] * shine_fill
-                if mirror > 0:
-                    value += mirror * _environment(harmonics, channel, rx, ry, rz)
-                image[y, x, channel] += seen * value
+    light, value = np.zeros(6), np.zeros(3)
+    for row in range(0, ids.shape[0], 2):
+        for column in range(0, ids.shape[1], 2):
+            lit_at = np.float32(0)
+            for k in range(4):
+                y, x = row + k // 2, column + k % 2
+                t, seen = ids[y, x], unseen[y, x]
+                if t < 0 or seen < HIDDEN:
+                    continue
+                unseen[y, x] = 0.0
+                a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+                w0, w1, part = barycentric[y, x, 0], barycentric[y, x, 1], parts[a]
+                if part != SKIN:
+                    _shade_other(part, surface, a, b, c, w0, w1, places, eye_colour, lamps, lamp_colours, teeth,
+                                 harmonics, value)  # fmt: skip
+                    for channel in range(3):
+                        image[y, x, channel] += seen * value[channel]
+                    continue
+                if abs(depth[y, x] - lit_at) > _SAME_SURFACE * depth[y, x]:
+                    lit_at = depth[y, x]
+                    _light_on_skin(surface, a, b, c, w0, w1, lamps, lamp_colours, roughness, harmonics, light)
+                v, u = _chart_pixel(chart[t], w0, w1, paint.shape[0], paint.shape[1])
+                oil = paint[v, u, 3]
+                for channel in range(3):
+                    image[y, x, channel] += seen * (paint[v, u, channel] * light[channel] + oil * light[3 + channel])
 
 
 @njit(**COMPILED)
-def follow_folds(now, neutral, light):
-    """Scales `light` [n, 3] by how an expression turns the skin, within bounds."""
-    for i in range(light.shape[0]):
-        for c in range(3):
-            light[i, c] *= min(max(now[i, c] / neutral[i, c], 0.35), 2.2)
+def follow_folds(skin, now, neutral, surface):
+    """Scales the light in `surface` where there is `skin` [n] by how an expression turns it, within bounds."""
+    for i in range(surface.shape[0]):
+        if skin[i]:
+            for c in range(3):
+                surface[i, 3 + c] *= min(max(now[i, c] / neutral[i, c], 0.35), 2.2)
 
 
 @njit(**COMPILED)
@@ -163,8 +220,9 @@ def shade_hair(points, per_strand, light, lamps, lamp_colours, albedo, tone, glo
     """Fills `out` [h, 3] with the colour of hair points (Kajiya and Kay 1989, two highlights).
 
     `light` [h, 3] is what reaches each point, `tone` [strands] how bright a strand is; roots are darker by
-    `rootwards`. Lamps and `view` are in the head's frame.
+    `rootwards`. Lamps and `view` are in the head's frame. Light hair scatters within itself and mirrors less.
     """
+    gloss *= 1.0 / (1.0 + 2.5 * (albedo[0] + albedo[1] + albedo[2]))
     for i in range(points.shape[0]):
         along, strand = i % per_strand, i // per_strand
         before = i if along == 0 else i - 1

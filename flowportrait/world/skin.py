@@ -89,7 +89,7 @@ def paint(person: Attributes, chart: Chart) -> Painting:
     root_colour = hair * min(1, 0.3 / hair.max()) * 0.75 * (1 + 0.15 * fine[..., None])
     colour = colour * (1 - rooted) + root_colour * rooted
     brows, brow_colour = _brow_mask(person, chart, rng), _brow_colour(person, hair)
-    shade = (0.62 * brows)[..., None]
+    shade = (0.5 * gaussian_filter(brows, 2))[..., None]
     colour = colour * (1 - shade) + (colour * 0.4 + brow_colour * 0.5) * shade
     colour *= (1 + 0.025 * fine + 0.02 * noise(rng, 0.12))[..., None]
     collar = _collar(person, chart)
@@ -192,19 +192,26 @@ def _scalp_mask(person: Attributes, chart: Chart, rng) -> np.ndarray:
 
 
 def _brow_mask(person: Attributes, chart: Chart, rng) -> np.ndarray:
-    """Density of the brows: dense near the nose, thin at the tail."""
-    heavy = rng.uniform(0.7, 1.15) * (1.1 if person.presentation == "m" else 0.8)
+    """Density of the brows: full in the middle, thin and broken towards both ends, no two alike."""
+    heavy = rng.uniform(0.7, 1.15) * (1.05 if person.presentation == "m" else 0.75)
     mask = np.zeros_like(X)
+    own = np.random.default_rng([person.seed, 10])
+    drop, arch, thin = own.uniform(0.5, 0.72), own.uniform(-0.12, 0.2), own.uniform(0.25, 0.6)
+    patchy = 1 + 0.38 * noise(own, 0.3) + 0.25 * noise(own, 0.12)
     for indices in (range(17, 22), range(22, 27)):
         x, y = chart.landmarks(*indices)
         order = np.argsort(np.abs(x))
         inner, outer = np.abs(x[order[0]]), np.abs(x[order[-1]])
         along = (np.abs(X) - inner) / (outer - inner)
-        middle = np.interp(np.abs(X), np.abs(x[order]), y[order]) - 0.45
-        wide = np.maximum(0.48 * heavy * np.interp(along, [-0.1, 0, 0.2, 0.6, 1, 1.1], [0, 0.75, 1, 0.8, 0.3, 0]), 1e-3)
-        hairs = np.exp(-1.2 * ((Y - middle) / wide) ** 2) * (along > -0.08) * (along < 1.12)
-        mask = np.maximum(mask, hairs * (np.sign(X) == np.sign(x.mean())))
-    return mask.astype(np.float32)
+        # Between the landmarks' arch and a straight line, and lower: landmarks lie along the upper edge.
+        straight = y[order[0]] + (y[order[-1]] - y[order[0]]) * along
+        middle = np.interp(np.abs(X), np.abs(x[order]), y[order]) * 0.75 + straight * 0.25 - drop
+        middle += arch * np.exp(-(((along - 0.62) / 0.22) ** 2)) + own.normal() * 0.05
+        wide = 0.44 * heavy * np.interp(along, [-0.1, 0, 0.2, 0.6, 0.9, 1.05], [0.3, 0.7, 1, 0.8, thin, 0.1])
+        ends = smoothstep(along, -0.12, 0.18) * (1 - smoothstep(along, 0.72, 1.08))
+        hairs = np.exp(-1.2 * ((Y - middle) / wide) ** 2) * (0.2 + 0.8 * ends) * (along > -0.1) * (along < 1.08)
+        mask = np.maximum(mask, hairs * np.clip(patchy, 0.15, 1.5) * (np.sign(X) == np.sign(x.mean())))
+    return np.clip(mask, 0, 1).astype(np.float32)
 
 
 def _brow_colour(person: Attributes, hair: np.ndarray) -> np.ndarray:

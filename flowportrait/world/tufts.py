@@ -12,6 +12,7 @@ from flowportrait.world.raster import vertex_normals
 from flowportrait.world.skin import Painting
 
 _LASH_COLOUR = np.array([0.014, 0.011, 0.010], np.float32)
+_TEARS = np.array([0.36, 0.31, 0.30], np.float32)
 _POINTS = 4
 
 
@@ -34,6 +35,10 @@ class Tuft:
     lid: int = 0
     """1 or -1 for lashes of the left or right eye, which turn with the lid."""
     upper: bool = False
+    taper: float = 0.6
+    """Share of its length over which a strand thins out."""
+    tears: bool = False
+    """Whether it is the wet rim of the eye, which is gone when the lids meet."""
 
     def points(self, head: np.ndarray, closed: float) -> np.ndarray:
         """[s, p, 3] where the strands are on a posed head; `closed` is how far the lid is down."""
@@ -85,17 +90,17 @@ class _Soil:
 
 
 def _brows(rng: np.random.Generator, soil: _Soil, painting: Painting) -> Tuft:
-    x, _, vertices, shares, normals = soil.roots(rng, painting.brows**1.3, 1500)
+    x, _, vertices, shares, normals = soil.roots(rng, painting.brows**1.3, 1300)
     outward = np.clip((np.abs(x) - 1.2) / 4.5, 0, 1)
     direction = (
         np.stack(
             [np.sign(x) * (0.45 + 0.55 * outward), 0.7 * (1 - outward) ** 1.5 - 0.12 * outward, -0.1 - 0.35 * outward],
             1,
         )
-        + rng.normal(size=(len(x), 3)) * 0.13
+        + rng.normal(size=(len(x), 3)) * 0.28
     )
     direction = _unit(direction - 0.85 * (direction * normals).sum(1, keepdims=True) * normals)
-    offsets = _bent(direction, normals, rng.uniform(0.25, 0.5, len(x)), hug=0.10)
+    offsets = _bent(direction, normals, rng.uniform(0.2, 0.5, len(x)), hug=0.10)
     return Tuft(vertices, shares, offsets, painting.brow_colour, _tone(rng, len(x)), opacity=0.28, width=0.8)
 
 
@@ -121,8 +126,22 @@ def _lashes(rng: np.random.Generator, chart: Chart, fullness: float) -> list[Tuf
         for upper in (True, False):
             row = rim[place[:, 1] > split + 0.05] if upper else rim[place[:, 1] < split - 0.05]
             if len(row) > 2:
-                tufts.append(_lash_row(rng, row[np.argsort(rig.vertices[row, 0])], side, upper, fullness))
+                row = row[np.argsort(rig.vertices[row, 0])]
+                tufts.append(_lash_row(rng, row, side, upper, fullness))
+                if not upper:
+                    tufts.append(_wet_line(row, rig.vertices, side))
     return tufts
+
+
+def _wet_line(row: np.ndarray, head: np.ndarray, side: int) -> Tuft:
+    """The film of tears along the rim of the lower lid: pieces from each vertex of it to the next."""
+    here, after = row[1:-2], row[2:-1]
+    along = (head[after] - head[here])[:, None] * np.linspace(0, 1, _POINTS, dtype=np.float32)[:, None]
+    offsets = (along + np.float32([0, 0.03, 0.03])).astype(np.float32)
+    vertices = np.stack([here] * 3, 1)
+    shares = np.tile(np.float32([1, 0, 0]), (len(here), 1))
+    return Tuft(vertices, shares, offsets, _TEARS, np.ones(len(here), np.float32), opacity=0.3, width=0.9, lid=side,
+                taper=1e-6, tears=True)  # fmt: skip
 
 
 def _lash_row(rng: np.random.Generator, row: np.ndarray, side: int, upper: bool, fullness: float) -> Tuft:

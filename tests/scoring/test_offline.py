@@ -18,7 +18,7 @@ from flowportrait.scoring.run import ScoringConfig
 from flowportrait.scoring.signals import SIGNALS
 from flowportrait.world.degrade import Footage, degrade
 
-CLIP = MODELS_DIR.parent / "samples" / "world" / "anny_00002_1.mp4"
+CLIP = MODELS_DIR.parent / "samples" / "world" / "anny_00000_1.mp4"
 
 
 @pytest.fixture(scope="module")

@@ -20,5 +20,13 @@ def rig():
 
 
 @pytest.fixture(scope="session")
+def head():
+    """One person made ready, two seconds of work."""
+    from flowportrait.world.head import build_head
+
+    return build_head("anny", 0)
+
+
+@pytest.fixture(scope="session")
 def sample_records() -> list[dict]:
     return [json.loads(line) for line in (SAMPLES / "clips.jsonl").read_text().splitlines()]

@@ -5,10 +5,11 @@ import pytest
 
 from flowportrait.world.articulate import articulate, close_lips, draw_style, viseme_segments
 from flowportrait.world.head import _lip_gap
-from flowportrait.world.names import SHAPE, VISEME, VISEMES, weights
+from flowportrait.world.names import SHAPE, TEETH, TONGUE, VISEME, VISEMES, weights
 from flowportrait.world.person import draw_person
 from flowportrait.world.phones import VISEMES_OF, Phone, from_espeak, spoken
-from flowportrait.world.rig import EYE_DISTANCE
+from flowportrait.world.rig import EYE_DISTANCE, vertices_of
+from flowportrait.world.scene import Motion, Scene
 
 FPS, SEEDS = 24, range(12)
 HELD_S = 0.25
@@ -83,6 +84,25 @@ def test_tongue_rises_for_l_and_shows_for_th(rig):
     middle = round(0.3 * FPS)
     assert el.tongue[middle] > 0.3 > 0.1 > el.tongue[0]
     assert th.faces[middle, SHAPE["tongueOut"]] > 0.15
+
+
+def test_the_tongue_is_seen_between_the_teeth_for_th_and_behind_them_for_l(head):
+    """On a rendered head: its pixels, and how far its tip lies behind the front of the upper teeth, in cm."""
+    scene = Scene(head, [5], 64)
+    teeth, tongue = vertices_of(head.rig, TEETH), vertices_of(head.rig, TONGUE)
+    behind, seen = {}, {}
+    for phone in ("th", "l", "ih", "p"):
+        _, speech = said([("aa", 0.2), (phone, 0.25), ("aa", 0.2)], head.lips)
+        middle = slice(round(0.32 * FPS), round(0.32 * FPS) + 1)
+        faces = close_lips(np.clip(speech.faces[middle], 0, 1), speech.visemes[middle], head.lips).astype(np.float32)
+        motion = Motion(faces, np.zeros((1, 6)), np.zeros((1, 2)), speech.tongue[middle])
+        points = scene._posed(motion)[0]
+        behind[phone] = points[teeth, 2].max() - points[tongue, 2].max()
+        list(scene.film(motion))
+        ids = scene._layers[3]
+        seen[phone] = (head.rig.parts[head.rig.triangles[ids[ids >= 0], 0]] == TONGUE).sum()
+    assert behind["th"] < 0.1 < behind["l"] < 0.6 < 0.8 < behind["ih"], behind
+    assert min(seen["th"], seen["l"]) > 30 and seen["p"] < 5, seen
 
 
 def test_speakers_move_differently(rig):

@@ -8,9 +8,10 @@ import pytest
 from flowportrait import media
 from flowportrait.data.centerface import CenterFaceDetector
 from flowportrait.data.sources import load_sources
+from flowportrait.world import portrait
 from flowportrait.world.names import VISEME
 from flowportrait.world.recordings import Recordings
-from flowportrait.world.sets import coverage
+from flowportrait.world.sets import Settings, Take, coverage
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "flowportrait" / "samples" / "world"
@@ -133,6 +134,21 @@ def test_landmarks_agree_with_an_independent_landmarker(sample_records, monkeypa
     apart = np.linalg.norm(track.landmarks68[:, compared] - points[:, compared], axis=-1)
     eyes = np.linalg.norm(points[:, 36:42].mean(1) - points[:, 42:48].mean(1), axis=-1)
     assert np.nanmedian(apart.mean(1) / eyes) < 0.12
+
+
+def test_the_sample_portrait_is_a_person_of_the_test_split(tmp_path):
+    """As its README says: person 29; other processors may round single pixels otherwise."""
+    out = tmp_path / "again.png"
+    portrait.main(["29", str(out)])
+    again, shipped = (media.read_portrait(path).astype(int) for path in (out, SAMPLES.parent / "portrait.png"))
+    assert again.shape == (256, 256, 3) and np.abs(again - shipped).mean() < 0.5
+    assert Take(Settings(), 29, 0, "anny").split == "test"
+
+
+def test_a_portrait_goes_where_it_can(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        portrait.main(["29", str(tmp_path / "me.gif")])
+    assert "give a name ending in .png or .jpg" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -1,6 +1,11 @@
 """Sets: what is planned, what is resumed, what is refused; and a few frames that are the same every time."""
 
 import json
+import multiprocessing
+import os
+import signal
+import wave
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -99,16 +104,16 @@ def test_the_command(rendered, tmp_path, capsys, monkeypatch):
     assert "no head known here" in capsys.readouterr().err
 
 
-def test_the_same_seed_gives_the_same_frames():
+def test_the_same_seed_gives_the_same_frames(head):
     from flowportrait.world.head import build_head
     from flowportrait.world.scene import Filmed, Motion, Scene
 
     motion = Motion(np.full((2, 52), 0.05, np.float32), np.zeros((2, 6)), np.zeros((2, 2)), np.ones(2))
 
-    def film() -> list[Filmed]:
-        return list(Scene(build_head("anny", 5), [5], 64).film(motion))
+    def film(head) -> list[Filmed]:
+        return list(Scene(head, [5], 64).film(motion))
 
-    first, again = film(), film()
+    first, again = film(head), film(build_head("anny", 0))
     for (frame, points, irises), (same_frame, same_points, _) in zip(first, again, strict=True):
         assert frame.shape == (64, 64, 3) and frame.std() > 20
         assert frame.tobytes() == same_frame.tobytes() and (points == same_points).all()
@@ -138,15 +143,40 @@ def test_the_words_of_the_sentences_use_every_phone():
     assert set(VISEMES_OF) == {phone.name for phone in phones}
 
 
-@pytest.mark.skipif(speech.which("flite") is None, reason="flite is not installed")
-def test_two_workers_write_what_one_writes(tmp_path):
-    settings = Settings(size_px=64, voice="flite", longest_s=1.6, identities=2)
-    both = render_set(tmp_path / "two", settings, clips=2, workers=2)
-    [first] = render_set(tmp_path / "one", Settings(size_px=64, voice="flite", longest_s=1.6, identities=1), clips=1)
-    assert first in both and len(both) == 2
-    for suffix in (".mp4", ".npz"):
-        one, two = ((tmp_path / folder / f"{first['key']}{suffix}").read_bytes() for folder in ("one", "two"))
-        assert one == two, suffix
+def test_a_killed_worker_costs_no_clip_and_changes_no_byte(tmp_path, monkeypatch, head):
+    """One of two workers is killed as soon as a clip is there; the next run goes on and ends as one worker alone."""
+    voice = tmp_path / "voice"
+    voice.mkdir()
+    for name in ("now", "two"):
+        with wave.open(str(voice / f"{name}.wav"), "wb") as file:
+            file.setparams((1, 2, 16_000, 0, "NONE", ""))
+            file.writeframes((np.sin(np.arange(8_000)) * 9_000).astype("<i2").tobytes())
+        (voice / f"{name}.txt").write_text(name)
+    settings = Settings(size_px=64, voice=str(voice), identities=2)
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    made = []
+
+    def kill_one(done: int, total: int) -> None:
+        made.append(done)
+        for process in multiprocessing.active_children()[:1]:
+            os.kill(process.pid, signal.SIGKILL)
+
+    with pytest.raises(DataError, match="a worker was ended from outside, of memory perhaps; run again to go on"):
+        render_set(killed, settings, clips=6, workers=2, progress=kill_one)
+    kept = [json.loads(line)["key"] for line in (killed / "clips.jsonl").read_text().splitlines()]
+    assert 0 < len(kept) == len(made) < 6, "what is finished is known, and nothing else"
+    dates = {key: (killed / f"{key}.mp4").stat().st_mtime_ns for key in kept}
+    (killed / ".anny_00001_2.123.part.npz").write_bytes(b"what a killed worker leaves behind")
+    build = lru_cache(sets._head.__wrapped__)
+    monkeypatch.setattr(sets, "_head", lambda rig, seed: build(rig, seed) if seed else head)
+    records = render_set(killed, settings, clips=2)
+    assert dates == {key: (killed / f"{key}.mp4").stat().st_mtime_ns for key in kept}, "none is made again"
+    assert not list(killed.glob(".*"))
+    assert records == render_set(whole, settings, clips=2)
+    for record in records:
+        for suffix in (".mp4", ".npz"):
+            one, two = ((folder / f"{record['key']}{suffix}").read_bytes() for folder in (killed, whole))
+            assert one == two, record["key"] + suffix
 
 
 @pytest.mark.skipif(speech.which("flite") is None, reason="flite is not installed")
