@@ -81,6 +81,13 @@ class View:
         return media.resample(samples, rate, SAMPLE_RATE)
 
     @cached_property
+    def pcm(self) -> np.ndarray:
+        """The same in whole levels, int16 [s], to the sample what the field's scripts let ffmpeg write."""
+        if not self.sample.clip.facts.has_sound:
+            raise Unscorable("has no sound track")
+        return media.read_pcm(self.sample.clip.path, SAMPLE_RATE)
+
+    @cached_property
     def truth(self) -> np.ndarray:
         """Frames of the truth on the clip's own clock, uint8 [f, h, w, 3]. Raises Unscorable when there is none."""
         if self.sample.truth is None:
@@ -180,6 +187,11 @@ class CandidateView(View):
         samples, rate = self.candidate.sound
         mono = samples.mean(axis=1) if samples.ndim == 2 else samples
         return media.resample(mono.astype(np.float32), rate, SAMPLE_RATE)
+
+    @cached_property
+    def pcm(self) -> np.ndarray:
+        """The same in whole levels, int16 [s]."""
+        return (self.sound * 32768).round().clip(-32768, 32767).astype(np.int16)
 
     @property
     def truth(self) -> np.ndarray:
@@ -289,7 +301,7 @@ class FrameMetric(Metric):
     """
 
     def values(self, *frames: np.ndarray) -> np.ndarray:
-        """Of each frame of a block, float [n, ...]; given those of the truth too if it is needed. May raise Unscorable."""
+        """Of each frame of a block, float [n, ...]; given the truth's too if it is needed. May raise Unscorable."""
         raise NotImplementedError
 
     def conclude(self, values: np.ndarray) -> Reading:

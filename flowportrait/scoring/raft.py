@@ -52,16 +52,28 @@ def load_raft(path: Path, size: Literal["small", "large"]) -> nn.Module:
         raise CheckpointError(
             f"{path}: not the weights of RAFT {size} (lacks {len(missing)} tensors, has {len(unexpected)} of another)"
         )
-    _normalise_by_groups(network)
+    _quicken(network)
     return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
-def _normalise_by_groups(network: nn.Module) -> None:
-    """A group of one channel is an instance, and groups are computed several times faster."""
+def _quicken(network: nn.Module) -> None:
+    """The same layers by operations that torch computes several times faster: a group of one channel is an instance,
+    and a convolution by single pixels is a product of matrices."""
     for parent in network.modules():
         for name, child in parent.named_children():
             if isinstance(child, nn.InstanceNorm2d):
                 setattr(parent, name, nn.GroupNorm(child.num_features, child.num_features, child.eps, affine=False))
+            if isinstance(child, nn.Conv2d) and child.kernel_size == child.stride == (1, 1):
+                setattr(parent, name, _ByPixel(child))
+
+
+class _ByPixel(nn.Module):
+    def __init__(self, layer: nn.Conv2d):
+        super().__init__()
+        self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 def from_princeton(state: dict[str, Tensor]) -> dict[str, Tensor]:

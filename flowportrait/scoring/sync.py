@@ -293,10 +293,9 @@ class _LseScorer(Metric):
         return view.keep(("lse", self.config.model_dump_json()), lambda: self._computed(view))
 
     def _computed(self, view: View) -> Lse:
-        samples = (view.sound * 32768).round().clip(-32768, 32767).astype(np.int16)
         whole = self.config.crop == "none"
         cut = map(_whole, view.blocks(FPS)) if whole else face_crops(view, self.config.detect_every)
-        return lse(*embeddings(load_syncnet(self._file), cut, samples), self.config.reach, self.config.padding)
+        return lse(*embeddings(load_syncnet(self._file), cut, view.pcm), self.config.reach, self.config.padding)
 
 
 def _whole(frames: np.ndarray) -> np.ndarray:
