@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -75,17 +76,21 @@ class RaftJitter(Metric):
 
     def read(self, view: View) -> Reading:
         """Jitter; beside it, always, how much moved at all."""
-        raft, config = load_raft(self._file, self.config.network), self.config
-        frames = _Looked(view.blocks(), config.max_side_px)
+        config, looked = self.config, _Looked(view.blocks(), self.config.max_side_px)
+        blocks = iter(looked)
+        first = next(blocks, np.empty(0))
+        if len(first) < 3:
+            raise Unscorable(f"has {len(first)} frames; jitter needs 3")
+        flows = flows_between(
+            load_raft(self._file, config.network), chain([first], blocks), config.iterations, config.batch_pairs
+        )
         last, jitters, moved = None, [], []
-        for flow in flows_between(raft, frames, config.iterations, config.batch_pairs):
+        for flow in flows:
             moved.append(flow.norm(dim=1).mean((1, 2)).double())
             flow = flow if last is None else torch.cat([last, flow])
             jitters.append(jitter(flow, config.reading, config.epsilon_px))
             last = flow[-1:].clone()
-        if frames.count < 3:
-            raise Unscorable(f"has {frames.count} frames; jitter needs 3")
-        beside = {"mean_flow_px": float(torch.cat(moved).mean()), "frames": frames.count, "width": frames.width}
+        beside = {"mean_flow_px": float(torch.cat(moved).mean()), "frames": looked.count, "width": looked.width}
         return Reading(float(torch.cat(jitters).mean()), beside)
 
 
