@@ -136,9 +136,8 @@ class MouthInSilence(_FaceMetric):
 class MouthLoudness(_FaceMetric):
     """Correlation of lip opening with loudness: a coarse sign that mouth and sound belong together.
 
-    Read sentences into a fixed camera have 0.4 to 0.7, other real videos about none; a shift of two frames hardly lowers
-    it. `best` is the highest within half a second, at
-    `lag` frames (positive: the sound is late).
+    Sentences read into a fixed camera have 0.4 to 0.7, other real videos about none; a shift of two frames hardly
+    lowers it. `best` is the highest within half a second, at `lag` frames (positive: the sound is late).
     """
 
     name, unit, low, high, better = "mouth-loudness", "1", -1.0, 1.0, "higher"

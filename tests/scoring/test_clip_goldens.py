@@ -113,8 +113,8 @@ def test_mfcc(name, clip):
 def test_lse(name, clip):
     """With random weights only the arithmetic is meaningful.
 
-    The authors' code followed the face; of its path only the first box is known. On one clip that is enough for LSE-D to
-    agree to a tenth of a percent, on the others to 1.5.
+    The authors' code followed the face; of its path only the first box is known. On one clip that is enough for LSE-D
+    to agree to a tenth of a percent, on the others to 1.5.
     """
     expected, (x0, y0, x1, y1) = EXPECTED[name]["lse"], EXPECTED[name]["box"]
     place = (x0 + x1) / 2, (y0 + y1) / 2, max(x1 - x0, y1 - y0) / 2
