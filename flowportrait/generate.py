@@ -351,16 +351,14 @@ def load_parts(
 
 
 def _built(name: str, spec: ModelSpec) -> nn.Module:
-    """A part that waits for its weights; what has nothing but weights takes no memory before they come."""
+    """A part that waits for its weights; what is large and has nothing but weights takes no memory before they come."""
     if name == "model":
-        with torch.device("meta"):
+        small = spec.model.hidden_size < 1024  # meta imports torch's compiler: two seconds that no small model repays
+        with torch.device("cpu" if small else "meta"):
             return MoT(spec.model)
-    tables = {
-        "codec": registry.CODECS,
-        "audio_encoder": registry.AUDIO_ENCODERS,
-        "image_encoder": registry.IMAGE_ENCODERS,
-    }
-    return build_part(tables[name], getattr(spec, name), empty=True)
+    encoders = {"audio_encoder": registry.AUDIO_ENCODERS, "image_encoder": registry.IMAGE_ENCODERS}
+    table = registry.CODECS if name == "codec" else encoders[name]
+    return build_part(table, getattr(spec, name), empty=True)
 
 
 def _stay_short(model: MoT) -> frozenset[str]:

@@ -142,14 +142,15 @@ class ResidualConv(nn.Module):
 
 
 class Landmarker(nn.Module):
-    """68 points [n, 68, 2] of frames [n, 3, h, w] in [-1, 1]: convolutions at 1/4, 1/8 and 1/16, read off together.
+    """68 points [n, 68, 2] of frames [n, 3, h, w] in [-1, 1]: convolutions at 1/4, 1/8 and 1/16, read off together,
+    then moved by what lies about each of them at 1/4, `refinements` times.
 
     A transformer of the same cost learned to follow landmarks several times more slowly.
     """
 
     READ = 16  # numbers read off every cell of 16 x 16 pixels
 
-    def __init__(self, widths: tuple[int, int, int], grid: int):
+    def __init__(self, widths: tuple[int, int, int], grid: int, refinements: int = 0):
         super().__init__()
         fine, middle, coarse = widths
         self.body = nn.Sequential(
@@ -165,10 +166,45 @@ class Landmarker(nn.Module):
             nn.SiLU(),
         )
         self.points = nn.Linear(self.READ * (grid // 2) ** 2, 2 * POINTS)
+        self.refiners = nn.ModuleList(PointRefiner(fine, 2 / grid / 2**step) for step in range(refinements))
 
     def forward(self, frames: Tensor) -> Tensor:
-        cells = self.body(frames.contiguous(memory_format=torch.channels_last))
-        return self.points(cells.flatten(1)).float().unflatten(-1, (POINTS, 2))
+        fine = self.body[:2](frames.contiguous(memory_format=torch.channels_last))
+        cells = self.body[2:](fine)
+        points = self.points(cells.flatten(1)).float().unflatten(-1, (POINTS, 2))
+        for refiner in self.refiners:
+            points = points + refiner(fine, points)
+        return points
+
+
+class PointRefiner(nn.Module):
+    """Steps [n, 68, 2] that bring points nearer to where they belong, from the features [n, c, y, x] about each.
+
+    Read off whole pictures alone, points lie 0.8 px off at 128 px even on people that were trained on; what stands
+    beside a point tells its place within the pixel. All points see each other: a jaw or a hidden eye has no corner.
+    """
+
+    TAPS = 3  # along a side of the square that is looked at
+
+    def __init__(self, channels: int, reach: float, hidden: int = 128):
+        """`reach` from the point to the square's edge, in half-pictures."""
+        super().__init__()
+        offsets = torch.linspace(-reach, reach, self.TAPS)
+        self.register_buffer("taps", torch.cartesian_prod(offsets, offsets), persistent=False)
+        self.look = nn.Linear(channels * self.TAPS**2, hidden)
+        self.which = nn.Parameter(torch.randn(POINTS, hidden) * 0.02)
+        self.place = nn.Linear(2, hidden)
+        self.together = nn.Linear(POINTS, POINTS)
+        self.step = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 2))
+        nn.init.zeros_(self.step[-1].weight)
+        nn.init.zeros_(self.step[-1].bias)
+
+    def forward(self, features: Tensor, points: Tensor) -> Tensor:
+        places = points.detach()[:, :, None] + self.taps
+        seen = F.grid_sample(features.float(), places, padding_mode="border", align_corners=False)
+        hidden = self.look(rearrange(seen, "n c k t -> n k (c t)")) + self.which + self.place(points.detach())
+        hidden = hidden + self.together(F.silu(hidden).transpose(1, 2)).transpose(1, 2)
+        return self.step(hidden).float()
 
 
 class Motion(nn.Module):
@@ -341,6 +377,7 @@ class PortraitCodec(nn.Module):
         num_heads: int = 5
         portrait_depth: int = 2
         landmarker_widths: tuple[int, int, int] = (64, 96, 160)
+        landmarker_refinements: int = 2
         decoder_depth: int = 4
         control: int = 256
         size_px: int = 128
@@ -355,7 +392,7 @@ class PortraitCodec(nn.Module):
         self.config = config
         self.channels = config.channels
         self.grid = config.size_px // STRIDE
-        self.landmarker = Landmarker(config.landmarker_widths, self.grid)
+        self.landmarker = Landmarker(config.landmarker_widths, self.grid, config.landmarker_refinements)
         self.motion = Motion(config.motion_size)
         self.portrait_stem = FineStem(3, config.width)
         self.portrait_stack = GridStack(config.width, config.portrait_depth, config.num_heads, self.grid)

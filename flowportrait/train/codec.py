@@ -126,7 +126,7 @@ def _initial_codec(config: CodecRecipe, pool: Pool, run: Run) -> PortraitCodec:
     """The codec to train, its components of motion fitted, and the parts that keep their weights frozen."""
     codec = PortraitCodec(config.codec).train()
     if config.start_from:
-        load_weights(codec, config.start_from / "codec.safetensors")
+        load_weights(codec, config.start_from / "codec.safetensors", may_lack=("landmarker.refiners",))
     elif not run.resumes:
         portrait, frames = landmark_groups(pool, np.random.default_rng([config.run.seed, 2]), config.fit_groups)
         run.log(event="motion", share_kept=codec.motion.fit(frames - portrait[:, None]))

@@ -8,7 +8,6 @@ Started by `torchrun`, every rank samples its own groups, and the update is the 
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -189,14 +188,16 @@ def open_session(config: RlRecipe, resume: str | None) -> Session:
             f"{ranks.world} processes; both must be multiples of their number"
         )
     run = Run(config.run, config, resume, ranks)
-    pipeline = load(config.model, ranks.device if ranks.world > 1 else config.device, wide=True)
-    base = replace(pipeline, model=copy.deepcopy(pipeline.model)) if needs_base(config) else None
+    device = ranks.device if ranks.world > 1 else config.device
+    pipeline = load(config.model, device, wide=True)
     choose_trained(pipeline.model, config.trained)
     for layer in pipeline.model.layers:
         layer.recomputes = config.recompute
-    for used in (pipeline, base):
-        if used is not None:
-            shard(used.model, ranks)
+    shard(pipeline.model, ranks)
+    base = None
+    if needs_base(config):  # loaded when the first is sharded: no device ever holds two whole models
+        base = load(config.model, device, wide=True)
+        shard(base.model, ranks)
     prompts = Prompts(config.prompts, pipeline.spec.size_px, pipeline.spec.sampling.window_latent_frames)
     state = RlState.fresh(pipeline.model, config.optimizer, config.reward.statistics == "running")
     session = Session(config, ranks, run, pipeline, base, prompts, ScoringDesk(scorers, config.reward.workers), state)

@@ -8,6 +8,7 @@ from flowportrait.codecs.portrait import (
     GROUP,
     LandmarkFlow,
     Motion,
+    PointRefiner,
     PortraitCodec,
     cosine_transform,
     gather_from_grid,
@@ -134,3 +135,28 @@ def test_settling_smooths_the_head_and_leaves_the_rest_and_steady_movement_alone
 def test_another_number_of_frames_is_refused(codec, frames):
     with pytest.raises(ValueError, match=r"got 8 frames; allowed are 1 \+ 4 n"):
         codec.encode(frames[:, :, :8], codec.prepare(frames[:, :, 0]))
+
+
+def test_what_stands_about_a_point_tells_how_far_off_it_is():
+    """Features hold the way to one place of the picture, squashed; points learn to go there."""
+    torch.manual_seed(0)
+    refiner = PointRefiner(channels=2, reach=0.1, hidden=32)
+    optimizer = torch.optim.Adam(refiner.parameters(), 1e-2)
+
+    def missed() -> torch.Tensor:
+        target = torch.rand(16, 1, 2) - 0.5
+        features = torch.tanh(2 * (target[:, :, None] - pixel_places(32, 32, target.device))).permute(0, 3, 1, 2)
+        points = target + 0.1 * torch.randn(16, POINTS, 2)
+        return (points + refiner(features, points) - target).abs().mean()
+
+    before = float(missed())
+    for _ in range(60):
+        optimizer.zero_grad()
+        missed().backward()
+        optimizer.step()
+    assert float(missed()) < before / 3
+
+
+def test_a_new_refiner_leaves_points_where_they_are():
+    points = torch.randn(2, POINTS, 2)
+    assert not PointRefiner(channels=3, reach=0.1)(torch.randn(2, 3, 8, 8), points).any()
