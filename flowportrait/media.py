@@ -192,6 +192,19 @@ def read_audio(
     return Sound(samples, rate)
 
 
+def read_pcm(path: str | Path, sample_rate: int) -> np.ndarray:
+    """The sound of a file, mono, in whole levels as `ffmpeg -ac 1 -ar RATE -c:a pcm_s16le` writes it: int16 [s].
+
+    Silence stays exactly silent, which floats rounded later do not. Raises MediaError as `read_audio` does.
+    """
+    path = _readable_file(path, SOUND_KINDS)
+    _refuse_cut_wav(path)
+    with _opened(path, SOUND_KINDS) as container:
+        stream = _stream(container, "audio", path)
+        parts = _resampled(container, stream, av.AudioResampler("s16", "mono", sample_rate), path)
+    return np.concatenate(parts, axis=1)[0] if parts else np.zeros(0, np.int16)
+
+
 def resample(audio: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     """`audio` [s] or [s, channels] at another rate, round(s * to_hz / from_hz) samples, without delay."""
     if from_hz == to_hz:
@@ -211,15 +224,19 @@ def _decode_sound(container: av.container.InputContainer, stream: av.AudioStream
     """float32 [s] or [s, channels] at the stream's own rate."""
     layout = "mono" if mono or stream.codec_context.channels == 1 else "stereo"
     resampler = av.AudioResampler(format="fltp", layout=layout, rate=stream.codec_context.sample_rate)
-    try:
-        decoded = [
-            out.to_ndarray() for frame in container.decode(stream) for out in resampler.resample(frame)
-        ]
-        decoded += [out.to_ndarray() for out in resampler.resample(None)] if decoded else []
-    except (av.FFmpegError, ValueError) as error:
-        raise MediaError(f"{path}: damaged sound ({_one_line(error)}); give {SOUND_KINDS}") from error
+    decoded = _resampled(container, stream, resampler, path)
     planes = np.concatenate(decoded, axis=1) if decoded else np.zeros((1, 0), np.float32)
     return planes[0] if mono else planes.T
+
+
+def _resampled(
+    container: av.container.InputContainer, stream: av.AudioStream, resampler: av.AudioResampler, path: Path
+) -> list[np.ndarray]:
+    try:
+        decoded = [out.to_ndarray() for frame in container.decode(stream) for out in resampler.resample(frame)]
+        return decoded + [out.to_ndarray() for out in resampler.resample(None)] if decoded else []
+    except (av.FFmpegError, ValueError) as error:
+        raise MediaError(f"{path}: damaged sound ({_one_line(error)}); give {SOUND_KINDS}") from error
 
 
 def _refuse_cut_wav(path: Path) -> None:

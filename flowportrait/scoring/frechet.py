@@ -8,8 +8,9 @@ clips than dimensions the covariance is singular and the distance is biased upwa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
@@ -86,9 +87,9 @@ class _OfFrames(_Frechet):
 
     def features(self, view: View) -> np.ndarray:
         """One vector of the clip, or of each of its frames."""
-        frames, step = view.frames[:: self.config.every], self.config.batch_frames
-        found = [self._of(frames[i : i + step]) for i in range(0, len(frames), step)]
-        rows = np.concatenate(found).astype(np.float64)
+        looked = islice(chain.from_iterable(view.blocks()), 0, None, self.config.every)
+        rows = np.concatenate([self._of(frames) for frames in _stacked(looked, self.config.batch_frames)])
+        rows = rows.astype(np.float64)
         return rows.mean(0, keepdims=True) if self.config.pool == "video" else rows.astype(np.float32)
 
     def _of(self, frames: np.ndarray) -> np.ndarray:
@@ -160,10 +161,19 @@ class FvdR3d18(_Frechet):
     def features(self, view: View) -> np.ndarray:
         """One vector of the clip, or of each of its pieces."""
         length, network = self.config.num_frames, load_r3d18(self._file)
-        count = 1 if self.config.pieces == "first" else len(view.frames) // length
-        if len(view.frames) < length:
-            raise Unscorable(f"has {len(view.frames)} frames; {self.name} needs {length}")
-        pieces = view.frames[: count * length].reshape(count, length, *view.frames.shape[1:])
-        step, square = self.config.batch_pieces, self.config.aspect == "square"
-        rows = np.concatenate([r3d18_features(network, pieces[i : i + step], square) for i in range(0, count, step)])
+        pieces = (piece for piece in _stacked(chain.from_iterable(view.blocks()), length) if len(piece) == length)
+        if self.config.pieces == "first":
+            pieces = islice(pieces, 1)
+        square = self.config.aspect == "square"
+        rows = [r3d18_features(network, some, square) for some in _stacked(pieces, self.config.batch_pieces)]
+        if not rows:
+            raise Unscorable(f"has fewer than {length} frames, which {self.name} needs")
+        rows = np.concatenate(rows)
         return rows.mean(0, keepdims=True) if self.config.pieces == "mean" else rows
+
+
+def _stacked(arrays: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
+    """`count` arrays as one, again and again; at last what is left."""
+    arrays = iter(arrays)
+    while some := list(islice(arrays, count)):
+        yield np.stack(some)

@@ -1,8 +1,10 @@
 """Metrics: scorers that compute. One decoding of a clip serves all of them.
 
 A `Metric` gives each clip a number; a `SetMetric` compares two sets of clips. Both read a `View`, which decodes
-what is asked for and keeps it while the clip is being read. Clips go through in parallel, and no more of them are in
-memory than there are workers. A new metric is one class and one line in `registry.SCORERS` or `registry.SET_METRICS`.
+what is asked for and keeps short clips while they are being read; long ones pass by in blocks of frames. All metrics
+that look at one frame at a time (`FrameMetric`) share that passage. Clips go through in parallel, and no more of them
+are in memory than there are workers. A new metric is one class and one line in `registry.SCORERS` or
+`registry.SET_METRICS`.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -27,7 +30,12 @@ from flowportrait.scoring import Need, Sample, digest_of, score_row
 from flowportrait.scoring.reward import Candidate
 
 SAMPLE_RATE = 16_000
+BLOCK_FRAMES = 16
+KEPT_BYTES = 256 * 2**20
+"""Frames of a clip beyond this are decoded again for whoever looks at them next instead of kept."""
 T = TypeVar("T")
+Blocks = Iterator[np.ndarray]
+"""Frames in order, uint8 [n, h, w, 3] with n at most `BLOCK_FRAMES`; all but the last of the same length."""
 
 
 class Unscorable(FlowPortraitError):
@@ -43,7 +51,11 @@ class Reading:
 
 
 class View:
-    """A clip as metrics look at it; nothing is decoded twice. Raises MediaError for what cannot be read."""
+    """A clip as metrics look at it. Raises MediaError for what cannot be read.
+
+    `blocks` and `pair_blocks` take little memory whatever the clip's length; `frames`, `truth` and `frames_at` hold all
+    of it at once. A short clip is decoded once for all of them.
+    """
 
     def __init__(self, sample: Sample):
         self.sample = sample
@@ -53,7 +65,7 @@ class View:
     @cached_property
     def frames(self) -> np.ndarray:
         """All frames, uint8 [f, h, w, 3]."""
-        return np.stack(list(media.read_frames(self.sample.clip.path)))
+        return np.concatenate(list(self.blocks()))
 
     @property
     def fps(self) -> float:
@@ -69,17 +81,66 @@ class View:
         return media.resample(samples, rate, SAMPLE_RATE)
 
     @cached_property
+    def pcm(self) -> np.ndarray:
+        """The same in whole levels, int16 [s], to the sample what the field's scripts let ffmpeg write."""
+        if not self.sample.clip.facts.has_sound:
+            raise Unscorable("has no sound track")
+        return media.read_pcm(self.sample.clip.path, SAMPLE_RATE)
+
+    @cached_property
     def truth(self) -> np.ndarray:
         """Frames of the truth on the clip's own clock, uint8 [f, h, w, 3]. Raises Unscorable when there is none."""
         if self.sample.truth is None:
             raise Unscorable("no truth; give --truth DIR with a video of the same name")
-        return np.stack(list(media.read_frames(self.sample.truth.path, fps=self.fps)))
+        return np.concatenate(list(self.truth_blocks()))
+
+    def blocks(self, fps: float | None = None) -> Blocks:
+        """The frames block by block; with `fps`, by time at that rate, as `frames_at` gives them."""
+        if fps is not None and abs(fps - self.fps) < 1e-3:
+            fps = None
+        return self._blocks(("blocks", fps), lambda: media.read_frames(self.sample.clip.path, fps=fps))
+
+    def truth_blocks(self) -> Blocks:
+        """The frames of `truth` block by block. Raises Unscorable when there is none."""
+        truth = self.sample.truth
+        if truth is None:
+            raise Unscorable("no truth; give --truth DIR with a video of the same name")
+        return self._blocks("truth blocks", lambda: media.read_frames(truth.path, fps=self.fps))
+
+    def pair_blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """`pairs` block by block. What is wrong with their length shows at the end: Unscorable."""
+        num_made = num_truth = 0
+        for made, truth in zip_longest(self.blocks(), self.truth_blocks()):
+            num_made += 0 if made is None else len(made)
+            num_truth += 0 if truth is None else len(truth)
+            if made is not None and truth is not None:
+                count = min(len(made), len(truth))
+                yield _same_size(made[:count], truth[:count])
+        if abs(num_truth - num_made) > self.fps:
+            raise Unscorable(f"lasts {num_made} frames, its truth {num_truth} on the same clock; cut them alike")
+
+    def _blocks(self, key: Hashable, read: Callable[[], Iterator[np.ndarray]]) -> Blocks:
+        if key in self._kept:
+            yield from self._kept[key]
+            return
+        kept: list[np.ndarray] | None = []
+        num_bytes, frames = 0, read()
+        while block := list(islice(frames, BLOCK_FRAMES)):
+            stacked = np.stack(block)
+            num_bytes += stacked.nbytes
+            if kept is not None:
+                kept.append(stacked)
+            if num_bytes > KEPT_BYTES:
+                kept = None
+            yield stacked
+        if kept is not None:
+            self._kept[key] = kept
 
     def frames_at(self, fps: float) -> np.ndarray:
         """The frames by time, not by index, at another rate: 24 frames shown as 25 would drift by one a second."""
         if abs(fps - self.fps) < 1e-3:
             return self.frames
-        return self.keep(("frames", fps), lambda: np.stack(list(media.read_frames(self.sample.clip.path, fps=fps))))
+        return self.keep(("frames", fps), lambda: np.concatenate(list(self.blocks(fps))))
 
     @cached_property
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
@@ -88,11 +149,12 @@ class View:
         The larger of two sizes is made as small as the other. Raises Unscorable when their shapes differ or they last
         differently by more than a second.
         """
-        made, truth = self.frames, self.truth
-        if abs(len(truth) - len(made)) > self.fps:
-            raise Unscorable(f"lasts {len(made)} frames, its truth {len(truth)} on the same clock; cut them alike")
-        count = min(len(made), len(truth))
-        return _same_size(made[:count], truth[:count])
+        made, truth = zip(*self.pair_blocks(), strict=True)
+        return np.concatenate(made), np.concatenate(truth)
+
+    def knows(self, key: Hashable) -> bool:
+        """Whether something is kept under `key`."""
+        return key in self._kept
 
     def keep(self, key: Hashable, compute: Callable[[], T]) -> T:
         """What `compute` gives, computed once for all metrics of this clip that ask under the same `key`."""
@@ -126,6 +188,11 @@ class CandidateView(View):
         mono = samples.mean(axis=1) if samples.ndim == 2 else samples
         return media.resample(mono.astype(np.float32), rate, SAMPLE_RATE)
 
+    @cached_property
+    def pcm(self) -> np.ndarray:
+        """The same in whole levels, int16 [s]."""
+        return (self.sound * 32768).round().clip(-32768, 32767).astype(np.int16)
+
     @property
     def truth(self) -> np.ndarray:
         """Frames of the truth, uint8 [f, h, w, 3]. Raises Unscorable when there is none."""
@@ -133,10 +200,23 @@ class CandidateView(View):
             raise Unscorable("no truth")
         return self.candidate.truth
 
+    def blocks(self, fps: float | None = None) -> Blocks:
+        """The frames block by block."""
+        return _cut(self.frames if fps is None else self.frames_at(fps))
+
+    def truth_blocks(self) -> Blocks:
+        """The frames of the truth block by block."""
+        return _cut(self.truth)
+
     def frames_at(self, fps: float) -> np.ndarray:
         """The frames by time at another rate, the nearest of each moment."""
         moments = (np.arange(round(len(self.frames) / self.fps * fps)) + 0.5) / fps
         return self.frames[np.minimum((moments * self.fps).astype(int), len(self.frames) - 1)]
+
+
+def _cut(frames: np.ndarray) -> Blocks:
+    for start in range(0, len(frames), BLOCK_FRAMES):
+        yield frames[start : start + BLOCK_FRAMES]
 
 
 def _same_size(made: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -213,6 +293,67 @@ class Metric(_Computed):
         return read_all((sample, [self]) for sample in samples)
 
 
+class FrameMetric(Metric):
+    """A metric that looks at one frame at a time, or at one with its truth; a subclass writes `values` and `conclude`.
+
+    All of them see a clip in one passage, whatever its length. One that needs a truth leaves the first frame out when
+    its settings say `skip_first`.
+    """
+
+    def values(self, *frames: np.ndarray) -> np.ndarray:
+        """Of each frame of a block, float [n, ...]; given the truth's too if it is needed. May raise Unscorable."""
+        raise NotImplementedError
+
+    def conclude(self, values: np.ndarray) -> Reading:
+        """The number of a clip by the values of its frames, of which there is at least one. May raise Unscorable."""
+        raise NotImplementedError
+
+    def read(self, view: View) -> Reading:
+        """The number of one clip. Raises Unscorable or MediaError when there is none."""
+        look_together([self], view)
+        found = view.keep(self._key, dict)
+        if isinstance(found, FlowPortraitError):
+            raise found
+        return self.conclude(found)
+
+    @property
+    def _key(self) -> Hashable:
+        return "values", self.name, self.fingerprint
+
+
+def look_together(metrics: Sequence[FrameMetric], view: View) -> None:
+    """Keeps what all these metrics see, or why they cannot, in `view`: one passage of the frames, one of the pairs."""
+    fresh = [metric for metric in metrics if not view.knows(metric._key)]
+    paired = [metric for metric in fresh if "truth" in metric.needs]
+    alone = [metric for metric in fresh if "truth" not in metric.needs]
+    if alone:
+        _look(alone, view, ((block,) for block in view.blocks()))
+    if paired:
+        _look(paired, view, view.pair_blocks())
+
+
+def _look(metrics: Sequence[FrameMetric], view: View, blocks: Iterator[tuple[np.ndarray, ...]]) -> None:
+    found: dict[FrameMetric, Any] = {metric: [] for metric in metrics}
+    try:
+        first = True
+        for block in blocks:
+            for metric in metrics:
+                seen = found[metric]
+                start = int(first and getattr(metric.config, "skip_first", False))
+                if isinstance(seen, list) and len(block[0]) > start:
+                    try:
+                        seen.append(metric.values(*(part[start:] for part in block)))
+                    except Unscorable as error:
+                        found[metric] = error
+            first = False
+    except (Unscorable, MediaError) as error:
+        found = dict.fromkeys(metrics, error)
+    for metric, seen in found.items():
+        if isinstance(seen, list):
+            seen = np.concatenate(seen) if seen else Unscorable("no frame is left behind the first")
+        view.keep(metric._key, lambda seen=seen: seen)
+
+
 @dataclass(frozen=True)
 class SetReading:
     """A distance of two sets, what stands beside it, and what to be warned of."""
@@ -254,6 +395,7 @@ def in_parallel(work: Callable[[T], Sequence[Any]], jobs: Iterable[T], workers: 
 def _rows(job: tuple[Sample, Sequence[Metric]]) -> list[Score]:
     sample, metrics = job
     view = View(sample)
+    look_together([metric for metric in metrics if isinstance(metric, FrameMetric)], view)
     return [_row(metric, view) for metric in metrics]
 
 

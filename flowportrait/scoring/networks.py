@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from flowportrait.errors import CheckpointError, require
 from flowportrait.scoring.pretrained import WEIGHTS
@@ -40,7 +41,16 @@ def load_exactly(network: nn.Module, path: Path) -> nn.Module:
 @lru_cache(maxsize=1)
 def load_inception(path: Path) -> nn.Module:
     """FID's Inception-V3 with the published weights."""
-    return load_exactly(inception(), path)
+    return folded(load_exactly(inception(), path))
+
+
+def folded(network: nn.Module) -> nn.Module:
+    """An Inception with its batch norms made part of the convolutions before them, channels side by side: the same
+    features to rounding, a quarter sooner."""
+    for block in network.modules():
+        if isinstance(getattr(block, "bn", None), nn.BatchNorm2d):
+            block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity()
+    return network.to(memory_format=torch.channels_last)
 
 
 def inception() -> nn.Module:

@@ -7,6 +7,7 @@ square; no published number follows that reading, so neither does this.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
@@ -19,10 +20,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flowportrait.errors import require
-from flowportrait.scoring.metric import Metric, Reading, View
+from flowportrait.scoring.metric import FrameMetric, Reading
 from flowportrait.scoring.networks import lite0_file, load_lite0
-from flowportrait.scoring.pixel import PairConfig, compared
+from flowportrait.scoring.pixel import PairConfig
 from flowportrait.scoring.pretrained import WEIGHTS, sha256_of
+from flowportrait.scoring.winograd import Convolution3x3
 
 Trunk = Literal["alex", "vgg", "squeeze"]
 TAPS: dict[Trunk, tuple[int, ...]] = {
@@ -41,7 +43,8 @@ class Lpips(nn.Module):
 
     def __init__(self, name: Trunk, trunk: nn.Sequential):
         super().__init__()
-        self.trunk = trunk[: TAPS[name][-1] + 1].eval().requires_grad_(False)
+        self.trunk = trunk[: TAPS[name][-1] + 1].eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.layers = [_faster(layer) for layer in self.trunk]
         self.taps = TAPS[name]
         heads = load_file(_HEADS)
         self.heads = [heads[f"{name}.{i}"] for i in range(len(self.taps))]
@@ -52,7 +55,7 @@ class Lpips(nn.Module):
         x = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
         x = (x - torch.tensor(_SHIFT)[:, None, None]) / torch.tensor(_SCALE)[:, None, None]
         found = []
-        for index, layer in enumerate(self.trunk):
+        for index, layer in enumerate(self.layers):
             x = layer(x)
             if index in self.taps:
                 found.append(_unit(x))
@@ -65,6 +68,16 @@ class Lpips(nn.Module):
         for x, y, head in zip(self.features(a), self.features(b), self.heads, strict=True):
             total = total + torch.einsum("fchw,c->fhw", (x - y).square(), head).mean((1, 2))
         return total
+
+
+def _faster(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A layer, or what computes the same with fewer multiplications."""
+    plain = isinstance(layer, nn.Conv2d) and (layer.kernel_size, layer.stride, layer.padding) == (
+        (3, 3),
+        (1, 1),
+        (1, 1),
+    )
+    return Convolution3x3.of(layer) if plain and layer.in_channels >= 16 else layer
 
 
 @lru_cache(maxsize=3)
@@ -83,7 +96,7 @@ class LpipsConfig(PairConfig):
     batch_frames: int = Field(8, ge=1)
 
 
-class LpipsAlex(Metric):
+class LpipsAlex(FrameMetric):
     """LPIPS distance to the truth by AlexNet, mean over frames; minus this is the perceptual reward (Eq. 12-13)."""
 
     name, unit, low, high, better = "lpips", "1", 0.0, math.inf, "lower"
@@ -99,11 +112,12 @@ class LpipsAlex(Metric):
     def weights_sha256(self) -> str:
         return sha256_of(self._file)
 
-    def read(self, view: View) -> Reading:
-        made, truth = compared(view, self.config)
-        network, step = load_lpips(self.trunk, self._file), self.config.batch_frames
-        distances = [network(made[i : i + step], truth[i : i + step]) for i in range(0, len(made), step)]
-        return Reading(float(torch.cat(distances).double().mean()), {"frames": len(made)})
+    def values(self, made: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        network = load_lpips(self.trunk, self._file)
+        return _in_batches(network, made, truth, self.config.batch_frames)
+
+    def conclude(self, values: np.ndarray) -> Reading:
+        return Reading(float(values.mean()), {"frames": len(values)})
 
 
 class LpipsVgg(LpipsAlex):
@@ -118,7 +132,7 @@ class LpipsSqueeze(LpipsAlex):
     name, trunk = "lpips-squeeze", "squeeze"
 
 
-class PerceptualLite0(Metric):
+class PerceptualLite0(FrameMetric):
     """Distance of EfficientNet-Lite0's features: free of downloads, and another number than LPIPS.
 
     Features of five stages are scaled to unit length at each place; their mean squared differences are summed.
@@ -132,17 +146,30 @@ class PerceptualLite0(Metric):
     def weights_sha256(self) -> str:
         return sha256_of(lite0_file(self.config.weights))
 
-    def read(self, view: View) -> Reading:
-        made, truth = compared(view, self.config)
-        network, step = load_lite0(lite0_file(self.config.weights)), self.config.batch_frames
-        distances = [
-            sum(
-                (_unit(x) - _unit(y)).square().sum(1).mean((1, 2))
-                for x, y in zip(network.stages(made[i : i + step]), network.stages(truth[i : i + step]), strict=True)
-            )
-            for i in range(0, len(made), step)
-        ]
-        return Reading(float(torch.cat(distances).double().mean()), {"frames": len(made)})
+    def values(self, made: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        network = load_lite0(lite0_file(self.config.weights))
+
+        def distance(a: np.ndarray, b: np.ndarray) -> Tensor:
+            stages = zip(network.stages(a), network.stages(b), strict=True)
+            return sum((_unit(x) - _unit(y)).square().sum(1).mean((1, 2)) for x, y in stages)
+
+        return _in_batches(distance, made, truth, self.config.batch_frames)
+
+    def conclude(self, values: np.ndarray) -> Reading:
+        return Reading(float(values.mean()), {"frames": len(values)})
+
+
+_BATCH_PX = 2**21
+
+
+def _in_batches(
+    distance: Callable[[np.ndarray, np.ndarray], Tensor], made: np.ndarray, truth: np.ndarray, most: int
+) -> Float[np.ndarray, " f"]:
+    """Of all pairs; fewer at a time where pictures are large."""
+    step = max(1, min(most, _BATCH_PX // (made.shape[1] * made.shape[2])))
+    return np.concatenate(
+        [distance(made[i : i + step], truth[i : i + step]).double().numpy() for i in range(0, len(made), step)]
+    )
 
 
 def _unit(features: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from flowportrait.config import Frozen
-from flowportrait.scoring.metric import Metric, Reading, Unscorable, View
+from flowportrait.scoring.metric import FrameMetric, Reading, Unscorable
 
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -23,14 +23,6 @@ class PairConfig(Frozen):
     """What comparisons with the truth share."""
 
     skip_first: bool = True
-
-
-def compared(view: View, config: PairConfig) -> tuple[np.ndarray, np.ndarray]:
-    """The frames to compare. Raises Unscorable when none is left."""
-    made, truth = (frames[int(config.skip_first) :] for frames in view.pairs)
-    if not len(made):
-        raise Unscorable("no frame is left behind the first")
-    return made, truth
 
 
 def ssim(
@@ -117,7 +109,7 @@ def grey(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f h w 1"]:
     return np.rint(frames @ np.array(GREY)).astype(np.uint8)[..., None]
 
 
-class Ssim(Metric):
+class Ssim(FrameMetric):
     """Structural similarity to the truth, mean over frames."""
 
     name, unit, low, high, better = "ssim", "1", -1.0, 1.0, "higher"
@@ -129,16 +121,18 @@ class Ssim(Metric):
         window: Literal["uniform", "gaussian"] = "uniform"
         grey: bool = False
 
-    def read(self, view: View) -> Reading:
-        made, truth = compared(view, self.config)
+    def values(self, made: np.ndarray, truth: np.ndarray) -> np.ndarray:
         if min(made.shape[1:3]) < 11:
             raise Unscorable(f"is {made.shape[2]}x{made.shape[1]} px; ssim needs 11x11")
         if self.config.grey:
             made, truth = grey(made), grey(truth)
-        return Reading(float(ssim(made, truth, self.config.window).mean()), {"frames": len(made)})
+        return ssim(made, truth, self.config.window)
+
+    def conclude(self, values: np.ndarray) -> Reading:
+        return Reading(float(values.mean()), {"frames": len(values)})
 
 
-class Psnr(Metric):
+class Psnr(FrameMetric):
     """Peak signal-to-noise ratio against the truth."""
 
     name, unit, low, high, better = "psnr", "dB", 0.0, math.inf, "higher"
@@ -149,15 +143,16 @@ class Psnr(Metric):
 
         aggregate: Literal["frames", "mse"] = "frames"
 
-    def read(self, view: View) -> Reading:
-        made, truth = compared(view, self.config)
-        errors = squared_error(made, truth)
+    def values(self, made: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        return squared_error(made, truth)
+
+    def conclude(self, errors: np.ndarray) -> Reading:
         differing = errors[errors > 0]
         if not len(differing):
             raise Unscorable("every frame is the truth's own: its PSNR is infinite")
         whole = psnr_db(float(errors.mean()))
         value = whole if self.config.aggregate == "mse" else float(np.mean([psnr_db(e) for e in differing]))
-        return Reading(value, {"frames": len(made), "identical": len(errors) - len(differing), "of_mean_mse": whole})
+        return Reading(value, {"frames": len(errors), "identical": len(errors) - len(differing), "of_mean_mse": whole})
 
 
 def sized(frames: UInt8[np.ndarray, "f h w 3"], height: int, width: int) -> UInt8[np.ndarray, "f height width 3"]:
@@ -167,35 +162,46 @@ def sized(frames: UInt8[np.ndarray, "f h w 3"], height: int, width: int) -> UInt
     return np.stack([np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.BICUBIC)) for f in frames])
 
 
-def sharpness(frames: UInt8[np.ndarray, "f h w 3"]) -> float:
-    """Variance of the Laplacian, mean over frames, in levels squared; falls with blur, rises with grain."""
-    light = frames.mean(axis=-1, dtype=np.float32)
-    centre = light[:, 1:-1, 1:-1]
-    around = light[:, :-2, 1:-1] + light[:, 2:, 1:-1] + light[:, 1:-1, :-2] + light[:, 1:-1, 2:]
-    return float((around - 4 * centre).var(axis=(1, 2)).mean())
+def sharpness(frames: UInt8[np.ndarray, "f h w 3"]) -> Float[np.ndarray, " f"]:
+    """Variance of each frame's Laplacian, in levels squared; falls with blur, rises with grain."""
+    return np.array([_sharpness(frame) for frame in frames])
 
 
-def colour_drift(frames: UInt8[np.ndarray, "f h w 3"]) -> float:
-    """Distance of the mean colours of the first and of the last quarter, in levels."""
-    count = max(1, len(frames) // 4)
-    first, last = (part.astype(np.float32).mean((0, 1, 2)) for part in (frames[:count], frames[-count:]))
-    return float(np.linalg.norm(last - first))
+def _sharpness(frame: np.ndarray) -> float:
+    light = frame.mean(axis=-1, dtype=np.float32)
+    centre = light[1:-1, 1:-1]
+    around = light[:-2, 1:-1] + light[2:, 1:-1] + light[1:-1, :-2] + light[1:-1, 2:]
+    return float((around - 4 * centre).var())
 
 
-class Sharpness(Metric):
+def mean_colours(frames: UInt8[np.ndarray, "f h w 3"]) -> Float[np.ndarray, "f 3"]:
+    """The mean colour of each frame, in levels."""
+    return np.array([frame.mean((0, 1)) for frame in frames])
+
+
+class Sharpness(FrameMetric):
     """Variance of the Laplacian; `to_first` is that of all frames over that of the first, which a generator copies."""
 
     name, unit, low, high, better = "sharpness", "levels^2", 0.0, math.inf, "higher"
 
-    def read(self, view: View) -> Reading:
-        value, first = sharpness(view.frames), sharpness(view.frames[:1])
-        return Reading(value, {"to_first": value / first if first else math.nan, "frames": len(view.frames)})
+    def values(self, made: np.ndarray) -> np.ndarray:
+        return sharpness(made)
+
+    def conclude(self, values: np.ndarray) -> Reading:
+        value, first = float(values.mean()), float(values[0])
+        return Reading(value, {"to_first": value / first if first else math.nan, "frames": len(values)})
 
 
-class ColourDrift(Metric):
+class ColourDrift(FrameMetric):
     """How far the mean colour wanders from the first to the last quarter of a clip."""
 
     name, unit, low, high, better = "colour-drift", "levels", 0.0, 255 * math.sqrt(3), "lower"
+    version = 2
 
-    def read(self, view: View) -> Reading:
-        return Reading(colour_drift(view.frames), {"frames": len(view.frames)})
+    def values(self, made: np.ndarray) -> np.ndarray:
+        return mean_colours(made)
+
+    def conclude(self, values: np.ndarray) -> Reading:
+        count = max(1, len(values) // 4)
+        drift = values[-count:].mean(0) - values[:count].mean(0)
+        return Reading(float(np.linalg.norm(drift)), {"frames": len(values)})

@@ -71,5 +71,5 @@ def test_loudness_is_that_of_each_frame():
 def test_a_real_landmarker_sees_our_portrait(monkeypatch):
     pytest.importorskip("mediapipe", reason="the extra 'scorers-faces' is not installed")
     portrait = media.read_portrait(ROOT / "flowportrait" / "samples" / "portrait.png")
-    seen = faces.look(LANDMARKER, np.stack([portrait, np.zeros_like(portrait)]))
+    seen = faces.look(LANDMARKER, iter([np.stack([portrait, np.zeros_like(portrait)])]))
     assert seen.found.tolist() == [True, False] and 0 <= seen.lip_opening[0] < 0.5 and np.isnan(seen.blink[1])

@@ -65,7 +65,7 @@ def test_parts_say_where_the_sound_would_fit_best(views):
 def test_what_cannot_be_scored_has_a_reason(views, tmp_path):
     (silent,) = SyncSmall().score([silent_clip(tmp_path / "silent.mp4", views[0].frames)])
     assert math.isnan(silent.value) and "silent throughout" in silent.reason
-    (empty,) = SyncSmall().score([silent_clip(tmp_path / "empty.mp4", np.zeros((40, 64, 64, 3), np.uint8), 0.1)])
+    (empty,) = SyncSmall().score([silent_clip(tmp_path / "empty.mp4", np.zeros((12, 64, 64, 3), np.uint8), 0.1)])
     assert "shows a face in 0 of" in empty.reason
     (short,) = SyncSmall().score([silent_clip(tmp_path / "short.mp4", views[0].frames[:12], 0.1)])
     assert "sync-small needs 30" in short.reason
@@ -88,5 +88,5 @@ def test_damaged_or_absent_weights_are_an_error(tmp_path, monkeypatch, views):
 def test_it_is_a_reward(views):
     candidate = Candidate("x", views[0].frames, 24.0, Sound(views[0].sound, 16_000), views[0].frames[0])
     assert MetricMeasure(SyncSmall())(candidate) == pytest.approx(SyncSmall().read(views[0]).value, abs=0.02)
-    blank = Candidate("y", np.zeros_like(views[0].frames), 24.0, candidate.sound, candidate.portrait)
+    blank = Candidate("y", np.zeros_like(views[0].frames[:12]), 24.0, candidate.sound, candidate.portrait)
     assert math.isnan(MetricMeasure(SyncSmall())(blank))

@@ -1,0 +1,197 @@
+"""The programs a user would take instead of our scorers, each used as its own page shows: for `bench.scorers`.
+
+Every one decodes the videos that it needs for itself. Networks are given, so that both sides have the same weights.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+
+from flowportrait.registry import FACE_DETECTORS
+from flowportrait.scoring.sync import SyncNet
+
+Frames = np.ndarray
+Pairs = Sequence[tuple[Path, Path]]
+"""A generated video and its truth."""
+
+
+def decoded(path: Path) -> Frames:
+    """All frames by PyAV, uint8 [f, h, w, 3]."""
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def over_folder(pairs: Pairs, distance: Callable[[Frames, Frames], Sequence[float]]) -> float:
+    """The mean over clips of a distance of frames, the first left out, as a script would take it."""
+    return float(np.mean([np.mean(distance(decoded(made)[1:], decoded(truth)[1:])) for made, truth in pairs]))
+
+
+def ssim(made: Frames, truth: Frames, **how: object) -> list[float]:
+    """scikit-image, as the paper."""
+    from skimage.metrics import structural_similarity
+
+    pairs = zip(made, truth, strict=True)
+    return [structural_similarity(a, b, channel_axis=-1, data_range=255, **how) for a, b in pairs]
+
+
+def ssim_torchmetrics(made: Frames, truth: Frames) -> np.ndarray:
+    """torchmetrics, all frames at once; it treats borders otherwise, so its numbers are others."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    a, b = (torch.from_numpy(frames).permute(0, 3, 1, 2).float() for frames in (made, truth))
+    return structural_similarity_index_measure(a, b, data_range=255.0, reduction="none").numpy()
+
+
+def psnr(made: Frames, truth: Frames) -> list[float]:
+    """scikit-image."""
+    from skimage.metrics import peak_signal_noise_ratio
+
+    return [peak_signal_noise_ratio(b, a, data_range=255) for a, b in zip(made, truth, strict=True)]
+
+
+def lpips(network: torch.nn.Module, made: Frames, truth: Frames) -> list[float]:
+    """The package, frame by frame, as its README shows."""
+
+    def tensor(frame: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+    with torch.no_grad():
+        return [float(network(tensor(a), tensor(b))) for a, b in zip(made, truth, strict=True)]
+
+
+def flows(raft: torch.nn.Module, frames: Frames) -> torch.Tensor:
+    """torchvision's RAFT called on every pair of frames."""
+    x = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.inference_mode():
+        return torch.cat([raft(x[i : i + 1], x[i + 1 : i + 2])[-1] for i in range(len(x) - 1)])
+
+
+def jitter(raft: torch.nn.Module, path: Path) -> float:
+    """Eq. 15 and 16 of a video, its norms averaged over the picture, epsilon 1 px."""
+    flow = flows(raft, decoded(path)).double()
+    change = (flow[1:] - flow[:-1]).norm(dim=1).mean((1, 2))
+    return float((change / (flow[:-1].norm(dim=1).mean((1, 2)) + 1)).mean())
+
+
+# ------------------------------------------------------------------------------------------------ Fréchet
+
+
+def frechet(a: np.ndarray, b: np.ndarray) -> float:
+    """Means and covariances, then SciPy's square root of a matrix."""
+    from scipy.linalg import sqrtm
+
+    root = sqrtm(np.cov(a, rowvar=False) @ np.cov(b, rowvar=False)).real
+    traces = np.trace(np.cov(a, rowvar=False)) + np.trace(np.cov(b, rowvar=False))
+    return float(np.square(a.mean(0) - b.mean(0)).sum() + traces - 2 * np.trace(root))
+
+
+def frechet_torchmetrics(a: np.ndarray, b: np.ndarray) -> float:
+    """torchmetrics' own arithmetic, in double precision."""
+    from torchmetrics.image.fid import _compute_fid
+
+    moments = ((torch.from_numpy(f.mean(0)), torch.from_numpy(np.cov(f, rowvar=False))) for f in (a, b))
+    return float(_compute_fid(*(part for both in moments for part in both)))
+
+
+def pytorch_fid_network(state: dict[str, torch.Tensor]) -> torch.nn.Module:
+    """The Inception of pytorch-fid with these weights instead of those it would fetch."""
+    from pytorch_fid import inception
+
+    inception.load_state_dict_from_url = lambda *_, **__: state
+    return inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[2048]]).eval()
+
+
+def fid(network: torch.nn.Module, pairs: Pairs) -> float:
+    """pytorch-fid on two folders of frames, which ffmpeg writes first."""
+    from pytorch_fid import fid_score
+
+    moments = []
+    for side in (0, 1):
+        with tempfile.TemporaryDirectory() as folder:
+            for index, pair in enumerate(pairs):
+                ffmpeg("-i", pair[side], f"{folder}/{index:03}-%05d.png")
+            files = sorted(Path(folder).glob("*.png"))
+            moments += fid_score.calculate_activation_statistics(files, network, 50, 2048, "cpu", num_workers=0)
+    return float(fid_score.calculate_frechet_distance(*moments))
+
+
+# ------------------------------------------------------------------------------------------------ SyncNet
+
+
+def ffmpeg(*arguments: object) -> None:
+    """The program, as scripts call it."""
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    subprocess.run([get_ffmpeg_exe(), "-loglevel", "error", "-threads", "1", "-y", *map(str, arguments)], check=True)
+
+
+def syncnet(network: SyncNet, path: Path) -> list[float]:
+    """LSE-D and LSE-C by the stages of the published pipeline.
+
+    Video to AVI at 25 fps, frames to JPEG files, sound to a wav; a face detector on every frame; a crop for every
+    frame, written as another video and joined with its sound; its frames to JPEG files again, windows in lists,
+    distances row by row. The detector is ours instead of S3FD, whose weights are elsewhere; S3FD is the slower one.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ffmpeg("-i", path, "-qscale:v", 2, "-async", 1, "-r", 25, folder / "video.avi")
+        cropped = _crop_stage(folder)
+        return _score_stage(network, cropped, folder / "again")
+
+
+def _crop_stage(folder: Path) -> Path:
+    import cv2
+    from scipy.signal import medfilt
+
+    (folder / "frames").mkdir()
+    ffmpeg("-i", folder / "video.avi", "-qscale:v", 2, "-f", "image2", folder / "frames" / "%06d.jpg")
+    ffmpeg("-i", folder / "video.avi", "-ac", 1, "-vn", "-acodec", "pcm_s16le", "-ar", 16000, folder / "audio.wav")
+    files, detector = sorted((folder / "frames").glob("*.jpg")), FACE_DETECTORS.load("centerface")()
+    boxes = []
+    for file in files:
+        image = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
+        boxes.append(max(detector.detect(image), key=lambda box: box.area)[:4])
+    x0, y0, x1, y1 = np.array(boxes).T
+    sides = np.maximum(x1 - x0, y1 - y0) / 2, (y0 + y1) / 2, (x0 + x1) / 2
+    half, middle_y, middle_x = (medfilt(path, kernel_size=13) for path in sides)
+    writer = cv2.VideoWriter(str(folder / "crop.avi"), cv2.VideoWriter_fourcc(*"XVID"), 25, (224, 224))
+    for i, file in enumerate(files):
+        border = int(half[i] * 1.8)
+        image = np.pad(cv2.imread(str(file)), ((border, border), (border, border), (0, 0)), constant_values=110)
+        x, y, side = middle_x[i] + border, middle_y[i] + border, half[i]
+        face = image[int(y - side) : int(y + side * 1.8), int(x - side * 1.4) : int(x + side * 1.4)]
+        writer.write(cv2.resize(face, (224, 224)))
+    writer.release()
+    ffmpeg("-i", folder / "crop.avi", "-i", folder / "audio.wav", "-c:v", "copy", "-c:a", "copy", folder / "both.avi")
+    return folder / "both.avi"
+
+
+def _score_stage(network: SyncNet, video: Path, folder: Path) -> list[float]:
+    import cv2
+    from python_speech_features import mfcc
+    from scipy.io import wavfile
+
+    folder.mkdir()
+    ffmpeg("-i", video, "-threads", 1, "-f", "image2", folder / "%06d.jpg")
+    ffmpeg("-i", video, "-async", 1, "-ac", 1, "-vn", "-acodec", "pcm_s16le", "-ar", 16000, folder / "audio.wav")
+    images = np.stack([cv2.imread(str(file)) for file in sorted(folder.glob("*.jpg"))])
+    samples = wavfile.read(folder / "audio.wav")[1]
+    x = torch.from_numpy(images).permute(3, 0, 1, 2)[None].float()
+    cepstra = torch.from_numpy(mfcc(samples, 16000)).float().T[None, None]
+    count = min(len(images), len(samples) // 640) - 5
+    lips, sounds = [], []
+    for start in range(0, count, 20):
+        window = range(start, min(count, start + 20))
+        lips.append(network.seen(torch.cat([x[:, :, i : i + 5] for i in window])))
+        sounds.append(network.heard(torch.cat([cepstra[:, :, :, 4 * i : 4 * i + 20] for i in window])))
+    lip, sound = torch.cat(lips), torch.nn.functional.pad(torch.cat(sounds), (0, 0, 15, 15))
+    rows = [torch.nn.functional.pairwise_distance(lip[[i]].repeat(31, 1), sound[i : i + 31]) for i in range(len(lip))]
+    means = torch.stack(rows).mean(0)
+    return [float(means.min()), float(means.median() - means.min())]
