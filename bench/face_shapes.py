@@ -108,8 +108,27 @@ def fit(args: argparse.Namespace) -> None:
     if args.write:
         kept = [ARKIT.index(name) for name in names]
         about = {"names": " ".join(names), "correlation": " ".join(f"{held_out[i]:.3f}" for i in kept)}
-        save_file({"weights": weights[:, kept].astype(np.float32)}, blendshapes.TABLE, about)
+        # A slice of columns lies across memory, and the file would take it as it lies.
+        table = np.ascontiguousarray(weights[:, kept], np.float32)
+        save_file({"weights": table}, blendshapes.TABLE, about)
         print(f"written: {blendshapes.TABLE}, {len(names)} shapes")
+
+
+def compare(args: argparse.Namespace) -> None:
+    """The table's shapes of real clips beside MediaPipe's, both less their clip's median: r over all frames."""
+    names = blendshapes.shape_table().names
+    columns = [ARKIT.index(name) for name in names]
+    ours, theirs = [], []
+    for label in sorted(args.labels.glob("*.npz"))[: args.clips]:
+        shapes = blendshapes.face_shapes(*landmarks_of(args.videos / f"{label.stem}.mp4"))
+        told = np.load(label)["arkit"][:, columns].astype(np.float32)
+        ours.append(np.stack([shapes[name] for name in names], 1)[: len(told)])
+        theirs.append(told[: len(ours[-1])] - np.nanmedian(told, 0))
+    both = np.concatenate(ours), np.concatenate(theirs)
+    seen = np.isfinite(both[1]).all(1)
+    print(f"{len(ours)} clips, {seen.sum()} frames\n\n| shape | r |\n|---|---|")
+    for name, r in zip(names, pearson(both[0][seen], both[1][seen]), strict=True):
+        print(f"| {name} | {r:.2f} |")
 
 
 def centred(rows: list[dict]) -> tuple[np.ndarray, np.ndarray]:
@@ -142,10 +161,15 @@ def main() -> None:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for function in (measure, fit):
+    for function in (measure, fit, compare):
         command = commands.add_parser(function.__name__, help=function.__doc__)
-        command.add_argument("--out", type=Path, required=True)
         command.set_defaults(run=function)
+        if function is compare:
+            command.add_argument("--videos", type=Path, required=True)
+            command.add_argument("--labels", type=Path, required=True, help="of bench.label_faces")
+            command.add_argument("--clips", type=int, default=12)
+            continue
+        command.add_argument("--out", type=Path, required=True)
         if function is measure:
             command.add_argument("--world", type=Path, nargs="+", required=True)
             command.add_argument("--clips", type=int, default=180, help="to fit")

@@ -47,11 +47,14 @@ FITTED = {
     "motion": {
         "still_share": ("frozen_face", "dropped_frames"),
         "steadiness": ("jitter",),
-        "flow_evenness": ("jitter", "dropped_frames"),
+        "flow_evenness": ("jitter",),
     },
 }
 FITTED_LONG = ("blink_luck",)
-"""Signals that say something only of clips of more than LONG_S, and are fitted to those alone."""
+"""Signals that say something only of clips of more than LONG_S, and are fitted to those alone.
+
+Of their ladders the last step counts: half a blink is a blink.
+"""
 LONG_S = 10.0
 SHORT_S = 3.0
 LIPS = ("sync-small lips", SHIPPED)  # under which the scorer keeps its embeddings of a clip's lips
@@ -73,8 +76,10 @@ def footage(clip: SourceClip, other: SourceClip, seconds: float = SHORT_S) -> Fo
     samples, rate = media.read_audio(clip.video, min_s=0.0)
     count = round(len(frames) / media.FPS * rate)
     landmarks = np.load(clip.labels)["landmarks68"].astype(np.float32)[: len(frames)]
-    foreign = media.read_audio(other.video, min_s=0.0)
-    return Footage(frames, Sound(samples[:count], rate), media.FPS, landmarks, foreign)
+    foreign, foreign_rate = media.read_audio(other.video, min_s=0.0)
+    if foreign_rate != rate:
+        foreign = media.resample(foreign, foreign_rate, rate)
+    return Footage(frames, Sound(samples[:count], rate), media.FPS, landmarks, Sound(foreign, rate))
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -82,12 +87,12 @@ def measure(args: argparse.Namespace) -> None:
     path = args.out / "signals.jsonl"
     args.out.mkdir(parents=True, exist_ok=True)
     done = {} if args.again else measured(path)
-    wanted = args.signals or list(signals.SIGNALS)
     clips = held_out(args.world, args.clips)
     for number, clip in enumerate(clips):
         whole = footage(clip, clips[(number + 1) % len(clips)], args.seconds)
         clean = view_of(clip.key, whole)
         for name, strength in [("none", 0.0), *((n, s) for n in args.ladders for s in DEGRADATIONS[n].levels)]:
+            wanted = args.signals or (list(signals.SIGNALS) if args.all or name == "none" else asked_about(name))
             known = done.get((clip.key, name, strength), {})
             if "reason" in known or set(wanted) <= known.keys():
                 continue
@@ -100,6 +105,12 @@ def measure(args: argparse.Namespace) -> None:
             with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
         print(f"{number + 1}/{len(clips)} clips", flush=True)
+
+
+def asked_about(ladder: str) -> list[str]:
+    """The signals of the aspects that a ladder hurts, those it is not fitted to included; all for the picture's."""
+    aspect = DEGRADATIONS[ladder].breaks
+    return list(FITTED.get(aspect, signals.SIGNALS))
 
 
 def keep_what_stays(view: View, clean: View, same_frames: bool, lips: bool) -> None:
@@ -170,6 +181,8 @@ def fit_table(rows: list[dict]) -> dict[str, dict[str, list[list[float]]]]:
         for signal, ladders in by_signal.items():
             of_length = [r for r in rows if is_long(r) == (signal in FITTED_LONG)]
             used = [r for r in of_length if r["degradation"] in ("none", *ladders) and signal in r]
+            if signal in FITTED_LONG:
+                used = [r for r in used if target(r) in (1.0, 5.0)]
             values = np.array([r[signal] for r in used])
             targets = np.array([target(r) for r in used])
             # Clean clips weigh as much as one step of each ladder does together.
@@ -223,17 +236,22 @@ def report(scored: list[dict]) -> None:
     by_step = defaultdict(list)
     for row in scored:
         by_step[row["degradation"], row["strength"]].append(row)
-    mean = lambda rows, name: float(np.mean([r[name] for r in rows if not math.isnan(r[name])] or math.nan))  # noqa: E731
+    ladders = [name for name in DEGRADATIONS if any(row["degradation"] == name for row in scored)]
+
+    def mean(rows: list[dict], name: str) -> float:
+        return float(np.mean([row[name] for row in rows if not math.isnan(row[name])] or [math.nan]))
+
     print("| damage | step | " + " | ".join(ASPECTS) + " |\n|---|---|" + "---|" * len(ASPECTS))
     for (name, strength), rows in by_step.items():
         print(f"| {name} | {strength:g} | " + " | ".join(f"{mean(rows, a):.2f}" for a in ASPECTS) + " |")
     print("\n| damage | hurts | pairs in order | mean falls by | clean beats last step |\n|---|---|---|---|---|")
-    for name, degradation in DEGRADATIONS.items():
-        for aspect in ASPECTS if degradation.breaks == "picture" else (degradation.breaks,):
-            print(f"| {name} | {degradation.breaks} | " + ladder_line(scored, name, aspect) + " |")
-    print("\n| signal | " + " | ".join(DEGRADATIONS) + " |\n|---|" + "---|" * len(DEGRADATIONS))
-    for signal in signals.SIGNALS:
-        print(f"| {signal} | " + " | ".join(f"{order(scored, n, signal):.2f}" for n in DEGRADATIONS) + " |")
+    for name in ladders:
+        breaks = DEGRADATIONS[name].breaks
+        for aspect in ASPECTS if breaks == "picture" else (breaks,):
+            print(f"| {name} | {breaks} | " + ladder_line(scored, name, aspect) + " |")
+    print("\n| signal | " + " | ".join(ladders) + " |\n|---|" + "---|" * len(ladders))
+    for signal in (name for name in signals.SIGNALS if any(name in row for row in scored)):
+        print(f"| {signal} | " + " | ".join(f"{order(scored, n, signal):.2f}" for n in ladders) + " |")
 
 
 def ladder_line(scored: list[dict], name: str, aspect: str) -> str:
@@ -303,6 +321,7 @@ def main() -> None:
             command.add_argument("--seconds", type=float, default=SHORT_S)
             command.add_argument("--ladders", nargs="+", choices=DEGRADATIONS, default=list(DEGRADATIONS))
             command.add_argument("--signals", nargs="+", choices=signals.SIGNALS)
+            command.add_argument("--all", action="store_true", help="all signals of all ladders, to see what they leak")
             command.add_argument("--again", action="store_true", help="measure anew, as after another training")
         if function is fit:
             command.add_argument("--write", action="store_true")
