@@ -16,7 +16,7 @@ import argparse
 import itertools
 import json
 import math
-from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -232,36 +232,42 @@ def rated(row: dict, table: dict[str, list[list[float]]]) -> float:
 
 
 def report(scored: list[dict]) -> None:
-    """Markdown: mean scores by step, how often a step is ranked below a milder one, and what each signal follows."""
-    by_step = defaultdict(list)
-    for row in scored:
-        by_step[row["degradation"], row["strength"]].append(row)
+    """Markdown: one line a ladder, and what each signal follows."""
     ladders = [name for name in DEGRADATIONS if any(row["degradation"] == name for row in scored)]
-
-    def mean(rows: list[dict], name: str) -> float:
-        return float(np.mean([row[name] for row in rows if not math.isnan(row[name])] or [math.nan]))
-
-    print("| damage | step | " + " | ".join(ASPECTS) + " |\n|---|---|" + "---|" * len(ASPECTS))
-    for (name, strength), rows in by_step.items():
-        print(f"| {name} | {strength:g} | " + " | ".join(f"{mean(rows, a):.2f}" for a in ASPECTS) + " |")
-    print("\n| damage | hurts | pairs in order | mean falls by | clean beats last step |\n|---|---|---|---|---|")
+    clean = [row for row in scored if row["degradation"] == "none"]
+    print("clean: " + ", ".join(f"{aspect} {mean(row[aspect] for row in clean):.2f}" for aspect in ASPECTS))
+    print(
+        "\n| damage | hurts | mean score by step | pairs in order | clean beats last step | falls at the last step: ",
+        end="",
+    )
+    print(" | ".join(ASPECTS) + " |\n|---|---|---|---|---|" + "---|" * len(ASPECTS))
     for name in ladders:
         breaks = DEGRADATIONS[name].breaks
         for aspect in ASPECTS if breaks == "picture" else (breaks,):
-            print(f"| {name} | {breaks} | " + ladder_line(scored, name, aspect) + " |")
+            print(f"| {name} | {breaks} | " + ladder_line(scored, clean, name, aspect) + " |")
     print("\n| signal | " + " | ".join(ladders) + " |\n|---|" + "---|" * len(ladders))
     for signal in (name for name in signals.SIGNALS if any(name in row for row in scored)):
         print(f"| {signal} | " + " | ".join(f"{order(scored, n, signal):.2f}" for n in ladders) + " |")
 
 
-def ladder_line(scored: list[dict], name: str, aspect: str) -> str:
-    """Share of pairs of steps of a clip in order, mean drop, share of clips that beat their own last step."""
-    last = DEGRADATIONS[name].levels[-1]
-    clean = {r["clip"]: r[aspect] for r in scored if r["degradation"] == "none"}
-    worst = {r["clip"]: r[aspect] for r in scored if r["degradation"] == name and r["strength"] == last}
-    both = [(clean[c], worst[c]) for c in worst if c in clean and not math.isnan(clean[c] + worst[c])]
-    drop = np.mean([a - b for a, b in both])
-    return f"{order(scored, name, aspect):.2f} | {drop:.2f} ({aspect}) | {np.mean([a > b for a, b in both]):.2f}"
+def ladder_line(scored: list[dict], clean: list[dict], name: str, aspect: str) -> str:
+    """What happens to an aspect down a ladder, and at its end to all of them against the same clips undamaged."""
+    steps = {strength: [] for strength in DEGRADATIONS[name].levels}
+    for row in scored:
+        if row["degradation"] == name:
+            steps[row["strength"]].append(row)
+    last = steps[DEGRADATIONS[name].levels[-1]]
+    before = {row["clip"]: row for row in clean}
+    scores = ", ".join(f"{mean(row[aspect] for row in rows):.2f}" for rows in steps.values())
+    beats = mean(float(before[row["clip"]][aspect] > row[aspect]) for row in last)
+    falls = [mean(before[row["clip"]][a] - row[a] for row in last) for a in ASPECTS]
+    shown = " | ".join("" if math.isnan(fall) else f"{fall:.2f}" for fall in falls)
+    return f"{scores} | {order(scored, name, aspect):.2f} | {beats:.2f} | {shown}"
+
+
+def mean(values: Iterable[float]) -> float:
+    """Of those that are numbers; nan when there are none."""
+    return float(np.mean([value for value in values if not math.isnan(value)] or [math.nan]))
 
 
 def order(scored: list[dict], name: str, value: str) -> float:

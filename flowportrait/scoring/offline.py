@@ -104,21 +104,21 @@ class _AspectScorer(Metric):
 
 
 class OfflineLipSync(_AspectScorer):
-    """Lip-sync by `sync-small`."""
+    """Lip-sync by `sync-small`, and whether the mouth moves at all."""
 
     name, aspect = "offline-lip-sync", "lip_sync"
     needs = frozenset({"frames", "sound"})
 
 
 class OfflineExpressiveness(_AspectScorer):
-    """Whether brows and lids live."""
+    """Whether brows and lids live, and blink as people do."""
 
     name, aspect = "offline-expressiveness", "expressiveness"
     needs = frozenset({"frames"})
 
 
 class OfflineMotion(_AspectScorer):
-    """Whether the head moves, and evenly."""
+    """Whether the face moves at all, and evenly."""
 
     name, aspect = "offline-motion", "motion"
     needs = frozenset({"frames"})

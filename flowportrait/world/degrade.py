@@ -94,7 +94,7 @@ def frozen_mouth(footage: Footage, strength: float, rng: np.random.Generator) ->
 
 
 def muted_expression(footage: Footage, strength: float, rng: np.random.Generator) -> Footage:
-    """Brows and lids of the first frame laid over all others, but for the mouth; 0.5 lets half of it all through."""
+    """Brows and lids of the first frame laid over all others, lips spared; 0.5 lets half of their motion through."""
     return _held_region(footage, _UPPER_FACE, strength, spared=_MOUTH)
 
 
