@@ -21,11 +21,15 @@ import numpy as np
 
 from flowportrait.media import Clip
 from flowportrait.scoring import Sample, digest_of, file_digest
+from flowportrait.scoring.blendshapes import TABLE
 from flowportrait.scoring.metric import Metric, Reading, Unscorable, View
 from flowportrait.scoring.signals import SHOWN, SIGNALS, trust
 from flowportrait.scoring.sync_small import SyncSmall
+from flowportrait.scoring.tracking import LANDMARKER_SHA256
 
 CALIBRATION = Path(__file__).with_name("offline_calibration.json")
+VERSION = 2
+"""Raised when the same tables and weights give other numbers than before."""
 _KEPT_CLIPS = 4
 
 
@@ -64,7 +68,7 @@ class SignalJudge:
 
     @cached_property
     def version(self) -> str:
-        """Digest of the calibration and of the network it reads."""
+        """Digest of the tables and of the networks it reads."""
         return _digest()
 
     def rate(self, aspect: str, clip: Clip) -> float:
@@ -92,7 +96,7 @@ class _AspectScorer(Metric):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of calibration and network."""
+        """Digest of tables and networks."""
         return digest_of(self.name, self.version, _digest())
 
     def provenance(self) -> dict[str, Any]:
@@ -125,4 +129,5 @@ class OfflineMotion(_AspectScorer):
 
 
 def _digest() -> str:
-    return digest_of(file_digest(CALIBRATION), SyncSmall().weights_sha256)
+    tables = file_digest(CALIBRATION), file_digest(TABLE)
+    return digest_of(VERSION, *tables, SyncSmall().weights_sha256, LANDMARKER_SHA256)

@@ -102,7 +102,20 @@ def test_a_curve_through_noisy_steps_rises_and_reaches_both_ends():
     assert len({value for value, _ in flat}) == 1
 
 
-def test_it_answers_as_a_judge_under_its_own_name(tmp_path, capsys):
+@pytest.fixture
+def looks(clean, monkeypatch):
+    """Counts how often a face is looked for; it is where it was in the clean clip."""
+    found, squares = [], tracking.track_face(clean).squares
+
+    def look(frames):
+        found.append(len(frames))
+        return squares
+
+    monkeypatch.setattr(tracking, "face_squares", look)
+    return found
+
+
+def test_it_answers_as_a_judge_under_its_own_name(tmp_path, capsys, looks):
     settings = ["--set", "judge.backend.type=offline", "--set", "judge.backend.name=signals"]
     out = tmp_path / "s.jsonl"
     names = "mas-ma,offline-lip-sync,offline-expressiveness,offline-motion"
@@ -114,12 +127,21 @@ def test_it_answers_as_a_judge_under_its_own_name(tmp_path, capsys):
     for aspect, score in zip(ASPECTS, scores.values(), strict=True):
         assert abs(score.value - judged.parts[aspect]) <= 0.5 and score.unit == "1-5 (offline)"
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["unscored"] == 0
+    assert len(looks) == 2, "once for the three scorers, once for the judge's three questions"
 
 
-def test_its_aspects_are_rewards(clean, tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "face_squares", lambda frames: tracking.track_face(clean).squares)
+def test_its_aspects_are_rewards(clean, tmp_path, looks):
     candidate = Candidate("x", clean.frames, 24.0, Sound(clean.sound, 16_000), clean.frames[0])
     names = ["offline-lip-sync", "offline-expressiveness", "offline-motion"]
     measures = build_measures(names, MEASURES, ScoringConfig(), tmp_path / "answers.jsonl")
     for aspect, name in zip(ASPECTS, names, strict=True):
         assert measures[name](candidate) == pytest.approx(offline.rate(clean, aspect).value, abs=1e-3)
+    assert len(looks) == 1
+
+
+def test_the_judge_looks_once_at_a_candidate_that_three_rewards_ask_about(clean, tmp_path, looks):
+    candidate = Candidate("x", clean.frames, 24.0, Sound(clean.sound, 16_000), clean.frames[0])
+    config = ScoringConfig.model_validate({"judge": {"backend": {"type": "offline", "name": "signals"}}})
+    measures = build_measures(ASPECTS, MEASURES, config, tmp_path / "answers.jsonl")
+    assert all(measures[aspect](candidate) in (1, 2, 3, 4, 5) for aspect in ASPECTS)
+    assert len(looks) == 1
