@@ -184,9 +184,7 @@ def read_audio(
     if len(samples) == 0 or duration_s < min_s:
         raise MediaError(f"{path}: {duration_s:.2f} s of sound; give at least {min_s} s")
     if not np.isfinite(samples).all():
-        raise MediaError(
-            f"{path}: holds samples that are not numbers (NaN or infinite); export the sound again"
-        )
+        raise MediaError(f"{path}: holds samples that are not numbers (NaN or infinite); export the sound again")
     if sample_rate is not None and sample_rate != rate:
         samples, rate = resample(samples, rate, sample_rate), sample_rate
     return Sound(samples, rate)
@@ -347,9 +345,7 @@ def check_output(path: str | Path) -> Path:
     """`path` when an mp4 can be written there; raises MediaError otherwise. Leaves nothing behind."""
     path = Path(path)
     if path.suffix.lower() != ".mp4":
-        raise MediaError(
-            f"{path}: cannot write '{path.suffix or 'no suffix'}'; give a name that ends in .mp4"
-        )
+        raise MediaError(f"{path}: cannot write '{path.suffix or 'no suffix'}'; give a name that ends in .mp4")
     if path.is_dir():
         raise MediaError(f"{path}: is a folder; give the name of a file in it")
     if not path.parent.is_dir():
@@ -359,9 +355,7 @@ def check_output(path: str | Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise MediaError(
-            f"{path}: the folder {path.parent} cannot be written to ({error.strerror})"
-        ) from error
+        raise MediaError(f"{path}: the folder {path.parent} cannot be written to ({error.strerror})") from error
     return path
 
 
@@ -397,9 +391,7 @@ def _encode(
     return num_frames
 
 
-def _video_stream(
-    container: av.container.OutputContainer, fps: Fraction, height: int, width: int, preset: str
-):
+def _video_stream(container: av.container.OutputContainer, fps: Fraction, height: int, width: int, preset: str):
     """An H.264 stream whose colours are said to be what they are: BT.709, limited range."""
     if height % 2 or width % 2:
         raise MediaError(f"frames of {width}x{height} px; H.264 in yuv420p needs even sides")
@@ -423,9 +415,7 @@ def _sound_writer(container, planes: np.ndarray, sample_rate: int) -> Callable[.
         nonlocal done
         end = planes.shape[1] if until_sample is None else min(until_sample, planes.shape[1])
         if end > done:
-            frame = av.AudioFrame.from_ndarray(
-                np.ascontiguousarray(planes[:, done:end]), format="fltp", layout=layout
-            )
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(planes[:, done:end]), format="fltp", layout=layout)
             frame.sample_rate, frame.pts, frame.time_base = sample_rate, done, Fraction(1, sample_rate)
             container.mux(stream.encode(frame))
             done = end
@@ -477,9 +467,7 @@ def _stream(container: av.container.InputContainer, kind: str, path: Path):
     """The first stream of a kind, "audio" or "video"."""
     streams = getattr(container.streams, kind)
     if not streams:
-        raise MediaError(
-            f"{path}: has no {'sound' if kind == 'audio' else 'picture'} track; give another file"
-        )
+        raise MediaError(f"{path}: has no {'sound' if kind == 'audio' else 'picture'} track; give another file")
     return streams[0]
 
 

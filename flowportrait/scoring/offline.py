@@ -2,7 +2,8 @@
 
 Signals become scores by a table that was fitted to ladders of known damage (`python -m bench.offline_judge`, kept in
 offline_calibration.json; docs/offline-judge.md says how far to trust it). A clip is as good in an aspect as the worst
-of its signals says. The judge sees damage, not quality, and answers as `offline:signals`, never under a model's name.
+of its signals says; where its face is hard to follow the score keeps to the middle. The judge sees damage, not quality,
+and answers as `offline:signals`, never under a model's name.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import math
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,11 +21,15 @@ import numpy as np
 
 from flowportrait.media import Clip
 from flowportrait.scoring import Sample, digest_of, file_digest
+from flowportrait.scoring.blendshapes import TABLE
 from flowportrait.scoring.metric import Metric, Reading, Unscorable, View
-from flowportrait.scoring.signals import SHOWN, SIGNALS
+from flowportrait.scoring.signals import SHOWN, SIGNALS, trust
 from flowportrait.scoring.sync_small import SyncSmall
+from flowportrait.scoring.tracking import LANDMARKER_SHA256
 
 CALIBRATION = Path(__file__).with_name("offline_calibration.json")
+VERSION = 2
+"""Raised when the same tables and weights give other numbers than before."""
 _KEPT_CLIPS = 4
 
 
@@ -43,7 +49,14 @@ def rate(view: View, aspect: str) -> Reading:
     """An aspect's score in [1, 5] with the signals it was read from. Raises Unscorable where they cannot be had."""
     table = calibration()[aspect]
     signals = {name: SIGNALS[name](view) for name in (*table, *SHOWN[aspect])}
-    return Reading(min(score_of(signals[name], knots) for name, knots in table.items()), signals)
+    sure = trust(view)
+    return Reading(combined(signals, table, sure), signals | {"trust": sure})
+
+
+def combined(signals: Mapping[str, float], table: Mapping[str, list[list[float]]], sure: float) -> float:
+    """What the worst of the signals in the table says, nearer to 3 the less the face's track is to be trusted."""
+    worst = min(score_of(signals[name], knots) for name, knots in table.items())
+    return 3 + sure * (worst - 3)
 
 
 class SignalJudge:
@@ -55,7 +68,7 @@ class SignalJudge:
 
     @cached_property
     def version(self) -> str:
-        """Digest of the calibration and of the network it reads."""
+        """Digest of the tables and of the networks it reads."""
         return _digest()
 
     def rate(self, aspect: str, clip: Clip) -> float:
@@ -83,7 +96,7 @@ class _AspectScorer(Metric):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of calibration and network."""
+        """Digest of tables and networks."""
         return digest_of(self.name, self.version, _digest())
 
     def provenance(self) -> dict[str, Any]:
@@ -95,25 +108,26 @@ class _AspectScorer(Metric):
 
 
 class OfflineLipSync(_AspectScorer):
-    """Lip-sync by `sync-small`."""
+    """Lip-sync by `sync-small`, and whether the mouth moves at all."""
 
     name, aspect = "offline-lip-sync", "lip_sync"
     needs = frozenset({"frames", "sound"})
 
 
 class OfflineExpressiveness(_AspectScorer):
-    """Whether brows and lids live."""
+    """Whether brows and lids live, and blink as people do."""
 
     name, aspect = "offline-expressiveness", "expressiveness"
     needs = frozenset({"frames"})
 
 
 class OfflineMotion(_AspectScorer):
-    """Whether the head moves, and evenly."""
+    """Whether the face moves at all, and evenly."""
 
     name, aspect = "offline-motion", "motion"
     needs = frozenset({"frames"})
 
 
 def _digest() -> str:
-    return digest_of(file_digest(CALIBRATION), SyncSmall().weights_sha256)
+    tables = file_digest(CALIBRATION), file_digest(TABLE)
+    return digest_of(VERSION, *tables, SyncSmall().weights_sha256, LANDMARKER_SHA256)

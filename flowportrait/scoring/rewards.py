@@ -43,28 +43,46 @@ def build_measures(names: Iterable[str], own: Table, config: ScoringConfig, answ
             known = {*own.names(), *SCORERS.names(), *PAPER}
             raise ConfigError(f"{own.kind}: no '{name}'; {name_hint(name, known)}")
     built = dict(zip(scorers, build_scorers(scorers.values(), config, answers), strict=True))
-    judged = _Loop()
-    return {name: _measure(built[name], judged) if name in built else own.load(name) for name in names}
+    judged, views = _Loop(), Views()
+    return {name: _measure(built[name], judged, views) if name in built else own.load(name) for name in names}
 
 
-def _measure(scorer: Scorer, loop: _Loop) -> Measure:
+def _measure(scorer: Scorer, loop: _Loop, views: Views) -> Measure:
     if isinstance(scorer, Metric):
-        return MetricMeasure(scorer)
+        return MetricMeasure(scorer, views)
     if isinstance(scorer, ScoreSystem):
         return JudgeMeasure(scorer, loop)
     raise ConfigError(f"reward: '{scorer.name}' is neither a metric nor a judge; a training run cannot ask it")
 
 
+class Views:
+    """The views of the last candidates: all metrics of one share what was found in it, such as its face."""
+
+    def __init__(self, kept: int = 8):
+        self._views: list[CandidateView] = []
+        self._kept, self._lock = kept, threading.Lock()
+
+    def of(self, candidate: Candidate) -> CandidateView:
+        """The view of this very candidate: keys may come again, so nothing else is taken for the same."""
+        with self._lock:
+            view = next((view for view in self._views if view.candidate is candidate), None)
+            if view is None:
+                view = CandidateView(candidate)
+                # A desk works on as many clips at a time as it has threads, the oldest first.
+                self._views = [*self._views, view][-self._kept :]
+            return view
+
+
 class MetricMeasure:
     """A metric's number of a candidate, with minus where less is better; nan when it has none."""
 
-    def __init__(self, metric: Metric):
-        self.metric = metric
+    def __init__(self, metric: Metric, views: Views):
+        self.metric, self._views = metric, views
         self._sign = 1.0 if metric.better == "higher" else -1.0
 
     def __call__(self, candidate: Candidate) -> float:
         try:
-            return self._sign * self.metric.read(CandidateView(candidate)).value
+            return self._sign * self.metric.read(self._views.of(candidate)).value
         except Unscorable:
             return math.nan
 

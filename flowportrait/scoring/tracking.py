@@ -31,6 +31,13 @@ DETECT_EVERY = 12  # frames
 SMOOTH_FRAMES = 8.0
 
 
+MIRRORED = (
+    *range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31, 45, 44, 43, 42, 47, 46, 39, 38, 37, 36,
+    41, 40, 54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65,
+)  # fmt: skip
+"""Of each of the 68 landmarks, the one that takes its place in a mirror."""
+
+
 class FaceTrack(NamedTuple):
     """A face at 24 fps: `frames` uint8 [f, 128, 128, 3], and `landmarks` [f, 68, 2] in their pixels. `squares` [f, 3]
     are where they were cut: x, y and side in pixels of the clip."""
@@ -103,6 +110,15 @@ def find_landmarks(frames: np.ndarray, batch: int = 32) -> np.ndarray:
         with matmul_precision("cpu"):
             found.append(network(part))
     return ((torch.cat(found) + 1) * SIZE_PX / 2).numpy()
+
+
+def mirror_error(track: FaceTrack, every: int = 8) -> float:
+    """How far the landmarks of mirrored frames lie from the landmarks mirrored, in eye distances; large where the
+    landmarker only guesses. One frame in `every` is asked."""
+    straight, size = track.landmarks[::every], SIZE_PX - 1
+    mirrored = find_landmarks(np.ascontiguousarray(track.frames[::every, :, ::-1]))[:, MIRRORED] * [-1, 1] + [size, 0]
+    eyes = np.linalg.norm(straight[:, 36:42].mean(1) - straight[:, 42:48].mean(1), axis=1).mean()
+    return float(np.linalg.norm(mirrored - straight, axis=-1).mean() / eyes)
 
 
 @lru_cache(maxsize=1)

@@ -16,7 +16,8 @@ from flowportrait.errors import ConfigError
 from flowportrait.media import Sound
 from flowportrait.registry import name_hint
 
-_MOUTH, _UPPER_FACE = slice(48, 68), slice(17, 48)
+_MOUTH, _UPPER_FACE = np.arange(48, 68), np.r_[17:31, 36:48]
+"""Lips; brows, lids and the bridge of the nose, whose wings move with the upper lip."""
 _ANCHORS = [27, 28, 29, 30, 33, 36, 39, 42, 45]
 """Landmarks that turn with the head and do not take part in expressions."""
 
@@ -93,8 +94,8 @@ def frozen_mouth(footage: Footage, strength: float, rng: np.random.Generator) ->
 
 
 def muted_expression(footage: Footage, strength: float, rng: np.random.Generator) -> Footage:
-    """Brows, lids and nose of the first frame laid over all others; 0.5 lets half of their motion through."""
-    return _held_region(footage, _UPPER_FACE, strength)
+    """Brows and lids of the first frame laid over all others, lips spared; 0.5 lets half of their motion through."""
+    return _held_region(footage, _UPPER_FACE, strength, spared=_MOUTH)
 
 
 def jitter(footage: Footage, pixels: float, rng: np.random.Generator) -> Footage:
@@ -141,27 +142,31 @@ DEGRADATIONS: dict[str, Degradation] = {
 """All degradations by name."""
 
 
-def _held_region(footage: Footage, region: slice, strength: float) -> Footage:
-    """Mixes a region of the first frame, moved with the head, into every frame."""
+def _held_region(footage: Footage, region: np.ndarray, strength: float, spared: np.ndarray | None = None) -> Footage:
+    """Mixes a region of the first frame, moved with the head, into every frame, but for the landmarks `spared`."""
     frames, landmarks = footage.frames, footage.landmarks
     if landmarks is None:
         landmarks = np.broadcast_to(_framed_landmarks(frames.shape[2], frames.shape[1]), (len(frames), 68, 2))
-    mask = _soft_mask(landmarks[0, region], frames.shape[1:3])
+    # Brows end where the face does, and what lies beside it must not turn with it; lips leave room for an open mouth.
+    mask = _soft_mask(landmarks[0, region], frames.shape[1:3], wider=1.35 if spared is None else 1.05)
     out = frames.astype(np.float32)
     for i in range(1, len(frames)):
         # Output pixels look up where they came from, so the map runs from frame i back to the first.
         linear, offset = _similarity(landmarks[i, _ANCHORS], landmarks[0, _ANCHORS])
         amount = strength * np.clip(_warped(mask, linear, offset), 0, 1)[..., None]
+        if spared is not None:
+            # As they lie in this frame: lips rise and nostrils lie low, so the first frame's place would not do.
+            amount *= 1 - _soft_mask(landmarks[i, spared], frames.shape[1:3])[..., None]
         out[i] += amount * (_warped(frames[0], linear, offset).astype(np.float32) - out[i])
     return footage._replace(frames=_as_8_bit(out))
 
 
-def _soft_mask(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def _soft_mask(points: np.ndarray, shape: tuple[int, int], wider: float = 1.35) -> np.ndarray:
     """[h, w] 1 in an ellipse around points, falling off softly."""
     low, high = points.min(0), points.max(0)
     middle = (low + high) / 2
     # The jaw takes the lower lip further down than it rests.
-    half = np.maximum((high - low) / 2 * [1.35, 1.6], 2)
+    half = np.maximum((high - low) / 2 * [wider, 1.6], 2)
     y, x = np.mgrid[0 : shape[0], 0 : shape[1]]
     distance = np.hypot((x - middle[0]) / half[0], (y - middle[1]) / half[1])
     return np.clip((1.35 - distance) / 0.35, 0, 1).astype(np.float32)

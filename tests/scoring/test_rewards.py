@@ -11,16 +11,17 @@ from flowportrait import registry
 from flowportrait.config import load_recipe
 from flowportrait.errors import CheckpointError, ConfigError
 from flowportrait.media import Sound
-from flowportrait.scoring.reward import Candidate
+from flowportrait.scoring import tracking
+from flowportrait.scoring.reward import Candidate, ScoringDesk
 from flowportrait.scoring.rewards import PAPER, build_measures
 from flowportrait.scoring.run import ScoringConfig
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
-def candidate(key="a", shift=0):
-    frames = np.random.default_rng(3).integers(0, 255, (6, 32, 32, 3)).astype(np.uint8)
-    sound = Sound(0.1 * np.sin(np.arange(4000) * 0.2).astype(np.float32), 16000)
+def candidate(key="a", shift=0, frames=6):
+    frames = np.random.default_rng(3).integers(0, 255, (frames, 32, 32, 3)).astype(np.uint8)
+    sound = Sound(0.1 * np.sin(np.arange(len(frames) * 667) * 0.2).astype(np.float32), 16000)
     return Candidate(key, np.roll(frames, shift, 2), 24.0, sound, frames[0], truth=frames)
 
 
@@ -40,6 +41,25 @@ def test_metrics_enter_so_that_more_is_better():
     assert measures["colour-drift"](candidate()) < 0
     alone = Candidate("c", candidate().frames, 24.0, candidate().sound, candidate().portrait)
     assert math.isnan(measures["ssim"](alone))
+
+
+def test_all_metrics_of_a_candidate_share_one_look_at_its_face(monkeypatch):
+    looks = []
+
+    def look(frames):
+        looks.append(frames)
+        return np.tile([0.0, 0.0, 32.0], (len(frames), 1))
+
+    monkeypatch.setattr(tracking, "face_squares", look)
+    names = ["offline-lip-sync", "offline-expressiveness", "offline-motion", "sync-small"]
+    measures = build_measures(names, registry.MEASURES, ScoringConfig(), Path("a"))
+    clips = [candidate(str(i), shift=i, frames=40) for i in range(2)]
+    desk = ScoringDesk(measures, workers=4)
+    for clip in clips:
+        desk.submit(clip)
+    assert len(desk.collect()) == 2
+    desk.close()
+    assert sorted(look.tobytes() for look in looks) == sorted(clip.frames.tobytes() for clip in clips)
 
 
 def test_what_is_not_there_is_one_line(monkeypatch, tmp_path):

@@ -84,6 +84,20 @@ def test_a_held_mouth_leaves_the_brows_alone(footage):
     assert motion(worse, slice(16, 26)) == motion(footage, slice(16, 26))
 
 
+def test_muted_brows_leave_the_mouth_alone(footage):
+    """The lips begin just under the nose, as in the faces of the world."""
+    points = np.zeros((68, 2))
+    points[17:27] = [[x, 16] for x in np.linspace(18, 46, 10)]
+    points[27:31] = [[32, y] for y in range(24, 32, 2)]
+    points[31:36] = [[x, 34] for x in range(28, 38, 2)]
+    points[36:48] = [[x, 27] for x in np.linspace(20, 44, 12)]
+    points[48:68] = [[x, y] for y in (38, 53) for x in np.linspace(23, 41, 10)]
+    worse = degrade(footage._replace(landmarks=np.tile(points, (FRAMES, 1, 1))), "muted_expression", 1.0)
+    lips = (slice(None), slice(38, 54), slice(22, 43))
+    assert (worse.frames[lips] == footage.frames[lips]).all()
+    assert motion(worse, slice(16, 27)) < 0.1 * motion(footage, slice(16, 27))
+
+
 def test_a_held_mouth_follows_the_head(footage):
     """Frames that shift by two pixels each second frame, with landmarks that say so."""
     shifts = np.arange(FRAMES) % 2 * 2
