@@ -13,7 +13,7 @@ pytest.importorskip("diffusers", reason="the extra 'bagel' is not installed")
 from flowportrait.codecs.wan import WanCodec, WanConfig  # noqa: E402
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-CLOSE = {"atol": 1e-5, "rtol": 0}
+CLOSE = {"atol": 2e-5, "rtol": 0}  # processors with AVX512 sum in another order: 1.06e-5 was seen
 MANIFEST = json.loads((GOLDEN / "wanvae_manifest.json").read_text())
 
 

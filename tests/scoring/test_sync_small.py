@@ -12,7 +12,7 @@ from flowportrait.registry import MODELS_DIR
 from flowportrait.scoring import Sample, sync_small, tracking
 from flowportrait.scoring.metric import CandidateView, View
 from flowportrait.scoring.reward import Candidate
-from flowportrait.scoring.rewards import MetricMeasure
+from flowportrait.scoring.rewards import MetricMeasure, Views
 from flowportrait.scoring.sync_small import SyncSmall
 
 WORLD = MODELS_DIR.parent / "samples" / "world"
@@ -87,6 +87,6 @@ def test_damaged_or_absent_weights_are_an_error(tmp_path, monkeypatch, views):
 
 def test_it_is_a_reward(views):
     candidate = Candidate("x", views[0].frames, 24.0, Sound(views[0].sound, 16_000), views[0].frames[0])
-    assert MetricMeasure(SyncSmall())(candidate) == pytest.approx(SyncSmall().read(views[0]).value, abs=0.02)
+    assert MetricMeasure(SyncSmall(), Views())(candidate) == pytest.approx(SyncSmall().read(views[0]).value, abs=0.02)
     blank = Candidate("y", np.zeros_like(views[0].frames[:12]), 24.0, candidate.sound, candidate.portrait)
-    assert math.isnan(MetricMeasure(SyncSmall())(blank))
+    assert math.isnan(MetricMeasure(SyncSmall(), Views())(blank))

@@ -114,7 +114,8 @@ def test_a_stopped_run_continues_with_the_update_it_would_have_made(tmp_path, re
 def test_killed_anywhere_it_continues_the_same(tmp_path, recipe, whole):
     path = recipe(tmp_path / "killed")
     options = [*SMALL, *FULL, "run.checkpoint_every=1"]
-    process = subprocess.Popen([*PROCESS, str(path), "auto", *options], cwd=ROOT, env=environment(), stdout=-3)
+    threads = environment(OMP_NUM_THREADS=torch.get_num_threads())  # as many as here: sums are in another order else
+    process = subprocess.Popen([*PROCESS, str(path), "auto", *options], cwd=ROOT, env=threads, stdout=-3)
     log = tmp_path / "killed" / "log.jsonl"
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline and process.poll() is None:
