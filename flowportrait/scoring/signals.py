@@ -14,8 +14,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy.ndimage import median_filter
-from scipy.stats import poisson
 from torch import Tensor
 
 from flowportrait.scoring.blendshapes import eye_edges, face_shapes, upright
@@ -261,7 +259,8 @@ def eyes(view: View) -> Float[np.ndarray, "f 2"]:
 def blinks(openness: Float[np.ndarray, "f 2"]) -> list[int]:
     """Frames at which the eyes have just shut."""
     both = openness.mean(1)
-    dip = median_filter(both, _BLINK_FRAMES, mode="nearest") - both
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(both, _BLINK_FRAMES // 2, mode="edge"), _BLINK_FRAMES)
+    dip = np.median(around, -1) - both
     # Of white noise, second differences have sqrt(6) of its deviation, and their median size is 0.67 of theirs.
     noise = np.median(np.abs(np.diff(both, n=2))) / 0.67 / math.sqrt(6)
     least, deviations, share = _BLINK_DIP
@@ -272,8 +271,15 @@ def blinks(openness: Float[np.ndarray, "f 2"]) -> list[int]:
 def surprise(count: int, seconds: float) -> float:
     """Logarithm to the base 10 of the doubled chance of so few, or so many, blinks; at most 0."""
     few, many = (np.linspace(*rates, 45) * seconds / 60 for rates in (_FEW, _MANY))
-    chance = min(poisson.cdf(count, few).mean(), poisson.sf(count - 1, many).mean())
+    chance = min(_at_most(count, few).mean(), 1 - _at_most(count - 1, many).mean())
     return min(0.0, math.log10(max(2 * chance, 1e-9)))
+
+
+def _at_most(count: int, expected: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """The chance of so many events or fewer where so many are expected (Poisson)."""
+    numbers = np.arange(count + 1)
+    ways = np.array([math.lgamma(number + 1) for number in numbers])
+    return np.exp(numbers * np.log(expected)[:, None] - expected[:, None] - ways).sum(1)
 
 
 def _long_enough(view: View) -> FaceTrack:
