@@ -13,7 +13,7 @@ pytest.importorskip("diffusers", reason="the extra 'bagel' is not installed")
 from flowportrait.codecs.wan import WanCodec, WanConfig  # noqa: E402
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-CLOSE = {"atol": 2e-5, "rtol": 0}  # processors with AVX512 sum in another order: 1.06e-5 was seen
+CLOSE = {"atol": 1e-5, "rtol": 0}
 MANIFEST = json.loads((GOLDEN / "wanvae_manifest.json").read_text())
 
 
@@ -39,11 +39,16 @@ def small(golden):
 
 @pytest.mark.parametrize("case", ["t1", "t9", "t12"])
 def test_latents_and_frames(codec, golden, case):
-    """Of 12 frames the official code encodes the first 9; here the caller has to say so."""
+    """Of 12 frames the official code encodes the first 9; here the caller has to say so.
+
+    By torch's own convolutions: oneDNN's differ by processor, with AVX512 by 1.06e-5 where these differ by 7e-6.
+    """
     video, expected = golden[f"{case}.video"], golden[f"{case}.latent_normalised"]
-    latents = codec.encode(video[:, :, : 4 * expected.shape[2] - 3], None)
+    with torch.backends.mkldnn.flags(enabled=False):
+        latents = codec.encode(video[:, :, : 4 * expected.shape[2] - 3], None)
+        frames = codec.decode(expected, None)
     assert_close(latents, expected, **CLOSE)
-    assert_close(codec.decode(expected, None), golden[f"{case}.decoded"].clamp(-1, 1), **CLOSE)
+    assert_close(frames, golden[f"{case}.decoded"].clamp(-1, 1), **CLOSE)
 
 
 def test_a_prefix_is_encoded_as_in_the_whole(codec, golden):
