@@ -11,6 +11,7 @@ from PIL import Image
 
 import flowportrait
 from flowportrait import cli, generate, registry
+from flowportrait.cli import shared
 
 
 @dataclass
@@ -95,7 +96,7 @@ def test_interruption_is_one_line(inputs, monkeypatch, capsys):
 def test_plain_progress_names_the_time_left(monkeypatch, capsys):
     now_s = iter([0.0, 6.0, 8.0, 12.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(now_s))
-    report = cli._plain_progress("generating")
+    report = shared._plain_progress("generating")
     for done in (1, 2, 3):
         report(done, 4)
     assert capsys.readouterr().err == "generating: 25%, 18 s left\ngenerating: 75%, 4 s left\n"

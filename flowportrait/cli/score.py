@@ -1,0 +1,92 @@
+"""Commands that judge videos: `score`, `compare`, `evaluate`, `judge-sim`; what they do stands in `scoring.command`."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flowportrait.cli.shared import Answers, Debug, Json, Overrides, ScoringFile, progress_bar
+
+app = typer.Typer()
+
+
+@app.command()
+def score(
+    sources: Annotated[list[Path], typer.Argument(metavar="VIDEO|DIR|MANIFEST...", help="What to score.")],
+    scorers: Annotated[str, typer.Option(metavar="a,b,c", help="See: list scorers.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="scores.jsonl", help="Goes on where it ends.")],
+    truth: Annotated[Path | None, typer.Option(metavar="DIR", help="Real videos of the same names.")] = None,
+    config: ScoringFile = None,
+    overrides: Overrides = None,
+    answers: Answers = None,
+    retry_unscored: Annotated[bool, typer.Option(help="Try those again that have no score.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Give every video a number from every scorer, or the reason why there is none."""
+    from flowportrait.scoring import command
+
+    with progress_bar("scoring") as progress:
+        command.score(
+            sources, scorers, out, truth=truth, config=config, overrides=overrides or [], answers=answers,
+            retry_unscored=retry_unscored, dry_run=dry_run, as_json=json, progress=progress,
+        )  # fmt: skip
+
+
+@app.command()
+def evaluate(
+    generated: Annotated[Path, typer.Argument(metavar="GENERATED_DIR", help="Generated videos.")],
+    truth: Annotated[Path, typer.Option(metavar="DIR", help="Real videos of the same names.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="REPORT_DIR", help="Goes on where it ends.")],
+    scorers: Annotated[str, typer.Option(metavar="a,b,c", help="See: list scorers; or standard, paper.")] = "standard",
+    sets: Annotated[str, typer.Option(metavar="a,b", help="See: list sets; an empty word for none.")] = "frechet-lite0",
+    config: ScoringFile = None,
+    overrides: Overrides = None,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Clips that are looked at at the same time.")] = 2,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Score a folder of generated videos against the real ones, with a report to look at."""
+    from flowportrait.scoring import command
+
+    with ExitStack() as bars:
+        command.evaluate(
+            generated, truth, out, names=scorers, sets=sets, config=config, overrides=overrides or [], workers=workers,
+            as_json=json, progress=lambda label: bars.enter_context(progress_bar(label)),
+        )  # fmt: skip
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A.mp4", help="One video.")],
+    b: Annotated[Path, typer.Argument(metavar="B.mp4", help="The other, of the same speech.")],
+    system: Annotated[str, typer.Option(metavar="direct|icl|ma", help="How they are compared.")] = "ma",
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE.jsonl", help="Append it there.")] = None,
+    config: ScoringFile = None,
+    overrides: Overrides = None,
+    answers: Answers = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say which of two videos is the better one."""
+    from flowportrait.scoring import command
+
+    command.compare(
+        a, b, system, out=out, config=config, overrides=overrides or [], answers=answers, dry_run=dry_run, as_json=json
+    )
+
+
+@app.command("judge-sim")
+def judge_sim(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    faults: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="What goes wrong, and how often.")] = None,
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    debug: Debug = False,
+) -> None:
+    """Run a simulated judge that misbehaves as real ones do, to test judge runs without money."""
+    from flowportrait.scoring import command
+
+    command.judge_sim(host, port, faults)

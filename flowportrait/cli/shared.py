@@ -1,0 +1,59 @@
+"""What the commands have in common: the options of many, the progress bar, the machine-readable line."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_PLAIN_PROGRESS_EVERY_S = 5.0
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable line last.")]
+Recipe = Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="What differs from the defaults.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override one value.")]
+ScoringFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE.toml", help="The judge and the scorers' settings.")
+]
+Answers = Annotated[
+    Path | None, typer.Option(metavar="FILE.jsonl", help="Where raw answers are kept; beside the output by default.")
+]
+Resume = Annotated[str | None, typer.Option(metavar="auto|DIR", help="Go on from the last saved state.")]
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A function of (done, total): a bar with the time left on a terminal, now and then a line elsewhere."""
+    if not sys.stderr.isatty():
+        yield _plain_progress(label)
+        return
+    from rich.console import Console
+    from rich.progress import Progress, TimeElapsedColumn
+
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _plain_progress(label: str) -> Callable[[int, int], None]:
+    started_s = last_s = time.perf_counter()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last_s
+        now_s = time.perf_counter()
+        if 0 < done < total and now_s - last_s >= _PLAIN_PROGRESS_EVERY_S:
+            last_s = now_s
+            left_s = (now_s - started_s) * (total - done) / done
+            typer.echo(f"{label}: {done / total:.0%}, {left_s:.0f} s left", err=True)
+
+    return report
+
+
+def json_line(value: object) -> str:
+    import json
+
+    return json.dumps(value)

@@ -1,0 +1,142 @@
+"""Commands of training: `encode`, `train`, `plan`, and weights in and out by `convert` and `export`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from flowportrait.cli.shared import Debug, Json, Overrides, Recipe, Resume, json_line, progress_bar
+from flowportrait.errors import ConfigError, DataError
+
+app = typer.Typer()
+train_app = typer.Typer(help="Train a codec or a model from a recipe.")
+app.add_typer(train_app, name="train")
+
+
+@app.command()
+def encode(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A folder of clips with its index.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DATASET", help="Goes on with what is there.")],
+    model: Annotated[str, typer.Option(metavar="NAME|DIR", help="Whose codec and encoders.")] = "tiny",
+    portraits: Annotated[int, typer.Option(min=1, help="Pictures of a clip that can serve as its portrait.")] = 2,
+    longest: Annotated[float, typer.Option(min=0.5, help="Seconds that are taken of a longer clip.")] = 25.0,
+    clips_per_shard: Annotated[int, typer.Option(min=1, help="Clips in one file.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Which pictures serve as portraits.")] = 0,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")] = "auto",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Turn clips into latents and condition features, once for all trainings."""
+    from flowportrait.registry import find_model
+
+    find_model(model)
+    if not dataset.is_dir():
+        raise DataError(f"{dataset}: no such folder; give a prepared or a rendered dataset")
+    from flowportrait.train.encode import encode as run_encode
+
+    with progress_bar("encoding") as progress:
+        clips, left_out = run_encode(
+            dataset, out, model, num_portraits=portraits, longest_s=longest, clips_per_shard=clips_per_shard,
+            seed=seed, device=device, progress=progress,
+        )  # fmt: skip
+    for reason in left_out:
+        typer.echo(f"left out: {reason}", err=True)
+    if clips or left_out:  # of several processes one knows them
+        typer.echo(f"{len(clips)} clips, {len(left_out)} left out: {out}")
+    if json:
+        typer.echo(json_line({"clips": len(clips), "left_out": left_out}))
+
+
+@train_app.command("codec")
+def train_codec(recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False) -> None:
+    """Train the codec that turns frames into latents and back."""
+    from flowportrait.train import codec
+
+    codec.train(recipe, overrides or [], resume)
+
+
+@train_app.command("sft")
+def train_sft(recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False) -> None:
+    """Train the model by supervised flow matching (§3.1); many processes by `torchrun --no-python flowportrait ...`."""
+    from flowportrait.train import sft
+
+    sft.train(recipe, overrides or [], resume)
+
+
+@train_app.command("sync")
+def train_sync(recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False) -> None:
+    """Train the network of the scorer sync-small: mouths and sounds that belong together."""
+    from flowportrait.train import sync
+
+    sync.train(recipe, overrides or [], resume)
+
+
+@train_app.command("rl")
+def train_rl(recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False) -> None:
+    """Tune a model by reinforcement learning (§3.2); `torchrun --no-python flowportrait ...` uses many processes."""
+    from flowportrait.train import rl
+
+    rl.train(recipe, overrides or [], resume)
+
+
+@app.command()
+def plan(
+    recipe: Recipe,
+    gpus: Annotated[int, typer.Option(min=1, help="How many.")] = 8,
+    gpu: Annotated[str, typer.Option(metavar="h100|h200|a100|b200|...", help="Of which kind.")] = "h100",
+    utilisation: Annotated[float, typer.Option(min=0.01, max=1, help="Share of its bf16 peak, assumed.")] = 0.4,
+    clip: Annotated[float | None, typer.Option(min=0.5, help="Seconds of a clip; 25 for SFT and 5 for RL.")] = None,
+    overrides: Overrides = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what a training will cost, before anything is loaded."""
+    from flowportrait.plan import plan as make_plan
+
+    cost = make_plan(recipe, overrides, gpus, gpu, utilisation, clip)
+    for line in cost.lines():
+        typer.echo(line)
+    if json:
+        typer.echo(json_line(cost.as_dict()))
+
+
+@app.command()
+def convert(
+    kind: Annotated[Literal["bagel", "wan", "whisper", "wav2vec2"], typer.Argument(help="Whose weights.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The folder or file as published.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="MODEL_DIR", help="bagel makes it, others add to it.")],
+    size: Annotated[int, typer.Option(min=16, help="bagel: side of the videos in pixels.")] = 384,
+    layers: Annotated[str | None, typer.Option(metavar="last|all|1,2,3", help="Speech: what is taken of it.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Turn published weights into a model directory: bagel first, then a codec (wan) and a speech network."""
+    if not source.exists():
+        raise ConfigError(f"{source}: not there; give the weights as they were published")
+    from flowportrait import convert as conversion
+
+    if kind == "bagel":
+        spec = conversion.convert_bagel(source, out, size)
+    elif kind == "wan":
+        spec = conversion.convert_wan(source, out)
+    else:
+        spec = conversion.convert_speech(kind, source, out, conversion.layers_named(layers))
+    typer.echo(f"{spec.name}: {kind} is in {out}; never trained: {', '.join(spec.untrained) or 'nothing'}")
+    if json:
+        typer.echo(json_line({"model": str(out), "sha256": spec.sha256, "untrained": spec.untrained}))
+
+
+@app.command()
+def export(
+    directory: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A model that came from BAGEL.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="SOURCE", help="The folder of BAGEL's files to write.")],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Give back BAGEL's own files, with what training changed."""
+    from flowportrait.convert import export as write_back
+
+    written = [str(path) for path in write_back(directory, out)]
+    typer.echo(f"{len(written)} files: {out}")
+    if json:
+        typer.echo(json_line(written))
