@@ -54,6 +54,7 @@ def _plain_progress(label: str) -> Callable[[int, int], None]:
 
 
 def json_line(value: object) -> str:
+    """One line of JSON, for `--json`."""
     import json
 
     return json.dumps(value)
