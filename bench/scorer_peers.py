@@ -5,6 +5,7 @@ Every one decodes the videos that it needs for itself. Networks are given, so th
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -126,38 +127,44 @@ def fid(network: torch.nn.Module, pairs: Pairs) -> float:
 
 
 def ffmpeg(*arguments: object) -> None:
-    """The program, as scripts call it."""
-    from imageio_ffmpeg import get_ffmpeg_exe
+    """The program, as scripts call it: the system's where there is one."""
+    program = shutil.which("ffmpeg")
+    if program is None:
+        from imageio_ffmpeg import get_ffmpeg_exe
 
-    subprocess.run([get_ffmpeg_exe(), "-loglevel", "error", "-threads", "1", "-y", *map(str, arguments)], check=True)
+        program = get_ffmpeg_exe()
+    subprocess.run([program, "-loglevel", "error", "-threads", "1", "-y", *map(str, arguments)], check=True)
 
 
-def syncnet(network: SyncNet, path: Path) -> list[float]:
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in pixels."""
+
+
+def syncnet(network: SyncNet, path: Path, box: Box | None = None, seconds: float | None = None) -> list[float]:
     """LSE-D and LSE-C by the stages of the published pipeline.
 
     Video to AVI at 25 fps, frames to JPEG files, sound to a wav; a face detector on every frame; a crop for every
     frame, written as another video and joined with its sound; its frames to JPEG files again, windows in lists,
-    distances row by row. The detector is ours instead of S3FD, whose weights are elsewhere; S3FD is the slower one.
+    distances row by row. The detector is ours instead of S3FD, whose weights are elsewhere; with a `box` none is used.
     """
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        ffmpeg("-i", path, "-qscale:v", 2, "-async", 1, "-r", 25, folder / "video.avi")
-        cropped = _crop_stage(folder)
-        return _score_stage(network, cropped, folder / "again")
+        cut = syncnet_cut(Path(name), path, box, seconds)
+        images, samples = syncnet_files(cut, Path(name) / "again")
+        return _score_stage(network, images, samples)
 
 
-def _crop_stage(folder: Path) -> Path:
+def syncnet_cut(folder: Path, path: Path, box: Box | None = None, seconds: float | None = None) -> Path:
+    """The pipeline's video of the face, with its sound."""
     import cv2
     from scipy.signal import medfilt
 
+    first = ("-t", seconds) if seconds else ()
+    ffmpeg("-i", path, *first, "-qscale:v", 2, "-async", 1, "-r", 25, folder / "video.avi")
     (folder / "frames").mkdir()
     ffmpeg("-i", folder / "video.avi", "-qscale:v", 2, "-f", "image2", folder / "frames" / "%06d.jpg")
     ffmpeg("-i", folder / "video.avi", "-ac", 1, "-vn", "-acodec", "pcm_s16le", "-ar", 16000, folder / "audio.wav")
-    files, detector = sorted((folder / "frames").glob("*.jpg")), FACE_DETECTORS.load("centerface")()
-    boxes = []
-    for file in files:
-        image = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
-        boxes.append(max(detector.detect(image), key=lambda box: box.area)[:4])
+    files = sorted((folder / "frames").glob("*.jpg"))
+    boxes = [box] * len(files) if box else _boxes(files)
     x0, y0, x1, y1 = np.array(boxes).T
     sides = np.maximum(x1 - x0, y1 - y0) / 2, (y0 + y1) / 2, (x0 + x1) / 2
     half, middle_y, middle_x = (medfilt(path, kernel_size=13) for path in sides)
@@ -169,20 +176,36 @@ def _crop_stage(folder: Path) -> Path:
         face = image[int(y - side) : int(y + side * 1.8), int(x - side * 1.4) : int(x + side * 1.4)]
         writer.write(cv2.resize(face, (224, 224)))
     writer.release()
-    ffmpeg("-i", folder / "crop.avi", "-i", folder / "audio.wav", "-c:v", "copy", "-c:a", "copy", folder / "both.avi")
+    whole = folder / "audio.wav", "-ss", "0.000", "-to", f"{len(files) / 25:.3f}", folder / "cut.wav"
+    ffmpeg("-i", *whole)
+    ffmpeg("-i", folder / "crop.avi", "-i", folder / "cut.wav", "-c:v", "copy", "-c:a", "copy", folder / "both.avi")
     return folder / "both.avi"
 
 
-def _score_stage(network: SyncNet, video: Path, folder: Path) -> list[float]:
+def _boxes(files: Sequence[Path]) -> list[Box]:
+    """The largest face of every picture."""
     import cv2
-    from python_speech_features import mfcc
+
+    detector = FACE_DETECTORS.load("centerface")()
+    pictures = (cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB) for file in files)
+    return [max(detector.detect(picture), key=lambda box: box.area)[:4] for picture in pictures]
+
+
+def syncnet_files(video: Path, folder: Path) -> tuple[Frames, np.ndarray]:
+    """The pictures (BGR) and the sound that the network is given, through files again."""
+    import cv2
     from scipy.io import wavfile
 
     folder.mkdir()
     ffmpeg("-i", video, "-threads", 1, "-f", "image2", folder / "%06d.jpg")
     ffmpeg("-i", video, "-async", 1, "-ac", 1, "-vn", "-acodec", "pcm_s16le", "-ar", 16000, folder / "audio.wav")
     images = np.stack([cv2.imread(str(file)) for file in sorted(folder.glob("*.jpg"))])
-    samples = wavfile.read(folder / "audio.wav")[1]
+    return images, wavfile.read(folder / "audio.wav")[1]
+
+
+def _score_stage(network: SyncNet, images: Frames, samples: np.ndarray) -> list[float]:
+    from python_speech_features import mfcc
+
     x = torch.from_numpy(images).permute(3, 0, 1, 2)[None].float()
     cepstra = torch.from_numpy(mfcc(samples, 16000)).float().T[None, None]
     count = min(len(images), len(samples) // 640) - 5
