@@ -63,7 +63,7 @@ class RaftJitter(Metric):
         )
         max_side_px: int = Field(512, ge=64, description="Unstated; larger frames are made smaller, px are of these")
         iterations: int = Field(12, ge=1)
-        batch_pairs: int = Field(1, ge=1)
+        batch_pairs: int = Field(0, ge=0, description="0: as many as fill a processor's cache")
 
     @cached_property
     def _file(self) -> Path:

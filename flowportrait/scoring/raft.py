@@ -22,7 +22,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from flowportrait.errors import CheckpointError, require
-from flowportrait.scoring.winograd import Convolution3x3
+from flowportrait.scoring.winograd import Canvas, Convolution3x3, results_of
 
 _PRINCETON = (
     (r"^module\.", ""),
@@ -37,6 +37,8 @@ _PRINCETON = (
     (r"^update_block\.gru\.", "update_block.recurrent_block.convgru1."),
 )
 """The authors' names of RAFT-small's parts, and torchvision's."""
+
+_BATCH_PX = 2 * 256 * 256
 
 
 @lru_cache(maxsize=2)
@@ -88,18 +90,20 @@ def from_princeton(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def flows_between(
-    raft: nn.Module, blocks: Iterable[UInt8[np.ndarray, "f h w 3"]], iterations: int = 12, batch_pairs: int = 1
+    raft: nn.Module, blocks: Iterable[UInt8[np.ndarray, "f h w 3"]], iterations: int = 12, batch_pairs: int = 0
 ) -> Iterator[Float[Tensor, "n 2 h w"]]:
-    """Flow in px from every frame to the next, over a clip that comes in blocks; `batch_pairs` of them at a time.
+    """Flow in px from every frame to the next, over a clip that comes in blocks; `batch_pairs` of them at a time, or
+    for 0 as many as fill a processor's cache.
 
     Sides that are no multiple of 8 are padded as the authors pad.
     """
-    update, last = _Update(raft), None
+    update, last = (_Update if raft.mask_predictor else _SmallUpdate)(raft), None
     for block in blocks:
         height, width = block.shape[1:3]
         top, left = -height % 8 // 2, -width % 8 // 2
-        for start in range(0, len(block), batch_pairs):
-            fresh = _Encoded.of(raft, block[start : start + batch_pairs])
+        step = batch_pairs or max(1, _BATCH_PX // (height * width))
+        for start in range(0, len(block), step):
+            fresh = _Encoded.of(raft, block[start : start + step])
             both = last.then(fresh) if last else fresh
             last = both.part(slice(-1, None))
             if len(both.features) > 1:
@@ -115,6 +119,11 @@ class _Encoded(NamedTuple):
 
     @classmethod
     def of(cls, raft: nn.Module, frames: np.ndarray) -> _Encoded:
+        """One picture at a time, which leaves all of a layer in the cache."""
+        return cls(*map(torch.cat, zip(*(cls._one(raft, frame[None]) for frame in frames), strict=True)))
+
+    @classmethod
+    def _one(cls, raft: nn.Module, frames: np.ndarray) -> _Encoded:
         x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
         down, right = -x.shape[-2] % 8, -x.shape[-1] % 8
         x = F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2), mode="replicate")
@@ -133,13 +142,12 @@ def _flow(raft: nn.Module, update: _Update, encoded: _Encoded, iterations: int) 
     parts = require("torchvision.models.optical_flow._utils", extra="scorers")
     correlations = update.correlations(encoded.features)
     context, size = encoded.context[:-1], raft.update_block.hidden_state_size
-    hidden, given = torch.tanh(context[:, :size]), update.given(F.relu(context[:, size:]))
+    update.begin(torch.tanh(context[:, :size]), F.relu(context[:, size:]))
     start = parts.make_coords_grid(len(context), *context.shape[-2:]).contiguous(memory_format=torch.channels_last)
     flow = torch.zeros_like(start)
     for _ in range(iterations):
-        hidden, moved = update(hidden, given, correlations.around(start + flow), flow)
-        flow = flow + moved
-    mask = raft.mask_predictor(hidden) if raft.mask_predictor else None
+        flow = flow + update(correlations.around(start + flow), flow)
+    mask = raft.mask_predictor(update.hidden) if raft.mask_predictor else None
     return parts.upsample_flow(flow=flow.contiguous(), up_mask=mask)
 
 
@@ -164,13 +172,14 @@ class _Correlations:
 
     def between(self, first: Float[Tensor, "b c h w"], second: Float[Tensor, "b c h w"]) -> _Correlations:
         """Itself, filled for the pairs of these features."""
-        batch, channels, height, width = first.shape
-        a, b = (first / math.sqrt(channels)).flatten(2), second.flatten(2)
-        plane = torch.bmm(a.transpose(1, 2), b).view(-1, 1, height, width)
+        channels = first.shape[1]
+        places = (first / math.sqrt(channels)).flatten(2).transpose(1, 2)
         for level, (h, w) in enumerate(self.sizes):
-            plane = F.avg_pool2d(plane, 2, 2) if level else plane
+            # The mean of four correlations is the correlation with the mean of four features.
+            second = F.avg_pool2d(second, 2, 2) if level else second
             rows = self.planes[:, self.starts[level] : self.starts[level] + h * (w + self.side)]
-            rows.unflatten(1, (h, -1))[..., :w] = plane[:, 0]
+            plane = torch.bmm(places, second.flatten(2))
+            rows.unflatten(1, (h, -1))[..., :w] = plane.view(-1, h, w)
         return self
 
     def around(self, where: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b c h w"]:
@@ -210,17 +219,102 @@ class _Update:
             self._kept = _Correlations(*shape, self._block)
         return self._kept.between(features[:-1], features[1:])
 
-    def given(self, context: Tensor) -> list[Tensor]:
-        """What every unit takes from the context in each iteration."""
-        return [unit.given(context) for unit in self.units]
+    def begin(self, hidden: Tensor, context: Tensor) -> None:
+        """The state before the first iteration, and what every unit takes from the context in each."""
+        self.hidden, self._given = hidden, [unit.given(context) for unit in self.units]
 
-    def __call__(self, hidden: Tensor, given: list[Tensor], windows: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+    def seen(self, windows: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of the correlations and of the flow."""
         encoder = self.motion
-        seen = encoder.convcorr2(encoder.convcorr1(windows)), encoder.convflow2(encoder.convflow1(flow))
-        motion = torch.cat([self._mixed(torch.cat(seen, 1)).relu_(), flow], 1)
-        for unit, fixed in zip(self.units, given, strict=True):
-            hidden = unit(hidden, fixed, motion)
-        return hidden, self.head.conv2(self._first(hidden).relu_())
+        return encoder.convcorr2(encoder.convcorr1(windows)), encoder.convflow2(encoder.convflow1(flow))
+
+    def __call__(self, windows: Tensor, flow: Tensor) -> Tensor:
+        """What one iteration adds to the flow."""
+        motion = torch.cat([self._mixed(torch.cat(self.seen(windows, flow), 1)).relu_(), flow], 1)
+        for unit, given in zip(self.units, self._given, strict=True):
+            self.hidden = unit(self.hidden, given, motion)
+        return self.head.conv2(self._first(self.hidden).relu_())
+
+
+class _SmallUpdate(_Update):
+    """The update block of RAFT-small, all of whose windows are 3 x 3, on canvases: what one convolution gives the next
+    reads in place, and what two of them read is turned once."""
+
+    def __init__(self, raft: nn.Module):
+        super().__init__(raft)
+        (unit,) = self.units
+        self._of_state, self._of_motion = (
+            [layer.weight[:, inputs].contiguous() for layer in (unit.gates, unit.new)]
+            for inputs in (slice(None, unit.size), slice(unit.size, None))
+        )
+        self._taps = self.head.conv2.weight.permute(1, 2, 3, 0).flatten(1)
+        self._shape: tuple[int, ...] = ()
+
+    def begin(self, hidden: Tensor, context: Tensor) -> None:
+        (unit,), (batch, size, height, width) = self.units, hidden.shape
+        if hidden.shape != self._shape:
+            self._shape = hidden.shape
+            channels = self._mixed.weight.shape[1], self._of_motion[0].shape[1], size, size, self._first.weight.shape[2]
+            canvases = [Canvas(batch, height, width, count) for count in channels]
+            self._seen, self._moved, self._state, self._reset, self._headed = canvases
+            self._context, self._chunks = Canvas(batch, height, width, 3 * size), self._state.chunks()
+        self._state.pixels.copy_(hidden.permute(0, 2, 3, 1))
+        self._context.pixels.copy_(unit.given(context).permute(0, 2, 3, 1))
+        self._given = [self._context.results(rows) for rows in self._chunks]
+        self._states = [self._state.results(rows) for rows in self._chunks]
+        self._turned = [self._state.turned(rows) for rows in self._chunks]
+
+    def __call__(self, windows: Tensor, flow: Tensor) -> Tensor:
+        self._move(windows, flow)
+        self._remember()
+        for index, rows in enumerate(self._chunks):
+            self._turned[index] = self._state.turned(rows)
+            self._headed.write(rows, _convolved(self._turned[index], self._first).relu_())
+        self._headed.clear_ends()
+        _, _, height, width = self._shape
+        # Two results a pixel: all nine taps as one product, then added up, take a fifth of a convolution's time.
+        taps = (self._headed.padded @ self._taps).unflatten(-1, (9, 2))
+        moved = sum(taps[:, i : i + height, j : j + width, 3 * i + j] for i in range(3) for j in range(3))
+        return (moved + self.head.conv2.bias).permute(0, 3, 1, 2)
+
+    def _move(self, windows: Tensor, flow: Tensor) -> None:
+        """Features of the motion."""
+        correlated, flowing = (part.permute(0, 2, 3, 1) for part in self.seen(windows, flow))
+        self._seen.pixels[..., : correlated.shape[-1]] = correlated
+        self._seen.pixels[..., correlated.shape[-1] :] = flowing
+        for rows in self._chunks:
+            self._moved.write(rows, _convolved(self._seen.turned(rows), self._mixed).relu_(), slice(None, -2))
+        self._moved.clear_ends()
+        self._moved.pixels[..., -2:] = flow.permute(0, 2, 3, 1)
+
+    def _remember(self) -> None:
+        """The recurrent unit's step."""
+        size, (gates_of_state, new_of_state), (gates_of_motion, new_of_motion) = (
+            self._shape[1], self._of_state, self._of_motion
+        )  # fmt: skip
+        begun = []
+        for rows, given, state, turned in zip(self._chunks, self._given, self._states, self._turned, strict=True):
+            motion = self._moved.turned(rows)
+            products = torch.bmm(motion, gates_of_motion).baddbmm_(turned, gates_of_state)
+            gates = results_of(products).add_(given[..., : 2 * size]).sigmoid_()
+            self._reset.write(rows, gates[..., size:] * state)
+            begun.append((gates[..., :size], torch.bmm(motion, new_of_motion)))
+        self._reset.clear_ends()
+        for index, (rows, (update, products)) in enumerate(zip(self._chunks, begun, strict=True)):
+            products = products.baddbmm_(self._reset.turned(rows), new_of_state)
+            new = _tanh(results_of(products).add_(self._given[index][..., 2 * size :]))
+            self._states[index] = torch.lerp(self._states[index], new, update)
+            self._state.write(rows, self._states[index])
+        self._state.clear_ends()
+
+
+def _convolved(turned: Tensor, layer: Convolution3x3) -> Tensor:
+    return results_of(torch.bmm(turned, layer.weight)).add_(layer.bias)
+
+
+def _tanh(x: Tensor) -> Tensor:
+    """tanh x = 2 sigmoid 2x - 1, at a third of the time; `x` is written over."""
+    return x.mul_(2).sigmoid_().mul_(2).sub_(1)
 
 
 class _Unit:
@@ -228,26 +322,26 @@ class _Unit:
 
     def __init__(self, unit: nn.Module, size: int, context: int):
         weights = torch.cat([unit.convz.weight, unit.convr.weight, unit.convq.weight])
-        self.bias = torch.cat([unit.convz.bias, unit.convr.bias, unit.convq.bias])
-        self.size, self.padding, self.context = size, unit.convz.padding, weights[:, size : size + context]
+        bias = torch.cat([unit.convz.bias, unit.convr.bias, unit.convq.bias])
+        self.size, padding = size, unit.convz.padding
+        self._of_context = _convolution(weights[:, size : size + context], padding, bias)
         moving = torch.cat([weights[:, :size], weights[:, size + context :]], 1)
-        self.gates, self.new = (_convolution(part, self.padding) for part in (moving[: 2 * size], moving[2 * size :]))
+        self.gates, self.new = (_convolution(part, padding) for part in (moving[: 2 * size], moving[2 * size :]))
 
     def given(self, context: Tensor) -> Tensor:
         """The context's share of all gates, biases included."""
-        return F.conv2d(context, self.context, self.bias, padding=self.padding)
+        return self._of_context(context)
 
     def __call__(self, hidden: Tensor, given: Tensor, motion: Tensor) -> Tensor:
         size = self.size
         gates = self.gates(torch.cat([hidden, motion], 1)).add_(given[:, : 2 * size]).sigmoid_()
         update, reset = gates[:, :size], gates[:, size:]
         new = self.new(torch.cat([reset * hidden, motion], 1)).add_(given[:, 2 * size :])
-        # tanh x = 2 sigmoid 2x - 1, at a third of the time.
-        return torch.lerp(hidden, new.mul_(2).sigmoid_().mul_(2).sub_(1), update)
+        return torch.lerp(hidden, _tanh(new), update)
 
 
-def _convolution(weight: Tensor, padding: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+def _convolution(weight: Tensor, padding: tuple[int, int], bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
     """RAFT-large has windows of 1 x 5 and 5 x 1 beside those of 3 x 3."""
     if weight.shape[-2:] == (3, 3):
-        return Convolution3x3(weight)
-    return partial(F.conv2d, weight=weight.contiguous(memory_format=torch.channels_last), padding=padding)
+        return Convolution3x3(weight, bias)
+    return partial(F.conv2d, weight=weight.contiguous(memory_format=torch.channels_last), bias=bias, padding=padding)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-_TILES_AT_ONCE = 64
+_TILES_AT_ONCE = 128
 """As many as leave everything in a processor's cache."""
 
 
@@ -43,13 +43,64 @@ _PIXELS, _WEIGHTS, _RESULTS = _of_points(0.75, 1.5)
 _TILE, _WINDOW = (torch.kron(one, one).float() for one in (_PIXELS, _RESULTS))
 
 
+def turned_weights(weight: Float[Tensor, "k c 3 3"]) -> Float[Tensor, "36 c k"]:
+    """Weights as tiles are multiplied with them."""
+    turned = torch.einsum("ai,bj,kcij->abck", _WEIGHTS, _WEIGHTS, weight.double())
+    return turned.flatten(0, 1).float().contiguous()
+
+
+def results_of(products: Float[Tensor, "36 n k"]) -> Float[Tensor, "16 n k"]:
+    """The 4 x 4 results of every tile."""
+    return (_WINDOW @ products.flatten(1)).view(16, products.shape[1], -1)
+
+
+class Canvas:
+    """Pictures that are written as results of tiles, and read as tiles for the next convolution, in place.
+
+    What lies around the pictures, and between them and the end of the last tiles, is zero.
+    """
+
+    def __init__(self, batch: int, height: int, width: int, channels: int):
+        self.rows, self.columns = -(-height // 4), -(-width // 4)
+        self.padded = torch.zeros(batch, 4 * self.rows + 2, 4 * self.columns + 2, channels)
+        self.pixels = self.padded[:, 1 : height + 1, 1 : width + 1]
+        over, down, right, _ = self.padded.stride()
+        grid = batch, self.rows, self.columns, channels
+        steps = down, right, over, 4 * down, 4 * right, 1
+        self._read = self.padded.as_strided((6, 6, *grid), steps)
+        self._written = self.padded.as_strided((4, 4, *grid), steps, down + right)
+        self._below, self._beside = self.padded[:, height + 1 :], self.padded[:, :, width + 1 :]
+
+    def turned(self, rows: slice) -> Float[Tensor, "36 n c"]:
+        """Some rows of tiles, ready to be multiplied with weights."""
+        return (_TILE @ self._read[:, :, :, rows].reshape(36, -1)).view(36, -1, self.padded.shape[-1])
+
+    def write(self, rows: slice, results: Float[Tensor, "16 n c"], channels: slice = slice(None)) -> None:
+        """Results of some rows of tiles."""
+        place = self._written[:, :, :, rows, :, channels]
+        place.copy_(results.view(place.shape))
+
+    def clear_ends(self) -> None:
+        """Zero again what the last tiles wrote beyond the pictures."""
+        self._below.zero_()
+        self._beside.zero_()
+
+    def results(self, rows: slice) -> Float[Tensor, "16 n c"]:
+        """The pictures themselves as results of some rows of tiles."""
+        return self._written[:, :, :, rows].reshape(16, -1, self.padded.shape[-1])
+
+    def chunks(self) -> list[slice]:
+        """Rows of tiles that are worked on at a time."""
+        step = max(1, _TILES_AT_ONCE // (self.columns * len(self.padded)))
+        return [slice(start, min(start + step, self.rows)) for start in range(0, self.rows, step)]
+
+
 class Convolution3x3:
     """A convolution of stride 1 that keeps height and width; pixels have their channels side by side."""
 
     def __init__(self, weight: Float[Tensor, "k c 3 3"], bias: Float[Tensor, " k"] | None = None):
         self.bias = bias
-        turned = torch.einsum("ai,bj,kcij->abck", _WEIGHTS, _WEIGHTS, weight.double())
-        self.weight = turned.flatten(0, 1).float().contiguous()
+        self.weight = turned_weights(weight)
 
     @classmethod
     def of(cls, layer: nn.Conv2d) -> Convolution3x3:
