@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import av
@@ -109,6 +110,19 @@ def pytorch_fid_network(state: dict[str, torch.Tensor]) -> torch.nn.Module:
     return inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[2048]]).eval()
 
 
+def fvd(network: torch.nn.Module, pairs: Pairs, frames: int = 16) -> float:
+    """torchvision's R3D-18 by its own preset on the first frames of every clip, SciPy's root after it."""
+    from torchvision.transforms._presets import VideoClassification
+
+    prepare = VideoClassification(crop_size=(112, 112), resize_size=(128, 171))
+    network.fc, sides = torch.nn.Identity(), []
+    for side in (0, 1):
+        clips = (torch.from_numpy(decoded(pair[side])[:frames]).permute(0, 3, 1, 2) for pair in pairs)
+        with torch.inference_mode():
+            sides.append(np.concatenate([network(prepare(clip)[None]).numpy() for clip in clips]))
+    return frechet(*sides)
+
+
 def fid(network: torch.nn.Module, pairs: Pairs) -> float:
     """pytorch-fid on two folders of frames, which ffmpeg writes first."""
     from pytorch_fid import fid_score
@@ -145,7 +159,8 @@ def syncnet(network: SyncNet, path: Path, box: Box | None = None, seconds: float
 
     Video to AVI at 25 fps, frames to JPEG files, sound to a wav; a face detector on every frame; a crop for every
     frame, written as another video and joined with its sound; its frames to JPEG files again, windows in lists,
-    distances row by row. The detector is ours instead of S3FD, whose weights are elsewhere; with a `box` none is used.
+    distances row by row. With a `box` no detector is used; without one, boxes are those of `find_boxes`, and a network
+    of S3FD's shape, whose weights are elsewhere, looks at every frame for the time that it takes.
     """
     with tempfile.TemporaryDirectory() as name:
         cut = syncnet_cut(Path(name), path, box, seconds)
@@ -164,7 +179,7 @@ def syncnet_cut(folder: Path, path: Path, box: Box | None = None, seconds: float
     ffmpeg("-i", folder / "video.avi", "-qscale:v", 2, "-f", "image2", folder / "frames" / "%06d.jpg")
     ffmpeg("-i", folder / "video.avi", "-ac", 1, "-vn", "-acodec", "pcm_s16le", "-ar", 16000, folder / "audio.wav")
     files = sorted((folder / "frames").glob("*.jpg"))
-    boxes = [box] * len(files) if box else _boxes(files)
+    boxes = [box] * len(files) if box else _boxes(path, files)
     x0, y0, x1, y1 = np.array(boxes).T
     sides = np.maximum(x1 - x0, y1 - y0) / 2, (y0 + y1) / 2, (x0 + x1) / 2
     half, middle_y, middle_x = (medfilt(path, kernel_size=13) for path in sides)
@@ -182,13 +197,65 @@ def syncnet_cut(folder: Path, path: Path, box: Box | None = None, seconds: float
     return folder / "both.avi"
 
 
-def _boxes(files: Sequence[Path]) -> list[Box]:
-    """The largest face of every picture."""
+_FOUND: dict[Path, list[Box]] = {}
+
+
+def find_boxes(path: Path) -> None:
+    """Looks for the largest face of every frame with our detector, for all later calls of `syncnet`."""
+    detector = FACE_DETECTORS.load("centerface")(side_px=256)
+    _FOUND[path] = [max(detector.detect(frame), key=lambda box: box.area)[:4] for frame in decoded(path)]
+
+
+def _boxes(path: Path, files: Sequence[Path]) -> list[Box]:
+    """What was found, after the time that the published detector takes."""
     import cv2
 
-    detector = FACE_DETECTORS.load("centerface")()
-    pictures = (cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB) for file in files)
-    return [max(detector.detect(picture), key=lambda box: box.area)[:4] for picture in pictures]
+    for file in files:
+        small = cv2.resize(cv2.imread(str(file)), (0, 0), fx=0.25, fy=0.25)
+        with torch.inference_mode():
+            s3fd()(torch.from_numpy(small).permute(2, 0, 1)[None].float())
+    found = _FOUND[path]
+    # The first frame is doubled now and then.
+    return [found[max(0, i + len(found) - len(files))] for i in range(len(files))]
+
+
+class _S3fd(torch.nn.Module):
+    """The convolutions of S3FD (Zhang et al. 2017): VGG-16 with four more stages, heads at six scales."""
+
+    def __init__(self):
+        super().__init__()
+        conv, self.stages, channels = torch.nn.Conv2d, torch.nn.ModuleList(), 3
+        for width, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+            layers = []
+            for _ in range(count):
+                layers += [conv(channels, width, 3, padding=1), torch.nn.ReLU()]
+                channels = width
+            self.stages.append(torch.nn.Sequential(*layers))
+        self.pool, relu = torch.nn.MaxPool2d(2, 2), torch.nn.ReLU()
+        self.later = torch.nn.ModuleList([
+            torch.nn.Sequential(conv(512, 1024, 3, padding=3), relu, conv(1024, 1024, 1), relu),
+            torch.nn.Sequential(conv(1024, 256, 1), relu, conv(256, 512, 3, 2, 1), relu),
+            torch.nn.Sequential(conv(512, 128, 1), relu, conv(128, 256, 3, 2, 1), relu),
+        ])  # fmt: skip
+        widths = 256, 512, 512, 1024, 512, 256
+        self.heads = torch.nn.ModuleList(conv(w, 8 if i == 0 else 6, 3, padding=1) for i, w in enumerate(widths))
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        taps = []
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            taps += [x] if index > 1 else []
+            x = self.pool(x)
+        for stage in self.later:
+            x = stage(x)
+            taps.append(x)
+        return [head(tap) for head, tap in zip(self.heads, taps, strict=True)]
+
+
+@cache
+def s3fd() -> torch.nn.Module:
+    """Of random weights: it finds nothing, but takes its time."""
+    return _S3fd().eval()
 
 
 def syncnet_files(video: Path, folder: Path) -> tuple[Frames, np.ndarray]:

@@ -7,7 +7,7 @@ called pair by pair, and SyncNet's published stages with ffmpeg, files and all (
 set over a folder: ours as `flowportrait score` goes through it, the peers one after another. Networks without reachable
 weights are filled with the same random numbers on both sides: time and equality need no trained ones. Seconds are those
 of the processor, of this process and of the programs it calls, the least of `--repeats` rounds in which both sides take
-turns: other work on the machine changes them little.
+turns: other work on the machine changes them little. "By the clock" means something on an idle machine only.
 
     pip install 'flowportrait[bench,eval,scorers]'
 """
@@ -18,6 +18,7 @@ import argparse
 import json
 import resource
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,11 @@ from flowportrait.scoring import Sample, frechet, motion, networks, perceptual, 
 from flowportrait.scoring.metric import FrameMetric, Metric, View, read_all
 
 
+def now() -> tuple[float, float]:
+    """Seconds of the processor and of the clock."""
+    return processor_s(), time.perf_counter()
+
+
 def processor_s() -> float:
     """Seconds of the processor so far, of this process and of its children that have ended."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -40,14 +46,14 @@ def processor_s() -> float:
 
 def measure(name: str, ours: Callable[[], np.ndarray], peer: Callable[[], np.ndarray], repeats: int) -> dict:
     """Least seconds of both, in turns, and the largest relative difference of their numbers."""
-    times: dict[str, list[float]] = {"ours": [], "peer": []}
+    times: dict[str, list[np.ndarray]] = {"ours": [], "peer": []}
     results = {}
     for _ in range(repeats):
         for side, work in (("peer", peer), ("ours", ours)):
-            started = processor_s()
+            started = np.array(now())
             results[side] = np.asarray(work(), np.float64)
-            times[side].append(processor_s() - started)
-    ours_s, peer_s = (min(times[side]) for side in ("ours", "peer"))
+            times[side].append(now() - started)
+    (ours_s, ours_wall_s), (peer_s, peer_wall_s) = (np.min(times[side], 0).tolist() for side in ("ours", "peer"))
     scale = np.maximum(np.abs(results["peer"]).max(), 1e-12)
     if results["peer"].ndim == 1 and len(results["peer"]) < 12:
         # Several metrics: each beside its own size.
@@ -55,6 +61,7 @@ def measure(name: str, ours: Callable[[], np.ndarray], peer: Callable[[], np.nda
     differences = np.abs(results["ours"] - results["peer"]) / scale
     row = {
         "metric": name, "ours_s": ours_s, "peer_s": peer_s, "ratio": peer_s / ours_s,
+        "ours_wall_s": ours_wall_s, "peer_wall_s": peer_wall_s, "wall_ratio": peer_wall_s / ours_wall_s,
         "difference": float(differences.max()), "values": results["ours"].ravel()[:8].tolist(),
         "peer_values": results["peer"].ravel()[:8].tolist(),
     }  # fmt: skip
@@ -121,6 +128,17 @@ class GivenFid(frechet.Fid):
         self._of = partial(networks.inception_features, network)
 
 
+class GivenFvd(frechet.FvdR3d18):
+    """FVD of the first 16 frames with a network that is given."""
+
+    weights_sha256 = ""
+    _file = Path()
+
+    def __init__(self, network: torch.nn.Module):
+        super().__init__(self.Config(pieces="first"))
+        frechet.load_r3d18 = lambda _: network
+
+
 class GivenLse(sync.LseD):
     """LSE-D, and LSE-C with it, with a network that is given."""
 
@@ -151,25 +169,25 @@ class Peers:
     def __init__(self, raft_weights: Path | None):
         self.lpips, self.inception = lpips_pair(), inception_pair()
         self.raft = raft_pair(raft_weights) if raft_weights else None
-        self.syncnet = sync.SyncNet().eval()
+        self.syncnet, self.r3d18 = sync.SyncNet().eval(), networks.r3d18().eval()
 
 
-def whole_set(samples: list[Sample], nets: Peers, weights: Path, with_fid: bool) -> tuple[Callable, Callable]:
+def whole_set(samples: list[Sample], nets: Peers, weights: Path, with_sets: bool) -> tuple[Callable, Callable]:
     """Ours over one decoding of each clip; the peers one after another as scripts would do it."""
     pairs = [(sample.clip.path, sample.truth.path) for sample in samples]
     metrics: list[Metric] = [
         pixel.Ssim(), pixel.Psnr(), Given(nets.lpips[0]),
         motion.RaftJitter(motion.RaftJitter.Config(weights=weights)), GivenLse(nets.syncnet), GivenLseC(nets.syncnet),
     ]  # fmt: skip
-    fid = GivenFid(nets.inception[0])
+    sets = [GivenFid(nets.inception[0]), GivenFvd(nets.r3d18)] if with_sets else []
 
     def ours() -> np.ndarray:
         scores = list(read_all(((sample, metrics) for sample in samples), workers=2))
         found = [np.mean([s.value for s in scores if s.scorer == metric.name]) for metric in metrics]
-        if with_fid:
+        for metric in sets:
             sides = [[Sample("clip", Clip(pair[side])) for pair in pairs] for side in (0, 1)]
-            features = [[fid.features(View(sample)) for sample in side] for side in sides]
-            found.append(fid.compare(*features).value)
+            features = [[metric.features(View(sample)) for sample in side] for side in sides]
+            found.append(metric.compare(*features).value)
         return np.array(found)
 
     def theirs() -> np.ndarray:
@@ -177,7 +195,9 @@ def whole_set(samples: list[Sample], nets: Peers, weights: Path, with_fid: bool)
         found.append(peers.over_folder(pairs, partial(peers.lpips, nets.lpips[1])))
         found.append(float(np.mean([peers.jitter(nets.raft[1], made) for made, _ in pairs])))
         found += np.mean([peers.syncnet(nets.syncnet, made) for made, _ in pairs], 0).tolist()
-        return np.array([*found, *([peers.fid(nets.inception[1], pairs)] if with_fid else [])])
+        if with_sets:
+            found += [peers.fid(nets.inception[1], pairs), peers.fvd(nets.r3d18, pairs)]
+        return np.array(found)
 
     return ours, theirs
 
@@ -209,22 +229,26 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=24)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="of torch; the scorers' two workers share them")
     parser.add_argument("--only", default="", help="rows whose names hold this")
     options = parser.parse_args()
     torch.manual_seed(0)
+    torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as name:
         samples = make_pairs(Path(name), options.sources, options.clips, options.frames, options.size)
         chosen = (row for row in rows(samples, options) if options.only in row[0])
         table = [measure(*row) for row in chosen]
-    print(f"\n| metric / peer | ours, s | peer, s | times less | largest relative difference |\n|{'---|' * 5}")
+    print(f"\n| metric / peer | ours, s | peer, s | times less | by the clock | difference |\n|{'---|' * 6}")
     for row in table:
-        figures = f"{row['ours_s']:.3f} | {row['peer_s']:.3f} | {row['ratio']:.2f} | {row['difference']:.0e}"
-        print(f"| {row['metric']} | {figures} |")
+        times = f"{row['ours_s']:.3f} | {row['peer_s']:.3f} | {row['ratio']:.2f} | {row['wall_ratio']:.2f}"
+        print(f"| {row['metric']} | {times} | {row['difference']:.0e} |")
 
 
 def rows(samples: list[Sample], options: argparse.Namespace) -> Iterator[tuple[str, Callable, Callable, int]]:
     """(name, ours, the peer's, rounds)."""
     nets, repeats = Peers(options.raft), options.repeats
+    for sample in samples:
+        peers.find_boxes(sample.clip.path)
     first = samples[0].clip.path
     made, truth = View(samples[0]).pairs
     blurred = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
@@ -252,7 +276,7 @@ def rows(samples: list[Sample], options: argparse.Namespace) -> Iterator[tuple[s
         yield f"fréchet {size} / torchmetrics", ours, partial(peers.frechet_torchmetrics, a, b), 1
     whole = partial(whole_set, samples, nets, options.raft)
     yield "the paper's six over a folder / one after another", *whole(False), repeats
-    yield "the paper's six and fid over a folder / one after another", *whole(True), 1
+    yield "the paper's six, fid and fvd over a folder / one after another", *whole(True), 1
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ are in memory than there are workers. A new metric is one class and one line in 
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -381,9 +382,14 @@ def read_all(jobs: Iterable[tuple[Sample, Sequence[Metric]]], workers: int = 2) 
 
 
 def in_parallel(work: Callable[[T], Sequence[Any]], jobs: Iterable[T], workers: int) -> Iterator[Any]:
-    """All that `work` gives for the jobs, as it is done; a job starts when another has ended and been taken."""
-    waiting = iter(jobs)
-    with ThreadPoolExecutor(workers, thread_name_prefix="metric") as pool:
+    """All that `work` gives for the jobs, as it is done; a job starts when another has ended and been taken.
+
+    The workers share the threads that torch computes with, where torch is in use at all.
+    """
+    waiting, torch = iter(jobs), sys.modules.get("torch")
+    share = [max(1, torch.get_num_threads() // workers)] if torch else []
+    begin = torch.set_num_threads if torch else None
+    with ThreadPoolExecutor(workers, "metric", begin, tuple(share)) as pool:
         running = {pool.submit(work, job) for _, job in zip(range(workers), waiting, strict=False)}
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)

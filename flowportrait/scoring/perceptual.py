@@ -52,9 +52,9 @@ class Lpips(nn.Module):
     @torch.inference_mode()
     def features(self, frames: UInt8[np.ndarray, "f h w 3"]) -> list[Tensor]:
         """What is compared: features of unit length at each place of each tap."""
-        x = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
-        x = (x - torch.tensor(_SHIFT)[:, None, None]) / torch.tensor(_SCALE)[:, None, None]
-        found = []
+        shift, scale = torch.tensor(_SHIFT), torch.tensor(_SCALE)
+        levels = torch.from_numpy(frames).float().mul_(1 / (127.5 * scale)).sub_((1 + shift) / scale)
+        x, found = levels.permute(0, 3, 1, 2), []
         for index, layer in enumerate(self.layers):
             x = layer(x)
             if index in self.taps:
@@ -173,4 +173,4 @@ def _in_batches(
 
 
 def _unit(features: Tensor) -> Tensor:
-    return features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10)
+    return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + 1e-10)

@@ -33,6 +33,7 @@ WINDOW = 5  # frames
 SIDE_PX = 224
 MFCC_PER_FRAME = 4
 CHIN, MARGIN = 0.4, 110  # how much the crop exceeds the face, and the grey it is padded with
+_LOOKED_AT_PX = 256  # to find the face that speaks; the authors look at a quarter of the size
 
 Padding = Literal["zero", "valid"]
 
@@ -124,7 +125,7 @@ def _lips_by_frames(network: SyncNet) -> Callable[[np.ndarray], Tensor]:
             padding = layer.padding[1:] if isinstance(layer.padding, tuple) else layer.padding
             layers.append(nn.MaxPool2d(layer.kernel_size[1:], layer.stride[1:], padding))
         elif isinstance(layer, nn.ReLU):
-            layers.append(layer)
+            layers.append(nn.ReLU(inplace=True))
     trunk = nn.Sequential(*layers).eval().to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
@@ -200,7 +201,7 @@ def face_crops(view: View, detect_every: int = 4) -> Iterator[UInt8[np.ndarray, 
 
 def _face_path(blocks: Blocks, detect_every: int) -> Float[np.ndarray, "f 3"]:
     """Where to cut each frame: x, y and half the side of its face."""
-    detector, found, count = FACE_DETECTORS.load("centerface")(), {}, 0
+    detector, found, count = FACE_DETECTORS.load("centerface")(side_px=_LOOKED_AT_PX), {}, 0
     for count, frame in enumerate(chain.from_iterable(blocks), 1):
         if (count - 1) % detect_every == 0:
             found[count - 1] = max(detector.detect(frame), key=lambda box: box.area, default=None)
