@@ -145,7 +145,8 @@ def test_a_metric_keeps_its_contract(kind, tmp_path):
     assert metric.low <= alone.value <= metric.high and metric.fingerprint == kind().fingerprint
     samples = [Sample("bad", bad, truth), Sample("made", made, truth), Sample("truth", truth, truth)]
     rows = {score.clip: score for score in read_all((sample, [metric]) for sample in samples)}
-    assert rows["made"].value == alone.value and rows["made"].sha256
+    # Sums of several threads are rounded otherwise than those of one.
+    assert rows["made"].value == pytest.approx(alone.value, rel=1e-6) and rows["made"].sha256
     assert math.isnan(rows["bad"].value) and "cannot be read" in rows["bad"].reason
     # A blank pair has a number or a reason, never nan without one (the record itself refuses that).
     write(tmp_path / "blank.mp4", [np.zeros((48, 48, 3), np.uint8)] * (1 if looks_for_a_face else 12))
