@@ -1,0 +1,106 @@
+"""Commands of the human study and of the paper's tables: `study`, `report`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from flowportrait.cli.shared import Debug, Json, progress_bar
+
+app = typer.Typer()
+study_app = typer.Typer(no_args_is_help=True, help="Have people rate and rank videos, and compare judges with them.")
+report_app = typer.Typer(no_args_is_help=True, help="The paper's tables and figures from what lies on disk.")
+app.add_typer(study_app, name="study")
+app.add_typer(report_app, name="report")
+
+StudyDir = Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="A study, or what was exported of one.")]
+Draws = Annotated[int, typer.Option(min=100, max=1_000_000, help="Resamplings behind each interval.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of all that is drawn at random.")]
+
+
+@study_app.command()
+def create(
+    directory: Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="A new folder.")],
+    more: Annotated[list[str] | None, typer.Argument(metavar="[NAME=DIR]...", help="More versions.")] = None,
+    versions: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=DIR...", help="A folder of videos for each version.")
+    ] = None,
+    raters: Annotated[str, typer.Option(metavar="N|a,b,c", help="How many raters, or their names.")] = "3",
+    per_sample: Annotated[int | None, typer.Option(min=1, help="Raters for each sample; up to 3 by default.")] = None,
+    truth: Annotated[str | None, typer.Option(metavar="NAME", help="The version that is the recording itself.")] = None,
+    repeats: Annotated[int, typer.Option(min=0, help="Sets each rater sees again unknowingly.")] = 0,
+    training: Annotated[int, typer.Option(min=0, help="Samples to learn with, which do not count.")] = 0,
+    incomplete: Annotated[
+        Literal["refuse", "skip"], typer.Option(help="What to do with samples that a version lacks.")
+    ] = "refuse",
+    seed: Seed = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make a study: blind copies of the videos, and who sees what. Prints each rater's token."""
+    from flowportrait.study import command
+
+    with progress_bar("copying") as progress:
+        command.create(
+            directory, [*(versions or []), *(more or [])], raters, per_sample=per_sample, truth=truth, repeats=repeats,
+            training=training, seed=seed, incomplete=incomplete, as_json=json, progress=progress,
+        )  # fmt: skip
+
+
+@study_app.command()
+def export(
+    directory: StudyDir,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="STUDY_DIR/export by default.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write ratings, rankings and agreed pairs as JSON lines, with the versions' names."""
+    from flowportrait.study import command
+
+    command.export(directory, out, as_json=json)
+
+
+@study_app.command()
+def agreement(
+    directory: StudyDir,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE.json")] = None,
+    draws: Draws = 10_000,
+    seed: Seed = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say how far the raters agree, how consistent each is, and how strong each version."""
+    from flowportrait.study import command
+
+    command.agreement(directory, out, draws=draws, seed=seed, as_json=json)
+
+
+@study_app.command()
+def align(
+    directory: StudyDir,
+    more: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE]...", help="More scores or verdicts, told by what they hold.")
+    ] = None,
+    scores: Annotated[list[Path] | None, typer.Option(metavar="FILE...", help="What `score` wrote.")] = None,
+    verdicts: Annotated[list[Path] | None, typer.Option(metavar="FILE...", help="What `compare` wrote.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="STUDY_DIR by default.")] = None,
+    preference: Annotated[
+        Literal["ranking", "scores"], typer.Option(help="Whether raters' orders or the sums of their scores decide.")
+    ] = "ranking",
+    higher: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A foreign scorer: higher is better.")
+    ] = None,
+    lower: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A foreign scorer: lower is better.")] = None,
+    needs_truth: Annotated[list[str] | None, typer.Option(metavar="NAME", help="It compares with the truth.")] = None,
+    draws: Draws = 10_000,
+    seed: Seed = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare judges and metrics with the raters (Table 1); writes align.json, align.csv and align.md."""
+    from flowportrait.study import command
+
+    command.align(
+        directory, scores or [], verdicts or [], more or [], out, preference=preference, higher=higher or [],
+        lower=lower or [], needs_truth=needs_truth or [], draws=draws, seed=seed, as_json=json,
+    )  # fmt: skip
