@@ -274,11 +274,23 @@ def resampled_ratios(above: np.ndarray, below: np.ndarray, weights: np.ndarray) 
 
 
 def percentile_interval(draws: np.ndarray) -> Interval:
-    """The middle 95 % of the draws; nan when a draw has no value."""
-    if not len(draws) or not np.isfinite(draws).all():
+    """The middle 95 % of the draws that have a value; nan when more than 5 % have none."""
+    known = draws[np.isfinite(draws)]
+    if len(known) < max(1, 0.95 * len(draws)):
         return Interval(math.nan, math.nan)
-    low, high = np.quantile(draws, (0.025, 0.975))
+    low, high = np.quantile(known, (0.025, 0.975))
     return Interval(float(low), float(high))
+
+
+def share_interval(above: np.ndarray, below: np.ndarray, draws: np.ndarray) -> Interval:
+    """Of a share sum(above) / sum(below) over clusters, from its resamplings.
+
+    Where every case went the same way resampling sees no doubt at all; then Wilson's, each cluster counted as one case.
+    """
+    interval, clusters = percentile_interval(draws), int((below > 0).sum())
+    if not clusters or interval.low < interval.high:
+        return interval
+    return wilson(above.sum() / below.sum() * clusters, clusters)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

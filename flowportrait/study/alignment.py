@@ -155,7 +155,10 @@ def accuracies(counts: Sequence[_Counts], draws: int, seed: int) -> list[Accurac
     drawn = agreement.resampled_ratios(above, below, agreement.resampled(len(above), draws, seed))
     with np.errstate(invalid="ignore", divide="ignore"):
         values = above.sum(0) / below.sum(0)
-    figures = [_figure(value, agreement.percentile_interval(drawn[:, k])) for k, value in enumerate(values)]
+    figures = [
+        _figure(value, agreement.share_interval(above[:, k], below[:, k], drawn[:, k]))
+        for k, value in enumerate(values)
+    ]
     return [
         Accuracy(pairs=c.pairs, missing=c.missing, right=int(c.right.sum()), ties=int(c.ties.sum()),
                  acc=figures[3 * k], acc_nt=figures[3 * k + 1], cov=figures[3 * k + 2])

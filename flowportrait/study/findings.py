@@ -165,18 +165,19 @@ def _strengths(data: StudyData, weights: np.ndarray, notes: list[str]) -> tuple[
     except DataError as error:
         notes.append(str(error))
         return [Strength(version=name, strength=Figure()) for name in data.versions], math.nan
-    drawn = []
-    for row in weights:
-        try:
-            drawn.append(agreement.bradley_terry(*(np.tensordot(row, x, axes=1) for x in (wins, ties))).theta)
-        except DataError:
-            notes.append("strengths have no interval: in a resampled study one version never loses or never wins")
-            drawn = [np.full(count, math.nan)]
-            break
-    columns = np.array(drawn).T
+    try:
+        drawn = np.array([
+            agreement.bradley_terry(*(np.tensordot(row, x, axes=1) for x in (wins, ties))).theta for row in weights
+        ])  # fmt: skip
+        intervals = [agreement.percentile_interval(column) for column in drawn.T]
+    except DataError:
+        # Leaving out the draws without an answer would cut off just the ends that matter.
+        notes.append("strengths: resampling meets versions that never lose; intervals are as if pairs were independent")
+        half = agreement.Z_95 * found.standard_errors
+        intervals = [agreement.Interval(*ends) for ends in zip(found.theta - half, found.theta + half, strict=True)]
     return [
-        Strength(version=name, strength=_figure(float(found.theta[k]), columns[k]))
-        for k, name in enumerate(data.versions)
+        Strength(version=name, strength=Figure(value=float(found.theta[k]), low=low, high=high))
+        for k, (name, (low, high)) in enumerate(zip(data.versions, intervals, strict=True))
     ], found.tie
 
 
@@ -217,7 +218,8 @@ def _mean(values: np.ndarray) -> float:
 def _ratio(above: np.ndarray, below: np.ndarray, weights: np.ndarray) -> Figure:
     if not below.sum():
         return Figure()
-    return _figure(above.sum() / below.sum(), agreement.resampled_ratios(above[:, None], below[:, None], weights)[:, 0])
+    drawn = agreement.resampled_ratios(above[:, None], below[:, None], weights)[:, 0]
+    return Figure(value=above.sum() / below.sum(), **agreement.share_interval(above, below, drawn)._asdict())
 
 
 def _figure(value: float, draws: np.ndarray) -> Figure:
