@@ -155,7 +155,7 @@ def _is_mean_of_whole_parts(score: Score) -> bool:
 def _compared(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Which version of each pair has the larger mean, [samples, pairs]; exact for whole numbers, nan if one is missing.
 
-    (4 + 4 + 5) / 3 and (5 + 4 + 4) / 3 differ in floating point; their sums do not.
+    In floating point the mean of 3/3, 3/3 and 5/3 is not that of 3/3, 4/3 and 4/3; their sums are equal.
     """
     a, b = all_pairs(totals.shape[1]).T
     sign = np.sign(totals[:, a] * counts[:, b] - totals[:, b] * counts[:, a])
