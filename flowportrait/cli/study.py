@@ -104,3 +104,66 @@ def align(
         directory, scores or [], verdicts or [], more or [], out, preference=preference, higher=higher or [],
         lower=lower or [], needs_truth=needs_truth or [], draws=draws, seed=seed, as_json=json,
     )  # fmt: skip
+
+
+Made = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN_OR_STUDY...",
+        help="Studies, scores, runs: PATH, LABEL=PATH, or LABEL@SET=PATH for another test set.",
+    ),
+]
+Judge = Annotated[
+    str, typer.Option(metavar="NAME|a,b,c", help="Which judge gives the aspects; or three scorers, one an aspect.")
+]
+Baseline = Annotated[str | None, typer.Option(metavar="LABEL", help="The run that Table 5 compares with.")]
+Curves = Annotated[
+    list[str] | None, typer.Option("--curve", metavar="NAME", help="What of the log Figure 5 shows; may be repeated.")
+]
+
+
+@report_app.command()
+def tables(
+    sources: Made,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where the tables go.")],
+    judge: Judge = "mas-ma",
+    baseline: Baseline = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make Tables 1 to 5 as Markdown, CSV and LaTeX; empty cells are listed with their reasons."""
+    from flowportrait.report import command
+
+    command.tables(sources, out, judge=judge, baseline=baseline, as_json=json)
+
+
+@report_app.command()
+def figures(
+    sources: Made,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where the figures go.")],
+    judge: Judge = "mas-ma",
+    curves: Curves = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Draw Figures 2, 3, 5 and 6 as SVG and PNG."""
+    from flowportrait.report import command
+
+    command.figures(sources, out, judge=judge, curves=curves or [], as_json=json)
+
+
+@report_app.command()
+def page(
+    sources: Made,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE.html", help="The page.")],
+    title: Annotated[str, typer.Option(help="What stands at its top.")] = "Results",
+    judge: Judge = "mas-ma",
+    baseline: Baseline = None,
+    curves: Curves = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Put all tables and figures that have data into one HTML page that needs no network."""
+    from flowportrait.report import command
+
+    command.page(sources, out, title=title, judge=judge, baseline=baseline, curves=curves or [], as_json=json)
