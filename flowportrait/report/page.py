@@ -11,7 +11,8 @@ from flowportrait.report.sources import Sources
 from flowportrait.report.table import Table
 
 _STYLE = """
-table.paper td,table.paper th{white-space:nowrap;padding:.25rem .45rem}table.paper td small{display:block;color:var(--dim);font-size:.75em}
+table.paper td,table.paper th{white-space:nowrap;padding:.25rem .45rem}
+table.paper td small{display:block;color:var(--dim);font-size:.75em}
 table.paper td:first-child{white-space:normal}figure{margin:1rem 0}figure img{max-width:100%;background:#fff}
 details{margin:.5rem 0;color:var(--dim)}details li{overflow-wrap:anywhere}
 """
