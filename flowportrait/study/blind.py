@@ -80,7 +80,8 @@ def _write_packets(reader: av.container.InputContainer, streams: list, target: P
                 continue
             stream = packet.stream
             if stream.type == "video":
-                last_s = max(last_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                shown = packet.dts if packet.pts is None else packet.pts
+                last_s = max(last_s, float((shown + (packet.duration or 0)) * packet.time_base))
             kept = filters[stream.index].filter(packet) if stream.index in filters else [packet]
             for out in kept:
                 out.stream = copies[stream.index]

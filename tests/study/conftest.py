@@ -9,7 +9,6 @@ from simulated_raters import QUALITY
 from flowportrait import media
 from flowportrait.study.build import create
 from flowportrait.study.tasks import Plan
-from flowportrait.world.degrade import Footage, degrade
 
 SAMPLES = sorted((Path(media.__file__).parent / "samples" / "world").glob("*.mp4"))
 DEGRADED = {"mild": ("blur", 2.0), "poor": ("blur", 6.0)}
@@ -18,6 +17,9 @@ DEGRADED = {"mild": ("blur", 2.0), "poor": ("blur", 6.0)}
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
     """original/, mild/ and poor/ with six clips each."""
+    pytest.importorskip("scipy")  # of the extra 'world'
+    from flowportrait.world.degrade import Footage, degrade
+
     root = tmp_path_factory.mktemp("versions")
     for name in QUALITY:
         (root / name).mkdir()

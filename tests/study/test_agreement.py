@@ -1,4 +1,4 @@
-"""Statistics against golden numbers of official packages, against definitions, and on what they cannot be had from."""
+"""Statistics against golden numbers of other programs, against definitions, and on what they cannot be had from."""
 
 import itertools
 import json
