@@ -9,9 +9,9 @@ import av
 from av.bitstream import BitStreamFilterContext
 
 from flowportrait.errors import MediaError
-from flowportrait.media import Clip
+from flowportrait.media import Clip, read_frames
 
-PLAYABLE = {"video": ("h264", "vp9", "av1"), "audio": ("aac", "mp3", "opus")}
+PLAYABLE = {"video": ("h264", "vp9"), "audio": ("aac", "mp3", "opus")}
 """Codecs that browsers play from an mp4 file."""
 
 # x264 and others write their name and all their settings into the pictures themselves (SEI unregistered user data).
@@ -43,6 +43,8 @@ def blind_copy(source: Path, target: Path) -> Blind:
         width, height = _copy_streams(source, target, facts.duration_s)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise MediaError(f"{source}: cannot be copied ({' '.join(str(error).split())}); give another") from error
+    # A copy that does not play would only be found by the raters.
+    next(read_frames(target))
     # The time of writing would tell which version was copied first.
     os.utime(target, (0, 0))
     return Blind(Clip(target).facts.duration_s, digest(target), digest(source), width, height, facts.fps)
@@ -52,9 +54,10 @@ def _copy_streams(source: Path, target: Path, duration_s: float) -> tuple[int, i
     with av.open(str(source)) as reader:
         streams = [reader.streams.video[0], reader.streams.audio[0]]
         for stream in streams:
-            if stream.codec_context.name not in PLAYABLE[stream.type]:
+            # The canonical name: a decoder may have another one, such as libdav1d.
+            if (name := stream.codec_context.codec.canonical_name) not in PLAYABLE[stream.type]:
                 raise MediaError(
-                    f"{source}: {stream.type} is {stream.codec_context.name}, which browsers do not play from an mp4; "
+                    f"{source}: {stream.type} is {name}, which browsers do not play from an mp4; "
                     f"code it as {', '.join(PLAYABLE[stream.type])}"
                 )
         last_s = _write_packets(reader, streams, target)
@@ -73,11 +76,17 @@ def _write_packets(reader: av.container.InputContainer, streams: list, target: P
             copy = writer.add_stream_from_template(stream)
             copy.metadata.clear()
             copies[stream.index] = copy
-            if name := _SIGNATURES.get(stream.codec_context.name):
+            if name := _SIGNATURES.get(stream.codec_context.codec.canonical_name):
                 filters[stream.index] = BitStreamFilterContext(name, stream)
         for packet in reader.demux(streams):
-            if packet.dts is None:
+            if packet.size == 0:
                 continue
+            if packet.dts is None:
+                # Matroska does not say when the first of reordered pictures are decoded; leaving them out breaks all.
+                raise MediaError(
+                    f"{reader.name}: says not when to decode its pictures; pack it anew: "
+                    f"ffmpeg -i {reader.name} -c copy FILE.mp4"
+                )
             stream = packet.stream
             if stream.type == "video":
                 shown = packet.dts if packet.pts is None else packet.pts

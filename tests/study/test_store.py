@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -18,6 +19,7 @@ from simulated_raters import QUALITY, answer, simulate, versions_of
 from flowportrait import cli, media
 from flowportrait.errors import DataError, MediaError, StudyRefused
 from flowportrait.study.answers import Answer, covered_s
+from flowportrait.study.blind import blind_copy
 from flowportrait.study.build import create
 from flowportrait.study.data import load
 from flowportrait.study.store import DATABASE, Study
@@ -297,3 +299,45 @@ def test_versions_of_other_sizes_are_told(folders, tmp_path):
     versions = {"a": folders / "original", "b": tmp_path / "small"}
     made = create(tmp_path / "study", versions, ["x"], Plan(1, 1))
     assert "a 128x128 at 24 fps; b 64x64 at 24 fps" in made.warnings[0]
+
+
+def _coded(path, video, audio):
+    """A short clip in another container and with other codecs."""
+    with av.open(str(path), "w") as writer:
+        picture = writer.add_stream(video, rate=24)
+        picture.width = picture.height = 64
+        picture.pix_fmt = "yuv420p"
+        sound = writer.add_stream(audio, rate=48000, layout="mono") if audio else None
+        for number in range(24):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 5 * number, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 24)
+            writer.mux(picture.encode(frame.reformat(format="yuv420p")))
+        writer.mux(picture.encode(None))
+        if sound:
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 48000), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 48000, 0
+            writer.mux(sound.encode(frame))
+            writer.mux(sound.encode(None))
+
+
+@pytest.mark.parametrize(
+    ("name", "video", "audio", "words"),
+    [
+        ("reordered.mkv", "libx264", "aac", "pack it anew: ffmpeg"),
+        ("old.mp4", "mpeg4", "aac", "video is mpeg4"),
+        ("lossless.mkv", "libx264", "flac", "audio is flac"),
+        ("silent.mp4", "libx264", None, "has no sound"),
+    ],
+)
+def test_what_raters_could_not_play_is_refused(tmp_path, name, video, audio, words):
+    _coded(tmp_path / name, video, audio)
+    with pytest.raises(MediaError, match=words):
+        blind_copy(tmp_path / name, tmp_path / "blind.mp4")
+
+
+def test_a_web_video_is_copied_into_an_mp4(tmp_path):
+    _coded(tmp_path / "clip.mov", "libx264", "aac")
+    found = blind_copy(tmp_path / "clip.mov", tmp_path / "blind.mp4")
+    assert (found.width, found.height, found.fps) == (64, 64, 24) and found.sha256 != found.source_sha256
+    pairs = zip(media.read_frames(tmp_path / "clip.mov"), media.read_frames(tmp_path / "blind.mp4"), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
