@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic import ValidationError
@@ -151,6 +151,12 @@ def _scored(label: str, set_name: str, path: Path, studies: list[StudySource]) -
     sets = list(read_jsonl(sets_file, SetScore)) if sets_file.is_file() and path.is_dir() else []
     if not label and (split := _by_version(scores, set_name, studies)):
         return split
+    folders = sorted({str(PurePath(score.clip).parent) for score in scores})
+    if not label and len(folders) > 1:
+        raise DataError(
+            f"{file}: holds clips of several folders ({', '.join(folders[:3])}), and no given study knows them all; "
+            f"say whose they are: LABEL={path}"
+        )
     return [Scored(label or (path.stem if path.is_file() else path.name), set_name, scores, sets)]
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from flowportrait.errors import DataError, StudyRefused
 from flowportrait.records import Ranking, Rating
-from flowportrait.study.answers import Answer, Receipt, checked, covered_s
+from flowportrait.study.answers import Answer, Receipt, checked
 
 DATABASE, MEDIA = "study.sqlite", "media"
 VERSION = 1
@@ -317,4 +317,4 @@ def make_database(path: Path) -> sqlite3.Connection:
     return db
 
 
-__all__ = ["Answer", "Item", "Rater", "Receipt", "Source", "Study", "Task", "covered_s", "make_database"]
+__all__ = ["Answer", "Item", "Rater", "Receipt", "Source", "Study", "Task", "make_database"]

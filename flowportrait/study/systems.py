@@ -101,7 +101,7 @@ def from_scores(
         if place is None:
             continue
         known = by_scorer.setdefault(score.scorer, {})
-        if (*place, score.repeat) in known and known[*place, score.repeat] != score:
+        if (*place, score.repeat) in known and _said(known[*place, score.repeat]) != _said(score):
             raise DataError(
                 f"{score.scorer}: two different scores of {score.clip} (repeat {score.repeat}); give one file of each"
             )
@@ -112,6 +112,11 @@ def from_scores(
             raise DataError(f"{name}: no scorer of this name is known here; say --higher {name} or --lower {name}")
         result.append(_score_system(name, found, data, *directions[name]))
     return result
+
+
+def _said(score: Score) -> str:
+    """What a score says, whatever the clip is called; as text, in which nan equals itself."""
+    return score.model_dump_json(include={"value", "parts", "reason"})
 
 
 def _score_system(

@@ -197,6 +197,7 @@ def test_the_page_stands_alone(given):
         (["page", "{root}/study", "-o", "{root}/o"], "ends in .html"),
         (["figures", "{root}/base", "-o", "{root}/o", "--curve", "held_out_rewards"], "did you mean 'held_out_reward'"),
         (["tables", "{root}/stale", "-o", "{root}/o"], "make it again"),
+        (["tables", "{root}/judge.jsonl", "-o", "{root}/o"], "say whose they are: LABEL="),
     ],
 )
 def test_wrong_input_is_one_line(arguments, words, given, tables, capsys):

@@ -291,7 +291,6 @@ def files(tmp_path):
 
 def test_two_different_scores_of_one_clip_are_refused(files, capsys):
     extra = score("a", "s0", 77.0)
-    write_jsonl(files / "more.jsonl", [extra])
     command = [
         "study",
         "align",
@@ -303,6 +302,10 @@ def test_two_different_scores_of_one_clip_are_refused(files, capsys):
         "100",
     ]
     assert cli.run([*command, str(files / "scores.jsonl")]) == 0  # the same file twice says the same
+    renamed = score("a", "s0", _judged(load(files / "study"))[1].value).model_copy(update={"clip": "elsewhere.mp4"})
+    write_jsonl(files / "more.jsonl", [renamed])
+    assert cli.run([*command, str(files / "more.jsonl")]) == 0
+    write_jsonl(files / "more.jsonl", [extra])
     assert cli.run([*command, str(files / "more.jsonl")]) == 2
     assert "two different scores of a/s0.mp4" in capsys.readouterr().err
 
