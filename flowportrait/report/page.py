@@ -57,7 +57,7 @@ def _study(study) -> Iterator[str]:
 def _figure_text(figure) -> str:
     if figure.value != figure.value:
         return "—"
-    interval = f" [{figure.low:.2f}–{figure.high:.2f}]" if figure.low == figure.low else ""
+    interval = f" [{figure.low:.2f} to {figure.high:.2f}]" if figure.low == figure.low else ""
     return f"{figure.value:.3f}{interval}"
 
 

@@ -43,7 +43,9 @@ class Cell:
             shown += f" ({self.difference:+.{self.digits}f})"
         if not full:
             return shown
-        about = [f"{self.low:.{self.digits}f}–{self.high:.{self.digits}f}"] if math.isfinite(self.low) else []
+        between = " to " if self.low < 0 else "–"
+        ends = between.join(f"{end:.{self.digits}f}" for end in (self.low, self.high))
+        about = [ends] if math.isfinite(self.low) else []
         about += [f"n {self.count}"] if self.count else []
         return f"{shown} [{', '.join(about)}]" if about else shown
 

@@ -50,7 +50,30 @@ def test_from_folders_to_table_one(folders, tmp_path, capsys):
         table = list(csv.DictReader(file))
     assert {row["Method"] for row in table} >= {"sharpness", "ssim", "rater ann against the others"}
 
-    # The exported folder says the same as the study it came from.
+    # Tables, figures and the page of what there is.
+    sources = [study, scores, "--judge", "sharpness"]
+    run("report", "tables", *sources, "-o", tmp_path / "tables")
+    text = (tmp_path / "tables" / "tables.md").read_text()
+    assert "| sharpness | 100.0 [" in text or "| sharpness | 9" in text
+    assert "Table 5" in text and "no training run was given" in text
+    with (tmp_path / "tables" / "table4.csv").open() as file:
+        means = {row["row"]: float(row["value"]) for row in csv.DictReader(file) if row["column"] == "Avg"}
+    assert means["original"] > means["mild"] > means["poor"]
+    pytest.importorskip("matplotlib")
+    run("report", "figures", *sources, "-o", tmp_path / "figures")
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["figure2.png", "figure2.svg"]
+    run("report", "page", *sources, "-o", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "Krippendorff" in page and "Figure 2" in page and "Without data" in page
+
+
+def test_the_export_says_what_the_study_says(study, folders, tmp_path):
+    simulate(study)
+    scores = tmp_path / "scores.jsonl"
+    run("score", *(folders / name for name in QUALITY), "--scorers", "sharpness", "-o", scores)
+    run("study", "align", study.directory, "--scores", scores, "--draws", 500)
+    run("study", "export", study.directory, "-o", tmp_path / "export")
+    result = json.loads((study.directory / "align.json").read_text())
     run("study", "align", tmp_path / "export", scores, "--draws", 500)
     again = json.loads((tmp_path / "export" / "align.json").read_text())
     assert again == result
