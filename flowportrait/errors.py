@@ -3,6 +3,7 @@
 FlowPortraitError
 ├── ConfigError         an option, recipe or name that cannot be meant
 ├── DataError           readable input that cannot be used (no face in the portrait)
+│   └── StudyRefused        what a rater asks or sends against the rules of a study; `code` names the rule
 ├── MediaError          a picture, sound or video file that cannot be read or written
 ├── JudgeError          a judge that cannot be trusted or paid; the run stops
 │   ├── JudgeUnavailable    no answer this time (busy, broken, cut off); asking again may help
@@ -28,6 +29,17 @@ class ConfigError(FlowPortraitError):
 
 class DataError(FlowPortraitError):
     """Readable input that cannot be used, such as a portrait without a face."""
+
+
+class StudyRefused(DataError):
+    """What a rater asks or sends against the rules of a study. `code` is one of `CODES`, for programs."""
+
+    CODES = ("unknown_rater", "unknown_task", "unknown_item", "bad_rating", "bad_ranking", "unwatched")
+
+    def __init__(self, code: str, message: str):
+        assert code in self.CODES
+        super().__init__(message)
+        self.code = code
 
 
 class MediaError(FlowPortraitError):

@@ -1,13 +1,18 @@
 """The typed records that lie on disk: one JSON object a line, its schema version inside."""
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from flowportrait.errors import DataError
+
+Aspect = Literal["lip_sync", "expressiveness", "motion"]
+ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
+"""What the paper rates, in its order (§2.2)."""
 
 
 class Record(BaseModel):
@@ -149,6 +154,107 @@ class Verdict(Measured):
     def _a_winner_or_a_reason(self) -> Self:
         if (self.winner is None) != bool(self.reason):
             raise ValueError("a verdict holds either a winner or the reason why there is none")
+        return self
+
+
+class Rating(Record):
+    """What one rater gives one clip for one aspect (§2.3, App. A)."""
+
+    schema_version: Literal[1] = 1
+    rater: str = Field(min_length=1)
+    sample: str = Field(min_length=1, description="what was spoken by whom; its versions form a set")
+    version: str = Field(min_length=1, description="which of the set: a generator's name, or the original's")
+    aspect: Aspect
+    score: int = Field(ge=1, le=5, strict=True, description="1 worst, 5 best, by the rubrics of Tables 6-8")
+    repeat: int = Field(default=0, ge=0, description="above 0: shown again, to see whether the rater is consistent")
+    item: str = Field(default="", description="name under which the clip was shown")
+
+
+Relation = Literal[">", ">=", "=", "<=", "<"]
+
+
+class Ranking(Record):
+    """How one rater orders one set: groups of equal versions, best first (App. A: "C > A >= B = D").
+
+    Versions that stand in no group were not ranked. Between two groups stands ">", or ">=" where the rater does not
+    say that the first is strictly better.
+    """
+
+    schema_version: Literal[1] = 1
+    rater: str = Field(min_length=1)
+    sample: str = Field(min_length=1)
+    groups: list[list[str]]
+    between: list[Literal[">", ">="]] = Field(default=[], description="one less than groups; empty: all '>'")
+    repeat: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _an_order(self) -> Self:
+        names = [name for group in self.groups for name in group]
+        if not all(self.groups) or not all(names):
+            raise ValueError("groups and the names in them must not be empty")
+        if len(names) != len(set(names)):
+            raise ValueError("a version stands in the ranking twice")
+        if self.between and len(self.between) != len(self.groups) - 1:
+            raise ValueError(f"{len(self.groups)} groups need {len(self.groups) - 1} signs between them")
+        return self
+
+    @classmethod
+    def parse(cls, text: str, rater: str, sample: str, repeat: int = 0) -> Self:
+        """The ranking that `text` writes down, such as "C > A >= B = D". Raises DataError."""
+        words = re.split(r"(>=|≥|>|=)", text)
+        names, signs = [word.strip() for word in words[::2]], [sign.replace("≥", ">=") for sign in words[1::2]]
+        if not all(names):
+            raise DataError(f"ranking {text!r}: a name is missing; write it like C > A >= B = D")
+        groups, between = [[names[0]]], []
+        for sign, name in zip(signs, names[1:], strict=True):
+            if sign == "=":
+                groups[-1].append(name)
+            else:
+                groups.append([name])
+                between.append(sign)
+        try:
+            return cls(rater=rater, sample=sample, groups=groups, between=between, repeat=repeat)
+        except ValidationError as error:
+            raise DataError(f"ranking {text!r}: {error.errors(include_url=False)[0]['msg']}") from error
+
+    @property
+    def text(self) -> str:
+        """The ranking as App. A writes it."""
+        parts = [" = ".join(group) for group in self.groups]
+        signs = self.between or [">"] * (len(parts) - 1)
+        return "".join(part + (f" {sign} " if sign else "") for part, sign in zip(parts, [*signs, ""], strict=True))
+
+    def relation(self, a: str, b: str) -> Relation | None:
+        """How `a` stands to `b`; None when one of them is not ranked."""
+        place = {name: number for number, group in enumerate(self.groups) for name in group}
+        if a not in place or b not in place:
+            return None
+        low, high = sorted((place[a], place[b]))
+        if low == high:
+            return "="
+        strict = not self.between or ">" in self.between[low:high]
+        if place[a] < place[b]:
+            return ">" if strict else ">="
+        return "<" if strict else "<="
+
+
+class Pair(Record):
+    """Two versions of a sample, and which of them all raters prefer, or why the pair is not used (§2.3)."""
+
+    schema_version: Literal[1] = 1
+    sample: str
+    a: str
+    b: str
+    winner: Literal["a", "b"] | None = None
+    dropped: Literal["", "tie", "disagreement", "missing"] = Field(
+        default="", description="tie: someone sees no strict order, and nobody contradicts; missing: too few raters"
+    )
+    votes: dict[str, int] = Field(default={}, description="raters by what they said: a, b, tie")
+
+    @model_validator(mode="after")
+    def _a_winner_or_a_reason(self) -> Self:
+        if (self.winner is None) != bool(self.dropped):
+            raise ValueError("a pair holds either a winner or the reason why it is dropped")
         return self
 
 

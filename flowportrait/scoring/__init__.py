@@ -14,10 +14,8 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from flowportrait.config import Frozen
 from flowportrait.media import Clip
+from flowportrait.records import ASPECTS as ASPECTS
 from flowportrait.records import Score, Verdict
-
-ASPECTS = ("lip_sync", "expressiveness", "motion")
-"""What the paper rates, in its order (§2.2)."""
 
 Need = Literal["frames", "sound", "truth", "weights"]
 """`weights`: a pretrained file that the package does not bring."""

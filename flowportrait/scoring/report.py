@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from html import escape
 from pathlib import Path
 
@@ -16,27 +14,13 @@ from PIL import Image
 
 from flowportrait import media
 from flowportrait.errors import MediaError
+from flowportrait.pages import csv_text, data_url, histogram, html_table, markdown_rows, page, short
 from flowportrait.records import Score
 from flowportrait.scoring import Sample, Scorer
 from flowportrait.scoring.evaluate import Evaluation, provenance
 
 WORST = 6
 THUMB_PX = 120
-_STYLE = """
-:root{color-scheme:light dark;--ink:#1d1d1f;--dim:#6e6e73;--line:#d8d8dc;--bar:#3b6ea5;--bad:#b3261e;--page:#fff}
-@media(prefers-color-scheme:dark){
-:root{--ink:#eee;--dim:#a0a0a6;--line:#3a3a3e;--bar:#7fb0e6;--bad:#ff8a80;--page:#161618}}
-body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page)}
-body{max-width:1100px;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.2rem;border-top:1px solid var(--line);padding-top:1rem}
-table{border-collapse:collapse;width:100%}
-th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:right}
-th:first-child,td:first-child{text-align:left;overflow-wrap:anywhere}.dim{color:var(--dim)}.bad{color:var(--bad)}
-.scroll{overflow-x:auto}.cases{display:flex;flex-wrap:wrap;gap:1rem}.case{width:250px}
-.case img{width:100%;display:block}
-.case b{display:block}.case span{overflow-wrap:anywhere;font-size:.85em}pre{overflow-x:auto;font-size:.8em}
-svg{max-width:520px;width:100%}
-"""
 
 
 def write(result: Evaluation, out: Path) -> None:
@@ -49,19 +33,18 @@ def write(result: Evaluation, out: Path) -> None:
 
 def _csv(result: Evaluation) -> str:
     """One line a clip and scorer, with its parts as JSON."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["clip", "scorer", "value", "unit", "reason", "parts", "sha256", "truth_sha256", "fingerprint"])
+    head = ["clip", "scorer", "value", "unit", "reason", "parts", "sha256", "truth_sha256", "fingerprint"]
+    rows = []
     for s in result.scores:
         value = "" if s.reason else repr(s.value)
         parts = json.dumps(s.parts, sort_keys=True)
-        table.writerow([s.clip, s.scorer, value, s.unit, s.reason, parts, s.sha256, s.truth_sha256, s.fingerprint])
+        rows.append([s.clip, s.scorer, value, s.unit, s.reason, parts, s.sha256, s.truth_sha256, s.fingerprint])
     for clip, terms in result.rewards.items():
         missing = "" if math.isfinite(terms["reward"]) else "a scorer of the reward has no value"
-        table.writerow(
+        rows.append(
             [clip, "reward", "" if missing else repr(terms["reward"]), "1", missing, json.dumps(terms), "", "", ""]
         )
-    return text.getvalue()
+    return csv_text(head, rows)
 
 
 def _summary(result: Evaluation) -> Iterator[tuple[str, ...]]:
@@ -75,15 +58,15 @@ def _summary(result: Evaluation) -> Iterator[tuple[str, ...]]:
             continue
         worst = values.min() if scorer.better == "higher" else values.max()
         figures = (values.mean(), values.std(), np.median(values), worst)
-        yield (scorer.name, scorer.better, *map(_short, figures), str(len(values)), lost)
+        yield (scorer.name, scorer.better, *map(short, figures), str(len(values)), lost)
 
 
 def _markdown(result: Evaluation) -> str:
     lines = [f"# {result.generated} against {result.truth}", ""]
     head = ("scorer", "better", "mean", "std", "median", "worst", "clips", "unscored")
-    lines += _rows(head, _summary(result))
+    lines += markdown_rows(head, _summary(result))
     if result.sets:
-        lines += ["", *_rows(("set metric", "value", "clips", "truth", "left out"), _set_cells(result))]
+        lines += ["", *markdown_rows(("set metric", "value", "clips", "truth", "left out"), _set_cells(result))]
         lines += [f"- {warning}" for found in result.sets for warning in found.warnings]
     if result.unscored:
         lines += ["", f"## Without a score ({len(result.unscored)})", ""]
@@ -93,34 +76,27 @@ def _markdown(result: Evaluation) -> str:
 
 def _set_cells(result: Evaluation) -> Iterator[tuple[str, ...]]:
     for found in result.sets:
-        value = found.reason or _short(found.value)
+        value = found.reason or short(found.value)
         yield (found.set_metric, value, str(found.num_clips), str(found.num_truth), str(len(found.left_out)))
-
-
-def _rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
 def _page(result: Evaluation) -> str:
     """The whole page; everything it shows is inside it."""
     parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
-        f"<title>{escape(str(result.generated))}</title><style>{_STYLE}</style>",
         f"<h1>{escape(str(result.generated))} <span class=dim>against {escape(str(result.truth))}</span></h1>",
-        _html_table(("scorer", "better", "mean", "std", "median", "worst", "clips", "unscored"), _summary(result)),
+        html_table(("scorer", "better", "mean", "std", "median", "worst", "clips", "unscored"), _summary(result)),
     ]
     if result.sets:
-        parts.append(_html_table(("set metric", "value", "clips", "truth", "left out"), _set_cells(result)))
+        parts.append(html_table(("set metric", "value", "clips", "truth", "left out"), _set_cells(result)))
         parts += [f"<p class=bad>{escape(warning)}</p>" for found in result.sets for warning in found.warnings]
     if result.unscored:
         rows = ((s.clip, s.scorer, s.reason) for s in result.unscored)
-        parts += [f"<h2>Without a score ({len(result.unscored)})</h2>", _html_table(("clip", "scorer", "reason"), rows)]
+        parts += [f"<h2>Without a score ({len(result.unscored)})</h2>", html_table(("clip", "scorer", "reason"), rows)]
     thumbs = _Thumbs(result.samples)
     parts += [_section(result, scorer, thumbs) for scorer in result.scorers]
     parts += ["<h2>All clips</h2>", _all_clips(result)]
-    parts += [f"<h2>Provenance</h2><pre>{escape(json.dumps(provenance(result), indent=1))}</pre></html>"]
-    return "\n".join(parts)
+    parts += [f"<h2>Provenance</h2><pre>{escape(json.dumps(provenance(result), indent=1))}</pre>"]
+    return page(str(result.generated), parts)
 
 
 def _section(result: Evaluation, scorer: Scorer, thumbs: _Thumbs) -> str:
@@ -132,14 +108,14 @@ def _section(result: Evaluation, scorer: Scorer, thumbs: _Thumbs) -> str:
         return head + "<p>No clip has a score.</p>"
     worst = sorted(scores, key=lambda s: s.value, reverse=scorer.better == "lower")[:WORST]
     cases = "".join(_case(s, thumbs) for s in worst)
-    return f"{head}{_histogram([s.value for s in scores])}<h3>Worst</h3><div class=cases>{cases}</div>"
+    return f"{head}{histogram([s.value for s in scores])}<h3>Worst</h3><div class=cases>{cases}</div>"
 
 
 def _case(score: Score, thumbs: _Thumbs) -> str:
-    parts = ", ".join(f"{name} {_short(value)}" for name, value in score.parts.items())
+    parts = ", ".join(f"{name} {short(value)}" for name, value in score.parts.items())
     picture = thumbs.of(score.clip)
     image = f"<img alt='' src='{picture}'>" if picture else "<p class=bad>no picture</p>"
-    words = f"<b>{_short(score.value)}</b><span>{escape(score.clip)} <i>{escape(parts)}</i></span>"
+    words = f"<b>{short(score.value)}</b><span>{escape(score.clip)} <i>{escape(parts)}</i></span>"
     return f"<div class=case>{image}{words}</div>"
 
 
@@ -149,34 +125,11 @@ def _all_clips(result: Evaluation) -> str:
 
     def cell(clip: str, name: str) -> str:
         if name == "reward":
-            return _short(result.rewards.get(clip, {}).get("reward", math.nan))
+            return short(result.rewards.get(clip, {}).get("reward", math.nan))
         score = values.get((clip, name))
-        return "" if score is None else "unscored" if score.reason else _short(score.value)
+        return "" if score is None else "unscored" if score.reason else short(score.value)
 
-    return _html_table(("clip", *names), ((s.id, *(cell(s.id, name) for name in names)) for s in result.samples))
-
-
-def _html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<div class=scroll><table><tr>{top}</tr>{body}</table></div>"
-
-
-def _histogram(values: Sequence[float]) -> str:
-    """Counts in up to 24 bins, as SVG with both ends labelled."""
-    counts, edges = np.histogram(values, bins=min(24, max(4, len(values))))
-    width, top = 500 / len(counts), max(counts)
-    bars = "".join(
-        f"<rect x='{i * width + 10:.1f}' y='{100 - 90 * n / top:.1f}' width='{width - 1:.1f}' "
-        f"height='{90 * n / top:.1f}' fill='var(--bar)'>"
-        f"<title>{_short(edges[i])} to {_short(edges[i + 1])}: {n}</title></rect>"
-        for i, n in enumerate(counts)
-    )
-    ends = (
-        f"<text x=10 y=116 font-size=12 fill='currentColor'>{_short(edges[0])}</text>"
-        f"<text x=510 y=116 font-size=12 fill='currentColor' text-anchor=end>{_short(edges[-1])}</text>"
-    )
-    return f"<svg viewBox='0 0 520 122' role=img aria-label='histogram of {len(values)} values'>{bars}{ends}</svg>"
+    return html_table(("clip", *names), ((s.id, *(cell(s.id, name) for name in names)) for s in result.samples))
 
 
 class _Thumbs:
@@ -209,8 +162,4 @@ class _Thumbs:
             left += picture.width
         data = io.BytesIO()
         strip.save(data, "JPEG", quality=80)
-        return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
-
-
-def _short(value: float) -> str:
-    return "–" if not math.isfinite(value) else f"{value:.4g}"
+        return data_url(data.getvalue(), "image/jpeg")

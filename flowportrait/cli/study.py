@@ -1,0 +1,169 @@
+"""Commands of the human study and of the paper's tables: `study`, `report`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from flowportrait.cli.shared import Debug, Json, progress_bar
+
+app = typer.Typer()
+study_app = typer.Typer(no_args_is_help=True, help="Have people rate and rank videos, and compare judges with them.")
+report_app = typer.Typer(no_args_is_help=True, help="The paper's tables and figures from what lies on disk.")
+app.add_typer(study_app, name="study")
+app.add_typer(report_app, name="report")
+
+StudyDir = Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="A study, or what was exported of one.")]
+Draws = Annotated[int, typer.Option(min=100, max=1_000_000, help="Resamplings behind each interval.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of all that is drawn at random.")]
+
+
+@study_app.command()
+def create(
+    directory: Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="A new folder.")],
+    more: Annotated[list[str] | None, typer.Argument(metavar="[NAME=DIR]...", help="More versions.")] = None,
+    versions: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=DIR...", help="A folder of videos for each version.")
+    ] = None,
+    raters: Annotated[str, typer.Option(metavar="N|a,b,c", help="How many raters, or their names.")] = "3",
+    per_sample: Annotated[int | None, typer.Option(min=1, help="Raters for each sample; up to 3 by default.")] = None,
+    truth: Annotated[str | None, typer.Option(metavar="NAME", help="The version that is the recording itself.")] = None,
+    repeats: Annotated[int, typer.Option(min=0, help="Sets each rater sees again unknowingly.")] = 0,
+    training: Annotated[int, typer.Option(min=0, help="Samples to learn with, which do not count.")] = 0,
+    incomplete: Annotated[
+        Literal["refuse", "skip"], typer.Option(help="What to do with samples that a version lacks.")
+    ] = "refuse",
+    seed: Seed = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make a study: blind copies of the videos, and who sees what. Prints each rater's token."""
+    from flowportrait.study import command
+
+    with progress_bar("copying") as progress:
+        command.create(
+            directory, [*(versions or []), *(more or [])], raters, per_sample=per_sample, truth=truth, repeats=repeats,
+            training=training, seed=seed, incomplete=incomplete, as_json=json, progress=progress,
+        )  # fmt: skip
+
+
+@study_app.command()
+def export(
+    directory: StudyDir,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="STUDY_DIR/export by default.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write ratings, rankings and agreed pairs as JSON lines, with the versions' names."""
+    from flowportrait.study import command
+
+    command.export(directory, out, as_json=json)
+
+
+@study_app.command()
+def agreement(
+    directory: StudyDir,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE.json")] = None,
+    draws: Draws = 10_000,
+    seed: Seed = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say how far the raters agree, how consistent each is, and how strong each version."""
+    from flowportrait.study import command
+
+    command.agreement(directory, out, draws=draws, seed=seed, as_json=json)
+
+
+@study_app.command()
+def align(
+    directory: StudyDir,
+    more: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE]...", help="More scores or verdicts, told by what they hold.")
+    ] = None,
+    scores: Annotated[list[Path] | None, typer.Option(metavar="FILE...", help="What `score` wrote.")] = None,
+    verdicts: Annotated[list[Path] | None, typer.Option(metavar="FILE...", help="What `compare` wrote.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="STUDY_DIR by default.")] = None,
+    preference: Annotated[
+        Literal["ranking", "scores"], typer.Option(help="Whether raters' orders or the sums of their scores decide.")
+    ] = "ranking",
+    higher: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A foreign scorer: higher is better.")
+    ] = None,
+    lower: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A foreign scorer: lower is better.")] = None,
+    needs_truth: Annotated[list[str] | None, typer.Option(metavar="NAME", help="It compares with the truth.")] = None,
+    draws: Draws = 10_000,
+    seed: Seed = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare judges and metrics with the raters (Table 1); writes align.json, align.csv and align.md."""
+    from flowportrait.study import command
+
+    command.align(
+        directory, scores or [], verdicts or [], more or [], out, preference=preference, higher=higher or [],
+        lower=lower or [], needs_truth=needs_truth or [], draws=draws, seed=seed, as_json=json,
+    )  # fmt: skip
+
+
+Made = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN_OR_STUDY...",
+        help="Studies, scores, runs: PATH, LABEL=PATH, or LABEL@SET=PATH for another test set.",
+    ),
+]
+Judge = Annotated[
+    str, typer.Option(metavar="NAME|a,b,c", help="Which judge gives the aspects; or three scorers, one an aspect.")
+]
+Baseline = Annotated[str | None, typer.Option(metavar="LABEL", help="The run that Table 5 compares with.")]
+Curves = Annotated[
+    list[str] | None, typer.Option("--curve", metavar="NAME", help="What of the log Figure 5 shows; may be repeated.")
+]
+
+
+@report_app.command()
+def tables(
+    sources: Made,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where the tables go.")],
+    judge: Judge = "mas-ma",
+    baseline: Baseline = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make Tables 1 to 5 as Markdown, CSV and LaTeX; empty cells are listed with their reasons."""
+    from flowportrait.report import command
+
+    command.tables(sources, out, judge=judge, baseline=baseline, as_json=json)
+
+
+@report_app.command()
+def figures(
+    sources: Made,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where the figures go.")],
+    judge: Judge = "mas-ma",
+    curves: Curves = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Draw Figures 2, 3, 5 and 6 as SVG and PNG."""
+    from flowportrait.report import command
+
+    command.figures(sources, out, judge=judge, curves=curves or [], as_json=json)
+
+
+@report_app.command()
+def page(
+    sources: Made,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE.html", help="The page.")],
+    title: Annotated[str, typer.Option(help="What stands at its top.")] = "Results",
+    judge: Judge = "mas-ma",
+    baseline: Baseline = None,
+    curves: Curves = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Put all tables and figures that have data into one HTML page that needs no network."""
+    from flowportrait.report import command
+
+    command.page(sources, out, title=title, judge=judge, baseline=baseline, curves=curves or [], as_json=json)

@@ -1,0 +1,1 @@
+"""The tables and figures of the paper, and a page of them, from what lies on disk."""

@@ -1,0 +1,100 @@
+"""What `report tables`, `figures` and `page` do; the command line itself stands in `flowportrait.cli`."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from flowportrait.errors import ConfigError, DataError
+from flowportrait.records import ASPECTS
+from flowportrait.report import page as page_
+from flowportrait.report import tables as tables_
+from flowportrait.report.sources import Sources, read
+
+
+def tables(paths: Sequence[str], out: Path, *, judge: str, baseline: str | None, as_json: bool) -> None:
+    """`flowportrait report tables`: tables.md, and each table as CSV and LaTeX."""
+    sources = read(paths)
+    _folder(out)
+    made = tables_.build(sources, _judges(judge), _known_run(sources, baseline))
+    (out / "tables.md").write_text("\n".join(table.markdown() for table in made), encoding="utf-8")
+    for table in made:
+        (out / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
+        (out / f"{table.name}.tex").write_text(table.latex(), encoding="utf-8")
+        print(table.markdown())
+    filled = [table.number for table in made if table.filled]
+    gaps = {table.name: table.gaps() for table in made}
+    print(f"{len(filled)} of {len(made)} tables have data: {out}")
+    _print_json({"output": str(out), "filled": filled, "empty_cells": gaps}, as_json)
+
+
+def figures(paths: Sequence[str], out: Path, *, judge: str, curves: Sequence[str], as_json: bool) -> None:
+    """`flowportrait report figures`: each figure as SVG and PNG."""
+    from flowportrait.report import figures as figures_
+
+    sources = read(paths)
+    _folder(out)
+    drawn = figures_.build(sources, _judges(judge), curves)
+    for figure in drawn:
+        for kind in ("svg", "png"):
+            if data := getattr(figure, kind):
+                (out / f"{figure.name}.{kind}").write_bytes(data)
+        if figure.reason:
+            print(f"warning: no figure {figure.number}: {figure.reason}", file=sys.stderr)
+        for note in figure.notes:
+            print(f"figure {figure.number}: {note}")
+    made = [figure.number for figure in drawn if figure.svg]
+    print(f"{len(made)} of {len(drawn)} figures have data: {out}")
+    reasons = {figure.name: figure.reason for figure in drawn if figure.reason}
+    _print_json({"output": str(out), "drawn": made, "reasons": reasons}, as_json)
+
+
+def page(
+    paths: Sequence[str],
+    out: Path,
+    *,
+    title: str,
+    judge: str,
+    baseline: str | None,
+    curves: Sequence[str],
+    as_json: bool,
+) -> None:
+    """`flowportrait report page`: one HTML file."""
+    from flowportrait.report import figures as figures_
+
+    if out.is_dir() or out.suffix.lower() not in (".html", ".htm"):
+        raise DataError(f"{out}: give the name of a file that ends in .html")
+    sources = read(paths)
+    made = tables_.build(sources, _judges(judge), _known_run(sources, baseline))
+    drawn = figures_.build(sources, _judges(judge), curves)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    text = page_.html(title, sources, made, drawn)
+    out.write_text(text, encoding="utf-8")
+    filled, shown = [t.number for t in made if t.filled], [f.number for f in drawn if f.svg]
+    print(f"{len(filled)} tables, {len(shown)} figures: {out}")
+    _print_json({"output": str(out), "tables": filled, "figures": shown}, as_json)
+
+
+def _folder(out: Path) -> None:
+    if out.is_file():
+        raise DataError(f"{out}: is a file; give a folder")
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def _judges(judge: str) -> list[str]:
+    names = [name.strip() for name in judge.split(",") if name.strip()]
+    if len(names) not in (1, len(ASPECTS)):
+        raise ConfigError(f"judge: {judge!r}; give one scorer, or three for {', '.join(ASPECTS)}")
+    return names
+
+
+def _known_run(sources: Sources, baseline: str | None) -> str | None:
+    labels = [run.label for run in sources.runs]
+    if baseline is not None and baseline not in labels:
+        raise ConfigError(f"baseline: no run '{baseline}'; there are {', '.join(labels) or 'none'}")
+    return baseline
+
+
+def _print_json(value: dict, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(value))

@@ -1,0 +1,234 @@
+"""Figures 2, 3, 5 and 6 of the paper: where a judge errs, its scores beside people's, and rewards in training."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from flowportrait.errors import ConfigError, require
+from flowportrait.records import ASPECTS
+from flowportrait.registry import name_hint
+from flowportrait.report.sources import Run, Sources, StudySource
+from flowportrait.study.alignment import Row
+
+PERCEPTUAL, CONSISTENCY = ("lpips", "perceptual-lite0", "closeness"), ("raft-jitter", "smoothness", "jitter")
+"""Names under which runs log R_perceptual and R_consistency, the paper's own first."""
+
+_COLOURS = ("#3b6ea5", "#c1554d", "#5a9367", "#8a63a8", "#c58b2a", "#4b9aa8", "#7a7a7a")
+_HUMAN, _JUDGE = "#9a9aa0", "#3b6ea5"
+
+
+@dataclass
+class Drawn:
+    """One figure, or the reason why there is none."""
+
+    number: int
+    title: str
+    svg: bytes = b""
+    png: bytes = b""
+    reason: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Stem of its files."""
+        return f"figure{self.number}"
+
+
+def build(sources: Sources, judge: Sequence[str], curves: Sequence[str]) -> list[Drawn]:
+    """All four figures. `curves`: what of a run's log Figure 5 shows; empty for its held-out reward.
+
+    Raises MissingDependency without matplotlib.
+    """
+    require("matplotlib", extra="report")
+    return [figure_2(sources, judge), figure_3(sources, judge), figure_5(sources, curves), figure_6(sources)]
+
+
+# ------------------------------------------------------------------------------------------ against people
+
+
+def figure_2(sources: Sources, judge: Sequence[str]) -> Drawn:
+    """Error rates by pair of versions, with the number of errors on each bar."""
+    drawn = Drawn(2, "Error rates by pair of generators")
+    found = _judged_row(sources, judge)
+    if found is None:
+        drawn.reason = f"no study with an align.json that holds {judge[0]}; make it with: study align"
+        return drawn
+    study, row = found
+    bars = [pair for pair in row.by_pair if math.isfinite(pair.rate.value)]
+    if not bars:
+        drawn.reason = f"no pair with a human winner was answered by {row.system}"
+        return drawn
+    figure, axes = _canvas(1, width=1.6 + 1.1 * len(bars))
+    rates = np.array([100 * pair.rate.value for pair in bars])
+    ends = np.array([[100 * pair.rate.low, 100 * pair.rate.high] for pair in bars]).T
+    axes[0].bar(range(len(bars)), rates, color=_COLOURS[0], width=0.65)
+    spread = np.abs(ends - rates)
+    axes[0].errorbar(range(len(bars)), rates, spread, fmt="none", ecolor="#333333", capsize=3, linewidth=1)
+    for place, (pair, top) in enumerate(zip(bars, ends[1], strict=True)):
+        ties = f" + {pair.ties} tied" if pair.ties else ""
+        axes[0].text(place, top + 1, f"{pair.errors}{ties}\nof {pair.pairs - pair.missing}", ha="center", fontsize=8)
+    axes[0].set_xticks(range(len(bars)), [f"{pair.a}\nvs. {pair.b}" for pair in bars], fontsize=9)
+    axes[0].set_ylabel(f"error rate of {row.system} (%)")
+    axes[0].set_ylim(0, max(10.0, float(ends.max()) * 1.25))
+    drawn.notes.append(
+        f"{row.system} in {study.name}; ties count half, bars have Wilson's 95 % interval, numbers are cases."
+    )
+    return _finished(drawn, figure)
+
+
+def _judged_row(sources: Sources, judge: Sequence[str]) -> tuple[StudySource, Row] | None:
+    for study in sources.studies:
+        for row in study.alignment.rows if study.alignment else []:
+            if row.system == judge[0] and row.default:
+                return study, row
+    return None
+
+
+def figure_3(sources: Sources, judge: Sequence[str]) -> Drawn:
+    """Histograms of people's and the judge's scores by aspect, each summing to 100 %."""
+    drawn = Drawn(3, f"Score distributions of people and {' + '.join(judge)}")
+    versions = {version for study in sources.studies for version in study.data.versions}
+    scores = [score for scored in sources.scored if scored.generator in versions for score in scored.scores]
+    judged, human = [], []
+    for number, aspect in enumerate(ASPECTS):
+        if len(judge) == len(ASPECTS):
+            values = [s.value for s in scores if s.scorer == judge[number] and not s.reason]
+        else:
+            values = [s.parts[aspect] for s in scores if s.scorer == judge[0] and aspect in s.parts]
+        judged.append(np.array([value for value in values if math.isfinite(value)]))
+        tables = [study.data.table(aspect).ravel() for study in sources.studies] or [np.zeros(0)]
+        ratings = np.concatenate(tables)
+        human.append(ratings[np.isfinite(ratings)])
+    for whose, arrays in (("ratings of people", human), (f"scores of {' + '.join(judge)} of a study's clips", judged)):
+        if not all(len(values) for values in arrays):
+            drawn.reason = f"no {whose} for every aspect were given"
+            return drawn
+    outside = [float(v) for values in judged for v in values if not 0.5 <= v < 5.5]
+    if outside:
+        drawn.reason = f"{' + '.join(judge)} gives {outside[0]:g}, which is no score from 1 to 5"
+        return drawn
+    figure, axes = _canvas(3, width=10)
+    for axis, aspect, people, machine in zip(axes, ASPECTS, human, judged, strict=True):
+        for values, shift, colour, label in ((people, -0.2, _HUMAN, "people"), (machine, 0.2, _JUDGE, judge[0])):
+            shares = np.histogram(values, np.arange(0.5, 6))[0] * 100 / len(values)
+            axis.bar(np.arange(1, 6) + shift, shares, 0.4, color=colour, label=f"{label} (n {len(values)})")
+        axis.set_title(aspect.replace("_", "-"), fontsize=10)
+        axis.set_xticks(range(1, 6))
+        axis.set_xlabel("score")
+        axis.set_ylim(0, axis.get_ylim()[1] * 1.25)
+        axis.legend(fontsize=8, frameon=False, loc="upper left")
+    axes[0].set_ylabel("share (%)")
+    if any((values != np.round(values)).any() for values in judged):
+        drawn.notes.append(f"{judge[0]} gives fractions; each is counted at the nearest whole score.")
+    return _finished(drawn, figure)
+
+
+# ------------------------------------------------------------------------------------------------- training
+
+
+def figure_5(sources: Sources, curves: Sequence[str]) -> Drawn:
+    """Reward curves of all runs."""
+    drawn = Drawn(5, "Reward during post-training")
+    wanted = list(curves) or ["held_out_reward"]
+    panels = {name: {run.label: _curve(run, name) for run in sources.runs} for name in wanted}
+    return _curves_figure(drawn, panels, sources.runs)
+
+
+def figure_6(sources: Sources) -> Drawn:
+    """R_perceptual and R_consistency of all runs, whether they are rewarded or only watched."""
+    drawn = Drawn(6, "Perceptual and consistency metrics during post-training")
+    panels = {}
+    for title, names in (("R_perceptual", PERCEPTUAL), ("R_consistency", CONSISTENCY)):
+        logged = {name for run in sources.runs for row in run.log for name in row}
+        name = next((name for name in names if f"mean_{name}" in logged), None)
+        if name is None and sources.runs:
+            drawn.notes.append(f"{title}: no run logs any of {', '.join(names)}")
+        elif name is not None:
+            panels[f"{title}: mean_{name}"] = {run.label: _curve(run, f"mean_{name}") for run in sources.runs}
+    if sources.runs and not panels:
+        drawn.reason, drawn.notes = "; ".join(drawn.notes), []
+        return drawn
+    return _curves_figure(drawn, panels, sources.runs)
+
+
+def _curve(run: Run, name: str) -> np.ndarray:
+    """[(update, value)] of a quantity, [points, 2]; where a resumed run logged an update twice, the last one."""
+    found = {
+        row["update"]: row[name]
+        for row in run.log
+        if isinstance(row.get("update"), int) and isinstance(row.get(name), int | float)
+    }
+    return np.array(sorted(found.items()), float).reshape(-1, 2)
+
+
+def _curves_figure(drawn: Drawn, panels: dict[str, dict[str, np.ndarray]], runs: Sequence[Run]) -> Drawn:
+    if not runs:
+        drawn.reason = "no training run was given"
+        return drawn
+    for name, curves in panels.items():
+        if not any(len(curve) for curve in curves.values()):
+            logged = sorted({key for run in runs for row in run.log for key, v in row.items() if isinstance(v, float)})
+            raise ConfigError(f"curves: no run logs '{name}'; {name_hint(name, logged)}")
+        drawn.notes += [f"{label} logs no {name}" for label, curve in curves.items() if not len(curve)]
+    figure, axes = _canvas(len(panels), width=5 * len(panels) + 1)
+    for axis, (name, curves) in zip(axes, panels.items(), strict=True):
+        for number, (label, curve) in enumerate(curves.items()):
+            colour = _COLOURS[number % len(_COLOURS)]
+            if not len(curve):
+                continue
+            axis.plot(*curve.T, color=colour, alpha=0.3 if len(curve) > 20 else 1, linewidth=1)
+            smooth = _smoothed(curve)
+            axis.plot(*smooth.T, color=colour, linewidth=2, label=label)
+        axis.set_xlabel("update")
+        axis.set_title(name, fontsize=10)
+        axis.legend(fontsize=8, frameon=False)
+    if any(len(curve) > 20 for curves in panels.values() for curve in curves.values()):
+        drawn.notes.append("Thin: as logged. Thick: mean over the last tenth of the updates so far.")
+    return _finished(drawn, figure)
+
+
+def _smoothed(curve: np.ndarray) -> np.ndarray:
+    """Each point the mean of itself and those before it, over a tenth of the curve; short curves as they are."""
+    if len(curve) <= 20:
+        return curve
+    width = len(curve) // 10
+    sums = np.cumsum(np.concatenate([[0.0], curve[:, 1]]))
+    ends = np.arange(1, len(curve) + 1)
+    starts = np.maximum(0, ends - width)
+    return np.stack([curve[:, 0], (sums[ends] - sums[starts]) / (ends - starts)], axis=1)
+
+
+# --------------------------------------------------------------------------------------------------- canvas
+
+
+def _canvas(panels: int, width: float) -> tuple[Any, list[Any]]:
+    """A figure of its own, apart from pyplot's global state, and its axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(1, panels, squeeze=False)[0])
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="y", color="#e4e4e8", linewidth=0.8)
+        axis.set_axisbelow(True)
+    return figure, axes
+
+
+def _finished(drawn: Drawn, figure: Any) -> Drawn:
+    import matplotlib
+
+    # The same data give the same bytes: no date, and names of clip paths from a fixed salt.
+    with matplotlib.rc_context({"svg.hashsalt": drawn.name}):
+        for kind in ("svg", "png"):
+            out = io.BytesIO()
+            figure.savefig(out, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {"Software": None})
+            setattr(drawn, kind, out.getvalue())
+    return drawn

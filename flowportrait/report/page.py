@@ -1,0 +1,99 @@
+"""One self-contained page of all tables and figures, to be read without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+
+from flowportrait import pages
+from flowportrait.report.figures import Drawn
+from flowportrait.report.sources import Sources
+from flowportrait.report.table import Table
+
+_STYLE = """
+table.paper td,table.paper th{white-space:nowrap;padding:.25rem .45rem}
+table.paper td small{display:block;color:var(--dim);font-size:.75em}
+table.paper td:first-child{white-space:normal}figure{margin:1rem 0}figure img{max-width:100%;background:#fff}
+details{margin:.5rem 0;color:var(--dim)}details li{overflow-wrap:anywhere}
+"""
+
+
+def html(title: str, sources: Sources, tables: Sequence[Table], drawn: Sequence[Drawn]) -> str:
+    """The whole page; tables and figures without any data are listed at its end."""
+    parts = [f"<h1>{escape(title)}</h1>", f"<p class=dim>Made from {escape(', '.join(sources.given))}.</p>"]
+    parts += [part for study in sources.studies for part in _study(study)]
+    for table in tables:
+        if table.filled:
+            parts += _table(table)
+    for figure in drawn:
+        if figure.svg:
+            parts += _figure(figure)
+    parts += _left_out(tables, drawn)
+    return pages.page(title, parts, _STYLE)
+
+
+def _study(study) -> Iterator[str]:
+    facts = study.data.facts
+    yield f"<h2>Study {escape(study.name)}</h2>"
+    left = sum(facts.unfinished.values())
+    yield (
+        f"<p>{len(facts.samples)} samples, {len(facts.versions)} versions ({escape(', '.join(facts.versions))}), "
+        f"{len(facts.raters)} raters, {facts.raters_per_sample} for each sample; {left or 'no'} sets unanswered.</p>"
+    )
+    if study.agreement:
+        found = study.agreement
+        rows = [
+            (a.aspect, str(a.clips), _figure_text(a.alpha_ordinal), _figure_text(a.same), _figure_text(a.within_one))
+            for a in found.aspects
+        ]
+        head = ("aspect", "clips", "Krippendorff's alpha, ordinal", "same score", "within one")
+        yield pages.html_table(head, rows)
+        yield f"<p>Kendall's W of the orders: {_figure_text(found.kendall_w)} over {found.sets} sets.</p>"
+        strengths = ((s.version, _figure_text(s.strength)) for s in found.strengths)
+        yield pages.html_table(("version", "Bradley-Terry strength (log odds)"), strengths)
+        yield from (f"<p class=bad>{escape(note)}</p>" for note in found.notes)
+
+
+def _figure_text(figure) -> str:
+    if figure.value != figure.value:
+        return "—"
+    interval = f" [{figure.low:.2f} to {figure.high:.2f}]" if figure.low == figure.low else ""
+    return f"{figure.value:.3f}{interval}"
+
+
+def _table(table: Table) -> Iterator[str]:
+    yield f"<h2>Table {table.number}: {escape(table.title)}</h2>"
+    rows = []
+    for label, cells in table.rows:
+        row = [f"<td>{escape(label)}</td>"]
+        for cell in cells:
+            short, full = cell.shown(full=False), cell.shown()
+            about = f"<small>{escape(full.removeprefix(short).strip(' []'))}</small>" if full != short else ""
+            why = f" title='{escape(cell.reason, quote=True)}'" if cell.empty else ""
+            row.append(f"<td{why}>{escape(short)}{about}</td>")
+        rows.append("<tr>" + "".join(row) + "</tr>")
+    top = "".join(f"<th>{escape(name)}</th>" for name in table.head)
+    yield f"<div class=scroll><table class=paper><tr>{top}</tr>{''.join(rows)}</table></div>"
+    yield from (f"<p class=dim>{escape(note)}</p>" for note in table.notes)
+    if gaps := table.gaps():
+        items = "".join(f"<li>{escape(gap)}</li>" for gap in gaps)
+        yield f"<details><summary>Why cells are empty ({len(gaps)})</summary><ul>{items}</ul></details>"
+
+
+def _figure(figure: Drawn) -> Iterator[str]:
+    yield f"<h2>Figure {figure.number}: {escape(figure.title)}</h2>"
+    source = pages.data_url(figure.svg, "image/svg+xml")
+    yield f"<figure><img alt='{escape(figure.title, quote=True)}' src='{source}'></figure>"
+    yield from (f"<p class=dim>{escape(note)}</p>" for note in figure.notes)
+
+
+def _left_out(tables: Sequence[Table], drawn: Sequence[Drawn]) -> Iterator[str]:
+    lost = []
+    for table in tables:
+        if not table.filled:
+            reasons = sorted({cell.reason for _, cells in table.rows for cell in cells if cell.reason})
+            lost.append((f"Table {table.number}", "; ".join(reasons)))
+    lost += [(f"Figure {figure.number}", figure.reason) for figure in drawn if not figure.svg]
+    if lost:
+        yield "<h2>Without data</h2>"
+        yield pages.html_table(("", "reason"), lost)

@@ -1,0 +1,187 @@
+"""What a report is made from: studies, score files and training runs, told apart by what lies in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any
+
+from pydantic import ValidationError
+
+from flowportrait.errors import DataError
+from flowportrait.records import Score, SetScore, read_jsonl
+from flowportrait.study import data
+from flowportrait.study.alignment import Alignment
+from flowportrait.study.data import StudyData
+from flowportrait.study.findings import Agreement
+from flowportrait.study.store import DATABASE
+from flowportrait.study.systems import Clips
+
+ABLATION = "ablation"
+"""The set whose scores stand in Table 5 beside the runs, such as those of the untuned model."""
+_KINDS = "a study, an exported study, a folder or file of scores, or the directory of a training run"
+
+
+@dataclass
+class StudySource:
+    """A study and what was found in it."""
+
+    name: str
+    data: StudyData
+    alignment: Alignment | None = None
+    agreement: Agreement | None = None
+
+
+@dataclass
+class Scored:
+    """The scores of one generator's videos on one set of samples."""
+
+    generator: str
+    set_name: str
+    scores: list[Score] = field(default_factory=list)
+    sets: list[SetScore] = field(default_factory=list)
+
+
+@dataclass
+class Run:
+    """A training run by reinforcement learning: its settings, its log, and scores of its videos if there are any."""
+
+    label: str
+    config: dict[str, Any]
+    log: list[dict[str, Any]]
+    scores: list[Score] = field(default_factory=list)
+
+
+@dataclass
+class Sources:
+    """Everything that was given."""
+
+    studies: list[StudySource] = field(default_factory=list)
+    scored: list[Scored] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    given: list[str] = field(default_factory=list)
+
+    @property
+    def truth(self) -> str | None:
+        """What the studies call the recording itself."""
+        return next((s.data.facts.truth for s in self.studies if s.data.facts.truth), None)
+
+
+def read(arguments: Sequence[str]) -> Sources:
+    """The sources named as PATH, LABEL=PATH or LABEL@SET=PATH. Raises DataError for what is none of the kinds."""
+    sources, files = Sources(given=list(arguments)), []
+    for argument in arguments:
+        label, set_name, path = _parsed(argument)
+        if (path / DATABASE).is_file() or (path / data.FACTS).is_file():
+            sources.studies.append(_study(label or path.name, path))
+        elif (path / "log.jsonl").is_file() and (path / "config.json").is_file():
+            sources.runs.append(_run(label or path.name, path))
+        elif (path / "scores.jsonl").is_file() or (path.is_file() and path.suffix == ".jsonl"):
+            files.append((label, set_name, path))
+        elif not path.exists():
+            raise DataError(f"{path}: no such file or folder; give {_KINDS}")
+        else:
+            raise DataError(f"{path}: is none of what a report is made from; give {_KINDS}")
+    for label, set_name, path in files:
+        sources.scored += _scored(label, set_name, path, sources.studies)
+    _refuse_doubles(sources)
+    return sources
+
+
+def _parsed(argument: str) -> tuple[str, str, Path]:
+    """(label or "", set, path)"""
+    head, sign, tail = argument.partition("=")
+    if not sign or Path(argument).exists():
+        return "", "in-domain", Path(argument)
+    label, _, set_name = head.partition("@")
+    if not label or not tail:
+        raise DataError(f"{argument!r}: write PATH, LABEL=PATH or LABEL@SET=PATH")
+    return label, set_name or "in-domain", Path(tail)
+
+
+def _study(name: str, path: Path) -> StudySource:
+    return StudySource(
+        name, data.load(path), _record(path / "align.json", Alignment), _record(path / "agreement.json", Agreement)
+    )
+
+
+def _record(path: Path, kind: type[Any]) -> Any:
+    if not path.is_file():
+        return None
+    try:
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise DataError(f"{path}: {where}: {first['msg']}; make it again with: study align or agreement") from error
+
+
+def _run(label: str, path: Path) -> Run:
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path / 'config.json'}: no JSON: {error}") from error
+    if not isinstance(config, dict) or "rollout" not in config:
+        raise DataError(f"{path}: no run of reinforcement learning (its config.json has no rollout)")
+    found = next((p for p in (path / "scores.jsonl", path / "evaluation" / "scores.jsonl") if p.is_file()), None)
+    return Run(label, config, list(_log(path / "log.jsonl")), list(read_jsonl(found, Score)) if found else [])
+
+
+def _log(path: Path) -> Iterator[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            # A run that is still going on, or was killed, may leave half of a last line.
+            if number == len(lines):
+                return
+            raise DataError(f"{path}:{number}: no JSON: {error}") from error
+        if isinstance(row, dict):
+            yield row
+
+
+def _scored(label: str, set_name: str, path: Path, studies: list[StudySource]) -> list[Scored]:
+    """One entry, or with a study that knows all the clips, one for each of its versions."""
+    file = path / "scores.jsonl" if path.is_dir() else path
+    scores = [score for score in read_jsonl(file, Score) if not score.scorer.endswith(":features")]
+    sets_file = file.with_name("sets.jsonl")
+    sets = list(read_jsonl(sets_file, SetScore)) if sets_file.is_file() and path.is_dir() else []
+    if not label and (split := _by_version(scores, set_name, studies)):
+        return split
+    folders = sorted({str(PurePath(score.clip).parent) for score in scores})
+    if not label and len(folders) > 1:
+        raise DataError(
+            f"{file}: holds clips of several folders ({', '.join(folders[:3])}), and no given study knows them all; "
+            f"say whose they are: LABEL={path}"
+        )
+    return [Scored(label or (path.stem if path.is_file() else path.name), set_name, scores, sets)]
+
+
+def _by_version(scores: list[Score], set_name: str, studies: list[StudySource]) -> list[Scored]:
+    for study in studies:
+        clips = Clips(study.data)
+        places = [clips.find(score.clip, score.sha256) for score in scores]
+        if scores and not clips.unknown:
+            return [
+                Scored(version, set_name, [s for s, at in zip(scores, places, strict=True) if at and at[1] == number])
+                for number, version in enumerate(study.data.versions)
+            ]
+    return []
+
+
+def _refuse_doubles(sources: Sources) -> None:
+    """One generator's scores on a set may come from several files, but each score only once."""
+    known: dict[tuple[str, str, str, str, int], Score] = {}
+    for scored in sources.scored:
+        for score in scored.scores:
+            key = (scored.generator, scored.set_name, score.clip, score.scorer, score.repeat)
+            if known.setdefault(key, score) != score:
+                raise DataError(
+                    f"{scored.generator}: two different scores of {score.clip} by {score.scorer}; give one file of each"
+                )
+    labels = [run.label for run in sources.runs]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise DataError(f"two runs are called '{twice}'; give labels: LABEL=PATH")

@@ -1,0 +1,366 @@
+"""How well judges and metrics agree with people: Table 1's accuracy, with its interval, and what lies behind it.
+
+On pairs whose winner all raters agree on: Acc = (right + ties / 2) / answered, Acc_nt = right / (answered - ties),
+Cov = (answered - ties) / answered, so that Acc = Cov * Acc_nt + (1 - Cov) / 2. A pair without an answer is counted as
+missing and enters none of them. Intervals are from resampling whole samples, since the pairs of one share videos.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from flowportrait.records import ASPECTS, MaybeNumber, Record
+from flowportrait.study import agreement
+from flowportrait.study.data import Preference, StudyData, all_pairs, consensus, votes, votes_by_scores
+from flowportrait.study.systems import System
+
+Scope = Literal["all pairs", "without the truth"]
+
+
+class Figure(Record):
+    """A number with its 95 % interval; nan where there is none."""
+
+    value: MaybeNumber = math.nan
+    low: MaybeNumber = math.nan
+    high: MaybeNumber = math.nan
+
+
+class Accuracy(Record):
+    """Agreement with the human winners of a number of pairs."""
+
+    pairs: int = Field(ge=0, description="pairs with a human winner")
+    missing: int = Field(ge=0, description="of these, without an answer")
+    right: int
+    ties: int
+    acc: Figure
+    acc_nt: Figure
+    cov: Figure
+
+    @property
+    def answered(self) -> int:
+        """Pairs that the figures are over."""
+        return self.pairs - self.missing
+
+
+class PairErrors(Record):
+    """Figure 2: how often a system errs between two versions."""
+
+    a: str
+    b: str
+    pairs: int
+    missing: int
+    errors: int = Field(description="the other version was preferred")
+    ties: int
+    rate: Figure = Field(description="(errors + ties / 2) / answered; Wilson's interval")
+
+
+class Position(Record):
+    """Whether a comparer looks at the order in which clips are shown."""
+
+    shown: int = Field(description="answers whose order is known")
+    first_wins: Figure = Field(description="share won by the clip shown first; 0.5 without bias")
+    both_orders: int = Field(description="pairs asked in both orders")
+    consistent: Figure = Field(description="share of these with the same winner")
+
+
+class Row(Record):
+    """One system on one choice of pairs."""
+
+    system: str
+    kind: Literal["scores", "verdicts"]
+    better: Literal["higher", "lower"]
+    needs_truth: bool
+    scope: Scope
+    default: bool = Field(description="whether this is the scope the system should be judged by")
+    accuracy: Accuracy
+    aspects: dict[str, Accuracy] = {}
+    by_pair: list[PairErrors] = []
+    position: Position | None = None
+    spearman: MaybeNumber = Field(default=math.nan, description="of clip scores with the raters' mean scores")
+    tau_b: MaybeNumber = math.nan
+    spearman_versions: MaybeNumber = Field(default=math.nan, description="of the versions' means")
+    means: dict[str, MaybeNumber] = Field(default={}, description="mean score by version")
+
+
+class Comparison(Record):
+    """Two systems on the pairs that both answered."""
+
+    a: str
+    b: str
+    pairs: int
+    difference: Figure = Field(description="Acc of a minus Acc of b; paired resampling of samples")
+    mcnemar_p: float = Field(description="exact, as if pairs were independent; ties count as not right")
+
+
+class Ceiling(Record):
+    """One rater against the agreement of all others: what a judge could reach at best."""
+
+    rater: str
+    accuracy: Accuracy
+
+
+class Alignment(Record):
+    """All that `study align` finds."""
+
+    schema_version: Literal[1] = 1
+    preference: Preference
+    samples: int
+    possible: int = Field(description="pairs of all samples")
+    kept: int
+    dropped: dict[str, int]
+    raters_per_sample: int
+    draws: int
+    rows: list[Row]
+    comparisons: list[Comparison] = []
+    ceiling: list[Ceiling] = []
+    unknown_clips: list[str] = Field(default=[], description="scored clips that are none of the study's")
+    unknown_total: int = 0
+
+
+@dataclass
+class _Counts:
+    """What one accuracy is made of, by sample, and how to write it down when intervals are known."""
+
+    said: np.ndarray
+    human: np.ndarray
+
+    def __post_init__(self) -> None:
+        used = self.human != 0
+        answered = used & np.isfinite(self.said)
+        right = answered & (self.said == self.human)
+        ties = answered & (self.said == 0)
+        self.pairs, self.missing = int(used.sum()), int((used & ~answered).sum())
+        self.answered, self.right, self.ties = answered.sum(1), right.sum(1), ties.sum(1)
+
+    def columns(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Numerators and denominators of Acc, Acc_nt and Cov, one number a sample."""
+        firm = self.answered - self.ties
+        return [self.right + self.ties / 2, self.right, firm], [self.answered, firm, self.answered]
+
+
+def accuracies(counts: Sequence[_Counts], draws: int, seed: int) -> list[Accuracy]:
+    """The accuracies with intervals, all from the same resamplings."""
+    if not counts:
+        return []
+    columns = [c.columns() for c in counts]
+    above = np.stack([column for tops, _ in columns for column in tops], axis=1).astype(float)
+    below = np.stack([column for _, bottoms in columns for column in bottoms], axis=1).astype(float)
+    drawn = agreement.resampled_ratios(above, below, agreement.resampled(len(above), draws, seed))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = above.sum(0) / below.sum(0)
+    figures = [
+        _figure(value, agreement.share_interval(above[:, k], below[:, k], drawn[:, k]))
+        for k, value in enumerate(values)
+    ]
+    return [
+        Accuracy(pairs=c.pairs, missing=c.missing, right=int(c.right.sum()), ties=int(c.ties.sum()),
+                 acc=figures[3 * k], acc_nt=figures[3 * k + 1], cov=figures[3 * k + 2])
+        for k, c in enumerate(counts)
+    ]  # fmt: skip
+
+
+def align(
+    data: StudyData,
+    systems: Sequence[System],
+    *,
+    preference: Preference = "ranking",
+    draws: int = 10_000,
+    seed: int = 0,
+    unknown_clips: Sequence[str] = (),
+) -> Alignment:
+    """Compares all systems with the raters. Every system has a row over all pairs and, where the study holds the
+    truth, one without the pairs that contain it: metrics that need the truth are judged by that one."""
+    human, reason = consensus(votes(data, preference), data.facts.raters_per_sample)
+    scopes = _scopes(data)
+    by_aspect = {aspect: _aspect_winners(data, aspect) for aspect in ASPECTS}
+    wanted: list[tuple[System, Scope, str, _Counts]] = []
+    for system in systems:
+        for scope, inside in scopes.items():
+            wanted.append((system, scope, "", _Counts(system.said, human * inside)))
+            for aspect, said in system.aspects.items():
+                wanted.append((system, scope, aspect, _Counts(said, by_aspect[aspect] * inside)))
+    ceiling = _left_out(data, preference)
+    found = accuracies([counts for *_, counts in wanted] + [counts for _, counts in ceiling], draws, seed)
+    known = {(id(system), scope, aspect): acc for (system, scope, aspect, _), acc in zip(wanted, found, strict=False)}
+    rows = [
+        _row(system, scope, scopes[scope], known, data, human)
+        for system in systems for scope in scopes
+    ]  # fmt: skip
+    return Alignment(
+        preference=preference, samples=len(human), possible=human.size, kept=int((human != 0).sum()),
+        dropped={name: int((reason == name).sum()) for name in ("tie", "disagreement", "missing")},
+        raters_per_sample=data.facts.raters_per_sample, draws=draws, rows=rows,
+        comparisons=_comparisons(systems, human, scopes, draws, seed),
+        ceiling=[Ceiling(rater=rater, accuracy=acc)
+                 for (rater, _), acc in zip(ceiling, found[len(wanted):], strict=True)],
+        unknown_clips=list(unknown_clips)[:20], unknown_total=len(unknown_clips),
+    )  # fmt: skip
+
+
+def _scopes(data: StudyData) -> dict[Scope, np.ndarray]:
+    pairs = all_pairs(len(data.versions))
+    scopes: dict[Scope, np.ndarray] = {"all pairs": np.ones(len(pairs), int)}
+    if data.facts.truth is not None:
+        truth = data.versions.index(data.facts.truth)
+        scopes["without the truth"] = (pairs != truth).all(1).astype(int)
+    return scopes
+
+
+def _default_scope(system: System, scopes: dict[Scope, np.ndarray]) -> Scope:
+    return "without the truth" if system.needs_truth and "without the truth" in scopes else "all pairs"
+
+
+def _aspect_winners(data: StudyData, aspect: str) -> np.ndarray:
+    """Winners of the pairs on which all raters agree for one aspect, by its scores."""
+    said = votes_by_scores(data.table(aspect), all_pairs(len(data.versions)))
+    return consensus(said, data.facts.raters_per_sample)[0]
+
+
+def _left_out(data: StudyData, preference: Preference) -> list[tuple[str, _Counts]]:
+    """Each rater as a system, against what all the others agree on."""
+    said, result = votes(data, preference), []
+    if data.facts.raters_per_sample < 2:
+        return []
+    for number, rater in enumerate(data.facts.raters):
+        others, _ = consensus(np.delete(said, number, axis=2), data.facts.raters_per_sample - 1)
+        # Sets that the rater was not asked about say nothing of the rater.
+        seen = np.isfinite(said[:, :, number]).any(1, keepdims=True)
+        result.append((rater, _Counts(said[:, :, number], others * seen)))
+    return result
+
+
+def _row(
+    system: System,
+    scope: Scope,
+    inside: np.ndarray,
+    known: dict[tuple[int, str, str], Accuracy],
+    data: StudyData,
+    human: np.ndarray,
+) -> Row:
+    scopes = _scopes(data)
+    row = Row(
+        system=system.name, kind=system.kind, better=system.better, needs_truth=system.needs_truth, scope=scope,
+        default=scope == _default_scope(system, scopes), accuracy=known[id(system), scope, ""],
+        aspects={aspect: known[id(system), scope, aspect] for aspect in system.aspects},
+        by_pair=_by_pair(system, human, inside, data),
+        position=_position(system.orders) if system.orders is not None else None,
+    )  # fmt: skip
+    return row.model_copy(update=_correlations(system, scope, data)) if system.values is not None else row
+
+
+def _by_pair(system: System, human: np.ndarray, inside: np.ndarray, data: StudyData) -> list[PairErrors]:
+    result = []
+    for p, (i, j) in enumerate(all_pairs(len(data.versions))):
+        if not inside[p]:
+            continue
+        used = human[:, p] != 0
+        answered = used & np.isfinite(system.said[:, p])
+        errors = int((answered & (system.said[:, p] == -human[:, p])).sum())
+        ties, count = int((answered & (system.said[:, p] == 0)).sum()), int(answered.sum())
+        rate = (errors + ties / 2) / count if count else math.nan
+        result.append(
+            PairErrors(
+                a=data.versions[i], b=data.versions[j], pairs=int(used.sum()), missing=int(used.sum()) - count,
+                errors=errors, ties=ties, rate=_figure(rate, agreement.wilson(errors + ties / 2, count)),
+            )
+        )  # fmt: skip
+    return result
+
+
+def _position(orders: np.ndarray) -> Position:
+    shown, both = np.isfinite(orders), np.isfinite(orders).all(1)
+    first, count = float(np.nansum(orders)), int(shown.sum())
+    # The same clip wins in both orders when it is first in one and second in the other.
+    same, twice = int((orders[both, 0] != orders[both, 1]).sum()), int(both.sum())
+    return Position(
+        shown=count, first_wins=_figure(first / count if count else math.nan, agreement.wilson(first, count)),
+        both_orders=twice, consistent=_figure(same / twice if twice else math.nan, agreement.wilson(same, twice)),
+    )  # fmt: skip
+
+
+def _correlations(system: System, scope: Scope, data: StudyData) -> dict[str, object]:
+    columns = [v for v, name in enumerate(data.versions) if scope == "all pairs" or name != data.facts.truth]
+    sums, sign = data.sums(), 1 if system.better == "higher" else -1
+    known = np.isfinite(sums)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        human = (np.where(known, sums, 0).sum(2) / known.sum(2))[:, columns]
+    values = sign * system.values[:, columns]
+    both = np.isfinite(human) & np.isfinite(values)
+    means = [
+        [float(x[both[:, v], v].mean()) if both[:, v].any() else math.nan for v in range(len(columns))]
+        for x in (values, human)
+    ]
+    return {
+        "spearman": agreement.spearman(values.ravel(), human.ravel()),
+        "tau_b": agreement.kendall_tau_b(values.ravel(), human.ravel()),
+        "spearman_versions": agreement.spearman(np.array(means[0]), np.array(means[1])),
+        "means": {data.versions[v]: _known_mean(system.values[:, v]) for v in columns},
+    }
+
+
+def _known_mean(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else math.nan
+
+
+def _comparisons(
+    systems: Sequence[System], human: np.ndarray, scopes: dict[Scope, np.ndarray], draws: int, seed: int
+) -> list[Comparison]:
+    """Every two systems on what both answered, on the narrower of their default scopes."""
+    above, below, made = [], [], []
+    for a, b in combinations(systems, 2):
+        narrow = scopes[_default_scope(a, scopes)] * scopes[_default_scope(b, scopes)]
+        used = (human * narrow != 0) & np.isfinite(a.said) & np.isfinite(b.said)
+        credit = [np.where(used, np.where(s.said == human, 1.0, np.where(s.said == 0, 0.5, 0.0)), 0) for s in (a, b)]
+        right = [used & (s.said == human) for s in (a, b)]
+        above.append((credit[0] - credit[1]).sum(1))
+        below.append(used.sum(1).astype(float))
+        p = agreement.mcnemar(int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum()))
+        made.append((a.name, b.name, int(used.sum()), p))
+    if not made:
+        return []
+    drawn = agreement.resampled_ratios(
+        np.stack(above, 1), np.stack(below, 1), agreement.resampled(len(human), draws, seed)
+    )
+    return [
+        Comparison(
+            a=a, b=b, pairs=count, mcnemar_p=p,
+            difference=_figure(above[k].sum() / count if count else math.nan,
+                               agreement.percentile_interval(drawn[:, k])),
+        )
+        for k, (a, b, count, p) in enumerate(made)
+    ]  # fmt: skip
+
+
+def _figure(value: float, interval: agreement.Interval) -> Figure:
+    return Figure(value=float(value), low=interval.low, high=interval.high)
+
+
+TABLE_HEAD = ("Method", "Pairs", "Acc", "95 %", "Acc_nt", "Cov", "answered", "missing")
+
+
+def table_rows(alignment: Alignment) -> list[tuple[str, ...]]:
+    """Cells of Table 1, in percent: what a system should be judged by, and below it the other scope if that differs."""
+    rows = []
+    for row in sorted(alignment.rows, key=lambda row: not row.default):
+        if row.default or row.needs_truth:
+            rows.append((row.system, row.scope, *accuracy_cells(row.accuracy)))
+    for one in alignment.ceiling:
+        rows.append((f"rater {one.rater} against the others", "all pairs", *accuracy_cells(one.accuracy)))
+    return rows
+
+
+def accuracy_cells(accuracy: Accuracy) -> tuple[str, ...]:
+    """Acc, its interval, Acc_nt, Cov, answered, missing."""
+    acc = accuracy.acc
+    interval = f"{100 * acc.low:.1f}–{100 * acc.high:.1f}" if math.isfinite(acc.low) else "—"
+    percents = (f"{100 * f.value:.1f}" if math.isfinite(f.value) else "—" for f in (accuracy.acc_nt, accuracy.cov))
+    first = f"{100 * acc.value:.1f}" if math.isfinite(acc.value) else "—"
+    return (first, interval, *percents, str(accuracy.answered), str(accuracy.missing))
