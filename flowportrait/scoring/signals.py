@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -225,8 +226,9 @@ def find_repeats(view: View) -> Repeats:
 
 def _find_repeats(view: View) -> Repeats:
     x, y, side = np.median(_long_enough(view).squares, 0).astype(int)
-    light = view.frames_at(FPS)[:, y : y + side, x : x + side].mean(-1, dtype=np.float32)
-    change = np.abs(np.diff(light, axis=0)).mean((1, 2))
+    frames = chain.from_iterable(view.blocks(FPS))
+    light = (frame[y : y + side, x : x + side].mean(-1, dtype=np.float32) for frame in frames)
+    change = np.array([np.abs(after - before).mean() for before, after in pairwise(light)])
     still = change < np.clip(_STILL_SHARE * np.percentile(change, 90), *_STILL_LEVELS)
     return Repeats(still, even_repeats(still))
 

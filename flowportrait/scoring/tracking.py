@@ -8,7 +8,8 @@ is coarser, and further from the front it fails without saying so.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from flowportrait.codecs.portrait import Landmarker
 from flowportrait.errors import CheckpointError
 from flowportrait.model.precision import matmul_precision
 from flowportrait.registry import FACE_DETECTORS, MODELS_DIR
-from flowportrait.scoring.metric import Unscorable, View, at_most
+from flowportrait.scoring.metric import Blocks, Unscorable, View, at_most
 from flowportrait.scoring.pretrained import sha256_of
 
 LANDMARKER_SHA256 = "5a4de3fcdee06719f7079452d4ca65fbe876c8617786d3fe89db11f225bfc6a0"
@@ -59,27 +60,41 @@ def track_face(view: View) -> FaceTrack:
 
 
 def _tracked(view: View) -> FaceTrack:
-    frames = view.frames_at(FPS)
-    squares = view.keep("face squares", lambda: face_squares(frames))
+    """The clip passes by twice, once to be searched and once to be cut."""
+    squares = view.keep("face squares", lambda: face_squares(view.blocks(FPS)))
+    frames = chain.from_iterable(view.blocks(FPS))
     cut = np.stack([_cut(frame, square) for frame, square in zip(frames, squares, strict=True)])
     return FaceTrack(cut, find_landmarks(cut), squares)
 
 
-def face_squares(frames: np.ndarray) -> np.ndarray:
+def face_squares(blocks: Blocks) -> np.ndarray:
     """The smoothed square around the largest face in every frame: [f, 3], x, y and side in pixels."""
-    detector = FACE_DETECTORS.load("centerface")()
-    looked = sorted({*range(0, len(frames), DETECT_EVERY), len(frames) - 1})
-    small = at_most(frames[looked], DETECT_PX)
-    scale = frames.shape[2] / small.shape[2]
-    found = [max(detector.detect(frame), key=lambda box: box.area, default=None) for frame in small]
-    seen = [i for i, box in enumerate(found) if box is not None]
-    if len(seen) < len(looked) / 2:
-        raise Unscorable(f"shows a face in {len(seen)} of {len(looked)} frames looked at; half are needed")
-    boxes = np.array([found[i][:4] for i in seen]) * scale
+    found: dict[int, np.ndarray | None] = {}
+    count, frame = 0, np.empty((1, 1, 3), np.uint8)
+    for count, frame in enumerate(chain.from_iterable(blocks), 1):
+        if (count - 1) % DETECT_EVERY == 0:
+            found[count - 1] = _largest_face(frame)
+    if count and count - 1 not in found:
+        found[count - 1] = _largest_face(frame)
+    seen = [i for i, box in found.items() if box is not None]
+    if len(seen) < max(1, len(found)) / 2:
+        raise Unscorable(f"shows a face in {len(seen)} of {len(found)} frames looked at; half are needed")
+    boxes = np.stack([found[i] for i in seen])
     centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).max(1)
-    when = np.array(looked)[seen]
-    x, y = (_smooth(np.interp(np.arange(len(frames)), when, centres[:, axis])) for axis in (0, 1))
-    return _inside(x, y, float(np.median(sides)) * SQUARE_PER_BOX, *frames.shape[2:0:-1])
+    x, y = (_smooth(np.interp(np.arange(count), seen, centres[:, axis])) for axis in (0, 1))
+    return _inside(x, y, float(np.median(sides)) * SQUARE_PER_BOX, *frame.shape[1::-1])
+
+
+def _largest_face(frame: np.ndarray) -> np.ndarray | None:
+    """Its corners [4] in the frame's own pixels; it is looked at in at most `DETECT_PX`."""
+    small = at_most(frame[None], DETECT_PX)[0]
+    box = max(_detector().detect(small), key=lambda box: box.area, default=None)
+    return None if box is None else np.array(box[:4]) * (frame.shape[1] / small.shape[1])
+
+
+@lru_cache(maxsize=1)
+def _detector() -> Any:
+    return FACE_DETECTORS.load("centerface")()
 
 
 def _smooth(path: np.ndarray) -> np.ndarray:

@@ -46,7 +46,8 @@ def test_metrics_enter_so_that_more_is_better():
 def test_all_metrics_of_a_candidate_share_one_look_at_its_face(monkeypatch):
     looks = []
 
-    def look(frames):
+    def look(blocks):
+        frames = np.concatenate(list(blocks))
         looks.append(frames)
         return np.tile([0.0, 0.0, 32.0], (len(frames), 1))
 
