@@ -30,7 +30,7 @@ from bench import scorer_peers as peers
 from flowportrait import media
 from flowportrait.media import Clip
 from flowportrait.scoring import Sample, frechet, motion, networks, perceptual, pixel, raft, sync
-from flowportrait.scoring.metric import FrameMetric, Metric, View, read_all
+from flowportrait.scoring.metric import FrameMetric, Metric, SetMetric, View, in_parallel, read_all
 
 
 def now() -> tuple[float, float]:
@@ -185,9 +185,9 @@ def whole_set(samples: list[Sample], nets: Peers, weights: Path, with_sets: bool
         scores = list(read_all(((sample, metrics) for sample in samples), workers=2))
         found = [np.mean([s.value for s in scores if s.scorer == metric.name]) for metric in metrics]
         for metric in sets:
-            sides = [[Sample("clip", Clip(pair[side])) for pair in pairs] for side in (0, 1)]
-            features = [[metric.features(View(sample)) for sample in side] for side in sides]
-            found.append(metric.compare(*features).value)
+            looks = partial(look, metric)
+            seen = dict(in_parallel(looks, (path for pair in pairs for path in pair), workers=2))
+            found.append(metric.compare(*([seen[pair[side]] for pair in pairs] for side in (0, 1))).value)
         return np.array(found)
 
     def theirs() -> np.ndarray:
@@ -200,6 +200,11 @@ def whole_set(samples: list[Sample], nets: Peers, weights: Path, with_sets: bool
         return np.array(found)
 
     return ours, theirs
+
+
+def look(metric: SetMetric, path: Path) -> list[tuple[Path, np.ndarray]]:
+    """A video's features."""
+    return [(path, metric.features(View(Sample("clip", Clip(path)))))]
 
 
 def make_pairs(folder: Path, sources: list[Path], count: int, frames: int, size: int) -> list[Sample]:
