@@ -120,6 +120,7 @@ SCORERS = Table(
         "identity": "flowportrait.scoring.faces:Identity",
         "lse-c": "flowportrait.scoring.sync:LseC",
         "lse-d": "flowportrait.scoring.sync:LseD",
+        "active-speaker": "flowportrait.scoring.speaker:ActiveSpeaker",
         "sync-small": "flowportrait.scoring.sync_small:SyncSmall",
         "offline-lip-sync": "flowportrait.scoring.offline:OfflineLipSync",
         "offline-expressiveness": "flowportrait.scoring.offline:OfflineExpressiveness",

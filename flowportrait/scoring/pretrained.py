@@ -137,5 +137,15 @@ WEIGHTS: Mapping[str, Weights] = {
         "syncnet_v2.model", "http://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model", "961e8696",
         "CC-BY-4.0, for research",
     ),
+    "light-asd-ava": Weights(
+        "pretrain_AVA_CVPR.model",
+        "https://raw.githubusercontent.com/Junhua-Liao/Light-ASD/main/weight/pretrain_AVA_CVPR.model",
+        "d44bc3ea7baa8e0946fa3921311714a630ed8b90a1928fab0dbe30d918909317", "MIT",
+    ),
+    "light-asd-talkset": Weights(
+        "finetuning_TalkSet.model",
+        "https://raw.githubusercontent.com/Junhua-Liao/Light-ASD/main/weight/finetuning_TalkSet.model",
+        "efc375833887eefa9d209dc92810e18519b04c3c73ea35a549f2a7f40b7d94d5", "MIT",
+    ),
 }  # fmt: skip
 """Every pretrained file that a scorer may need, by the name its settings use."""

@@ -1,0 +1,167 @@
+"""Light-ASD (Liao et al. 2023, arXiv:2303.04439): whether the face that is seen speaks what is heard.
+
+The network under the official checkpoint's names. Pictures and sound pass through blocks of two paths, with windows of
+3 and 5, each first across (the picture, the spectrum) and then along time; both are added at 25 Hz and read by one GRU
+forward and one backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from flowportrait.errors import CheckpointError
+
+FPS = 25
+CEPSTRA_PER_FRAME = 4
+SIDE_PX = 112
+DURATIONS_S = (1, 2, 3, 4, 5, 6)
+"""Lengths of the pieces that the authors' demo averages over. It lists some twice or thrice, as weights, in a set,
+which forgets them."""
+_WIDTHS = (32, 64, 128)
+_MEAN, _STD = 0.4161, 0.1688
+
+
+class _Block(nn.Module):
+    def __init__(self, narrow: int, wide: int, pictures: bool, stride: int = 1):
+        super().__init__()
+        convolution, norm, self.across = (
+            (nn.Conv3d, nn.BatchNorm3d, "s") if pictures else (nn.Conv2d, nn.BatchNorm2d, "m")
+        )
+        for window in (3, 5):
+            across = (1, window, window) if pictures else (window, 1)
+            along = (window, 1, 1) if pictures else (1, window)
+            steps = (1, stride, stride) if pictures else 1
+            for name, inner, shape, step in ((self.across, narrow, across, steps), ("t", wide, along, 1)):
+                padding = tuple(side // 2 for side in shape)
+                self.add_module(f"{name}_{window}", convolution(inner, wide, shape, step, padding, bias=False))
+                self.add_module(f"bn_{name}_{window}", norm(wide, eps=1e-3))
+        self.last, self.bn_last = convolution(wide, wide, 1, bias=False), norm(wide, eps=1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._layer("last", sum(self._path(x, window) for window in (3, 5)))
+
+    def _path(self, x: Tensor, window: int) -> Tensor:
+        return self._layer(f"t_{window}", self._layer(f"{self.across}_{window}", x))
+
+    def _layer(self, name: str, x: Tensor) -> Tensor:
+        return F.relu(getattr(self, f"bn_{name}")(getattr(self, name)(x)), inplace=True)
+
+    def fold(self) -> None:
+        """Makes the batch norms part of the convolutions before them."""
+        for name in [name.removeprefix("bn_") for name, _ in self.named_children() if name.startswith("bn_")]:
+            folded = fuse_conv_bn_eval(getattr(self, name), getattr(self, f"bn_{name}"))
+            setattr(self, name, _AlongTime(folded) if folded.kernel_size[1:] == (1, 1) else folded)
+            setattr(self, f"bn_{name}", nn.Identity())
+
+
+class _AlongTime(nn.Module):
+    """A convolution of video along time alone, as one of pictures as wide as a frame has pixels: torch is quicker."""
+
+    def __init__(self, layer: nn.Conv3d):
+        super().__init__()
+        self.weight, self.bias, self.padding = layer.weight[..., 0], layer.bias, (layer.padding[0], 0)
+
+    def forward(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b d f h w"]:
+        found = F.conv2d(x.flatten(3), self.weight, self.bias, padding=self.padding)
+        return found.unflatten(3, x.shape[3:])
+
+
+class LightAsd(nn.Module):
+    """Faces and cepstra to the logits of silent and speaking; 1.0 million parameters."""
+
+    def __init__(self):
+        super().__init__()
+        pairs = list(zip((1, *_WIDTHS), _WIDTHS, strict=False))
+        seen = {f"block{i + 1}": _Block(*pair, True, 1 if i else 2) for i, pair in enumerate(pairs)}
+        heard = {f"block{i + 1}": _Block(*pair, False) for i, pair in enumerate(pairs)}
+        grus = {name: nn.GRU(_WIDTHS[-1], _WIDTHS[-1], batch_first=True) for name in ("gru_forward", "gru_backward")}
+        self.model = nn.ModuleDict(
+            {"visualEncoder": nn.ModuleDict(seen), "audioEncoder": nn.ModuleDict(heard), "GRU": nn.ModuleDict(grus)}
+        )
+        # The second head, on pictures alone, served training only.
+        self.lossAV, self.lossV = (nn.ModuleDict({"FC": nn.Linear(_WIDTHS[-1], 2)}) for _ in range(2))
+
+    def seen(self, faces: Float[Tensor, "b f 112 112"]) -> Float[Tensor, "b f 128"]:
+        """Of grey levels from 0 to 255 at 25 fps."""
+        x = (faces[:, None] / 255 - _MEAN) / _STD
+        for index, block in enumerate(self.model["visualEncoder"].values()):
+            x = F.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1)) if index else x
+            x = block(x)
+        return x.amax((3, 4)).transpose(1, 2)
+
+    def heard(self, cepstra: Float[Tensor, "b n 13"]) -> Float[Tensor, "b f 128"]:
+        """Of cepstra at 100 Hz, four a frame."""
+        x = cepstra.transpose(1, 2)[:, None]
+        for index, block in enumerate(self.model["audioEncoder"].values()):
+            x = F.max_pool2d(x, (1, 3), (1, 2), (0, 1)) if index else x
+            x = block(x)
+        return x.mean(2).transpose(1, 2)
+
+    def forward(
+        self, faces: Float[Tensor, "b f 112 112"], cepstra: Float[Tensor, "b 4*f 13"]
+    ) -> Float[Tensor, "b f 2"]:
+        """Logits of every frame: silent, speaking."""
+        grus = self.model["GRU"]
+        x = F.gelu(grus["gru_forward"](self.seen(faces) + self.heard(cepstra))[0])
+        x = F.gelu(grus["gru_backward"](x.flip(1))[0].flip(1))
+        return self.lossAV["FC"](x)
+
+
+@lru_cache(maxsize=2)
+def load_light_asd(path: Path) -> LightAsd:
+    """Light-ASD with official weights. Raises CheckpointError when the file holds another network."""
+    network = LightAsd()
+    missing, unexpected = network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=False)
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{path}: not Light-ASD's weights (lacks {len(missing)} tensors, has {len(unexpected)} of another network)"
+        )
+    network.eval().requires_grad_(False)
+    for block in network.modules():
+        if isinstance(block, _Block):
+            block.fold()
+    return network
+
+
+@torch.inference_mode()
+def speaking_logits(
+    network: LightAsd,
+    faces: UInt8[np.ndarray, "f 112 112"],
+    cepstra: Float[np.ndarray, "n 13"],
+    durations_s: Sequence[int] = DURATIONS_S,
+) -> Float[np.ndarray, "f 2"]:
+    """Logits of silent and speaking for every frame at 25 fps that has sound, the mean over pieces of several lengths.
+
+    The network was trained on pieces of such lengths, and knows nothing beyond the ends of one.
+    """
+    count = min(len(faces), len(cepstra) // CEPSTRA_PER_FRAME)
+    seen, heard = torch.from_numpy(faces[:count]).float(), torch.from_numpy(cepstra).float()
+    found = torch.zeros(count, 2)
+    for duration in durations_s:
+        for start in range(0, count, duration * FPS):
+            frames = slice(start, min(start + duration * FPS, count))
+            sounds = slice(CEPSTRA_PER_FRAME * frames.start, CEPSTRA_PER_FRAME * frames.stop)
+            found[frames] += network(seen[None, frames], heard[None, sounds])[0]
+    return (found / len(durations_s)).numpy()
+
+
+def speaking_probability(logits: Float[np.ndarray, "f 2"]) -> Float[np.ndarray, " f"]:
+    """The softmax of speaking; the demo decides by the sign of the second logit alone."""
+    return 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
+
+
+def face_of_crop(crops: UInt8[np.ndarray, "f 224 224 3"]) -> UInt8[np.ndarray, "f 112 112"]:
+    """What the network looks at: the middle of SyncNet's crop, in grey."""
+    edge = (crops.shape[1] - SIDE_PX) // 2
+    middle = crops[:, edge : edge + SIDE_PX, edge : edge + SIDE_PX].astype(np.int32)
+    # OpenCV's integers for 0.299, 0.587 and 0.114.
+    return ((middle @ np.array([9798, 19235, 3735]) + (1 << 14)) >> 15).astype(np.uint8)
