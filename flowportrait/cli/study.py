@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from flowportrait.cli.shared import Debug, Json, progress_bar
+from flowportrait.errors import require
 
 app = typer.Typer()
 study_app = typer.Typer(no_args_is_help=True, help="Have people rate and rank videos, and compare judges with them.")
@@ -45,6 +46,21 @@ def create(
             directory, [*(versions or []), *(more or [])], raters, per_sample=per_sample, truth=truth, repeats=repeats,
             training=training, seed=seed, incomplete=incomplete, as_json=json, progress=progress,
         )  # fmt: skip
+
+
+@study_app.command()
+def serve(
+    directory: Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="A study.")],
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for raters on other machines.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7861,
+    debug: Debug = False,
+) -> None:
+    """Serve the raters' pages, each behind a link of its own, until interrupted."""
+    require("fastapi", extra="web")
+    require("uvicorn", extra="web")
+    from flowportrait.web import study as pages
+
+    pages.serve(directory, host, port, say=typer.echo)
 
 
 @study_app.command()

@@ -1,0 +1,147 @@
+"""The raters' pages of a study (App. A), behind one link for each rater.
+
+    GET  /r/TOKEN              the page
+    GET  /r/TOKEN/state        how far the rater is, all tasks, instructions and rubrics
+    GET  /r/TOKEN/task/ID      one set: letters, lengths, what was answered before
+    GET  /r/TOKEN/media/ITEM   a clip, also in parts
+    PUT  /r/TOKEN/task/ID      an answer; 422 with the reason when it breaks a rule, and then nothing is kept
+
+Nothing tells which generator a clip is from: addresses are the ids of the store, which differ for every task, and media
+come without a file name, a date or a digest. Whoever has a link can rate, so links are as good as passwords.
+"""
+
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.concurrency import run_in_threadpool
+
+from flowportrait.errors import ConfigError, DataError, StudyRefused
+from flowportrait.records import ASPECTS
+from flowportrait.study.answers import UNWATCHED_S, Answer
+from flowportrait.study.rubric import INSTRUCTIONS, RUBRICS
+from flowportrait.study.store import Study, Task
+
+STATIC = Path(__file__).parent / "static"
+MAX_ANSWER_BYTES = 1 << 20
+_STATUS = {"unknown_rater": 404, "unknown_task": 404, "unknown_item": 404}
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; media-src 'self'; "
+    "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+def study_app(study: Study) -> FastAPI:
+    """The application; several processes may serve one study."""
+    app = FastAPI(title="flowportrait study", docs_url=None, redoc_url=None, openapi_url=None)
+    app.mount("/static", StaticFiles(directory=STATIC))
+
+    @app.middleware("http")
+    async def with_headers(request: Request, call_next: Any) -> Response:
+        response = await call_next(request)
+        response.headers.update(_HEADERS)
+        for name in ("etag", "last-modified"):
+            if name in response.headers:
+                del response.headers[name]
+        return response
+
+    @app.exception_handler(StudyRefused)
+    async def refused(request: Request, error: StudyRefused) -> Response:
+        body = {"code": error.code, "message": str(error)}
+        if request.url.path.count("/") == 2:
+            return _page("no-link.html", 404)
+        return JSONResponse(body, _STATUS.get(error.code, 422))
+
+    @app.exception_handler(DataError)
+    async def broken(_: Request, error: DataError) -> Response:
+        return JSONResponse({"code": "unavailable", "message": str(error)}, 503)
+
+    @app.get("/r/{token}")
+    def page(token: str) -> Response:
+        study.rater(token)
+        return _page("study.html")
+
+    @app.get("/r/{token}/state")
+    def state(token: str) -> dict[str, Any]:
+        tasks = study.tasks(token)
+        return {
+            "tasks": [{"id": task.id, "training": task.training, "done": task.answer is not None} for task in tasks],
+            "instructions": INSTRUCTIONS, "unwatched_s": UNWATCHED_S, "aspects": list(ASPECTS),
+            "rubrics": [_rubric(rubric) for rubric in RUBRICS],
+        }  # fmt: skip
+
+    @app.get("/r/{token}/task/{task_id}")
+    def task(token: str, task_id: str) -> dict[str, Any]:
+        return _shown(study.task(token, task_id))
+
+    @app.get("/r/{token}/media/{item_id}")
+    def media(token: str, item_id: str) -> Response:
+        return FileResponse(study.media(token, item_id), media_type="video/mp4")
+
+    @app.put("/r/{token}/task/{task_id}")
+    async def answer(token: str, task_id: str, request: Request) -> dict[str, str]:
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > MAX_ANSWER_BYTES:
+                raise StudyRefused("bad_rating", f"answer: over {MAX_ANSWER_BYTES} bytes; nothing was kept")
+        receipt = await run_in_threadpool(study.submit, token, task_id, Answer.read(body))
+        return {"state": receipt.state}
+
+    return app
+
+
+def _page(name: str, status: int = 200) -> Response:
+    return HTMLResponse((STATIC / name).read_text(encoding="utf-8"), status)
+
+
+def _shown(task: Task) -> dict[str, Any]:
+    """A task as the page gets it: nothing else of it is sent."""
+    return {
+        "id": task.id, "number": task.number, "total": task.total, "training": task.training,
+        "items": [{"id": item.id, "letter": item.letter, "duration_s": item.duration_s} for item in task.items],
+        "answer": task.answer.model_dump(mode="json") if task.answer else None,
+    }  # fmt: skip
+
+
+def _rubric(rubric: Any) -> dict[str, Any]:
+    grades = [
+        {"score": grade.score, "guideline": grade.guideline, "criteria": grade.criteria} for grade in rubric.grades
+    ]
+    return {"aspect": rubric.aspect, "title": rubric.title, "grades": grades}
+
+
+def serve(directory: Path, host: str, port: int, say: Callable[[str], None] = print) -> None:
+    """Serves a study until interrupted, after it has said each rater's link. Raises ConfigError for a port in use."""
+    study = Study(directory)
+    try:
+        listening = socket.create_server((host, port))
+    except OSError as error:
+        raise ConfigError(
+            f"--host {host} --port {port}: cannot listen there ({error.strerror}); take another"
+        ) from error
+    for rater in study.raters():
+        name = "127.0.0.1" if host == "0.0.0.0" else host
+        link = f"http://{name}:{listening.getsockname()[1]}/r/{rater.token}"
+        say(f"{rater.name}: {link}  ({rater.done} of {rater.total} sets done)")
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        say("warning: links are as good as passwords, and http can be read on the way; put TLS before it")
+    say("Ctrl+C ends; answers are kept as they come")
+    with suppress(KeyboardInterrupt):
+        server_of(study).run([listening])
+
+
+def server_of(study: Study) -> Any:
+    """The server that `serve` runs."""
+    import uvicorn
+
+    return uvicorn.Server(uvicorn.Config(study_app(study), log_level="warning", server_header=False))
