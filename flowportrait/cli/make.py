@@ -97,6 +97,21 @@ def _report(result, portrait: Path, audio: Path, out: Path, as_json: bool) -> No
         typer.echo(info.model_dump_json())
 
 
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Where to listen; this machine alone by default.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
+    debug: Debug = False,
+) -> None:
+    """Make videos in the browser: serve a page, until interrupted."""
+    require("fastapi", extra="web")
+    require("uvicorn", extra="web")
+    from flowportrait.web import make as page
+
+    page.serve(host, port, device, say=typer.echo)
+
+
 @world_app.command("render")
 def world_render(
     out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The folder of the set.")],

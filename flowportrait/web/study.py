@@ -10,9 +10,7 @@ Nothing tells which generator a clip is from: addresses are the ids of the store
 come without a file name, a date or a digest. Whoever has a link can rate, so links are as good as passwords.
 """
 
-import socket
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +19,16 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
-from flowportrait.errors import ConfigError, DataError, StudyRefused
+from flowportrait.errors import DataError, StudyRefused
 from flowportrait.records import ASPECTS
 from flowportrait.study.answers import UNWATCHED_S, Answer
 from flowportrait.study.rubric import INSTRUCTIONS, RUBRICS
 from flowportrait.study.store import Study, Task
+from flowportrait.web.guard import LOOPBACK, guard, listen, run
 
 STATIC = Path(__file__).parent / "static"
 MAX_ANSWER_BYTES = 1 << 20
 _STATUS = {"unknown_rater": 404, "unknown_task": 404, "unknown_item": 404}
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; media-src 'self'; "
-    "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
 
 
 def study_app(study: Study) -> FastAPI:
@@ -45,14 +36,7 @@ def study_app(study: Study) -> FastAPI:
     app = FastAPI(title="flowportrait study", docs_url=None, redoc_url=None, openapi_url=None)
     app.mount("/static", StaticFiles(directory=STATIC))
 
-    @app.middleware("http")
-    async def with_headers(request: Request, call_next: Any) -> Response:
-        response = await call_next(request)
-        response.headers.update(_HEADERS)
-        for name in ("etag", "last-modified"):
-            if name in response.headers:
-                del response.headers[name]
-        return response
+    guard(app)
 
     @app.exception_handler(StudyRefused)
     async def refused(request: Request, error: StudyRefused) -> Response:
@@ -122,26 +106,12 @@ def _rubric(rubric: Any) -> dict[str, Any]:
 
 def serve(directory: Path, host: str, port: int, say: Callable[[str], None] = print) -> None:
     """Serves a study until interrupted, after it has said each rater's link. Raises ConfigError for a port in use."""
-    study = Study(directory)
-    try:
-        listening = socket.create_server((host, port))
-    except OSError as error:
-        raise ConfigError(
-            f"--host {host} --port {port}: cannot listen there ({error.strerror}); take another"
-        ) from error
+    study, listening = Study(directory), listen(host, port)
     for rater in study.raters():
         name = "127.0.0.1" if host == "0.0.0.0" else host
         link = f"http://{name}:{listening.getsockname()[1]}/r/{rater.token}"
         say(f"{rater.name}: {link}  ({rater.done} of {rater.total} sets done)")
-    if host not in ("127.0.0.1", "localhost", "::1"):
+    if host not in LOOPBACK:
         say("warning: links are as good as passwords, and http can be read on the way; put TLS before it")
     say("Ctrl+C ends; answers are kept as they come")
-    with suppress(KeyboardInterrupt):
-        server_of(study).run([listening])
-
-
-def server_of(study: Study) -> Any:
-    """The server that `serve` runs."""
-    import uvicorn
-
-    return uvicorn.Server(uvicorn.Config(study_app(study), log_level="warning", server_header=False))
+    run(study_app(study), listening)

@@ -24,6 +24,7 @@ from flowportrait.study.tasks import Plan
 
 pytest.importorskip("uvicorn", reason="flowportrait[web] is not installed")
 from flowportrait.web import study as pages  # noqa: E402
+from flowportrait.web.guard import server_of  # noqa: E402
 
 CLIPS = sorted((Path(__file__).parents[2] / "flowportrait" / "samples" / "world").glob("*.mp4"))
 VERSIONS = ("original", "sonic")
@@ -55,7 +56,7 @@ def study(made, tmp_path):
 def port(study):
     """Of a server that runs while the test does."""
     listening = socket.create_server(("127.0.0.1", 0))
-    server = pages.server_of(study)
+    server = server_of(pages.study_app(study))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     yield listening.getsockname()[1]

@@ -1,0 +1,235 @@
+"""Videos in the making: a queue, and one process that makes them, so that whatever happens to it costs one job.
+
+The process keeps its model from job to job. Cancelling kills it, which stops at once whatever it computes; the next
+job starts another.
+"""
+
+import multiprocessing
+import secrets
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal
+
+from flowportrait import media
+from flowportrait.config import Frozen
+from flowportrait.errors import DataError, FlowPortraitError
+
+State = Literal["queued", "running", "done", "failed", "cancelled"]
+_LOOK_S = 0.1
+
+
+class Limits(Frozen):
+    """What one server takes on."""
+
+    max_upload_bytes: int = 32 << 20
+    max_sound_s: float = 60.0
+    max_waiting: int = 8
+    """Jobs in the queue, of all visitors."""
+    max_files: int = 12
+    """Uploads that one visitor keeps at a time."""
+    keep_s: float = 3600.0
+    """How long uploads and videos stay after their last use."""
+
+
+class Busy(DataError):
+    """The queue is full."""
+
+
+@dataclass
+class Job:
+    """One video. Only `Desk` changes it."""
+
+    owner: str
+    request: dict[str, Any]
+    folder: Path
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
+    state: State = "queued"
+    done: int = 0
+    total: int = 0
+    reason: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    started_s: float = 0.0
+    touched_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def video(self) -> Path:
+        """Where the mp4 is when the job is done."""
+        return self.folder / "video.mp4"
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until its sampling is done, from what it took so far; None before the first step."""
+        if self.state != "running" or not self.done:
+            return None
+        return (time.monotonic() - self.started_s) * (self.total - self.done) / self.done
+
+
+class Desk:
+    """Takes jobs, has them done one after another, and forgets them in time.
+
+    Everything lies in a folder that only this user can read; `close` removes it.
+    """
+
+    def __init__(self, limits: Limits | None = None, device: str = "auto"):
+        self.limits = limits or Limits()
+        self._device = device
+        self._home = Path(tempfile.mkdtemp(prefix="flowportrait-"))
+        self._jobs: dict[str, Job] = {}
+        self._waiting: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._pipe: Connection | None = None
+        self._thread = threading.Thread(target=self._serve, name="jobs", daemon=True)
+        self._thread.start()
+
+    def folder(self) -> Path:
+        """A new private folder."""
+        return Path(tempfile.mkdtemp(dir=self._home))
+
+    def submit(self, owner: str, request: dict[str, Any]) -> Job:
+        """Queues a video. Raises Busy when too many wait."""
+        with self._changed:
+            if len(self._waiting) >= self.limits.max_waiting:
+                raise Busy(f"{len(self._waiting)} videos are waiting already; try again in a few minutes")
+            job = Job(owner, request, self.folder())
+            self._jobs[job.id] = job
+            self._waiting.append(job)
+            self._changed.notify_all()
+        return job
+
+    def find(self, owner: str, job_id: str) -> Job:
+        """One's own job. Raises DataError for others' too."""
+        job = self._jobs.get(job_id)
+        if job is None or job.owner != owner:
+            raise DataError("no such video; it may have been deleted after its time")
+        job.touched_s = time.monotonic()
+        return job
+
+    def ahead(self, job: Job) -> int:
+        """How many are done before it."""
+        with self._changed:
+            running = sum(other.state == "running" for other in self._jobs.values())
+            return self._waiting.index(job) + running if job in self._waiting else 0
+
+    def remove(self, job: Job) -> None:
+        """Stops it if it runs, and deletes all of it."""
+        with self._changed:
+            running = job.state == "running"
+            if job in self._waiting:
+                self._waiting.remove(job)
+            if job.state in ("queued", "running"):
+                job.state = "cancelled"
+            self._jobs.pop(job.id, None)
+        if not running:  # else the thread does, once nothing writes there any more
+            shutil.rmtree(job.folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Stops everything and removes it."""
+        with self._changed:
+            self._closing = True
+            for job in self._jobs.values():
+                job.state = "cancelled" if job.state == "running" else job.state
+            self._changed.notify_all()
+        self._thread.join()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    # ------------------------------------------------------------------------------------------ inside
+
+    def _serve(self) -> None:
+        """The thread that alone starts, asks and stops the process."""
+        while not self._closing:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closing, timeout=5.0)
+                job = self._waiting.popleft() if self._waiting and not self._closing else None
+                if job:
+                    job.state, job.started_s = "running", time.monotonic()
+            if job:
+                self._do(job)
+            self._forget()
+        self._stop_process()
+
+    def _do(self, job: Job) -> None:
+        try:
+            pipe = self._ready_pipe()
+            pipe.send(job.request | {"video": str(job.video), "device": self._device})
+            while job.state == "running":
+                if pipe.poll(_LOOK_S):
+                    self._hear(job, *pipe.recv())
+        except (EOFError, OSError):
+            self._stop_process()
+            with self._changed:
+                if job.state == "running":
+                    job.state, job.reason = (
+                        "failed",
+                        "the process that made it stopped; try again, or a shorter recording",
+                    )
+        if job.state == "cancelled":
+            self._stop_process()
+            shutil.rmtree(job.folder, ignore_errors=True)
+
+    def _hear(self, job: Job, word: str, *said: Any) -> None:
+        with self._changed:
+            if word == "progress":
+                job.done, job.total = said
+            elif job.state == "running":
+                job.state = "done" if word == "done" else "failed"
+                job.facts, job.reason = (said[0], "") if word == "done" else ({}, said[0])
+
+    def _ready_pipe(self) -> Connection:
+        if self._process is None or not self._process.is_alive() or self._pipe is None:
+            self._stop_process()
+            # A fresh interpreter: nothing of the server's threads is copied.
+            context = multiprocessing.get_context("spawn")
+            self._pipe, theirs = context.Pipe()
+            self._process = context.Process(target=make_videos, args=(theirs,), daemon=True)
+            self._process.start()
+            theirs.close()
+        return self._pipe
+
+    def _stop_process(self) -> None:
+        if self._process is not None and self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._process = None
+
+    def _forget(self) -> None:
+        """Deletes what nobody has asked for in a long time."""
+        now_s = time.monotonic()
+        for job in list(self._jobs.values()):
+            if job.state not in ("queued", "running") and now_s - job.touched_s > self.limits.keep_s:
+                self.remove(job)
+
+
+def make_videos(pipe: Connection) -> None:
+    """The process: makes one video after another until the pipe ends."""
+    # Ctrl+C is for the server, which ends this process itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from flowportrait.generate import load
+
+    loaded: dict[str, Any] = {}
+    while True:
+        try:
+            job = pipe.recv()
+        except EOFError:
+            return
+        try:
+            picture, sound = media.read_portrait(job["portrait"]), media.read_audio(job["audio"], mono=False)
+            if job["model"] not in loaded:
+                loaded = {job["model"]: load(job["model"], device=job["device"])}
+            result = loaded[job["model"]].generate(
+                picture, sound, evaluations=job["evaluations"], guidance=job["guidance"], seed=job["seed"],
+                crop=job["crop"], progress=lambda done, total: pipe.send(("progress", done, total)),
+            )  # fmt: skip
+            result.save(job["video"])
+            facts = {"video_s": result.video_s, "warnings": list(result.warnings), "evaluations": result.evaluations}
+            pipe.send(("done", facts))
+        except FlowPortraitError as error:
+            pipe.send(("failed", " ".join(str(error).split())))

@@ -1,0 +1,277 @@
+"""The page that makes videos, over a real server with the bundled model, and in a real browser where there is one."""
+
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+import wave
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from flowportrait import cli, media
+
+pytest.importorskip("uvicorn", reason="flowportrait[web] is not installed")
+from flowportrait.web.guard import server_of  # noqa: E402
+from flowportrait.web.jobs import Desk, Limits  # noqa: E402
+from flowportrait.web.make import make_app  # noqa: E402
+
+SAMPLES = Path(__file__).parents[2] / "flowportrait" / "samples"
+LIMITS = Limits(max_upload_bytes=1 << 20, max_sound_s=4.0, max_waiting=2, max_files=3)
+
+
+class Visitor:
+    """A browser without a screen: it keeps its cookie."""
+
+    def __init__(self, port, **headers):
+        self.port, self.headers = port, headers
+        cookie = self.ask("GET", "/")[1]["set-cookie"]
+        assert {"httponly", "samesite=strict"} <= {part.strip().lower() for part in cookie.split(";")}
+        self.headers |= {"Cookie": cookie.split(";")[0]}
+
+    def ask(self, method, path, body=None, **headers):
+        """Status, headers, and the body: JSON where it is that."""
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
+            sent = json.dumps(body) if isinstance(body, dict) else body
+            kind = {"Content-Type": "application/json"} if isinstance(body, dict) else {}
+            connection.request(method, path, sent, self.headers | kind | headers)
+            answer = connection.getresponse()
+            data = answer.read()
+        return answer.status, answer.headers, json.loads(data) if "json" in answer.headers["content-type"] else data
+
+    def submit(self, **wish):
+        """Status and answer to a wish; a short one of the samples unless it says otherwise."""
+        wish = {"portrait": "portrait.png", "audio": "speech.wav", "consent": True, "evaluations": 2} | wish
+        status, _, body = self.ask("POST", "/api/jobs", wish)
+        return status, body
+
+    def state(self, job, *wanted, within_s=90):
+        """The state of a job once it is one of those wanted."""
+        end = time.monotonic() + within_s
+        while time.monotonic() < end:
+            told = self.ask("GET", f"/api/jobs/{job}")[2]
+            if told.get("state") in wanted:
+                return told
+            time.sleep(0.05)
+        raise AssertionError(told)
+
+
+@pytest.fixture
+def desk():
+    made = Desk(LIMITS)
+    yield made
+    made.close()
+    assert not made._home.exists()
+
+
+@pytest.fixture
+def port(desk):
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = server_of(make_app(desk))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    yield listening.getsockname()[1]
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def visitor(port):
+    return Visitor(port)
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory):
+    """A second of the sample speech, as a WAV file's bytes."""
+    sound = media.read_audio(SAMPLES / "speech.wav")
+    path = tmp_path_factory.mktemp("speech") / "a.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, sound.sample_rate, 0, "NONE", ""))
+        file.writeframes((sound.samples[: sound.sample_rate] * 32767).astype("<i2").tobytes())
+    return path.read_bytes()
+
+
+def test_uploads_become_a_video_that_is_ones_own(visitor, port, speech, desk, tmp_path):
+    picture = (SAMPLES / "portrait.png").read_bytes()
+    portrait = visitor.ask("PUT", "/api/files/portrait?name=me.png", picture)[2]["id"]
+    audio = visitor.ask("PUT", "/api/files/audio?name=hello.wav", speech)[2]["id"]
+    assert stat.S_IMODE(desk._home.stat().st_mode) == 0o700
+    status, body = visitor.submit(portrait=portrait, audio=audio)
+    told = visitor.state(body["id"], "done", "failed")
+    assert status == 200 and told["state"] == "done" and told["video_s"] == pytest.approx(1, abs=0.1), told
+    path = f"/api/jobs/{body['id']}/video"
+    status, headers, whole = visitor.ask("GET", path)
+    assert (status, headers["content-type"], headers["cache-control"]) == (200, "video/mp4", "no-store")
+    (tmp_path / "v.mp4").write_bytes(whole)
+    assert len(list(media.read_frames(tmp_path / "v.mp4"))) == 24 and b"synthetic" in whole
+    status, headers, part = visitor.ask("GET", path + "?download=1", Range="bytes=4-7")
+    assert (status, part) == (206, b"ftyp") and "talking.mp4" in headers["content-disposition"]
+    stranger = Visitor(port)
+    for method, asked in (("GET", path), ("GET", path.removesuffix("/video")), ("DELETE", path.removesuffix("/video"))):
+        assert stranger.ask(method, asked)[0] == 404
+    status, told = stranger.submit(portrait=portrait)
+    assert (status, told["field"]) == (422, "portrait")
+    assert visitor.ask("DELETE", path.removesuffix("/video"))[0] == 200 and visitor.ask("GET", path)[0] == 404
+    assert visitor.ask("DELETE", "/api/files")[0] == 200 and visitor.submit(portrait=portrait)[0] == 422
+    assert not list(desk._home.rglob("*.*")) and not list(desk._home.rglob("portrait"))
+
+
+def test_cancelling_stops_at_once_and_a_killed_process_costs_one_job(visitor, desk):
+    long = {"evaluations": 500}
+    first, second = (visitor.submit(**long)[1]["id"] for _ in range(2))
+    visitor.state(first, "running")
+    assert visitor.state(second, "queued")["ahead"] == 1
+    assert visitor.ask("DELETE", f"/api/jobs/{first}")[0] == 200
+    visitor.state(second, "running", within_s=10)
+    end = time.monotonic() + 60
+    while not visitor.state(second, "running")["done"] and time.monotonic() < end:
+        time.sleep(0.05)
+    os.kill(desk._process.pid, signal.SIGKILL)
+    told = visitor.state(second, "failed", within_s=10)
+    assert told["reason"].startswith("the process that made it stopped")
+    assert visitor.state(visitor.submit()[1]["id"], "done", "failed")["state"] == "done"
+
+
+def test_too_many_wait(visitor):
+    jobs = [visitor.submit(evaluations=500)[1]["id"]]
+    visitor.state(jobs[0], "running")
+    jobs += [visitor.submit()[1]["id"] for _ in range(LIMITS.max_waiting)]
+    status, told = visitor.submit()
+    assert status == 503 and told["message"].startswith("2 videos are waiting already")
+    for job in reversed(jobs):
+        assert visitor.ask("DELETE", f"/api/jobs/{job}")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "kind, name, body, status, message",
+    [
+        ("portrait", "a.png", b"nothing", 422, "a.png: not a picture this can read"),
+        ("portrait", "a.png", b"", 422, "a.png: the file is empty"),
+        ("audio", "a.wav", b"nothing", 422, "a.wav: "),
+        ("audio", "../../a.wav", (SAMPLES / "portrait.png").read_bytes(), 422, "a.wav: "),
+        ("audio", "long.wav", (SAMPLES / "speech.wav").read_bytes(), 422, "long.wav: 6 s of sound; give at most 4 s"),
+        ("portrait", "big.png", b"x" * ((1 << 20) + 1), 413, "big.png: over 1 MB; give a smaller file"),
+    ],
+)  # fmt: skip
+def test_files_that_cannot_be_used_are_one_line(visitor, desk, kind, name, body, status, message):
+    answered, _, told = visitor.ask("PUT", f"/api/files/{kind}?name={name}", body)
+    assert answered == status and told["field"] == kind and told["message"].startswith(message)
+    assert "\n" not in told["message"] and str(desk._home) not in told["message"]
+    assert not list(desk._home.iterdir())
+
+
+def test_a_large_upload_is_refused_before_it_is_sent(visitor):
+    with closing(http.client.HTTPConnection("127.0.0.1", visitor.port, timeout=10)) as connection:
+        connection.putrequest("PUT", "/api/files/portrait?name=huge.png")
+        for name, value in (visitor.headers | {"Content-Length": str(50 << 20)}).items():
+            connection.putheader(name, value)
+        connection.endheaders(b"first bytes")
+        assert connection.getresponse().status == 413
+
+
+def test_a_picture_without_a_face_fails_as_in_the_terminal(visitor, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(tmp_path / "wall.png")
+    portrait = visitor.ask("PUT", "/api/files/portrait?name=wall.png", (tmp_path / "wall.png").read_bytes())[2]["id"]
+    told = visitor.state(visitor.submit(portrait=portrait)[1]["id"], "failed")
+    assert "no face" in told["reason"] and "/tmp" not in told["reason"]
+
+
+@pytest.mark.parametrize(
+    "wish, field, words",
+    [
+        ({"consent": False}, "consent", "may use this person's face"),
+        ({"model": "huge"}, "model", "there are tiny"),
+        ({"evaluations": 0}, "evaluations", "greater than or equal to 1 (got '0')"),
+        ({"guidance": -1}, "guidance", "greater than or equal to 0"),
+        ({"portrait": "nothing"}, "portrait", "choose one again"),
+        ({"audio": "portrait.png"}, "audio", "choose one again"),
+        ({"colour": "red"}, "colour", "Extra inputs"),
+    ],
+)
+def test_wishes_that_cannot_be_meant(visitor, wish, field, words):
+    status, told = visitor.submit(**wish)
+    assert (status, told["field"]) == (422, field) and words in told["message"]
+
+
+def test_other_sites_and_other_names_are_refused(visitor, port):
+    assert visitor.ask("GET", "/", Host=f"evil.example:{port}")[0] == 403
+    assert visitor.ask("DELETE", "/api/files", Origin="http://evil.example")[0] == 403
+    assert visitor.ask("DELETE", "/api/files", Origin=f"http://127.0.0.1:{port}", Host=f"127.0.0.1:{port}")[0] == 200
+    status, headers, _ = visitor.ask("GET", "/static/make.js")
+    assert status == 200 and "script-src 'self'" in headers["content-security-policy"] and "etag" not in headers
+
+
+def test_what_nobody_asks_for_is_forgotten(visitor, desk):
+    job = visitor.submit()[1]["id"]
+    visitor.state(job, "done")
+    desk.limits = LIMITS.model_copy(update={"keep_s": 0.0})
+    desk._forget()
+    assert visitor.ask("GET", f"/api/jobs/{job}")[0] == 404 and not list(desk._home.rglob("video.mp4"))
+
+
+def test_the_command_serves_and_leaves_nothing(tmp_path):
+    command = [sys.executable, "-m", "flowportrait", "serve", "--port", "0"]
+    there = os.environ | {"PYTHONUNBUFFERED": "1", "TMPDIR": str(tmp_path)}
+    # As from a terminal: a shell's background processes ignore the interruption.
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, env=there, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    with process:
+        port = int(re.match(r"http://127.0.0.1:(\d+)/", process.stdout.readline())[1])
+        for _ in range(100):
+            try:
+                visitor = Visitor(port)
+                break
+            except ConnectionError:
+                time.sleep(0.1)
+        visitor.state(visitor.submit()[1]["id"], "running", "done")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+    assert not list(tmp_path.glob("flowportrait-*"))
+
+
+def test_a_port_in_use_is_one_line(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert cli.run(["serve", "--port", str(taken.getsockname()[1])]) == 2
+    assert "cannot listen there" in capsys.readouterr().err
+
+
+def test_a_browser_makes_a_video(port):
+    """Samples, a refusal without consent, a video that plays, and no request to anywhere else."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = shutil.which("chromium") or pytest.skip("chromium is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        page, elsewhere = browser.new_page(), []
+        page.on("request", lambda request: elsewhere.append(request.url) if f":{port}/" not in request.url else None)
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.set_input_files("#portrait", {"name": "no.png", "mimeType": "image/png", "buffer": b"nothing"})
+        page.locator("#portrait-error", has_text="no.png: not a picture").wait_for()
+        page.locator("#portrait-samples button").first.click()
+        page.click("#audio-sample")
+        page.click("summary")
+        page.fill("#evaluations", "2")
+        page.click("#make")
+        page.locator("#consent-error", has_text="consent").wait_for()
+        page.check("#consent")
+        page.click("#make")
+        page.locator("#made").wait_for(timeout=90_000)
+        page.wait_for_function("document.querySelector('#video').readyState >= 2")
+        assert page.evaluate("document.querySelector('#video').duration") == pytest.approx(6.3, abs=0.2)
+        page.click("#delete")
+        page.locator("#work").wait_for(state="hidden")
+        browser.close()
+    assert [url for url in elsewhere if not url.startswith(("data:", "blob:"))] == []
