@@ -164,6 +164,8 @@ def make_app(desk: Desk, hosts: frozenset[str] = LOOPBACK) -> FastAPI:
     app.mount("/static", StaticFiles(directory=STATIC))
     guard(app, hosts)
     _explain(app)
+    _serve_files(app, uploads)
+    _serve_jobs(app, desk, uploads)
 
     @app.get("/")
     def page(request: Request) -> Response:
@@ -176,6 +178,10 @@ def make_app(desk: Desk, hosts: frozenset[str] = LOOPBACK) -> FastAPI:
     def settings() -> dict[str, Any]:
         return {"models": registry.model_names(), "samples": _SAMPLE_FILES, "limits": desk.limits.model_dump()}
 
+    return app
+
+
+def _serve_files(app: FastAPI, uploads: Uploads) -> None:
     @app.get("/api/samples/{name}")
     def sample(name: str) -> Response:
         if not any(name in names for names in _SAMPLE_FILES.values()):
@@ -192,6 +198,8 @@ def make_app(desk: Desk, hosts: frozenset[str] = LOOPBACK) -> FastAPI:
         uploads.remove(_visitor(request))
         return {"deleted": True}
 
+
+def _serve_jobs(app: FastAPI, desk: Desk, uploads: Uploads) -> None:
     @app.post("/api/jobs")
     def submit(wish: Wish, request: Request) -> dict[str, str]:
         visitor = _visitor(request)
@@ -221,8 +229,6 @@ def make_app(desk: Desk, hosts: frozenset[str] = LOOPBACK) -> FastAPI:
     def remove(job_id: str, request: Request) -> dict[str, bool]:
         desk.remove(desk.find(_visitor(request), job_id))
         return {"deleted": True}
-
-    return app
 
 
 def _visitor(request: Request) -> str:
