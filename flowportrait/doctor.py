@@ -28,6 +28,7 @@ _OPTIONAL = {
     "diffusers": "bagel",
     "transformers": "bagel",
     "numba": "world",
+    "fastapi": "web",
     "pytest": "dev",
 }
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
@@ -45,7 +46,7 @@ class Check:
 
     def line(self) -> str:
         """For people."""
-        return f"{self.state:<8}{self.name:<16}{self.found}"
+        return f"{self.state:<8}{self.name:<15} {self.found}"
 
     def as_dict(self) -> dict[str, str]:
         """For programs."""
