@@ -112,15 +112,24 @@ def pytorch_fid_network(state: dict[str, torch.Tensor]) -> torch.nn.Module:
 
 def fvd(network: torch.nn.Module, pairs: Pairs, frames: int = 16) -> float:
     """torchvision's R3D-18 by its own preset on the first frames of every clip, SciPy's root after it."""
+    sides = [[r3d18(network, decoded(pair[side])[:frames]) for pair in pairs] for side in (0, 1)]
+    return frechet(*map(np.concatenate, sides))
+
+
+def r3d18(network: torch.nn.Module, clip: Frames) -> np.ndarray:
+    """Features of a clip by torchvision's preset, as its page shows."""
     from torchvision.transforms._presets import VideoClassification
 
     prepare = VideoClassification(crop_size=(112, 112), resize_size=(128, 171))
-    network.fc, sides = torch.nn.Identity(), []
-    for side in (0, 1):
-        clips = (torch.from_numpy(decoded(pair[side])[:frames]).permute(0, 3, 1, 2) for pair in pairs)
-        with torch.inference_mode():
-            sides.append(np.concatenate([network(prepare(clip)[None]).numpy() for clip in clips]))
-    return frechet(*sides)
+    network.fc = torch.nn.Identity()
+    with torch.inference_mode():
+        return network(prepare(torch.from_numpy(clip).permute(0, 3, 1, 2))[None]).numpy()
+
+
+def inception(network: torch.nn.Module, frames: Frames) -> np.ndarray:
+    """Features of pictures by pytorch-fid's network, which makes them 299 x 299 itself."""
+    with torch.inference_mode():
+        return network(torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255)[0].flatten(1).numpy()
 
 
 def fid(network: torch.nn.Module, pairs: Pairs) -> float:

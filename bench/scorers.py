@@ -268,6 +268,10 @@ def rows(samples: list[Sample], options: argparse.Namespace) -> Iterator[tuple[s
     few = made[:9]
     ours = lambda: torch.cat(list(raft.flows_between(nets.raft[0], [few]))).numpy()  # noqa: E731
     yield "flow / RAFT pair by pair", ours, lambda: peers.flows(nets.raft[1], few).numpy(), repeats
+    ours = lambda: networks.inception_features(nets.inception[0], made[:8])  # noqa: E731
+    yield "inception features / pytorch-fid", ours, lambda: peers.inception(nets.inception[1], made[:8]), repeats
+    ours = lambda: networks.r3d18_features(nets.r3d18, made[None, :16], square=False)  # noqa: E731
+    yield "r3d-18 features / torchvision's preset", ours, lambda: peers.r3d18(nets.r3d18, made[:16]), repeats
     every = GivenLse(nets.syncnet, detect_every=1)
     yield "lse / published stages", lambda: every.both(first), lambda: peers.syncnet(nets.syncnet, first), repeats
     usual = GivenLse(nets.syncnet)
