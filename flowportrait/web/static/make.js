@@ -1,27 +1,8 @@
 "use strict";
-const $ = (id) => document.getElementById(id);
 const LOOK_MS = 500;
 const files = { portrait: "", audio: "" };
 const FIELDS = ["portrait", "audio", "consent"];
 let settings, job, recorder;
-
-async function ask(path, options = {}) {
-  let response;
-  try {
-    response = await fetch(path, { cache: "no-store", ...options });
-  } catch {
-    throw Object.assign(new Error("The server does not answer. Is it still running?"), { field: "" });
-  }
-  const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw Object.assign(new Error(body.message || `The server answers ${response.status}.`), { field: body.field || "" });
-  return body;
-}
-
-function element(tag, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-}
 
 function complain(error) {
   const field = FIELDS.includes(error.field) ? error.field : $(error.field)?.closest(".options") ? "option" : "form";

@@ -1,27 +1,8 @@
 "use strict";
 // One set at a time. What is rated but not yet saved lies in this browser, so that a closed page loses nothing.
 const base = location.pathname.replace(/\/$/, "");
-const $ = (id) => document.getElementById(id);
 const NAMES = { lip_sync: "lip-sync", expressiveness: "expressiveness", motion: "motion" };
 let study, task, clips, startedAt;
-
-async function ask(path, options = {}) {
-  let response;
-  try {
-    response = await fetch(base + path, { cache: "no-store", ...options });
-  } catch {
-    throw new Error("The server does not answer. What you rated is kept on this page; try again.");
-  }
-  const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(body.message || `The server answers ${response.status}; try again.`);
-  return body;
-}
-
-function element(tag, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-}
 
 // ------------------------------------------------------------------------------------------ what was played
 
@@ -176,7 +157,7 @@ async function send() {
     comment: $("comment").value,
   };
   try {
-    await ask(`/task/${task.id}`, { method: "PUT", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+    await ask(`${base}/task/${task.id}`, { method: "PUT", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
   } catch (error) {
     fail(error);
     showState();
@@ -190,7 +171,7 @@ async function send() {
 }
 
 async function open(which) {
-  const fetched = which && await ask(`/task/${which.id}`);
+  const fetched = which && await ask(`${base}/task/${which.id}`);
   clips?.forEach((clip) => { clip.video.pause(); clip.video.removeAttribute("src"); clip.video.load(); });
   task = fetched;
   const done = study.tasks.filter((one) => one.done).length;
@@ -250,7 +231,7 @@ function keys(event) {
 }
 
 async function begin() {
-  study = await ask("/state");
+  study = await ask(`${base}/state`);
   showRubrics();
   $("help").addEventListener("click", () => $("instructions").showModal());
   $("close").addEventListener("click", () => $("instructions").close());
