@@ -272,7 +272,7 @@ class _SmallUpdate(_Update):
             self._headed.write(rows, _convolved(self._turned[index], self._first).relu_())
         self._headed.clear_ends()
         _, _, height, width = self._shape
-        # Two results a pixel: all nine taps as one product, then added up, take a fifth of a convolution's time.
+        # Two results a pixel: all nine taps as one product, then added up, take half of a convolution's time.
         taps = (self._headed.padded @ self._taps).unflatten(-1, (9, 2))
         moved = sum(taps[:, i : i + height, j : j + width, 3 * i + j] for i in range(3) for j in range(3))
         return (moved + self.head.conv2.bias).permute(0, 3, 1, 2)

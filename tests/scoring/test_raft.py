@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flowportrait.scoring import raft
+from flowportrait.scoring import raft, winograd
 from flowportrait.scoring.winograd import Convolution3x3
 
 flow = pytest.importorskip("torchvision.models.optical_flow")
@@ -33,9 +33,11 @@ def test_a_convolution_by_windows_of_three_equals_torch(batch, height, width):
     assert (got - exact).abs().mean() < 5 * plain
 
 
-@pytest.mark.parametrize("size", ["small", "large"])
-def test_flow_over_a_clip_is_that_of_every_pair(tmp_path, size):
-    """Random weights move pixels far, also out of the picture, which the windows of the correlation must stand."""
+@pytest.mark.parametrize("size, tiles", [("small", 128), ("small", 8), ("large", 128)])
+def test_flow_over_a_clip_is_that_of_every_pair(tmp_path, monkeypatch, size, tiles):
+    """Random weights move pixels far, also out of the picture, which the windows of the correlation must stand; few
+    tiles at once are what large pictures have."""
+    monkeypatch.setattr(winograd, "_TILES_AT_ONCE", tiles)
     network = getattr(flow, f"raft_{size}")(weights=None)
     torch.save(recipes.fill_state_dict(network.state_dict(), 3), tmp_path / "raft.pth")
     network.load_state_dict(torch.load(tmp_path / "raft.pth"))
