@@ -110,6 +110,11 @@ class Score(Measured):
     expected: dict[str, float] = Field(default={}, description="by aspect, from token probabilities if known")
     sha256: str = Field(default="", description="of the video file")
     truth_sha256: str = Field(default="", description="of the ground-truth video, where the scorer needs one")
+    settings: dict[str, Any] = Field(default={}, description="how a metric was set: crops, windows, readings")
+    weights_sha256: str = Field(default="", description="of the file of pretrained weights")
+    source: dict[str, float] = Field(
+        default={}, description="of the video: fps, num_frames, duration_s, and looked_at_fps, the metric's clock"
+    )
 
     @model_validator(mode="after")
     def _a_number_or_a_reason(self) -> Self:

@@ -285,6 +285,9 @@ class _Computed:
 class Metric(_Computed):
     """A `Scorer` that computes one clip at a time; a subclass declares itself and writes `read`."""
 
+    looks_at_fps: ClassVar[float | None] = None
+    """The rate at which it looks at every clip; None for the clip's own."""
+
     def read(self, view: View) -> Reading:
         """The number of one clip. Raises Unscorable or MediaError when there is none."""
         raise NotImplementedError
@@ -413,4 +416,16 @@ def _row(metric: Metric, view: View) -> Score:
         return score_row(metric, sample, reason=" ".join(str(error).split()))
     if not math.isfinite(reading.value):
         return score_row(metric, sample, reason=f"{metric.name} is {reading.value} for this clip")
-    return score_row(metric, sample, reading.value, parts=dict(reading.parts), model=metric.weights_sha256[:16])
+    return score_row(
+        metric, sample, reading.value, parts=dict(reading.parts), model=metric.weights_sha256[:16],
+        weights_sha256=metric.weights_sha256, settings=metric.config.model_dump(mode="json"),
+        source=_source(view, metric),
+    )  # fmt: skip
+
+
+def _source(view: View, metric: Metric) -> dict[str, float]:
+    facts = view.sample.clip.facts
+    return {
+        "fps": facts.fps, "num_frames": facts.num_frames, "duration_s": facts.duration_s,
+        "looked_at_fps": metric.looks_at_fps or facts.fps,
+    }  # fmt: skip

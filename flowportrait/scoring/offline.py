@@ -25,7 +25,7 @@ from flowportrait.scoring.blendshapes import TABLE
 from flowportrait.scoring.metric import Metric, Reading, Unscorable, View
 from flowportrait.scoring.signals import SHOWN, SIGNALS, trust
 from flowportrait.scoring.sync_small import SyncSmall
-from flowportrait.scoring.tracking import LANDMARKER_SHA256
+from flowportrait.scoring.tracking import FPS, LANDMARKER_SHA256
 
 CALIBRATION = Path(__file__).with_name("offline_calibration.json")
 VERSION = 2
@@ -93,6 +93,7 @@ class _AspectScorer(Metric):
 
     unit, low, high, better = "1-5 (offline)", 1.0, 5.0, "higher"
     aspect: ClassVar[str]
+    looks_at_fps = FPS
 
     @cached_property
     def fingerprint(self) -> str:

@@ -35,6 +35,7 @@ class ActiveSpeaker(Metric):
 
     name, unit, low, high, better = "active-speaker", "1", 0.0, 1.0, "higher"
     needs = frozenset({"frames", "sound", "weights"})
+    looks_at_fps = FPS
 
     class Config(Frozen):
         """Which of the two official files, and the lengths that the mean is over."""

@@ -249,6 +249,7 @@ class LseConfig(Frozen):
 
 class _LseScorer(Metric):
     needs = frozenset({"frames", "sound", "weights"})
+    looks_at_fps = FPS
     version = 3
     Config = LseConfig
 

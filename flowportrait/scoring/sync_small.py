@@ -107,6 +107,7 @@ class SyncSmall(Metric):
 
     name, unit, low, high, better = "sync-small", "cosine", -2.0, 2.0, "higher"
     needs = frozenset({"frames", "sound"})
+    looks_at_fps = FPS
 
     class Config(Frozen):
         """`weights`: a sync.safetensors of one's own training; the shipped one by default."""

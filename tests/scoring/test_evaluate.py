@@ -148,6 +148,10 @@ def test_a_metric_keeps_its_contract(kind, tmp_path):
     # Sums of several threads are rounded otherwise than those of one.
     assert rows["made"].value == pytest.approx(alone.value, rel=1e-6) and rows["made"].sha256
     assert math.isnan(rows["bad"].value) and "cannot be read" in rows["bad"].reason
+    own = {"fps": made.facts.fps, "num_frames": made.facts.num_frames, "duration_s": made.facts.duration_s}
+    assert rows["made"].source == own | {"looked_at_fps": kind.looks_at_fps or made.facts.fps}
+    assert rows["made"].settings == metric.config.model_dump(mode="json")
+    assert rows["made"].weights_sha256 == metric.weights_sha256
     # A blank pair has a number or a reason, never nan without one (the record itself refuses that).
     write(tmp_path / "blank.mp4", [np.zeros((48, 48, 3), np.uint8)] * (1 if looks_for_a_face else 12))
     blank = Clip(tmp_path / "blank.mp4")
