@@ -64,6 +64,53 @@ class EncodedClip(Record):
     latents_each: bool = Field(description="whether the codec sees the portrait, so that each has latents of its own")
 
 
+Reason = Literal[
+    "unreadable", "no_picture", "no_sound", "silent", "damaged", "crashed", "language", "direction", "no_face",
+    "small_face", "not_speaking", "overlap", "short", "not_for_test",
+]  # fmt: skip
+REASONS: tuple[Reason, ...] = get_args(Reason)
+"""Why `prepare` drops a second of a source."""
+
+
+class Dropped(Record):
+    """A stretch of a source that `prepare` did not keep."""
+
+    start_s: float
+    end_s: float
+    reason: Reason
+
+
+class PreparedClip(Record):
+    """A clip that `prepare` kept: where it comes from and how it was cut."""
+
+    id: str
+    video: str = Field(description="path relative to the dataset")
+    start_frame: int = Field(ge=0, description="in the source, at 24 fps")
+    num_frames: int = Field(ge=1)
+    size_px: int = Field(ge=1)
+    sample_rate_hz: int = Field(ge=1)
+    face_px: float = Field(description="longer side of the face's box in the source, median")
+    square: tuple[int, int, int] = Field(description="x, y and side of the first frame's square in the source")
+    travel: float = Field(description="how far the face moves, as a share of its own size")
+    speaking: MaybeNumber = Field(description="mean confidence that this face speaks; nan when not asked")
+    sha256: str = Field(description="of the video file")
+
+
+class PreparedSource(Record):
+    """What `prepare` did with one source. Every second of it is in a clip or has a reason."""
+
+    schema_version: Literal[1] = 1
+    key: str = Field(description="name of the source within the run")
+    size_bytes: int
+    changed_ns: int = Field(description="when the file was last changed; it is read again when this differs")
+    fingerprint: str = Field(description="digest of the settings and weights")
+    duration_s: float = Field(ge=0, description="of its picture, as far as known")
+    clips: list[PreparedClip] = []
+    dropped: list[Dropped] = []
+    notes: list[str] = Field(default=[], description="what is wrong with the file, in words")
+    computing_s: dict[str, float] = Field(default={}, description="processor seconds by stage")
+
+
 class RunInfo(Record):
     """What one `generate` did, with all that is needed to do it again. Printed by `--json`."""
 

@@ -23,7 +23,7 @@ _MAX_DRIFT_S = 0.1  # between the sound's clock and its samples, before silence 
 
 
 class Unusable(DataError):
-    """Why a source, or the rest of it, cannot be used; `reason` is one of `records.DROPS`."""
+    """Why a source, or the rest of it, cannot be used; `reason` is one of `records.REASONS`."""
 
     def __init__(self, reason: str, message: str):
         super().__init__(message)

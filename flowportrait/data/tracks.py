@@ -49,12 +49,12 @@ class CropConfig(Frozen):
     scale: float = Field(SCALE, gt=0, description="App. B: the square against the face's longer side")
     path: Literal["clip", "smooth", "frame"] = Field(
         "clip",
-        description="clip: one square that holds the face all along; smooth: one size, follows the face within a second; "
-        "frame: a square for every frame, as App. B can be read. Unstated; all but the first make the background swim, "
-        "and a model learns to",
+        description="clip: one square that holds the face all along; smooth: one size, follows the face within a "
+        "second; frame: a square for every frame, as App. B can be read. Unstated; all but the first make the "
+        "background swim, and a model learns to",
     )
     max_side_px: int = Field(384, ge=16, description="§4.1; frames are never enlarged")
-    multiple_px: int = Field(16, ge=2, description="of the side: spatial stride 8 of Wan-VAE times patch 2 (§4.1)")
+    multiple_px: int = Field(16, ge=2, multiple_of=2, description="of the side: spatial stride 8 of Wan-VAE times patch 2 (§4.1)")
     min_side_px: int = Field(128, ge=16, description="of the square in the source. Unstated")
 
 
@@ -68,8 +68,8 @@ class Track:
     boxes: list[FaceBox] = field(default_factory=list)
 
     def boxes_at(self, ticks: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 4"]:
-        """x0, y0, x1, y1 at these moments, in ticks; interpolated, and held beyond the ends. A box that is wrong for one
-        look gives way to its neighbours (median of three)."""
+        """x0, y0, x1, y1 at these moments, in ticks; interpolated, and held beyond the ends. A box that is wrong for
+        one look gives way to its neighbours (median of three)."""
         known = np.array([box[:4] for box in self.boxes], float)
         padded = np.pad(known, ((1, 1), (0, 0)), mode="edge")
         known = np.median(np.stack([padded[:-2], padded[1:-1], padded[2:]]), axis=0)
