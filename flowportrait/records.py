@@ -102,13 +102,31 @@ class PreparedSource(Record):
     schema_version: Literal[1] = 1
     key: str = Field(description="name of the source within the run")
     size_bytes: int
-    changed_ns: int = Field(description="when the file was last changed; it is read again when this differs")
+    changed_ns: int = Field(description="when the file was last changed; it is prepared again when this differs")
+    identity: str = Field(description="who is seen; decides the split")
+    voice: str
+    text: str = ""
+    licence: str = ""
+    collection: str = ""
+    direction: str = Field(default="", description="of the face, where the source says it")
     fingerprint: str = Field(description="digest of the settings and weights")
-    duration_s: float = Field(ge=0, description="of its picture, as far as known")
+    duration_s: float = Field(default=0.0, ge=0, description="of its picture, as far as known")
     clips: list[PreparedClip] = []
     dropped: list[Dropped] = []
     notes: list[str] = Field(default=[], description="what is wrong with the file, in words")
     computing_s: dict[str, float] = Field(default={}, description="processor seconds by stage")
+
+    def crashed(self) -> Self:
+        """The record of a source that killed the process which read it."""
+        dropped = Dropped(start_s=0.0, end_s=0.0, reason="crashed")
+        note = f"{self.key}: the process that read it died; the next run tries it again"
+        return self.model_copy(update={"dropped": [dropped], "notes": [note]})
+
+
+SOURCE_FIELDS = (
+    "key", "size_bytes", "changed_ns", "identity", "voice", "text", "licence", "collection", "direction",
+)  # fmt: skip
+"""What a `PreparedSource` says of the source itself."""
 
 
 class RunInfo(Record):

@@ -63,17 +63,17 @@ class Footage:
         """uint8 [h, w, 3], the frame on show at every tick of the clock `fps` (nearest frame), up to the end or the
         first damage. The same array comes again while a frame stays on show."""
         tick, shown, end_s = 0, None, 0.0
-        for start_s, end_s, frame in self._decoded():
+        for start_s, step_s, frame in self._decoded():
             while shown is not None and (tick + 0.5) / fps <= start_s:
                 yield shown
                 tick += 1
-            shown = frame
+            shown, end_s = frame, start_s + step_s
         while shown is not None and (tick + 0.5) / fps <= end_s:
             yield shown
             tick += 1
 
     def _decoded(self) -> Iterator[tuple[float, float, np.ndarray]]:
-        """Start, end and pixels of every frame, in seconds since the first."""
+        """Start and length in seconds and pixels of every frame; time begins with the first."""
         origin_s, last_s = None, 0.0
         with av.open(str(self.path)) as container:
             stream = container.streams.video[0]
@@ -94,7 +94,7 @@ class Footage:
                 if start_s - last_s > MAX_HOLD_S:
                     self.damage = f"the clock jumps from {last_s:.2f} to {start_s:.2f} s"
                     return
-                yield start_s, start_s + step_s, self._upright(frame)
+                yield start_s, step_s, self._upright(frame)
                 last_s = start_s
 
     def _upright(self, frame: av.VideoFrame) -> np.ndarray:

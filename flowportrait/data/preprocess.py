@@ -114,6 +114,15 @@ class SourceFile:
     collection: str = ""
     direction: str = ""
 
+    def record(self, fingerprint: str) -> PreparedSource:
+        """What is known before it is looked into."""
+        status = self.path.stat() if self.path.is_file() else None
+        return PreparedSource(
+            key=self.key, size_bytes=status.st_size if status else 0, changed_ns=status.st_mtime_ns if status else 0,
+            identity=self.identity, voice=self.voice or self.identity, text=self.text, licence=self.licence,
+            collection=self.collection, direction=self.direction, fingerprint=fingerprint,
+        )  # fmt: skip
+
 
 def split_of(identity: str, config: SplitConfig) -> Literal["train", "held_out"]:
     """Of all clips of an identity; the same whatever else is prepared."""
@@ -158,11 +167,7 @@ class Preparer:
     def prepare(self, source: SourceFile) -> PreparedSource:
         """Cuts one source into clips under `out`/clips. Raises MediaError or OSError when they cannot be written;
         whatever is wrong with the source stands in the record."""
-        status = source.path.stat() if source.path.is_file() else None
-        record = PreparedSource(
-            key=source.key, size_bytes=status.st_size if status else 0, changed_ns=status.st_mtime_ns if status else 0,
-            fingerprint=self.fingerprint, duration_s=0.0,
-        )  # fmt: skip
+        record = source.record(self.fingerprint)
         with TemporaryDirectory(dir=self.out / "work") as folder:
             return _Run(self, source, Path(folder)).run(record)
 

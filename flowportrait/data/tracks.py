@@ -54,7 +54,9 @@ class CropConfig(Frozen):
         "background swim, and a model learns to",
     )
     max_side_px: int = Field(384, ge=16, description="§4.1; frames are never enlarged")
-    multiple_px: int = Field(16, ge=2, multiple_of=2, description="of the side: spatial stride 8 of Wan-VAE times patch 2 (§4.1)")
+    multiple_px: int = Field(
+        16, ge=2, multiple_of=2, description="of the side: spatial stride 8 of Wan-VAE times patch 2 (§4.1)"
+    )
     min_side_px: int = Field(128, ge=16, description="of the square in the source. Unstated")
 
 
