@@ -78,7 +78,8 @@ class Footage:
         with av.open(str(self.path)) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            step_s = float(1 / (stream.average_rate or stream.guessed_rate or 25))
+            # How long a last frame stands, until two frames have told.
+            step_s = min(float(1 / (stream.average_rate or 25)), 0.5)
             frames = iter(container.decode(stream))
             while True:
                 try:
@@ -94,6 +95,7 @@ class Footage:
                 if start_s - last_s > MAX_HOLD_S:
                     self.damage = f"the clock jumps from {last_s:.2f} to {start_s:.2f} s"
                     return
+                step_s = start_s - last_s or step_s
                 yield start_s, step_s, self._upright(frame)
                 last_s = start_s
 
@@ -206,8 +208,7 @@ def probe(path: Path) -> Footage:
 
 
 def _seen_size(stream: av.VideoStream, frame: av.VideoFrame) -> tuple[int, int]:
-    wide = float(stream.sample_aspect_ratio or 1)
-    width, height = max(1, round(frame.width * wide)), frame.height
+    width, height = max(1, round(frame.width * float(stream.sample_aspect_ratio or 1))), frame.height
     return (height, width) if round(frame.rotation / 90) % 2 else (width, height)
 
 

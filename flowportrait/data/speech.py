@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int16
@@ -40,6 +40,7 @@ class Spoken(NamedTuple):
     text: str = ""
 
 
+@runtime_checkable
 class OverlapFinder(Protocol):
     """Tells speakers apart. Made with the settings as keywords."""
 
@@ -47,6 +48,7 @@ class OverlapFinder(Protocol):
         """Of mono sound at 16 kHz."""
 
 
+@runtime_checkable
 class LanguageFinder(Protocol):
     """Tells the language. Made with the settings as keywords."""
 
