@@ -87,7 +87,7 @@ MEASURES = Table(
 )  # fmt: skip
 """Functions of a generated clip that rewards and monitors name beside `SCORERS`; see `scoring/rewards.py`."""
 FACE_DETECTORS = Table("face detector", {"centerface": "flowportrait.data.centerface:CenterFaceDetector"})
-OVERLAP_FINDERS = Table("overlap finder")
+OVERLAP_FINDERS = Table("overlap finder", {"pyannote": "flowportrait.data.overlap:PyannoteOverlap"})
 LANGUAGE_FINDERS = Table("language finder")
 """Speech filters of `prepare`; see `data/speech.py` for what they are given and give."""
 
