@@ -18,8 +18,8 @@ from pydantic import Field
 
 from flowportrait.config import Frozen
 from flowportrait.errors import require
+from flowportrait.pretrained import WEIGHTS, sha256_of
 from flowportrait.scoring.metric import SAMPLE_RATE, Blocks, Metric, Reading, Unscorable, View
-from flowportrait.scoring.pretrained import WEIGHTS, sha256_of
 
 UPPER_LIP, LOWER_LIP, EYE_CORNERS = 13, 14, (33, 263)
 EYES_NOSE_MOUTH = (468, 473, 1, 61, 291)

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from pydantic import Field
 
 from flowportrait.config import Frozen
+from flowportrait.pretrained import WEIGHTS, sha256_of
 from flowportrait.scoring.metric import SetMetric, SetReading, Unscorable, View
 from flowportrait.scoring.networks import (
     inception_features,
@@ -29,7 +30,6 @@ from flowportrait.scoring.networks import (
     r3d18_features,
 )
 from flowportrait.scoring.pixel import sized
-from flowportrait.scoring.pretrained import WEIGHTS, sha256_of
 
 
 def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:

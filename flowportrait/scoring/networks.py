@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from flowportrait.errors import CheckpointError, require
-from flowportrait.scoring.pretrained import WEIGHTS
+from flowportrait.pretrained import WEIGHTS
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flowportrait.errors import require
+from flowportrait.pretrained import WEIGHTS, sha256_of
 from flowportrait.scoring.metric import FrameMetric, Reading
 from flowportrait.scoring.networks import lite0_file, load_lite0
 from flowportrait.scoring.pixel import PairConfig
-from flowportrait.scoring.pretrained import WEIGHTS, sha256_of
 from flowportrait.scoring.winograd import Convolution3x3
 
 Trunk = Literal["alex", "vgg", "squeeze"]

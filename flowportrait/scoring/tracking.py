@@ -19,9 +19,9 @@ from safetensors import safe_open
 from flowportrait.codecs.portrait import Landmarker
 from flowportrait.errors import CheckpointError
 from flowportrait.model.precision import matmul_precision
+from flowportrait.pretrained import sha256_of
 from flowportrait.registry import FACE_DETECTORS, MODELS_DIR
 from flowportrait.scoring.metric import Blocks, Unscorable, View, at_most
-from flowportrait.scoring.pretrained import sha256_of
 
 LANDMARKER_SHA256 = "5a4de3fcdee06719f7079452d4ca65fbe876c8617786d3fe89db11f225bfc6a0"
 FPS = 24

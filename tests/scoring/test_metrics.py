@@ -9,10 +9,10 @@ import pytest
 from flowportrait import cli, media
 from flowportrait.errors import CheckpointError
 from flowportrait.media import Clip
+from flowportrait.pretrained import Weights, sha256_of
 from flowportrait.scoring import Sample
 from flowportrait.scoring.metric import Metric, Reading, View, read_all
 from flowportrait.scoring.pixel import ColourDrift, Psnr, Sharpness, Ssim
-from flowportrait.scoring.pretrained import Weights, sha256_of
 
 
 def picture(step=0, size=32):

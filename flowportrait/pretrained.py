@@ -1,4 +1,4 @@
-"""The door through which every pretrained weight of a scorer comes: the user's path, the cache, or its official home.
+"""The door through which pretrained weights of scorers and filters come: the user's path, the cache, official homes.
 
 What a file holds is known by its sha256, which stands in the fingerprint of every score made with it. A file that is
 not there, or is another one, is an error that says where to get the right one. Nothing is scored with random weights.
@@ -6,6 +6,7 @@ not there, or is another one, is an error that says where to get the right one. 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import urllib.error
 import urllib.request
@@ -15,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 
 from flowportrait.errors import CheckpointError
-from flowportrait.scoring import file_digest
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Weights:
     def _where(self) -> str:
         return (
             f"get {self.url} (sha256 {self.sha256}..., {self.licence}) and put it at {cache_dir() / self.file}, "
-            "or give its path as the scorer's `weights`"
+            "or give its path as `weights` in the settings"
         )
 
 
@@ -92,7 +92,8 @@ def sha256_of(path: Path) -> str:
 
 @lru_cache
 def _sha256(path: Path, size: int, changed_ns: int) -> str:
-    return file_digest(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 _TORCHVISION = "https://download.pytorch.org/models/"
