@@ -114,6 +114,7 @@ class Ssim(FrameMetric):
 
     name, unit, low, high, better = "ssim", "1", -1.0, 1.0, "higher"
     needs = frozenset({"frames", "truth"})
+    version = 2
 
     class Config(PairConfig):
         """`uniform` is scikit-image's default, `gaussian` Wang's."""

@@ -24,9 +24,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from flowportrait.config import Frozen
 from flowportrait.encoders.cepstra import SAMPLE_RATE, mfcc
 from flowportrait.errors import CheckpointError
+from flowportrait.pretrained import WEIGHTS, sha256_of
 from flowportrait.registry import FACE_DETECTORS
 from flowportrait.scoring.metric import Blocks, Metric, Reading, Unscorable, View
-from flowportrait.scoring.pretrained import WEIGHTS, sha256_of
 
 FPS = 25
 WINDOW = 5  # frames
