@@ -33,6 +33,7 @@ def score(
     overrides: Sequence[str],
     answers: Path | None,
     retry_unscored: bool,
+    workers: int,
     dry_run: bool,
     as_json: bool,
     progress: Callable[[int, int], None],
@@ -40,16 +41,15 @@ def score(
     """`flowportrait score`."""
     _refuse_folder(out)
     samples = find_samples(sources, truth)
-    wanted = _split(names)
     if retry_unscored:
         overrides = [*overrides, "judge.renew_unusable=true"]
-    scorers = build_scorers(wanted, _settings(config, overrides), answers or out.parent / "answers.jsonl")
+    scorers = build_scorers(_split(names), _settings(config, overrides), answers or out.parent / "answers.jsonl")
     plans = [plan_scores(scorer, samples) for scorer in scorers if isinstance(scorer, ScoreSystem)]
     _announce(plans)
     if dry_run:
         _print_json({"plans": [vars(plan) for plan in plans]}, as_json)
         return
-    summary = score_to_file(samples, scorers, out, retry_unscored, progress)
+    summary = score_to_file(samples, scorers, out, retry_unscored, progress, workers)
     for scorer in scorers:
         print(_outcome(scorer, [score for score in summary.scores if score.scorer == scorer.name]))
     for score in summary.unscored[:_SHOWN_REASONS]:
@@ -74,7 +74,7 @@ def score(
 
 
 def evaluate(
-    generated: Path,
+    generated: Sequence[Path],
     truth: Path,
     out: Path,
     *,
@@ -83,6 +83,7 @@ def evaluate(
     config: Path | None,
     overrides: Sequence[str],
     workers: int,
+    retry_unscored: bool,
     as_json: bool,
     progress: Callable[[str], Callable[[int, int], None]],
 ) -> None:
@@ -92,35 +93,33 @@ def evaluate(
 
     if out.is_file():
         raise DataError(f"{out}: is a file; give a folder")
-    presets = {"standard": evaluation.STANDARD, "paper": evaluation.PAPER}
-    chosen = [part for name in _split(names) for part in presets.get(name, (name,))]
+    if retry_unscored:
+        overrides = [*overrides, "judge.renew_unusable=true"]
     settings = _settings(config, overrides)
-    result = evaluation.evaluate(generated, truth, chosen, _split(sets), settings, out, workers, progress)
+    result = evaluation.evaluate(
+        generated, truth, _split(names), _split(sets), settings, out, workers, retry_unscored, progress
+    )
     report.write(result, out)
     for scorer in result.scorers:
         print(_outcome(scorer, result.of(scorer.name)))
     for found in result.sets:
+        lost = f", {len(found.left_out)} left out" if found.left_out else ""
         print(
             f"{found.set_metric}: {found.reason or f'{found.value:.4f}'} "
-            f"({found.num_clips} clips, {found.num_truth} of the truth)"
+            f"({found.num_clips} clips, {found.num_truth} of the truth{lost})"
         )
         for warning in found.warnings:
             _warn(warning)
-    for score in result.unscored[:_SHOWN_REASONS]:
-        _warn(f"unscored: {score.clip} by {score.scorer}: {score.reason}")
-    print(f"{len(result.samples)} clips, {len(result.unscored)} unscored: {out / 'report.html'}")
-    means = {}
-    for scorer in result.scorers:
-        values = [score.value for score in result.of(scorer.name) if not score.reason]
-        means[scorer.name] = sum(values) / len(values) if values else None
-    distances = {found.set_metric: None if found.reason else found.value for found in result.sets}
+    for line in result.without_score[:_SHOWN_REASONS]:
+        _warn(f"unscored: {line.clip} by {', '.join(line.scorers)}: {line.reason}")
+    print(f"{len(result.samples)} clips, {len(result.unscored)} scores missing: {out / 'report.html'}")
     _print_json(
         {
             "output": str(out),
             "clips": len(result.samples),
             "unscored": len(result.unscored),
-            "means": means,
-            "sets": distances,
+            "means": {scorer.name: result.mean(scorer.name) for scorer in result.scorers},
+            "sets": {found.set_metric: None if found.reason else found.value for found in result.sets},
         },
         as_json,
     )
@@ -194,7 +193,7 @@ def _outcome(scorer: Scorer, scores: Sequence[Score]) -> str:
     unscored = f", {len(scores) - len(values)} unscored" if len(values) < len(scores) else ""
     if not values:
         return f"{scorer.name}: no score{unscored}"
-    parts = "".join(f", {name} {mean:.3f}" for name, mean in _part_means(scores))
+    parts = "".join(f", {name} {mean:.4g}" for name, mean in _part_means(scores))
     mean = f"{sum(values) / len(values):.3f}{f' {scorer.unit}' if scorer.unit not in ('', '1') else ''}"
     return f"{scorer.name}: {mean} ({scorer.better} is better{parts}), {len(values)} scored{unscored}"
 
