@@ -23,6 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from flowportrait.config import Frozen
 from flowportrait.encoders.cepstra import SAMPLE_RATE, mfcc
+from flowportrait.encoders.face_crop import crop_face, resized, smoothed_path
 from flowportrait.errors import CheckpointError
 from flowportrait.pretrained import WEIGHTS, sha256_of
 from flowportrait.registry import FACE_DETECTORS
@@ -30,9 +31,7 @@ from flowportrait.scoring.metric import Blocks, Metric, Reading, Unscorable, Vie
 
 FPS = 25
 WINDOW = 5  # frames
-SIDE_PX = 224
 MFCC_PER_FRAME = 4
-CHIN, MARGIN = 0.4, 110  # how much the crop exceeds the face, and the grey it is padded with
 _LOOKED_AT_PX = 256  # to find the face that speaks; the authors look at a quarter of the size
 
 Padding = Literal["zero", "valid"]
@@ -196,7 +195,7 @@ def face_crops(view: View, detect_every: int = 4) -> Iterator[UInt8[np.ndarray, 
     path = view.keep(("lse faces", detect_every), lambda: _face_path(view.blocks(FPS), detect_every))
     places = iter(path)
     for block in view.blocks(FPS):
-        yield np.stack([_crop(frame, *next(places)) for frame in block])
+        yield np.stack([crop_face(frame, *next(places)) for frame in block])
 
 
 def _face_path(blocks: Blocks, detect_every: int) -> Float[np.ndarray, "f 3"]:
@@ -209,32 +208,8 @@ def _face_path(blocks: Blocks, detect_every: int) -> Float[np.ndarray, "f 3"]:
     if len(seen) < len(found) / 2:
         raise Unscorable(f"shows a face in {len(seen)} of {len(found)} frames; half are needed, or crop = 'none'")
     boxes = np.array([found[i][:4] for i in seen], float)
-    x0, y0, x1, y1 = (np.interp(np.arange(count), seen, boxes[:, side]) for side in range(4))
-    sides = (x0 + x1) / 2, (y0 + y1) / 2, np.maximum(x1 - x0, y1 - y0) / 2
-    return np.stack([_median_of_13(path) for path in sides], 1)
-
-
-def _median_of_13(path: np.ndarray) -> np.ndarray:
-    padded = np.pad(path, 6)  # zeros, as scipy.signal.medfilt pads
-    return np.median(np.lib.stride_tricks.sliding_window_view(padded, 13), axis=1)
-
-
-def _crop(frame: np.ndarray, x: float, y: float, half: float) -> np.ndarray:
-    border = int(half * (1 + 2 * CHIN))
-    padded = np.pad(frame, ((border, border), (border, border), (0, 0)), constant_values=MARGIN)
-    x, y = x + border, y + border
-    cut = padded[
-        int(y - half) : int(y + half * (1 + 2 * CHIN)),
-        int(x - half * (1 + CHIN)) : int(x + half * (1 + CHIN)),
-    ]
-    return _resized(cut[None])[0]
-
-
-def _resized(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f 224 224 3"]:
-    """As OpenCV resizes: four neighbours are mixed and nothing is smoothed first, however small a face becomes."""
-    pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float()
-    sized = F.interpolate(pixels, (SIDE_PX, SIDE_PX), mode="bilinear", align_corners=False)
-    return sized.round_().permute(0, 2, 3, 1).byte().numpy()
+    sides = [np.interp(np.arange(count), seen, boxes[:, side]) for side in range(4)]
+    return smoothed_path(np.stack(sides, 1))
 
 
 class LseConfig(Frozen):
@@ -266,7 +241,7 @@ class _LseScorer(Metric):
 
     def _computed(self, view: View) -> Lse:
         whole = self.config.crop == "none"
-        cut = map(_resized, view.blocks(FPS)) if whole else face_crops(view, self.config.detect_every)
+        cut = map(resized, view.blocks(FPS)) if whole else face_crops(view, self.config.detect_every)
         return lse(*embeddings(load_syncnet(self._file), cut, view.pcm), self.config.reach, self.config.padding)
 
 

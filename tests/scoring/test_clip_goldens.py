@@ -18,6 +18,7 @@ from PIL import Image
 
 from bench import scorer_peers
 from flowportrait.encoders.cepstra import mfcc
+from flowportrait.encoders.face_crop import crop_face
 from flowportrait.media import Clip
 from flowportrait.scoring import Sample, motion, perceptual, pixel, raft, sync
 from flowportrait.scoring.metric import View
@@ -183,7 +184,7 @@ def test_lse_crops_as_the_authors_do(name, cut, network):
     x0, y0, x1, y1 = EXPECTED[name]["box"]
     place = (x0 + x1) / 2, (y0 + y1) / 2, max(x1 - x0, y1 - y0) / 2
     files = sorted((cut.parent / "frames").glob("*.jpg"))
-    crops = np.stack([sync._crop(np.asarray(Image.open(file)), *place) for file in files])
+    crops = np.stack([crop_face(np.asarray(Image.open(file)), *place) for file in files])
     samples = View(Sample(name, Clip(cut))).pcm
     found = sync.lse(*sync.embeddings(network, [crops], samples))
     expected = EXPECTED[name]["lse"]["decoded_directly"]
