@@ -288,7 +288,7 @@ class _Computed:
 class Metric(_Computed):
     """A `Scorer` that computes one clip at a time; a subclass declares itself and writes `read`."""
 
-    looks_at_fps: ClassVar[float | None] = None
+    looks_at_fps: float | None = None
     """The rate at which it looks at every clip; None for the clip's own."""
 
     def read(self, view: View) -> Reading:
