@@ -30,6 +30,8 @@ class Limits(Frozen):
 
     max_upload_bytes: int = 32 << 20
     max_sound_s: float = 60.0
+    max_picture_px: int = 1 << 26
+    """As the picture's file says, before any of it is decoded."""
     max_waiting: int = 8
     """Jobs in the queue, of all visitors."""
     max_files: int = 12

@@ -13,6 +13,7 @@ What goes wrong is {"field", "message"}. Uploads and videos belong to the browse
 cannot read), lie where only this user can read, and go after a time, on request, and when the server ends.
 """
 
+import asyncio
 import secrets
 import shutil
 import time
@@ -81,6 +82,7 @@ class Uploads:
 
     def __init__(self, desk: Desk):
         self._desk, self._files = desk, dict[str, _File]()
+        self._checking = asyncio.Lock()
 
     async def take(self, owner: str, kind: Kind, name: str, request: Request) -> str:
         """Writes a body to disk while it is within the limits, and looks whether it is what it should be; its id."""
@@ -88,7 +90,9 @@ class Uploads:
         path = self._desk.folder() / kind
         try:
             await self._write(path, kind, name, request)
-            await run_in_threadpool(self._check, kind, path, name)
+            # One after another: however many visitors send the worst of files, one is in memory.
+            async with self._checking:
+                await run_in_threadpool(self._check, kind, path, name)
         except BaseException:
             shutil.rmtree(path.parent, ignore_errors=True)
             raise
@@ -128,17 +132,15 @@ class Uploads:
             raise Refused(kind, f"{name}: cannot be kept here ({error.strerror}); try again later", 507) from error
 
     def _check(self, kind: Kind, path: Path, name: str) -> None:
-        """Refuses at once what `generate` would refuse, in its words."""
+        """Refuses at once what `generate` would refuse, in its words, and what is longer or larger than the limits."""
+        limits = self._desk.limits
         try:
             if kind == "portrait":
-                media.read_portrait(path)
-                return
-            sound = media.read_audio(path, mono=False)
+                media.read_portrait(path, max_px=limits.max_picture_px)
+            else:
+                media.read_audio(path, mono=False, max_s=limits.max_sound_s)
         except FlowPortraitError as error:
             raise Refused(kind, str(error).replace(str(path), name)) from error
-        most_s = self._desk.limits.max_sound_s
-        if sound.duration_s > most_s:
-            raise Refused(kind, f"{name}: {sound.duration_s:.0f} s of sound; give at most {most_s:.0f} s here")
 
     def _forget(self, owner: str) -> None:
         limits, now_s = self._desk.limits, time.monotonic()

@@ -12,10 +12,13 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import wave
 from contextlib import closing
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
 from flowportrait import cli, media
@@ -169,6 +172,26 @@ def test_files_that_cannot_be_used_are_one_line(visitor, desk, kind, name, body,
     assert not list(desk._home.iterdir())
 
 
+def test_an_hour_of_silence_and_a_huge_picture_are_refused_within_little_memory(visitor, desk, tmp_path):
+    desk.limits = LIMITS.model_copy(update={"max_picture_px": 10_000})
+    with av.open(str(tmp_path / "hour.flac"), "w") as container:
+        stream = container.add_stream("flac", rate=48000, layout="stereo")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 2 * 48000), np.int16), format="s16", layout="stereo")
+        frame.sample_rate = 48000
+        for second in range(3600):
+            frame.pts = second * 48000
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    tracemalloc.start()
+    hour = visitor.ask("PUT", "/api/files/audio?name=hour.flac", (tmp_path / "hour.flac").read_bytes())
+    wide = visitor.ask("PUT", "/api/files/portrait?name=wide.png", (SAMPLES / "portrait.png").read_bytes())
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (hour[0], hour[2]["message"]) == (422, "hour.flac: 3600 s of sound; give at most 4 s here")
+    assert (wide[0], wide[2]["field"]) == (422, "portrait") and "megapixels; make it smaller" in wide[2]["message"]
+    assert peak_bytes < 20 << 20 and not list(desk._home.iterdir())
+
+
 def test_a_large_upload_is_refused_before_it_is_sent(visitor):
     with closing(http.client.HTTPConnection("127.0.0.1", visitor.port, timeout=10)) as connection:
         connection.putrequest("PUT", "/api/files/portrait?name=huge.png")
@@ -179,7 +202,6 @@ def test_a_large_upload_is_refused_before_it_is_sent(visitor):
 
 
 def test_a_picture_without_a_face_fails_as_in_the_terminal(visitor, tmp_path):
-    import numpy as np
     from PIL import Image
 
     Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(tmp_path / "wall.png")
