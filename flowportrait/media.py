@@ -41,6 +41,9 @@ _PICTURE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 # players play: at 32 kHz and above that stays below one frame of video, at 8 kHz it would be three.
 _AAC_RATES_HZ = (32000, 44100, 48000)
 
+# Opening a file decodes a picture of its tracks to know them: a cover of 400 KB can be a gigabyte.
+_NO_PICTURES = [{"max_pixels": "1"}] * 64
+
 
 class Sound(NamedTuple):
     """Samples float32 in [-1, 1], [s] or [s, channels], with their rate."""
@@ -452,7 +455,7 @@ def _readable_file(path: str | Path, kinds: str) -> Path:
 @contextmanager
 def _opened(path: Path, kinds: str) -> Iterator[av.container.InputContainer]:
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), stream_options=_NO_PICTURES if kinds == SOUND_KINDS else None)
     except (av.FFmpegError, OSError) as error:
         raise MediaError(f"{path}: cannot be read ({_one_line(error)}); give {kinds}") from error
     with container:

@@ -1,6 +1,9 @@
 """Media: every kind of picture and sound in, mp4 out to the sample, nothing half-written."""
 
 import io
+import struct
+import subprocess
+import sys
 import tracemalloc
 import wave
 from fractions import Fraction
@@ -369,3 +372,26 @@ def test_a_picture_that_says_it_is_too_large_is_not_decoded(tmp_path, monkeypatc
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda image: pytest.fail("decoded"))
     with pytest.raises(MediaError, match="make it smaller"):
         media.read_portrait(tmp_path / "p.png", max_px=59_999)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the most memory that a process had")
+def test_a_cover_picture_is_not_decoded_with_the_sound(tmp_path):
+    """Memory outside of Python, so in a process of its own."""
+    cover = io.BytesIO()
+    Image.new("RGB", (9000, 9000)).save(cover, "PNG")
+    long_flac(tmp_path / "s.flac", 2.0)
+    flac = (tmp_path / "s.flac").read_bytes()
+    head_end = 8 + int.from_bytes(flac[5:8], "big")
+    picture = struct.pack(">II9sIIIIII", 3, 9, b"image/png", 0, 9000, 9000, 24, 0, len(cover.getvalue()))
+    picture += cover.getvalue()
+    block = bytes([6]) + len(picture).to_bytes(3, "big") + picture
+    (tmp_path / "cover.flac").write_bytes(flac[:head_end] + block + flac[head_end:])
+    code = (
+        "import sys; from pathlib import Path; from flowportrait import media; media.read_audio(sys.argv[1]);"
+        "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
+    )
+    plain, covered = (
+        int(subprocess.run([sys.executable, "-c", code, tmp_path / name], capture_output=True, check=True).stdout)
+        for name in ("s.flac", "cover.flac")
+    )
+    assert covered < plain + 50_000  # KB; the picture has 243 MB
