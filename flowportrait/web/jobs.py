@@ -133,6 +133,13 @@ class Desk:
         if not running:  # else the thread does, once nothing writes there any more
             shutil.rmtree(job.folder, ignore_errors=True)
 
+    def forget(self) -> None:
+        """Deletes what nobody has asked for in a long time."""
+        now_s = time.monotonic()
+        for job in list(self._jobs.values()):
+            if job.state not in ("queued", "running") and now_s - job.touched_s > self.limits.keep_s:
+                self.remove(job)
+
     def close(self) -> None:
         """Stops everything and removes it."""
         with self._changed:
@@ -155,7 +162,7 @@ class Desk:
                     job.state, job.started_s = "running", time.monotonic()
             if job:
                 self._do(job)
-            self._forget()
+            self.forget()
         self._stop_process()
 
     def _do(self, job: Job) -> None:
@@ -201,13 +208,6 @@ class Desk:
             self._process.kill()
             self._process.join()
         self._process = None
-
-    def _forget(self) -> None:
-        """Deletes what nobody has asked for in a long time."""
-        now_s = time.monotonic()
-        for job in list(self._jobs.values()):
-            if job.state not in ("queued", "running") and now_s - job.touched_s > self.limits.keep_s:
-                self.remove(job)
 
 
 def make_videos(pipe: Connection) -> None:

@@ -15,11 +15,8 @@ cannot read), lie where only this user can read, and go after a time, on request
 
 import asyncio
 import secrets
-import shutil
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,19 +27,15 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from flowportrait import media, registry
-from flowportrait.errors import DataError, FlowPortraitError
+from flowportrait import registry
+from flowportrait.errors import DataError
 from flowportrait.web.guard import LOOPBACK, guard, listen, run
 from flowportrait.web.jobs import Busy, Desk, Job, Limits
+from flowportrait.web.uploads import SAMPLE_FILES, SAMPLES, Kind, Refused, Uploads
 
 STATIC = Path(__file__).parent / "static"
-SAMPLES = Path(__file__).parents[1] / "samples"
 _COOKIE = "flowportrait"
-_SAMPLE_FILES = {
-    "portrait": ("portrait.png", "portrait_long_hair.jpg", "portrait_short_hair.jpg"),
-    "audio": ("speech.wav",),
-}
-Kind = Literal["portrait", "audio"]
+_TIDY_S = 30.0
 
 
 class Wish(BaseModel):
@@ -60,109 +53,19 @@ class Wish(BaseModel):
     crop: Literal["auto", "none"] = "auto"
 
 
-class Refused(FlowPortraitError):
-    """What cannot be done, and the field of the page that it concerns."""
-
-    def __init__(self, field: str, message: str, status: int = 422):
-        super().__init__(message)
-        self.field, self.status = field, status
-
-
-@dataclass
-class _File:
-    owner: str
-    kind: Kind
-    path: Path
-    name: str
-    touched_s: float = field(default_factory=time.monotonic)
-
-
-class Uploads:
-    """Files of all visitors, each known to its own only."""
-
-    def __init__(self, desk: Desk):
-        self._desk, self._files = desk, dict[str, _File]()
-        self._checking = asyncio.Lock()
-
-    async def take(self, owner: str, kind: Kind, name: str, request: Request) -> str:
-        """Writes a body to disk while it is within the limits, and looks whether it is what it should be; its id."""
-        self._forget(owner)
-        path = self._desk.folder() / kind
-        try:
-            await self._write(path, kind, name, request)
-            # One after another: however many visitors send the worst of files, one is in memory.
-            async with self._checking:
-                await run_in_threadpool(self._check, kind, path, name)
-        except BaseException:
-            shutil.rmtree(path.parent, ignore_errors=True)
-            raise
-        file_id = secrets.token_urlsafe(12)
-        self._files[file_id] = _File(owner, kind, path, name)
-        return file_id
-
-    def find(self, owner: str, kind: Kind, file_id: str) -> tuple[Path, str]:
-        """Path and given name of an upload of this visitor, or of a sample."""
-        if file_id in _SAMPLE_FILES[kind]:
-            return SAMPLES / file_id, file_id
-        file = self._files.get(file_id)
-        if file is None or file.owner != owner or file.kind != kind:
-            raise Refused(kind, f"{kind}: none chosen, or deleted after its time; choose one again")
-        file.touched_s = time.monotonic()
-        return file.path, file.name
-
-    def remove(self, owner: str) -> None:
-        """Deletes all of a visitor's."""
-        for file_id, file in list(self._files.items()):
-            if file.owner == owner:
-                self._drop(file_id)
-
-    async def _write(self, path: Path, kind: Kind, name: str, request: Request) -> None:
-        most = self._desk.limits.max_upload_bytes
-        too_large = Refused(kind, f"{name}: over {most / (1 << 20):.0f} MB; give a smaller file", 413)
-        said = request.headers.get("content-length", "")
-        if said.isdigit() and int(said) > most:
-            raise too_large
-        try:
-            with path.open("wb") as file:
-                async for part in request.stream():
-                    if file.tell() + len(part) > most:
-                        raise too_large
-                    file.write(part)
-        except OSError as error:
-            raise Refused(kind, f"{name}: cannot be kept here ({error.strerror}); try again later", 507) from error
-
-    def _check(self, kind: Kind, path: Path, name: str) -> None:
-        """Refuses at once what `generate` would refuse, in its words, and what is longer or larger than the limits."""
-        limits = self._desk.limits
-        try:
-            if kind == "portrait":
-                media.read_portrait(path, max_px=limits.max_picture_px)
-            else:
-                media.read_audio(path, mono=False, max_s=limits.max_sound_s)
-        except FlowPortraitError as error:
-            raise Refused(kind, str(error).replace(str(path), name)) from error
-
-    def _forget(self, owner: str) -> None:
-        limits, now_s = self._desk.limits, time.monotonic()
-        old = [key for key, file in self._files.items() if now_s - file.touched_s > limits.keep_s]
-        mine = [key for key, file in self._files.items() if file.owner == owner and key not in old]
-        for file_id in [*old, *mine[: max(0, len(mine) + 1 - limits.max_files)]]:
-            self._drop(file_id)
-
-    def _drop(self, file_id: str) -> None:
-        shutil.rmtree(self._files.pop(file_id).path.parent, ignore_errors=True)
-
-
 def make_app(desk: Desk, hosts: frozenset[str] = LOOPBACK) -> FastAPI:
     """The application; `hosts` are the names it may be asked under, all if empty. It closes the desk when it ends."""
 
+    uploads = Uploads(desk)
+
     @asynccontextmanager
     async def while_served(_: FastAPI) -> AsyncIterator[None]:
+        tidying = asyncio.create_task(_keep_tidy(desk, uploads))
         yield
+        tidying.cancel()
         desk.close()
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=while_served)
-    uploads = Uploads(desk)
     app.mount("/static", StaticFiles(directory=STATIC))
     guard(app, hosts)
     _explain(app)
@@ -178,15 +81,23 @@ def make_app(desk: Desk, hosts: frozenset[str] = LOOPBACK) -> FastAPI:
 
     @app.get("/api/settings")
     def settings() -> dict[str, Any]:
-        return {"models": registry.model_names(), "samples": _SAMPLE_FILES, "limits": desk.limits.model_dump()}
+        return {"models": registry.model_names(), "samples": SAMPLE_FILES, "limits": desk.limits.model_dump()}
 
     return app
+
+
+async def _keep_tidy(desk: Desk, uploads: Uploads) -> None:
+    """Forgets what is past its time, whether or not anybody asks for anything."""
+    while True:
+        await asyncio.sleep(min(max(desk.limits.keep_s / 4, 0.05), _TIDY_S))
+        await run_in_threadpool(desk.forget)
+        await run_in_threadpool(uploads.forget)
 
 
 def _serve_files(app: FastAPI, uploads: Uploads) -> None:
     @app.get("/api/samples/{name}")
     def sample(name: str) -> Response:
-        if not any(name in names for names in _SAMPLE_FILES.values()):
+        if not any(name in names for names in SAMPLE_FILES.values()):
             raise Refused("", f"{name}: no such sample", 404)
         return FileResponse(SAMPLES / name)
 

@@ -14,7 +14,7 @@ import threading
 import time
 import tracemalloc
 import wave
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import av
@@ -76,8 +76,9 @@ def desk():
     assert not made._home.exists()
 
 
-@pytest.fixture
-def port(desk):
+@contextmanager
+def served(desk):
+    """The port of a server that runs while this does."""
     listening = socket.create_server(("127.0.0.1", 0))
     server = server_of(make_app(desk))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -85,6 +86,12 @@ def port(desk):
     yield listening.getsockname()[1]
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture
+def port(desk):
+    with served(desk) as port:
+        yield port
 
 
 @pytest.fixture
@@ -239,8 +246,18 @@ def test_what_nobody_asks_for_is_forgotten(visitor, desk):
     job = visitor.submit()[1]["id"]
     visitor.state(job, "done")
     desk.limits = LIMITS.model_copy(update={"keep_s": 0.0})
-    desk._forget()
+    desk.forget()
     assert visitor.ask("GET", f"/api/jobs/{job}")[0] == 404 and not list(desk._home.rglob("video.mp4"))
+
+
+def test_an_idle_server_forgets_too():
+    with served(Desk(LIMITS.model_copy(update={"keep_s": 0.4}))) as port:
+        visitor = Visitor(port)
+        picture = (SAMPLES / "portrait.png").read_bytes()
+        portrait = visitor.ask("PUT", "/api/files/portrait?name=me.png", picture)[2]["id"]
+        assert visitor.submit(portrait=portrait, audio="nothing")[1]["field"] == "audio"
+        time.sleep(1.2)
+        assert visitor.submit(portrait=portrait, audio="nothing")[1]["field"] == "portrait"
 
 
 def test_the_command_serves_and_leaves_nothing(tmp_path):
