@@ -5,6 +5,7 @@ job starts another.
 """
 
 import multiprocessing
+import os
 import secrets
 import shutil
 import signal
@@ -12,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -96,15 +98,22 @@ class Desk:
         """A new private folder."""
         return Path(tempfile.mkdtemp(dir=self._home))
 
-    def submit(self, owner: str, request: dict[str, Any]) -> Job:
-        """Queues a video. Raises Busy when too many wait."""
-        with self._changed:
-            if len(self._waiting) >= self.limits.max_waiting:
-                raise Busy(f"{len(self._waiting)} videos are waiting already; try again in a few minutes")
-            job = Job(owner, request, self.folder())
-            self._jobs[job.id] = job
-            self._waiting.append(job)
-            self._changed.notify_all()
+    def submit(self, owner: str, request: dict[str, Any], files: Mapping[str, Path]) -> Job:
+        """Queues a video. Uploads among `files` get a second name in the job's folder, so that deleting them costs no
+        job that waits. Raises Busy when too many wait, FileNotFoundError when a file has gone."""
+        job = Job(owner, dict(request), self.folder())
+        try:
+            for kind, path in files.items():
+                job.request[kind] = str(self._shared(path, job.folder / kind))
+            with self._changed:
+                if len(self._waiting) >= self.limits.max_waiting:
+                    raise Busy(f"{len(self._waiting)} videos are waiting already; try again in a few minutes")
+                self._jobs[job.id] = job
+                self._waiting.append(job)
+                self._changed.notify_all()
+        except BaseException:
+            shutil.rmtree(job.folder, ignore_errors=True)
+            raise
         return job
 
     def find(self, owner: str, job_id: str) -> Job:
@@ -152,6 +161,18 @@ class Desk:
 
     # ------------------------------------------------------------------------------------------ inside
 
+    def _shared(self, path: Path, own: Path) -> Path:
+        """Where a job reads a file: under a name of its own, or where it is when it is none of the uploads."""
+        if not path.is_relative_to(self._home):
+            return path
+        try:
+            os.link(path, own)
+        except FileNotFoundError:
+            raise
+        except OSError:  # another device, or a file system without links
+            shutil.copyfile(path, own)
+        return own
+
     def _serve(self) -> None:
         """The thread that alone starts, asks and stops the process."""
         while not self._closing:
@@ -183,6 +204,9 @@ class Desk:
         if job.state == "cancelled":
             self._stop_process()
             shutil.rmtree(job.folder, ignore_errors=True)
+        for path in job.folder.glob("*"):  # a face and a voice stay no longer than they are needed
+            if path != job.video:
+                path.unlink(missing_ok=True)
 
     def _hear(self, job: Job, word: str, *said: Any) -> None:
         with self._changed:

@@ -18,7 +18,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -120,11 +120,16 @@ def _serve_jobs(app: FastAPI, desk: Desk, uploads: Uploads) -> None:
             raise Refused("consent", "consent: say that you may use this person's face and voice, or make no video")
         if wish.model not in registry.model_names():
             raise Refused("model", f"model: no {wish.model!r} here; there are {', '.join(registry.model_names())}")
-        files = {kind: uploads.find(visitor, kind, getattr(wish, kind)) for kind in ("portrait", "audio")}
+        files = {kind: uploads.find(visitor, kind, getattr(wish, kind)) for kind in get_args(Kind)}
         asked = wish.model_dump(exclude={"portrait", "audio", "consent"})
-        names = {str(path): name for path, name in files.values()}
-        asked |= {kind: str(path) for kind, (path, _) in files.items()} | {"names": names}
-        return {"id": desk.submit(visitor, asked).id}
+        asked["names"] = {kind: name for kind, (_, name) in files.items()}
+        try:
+            return {"id": desk.submit(visitor, asked, {kind: path for kind, (path, _) in files.items()}).id}
+        except FileNotFoundError as error:
+            kind = Path(error.filename).name
+            raise Refused(kind, f"{kind}: deleted just now; choose one again") from error
+        except OSError as error:
+            raise Refused("", f"no video can be made now ({error.strerror}); try again later", 507) from error
 
     @app.get("/api/jobs/{job_id}")
     def state(job_id: str, request: Request) -> dict[str, Any]:
@@ -153,9 +158,9 @@ def _visitor(request: Request) -> str:
 
 def _told(desk: Desk, job: Job) -> dict[str, Any]:
     reason, field = job.reason, ""
-    for path, name in job.request["names"].items():
-        if path in reason:
-            reason, field = reason.replace(path, name), "portrait" if path == job.request["portrait"] else "audio"
+    for kind, name in job.request["names"].items():
+        if job.request[kind] in reason:
+            reason, field = reason.replace(job.request[kind], name), kind
     return {
         "id": job.id, "state": job.state, "done": job.done, "total": job.total, "left_s": job.left_s,
         "ahead": desk.ahead(job), "reason": reason, "field": field, **job.facts,

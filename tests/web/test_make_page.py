@@ -1,5 +1,6 @@
 """The page that makes videos, over a real server with the bundled model, and in a real browser where there is one."""
 
+import errno
 import http.client
 import json
 import os
@@ -149,6 +150,36 @@ def test_cancelling_stops_at_once_and_a_killed_process_costs_one_job(visitor, de
     told = visitor.state(second, "failed", within_s=10)
     assert told["reason"].startswith("the process that made it stopped")
     assert visitor.state(visitor.submit()[1]["id"], "done", "failed")["state"] == "done"
+
+
+def test_a_waiting_job_keeps_its_files_when_the_upload_is_deleted(visitor, desk, speech):
+    picture = (SAMPLES / "portrait.png").read_bytes()
+    portrait = visitor.ask("PUT", "/api/files/portrait?name=me.png", picture)[2]["id"]
+    audio = visitor.ask("PUT", "/api/files/audio?name=hello.wav", speech)[2]["id"]
+    first = visitor.submit(evaluations=500)[1]["id"]
+    visitor.state(first, "running")
+    waiting, other = (visitor.submit(portrait=portrait, audio=audio)[1]["id"] for _ in range(2))
+    assert visitor.ask("DELETE", "/api/files")[0] == 200
+    assert len(list(desk._home.rglob("portrait"))) == 2
+    for job in (first, other):
+        assert visitor.ask("DELETE", f"/api/jobs/{job}")[0] == 200
+    assert len(list(desk._home.rglob("portrait"))) == 1
+    assert visitor.state(waiting, "done", "failed")["state"] == "done"
+    assert [path.name for path in desk._home.rglob("*") if path.is_file()] == ["video.mp4"]
+
+
+@pytest.mark.parametrize("why", [errno.EXDEV, errno.EPERM])
+def test_files_are_copied_where_they_cannot_be_linked(visitor, desk, speech, monkeypatch, why):
+    def refused(*_):
+        raise OSError(why, os.strerror(why))
+
+    monkeypatch.setattr(os, "link", refused)
+    audio = visitor.ask("PUT", "/api/files/audio?name=hello.wav", speech)[2]["id"]
+    first = visitor.submit(evaluations=500)[1]["id"]
+    visitor.state(first, "running")
+    visitor.submit(audio=audio)
+    assert visitor.ask("DELETE", "/api/files")[0] == 200
+    assert [path.read_bytes() for path in desk._home.rglob("audio")] == [speech]
 
 
 def test_too_many_wait(visitor):
