@@ -22,20 +22,17 @@ HEADERS = {
 }
 
 
-def guard(app: FastAPI, hosts: Iterable[str] = ()) -> None:
+def guard(app: FastAPI, hosts: Iterable[str] = (), **said: str) -> None:
     """Adds the headers; with `hosts`, refuses requests that name another host (DNS rebinding), and always those that
-    change something on behalf of another site."""
+    change something on behalf of another site, or name no host that could be. A refusal is {"message"} and what is
+    `said` with it, status 403."""
     known = frozenset(hosts)
 
     @app.middleware("http")
     async def guarded(request: Request, call_next: Any) -> Response:
-        asked = urlsplit(f"//{request.headers.get('host', '')}")
-        origin = request.headers.get("origin")
-        foreign = origin is not None and urlsplit(origin).netloc != asked.netloc
-        if known and asked.hostname not in known:
-            response: Response = _refusal("this address is served under another name")
-        elif foreign and request.method not in ("GET", "HEAD"):
-            response = _refusal("asked by a page of another site")
+        refused = _refused(request, known)
+        if refused:
+            response: Response = JSONResponse({**said, "message": refused}, 403)
         else:
             response = await call_next(request)
         response.headers.update(HEADERS)
@@ -45,8 +42,29 @@ def guard(app: FastAPI, hosts: Iterable[str] = ()) -> None:
         return response
 
 
-def _refusal(message: str) -> Response:
-    return JSONResponse({"code": "forbidden", "message": message}, 403)
+def _refused(request: Request, known: frozenset[str]) -> str:
+    """Why a request is not answered, or nothing."""
+    origin = request.headers.get("origin")
+    try:
+        asked = urlsplit(f"//{request.headers.get('host', '')}")
+        foreign = origin is not None and urlsplit(origin).netloc != asked.netloc
+    except ValueError:
+        return "the address or the page that asks has a name that cannot be"
+    if known and asked.hostname not in known:
+        return "this address is served under another name"
+    if foreign and request.method not in ("GET", "HEAD"):
+        return "asked by a page of another site"
+    return ""
+
+
+async def body_of(request: Request, most_bytes: int) -> bytes | None:
+    """The body of a request, or None as soon as it is over `most_bytes`."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > most_bytes:
+            return None
+    return body
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -24,18 +24,20 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
 from flowportrait import registry
 from flowportrait.errors import DataError
-from flowportrait.web.guard import LOOPBACK, guard, listen, run
+from flowportrait.web.guard import HEADERS, LOOPBACK, body_of, guard, listen, run
 from flowportrait.web.jobs import Busy, Desk, Job, Limits
 from flowportrait.web.uploads import SAMPLE_FILES, SAMPLES, Kind, Refused, Uploads
 
 STATIC = Path(__file__).parent / "static"
 _COOKIE = "flowportrait"
 _TIDY_S = 30.0
+_MAX_WISH_BYTES = 1 << 16
 
 
 class Wish(BaseModel):
@@ -67,7 +69,7 @@ def make_app(desk: Desk, hosts: frozenset[str] = LOOPBACK) -> FastAPI:
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=while_served)
     app.mount("/static", StaticFiles(directory=STATIC))
-    guard(app, hosts)
+    guard(app, hosts, field="")
     _explain(app)
     _serve_files(app, uploads)
     _serve_jobs(app, desk, uploads)
@@ -114,8 +116,13 @@ def _serve_files(app: FastAPI, uploads: Uploads) -> None:
 
 def _serve_jobs(app: FastAPI, desk: Desk, uploads: Uploads) -> None:
     @app.post("/api/jobs")
-    def submit(wish: Wish, request: Request) -> dict[str, str]:
-        visitor = _visitor(request)
+    async def submit(request: Request) -> dict[str, str]:
+        body = await body_of(request, _MAX_WISH_BYTES)
+        if body is None:
+            raise Refused("", f"over {_MAX_WISH_BYTES} bytes; a wish is a few lines of JSON", 413)
+        return await run_in_threadpool(queue, Wish.model_validate_json(body), _visitor(request))
+
+    def queue(wish: Wish, visitor: str) -> dict[str, str]:
         if not wish.consent:
             raise Refused("consent", "consent: say that you may use this person's face and voice, or make no video")
         if wish.model not in registry.model_names():
@@ -186,10 +193,26 @@ def _explain(app: FastAPI) -> None:
         return told(404, "", str(error))
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
+    @app.exception_handler(ValidationError)
+    async def invalid(_: Request, error: RequestValidationError | ValidationError) -> Response:
         first = error.errors()[0]
+        if not first["loc"]:
+            return told(422, "", f"the request is no JSON object ({first['msg']})")
         name = str(first["loc"][-1])
         return told(422, name, f"{name}: {first['msg']} (got {str(first.get('input'))[:60]!r})")
+
+    @app.exception_handler(HTTPException)
+    async def not_there(request: Request, error: HTTPException) -> Response:
+        response = told(error.status_code, "", f"{request.method} {request.url.path[:200]}: {error.detail}")
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(Exception)
+    async def broken(_: Request, error: Exception) -> Response:
+        # The guard stands inside of what calls this; the error goes on to the log.
+        response = told(500, "", f"the server failed ({type(error).__name__}); try again")
+        response.headers.update(HEADERS)
+        return response
 
 
 def serve(host: str, port: int, device: str = "auto", say: Callable[[str], None] = print) -> None:

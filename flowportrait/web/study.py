@@ -24,7 +24,7 @@ from flowportrait.records import ASPECTS
 from flowportrait.study.answers import UNWATCHED_S, Answer
 from flowportrait.study.rubric import INSTRUCTIONS, RUBRICS
 from flowportrait.study.store import Study, Task
-from flowportrait.web.guard import LOOPBACK, guard, listen, run
+from flowportrait.web.guard import LOOPBACK, body_of, guard, listen, run
 
 STATIC = Path(__file__).parent / "static"
 MAX_ANSWER_BYTES = 1 << 20
@@ -36,7 +36,7 @@ def study_app(study: Study) -> FastAPI:
     app = FastAPI(title="flowportrait study", docs_url=None, redoc_url=None, openapi_url=None)
     app.mount("/static", StaticFiles(directory=STATIC))
 
-    guard(app)
+    guard(app, code="forbidden")
 
     @app.exception_handler(StudyRefused)
     async def refused(request: Request, error: StudyRefused) -> Response:
@@ -73,11 +73,9 @@ def study_app(study: Study) -> FastAPI:
 
     @app.put("/r/{token}/task/{task_id}")
     async def answer(token: str, task_id: str, request: Request) -> dict[str, str]:
-        body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > MAX_ANSWER_BYTES:
-                raise StudyRefused("bad_rating", f"answer: over {MAX_ANSWER_BYTES} bytes; nothing was kept")
+        body = await body_of(request, MAX_ANSWER_BYTES)
+        if body is None:
+            raise StudyRefused("bad_rating", f"answer: over {MAX_ANSWER_BYTES} bytes; nothing was kept")
         receipt = await run_in_threadpool(study.submit, token, task_id, Answer.read(body))
         return {"state": receipt.state}
 

@@ -273,6 +273,42 @@ def test_other_sites_and_other_names_are_refused(visitor, port):
     assert status == 200 and "script-src 'self'" in headers["content-security-policy"] and "etag" not in headers
 
 
+@pytest.mark.parametrize(
+    "header, value",
+    [("Host", "["), ("Host", "[::1"), ("Host", "[x]:80"), ("Origin", "http://["), ("Origin", "http://[x]")],
+)
+def test_names_that_cannot_be_are_refused(visitor, header, value):
+    status, headers, told = visitor.ask("GET", "/", **{header: value})
+    assert (status, told["field"], headers["cache-control"]) == (403, "", "no-store")
+
+
+@pytest.mark.parametrize(
+    "method, path, body, headers, status, words",
+    [
+        ("POST", "/api/jobs", "{not json", {}, 422, "no JSON object"),
+        ("POST", "/api/jobs", "[" * 60_000, {}, 422, "no JSON object"),
+        ("POST", "/api/jobs", "[]", {}, 422, "no JSON object"),
+        ("POST", "/api/jobs", b"\xff\xfe", {}, 422, "no JSON object"),
+        ("POST", "/api/jobs", " " * (1 << 17), {}, 413, "over 65536 bytes"),
+        ("POST", "/api/settings", "", {}, 405, "Method Not Allowed"),
+        ("GET", "/nowhere", None, {}, 404, "Not Found"),
+        ("GET", "/static/nothing.js", None, {}, 404, "Not Found"),
+        ("DELETE", "/api/files", None, {"Origin": "http://evil.example"}, 403, "another site"),
+        ("GET", "/", None, {"Host": "evil.example"}, 403, "another name"),
+        ("PUT", "/api/files/film", b"x", {}, 422, "kind: "),
+    ],
+)
+def test_every_refusal_has_field_and_message(visitor, method, path, body, headers, status, words):
+    answered, _, told = visitor.ask(method, path, body, **headers)
+    assert answered == status and set(told) == {"field", "message"} and words in told["message"], told
+
+
+def test_a_fault_of_the_server_has_them_too(visitor, desk, monkeypatch):
+    monkeypatch.setattr(desk, "find", lambda *_: 1 / 0)
+    status, headers, told = visitor.ask("GET", "/api/jobs/any")
+    assert (status, told["field"], headers["x-content-type-options"]) == (500, "", "nosniff")
+
+
 def test_what_nobody_asks_for_is_forgotten(visitor, desk):
     job = visitor.submit()[1]["id"]
     visitor.state(job, "done")
