@@ -1,8 +1,10 @@
 """What every page of ours has in common: headers that keep browsers strict, who may ask, and the server."""
 
+import re
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from flowportrait.errors import ConfigError
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_NAME = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; media-src 'self' blob:; "
     "connect-src 'self'; img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -67,13 +70,48 @@ async def body_of(request: Request, most_bytes: int) -> bytes | None:
     return body
 
 
+def names_of(host: str, allowed: Iterable[str] = ()) -> frozenset[str]:
+    """The names under which a server that listens at `host` may be asked; empty for all of them, which is so where
+    other machines reach it and nobody says what it is called. Raises ConfigError for what is no name alone."""
+    names = [name.strip("[]").lower() for name in allowed]
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"--allow-host {name}: give a name alone, such as videos.example.org")
+    if names or is_local(host):
+        return LOOPBACK | {host.strip("[]").lower(), *names}
+    return frozenset()
+
+
+def is_local(host: str) -> bool:
+    """Whether this machine alone reaches a server that listens at `host`."""
+    with suppress(ValueError):
+        return ip_address(host.strip("[]")).is_loopback
+    return host.lower() == "localhost"
+
+
 def listen(host: str, port: int) -> socket.socket:
-    """A socket to serve at; port 0 takes a free one. Raises ConfigError when it cannot be had."""
+    """A socket to serve at, of IPv4 or IPv6 as `host` is; port 0 takes a free one. Raises ConfigError when it cannot be
+    had."""
+    host = host.strip("[]")
     try:
-        return socket.create_server((host, port))
-    except OSError as error:
-        where = f"--host {host} --port {port}"
-        raise ConfigError(f"{where}: cannot listen there ({error.strerror}); take another") from error
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # A name may have both; browsers try both.
+        family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+        every = host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(address[:2], family=family, dualstack_ipv6=every)
+    except (OSError, UnicodeError) as error:
+        where, why = f"--host {host} --port {port}", getattr(error, "strerror", "no name of a machine")
+        raise ConfigError(f"{where}: cannot listen there ({why}); take another") from error
+
+
+def address_of(host: str, listening: socket.socket) -> str:
+    """What to open in a browser on this machine, as http://127.0.0.1:7860."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.strip("[]"), host.strip("[]"))
+    return f"http://{_bracketed(name)}:{listening.getsockname()[1]}"
+
+
+def _bracketed(name: str) -> str:
+    return f"[{name}]" if ":" in name else name
 
 
 def server_of(app: FastAPI) -> Any:

@@ -15,7 +15,7 @@ cannot read), lie where only this user can read, and go after a time, on request
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -30,7 +30,7 @@ from starlette.exceptions import HTTPException
 
 from flowportrait import registry
 from flowportrait.errors import DataError
-from flowportrait.web.guard import HEADERS, LOOPBACK, body_of, guard, listen, run
+from flowportrait.web.guard import HEADERS, LOOPBACK, address_of, body_of, guard, is_local, listen, names_of, run
 from flowportrait.web.jobs import Busy, Desk, Job, Limits
 from flowportrait.web.uploads import SAMPLE_FILES, SAMPLES, Kind, Refused, Uploads
 
@@ -215,12 +215,12 @@ def _explain(app: FastAPI) -> None:
         return response
 
 
-def serve(host: str, port: int, device: str = "auto", say: Callable[[str], None] = print) -> None:
-    """Serves the page until interrupted. Raises ConfigError for a port in use."""
-    listening = listen(host, port)
-    desk = Desk(Limits(), device)
-    name = "127.0.0.1" if host == "0.0.0.0" else host
-    say(f"http://{name}:{listening.getsockname()[1]}/  (Ctrl+C ends, and deletes all uploads)")
-    if host not in LOOPBACK:
+def serve(
+    host: str, port: int, device: str = "auto", allowed: Iterable[str] = (), say: Callable[[str], None] = print
+) -> None:
+    """Serves the page until interrupted, also under the `allowed` names. Raises ConfigError for a port in use."""
+    hosts, listening = names_of(host, allowed), listen(host, port)
+    say(f"{address_of(host, listening)}/  (Ctrl+C ends, and deletes all uploads)")
+    if not is_local(host):
         say("warning: whoever reaches this address can make videos here; put a login and TLS before it")
-    run(make_app(desk, LOOPBACK if host in LOOPBACK else frozenset()), listening)
+    run(make_app(Desk(Limits(), device), hosts), listening)

@@ -129,6 +129,14 @@ def test_nothing_tells_what_a_clip_is(study, port):
         assert not any(word in said for word in (*SAMPLES, "sonic", "bob", "x264"))
 
 
+def test_other_names_and_other_sites_are_refused(study, port):
+    link = f"/r/{study.raters()[0].token}"
+    assert ask(port, link)[0] == ask(port, link, Host=f"localhost:{port}")[0] == 200
+    for headers in ({"Host": f"evil.example:{port}"}, {"Host": "["}, {"Origin": "http://["}):
+        status, _, body = ask(port, link, **headers)
+        assert status == 403 and json.loads(body)["code"] == "forbidden"
+
+
 def test_media_in_parts_and_for_their_own_rater_only(study, port):
     ann, bob = (rater.token for rater in study.raters())
     item = study.tasks(ann)[0].items[0]
