@@ -13,7 +13,8 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -38,12 +39,22 @@ class Limits(Frozen):
     """Jobs in the queue, of all visitors."""
     max_files: int = 12
     """Uploads that one visitor keeps at a time."""
+    max_all_files: int = 120
+    """Uploads of all visitors, with those on their way."""
+    max_all_bytes: int = 4 << 30
+    """On disk, of uploads and videos of all visitors."""
+    max_upload_s: float = 600.0
+    """How long one upload may be on its way."""
     keep_s: float = 3600.0
     """How long uploads and videos stay after their last use."""
 
 
 class Busy(DataError):
     """The queue is full."""
+
+
+class Full(DataError):
+    """Uploads and videos take as much of the disk as they may."""
 
 
 @dataclass
@@ -98,9 +109,21 @@ class Desk:
         """A new private folder."""
         return Path(tempfile.mkdtemp(dir=self._home))
 
+    def used_bytes(self, without: Container[Path] = ()) -> int:
+        """Of all that lies on disk but for some folders; a file with two names counts once."""
+        sizes = {}
+        for folder, _, names in os.walk(self._home):
+            for name in names if Path(folder) not in without else ():
+                with suppress(FileNotFoundError):
+                    facts = os.lstat(os.path.join(folder, name))
+                    sizes[facts.st_ino] = facts.st_size
+        return sum(sizes.values())
+
     def submit(self, owner: str, request: dict[str, Any], files: Mapping[str, Path]) -> Job:
         """Queues a video. Uploads among `files` get a second name in the job's folder, so that deleting them costs no
-        job that waits. Raises Busy when too many wait, FileNotFoundError when a file has gone."""
+        job that waits. Raises Busy when too many wait, Full without room, FileNotFoundError when a file has gone."""
+        if self.used_bytes() >= self.limits.max_all_bytes:
+            raise Full("no room for more videos here; delete yours, or try again later")
         job = Job(owner, dict(request), self.folder())
         try:
             for kind, path in files.items():

@@ -31,7 +31,7 @@ from starlette.exceptions import HTTPException
 from flowportrait import registry
 from flowportrait.errors import DataError
 from flowportrait.web.guard import HEADERS, LOOPBACK, address_of, body_of, guard, is_local, listen, names_of, run
-from flowportrait.web.jobs import Busy, Desk, Job, Limits
+from flowportrait.web.jobs import Busy, Desk, Full, Job, Limits
 from flowportrait.web.uploads import SAMPLE_FILES, SAMPLES, Kind, Refused, Uploads
 
 STATIC = Path(__file__).parent / "static"
@@ -187,6 +187,10 @@ def _explain(app: FastAPI) -> None:
     @app.exception_handler(Busy)
     async def busy(_: Request, error: Busy) -> Response:
         return told(503, "", str(error))
+
+    @app.exception_handler(Full)
+    async def full(_: Request, error: Full) -> Response:
+        return told(507, "", str(error))
 
     @app.exception_handler(DataError)
     async def unknown(_: Request, error: DataError) -> Response:

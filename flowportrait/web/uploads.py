@@ -10,6 +10,7 @@ from typing import Literal
 
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from flowportrait import media
 from flowportrait.errors import FlowPortraitError
@@ -45,20 +46,24 @@ class Uploads:
 
     def __init__(self, desk: Desk):
         self._desk, self._files = desk, dict[str, _File]()
+        self._coming: dict[Path, int] = {}
+        """Folders of uploads on their way, and how many bytes each may become."""
         self._checking = asyncio.Lock()
 
     async def take(self, owner: str, kind: Kind, name: str, request: Request) -> str:
         """Writes a body to disk while it is within the limits, and looks whether it is what it should be; its id."""
         self._make_room(owner)
-        path = self._desk.folder() / kind
+        path = self._expected(kind, name, request)
         try:
-            await self._write(path, kind, name, request)
+            await self._write_in_time(path, kind, name, request)
             # One after another: however many visitors send the worst of files, one is in memory.
             async with self._checking:
                 await run_in_threadpool(self._check, kind, path, name)
         except BaseException:
             shutil.rmtree(path.parent, ignore_errors=True)
             raise
+        finally:
+            del self._coming[path.parent]
         file_id = secrets.token_urlsafe(12)
         self._files[file_id] = _File(owner, kind, path, name)
         return file_id
@@ -86,17 +91,41 @@ class Uploads:
             if now_s - file.touched_s > self._desk.limits.keep_s:
                 self._drop(file_id)
 
-    async def _write(self, path: Path, kind: Kind, name: str, request: Request) -> None:
+    def _expected(self, kind: Kind, name: str, request: Request) -> Path:
+        """Where an upload is to be written, once there is room for all that it may become."""
+        limits, said = self._desk.limits, request.headers.get("content-length", "")
+        size_bytes = int(said) if said.isdigit() else limits.max_upload_bytes
+        if size_bytes > limits.max_upload_bytes:
+            raise self._too_large(kind, name)
+        if len(self._files) + len(self._coming) >= limits.max_all_files:
+            raise Refused(kind, f"{name}: too many uploads are kept here; delete yours, or try again later", 503)
+        used_bytes = self._desk.used_bytes(without=self._coming) + sum(self._coming.values())
+        if used_bytes + size_bytes > limits.max_all_bytes:
+            raise Refused(kind, f"{name}: no room for it here; delete your uploads, or try again later", 507)
+        folder = self._desk.folder()
+        self._coming[folder] = size_bytes
+        return folder / kind
+
+    def _too_large(self, kind: Kind, name: str) -> Refused:
         most = self._desk.limits.max_upload_bytes
-        too_large = Refused(kind, f"{name}: over {most / (1 << 20):.0f} MB; give a smaller file", 413)
-        said = request.headers.get("content-length", "")
-        if said.isdigit() and int(said) > most:
-            raise too_large
+        return Refused(kind, f"{name}: over {most / (1 << 20):.0f} MB; give a smaller file", 413)
+
+    async def _write_in_time(self, path: Path, kind: Kind, name: str, request: Request) -> None:
+        most_s = self._desk.limits.max_upload_s
+        try:
+            async with asyncio.timeout(most_s):
+                await self._write(path, kind, name, request)
+        except TimeoutError as error:
+            raise Refused(kind, f"{name}: not here after {most_s:.0f} s; give a smaller file", 408) from error
+        except ClientDisconnect as error:
+            raise Refused(kind, f"{name}: the browser stopped sending it; choose it again", 400) from error
+
+    async def _write(self, path: Path, kind: Kind, name: str, request: Request) -> None:
         try:
             with path.open("wb") as file:
                 async for part in request.stream():
-                    if file.tell() + len(part) > most:
-                        raise too_large
+                    if file.tell() + len(part) > self._desk.limits.max_upload_bytes:
+                        raise self._too_large(kind, name)
                     file.write(part)
         except OSError as error:
             raise Refused(kind, f"{name}: cannot be kept here ({error.strerror}); try again later", 507) from error

@@ -230,6 +230,53 @@ def test_an_hour_of_silence_and_a_huge_picture_are_refused_within_little_memory(
     assert peak_bytes < 20 << 20 and not list(desk._home.iterdir())
 
 
+def test_all_visitors_together_have_limits_too(port, desk):
+    picture = (SAMPLES / "portrait.png").read_bytes()
+    desk.limits = LIMITS.model_copy(update={"max_all_files": 4, "max_all_bytes": round(2.5 * len(picture))})
+    ann, bob = Visitor(port), Visitor(port)
+    send = ("PUT", "/api/files/portrait?name=me.png", picture)
+    portrait = ann.ask(*send)[2]["id"]
+    assert bob.ask(*send)[0] == 200
+    job = ann.submit(portrait=portrait, evaluations=500)[1]["id"]  # a second name of the same file
+    status, _, told = Visitor(port).ask(*send)
+    assert (status, told["field"]) == (507, "portrait") and told["message"].startswith("me.png: no room for it here")
+    desk.limits = desk.limits.model_copy(update={"max_all_bytes": 2 * len(picture)})
+    status, told = bob.submit()
+    assert (status, told["field"]) == (507, "") and "no room for more videos" in told["message"]
+    desk.limits = LIMITS.model_copy(update={"max_all_files": 2})
+    status, _, told = Visitor(port).ask(*send)
+    assert (status, told["field"]) == (503, "portrait") and "too many uploads" in told["message"]
+    assert bob.ask("DELETE", "/api/files")[0] == 200 and Visitor(port).ask(*send)[0] == 200
+    assert ann.ask("DELETE", f"/api/jobs/{job}")[0] == 200
+
+
+def begun_upload(visitor, body):
+    """A connection on which a picture is announced and its first bytes sent."""
+    connection = http.client.HTTPConnection("127.0.0.1", visitor.port, timeout=10)
+    connection.putrequest("PUT", "/api/files/portrait?name=slow.png")
+    for name, value in (visitor.headers | {"Content-Length": str(len(body))}).items():
+        connection.putheader(name, value)
+    connection.endheaders(body[:100])
+    return connection
+
+
+def test_uploads_on_their_way_count_and_do_not_stay(visitor, port, desk):
+    picture = (SAMPLES / "portrait.png").read_bytes()
+    desk.limits = LIMITS.model_copy(update={"max_all_bytes": round(1.5 * len(picture)), "max_upload_s": 1.0})
+    with closing(begun_upload(visitor, picture)) as slow:
+        while not list(desk._home.rglob("portrait")):
+            time.sleep(0.02)
+        status, _, told = Visitor(port).ask("PUT", "/api/files/portrait?name=me.png", picture)
+        assert status == 507 and "no room" in told["message"]
+        answer = slow.getresponse()
+        assert answer.status == 408 and json.loads(answer.read())["field"] == "portrait"
+    begun_upload(visitor, picture).close()
+    end = time.monotonic() + 5
+    while list(desk._home.iterdir()) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert Visitor(port).ask("PUT", "/api/files/portrait?name=me.png", picture)[0] == 200
+
+
 def test_a_large_upload_is_refused_before_it_is_sent(visitor):
     with closing(http.client.HTTPConnection("127.0.0.1", visitor.port, timeout=10)) as connection:
         connection.putrequest("PUT", "/api/files/portrait?name=huge.png")
