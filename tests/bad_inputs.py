@@ -169,7 +169,8 @@ BAD_INPUTS = [
     BadInput("score: settings of an unknown scorer", f"{SCORE} --scorers mas-ma --set scorers.mas-mi.seed=1",
              "scorers.mas-mi: no such scorer; did you mean 'mas-ma'? allowed: "
              f"{', '.join(sorted({*SCORERS.names(), *COMPARERS.names()}))}"),
-    BadInput("compare: missing", "compare none.mp4 mute.mp4", "none.mp4: no such file; give two videos"),
+    BadInput("compare: missing", "compare none.mp4 mute.mp4",
+             "none.mp4: no such file; give two videos, two folders or two manifests"),
     BadInput("compare: system misspelt", "compare mute.mp4 mute.mp4 --system dirct",
              "comparer: no 'dirct'; did you mean 'direct-comp'? allowed: direct-comp, icl-comp, ma-comp"),
     BadInput("judge-sim: faults missing", "judge-sim --faults none.toml",

@@ -67,23 +67,28 @@ def evaluate(
 
 @app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A.mp4", help="One video.")],
-    b: Annotated[Path, typer.Argument(metavar="B.mp4", help="The other, of the same speech.")],
+    a: Annotated[Path, typer.Argument(metavar="A.mp4|DIR|MANIFEST", help="One video, or many.")],
+    b: Annotated[
+        Path, typer.Argument(metavar="B.mp4|DIR|MANIFEST", help="Of the same speech; many by the same names.")
+    ],
     system: Annotated[str, typer.Option(metavar="direct|icl|ma", help="How they are compared.")] = "ma",
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE.jsonl", help="Append it there.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE.jsonl", help="Goes on there.")] = None,
     config: ScoringFile = None,
     overrides: Overrides = None,
     answers: Answers = None,
+    retry_unscored: RetryUnscored = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say which of two videos is the better one."""
+    """Say which of two videos is the better one, or how often those of one folder are."""
     from flowportrait.scoring import command
 
-    command.compare(
-        a, b, system, out=out, config=config, overrides=overrides or [], answers=answers, dry_run=dry_run, as_json=json
-    )
+    with progress_bar("comparing") as progress:
+        command.compare(
+            a, b, system, out=out, config=config, overrides=overrides or [], answers=answers,
+            retry_unsaid=retry_unscored, dry_run=dry_run, as_json=json, progress=progress,
+        )  # fmt: skip
 
 
 @app.command("judge-sim")

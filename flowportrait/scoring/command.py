@@ -11,13 +11,19 @@ from typing import Any
 
 from flowportrait.config import load_recipe
 from flowportrait.errors import DataError, JudgeError
-from flowportrait.media import Clip
 from flowportrait.records import Score, Verdict
-from flowportrait.scoring import Sample, Scorer
-from flowportrait.scoring.cache import append_line
+from flowportrait.scoring import Scorer
 from flowportrait.scoring.judges import CompareSystem, ScoreSystem
 from flowportrait.scoring.plan import Plan, plan_scores, plan_verdicts
-from flowportrait.scoring.run import ScoringConfig, build_comparer, build_scorers, find_samples, score_to_file
+from flowportrait.scoring.run import (
+    ScoringConfig,
+    build_comparer,
+    build_scorers,
+    compare_to_file,
+    find_pairs,
+    find_samples,
+    score_to_file,
+)
 from flowportrait.scoring.saturation import spreads
 
 _SHOWN_REASONS = 5
@@ -138,33 +144,68 @@ def compare(
     config: Path | None,
     overrides: Sequence[str],
     answers: Path | None,
+    retry_unsaid: bool,
     dry_run: bool,
     as_json: bool,
+    progress: Callable[[int, int], None],
 ) -> None:
     """`flowportrait compare`."""
     if out is not None:
         _refuse_folder(out)
-    for path in (a, b):
-        if not path.is_file():
-            raise DataError(f"{path}: no such file; give two videos")
-    pair = tuple(Sample(path.as_posix(), Clip(path)) for path in (a, b))
+    pairs, alone = find_pairs(a, b)
+    if len(pairs) > 1 and out is None:
+        raise DataError(f"{len(pairs)} pairs: their verdicts need a file; give -o verdicts.jsonl")
+    if retry_unsaid:
+        overrides = [*overrides, "judge.renew_unusable=true"]
     store = answers or (out.parent if out else _cache_dir()) / "answers.jsonl"
     comparer = build_comparer(system, _settings(config, overrides), store)
-    plans = [plan_verdicts(comparer, [pair])] if isinstance(comparer, CompareSystem) else []
+    plans = [plan_verdicts(comparer, pairs)] if isinstance(comparer, CompareSystem) else []
     _announce(plans)
+    for name in alone[:_SHOWN_REASONS]:
+        _warn(f"{name}: only in one of {a} and {b}; not compared")
+    if len(alone) > _SHOWN_REASONS:
+        _warn(f"{len(alone) - _SHOWN_REASONS} more are only in one of them")
     if dry_run:
         _print_json({"plans": [vars(plan) for plan in plans]}, as_json)
         return
-    unsaid = []
-    for verdict in comparer.compare([pair]):
-        if out is not None:
-            append_line(out, verdict.model_dump_json().encode() + b"\n")
+    if out is None:
+        verdicts, kept = list(comparer.compare(pairs)), 0
+    else:
+        verdicts, kept = compare_to_file(pairs, comparer, out, retry_unsaid, progress)
+    if a.is_file() and a.suffix != ".jsonl":
+        _tell_one(verdicts, a, b, as_json)
+    else:
+        _tell_many(verdicts, kept, alone, a, b, out, as_json)
+
+
+def _tell_one(verdicts: Sequence[Verdict], a: Path, b: Path, as_json: bool) -> None:
+    """The verdicts on one pair. Raises JudgeError when there is none."""
+    for verdict in verdicts:
         print(_sentence(verdict, a, b))
         if as_json:
             print(verdict.model_dump_json())
-        unsaid += [verdict.reason] if verdict.reason else []
-    if unsaid:
+    if unsaid := [verdict.reason for verdict in verdicts if verdict.reason]:
         raise JudgeError(f"no verdict: {unsaid[0]}")
+
+
+def _tell_many(
+    verdicts: Sequence[Verdict], kept: int, alone: Sequence[str], a: Path, b: Path, out: Path, as_json: bool
+) -> None:
+    """How often which side won; a pair without a verdict is counted, and no side's."""
+    counts = {side: sum(verdict.winner == side for verdict in verdicts) for side in ("a", "b", "tie", None)}
+    for verdict in [verdict for verdict in verdicts if verdict.reason][:_SHOWN_REASONS]:
+        _warn(f"no verdict: {verdict.a} and {verdict.b}: {verdict.reason}")
+    unsaid = f", {counts[None]} without a verdict" if counts[None] else ""
+    print(f"{verdicts[0].system}: {a} is better in {counts['a']}, {b} in {counts['b']}, {counts['tie']} ties{unsaid}")
+    print(f"{len(verdicts)} verdicts, {kept} of them from before: {out}")
+    unsaid_count = counts.pop(None)
+    _print_json(
+        {
+            "output": str(out), "verdicts": len(verdicts), "kept": kept, "wins": counts, "unsaid": unsaid_count,
+            "not_compared": list(alone),
+        },
+        as_json,
+    )  # fmt: skip
 
 
 def judge_sim(host: str, port: int, faults: Path | None) -> None:

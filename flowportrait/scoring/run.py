@@ -14,13 +14,13 @@ from pydantic import Field
 from flowportrait.config import Frozen, validate
 from flowportrait.errors import ConfigError, DataError
 from flowportrait.media import Clip
-from flowportrait.records import ManifestRow, Score, read_jsonl
+from flowportrait.records import ManifestRow, Score, Verdict, read_jsonl
 from flowportrait.registry import COMPARERS, SCORERS, Table, name_hint
 from flowportrait.scoring import Comparer, Sample, Scorer, score_row
 from flowportrait.scoring.asking import Judge, JudgeConfig
 from flowportrait.scoring.metric import NO_TRUTH, Metric, read_all
 from flowportrait.scoring.reward import CompositeReward, RewardConfig, scorer_of
-from flowportrait.scoring.scores import Key, ScoreFile, key_of
+from flowportrait.scoring.scores import Key, RecordFile, both, key_of
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".m4v")
 
@@ -85,6 +85,29 @@ def _videos_of(source: Path) -> Iterator[tuple[str, Path, Path]]:
         yield source.as_posix(), source, Path(source.name)
     else:
         raise DataError(f"{source}: no such file or folder; give a video, a folder of videos or a manifest (.jsonl)")
+
+
+def find_pairs(a: Path, b: Path) -> tuple[list[tuple[Sample, Sample]], list[str]]:
+    """The clips of two videos, or those of the same name in two folders or of the same id in two manifests; and the
+    names that only one of them has. Raises DataError: nothing there, or nothing of the same name."""
+    for path in (a, b):
+        if not path.exists():
+            raise DataError(f"{path}: no such file; give two videos, two folders or two manifests")
+    if a.is_dir() != b.is_dir() or (a.suffix == ".jsonl") != (b.suffix == ".jsonl"):
+        raise DataError(f"{a}, {b}: not of the same kind; give two videos, two folders or two manifests")
+    alone = a.is_file() and a.suffix != ".jsonl"
+    sides = [{} if alone else {_pair_name(path, *found): found[1] for found in _videos_of(path)} for path in (a, b)]
+    if alone:
+        sides = [{"": a}, {"": b}]
+    shared = [name for name in sides[0] if name in sides[1]]
+    if not shared:
+        raise DataError(f"{a}, {b}: no video of one has the name of one of the other; nothing to compare")
+    pairs = [tuple(Sample(side[name].as_posix(), Clip(side[name])) for side in sides) for name in shared]
+    return pairs, sorted(sides[0].keys() ^ sides[1].keys())
+
+
+def _pair_name(source: Path, id_: str, video: Path, name: Path) -> str:
+    return id_ if source.suffix == ".jsonl" else name.with_suffix("").as_posix()
 
 
 class _Truths:
@@ -168,7 +191,7 @@ def score_to_file(
 
     Raises DataError when `out` holds scores of a scorer with other settings, JudgeError when a judge stops the run.
     """
-    file = ScoreFile(out, {scorer.name: scorer.fingerprint for scorer in scorers})
+    file = RecordFile(out, Score, {scorer.name: scorer.fingerprint for scorer in scorers})
     parts = [scorer for scorer in scorers if not isinstance(scorer, CompositeReward)]
     current, by_name = {sample.id: sample for sample in samples}, {scorer.name: scorer for scorer in parts}
     done = {
@@ -199,8 +222,42 @@ def score_to_file(
     return summary
 
 
-def _repeats(scorer: Scorer) -> int:
+def _repeats(scorer: Scorer | Comparer) -> int:
     return getattr(scorer, "repeats", 1)
+
+
+def compare_to_file(
+    pairs: list[tuple[Sample, Sample]],
+    comparer: Comparer,
+    out: Path,
+    retry_unsaid: bool,
+    progress: Callable[[int, int], None],
+) -> tuple[list[Verdict], int]:
+    """The verdicts on all pairs, also in `out`, one JSON line each; and how many stood there already and were kept.
+
+    Raises DataError when `out` holds verdicts of the comparer with other settings, JudgeError when the run must stop.
+    """
+    file = RecordFile(out, Verdict, {comparer.name: comparer.fingerprint})
+    current = {both(a.id, b.id): [a.sha256, b.sha256] for a, b in pairs}
+    done = {
+        key: verdict
+        for key, verdict in file.found.items()
+        if key[0] not in current
+        or verdict.system != comparer.name
+        or (verdict.sha256 == current[key[0]] and not (retry_unsaid and verdict.reason))
+    }
+    wanted = [(both(a.id, b.id), comparer.name, r) for a, b in pairs for r in range(_repeats(comparer))]
+    missing = set(wanted) - done.keys()
+    kept = len(wanted) - len(missing)
+    lacking = {clips for clips, _, _ in missing}
+    for verdict in comparer.compare([pair for pair in pairs if both(pair[0].id, pair[1].id) in lacking]):
+        if (key := key_of(verdict)) in missing:
+            file.append(verdict)
+            done[key] = verdict
+            missing.discard(key)
+            progress(len(wanted) - len(missing), len(wanted))
+    file.put_in_order(done, wanted)
+    return [done[key] for key in wanted if key in done], kept
 
 
 def _all_scores(samples: list[Sample], scorers: list[Scorer], missing: set[Key], workers: int) -> Iterator[Score]:

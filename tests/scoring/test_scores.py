@@ -10,7 +10,7 @@ import pytest
 from flowportrait import cli, media
 from flowportrait.errors import DataError
 from flowportrait.records import Score, read_jsonl
-from flowportrait.scoring.scores import ScoreFile, key_of
+from flowportrait.scoring.scores import RecordFile, key_of
 
 
 def a_score(clip, scorer="ssim", value=1.0, fingerprint="one", **fields):
@@ -23,7 +23,7 @@ def path(tmp_path):
 
 
 def test_two_runs_lose_nothing_of_each_other(path):
-    one, other = ScoreFile(path, {"ssim": "one"}), ScoreFile(path, {"psnr": "one"})
+    one, other = RecordFile(path, Score, {"ssim": "one"}), RecordFile(path, Score, {"psnr": "one"})
     mine, theirs = a_score("a"), a_score("a", "psnr")
     one.append(mine)
     other.append(theirs)
@@ -34,24 +34,24 @@ def test_two_runs_lose_nothing_of_each_other(path):
 
 def test_what_is_no_longer_true_goes_unless_another_run_has_renewed_it(path):
     old = [a_score("a"), a_score("b")]
-    first = ScoreFile(path, {})
+    first = RecordFile(path, Score, {})
     for score in old:
         first.append(score)
-    mine, renewed = ScoreFile(path, {}), a_score("b", value=2.0)
-    ScoreFile(path, {}).append(renewed)
+    mine, renewed = RecordFile(path, Score, {}), a_score("b", value=2.0)
+    RecordFile(path, Score, {}).append(renewed)
     mine.put_in_order({}, [])  # both clips have changed
     assert list(read_jsonl(path, Score)) == [renewed]
 
 
 def test_a_line_torn_by_a_kill_goes_and_the_rest_stays(path):
     path.write_text(a_score("a").model_dump_json() + "\n" + a_score("b").model_dump_json()[:40])
-    assert [clip for clip, _, _ in ScoreFile(path, {}).found] == ["a"]
+    assert [clip for clip, _, _ in RecordFile(path, Score, {}).found] == ["a"]
     assert len(path.read_text().splitlines()) == 1
 
 
 def test_settings_that_another_run_has_changed_meanwhile_are_refused(path):
-    mine, score = ScoreFile(path, {"ssim": "one"}), a_score("a")
-    ScoreFile(path, {"ssim": "two"}).append(a_score("b", fingerprint="two"))
+    mine, score = RecordFile(path, Score, {"ssim": "one"}), a_score("a")
+    RecordFile(path, Score, {"ssim": "two"}).append(a_score("b", fingerprint="two"))
     with pytest.raises(DataError, match="holds scores of ssim with other settings"):
         mine.put_in_order({key_of(score): score}, [key_of(score)])
     assert [row.clip for row in read_jsonl(path, Score)] == ["b"]
