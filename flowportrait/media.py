@@ -13,15 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageOps
 
+from flowportrait.colours import as_rgb
 from flowportrait.errors import MediaError
 
 FPS = 24
@@ -29,10 +29,11 @@ FPS = 24
 
 MIN_SPEECH_S = 0.5
 MAX_PORTRAIT_SIDE_PX = 4096
-NEUTRAL_GREY = (128, 128, 128)
-"""What shines through the transparent parts of a portrait."""
-
+MAX_SOUND_HZ = 192_000
+"""Where a length is the limit, the rate has one too: a second of sound may not be any number of samples."""
+_LATE_S = 0.5  # recorders that are told to stop at a length stop a little later
 PICTURE_KINDS = "a JPEG, PNG, WebP, GIF, TIFF or BMP picture"
+_PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")  # others run programs: EPS, Ghostscript
 SOUND_KINDS = "a sound (wav, mp3, flac, ogg, m4a) or a video with a sound track"
 
 # What Pillow's decoders raise on damaged files; each format has its own habit.
@@ -40,6 +41,9 @@ _PICTURE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 # Sound at other rates is written at 48 kHz. AAC pads the end to a whole block of 1024 samples, which many
 # players play: at 32 kHz and above that stays below one frame of video, at 8 kHz it would be three.
 _AAC_RATES_HZ = (32000, 44100, 48000)
+
+# Opening a file decodes a picture of its tracks to know them: a cover of 400 KB can be a gigabyte.
+_NO_PICTURES = [{"max_pixels": "1"}] * 64
 
 
 class Sound(NamedTuple):
@@ -106,22 +110,25 @@ def frames_in(duration_s: float) -> int:
 # ---------------------------------------------------------------------------------------------- pictures
 
 
-def read_portrait(path: str | Path) -> np.ndarray:
+def read_portrait(path: str | Path, max_px: int | None = None) -> np.ndarray:
     """The picture upright, uint8 [h, w, 3], longest side at most 4096 px.
 
     EXIF orientation and colour profile are applied, transparency lies on neutral grey, an animation gives its
-    first frame. Raises MediaError for what is missing, empty, damaged or no picture.
+    first frame. Raises MediaError for what is missing, empty, damaged, no picture, or says that it has over `max_px`
+    pixels, which is looked at before any is decoded.
     """
     path = _readable_file(path, PICTURE_KINDS)
     try:
         with warnings.catch_warnings():
             # Pillow warns at 90 and refuses at 180 megapixels; only the refusal concerns the user.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path, formats=_PICTURE_FORMATS) as image:
+                if max_px and image.width * image.height > max_px:
+                    raise MediaError(f"{path}: over {max_px / 1e6:.0f} megapixels; make it smaller")
                 # A JPEG can be decoded at 1/2, 1/4 or 1/8 size, which bounds time and memory.
                 image.draft(None, (MAX_PORTRAIT_SIDE_PX, MAX_PORTRAIT_SIDE_PX))
                 image.load()
-                upright = ImageOps.exif_transpose(image)
+                ImageOps.exif_transpose(image, in_place=True)
     except Image.UnidentifiedImageError as error:
         raise MediaError(f"{path}: not a picture this can read; give {PICTURE_KINDS}") from error
     except Image.DecompressionBombError as error:
@@ -129,57 +136,32 @@ def read_portrait(path: str | Path) -> np.ndarray:
         raise MediaError(f"{path}: over {megapixels} megapixels; make it smaller") from error
     except _PICTURE_ERRORS as error:
         raise MediaError(f"{path}: a damaged picture ({_one_line(error)}); give another") from error
-    upright.thumbnail((MAX_PORTRAIT_SIDE_PX, MAX_PORTRAIT_SIDE_PX), Image.Resampling.LANCZOS)
-    return np.asarray(_as_rgb(upright))
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    """`image` as 8-bit sRGB without transparency, whatever its mode."""
-    if image.mode.startswith(("I", "F")):
-        image = _as_8_bit(image)
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        ground = Image.new("RGBA", layer.size, (*NEUTRAL_GREY, 255))
-        return Image.alpha_composite(ground, layer).convert("RGB")
-    profile = image.info.get("icc_profile")
-    if profile and image.mode in ("RGB", "CMYK"):
-        try:
-            source = ImageCms.ImageCmsProfile(BytesIO(profile))
-            return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError):
-            # A broken profile costs a shade of colour, not the picture.
-            return image.convert("RGB")
-    return image.convert("RGB")
-
-
-def _as_8_bit(image: Image.Image) -> Image.Image:
-    """8-bit grey; integers beyond 255 are taken as 16-bit, floats within [0, 1] as that range."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    if image.mode.startswith("F"):
-        scale = 255.0 if values.max(initial=0) <= 1 else 1.0
-    else:
-        scale = 1 / 257 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 1.0
-    return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
+    image.thumbnail((MAX_PORTRAIT_SIDE_PX, MAX_PORTRAIT_SIDE_PX), Image.Resampling.LANCZOS)
+    return np.asarray(as_rgb(image))
 
 
 # ------------------------------------------------------------------------------------------------- sound
 
 
 def read_audio(
-    path: str | Path, sample_rate: int | None = None, mono: bool = True, min_s: float = MIN_SPEECH_S
-) -> Sound:
+    path: str | Path, sample_rate: int | None = None, mono: bool = True, min_s: float = MIN_SPEECH_S,
+    max_s: float = math.inf,
+) -> Sound:  # fmt: skip
     """The sound of a file or of a video's sound track; at its own rate unless `sample_rate` (Hz) is given.
 
     Encoder padding that the file declares is cut, so sample 0 is the first one recorded. Without `mono` the
     channels stay [s, channels], more than two mixed down to stereo. Raises MediaError for what is missing,
-    damaged, without sound, shorter than `min_s` seconds or holding values that are not numbers.
+    damaged, without sound, shorter than `min_s` or clearly longer than `max_s` seconds, or holding values that are not
+    numbers. With `max_s`, no more than that and half a second is decoded, whatever the file says of itself.
     """
     path = _readable_file(path, SOUND_KINDS)
     _refuse_cut_wav(path)
     with _opened(path, SOUND_KINDS) as container:
         stream = _stream(container, "audio", path)
         rate = stream.codec_context.sample_rate
-        samples = _decode_sound(container, stream, path, mono)
+        if math.isfinite(max_s):
+            _refuse_long(container, stream, path, max_s)
+        samples = _decode_sound(container, stream, path, mono, max_s)
     duration_s = len(samples) / rate
     if len(samples) == 0 or duration_s < min_s:
         raise MediaError(f"{path}: {duration_s:.2f} s of sound; give at least {min_s} s")
@@ -218,23 +200,41 @@ def resample(audio: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     return joined[0] if audio.ndim == 1 else joined.T
 
 
-def _decode_sound(container: av.container.InputContainer, stream: av.AudioStream, path: Path, mono: bool):
+def _decode_sound(
+    container: av.container.InputContainer, stream: av.AudioStream, path: Path, mono: bool, max_s: float
+) -> np.ndarray:
     """float32 [s] or [s, channels] at the stream's own rate."""
     layout = "mono" if mono or stream.codec_context.channels == 1 else "stereo"
     resampler = av.AudioResampler(format="fltp", layout=layout, rate=stream.codec_context.sample_rate)
-    decoded = _resampled(container, stream, resampler, path)
+    decoded = _resampled(container, stream, resampler, path, max_s)
     planes = np.concatenate(decoded, axis=1) if decoded else np.zeros((1, 0), np.float32)
     return planes[0] if mono else planes.T
 
 
-def _resampled(
-    container: av.container.InputContainer, stream: av.AudioStream, resampler: av.AudioResampler, path: Path
-) -> list[np.ndarray]:
+def _resampled(container, stream, resampler: av.AudioResampler, path: Path, max_s: float = math.inf):
+    """Planes [channels, s] as they are decoded, refused once there are more than `max_s` seconds of them."""
+    left_s, parts = max_s + _LATE_S, []
     try:
-        decoded = [out.to_ndarray() for frame in container.decode(stream) for out in resampler.resample(frame)]
-        return decoded + [out.to_ndarray() for out in resampler.resample(None)] if decoded else []
+        for frame in container.decode(stream):
+            left_s -= frame.samples / frame.sample_rate
+            if left_s < 0:
+                raise MediaError(f"{path}: over {max_s:.0f} s of sound; give at most {max_s:.0f} s here")
+            parts += [out.to_ndarray() for out in resampler.resample(frame)]
+        return parts + [out.to_ndarray() for out in resampler.resample(None)] if parts else []
     except (av.FFmpegError, ValueError) as error:
         raise MediaError(f"{path}: damaged sound ({_one_line(error)}); give {SOUND_KINDS}") from error
+
+
+def _refuse_long(container: av.container.InputContainer, stream: av.AudioStream, path: Path, max_s: float) -> None:
+    """Raises MediaError when the head of a file says that its sound is longer than `max_s`, without decoding it."""
+    rate, length_s = stream.codec_context.sample_rate, 0.0
+    # Of a bare mp3 or aac without a head, the length is a guess from the first bit rate: it is decoded and seen.
+    if stream.duration and container.format.name not in ("mp3", "aac"):
+        length_s = float(stream.duration * stream.time_base)
+    if length_s > max_s + _LATE_S:
+        raise MediaError(f"{path}: {length_s:.0f} s of sound; give at most {max_s:.0f} s here")
+    if rate > MAX_SOUND_HZ:
+        raise MediaError(f"{path}: sound of {rate} Hz; give at most {MAX_SOUND_HZ} Hz here")
 
 
 def _refuse_cut_wav(path: Path) -> None:
@@ -461,7 +461,7 @@ def _readable_file(path: str | Path, kinds: str) -> Path:
 @contextmanager
 def _opened(path: Path, kinds: str) -> Iterator[av.container.InputContainer]:
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), stream_options=_NO_PICTURES if kinds == SOUND_KINDS else None)
     except (av.FFmpegError, OSError) as error:
         raise MediaError(f"{path}: cannot be read ({_one_line(error)}); give {kinds}") from error
     with container:

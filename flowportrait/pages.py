@@ -19,7 +19,7 @@ h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.2rem;border-top:1px solid v
 table{border-collapse:collapse;width:100%}
 th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:right}
 th:first-child,td:first-child{text-align:left;overflow-wrap:anywhere}.dim{color:var(--dim)}.bad{color:var(--bad)}
-.scroll{overflow-x:auto}.cases{display:flex;flex-wrap:wrap;gap:1rem}.case{width:250px}
+.scroll{overflow-x:auto;margin:1rem 0}.cases{display:flex;flex-wrap:wrap;gap:1rem}.case{width:250px}
 .case img{width:100%;display:block}
 .case b{display:block}.case span{overflow-wrap:anywhere;font-size:.85em}pre{overflow-x:auto;font-size:.8em}
 svg{max-width:520px;width:100%}
@@ -105,5 +105,7 @@ def data_url(data: bytes, kind: str) -> str:
 
 
 def short(value: float) -> str:
-    """Four digits; a dash for what is not a number."""
-    return "–" if not math.isfinite(value) else f"{value:.4g}"
+    """Four digits; a dash for what is not a number, 0 for what rounding leaves of it."""
+    if not math.isfinite(value):
+        return "–"
+    return f"{value if abs(value) >= 1e-12 else 0:.4g}"

@@ -128,6 +128,7 @@ SCORERS = Table(
         "offline-lip-sync": "flowportrait.scoring.offline:OfflineLipSync",
         "offline-expressiveness": "flowportrait.scoring.offline:OfflineExpressiveness",
         "offline-motion": "flowportrait.scoring.offline:OfflineMotion",
+        "reward": "flowportrait.scoring.reward:CompositeReward",
     },
 )
 SET_METRICS = Table(

@@ -139,7 +139,7 @@ BAD_INPUTS = [
              "No such command 'genrate'. Did you mean 'generate'; see flowportrait --help"),
     BadInput("list: what does not exist", "list judges",
              "Invalid value for 'what': 'judges' is not one of 'models', 'codecs', 'encoders', "
-             "'detectors', 'recipes', 'scorers', 'sets', 'systems', 'backends' (got 'judges'); "
+             "'detectors', 'speech-filters', 'recipes', 'scorers', 'sets', 'systems', 'backends' (got 'judges'); "
              "see flowportrait list --help"),
     BadInput("score: nothing there", "score none.mp4 --scorers mas-ma -o s.jsonl",
              "none.mp4: no such file or folder; give a video, a folder of videos or a manifest (.jsonl)"),
@@ -169,7 +169,8 @@ BAD_INPUTS = [
     BadInput("score: settings of an unknown scorer", f"{SCORE} --scorers mas-ma --set scorers.mas-mi.seed=1",
              "scorers.mas-mi: no such scorer; did you mean 'mas-ma'? allowed: "
              f"{', '.join(sorted({*SCORERS.names(), *COMPARERS.names()}))}"),
-    BadInput("compare: missing", "compare none.mp4 mute.mp4", "none.mp4: no such file; give two videos"),
+    BadInput("compare: missing", "compare none.mp4 mute.mp4",
+             "none.mp4: no such file; give two videos, two folders or two manifests"),
     BadInput("compare: system misspelt", "compare mute.mp4 mute.mp4 --system dirct",
              "comparer: no 'dirct'; did you mean 'direct-comp'? allowed: direct-comp, icl-comp, ma-comp"),
     BadInput("judge-sim: faults missing", "judge-sim --faults none.toml",

@@ -102,13 +102,24 @@ def test_plain_progress_names_the_time_left(monkeypatch, capsys):
     assert capsys.readouterr().err == "generating: 25%, 18 s left\ngenerating: 75%, 4 s left\n"
 
 
-@pytest.mark.parametrize(
-    "what", ["models", "codecs", "encoders", "detectors", "recipes", "scorers", "systems", "backends"]
-)
+@pytest.mark.parametrize("what", ["models", "codecs", "encoders", "detectors", "recipes", "systems", "backends"])
 def test_list(what, capsys):
     assert cli.run(["list", what, "--json"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert json.loads(lines[-1]) == lines[:-1] == registry.names_of(what)
+
+
+@pytest.mark.parametrize("what", ["scorers", "sets"])
+def test_lists_of_scorers_say_what_their_numbers_mean(what, capsys):
+    assert cli.run(["list", what, "--json"]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    declared = json.loads(last)
+    assert list(declared) == [line.split()[0] for line in lines] == registry.names_of(what)
+    if what == "scorers":
+        psnr = {"unit": "dB", "low": 0.0, "high": None, "better": "higher", "needs": ["truth"]}
+        assert declared["psnr"] == psnr
+        (line,) = [line for line in lines if line.startswith("ssim ")]
+        assert line.split(None, 1)[1] == "-1 to 1; higher is better; needs truth"
 
 
 def test_doctor_reports_every_part(capsys):

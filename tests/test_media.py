@@ -1,6 +1,11 @@
 """Media: every kind of picture and sound in, mp4 out to the sample, nothing half-written."""
 
 import io
+import struct
+import subprocess
+import sys
+import tracemalloc
+import wave
 from fractions import Fraction
 
 import av
@@ -9,6 +14,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from flowportrait import media
+from flowportrait.colours import NEUTRAL_GREY
 from flowportrait.errors import MediaError
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 160, 40), (30, 40, 200)
@@ -91,14 +97,14 @@ def test_transparency_lies_on_grey(tmp_path):
     image.save(tmp_path / "p.png")
     portrait = media.read_portrait(tmp_path / "p.png")
     assert_quarters(portrait)
-    assert tuple(portrait[44, 30]) == media.NEUTRAL_GREY
+    assert tuple(portrait[44, 30]) == NEUTRAL_GREY
 
 
 def test_palette_with_a_transparent_colour(tmp_path):
     image = quarters().quantize(8)
     image.save(tmp_path / "p.png", transparency=image.getpixel((30, 40)))
     portrait = media.read_portrait(tmp_path / "p.png")
-    assert tuple(portrait[40, 30]) == media.NEUTRAL_GREY
+    assert tuple(portrait[40, 30]) == NEUTRAL_GREY
     assert np.abs(portrait[10, 10].astype(int) - RED).max() < 12
 
 
@@ -199,9 +205,7 @@ def test_compressed_sound_starts_where_it_started(tmp_path, name, codec, sample_
     assert abs(len(sound.samples) - len(said)) < 0.1 * rate
 
 
-@pytest.mark.parametrize(
-    ("from_hz", "to_hz"), [(48000, 16000), (44100, 16000), (8000, 16000), (11025, 48000)]
-)
+@pytest.mark.parametrize(("from_hz", "to_hz"), [(48000, 16000), (44100, 16000), (8000, 16000), (11025, 48000)])
 def test_resampling_keeps_time_and_length(from_hz, to_hz):
     said = voice(1.0, from_hz)[:, 0]
     heard = media.resample(said, from_hz, to_hz)
@@ -222,9 +226,7 @@ def test_resampling_stereo_keeps_the_channels_apart():
 # ------------------------------------------------------------------------------------------------- video
 
 
-@pytest.mark.parametrize(
-    ("seconds", "frames"), [(0.0, 1), (0.5, 12), (1.0, 24), (1.02, 24), (1.03, 25), (60, 1440)]
-)
+@pytest.mark.parametrize(("seconds", "frames"), [(0.0, 1), (0.5, 12), (1.0, 24), (1.02, 24), (1.03, 25), (60, 1440)])
 def test_length_rule(seconds, frames):
     assert media.frames_in(seconds) == frames
 
@@ -259,10 +261,7 @@ def test_mp4_says_what_it_is(tmp_path):
     with av.open(str(path)) as container:
         video, sound = container.streams.video[0], container.streams.audio[0]
         assert {key: container.metadata[key] for key in mark} == mark
-        assert (
-            "synthetic=true" in container.metadata["description"]
-            and "seed 7" in container.metadata["comment"]
-        )
+        assert "synthetic=true" in container.metadata["description"] and "seed 7" in container.metadata["comment"]
         assert (video.codec_context.name, video.codec_context.pix_fmt) == ("h264", "yuv420p")
         assert (video.average_rate, sound.codec_context.name) == (Fraction(24), "aac")
         assert abs(container.duration / av.time_base - 1) < 1 / 24
@@ -323,3 +322,84 @@ def test_messages_are_one_line(tmp_path):
     with pytest.raises(MediaError) as caught:
         media.read_portrait(tmp_path / "p.jpg")
     assert "\n" not in str(caught.value)
+
+
+def long_flac(path, duration_s, says_so=True):
+    """Stereo silence at 48 kHz: minutes of it are a few kilobytes."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("flac", rate=48000, layout="stereo")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 2 * 4800), np.int16), format="s16", layout="stereo")
+        frame.sample_rate = 48000
+        for index in range(round(duration_s * 10)):
+            frame.pts = index * 4800
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    if not says_so:
+        # The 36 bits of STREAMINFO that count the samples; 0 is "unknown".
+        head = bytearray(path.read_bytes())
+        head[21] &= 0xF0
+        head[22:26] = bytes(4)
+        path.write_bytes(head)
+
+
+@pytest.mark.parametrize("says_so, words", [(True, "600 s of sound; give at most 60 s"), (False, "over 60 s of sound")])
+def test_no_more_sound_is_decoded_than_is_allowed(tmp_path, says_so, words):
+    long_flac(tmp_path / "long.flac", 600, says_so)
+    tracemalloc.start()
+    with pytest.raises(MediaError, match=words):
+        media.read_audio(tmp_path / "long.flac", mono=False, max_s=60.0)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < (1 << 20 if says_so else 30 << 20)  # 60 s are 23 MB, all of it would be 230
+
+
+def test_sound_of_just_the_allowed_length_is_read(tmp_path):
+    long_flac(tmp_path / "s.flac", 2.0)
+    assert media.read_audio(tmp_path / "s.flac", max_s=2.0).duration_s == 2.0
+
+
+def test_a_rate_beyond_reason_is_refused_where_length_is(tmp_path):
+    with wave.open(str(tmp_path / "s.wav"), "wb") as file:
+        file.setparams((1, 2, 400_000, 0, "NONE", ""))
+        file.writeframes(bytes(800_000))
+    with pytest.raises(MediaError, match="400000 Hz; give at most 192000 Hz"):
+        media.read_audio(tmp_path / "s.wav", max_s=60.0)
+
+
+def test_a_picture_that_says_it_is_too_large_is_not_decoded(tmp_path, monkeypatch):
+    Image.new("RGB", (300, 200)).save(tmp_path / "p.png")
+    assert media.read_portrait(tmp_path / "p.png", max_px=60_000).shape == (200, 300, 3)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda image: pytest.fail("decoded"))
+    with pytest.raises(MediaError, match="make it smaller"):
+        media.read_portrait(tmp_path / "p.png", max_px=59_999)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the most memory that a process had")
+def test_a_cover_picture_is_not_decoded_with_the_sound(tmp_path):
+    """Memory outside of Python, so in a process of its own."""
+    cover = io.BytesIO()
+    Image.new("RGB", (9000, 9000)).save(cover, "PNG")
+    long_flac(tmp_path / "s.flac", 2.0)
+    flac = (tmp_path / "s.flac").read_bytes()
+    head_end = 8 + int.from_bytes(flac[5:8], "big")
+    picture = struct.pack(">II9sIIIIII", 3, 9, b"image/png", 0, 9000, 9000, 24, 0, len(cover.getvalue()))
+    picture += cover.getvalue()
+    block = bytes([6]) + len(picture).to_bytes(3, "big") + picture
+    (tmp_path / "cover.flac").write_bytes(flac[:head_end] + block + flac[head_end:])
+    code = (
+        "import sys; from pathlib import Path; from flowportrait import media; media.read_audio(sys.argv[1]);"
+        "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
+    )
+    plain, covered = (
+        int(subprocess.run([sys.executable, "-c", code, tmp_path / name], capture_output=True, check=True).stdout)
+        for name in ("s.flac", "cover.flac")
+    )
+    assert covered < plain + 50_000  # KB; the picture has 243 MB
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PPM", "ICO"])
+def test_only_the_promised_kinds_of_pictures_are_opened(tmp_path, kind):
+    """Pillow would hand EPS to Ghostscript, whatever the file's name."""
+    Image.new("RGB", (64, 64)).save(tmp_path / "me.png", kind)
+    with pytest.raises(MediaError, match="not a picture this can read; give a JPEG, PNG"):
+        media.read_portrait(tmp_path / "me.png")

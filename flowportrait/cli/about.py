@@ -1,5 +1,6 @@
 """Commands about the installation: `doctor` and `list`."""
 
+import math
 from typing import Annotated, Literal
 
 import typer
@@ -26,17 +27,38 @@ def doctor(json: Json = False, debug: Debug = False) -> int:
 @app.command("list")
 def list_names(
     what: Annotated[
-        Literal["models", "codecs", "encoders", "detectors", "recipes", "scorers", "sets", "systems", "backends"],
+        Literal[
+            "models", "codecs", "encoders", "detectors", "speech-filters", "recipes", "scorers", "sets", "systems",
+            "backends",
+        ],
         typer.Argument(),
     ],
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List the names that can be used."""
+    """List the names that can be used; of scorers and sets also unit, range, direction and needs."""
     from flowportrait import registry
 
     names = registry.names_of(what)
-    for name in names:
-        typer.echo(name)
+    if what not in ("scorers", "sets"):
+        for name in names:
+            typer.echo(name)
+        if json:
+            typer.echo(json_line(names))
+        return
+    declared = {name: _declared(registry.LISTED[what][0].load(name)) for name in names}
+    width = max(map(len, names))
+    for name, d in declared.items():
+        needs = f"; needs {', '.join(d['needs'])}" if d["needs"] else ""
+        low, high = (f"{end:.4g}" if end is not None else "no end" for end in (d["low"], d["high"]))
+        unit = f", {d['unit']}" if d["unit"] != "1" else ""
+        typer.echo(f"{name:<{width}}  {low} to {high}{unit}; {d['better']} is better{needs}")
     if json:
-        typer.echo(json_line(names))
+        typer.echo(json_line(declared))
+
+
+def _declared(kind: type) -> dict[str, object]:
+    """What a scorer says of its numbers; None for an end of the range that is open, since JSON has no infinity."""
+    low, high = (end if math.isfinite(end) else None for end in (kind.low, kind.high))
+    needs = sorted(set(kind.needs) - {"frames"})
+    return {"unit": kind.unit, "low": low, "high": high, "better": kind.better, "needs": needs}

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from flowportrait import __version__
-from flowportrait.cli.shared import Debug, Json, json_line, progress_bar
+from flowportrait.cli.shared import AllowHost, Debug, Json, json_line, progress_bar
 from flowportrait.errors import ConfigError, MediaError, require
 
 # The real-time factor counts the whole process, so the clock starts before torch is imported.
@@ -102,6 +102,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Where to listen; this machine alone by default.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
+    allow_host: AllowHost = None,
     debug: Debug = False,
 ) -> None:
     """Make videos in the browser: serve a page, until interrupted."""
@@ -109,7 +110,7 @@ def serve(
     require("uvicorn", extra="web")
     from flowportrait.web import make as page
 
-    page.serve(host, port, device, say=typer.echo)
+    page.serve(host, port, device, allow_host or (), say=typer.echo)
 
 
 @world_app.command("render")

@@ -10,17 +10,23 @@ from flowportrait.cli.shared import Answers, Debug, Json, Overrides, ScoringFile
 
 app = typer.Typer()
 
+RetryUnscored = Annotated[bool, typer.Option("--retry-unscored", help="Try those again that have no score.")]
+Workers = Annotated[int, typer.Option(min=1, max=64, help="Clips that are looked at at the same time.")]
+
 
 @app.command()
 def score(
     sources: Annotated[list[Path], typer.Argument(metavar="VIDEO|DIR|MANIFEST...", help="What to score.")],
-    scorers: Annotated[str, typer.Option(metavar="a,b,c", help="See: list scorers.")],
+    scorers: Annotated[str, typer.Option(metavar="a,b,c", help="See: list scorers; or standard, paper.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="scores.jsonl", help="Goes on where it ends.")],
-    truth: Annotated[Path | None, typer.Option(metavar="DIR", help="Real videos of the same names.")] = None,
+    truth: Annotated[
+        Path | None, typer.Option(metavar="DIR|MANIFEST", help="Real videos of the same names or ids.")
+    ] = None,
     config: ScoringFile = None,
     overrides: Overrides = None,
     answers: Answers = None,
-    retry_unscored: Annotated[bool, typer.Option(help="Try those again that have no score.")] = False,
+    retry_unscored: RetryUnscored = False,
+    workers: Workers = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")] = False,
     json: Json = False,
     debug: Debug = False,
@@ -31,52 +37,58 @@ def score(
     with progress_bar("scoring") as progress:
         command.score(
             sources, scorers, out, truth=truth, config=config, overrides=overrides or [], answers=answers,
-            retry_unscored=retry_unscored, dry_run=dry_run, as_json=json, progress=progress,
+            retry_unscored=retry_unscored, workers=workers, dry_run=dry_run, as_json=json, progress=progress,
         )  # fmt: skip
 
 
 @app.command()
 def evaluate(
-    generated: Annotated[Path, typer.Argument(metavar="GENERATED_DIR", help="Generated videos.")],
-    truth: Annotated[Path, typer.Option(metavar="DIR", help="Real videos of the same names.")],
+    generated: Annotated[list[Path], typer.Argument(metavar="VIDEO|DIR|MANIFEST...", help="Generated videos.")],
+    truth: Annotated[Path, typer.Option(metavar="DIR|MANIFEST", help="Real videos of the same names or ids.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="REPORT_DIR", help="Goes on where it ends.")],
     scorers: Annotated[str, typer.Option(metavar="a,b,c", help="See: list scorers; or standard, paper.")] = "standard",
     sets: Annotated[str, typer.Option(metavar="a,b", help="See: list sets; an empty word for none.")] = "frechet-lite0",
     config: ScoringFile = None,
     overrides: Overrides = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Clips that are looked at at the same time.")] = 2,
+    retry_unscored: RetryUnscored = False,
+    workers: Workers = 2,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Score a folder of generated videos against the real ones, with a report to look at."""
+    """Score generated videos against the real ones, with a report to look at."""
     from flowportrait.scoring import command
 
     with ExitStack() as bars:
         command.evaluate(
             generated, truth, out, names=scorers, sets=sets, config=config, overrides=overrides or [], workers=workers,
-            as_json=json, progress=lambda label: bars.enter_context(progress_bar(label)),
+            retry_unscored=retry_unscored, as_json=json, progress=lambda label: bars.enter_context(progress_bar(label)),
         )  # fmt: skip
 
 
 @app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A.mp4", help="One video.")],
-    b: Annotated[Path, typer.Argument(metavar="B.mp4", help="The other, of the same speech.")],
+    a: Annotated[Path, typer.Argument(metavar="A.mp4|DIR|MANIFEST", help="One video, or many.")],
+    b: Annotated[
+        Path, typer.Argument(metavar="B.mp4|DIR|MANIFEST", help="Of the same speech; many by the same names.")
+    ],
     system: Annotated[str, typer.Option(metavar="direct|icl|ma", help="How they are compared.")] = "ma",
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE.jsonl", help="Append it there.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE.jsonl", help="Goes on there.")] = None,
     config: ScoringFile = None,
     overrides: Overrides = None,
     answers: Answers = None,
+    retry_unscored: RetryUnscored = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say which of two videos is the better one."""
+    """Say which of two videos is the better one, or how often those of one folder are."""
     from flowportrait.scoring import command
 
-    command.compare(
-        a, b, system, out=out, config=config, overrides=overrides or [], answers=answers, dry_run=dry_run, as_json=json
-    )
+    with progress_bar("comparing") as progress:
+        command.compare(
+            a, b, system, out=out, config=config, overrides=overrides or [], answers=answers,
+            retry_unsaid=retry_unscored, dry_run=dry_run, as_json=json, progress=progress,
+        )  # fmt: skip
 
 
 @app.command("judge-sim")

@@ -11,6 +11,10 @@ import typer
 
 _PLAIN_PROGRESS_EVERY_S = 5.0
 
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="A name it is reached under, as behind a proxy; may stand more than once."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable line last.")]
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="What differs from the defaults.")]

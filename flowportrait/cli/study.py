@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from flowportrait.cli.shared import Debug, Json, progress_bar
+from flowportrait.cli.shared import AllowHost, Debug, Json, progress_bar
 from flowportrait.errors import require
 
 app = typer.Typer()
@@ -53,6 +53,7 @@ def serve(
     directory: Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="A study.")],
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for raters on other machines.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7861,
+    allow_host: AllowHost = None,
     debug: Debug = False,
 ) -> None:
     """Serve the raters' pages, each behind a link of its own, until interrupted."""
@@ -60,7 +61,7 @@ def serve(
     require("uvicorn", extra="web")
     from flowportrait.web import study as pages
 
-    pages.serve(directory, host, port, say=typer.echo)
+    pages.serve(directory, host, port, allow_host or (), say=typer.echo)
 
 
 @study_app.command()

@@ -11,13 +11,19 @@ from typing import Any
 
 from flowportrait.config import load_recipe
 from flowportrait.errors import DataError, JudgeError
-from flowportrait.media import Clip
 from flowportrait.records import Score, Verdict
-from flowportrait.scoring import Sample, Scorer
-from flowportrait.scoring.cache import append_line
+from flowportrait.scoring import Scorer
 from flowportrait.scoring.judges import CompareSystem, ScoreSystem
 from flowportrait.scoring.plan import Plan, plan_scores, plan_verdicts
-from flowportrait.scoring.run import ScoringConfig, build_comparer, build_scorers, find_samples, score_to_file
+from flowportrait.scoring.run import (
+    ScoringConfig,
+    build_comparer,
+    build_scorers,
+    compare_to_file,
+    find_pairs,
+    find_samples,
+    score_to_file,
+)
 from flowportrait.scoring.saturation import spreads
 
 _SHOWN_REASONS = 5
@@ -33,6 +39,7 @@ def score(
     overrides: Sequence[str],
     answers: Path | None,
     retry_unscored: bool,
+    workers: int,
     dry_run: bool,
     as_json: bool,
     progress: Callable[[int, int], None],
@@ -40,16 +47,15 @@ def score(
     """`flowportrait score`."""
     _refuse_folder(out)
     samples = find_samples(sources, truth)
-    wanted = _split(names)
     if retry_unscored:
         overrides = [*overrides, "judge.renew_unusable=true"]
-    scorers = build_scorers(wanted, _settings(config, overrides), answers or out.parent / "answers.jsonl")
+    scorers = build_scorers(_split(names), _settings(config, overrides), answers or out.parent / "answers.jsonl")
     plans = [plan_scores(scorer, samples) for scorer in scorers if isinstance(scorer, ScoreSystem)]
     _announce(plans)
     if dry_run:
         _print_json({"plans": [vars(plan) for plan in plans]}, as_json)
         return
-    summary = score_to_file(samples, scorers, out, retry_unscored, progress)
+    summary = score_to_file(samples, scorers, out, retry_unscored, progress, workers)
     for scorer in scorers:
         print(_outcome(scorer, [score for score in summary.scores if score.scorer == scorer.name]))
     for score in summary.unscored[:_SHOWN_REASONS]:
@@ -74,7 +80,7 @@ def score(
 
 
 def evaluate(
-    generated: Path,
+    generated: Sequence[Path],
     truth: Path,
     out: Path,
     *,
@@ -83,6 +89,7 @@ def evaluate(
     config: Path | None,
     overrides: Sequence[str],
     workers: int,
+    retry_unscored: bool,
     as_json: bool,
     progress: Callable[[str], Callable[[int, int], None]],
 ) -> None:
@@ -92,35 +99,33 @@ def evaluate(
 
     if out.is_file():
         raise DataError(f"{out}: is a file; give a folder")
-    presets = {"standard": evaluation.STANDARD, "paper": evaluation.PAPER}
-    chosen = [part for name in _split(names) for part in presets.get(name, (name,))]
+    if retry_unscored:
+        overrides = [*overrides, "judge.renew_unusable=true"]
     settings = _settings(config, overrides)
-    result = evaluation.evaluate(generated, truth, chosen, _split(sets), settings, out, workers, progress)
+    result = evaluation.evaluate(
+        generated, truth, _split(names), _split(sets), settings, out, workers, retry_unscored, progress
+    )
     report.write(result, out)
     for scorer in result.scorers:
         print(_outcome(scorer, result.of(scorer.name)))
     for found in result.sets:
+        lost = f", {len(found.left_out)} left out" if found.left_out else ""
         print(
             f"{found.set_metric}: {found.reason or f'{found.value:.4f}'} "
-            f"({found.num_clips} clips, {found.num_truth} of the truth)"
+            f"({found.num_clips} clips, {found.num_truth} of the truth{lost})"
         )
         for warning in found.warnings:
             _warn(warning)
-    for score in result.unscored[:_SHOWN_REASONS]:
-        _warn(f"unscored: {score.clip} by {score.scorer}: {score.reason}")
-    print(f"{len(result.samples)} clips, {len(result.unscored)} unscored: {out / 'report.html'}")
-    means = {}
-    for scorer in result.scorers:
-        values = [score.value for score in result.of(scorer.name) if not score.reason]
-        means[scorer.name] = sum(values) / len(values) if values else None
-    distances = {found.set_metric: None if found.reason else found.value for found in result.sets}
+    for line in result.without_score[:_SHOWN_REASONS]:
+        _warn(f"unscored: {line.clip} by {', '.join(line.scorers)}: {line.reason}")
+    print(f"{len(result.samples)} clips, {len(result.unscored)} scores missing: {out / 'report.html'}")
     _print_json(
         {
             "output": str(out),
             "clips": len(result.samples),
             "unscored": len(result.unscored),
-            "means": means,
-            "sets": distances,
+            "means": {scorer.name: result.mean(scorer.name) for scorer in result.scorers},
+            "sets": {found.set_metric: None if found.reason else found.value for found in result.sets},
         },
         as_json,
     )
@@ -139,33 +144,68 @@ def compare(
     config: Path | None,
     overrides: Sequence[str],
     answers: Path | None,
+    retry_unsaid: bool,
     dry_run: bool,
     as_json: bool,
+    progress: Callable[[int, int], None],
 ) -> None:
     """`flowportrait compare`."""
     if out is not None:
         _refuse_folder(out)
-    for path in (a, b):
-        if not path.is_file():
-            raise DataError(f"{path}: no such file; give two videos")
-    pair = tuple(Sample(path.as_posix(), Clip(path)) for path in (a, b))
+    pairs, alone = find_pairs(a, b)
+    if len(pairs) > 1 and out is None:
+        raise DataError(f"{len(pairs)} pairs: their verdicts need a file; give -o verdicts.jsonl")
+    if retry_unsaid:
+        overrides = [*overrides, "judge.renew_unusable=true"]
     store = answers or (out.parent if out else _cache_dir()) / "answers.jsonl"
     comparer = build_comparer(system, _settings(config, overrides), store)
-    plans = [plan_verdicts(comparer, [pair])] if isinstance(comparer, CompareSystem) else []
+    plans = [plan_verdicts(comparer, pairs)] if isinstance(comparer, CompareSystem) else []
     _announce(plans)
+    for name in alone[:_SHOWN_REASONS]:
+        _warn(f"{name}: only in one of {a} and {b}; not compared")
+    if len(alone) > _SHOWN_REASONS:
+        _warn(f"{len(alone) - _SHOWN_REASONS} more are only in one of them")
     if dry_run:
         _print_json({"plans": [vars(plan) for plan in plans]}, as_json)
         return
-    unsaid = []
-    for verdict in comparer.compare([pair]):
-        if out is not None:
-            append_line(out, verdict.model_dump_json().encode() + b"\n")
+    if out is None:
+        verdicts, kept = list(comparer.compare(pairs)), 0
+    else:
+        verdicts, kept = compare_to_file(pairs, comparer, out, retry_unsaid, progress)
+    if a.is_file() and a.suffix != ".jsonl":
+        _tell_one(verdicts, a, b, as_json)
+    else:
+        _tell_many(verdicts, kept, alone, a, b, out, as_json)
+
+
+def _tell_one(verdicts: Sequence[Verdict], a: Path, b: Path, as_json: bool) -> None:
+    """The verdicts on one pair. Raises JudgeError when there is none."""
+    for verdict in verdicts:
         print(_sentence(verdict, a, b))
         if as_json:
             print(verdict.model_dump_json())
-        unsaid += [verdict.reason] if verdict.reason else []
-    if unsaid:
+    if unsaid := [verdict.reason for verdict in verdicts if verdict.reason]:
         raise JudgeError(f"no verdict: {unsaid[0]}")
+
+
+def _tell_many(
+    verdicts: Sequence[Verdict], kept: int, alone: Sequence[str], a: Path, b: Path, out: Path, as_json: bool
+) -> None:
+    """How often which side won; a pair without a verdict is counted, and no side's."""
+    counts = {side: sum(verdict.winner == side for verdict in verdicts) for side in ("a", "b", "tie", None)}
+    for verdict in [verdict for verdict in verdicts if verdict.reason][:_SHOWN_REASONS]:
+        _warn(f"no verdict: {verdict.a} and {verdict.b}: {verdict.reason}")
+    unsaid = f", {counts[None]} without a verdict" if counts[None] else ""
+    print(f"{verdicts[0].system}: {a} is better in {counts['a']}, {b} in {counts['b']}, {counts['tie']} ties{unsaid}")
+    print(f"{len(verdicts)} verdicts, {kept} of them from before: {out}")
+    unsaid_count = counts.pop(None)
+    _print_json(
+        {
+            "output": str(out), "verdicts": len(verdicts), "kept": kept, "wins": counts, "unsaid": unsaid_count,
+            "not_compared": list(alone),
+        },
+        as_json,
+    )  # fmt: skip
 
 
 def judge_sim(host: str, port: int, faults: Path | None) -> None:
@@ -194,7 +234,7 @@ def _outcome(scorer: Scorer, scores: Sequence[Score]) -> str:
     unscored = f", {len(scores) - len(values)} unscored" if len(values) < len(scores) else ""
     if not values:
         return f"{scorer.name}: no score{unscored}"
-    parts = "".join(f", {name} {mean:.3f}" for name, mean in _part_means(scores))
+    parts = "".join(f", {name} {mean:.4g}" for name, mean in _part_means(scores))
     mean = f"{sum(values) / len(values):.3f}{f' {scorer.unit}' if scorer.unit not in ('', '1') else ''}"
     return f"{scorer.name}: {mean} ({scorer.better} is better{parts}), {len(values)} scored{unscored}"
 

@@ -166,7 +166,10 @@ def correlation(lips: Float[np.ndarray, " f"], level: Float[np.ndarray, " f"], l
 
 
 class BlinkRate(_FaceMetric):
-    """Blinks a minute; people blink 10 to 25 times a minute while they talk, which a short clip cannot tell."""
+    """Blinks a minute; people blink 10 to 25 times a minute while they talk, which a short clip cannot tell.
+
+    Called better when higher, since what videos lack is blinks; far above 25 it no longer is.
+    """
 
     name, unit, low, high, better = "blink-rate", "1/min", 0.0, math.inf, "higher"
 
@@ -175,17 +178,21 @@ class BlinkRate(_FaceMetric):
 
         shut: float = Field(0.5, gt=0, lt=1, description="of the blendshape eyeBlink")
         open: float = Field(0.3, gt=0, lt=1)
+        least_s: float = Field(1.0, gt=0, description="shorter clips have no rate")
 
     def read(self, view: View) -> Reading:
         """A blink is a frame with shut lids after one with open ones."""
         blink = self.seen(view).blink
+        seconds = len(blink) / view.fps
+        if seconds < self.config.least_s:
+            raise Unscorable(f"lasts {seconds:.2f} s; a rate of blinks needs {self.config.least_s:g} s")
         count, shut = 0, True
         for value in blink[np.isfinite(blink)]:
             if shut and value < self.config.open:
                 shut = False
             elif not shut and value > self.config.shut:
                 count, shut = count + 1, True
-        return Reading(count / (len(blink) / view.fps) * 60, {"blinks": count, "seconds": len(blink) / view.fps})
+        return Reading(count / seconds * 60, {"blinks": count, "seconds": seconds})
 
 
 class Identity(_FaceMetric):
@@ -205,7 +212,8 @@ class Identity(_FaceMetric):
 
     @property
     def weights_sha256(self) -> str:
-        return sha256_of(self._sface)
+        """Of SFace and of the landmarker."""
+        return f"{sha256_of(self._sface)}+{super().weights_sha256}"
 
     def read(self, view: View) -> Reading:
         """`least` is the frame least like the first."""

@@ -34,6 +34,7 @@ SAMPLE_RATE = 16_000
 BLOCK_FRAMES = 16
 KEPT_BYTES = 256 * 2**20
 """Frames of a clip beyond this are decoded again for whoever looks at them next instead of kept."""
+NO_TRUTH = "no truth; give --truth with a video of the same name"
 T = TypeVar("T")
 Blocks = Iterator[np.ndarray]
 """Frames in order, uint8 [n, h, w, 3] with n at most `BLOCK_FRAMES`; all but the last of the same length."""
@@ -92,7 +93,7 @@ class View:
     def truth(self) -> np.ndarray:
         """Frames of the truth on the clip's own clock, uint8 [f, h, w, 3]. Raises Unscorable when there is none."""
         if self.sample.truth is None:
-            raise Unscorable("no truth; give --truth DIR with a video of the same name")
+            raise Unscorable(NO_TRUTH)
         return np.concatenate(list(self.truth_blocks()))
 
     def blocks(self, fps: float | None = None) -> Blocks:
@@ -105,7 +106,7 @@ class View:
         """The frames of `truth` block by block. Raises Unscorable when there is none."""
         truth = self.sample.truth
         if truth is None:
-            raise Unscorable("no truth; give --truth DIR with a video of the same name")
+            raise Unscorable(NO_TRUTH)
         return self._blocks("truth blocks", lambda: media.read_frames(truth.path, fps=self.fps))
 
     def pair_blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -198,7 +199,7 @@ class CandidateView(View):
     def truth(self) -> np.ndarray:
         """Frames of the truth, uint8 [f, h, w, 3]. Raises Unscorable when there is none."""
         if self.candidate.truth is None:
-            raise Unscorable("no truth")
+            raise Unscorable(NO_TRUTH)
         return self.candidate.truth
 
     def blocks(self, fps: float | None = None) -> Blocks:
@@ -274,18 +275,20 @@ class _Computed:
         settings = self.config.model_dump(mode="json", exclude={"weights"})
         return digest_of(self.name, self.version, settings, self.weights_sha256)
 
+    def about_scores(self) -> dict[str, Any]:
+        """What the record of every score holds of the metric, with or without a number."""
+        return {"settings": self.config.model_dump(mode="json"), "weights_sha256": self.weights_sha256}
+
     def provenance(self) -> dict[str, Any]:
         """What a report must say about a number: settings, weights, version."""
-        return {
-            "name": self.name, "version": self.version, "fingerprint": self.fingerprint,
-            "settings": self.config.model_dump(mode="json"), "weights_sha256": self.weights_sha256,
-        }  # fmt: skip
+        head = {"name": self.name, "version": self.version, "fingerprint": self.fingerprint}
+        return head | self.about_scores()
 
 
 class Metric(_Computed):
     """A `Scorer` that computes one clip at a time; a subclass declares itself and writes `read`."""
 
-    looks_at_fps: ClassVar[float | None] = None
+    looks_at_fps: float | None = None
     """The rate at which it looks at every clip; None for the clip's own."""
 
     def read(self, view: View) -> Reading:
@@ -409,22 +412,23 @@ def _rows(job: tuple[Sample, Sequence[Metric]]) -> list[Score]:
 
 
 def _row(metric: Metric, view: View) -> Score:
-    sample = view.sample
+    sample, about = view.sample, metric.about_scores() | {"source": _source(view, metric)}
     try:
         reading = metric.read(view)
     except (Unscorable, MediaError) as error:
-        return score_row(metric, sample, reason=" ".join(str(error).split()))
+        return score_row(metric, sample, reason=" ".join(str(error).split()), **about)
     if not math.isfinite(reading.value):
-        return score_row(metric, sample, reason=f"{metric.name} is {reading.value} for this clip")
-    return score_row(
-        metric, sample, reading.value, parts=dict(reading.parts), model=metric.weights_sha256[:16],
-        weights_sha256=metric.weights_sha256, settings=metric.config.model_dump(mode="json"),
-        source=_source(view, metric),
-    )  # fmt: skip
+        return score_row(metric, sample, reason=f"{metric.name} is {reading.value} for this clip", **about)
+    model = metric.weights_sha256[:16]
+    return score_row(metric, sample, reading.value, parts=dict(reading.parts), model=model, **about)
 
 
 def _source(view: View, metric: Metric) -> dict[str, float]:
-    facts = view.sample.clip.facts
+    """What is known of the video; nothing of one that cannot be read."""
+    try:
+        facts = view.sample.clip.facts
+    except MediaError:
+        return {}
     return {
         "fps": facts.fps, "num_frames": facts.num_frames, "duration_s": facts.duration_s,
         "looked_at_fps": metric.looks_at_fps or facts.fps,

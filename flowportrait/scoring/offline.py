@@ -100,6 +100,11 @@ class _AspectScorer(Metric):
         """Digest of tables and networks."""
         return digest_of(self.name, self.version, _digest())
 
+    @property
+    def weights_sha256(self) -> str:
+        """Of both networks, one after the other."""
+        return f"{SyncSmall().weights_sha256}+{LANDMARKER_SHA256}"
+
     def provenance(self) -> dict[str, Any]:
         """See `Metric`; with the label that these are no model's opinions."""
         return {**super().provenance(), "judge": "offline:signals, no language model"}

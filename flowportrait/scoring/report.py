@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections.abc import Iterable, Iterator
 from html import escape
 from pathlib import Path
@@ -21,6 +20,7 @@ from flowportrait.scoring.evaluate import Evaluation, provenance
 
 WORST = 6
 THUMB_PX = 120
+_STYLE = ".words td,.words th{text-align:left;overflow-wrap:anywhere}"
 
 
 def write(result: Evaluation, out: Path) -> None:
@@ -31,20 +31,25 @@ def write(result: Evaluation, out: Path) -> None:
     (out / "provenance.json").write_text(json.dumps(provenance(result), indent=2) + "\n", encoding="utf-8")
 
 
+_COLUMNS = ("clip", "scorer", "value", "unit", "reason", "parts", "sha256", "truth_sha256", "fingerprint")
+_MORE_COLUMNS = ("weights_sha256", "settings", "frames", "fps", "looked_at_fps")
+
+
 def _csv(result: Evaluation) -> str:
-    """One line a clip and scorer, with its parts as JSON."""
-    head = ["clip", "scorer", "value", "unit", "reason", "parts", "sha256", "truth_sha256", "fingerprint"]
+    """One line a clip and scorer, with its parts and settings as JSON."""
     rows = []
     for s in result.scores:
-        value = "" if s.reason else repr(s.value)
-        parts = json.dumps(s.parts, sort_keys=True)
-        rows.append([s.clip, s.scorer, value, s.unit, s.reason, parts, s.sha256, s.truth_sha256, s.fingerprint])
-    for clip, terms in result.rewards.items():
-        missing = "" if math.isfinite(terms["reward"]) else "a scorer of the reward has no value"
+        parts, settings = (json.dumps(value, sort_keys=True) for value in (s.parts, s.settings))
+        rates = (_plain(s.source.get(name)) for name in ("num_frames", "fps", "looked_at_fps"))
         rows.append(
-            [clip, "reward", "" if missing else repr(terms["reward"]), "1", missing, json.dumps(terms), "", "", ""]
-        )
-    return csv_text(head, rows)
+            [s.clip, s.scorer, "" if s.reason else repr(s.value), s.unit, s.reason, parts, s.sha256, s.truth_sha256,
+             s.fingerprint, s.weights_sha256, settings, *rates]
+        )  # fmt: skip
+    return csv_text((*_COLUMNS, *_MORE_COLUMNS), rows)
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{int(value)}" if value == int(value) else repr(value)
 
 
 def _summary(result: Evaluation) -> Iterator[tuple[str, ...]]:
@@ -68,9 +73,9 @@ def _markdown(result: Evaluation) -> str:
     if result.sets:
         lines += ["", *markdown_rows(("set metric", "value", "clips", "truth", "left out"), _set_cells(result))]
         lines += [f"- {warning}" for found in result.sets for warning in found.warnings]
-    if result.unscored:
-        lines += ["", f"## Without a score ({len(result.unscored)})", ""]
-        lines += [f"- `{s.clip}` by {s.scorer}: {s.reason}" for s in result.unscored]
+    if lacking := result.without_score:
+        lines += ["", f"## Without a score ({len(lacking)})", ""]
+        lines += [f"- `{lack.clip}` by {', '.join(lack.scorers)}: {lack.reason}" for lack in lacking]
     return "\n".join(lines) + "\n"
 
 
@@ -83,20 +88,21 @@ def _set_cells(result: Evaluation) -> Iterator[tuple[str, ...]]:
 def _page(result: Evaluation) -> str:
     """The whole page; everything it shows is inside it."""
     parts = [
-        f"<h1>{escape(str(result.generated))} <span class=dim>against {escape(str(result.truth))}</span></h1>",
+        f"<h1>{escape(result.generated)} <span class=dim>against {escape(result.truth)}</span></h1>",
         html_table(("scorer", "better", "mean", "std", "median", "worst", "clips", "unscored"), _summary(result)),
     ]
     if result.sets:
         parts.append(html_table(("set metric", "value", "clips", "truth", "left out"), _set_cells(result)))
         parts += [f"<p class=bad>{escape(warning)}</p>" for found in result.sets for warning in found.warnings]
-    if result.unscored:
-        rows = ((s.clip, s.scorer, s.reason) for s in result.unscored)
-        parts += [f"<h2>Without a score ({len(result.unscored)})</h2>", html_table(("clip", "scorer", "reason"), rows)]
     thumbs = _Thumbs(result.samples)
     parts += [_section(result, scorer, thumbs) for scorer in result.scorers]
+    if lacking := result.without_score:
+        rows = ((lack.clip, ", ".join(lack.scorers), lack.reason) for lack in lacking)
+        table = html_table(("clip", "by", "reason"), rows)
+        parts += [f"<h2>Without a score ({len(lacking)})</h2>", f"<div class=words>{table}</div>"]
     parts += ["<h2>All clips</h2>", _all_clips(result)]
     parts += [f"<h2>Provenance</h2><pre>{escape(json.dumps(provenance(result), indent=1))}</pre>"]
-    return page(str(result.generated), parts)
+    return page(result.generated, parts, _STYLE)
 
 
 def _section(result: Evaluation, scorer: Scorer, thumbs: _Thumbs) -> str:
@@ -120,12 +126,10 @@ def _case(score: Score, thumbs: _Thumbs) -> str:
 
 
 def _all_clips(result: Evaluation) -> str:
-    names = [scorer.name for scorer in result.scorers] + (["reward"] if result.rewards else [])
+    names = [scorer.name for scorer in result.scorers]
     values = {(s.clip, s.scorer): s for s in result.scores}
 
     def cell(clip: str, name: str) -> str:
-        if name == "reward":
-            return short(result.rewards.get(clip, {}).get("reward", math.nan))
         score = values.get((clip, name))
         return "" if score is None else "unscored" if score.reason else short(score.value)
 

@@ -1,4 +1,5 @@
-"""The reward of §3.3: scores from outside become one number a clip (Eq. 11 and 17). Knows no torch and no scorer.
+"""The reward of §3.3: scores from outside become one number a clip (Eq. 11 and 17). Knows no torch and
+no scorer by name.
 
 A scorer is anything that is called with a `Candidate` and gives a float, nan when it cannot score the clip (a judge
 whose reply is of no use, a face that is not found). Nan is never replaced by a number: the clip drops out, is
@@ -8,17 +9,20 @@ counted, and too many of them end the run. A scorer that raises ends the run at 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from flowportrait import scoring
 from flowportrait.config import Frozen
 from flowportrait.errors import TrainingError
 from flowportrait.media import Sound
+from flowportrait.records import Score
+from flowportrait.scoring import Need, Sample, digest_of, score_row
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,15 @@ class Candidate:
     portrait: np.ndarray
     truth: np.ndarray | None = None
     mouth: tuple[int, int, int, int] | None = None
+
+
+PAPER = {"perceptual": "lpips", "consistency": "raft-jitter"}
+"""The paper's names of two rewards, and the scorers behind them."""
+
+
+def scorer_of(name: str) -> str:
+    """The scorer that a term's name stands for."""
+    return PAPER.get(name, name)
 
 
 Scorer = Callable[[Candidate], float]
@@ -152,6 +165,73 @@ def composite(
     if running is not None:
         running.learn(kept, config.running_decay, config.ddof)
     return Rewards(np.sum(list(parts.values()), axis=0), parts, int(unscored.sum()))
+
+
+class CompositeReward:
+    """Eq. 17 over all clips of a run as one batch; its parts are the weighted terms that it is the sum of."""
+
+    name, unit, low, high, better = "reward", "std", -math.inf, math.inf, "higher"
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    Config = RewardConfig
+
+    def __init__(self, config: RewardConfig, scorers: Sequence[scoring.Scorer]):
+        self.config = config
+        self.scorers = {name: next(s for s in scorers if s.name == scorer_of(name)) for name in config.scorers}
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the terms and of their scorers; the batch stands in the records."""
+        return digest_of(self._settings(), {name: scorer.fingerprint for name, scorer in self.scorers.items()})
+
+    def provenance(self) -> dict[str, Any]:
+        """What a report must say about it."""
+        return {"name": self.name, "fingerprint": self.fingerprint, "settings": self._settings()}
+
+    def score(self, samples: Iterable[Sample]) -> Iterator[Score]:
+        """See `scoring.Scorer`; the number of a clip depends on the others."""
+        samples, scorers = list(samples), dict.fromkeys(self.scorers.values())
+        yield from self.of_batch(samples, [row for scorer in scorers for row in scorer.score(samples)])
+
+    def of_batch(self, samples: Sequence[Sample], scores: Iterable[Score]) -> list[Score]:
+        """The rewards of these clips by the scores of their terms; a clip that lacks one has none."""
+        found: dict[tuple[str, str], list[Score]] = {}
+        for score in scores:
+            found.setdefault((score.clip, score.scorer), []).append(score)
+        columns = {name: [self._value(sample, name, found) for sample in samples] for name in self.scorers}
+        values = {name: np.array([value for value, _ in column]) for name, column in columns.items()}
+        complete = np.isfinite(np.stack(list(values.values()))).all(0)
+        lacking = [
+            "; ".join(f"{name}: {column[i][1]}" for name, column in columns.items() if column[i][1])
+            for i in range(len(samples))
+        ]
+        if complete.sum() < 2:
+            alone = "no other clip of this run has all scores; a batch needs two"
+            return [score_row(self, sample, reason=why or alone) for sample, why in zip(samples, lacking, strict=True)]
+        config = self.config.model_copy(update={"max_unscored_share": 1.0, "unscored": "sample"})
+        rewards = composite(values, np.zeros(len(samples), int), config)
+        scored = {name: column[complete] for name, column in values.items()}
+        spread = {name: [float(c.mean()), float(c.std(ddof=self.config.ddof))] for name, c in scored.items()}
+        settings = self._settings() | {"batch_clips": int(complete.sum()), "mean_and_std": spread}
+        return [
+            score_row(self, sample, reason=why, settings=settings) if why
+            else score_row(
+                self, sample, float(rewards.final[i]), settings=settings,
+                parts={term: float(part[i]) for term, part in rewards.parts.items()},
+            )
+            for i, (sample, why) in enumerate(zip(samples, lacking, strict=True))
+        ]  # fmt: skip
+
+    def _settings(self) -> dict[str, Any]:
+        return self.config.model_dump(mode="json", include={"terms", "ddof"})
+
+    def _value(self, sample: Sample, name: str, found: Mapping[tuple[str, str], list[Score]]) -> tuple[float, str]:
+        """A clip's number by one scorer, its repeats averaged, more is better; else nan and the reason."""
+        rows = found.get((sample.id, scorer_of(name)), [])
+        values = [row.value for row in rows if not row.reason]
+        if not values:
+            return math.nan, rows[0].reason if rows else "no score"
+        sign = 1.0 if self.scorers[name].better == "higher" else -1.0
+        return sign * sum(values) / len(values), ""
 
 
 def _refuse_too_many(unscored: np.ndarray, scores: Mapping[str, np.ndarray], config: RewardConfig) -> None:

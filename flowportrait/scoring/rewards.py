@@ -23,12 +23,9 @@ from flowportrait.scoring import Sample, Scorer
 from flowportrait.scoring.canary import check_senses
 from flowportrait.scoring.judges import ScoreSystem
 from flowportrait.scoring.metric import CandidateView, Metric, Unscorable
-from flowportrait.scoring.reward import Candidate
+from flowportrait.scoring.reward import PAPER, Candidate, CompositeReward, scorer_of
 from flowportrait.scoring.reward import Scorer as Measure
 from flowportrait.scoring.run import ScoringConfig, build_scorers
-
-PAPER = {"perceptual": "lpips", "consistency": "raft-jitter"}
-"""The paper's names of two rewards, and the scorers behind them."""
 
 
 def build_measures(names: Iterable[str], own: Table, config: ScoringConfig, answers: Path) -> dict[str, Measure]:
@@ -37,12 +34,15 @@ def build_measures(names: Iterable[str], own: Table, config: ScoringConfig, answ
     Raises ConfigError for a name that neither has, CheckpointError for weights that are not there.
     """
     names = list(names)
-    scorers = {name: PAPER.get(name, name) for name in names if name not in own.names()}
+    scorers = {name: scorer_of(name) for name in names if name not in own.names()}
+    single = set(SCORERS.names()) - {CompositeReward.name}
     for name, scorer in scorers.items():
-        if scorer not in SCORERS.names():
-            known = {*own.names(), *SCORERS.names(), *PAPER}
+        if scorer not in single:
+            known = {*own.names(), *single, *PAPER}
             raise ConfigError(f"{own.kind}: no '{name}'; {name_hint(name, known)}")
-    built = dict(zip(scorers, build_scorers(scorers.values(), config, answers), strict=True))
+    config = config.model_copy(update={"reward": None})
+    by_name = {scorer.name: scorer for scorer in build_scorers(scorers.values(), config, answers)}
+    built = {name: by_name[scorer] for name, scorer in scorers.items()}
     judged, views = _Loop(), Views()
     return {name: _measure(built[name], judged, views) if name in built else own.load(name) for name in names}
 

@@ -4,7 +4,6 @@ Every score is appended as soon as it is known. Running the same command again g
 clip whose file has changed since is scored again, and its old score leaves the file when the run ends.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,17 +14,20 @@ from pydantic import Field
 from flowportrait.config import Frozen, validate
 from flowportrait.errors import ConfigError, DataError
 from flowportrait.media import Clip
-from flowportrait.records import ManifestRow, Score, read_jsonl
+from flowportrait.records import ManifestRow, Score, Verdict, read_jsonl
 from flowportrait.registry import COMPARERS, SCORERS, Table, name_hint
 from flowportrait.scoring import Comparer, Sample, Scorer, score_row
 from flowportrait.scoring.asking import Judge, JudgeConfig
-from flowportrait.scoring.cache import append_line
-from flowportrait.scoring.metric import Metric, read_all
-from flowportrait.scoring.reward import RewardConfig
+from flowportrait.scoring.metric import NO_TRUTH, Metric, read_all
+from flowportrait.scoring.reward import CompositeReward, RewardConfig, scorer_of
+from flowportrait.scoring.scores import Key, RecordFile, both, key_of
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".m4v")
 
-Key = tuple[str, str, int]
+STANDARD = ("ssim", "psnr", "perceptual-lite0", "sharpness", "colour-drift")
+"""Scorers that need no download."""
+PRESETS = {"standard": STANDARD, "paper": ("ssim", "psnr", "lpips", "raft-jitter", "lse-c", "lse-d")}
+"""What stands for several scorers wherever scorers are named."""
 
 
 class ScoringConfig(Frozen):
@@ -34,7 +36,7 @@ class ScoringConfig(Frozen):
     judge: JudgeConfig = JudgeConfig()
     scorers: dict[str, dict[str, Any]] = Field(default={}, description="by name; for judges, laid over [judge]")
     sets: dict[str, dict[str, Any]] = Field(default={}, description="settings of set metrics by name")
-    reward: RewardConfig | None = Field(None, description="evaluate adds Eq. 17's reward of these terms")
+    reward: RewardConfig | None = Field(None, description="adds Eq. 17's reward over all clips of a run")
 
 
 @dataclass
@@ -51,17 +53,20 @@ class Summary:
 
 
 def find_samples(sources: Iterable[Path], truth: Path | None = None) -> list[Sample]:
-    """The clips of videos, folders (all videos below) and manifests, each with its truth of the same name.
+    """The clips of videos, folders (all videos below) and manifests, each with its truth.
 
-    A clip's id is its path as given, or its id in the manifest. Raises DataError: nothing there, or an id twice.
+    A clip's id is its path as given, or its id in the manifest. Its truth is the video of the same name below the
+    folder `truth`, or the row of the same id or video name in the manifest `truth`. Raises DataError: nothing there, or
+    an id twice.
     """
     samples: dict[str, Sample] = {}
+    truths = _Truths(truth) if truth else None
     for source in sources:
         for id_, video, name in _videos_of(source):
             known = samples.get(id_)
             if known is not None and known.clip.path != video:
                 raise DataError(f"{source}: the id '{id_}' stands for {known.clip.path} already; ids must differ")
-            samples[id_] = Sample(id_, Clip(video), _truth_of(name, truth))
+            samples[id_] = Sample(id_, Clip(video), truths.of(id_, name) if truths else None)
     if not samples:
         raise DataError(f"nothing to score in {', '.join(map(str, sources))}; give {', '.join(VIDEO_SUFFIXES)} files")
     return list(samples.values())
@@ -82,18 +87,68 @@ def _videos_of(source: Path) -> Iterator[tuple[str, Path, Path]]:
         raise DataError(f"{source}: no such file or folder; give a video, a folder of videos or a manifest (.jsonl)")
 
 
-def _truth_of(name: Path, truth: Path | None) -> Clip | None:
-    if truth is None:
-        return None
-    suffixes = (name.suffix, *VIDEO_SUFFIXES)
-    found = next((path for suffix in suffixes if (path := (truth / name).with_suffix(suffix)).is_file()), None)
-    return Clip(found) if found else None
+def find_pairs(a: Path, b: Path) -> tuple[list[tuple[Sample, Sample]], list[str]]:
+    """The clips of two videos, or those of the same name in two folders or of the same id in two manifests; and the
+    names that only one of them has. Raises DataError: nothing there, or nothing of the same name."""
+    for path in (a, b):
+        if not path.exists():
+            raise DataError(f"{path}: no such file; give two videos, two folders or two manifests")
+    if a.is_dir() != b.is_dir() or (a.suffix == ".jsonl") != (b.suffix == ".jsonl"):
+        raise DataError(f"{a}, {b}: not of the same kind; give two videos, two folders or two manifests")
+    alone = a.is_file() and a.suffix != ".jsonl"
+    sides = [{} if alone else {_pair_name(path, *found): found[1] for found in _videos_of(path)} for path in (a, b)]
+    if alone:
+        sides = [{"": a}, {"": b}]
+    shared = [name for name in sides[0] if name in sides[1]]
+    if not shared:
+        raise DataError(f"{a}, {b}: no video of one has the name of one of the other; nothing to compare")
+    pairs = [tuple(Sample(side[name].as_posix(), Clip(side[name])) for side in sides) for name in shared]
+    return pairs, sorted(sides[0].keys() ^ sides[1].keys())
+
+
+def _pair_name(source: Path, id_: str, video: Path, name: Path) -> str:
+    return id_ if source.suffix == ".jsonl" else name.with_suffix("").as_posix()
+
+
+class _Truths:
+    """Ground-truth videos, in a folder or a manifest. Raises DataError when it is neither."""
+
+    def __init__(self, source: Path):
+        if not source.is_dir() and source.suffix != ".jsonl":
+            raise DataError(f"{source}: no such folder; --truth takes a folder of videos or a manifest (.jsonl)")
+        self.source, self._rows = source, {}
+        if not source.is_dir():
+            for id_, video, name in _videos_of(source):
+                self._rows |= {id_: video, name.with_suffix("").as_posix(): video}
+
+    def of(self, id_: str, name: Path) -> Clip | None:
+        """The truth of a clip by its id or its name."""
+        if self.source.is_dir():
+            suffixes = (name.suffix, *VIDEO_SUFFIXES)
+            tried = ((self.source / name).with_suffix(suffix) for suffix in suffixes)
+            found = next((path for path in tried if path.is_file()), None)
+        else:
+            found = self._rows.get(id_) or self._rows.get(name.with_suffix("").as_posix())
+        return Clip(found) if found else None
 
 
 def build_scorers(names: Iterable[str], config: ScoringConfig, answers: Path) -> list[Scorer]:
-    """The scorers of these names; judge systems with the same settings share one judge, its rates and its budget."""
+    """The scorers of these names or presets; judge systems of the same settings share one judge, its rates, its budget.
+
+    A [reward] table, or the name `reward`, adds the scorers of its terms and, last, the reward itself.
+    """
+    for preset, scorers in PRESETS.items():
+        names = [part for name in names for part in (scorers if name == preset else (name,))]
     judges: dict[str, Judge] = {}
-    return [_built(SCORERS, name, config, answers, judges) for name in dict.fromkeys(names)]
+    wanted, reward = dict.fromkeys(names), config.reward
+    if CompositeReward.name in wanted or reward:
+        reward = reward or RewardConfig()
+        wanted.pop(CompositeReward.name, None)
+        wanted |= dict.fromkeys(scorer_of(name) for name in reward.scorers)
+        if CompositeReward.name in wanted:
+            raise ConfigError("reward.terms: 'reward' cannot be a term of itself; name other scorers")
+    built = [_built(SCORERS, name, config, answers, judges) for name in wanted]
+    return [*built, CompositeReward(reward, built)] if reward else built
 
 
 def build_comparer(name: str, config: ScoringConfig, answers: Path) -> Comparer:
@@ -131,32 +186,78 @@ def score_to_file(
 ) -> Summary:
     """Scores all samples by all scorers into `out`, one JSON line each; what stands there already is kept.
 
-    Metrics share one decoding of each clip and go through the clips in `workers` threads; judges come after them.
+    Metrics share one decoding of each clip and go through the clips in `workers` threads; judges come after them, and
+    the reward, which takes all of these clips as one batch, last. Other runs may write into `out` at the same time.
 
     Raises DataError when `out` holds scores of a scorer with other settings, JudgeError when a judge stops the run.
     """
-    old = _read_scores(out, scorers)
-    current = {sample.id: sample for sample in samples}
+    file = RecordFile(out, Score, {scorer.name: scorer.fingerprint for scorer in scorers})
+    parts = [scorer for scorer in scorers if not isinstance(scorer, CompositeReward)]
+    current, by_name = {sample.id: sample for sample in samples}, {scorer.name: scorer for scorer in parts}
     done = {
         key: score
-        for key, score in old.items()
+        for key, score in file.found.items()
         if score.clip not in current
-        or (_unchanged(score, current[score.clip]) and not (retry_unscored and score.reason))
+        or (
+            _still_holds(score, current[score.clip], by_name.get(score.scorer))
+            and not (retry_unscored and score.reason and score.scorer in by_name)
+        )
     }
-    repeats = {scorer.name: getattr(scorer, "repeats", 1) for scorer in scorers}
-    wanted = [(s.id, scorer.name, r) for s in samples for scorer in scorers for r in range(repeats[scorer.name])]
+    wanted = [(s.id, scorer.name, r) for s in samples for scorer in parts for r in range(_repeats(scorer))]
     missing = set(wanted) - done.keys()
     summary = Summary(kept=len(wanted) - len(missing))
-    for score in _all_scores(samples, scorers, missing, workers):
-        key = (score.clip, score.scorer, score.repeat)
+    for score in _all_scores(samples, parts, missing, workers):
+        key = key_of(score)
         if key in missing:
-            append_line(out, score.model_dump_json().encode() + b"\n")
+            file.append(score)
             done[key] = score
             missing.discard(key)
             progress(len(wanted) - len(missing), len(wanted))
-    _write_in_order(out, done, wanted)
+    for reward in (scorer for scorer in scorers if isinstance(scorer, CompositeReward)):
+        rows = reward.of_batch(samples, [done[key] for key in wanted if key in done])
+        done |= {key_of(row): row for row in rows}
+        wanted += [key_of(row) for row in rows]
+    file.put_in_order(done, wanted)
     summary.scores = [done[key] for key in wanted if key in done]
     return summary
+
+
+def _repeats(scorer: Scorer | Comparer) -> int:
+    return getattr(scorer, "repeats", 1)
+
+
+def compare_to_file(
+    pairs: list[tuple[Sample, Sample]],
+    comparer: Comparer,
+    out: Path,
+    retry_unsaid: bool,
+    progress: Callable[[int, int], None],
+) -> tuple[list[Verdict], int]:
+    """The verdicts on all pairs, also in `out`, one JSON line each; and how many stood there already and were kept.
+
+    Raises DataError when `out` holds verdicts of the comparer with other settings, JudgeError when the run must stop.
+    """
+    file = RecordFile(out, Verdict, {comparer.name: comparer.fingerprint})
+    current = {both(a.id, b.id): [a.sha256, b.sha256] for a, b in pairs}
+    done = {
+        key: verdict
+        for key, verdict in file.found.items()
+        if key[0] not in current
+        or verdict.system != comparer.name
+        or (verdict.sha256 == current[key[0]] and not (retry_unsaid and verdict.reason))
+    }
+    wanted = [(both(a.id, b.id), comparer.name, r) for a, b in pairs for r in range(_repeats(comparer))]
+    missing = set(wanted) - done.keys()
+    kept = len(wanted) - len(missing)
+    lacking = {clips for clips, _, _ in missing}
+    for verdict in comparer.compare([pair for pair in pairs if both(pair[0].id, pair[1].id) in lacking]):
+        if (key := key_of(verdict)) in missing:
+            file.append(verdict)
+            done[key] = verdict
+            missing.discard(key)
+            progress(len(wanted) - len(missing), len(wanted))
+    file.put_in_order(done, wanted)
+    return [done[key] for key in wanted if key in done], kept
 
 
 def _all_scores(samples: list[Sample], scorers: list[Scorer], missing: set[Key], workers: int) -> Iterator[Score]:
@@ -169,7 +270,8 @@ def _all_scores(samples: list[Sample], scorers: list[Scorer], missing: set[Key],
             if (sample.id, scorer.name) not in lacking:
                 continue
             if problem := _unusable(scorer, sample):
-                yield score_row(scorer, sample, reason=problem)
+                about = scorer.about_scores() if isinstance(scorer, Metric) else {}
+                yield score_row(scorer, sample, reason=problem, **about)
             elif isinstance(scorer, Metric):
                 metrics.setdefault(sample.id, []).append(scorer)
             else:
@@ -183,47 +285,20 @@ def _all_scores(samples: list[Sample], scorers: list[Scorer], missing: set[Key],
 def _unusable(scorer: Scorer, sample: Sample) -> str:
     """Why a sample cannot be scored at all; empty when it can be tried."""
     if "truth" in scorer.needs and sample.truth is None:
-        return "no truth; give --truth DIR with a video of the same name"
+        return NO_TRUTH
     return "" if sample.clip.path.is_file() else f"{sample.clip.path}: no such file"
 
 
-def _read_scores(out: Path, scorers: list[Scorer]) -> dict[Key, Score]:
-    """The scores in the file so far; a torn last line is dropped."""
-    if not out.exists():
-        return {}
-    text = out.read_bytes()
-    if not text.endswith(b"\n"):
-        _replace(out, text[: text.rfind(b"\n") + 1])
-    fingerprints = {scorer.name: scorer.fingerprint for scorer in scorers}
-    scores = {}
-    for score in read_jsonl(out, Score):
-        if fingerprints.get(score.scorer, score.fingerprint) != score.fingerprint:
-            raise DataError(
-                f"{out}: holds scores of {score.scorer} with other settings, model or prompts; give another -o"
-            )
-        scores[score.clip, score.scorer, score.repeat] = score
-    return scores
+def _still_holds(score: Score, sample: Sample, scorer: Scorer | None) -> bool:
+    """Whether clip and truth are those that were scored; a video or truth that was not there is looked for again.
 
-
-def _unchanged(score: Score, sample: Sample) -> bool:
-    """Whether the files are still those that were scored; a video that was not there is looked for again."""
-    truth_is_same = not score.truth_sha256 or score.truth_sha256 == sample.truth_sha256
-    return bool(score.sha256) and score.sha256 == sample.sha256 and truth_is_same
-
-
-def _write_in_order(out: Path, done: dict[Key, Score], wanted: list[Key]) -> None:
-    """The same scores, each once: those of other clips first, then the wanted ones in the order asked for."""
-    asked_for = set(wanted)
-    ordered = [score for key, score in done.items() if key not in asked_for]
-    ordered += [done[key] for key in wanted if key in done]
-    _replace(out, "".join(score.model_dump_json() + "\n" for score in ordered).encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror}") from error
+    Where no truth is given this time, numbers that had one stay; so do those of scorers that are not asked (None).
+    """
+    if score.sha256 != sample.sha256:
+        return False
+    needs_truth = score.truth_sha256 if scorer is None else "truth" in scorer.needs
+    if needs_truth and sample.truth and score.truth_sha256 != sample.truth_sha256:
+        return False
+    if scorer is None:
+        return True
+    return bool(score.sha256) and (bool(score.reason) or getattr(scorer, "still_has", lambda _: True)(sample))

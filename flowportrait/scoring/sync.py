@@ -185,16 +185,18 @@ def load_syncnet(path: Path) -> SyncNet:
     return network.eval().requires_grad_(False)
 
 
-def face_crops(view: View, detect_every: int = 4) -> Iterator[UInt8[np.ndarray, "f 224 224 3"]]:
+def face_crops(
+    view: View, detect_every: int = 4, fps: float | None = FPS
+) -> Iterator[UInt8[np.ndarray, "f 224 224 3"]]:
     """The authors' crop: a square of 1.4 face boxes' half sides, more chin than forehead, its path smoothed by medians.
 
     The boxes are our detector's, not S3FD's; frames without a face take the box between their neighbours'. The clip
     passes by twice, once to be searched and once to be cut. Raises Unscorable when fewer than half of the frames show
     a face.
     """
-    path = view.keep(("lse faces", detect_every), lambda: _face_path(view.blocks(FPS), detect_every))
+    path = view.keep(("lse faces", detect_every, fps), lambda: _face_path(view.blocks(fps), detect_every))
     places = iter(path)
-    for block in view.blocks(FPS):
+    for block in view.blocks(fps):
         yield np.stack([crop_face(frame, *next(places)) for frame in block])
 
 
@@ -217,6 +219,10 @@ class LseConfig(Frozen):
 
     crop: Literal["face", "none"] = Field("face", description="none: the whole frame, for clips cut to a face already")
     padding: Padding = "zero"
+    frames: Literal["by_time", "as_they_come"] = Field(
+        "by_time", description="25 a second; as_they_come: every frame as if it were one of those, as scripts do that "
+        "skip the conversion: at 24 fps the sound then runs away by a frame a second"
+    )  # fmt: skip
     detect_every: int = Field(4, ge=1, description="frames; faces between are interpolated, then smoothed over 13")
     reach: int = Field(15, ge=1, le=50, description="frames at 25 fps to either side")
     weights: Path | None = None
@@ -224,7 +230,6 @@ class LseConfig(Frozen):
 
 class _LseScorer(Metric):
     needs = frozenset({"frames", "sound", "weights"})
-    looks_at_fps = FPS
     version = 3
     Config = LseConfig
 
@@ -236,12 +241,18 @@ class _LseScorer(Metric):
     def weights_sha256(self) -> str:
         return sha256_of(self._file)
 
+    @property
+    def looks_at_fps(self) -> float | None:
+        """See `Metric`."""
+        return FPS if self.config.frames == "by_time" else None
+
     def _lse(self, view: View) -> Lse:
         return view.keep(("lse", self.config.model_dump_json()), lambda: self._computed(view))
 
     def _computed(self, view: View) -> Lse:
+        fps = self.looks_at_fps
         whole = self.config.crop == "none"
-        cut = map(resized, view.blocks(FPS)) if whole else face_crops(view, self.config.detect_every)
+        cut = map(resized, view.blocks(fps)) if whole else face_crops(view, self.config.detect_every, fps)
         return lse(*embeddings(load_syncnet(self._file), cut, view.pcm), self.config.reach, self.config.padding)
 
 

@@ -1,8 +1,10 @@
 """What every page of ours has in common: headers that keep browsers strict, who may ask, and the server."""
 
+import re
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from flowportrait.errors import ConfigError
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_NAME = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; media-src 'self' blob:; "
     "connect-src 'self'; img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -22,20 +25,17 @@ HEADERS = {
 }
 
 
-def guard(app: FastAPI, hosts: Iterable[str] = ()) -> None:
+def guard(app: FastAPI, hosts: Iterable[str] = (), **said: str) -> None:
     """Adds the headers; with `hosts`, refuses requests that name another host (DNS rebinding), and always those that
-    change something on behalf of another site."""
+    change something on behalf of another site, or name no host that could be. A refusal is {"message"} and what is
+    `said` with it, status 403."""
     known = frozenset(hosts)
 
     @app.middleware("http")
     async def guarded(request: Request, call_next: Any) -> Response:
-        asked = urlsplit(f"//{request.headers.get('host', '')}")
-        origin = request.headers.get("origin")
-        foreign = origin is not None and urlsplit(origin).netloc != asked.netloc
-        if known and asked.hostname not in known:
-            response: Response = _refusal("this address is served under another name")
-        elif foreign and request.method not in ("GET", "HEAD"):
-            response = _refusal("asked by a page of another site")
+        refused = _refused(request, known)
+        if refused:
+            response: Response = JSONResponse({**said, "message": refused}, 403)
         else:
             response = await call_next(request)
         response.headers.update(HEADERS)
@@ -45,17 +45,73 @@ def guard(app: FastAPI, hosts: Iterable[str] = ()) -> None:
         return response
 
 
-def _refusal(message: str) -> Response:
-    return JSONResponse({"code": "forbidden", "message": message}, 403)
+def _refused(request: Request, known: frozenset[str]) -> str:
+    """Why a request is not answered, or nothing."""
+    origin = request.headers.get("origin")
+    try:
+        asked = urlsplit(f"//{request.headers.get('host', '')}")
+        foreign = origin is not None and urlsplit(origin).netloc != asked.netloc
+    except ValueError:
+        return "the address or the page that asks has a name that cannot be"
+    if known and asked.hostname not in known:
+        return "this address is served under another name"
+    if foreign and request.method not in ("GET", "HEAD"):
+        return "asked by a page of another site"
+    return ""
+
+
+async def body_of(request: Request, most_bytes: int) -> bytes | None:
+    """The body of a request, or None as soon as it is over `most_bytes`."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > most_bytes:
+            return None
+    return body
+
+
+def names_of(host: str, allowed: Iterable[str] = ()) -> frozenset[str]:
+    """The names under which a server that listens at `host` may be asked; empty for all of them, which is so where
+    other machines reach it and nobody says what it is called. Raises ConfigError for what is no name alone."""
+    names = [name.strip("[]").lower() for name in allowed]
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"--allow-host {name}: give a name alone, such as videos.example.org")
+    if names or is_local(host):
+        return LOOPBACK | {host.strip("[]").lower(), *names}
+    return frozenset()
+
+
+def is_local(host: str) -> bool:
+    """Whether this machine alone reaches a server that listens at `host`."""
+    with suppress(ValueError):
+        return ip_address(host.strip("[]")).is_loopback
+    return host.lower() == "localhost"
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket to serve at; port 0 takes a free one. Raises ConfigError when it cannot be had."""
+    """A socket to serve at, of IPv4 or IPv6 as `host` is; port 0 takes a free one. Raises ConfigError when it cannot be
+    had."""
+    host = host.strip("[]")
     try:
-        return socket.create_server((host, port))
-    except OSError as error:
-        where = f"--host {host} --port {port}"
-        raise ConfigError(f"{where}: cannot listen there ({error.strerror}); take another") from error
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # A name may have both; browsers try both.
+        family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+        every = host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(address[:2], family=family, dualstack_ipv6=every)
+    except (OSError, UnicodeError) as error:
+        where, why = f"--host {host} --port {port}", getattr(error, "strerror", "no name of a machine")
+        raise ConfigError(f"{where}: cannot listen there ({why}); take another") from error
+
+
+def address_of(host: str, listening: socket.socket) -> str:
+    """What to open in a browser on this machine, as http://127.0.0.1:7860."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.strip("[]"), host.strip("[]"))
+    return f"http://{_bracketed(name)}:{listening.getsockname()[1]}"
+
+
+def _bracketed(name: str) -> str:
+    return f"[{name}]" if ":" in name else name
 
 
 def server_of(app: FastAPI) -> Any:

@@ -5,6 +5,7 @@ job starts another.
 """
 
 import multiprocessing
+import os
 import secrets
 import shutil
 import signal
@@ -12,6 +13,8 @@ import tempfile
 import threading
 import time
 from collections import deque
+from collections.abc import Container, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,16 +33,28 @@ class Limits(Frozen):
 
     max_upload_bytes: int = 32 << 20
     max_sound_s: float = 60.0
+    max_picture_px: int = 1 << 26
+    """As the picture's file says, before any of it is decoded."""
     max_waiting: int = 8
     """Jobs in the queue, of all visitors."""
     max_files: int = 12
     """Uploads that one visitor keeps at a time."""
+    max_all_files: int = 120
+    """Uploads of all visitors, with those on their way."""
+    max_all_bytes: int = 4 << 30
+    """On disk, of uploads and videos of all visitors."""
+    max_upload_s: float = 600.0
+    """How long one upload may be on its way."""
     keep_s: float = 3600.0
     """How long uploads and videos stay after their last use."""
 
 
 class Busy(DataError):
     """The queue is full."""
+
+
+class Full(DataError):
+    """Uploads and videos take as much of the disk as they may."""
 
 
 @dataclass
@@ -94,15 +109,34 @@ class Desk:
         """A new private folder."""
         return Path(tempfile.mkdtemp(dir=self._home))
 
-    def submit(self, owner: str, request: dict[str, Any]) -> Job:
-        """Queues a video. Raises Busy when too many wait."""
-        with self._changed:
-            if len(self._waiting) >= self.limits.max_waiting:
-                raise Busy(f"{len(self._waiting)} videos are waiting already; try again in a few minutes")
-            job = Job(owner, request, self.folder())
-            self._jobs[job.id] = job
-            self._waiting.append(job)
-            self._changed.notify_all()
+    def used_bytes(self, without: Container[Path] = ()) -> int:
+        """Of all that lies on disk but for some folders; a file with two names counts once."""
+        sizes = {}
+        for folder, _, names in os.walk(self._home):
+            for name in names if Path(folder) not in without else ():
+                with suppress(FileNotFoundError):
+                    facts = os.lstat(os.path.join(folder, name))
+                    sizes[facts.st_ino] = facts.st_size
+        return sum(sizes.values())
+
+    def submit(self, owner: str, request: dict[str, Any], files: Mapping[str, Path]) -> Job:
+        """Queues a video. Uploads among `files` get a second name in the job's folder, so that deleting them costs no
+        job that waits. Raises Busy when too many wait, Full without room, FileNotFoundError when a file has gone."""
+        if self.used_bytes() >= self.limits.max_all_bytes:
+            raise Full("no room for more videos here; delete yours, or try again later")
+        job = Job(owner, dict(request), self.folder())
+        try:
+            for kind, path in files.items():
+                job.request[kind] = str(self._shared(path, job.folder / kind))
+            with self._changed:
+                if len(self._waiting) >= self.limits.max_waiting:
+                    raise Busy(f"{len(self._waiting)} videos are waiting already; try again in a few minutes")
+                self._jobs[job.id] = job
+                self._waiting.append(job)
+                self._changed.notify_all()
+        except BaseException:
+            shutil.rmtree(job.folder, ignore_errors=True)
+            raise
         return job
 
     def find(self, owner: str, job_id: str) -> Job:
@@ -131,6 +165,13 @@ class Desk:
         if not running:  # else the thread does, once nothing writes there any more
             shutil.rmtree(job.folder, ignore_errors=True)
 
+    def forget(self) -> None:
+        """Deletes what nobody has asked for in a long time."""
+        now_s = time.monotonic()
+        for job in list(self._jobs.values()):
+            if job.state not in ("queued", "running") and now_s - job.touched_s > self.limits.keep_s:
+                self.remove(job)
+
     def close(self) -> None:
         """Stops everything and removes it."""
         with self._changed:
@@ -143,6 +184,18 @@ class Desk:
 
     # ------------------------------------------------------------------------------------------ inside
 
+    def _shared(self, path: Path, own: Path) -> Path:
+        """Where a job reads a file: under a name of its own, or where it is when it is none of the uploads."""
+        if not path.is_relative_to(self._home):
+            return path
+        try:
+            os.link(path, own)
+        except FileNotFoundError:
+            raise
+        except OSError:  # another device, or a file system without links
+            shutil.copyfile(path, own)
+        return own
+
     def _serve(self) -> None:
         """The thread that alone starts, asks and stops the process."""
         while not self._closing:
@@ -153,7 +206,7 @@ class Desk:
                     job.state, job.started_s = "running", time.monotonic()
             if job:
                 self._do(job)
-            self._forget()
+            self.forget()
         self._stop_process()
 
     def _do(self, job: Job) -> None:
@@ -174,6 +227,9 @@ class Desk:
         if job.state == "cancelled":
             self._stop_process()
             shutil.rmtree(job.folder, ignore_errors=True)
+        for path in job.folder.glob("*"):  # a face and a voice stay no longer than they are needed
+            if path != job.video:
+                path.unlink(missing_ok=True)
 
     def _hear(self, job: Job, word: str, *said: Any) -> None:
         with self._changed:
@@ -199,13 +255,6 @@ class Desk:
             self._process.kill()
             self._process.join()
         self._process = None
-
-    def _forget(self) -> None:
-        """Deletes what nobody has asked for in a long time."""
-        now_s = time.monotonic()
-        for job in list(self._jobs.values()):
-            if job.state not in ("queued", "running") and now_s - job.touched_s > self.limits.keep_s:
-                self.remove(job)
 
 
 def make_videos(pipe: Connection) -> None:

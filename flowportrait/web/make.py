@@ -13,35 +13,31 @@ What goes wrong is {"field", "message"}. Uploads and videos belong to the browse
 cannot read), lie where only this user can read, and go after a time, on request, and when the server ends.
 """
 
+import asyncio
 import secrets
-import shutil
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
-from flowportrait import media, registry
-from flowportrait.errors import DataError, FlowPortraitError
-from flowportrait.web.guard import LOOPBACK, guard, listen, run
-from flowportrait.web.jobs import Busy, Desk, Job, Limits
+from flowportrait import registry
+from flowportrait.errors import DataError
+from flowportrait.web.guard import HEADERS, LOOPBACK, address_of, body_of, guard, is_local, listen, names_of, run
+from flowportrait.web.jobs import Busy, Desk, Full, Job, Limits
+from flowportrait.web.uploads import SAMPLE_FILES, SAMPLES, Kind, Refused, Uploads
 
 STATIC = Path(__file__).parent / "static"
-SAMPLES = Path(__file__).parents[1] / "samples"
 _COOKIE = "flowportrait"
-_SAMPLE_FILES = {
-    "portrait": ("portrait.png", "portrait_long_hair.jpg", "portrait_short_hair.jpg"),
-    "audio": ("speech.wav",),
-}
-Kind = Literal["portrait", "audio"]
+_TIDY_S = 30.0
+_MAX_WISH_BYTES = 1 << 16
 
 
 class Wish(BaseModel):
@@ -59,110 +55,21 @@ class Wish(BaseModel):
     crop: Literal["auto", "none"] = "auto"
 
 
-class Refused(FlowPortraitError):
-    """What cannot be done, and the field of the page that it concerns."""
-
-    def __init__(self, field: str, message: str, status: int = 422):
-        super().__init__(message)
-        self.field, self.status = field, status
-
-
-@dataclass
-class _File:
-    owner: str
-    kind: Kind
-    path: Path
-    name: str
-    touched_s: float = field(default_factory=time.monotonic)
-
-
-class Uploads:
-    """Files of all visitors, each known to its own only."""
-
-    def __init__(self, desk: Desk):
-        self._desk, self._files = desk, dict[str, _File]()
-
-    async def take(self, owner: str, kind: Kind, name: str, request: Request) -> str:
-        """Writes a body to disk while it is within the limits, and looks whether it is what it should be; its id."""
-        self._forget(owner)
-        path = self._desk.folder() / kind
-        try:
-            await self._write(path, kind, name, request)
-            await run_in_threadpool(self._check, kind, path, name)
-        except BaseException:
-            shutil.rmtree(path.parent, ignore_errors=True)
-            raise
-        file_id = secrets.token_urlsafe(12)
-        self._files[file_id] = _File(owner, kind, path, name)
-        return file_id
-
-    def find(self, owner: str, kind: Kind, file_id: str) -> tuple[Path, str]:
-        """Path and given name of an upload of this visitor, or of a sample."""
-        if file_id in _SAMPLE_FILES[kind]:
-            return SAMPLES / file_id, file_id
-        file = self._files.get(file_id)
-        if file is None or file.owner != owner or file.kind != kind:
-            raise Refused(kind, f"{kind}: none chosen, or deleted after its time; choose one again")
-        file.touched_s = time.monotonic()
-        return file.path, file.name
-
-    def remove(self, owner: str) -> None:
-        """Deletes all of a visitor's."""
-        for file_id, file in list(self._files.items()):
-            if file.owner == owner:
-                self._drop(file_id)
-
-    async def _write(self, path: Path, kind: Kind, name: str, request: Request) -> None:
-        most = self._desk.limits.max_upload_bytes
-        too_large = Refused(kind, f"{name}: over {most / (1 << 20):.0f} MB; give a smaller file", 413)
-        said = request.headers.get("content-length", "")
-        if said.isdigit() and int(said) > most:
-            raise too_large
-        try:
-            with path.open("wb") as file:
-                async for part in request.stream():
-                    if file.tell() + len(part) > most:
-                        raise too_large
-                    file.write(part)
-        except OSError as error:
-            raise Refused(kind, f"{name}: cannot be kept here ({error.strerror}); try again later", 507) from error
-
-    def _check(self, kind: Kind, path: Path, name: str) -> None:
-        """Refuses at once what `generate` would refuse, in its words."""
-        try:
-            if kind == "portrait":
-                media.read_portrait(path)
-                return
-            sound = media.read_audio(path, mono=False)
-        except FlowPortraitError as error:
-            raise Refused(kind, str(error).replace(str(path), name)) from error
-        most_s = self._desk.limits.max_sound_s
-        if sound.duration_s > most_s:
-            raise Refused(kind, f"{name}: {sound.duration_s:.0f} s of sound; give at most {most_s:.0f} s here")
-
-    def _forget(self, owner: str) -> None:
-        limits, now_s = self._desk.limits, time.monotonic()
-        old = [key for key, file in self._files.items() if now_s - file.touched_s > limits.keep_s]
-        mine = [key for key, file in self._files.items() if file.owner == owner and key not in old]
-        for file_id in [*old, *mine[: max(0, len(mine) + 1 - limits.max_files)]]:
-            self._drop(file_id)
-
-    def _drop(self, file_id: str) -> None:
-        shutil.rmtree(self._files.pop(file_id).path.parent, ignore_errors=True)
-
-
 def make_app(desk: Desk, hosts: frozenset[str] = LOOPBACK) -> FastAPI:
     """The application; `hosts` are the names it may be asked under, all if empty. It closes the desk when it ends."""
 
+    uploads = Uploads(desk)
+
     @asynccontextmanager
     async def while_served(_: FastAPI) -> AsyncIterator[None]:
+        tidying = asyncio.create_task(_keep_tidy(desk, uploads))
         yield
+        tidying.cancel()
         desk.close()
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=while_served)
-    uploads = Uploads(desk)
     app.mount("/static", StaticFiles(directory=STATIC))
-    guard(app, hosts)
+    guard(app, hosts, field="")
     _explain(app)
     _serve_files(app, uploads)
     _serve_jobs(app, desk, uploads)
@@ -176,15 +83,23 @@ def make_app(desk: Desk, hosts: frozenset[str] = LOOPBACK) -> FastAPI:
 
     @app.get("/api/settings")
     def settings() -> dict[str, Any]:
-        return {"models": registry.model_names(), "samples": _SAMPLE_FILES, "limits": desk.limits.model_dump()}
+        return {"models": registry.model_names(), "samples": SAMPLE_FILES, "limits": desk.limits.model_dump()}
 
     return app
+
+
+async def _keep_tidy(desk: Desk, uploads: Uploads) -> None:
+    """Forgets what is past its time, whether or not anybody asks for anything."""
+    while True:
+        await asyncio.sleep(min(max(desk.limits.keep_s / 4, 0.05), _TIDY_S))
+        await run_in_threadpool(desk.forget)
+        await run_in_threadpool(uploads.forget)
 
 
 def _serve_files(app: FastAPI, uploads: Uploads) -> None:
     @app.get("/api/samples/{name}")
     def sample(name: str) -> Response:
-        if not any(name in names for names in _SAMPLE_FILES.values()):
+        if not any(name in names for names in SAMPLE_FILES.values()):
             raise Refused("", f"{name}: no such sample", 404)
         return FileResponse(SAMPLES / name)
 
@@ -201,17 +116,27 @@ def _serve_files(app: FastAPI, uploads: Uploads) -> None:
 
 def _serve_jobs(app: FastAPI, desk: Desk, uploads: Uploads) -> None:
     @app.post("/api/jobs")
-    def submit(wish: Wish, request: Request) -> dict[str, str]:
-        visitor = _visitor(request)
+    async def submit(request: Request) -> dict[str, str]:
+        body = await body_of(request, _MAX_WISH_BYTES)
+        if body is None:
+            raise Refused("", f"over {_MAX_WISH_BYTES} bytes; a wish is a few lines of JSON", 413)
+        return await run_in_threadpool(queue, Wish.model_validate_json(body), _visitor(request))
+
+    def queue(wish: Wish, visitor: str) -> dict[str, str]:
         if not wish.consent:
             raise Refused("consent", "consent: say that you may use this person's face and voice, or make no video")
         if wish.model not in registry.model_names():
             raise Refused("model", f"model: no {wish.model!r} here; there are {', '.join(registry.model_names())}")
-        files = {kind: uploads.find(visitor, kind, getattr(wish, kind)) for kind in ("portrait", "audio")}
+        files = {kind: uploads.find(visitor, kind, getattr(wish, kind)) for kind in get_args(Kind)}
         asked = wish.model_dump(exclude={"portrait", "audio", "consent"})
-        names = {str(path): name for path, name in files.values()}
-        asked |= {kind: str(path) for kind, (path, _) in files.items()} | {"names": names}
-        return {"id": desk.submit(visitor, asked).id}
+        asked["names"] = {kind: name for kind, (_, name) in files.items()}
+        try:
+            return {"id": desk.submit(visitor, asked, {kind: path for kind, (path, _) in files.items()}).id}
+        except FileNotFoundError as error:
+            kind = Path(error.filename).name
+            raise Refused(kind, f"{kind}: deleted just now; choose one again") from error
+        except OSError as error:
+            raise Refused("", f"no video can be made now ({error.strerror}); try again later", 507) from error
 
     @app.get("/api/jobs/{job_id}")
     def state(job_id: str, request: Request) -> dict[str, Any]:
@@ -240,9 +165,9 @@ def _visitor(request: Request) -> str:
 
 def _told(desk: Desk, job: Job) -> dict[str, Any]:
     reason, field = job.reason, ""
-    for path, name in job.request["names"].items():
-        if path in reason:
-            reason, field = reason.replace(path, name), "portrait" if path == job.request["portrait"] else "audio"
+    for kind, name in job.request["names"].items():
+        if job.request[kind] in reason:
+            reason, field = reason.replace(job.request[kind], name), kind
     return {
         "id": job.id, "state": job.state, "done": job.done, "total": job.total, "left_s": job.left_s,
         "ahead": desk.ahead(job), "reason": reason, "field": field, **job.facts,
@@ -263,23 +188,43 @@ def _explain(app: FastAPI) -> None:
     async def busy(_: Request, error: Busy) -> Response:
         return told(503, "", str(error))
 
+    @app.exception_handler(Full)
+    async def full(_: Request, error: Full) -> Response:
+        return told(507, "", str(error))
+
     @app.exception_handler(DataError)
     async def unknown(_: Request, error: DataError) -> Response:
         return told(404, "", str(error))
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
+    @app.exception_handler(ValidationError)
+    async def invalid(_: Request, error: RequestValidationError | ValidationError) -> Response:
         first = error.errors()[0]
+        if not first["loc"]:
+            return told(422, "", f"the request is no JSON object ({first['msg']})")
         name = str(first["loc"][-1])
         return told(422, name, f"{name}: {first['msg']} (got {str(first.get('input'))[:60]!r})")
 
+    @app.exception_handler(HTTPException)
+    async def not_there(request: Request, error: HTTPException) -> Response:
+        response = told(error.status_code, "", f"{request.method} {request.url.path[:200]}: {error.detail}")
+        response.headers.update(error.headers or {})
+        return response
 
-def serve(host: str, port: int, device: str = "auto", say: Callable[[str], None] = print) -> None:
-    """Serves the page until interrupted. Raises ConfigError for a port in use."""
-    listening = listen(host, port)
-    desk = Desk(Limits(), device)
-    name = "127.0.0.1" if host == "0.0.0.0" else host
-    say(f"http://{name}:{listening.getsockname()[1]}/  (Ctrl+C ends, and deletes all uploads)")
-    if host not in LOOPBACK:
+    @app.exception_handler(Exception)
+    async def broken(_: Request, error: Exception) -> Response:
+        # The guard stands inside of what calls this; the error goes on to the log.
+        response = told(500, "", f"the server failed ({type(error).__name__}); try again")
+        response.headers.update(HEADERS)
+        return response
+
+
+def serve(
+    host: str, port: int, device: str = "auto", allowed: Iterable[str] = (), say: Callable[[str], None] = print
+) -> None:
+    """Serves the page until interrupted, also under the `allowed` names. Raises ConfigError for a port in use."""
+    hosts, listening = names_of(host, allowed), listen(host, port)
+    say(f"{address_of(host, listening)}/  (Ctrl+C ends, and deletes all uploads)")
+    if not is_local(host):
         say("warning: whoever reaches this address can make videos here; put a login and TLS before it")
-    run(make_app(desk, LOOPBACK if host in LOOPBACK else frozenset()), listening)
+    run(make_app(Desk(Limits(), device), hosts), listening)

@@ -10,7 +10,7 @@ Nothing tells which generator a clip is from: addresses are the ids of the store
 come without a file name, a date or a digest. Whoever has a link can rate, so links are as good as passwords.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,19 @@ from flowportrait.records import ASPECTS
 from flowportrait.study.answers import UNWATCHED_S, Answer
 from flowportrait.study.rubric import INSTRUCTIONS, RUBRICS
 from flowportrait.study.store import Study, Task
-from flowportrait.web.guard import LOOPBACK, guard, listen, run
+from flowportrait.web.guard import LOOPBACK, address_of, body_of, guard, is_local, listen, names_of, run
 
 STATIC = Path(__file__).parent / "static"
 MAX_ANSWER_BYTES = 1 << 20
 _STATUS = {"unknown_rater": 404, "unknown_task": 404, "unknown_item": 404}
 
 
-def study_app(study: Study) -> FastAPI:
-    """The application; several processes may serve one study."""
+def study_app(study: Study, hosts: frozenset[str] = LOOPBACK) -> FastAPI:
+    """The application; `hosts` are the names it may be asked under, all if empty. Several may serve a study."""
     app = FastAPI(title="flowportrait study", docs_url=None, redoc_url=None, openapi_url=None)
     app.mount("/static", StaticFiles(directory=STATIC))
 
-    guard(app)
+    guard(app, hosts, code="forbidden")
 
     @app.exception_handler(StudyRefused)
     async def refused(request: Request, error: StudyRefused) -> Response:
@@ -73,11 +73,9 @@ def study_app(study: Study) -> FastAPI:
 
     @app.put("/r/{token}/task/{task_id}")
     async def answer(token: str, task_id: str, request: Request) -> dict[str, str]:
-        body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > MAX_ANSWER_BYTES:
-                raise StudyRefused("bad_rating", f"answer: over {MAX_ANSWER_BYTES} bytes; nothing was kept")
+        body = await body_of(request, MAX_ANSWER_BYTES)
+        if body is None:
+            raise StudyRefused("bad_rating", f"answer: over {MAX_ANSWER_BYTES} bytes; nothing was kept")
         receipt = await run_in_threadpool(study.submit, token, task_id, Answer.read(body))
         return {"state": receipt.state}
 
@@ -104,14 +102,16 @@ def _rubric(rubric: Any) -> dict[str, Any]:
     return {"aspect": rubric.aspect, "title": rubric.title, "grades": grades}
 
 
-def serve(directory: Path, host: str, port: int, say: Callable[[str], None] = print) -> None:
-    """Serves a study until interrupted, after it has said each rater's link. Raises ConfigError for a port in use."""
-    study, listening = Study(directory), listen(host, port)
+def serve(
+    directory: Path, host: str, port: int, allowed: Iterable[str] = (), say: Callable[[str], None] = print
+) -> None:
+    """Serves a study until interrupted, also under the `allowed` names, after it has said each rater's link. Raises
+    ConfigError for a port in use."""
+    study, hosts, listening = Study(directory), names_of(host, allowed), listen(host, port)
     for rater in study.raters():
-        name = "127.0.0.1" if host == "0.0.0.0" else host
-        link = f"http://{name}:{listening.getsockname()[1]}/r/{rater.token}"
+        link = f"{address_of(host, listening)}/r/{rater.token}"
         say(f"{rater.name}: {link}  ({rater.done} of {rater.total} sets done)")
-    if host not in LOOPBACK:
+    if not is_local(host):
         say("warning: links are as good as passwords, and http can be read on the way; put TLS before it")
     say("Ctrl+C ends; answers are kept as they come")
-    run(study_app(study), listening)
+    run(study_app(study, hosts), listening)

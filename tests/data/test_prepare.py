@@ -351,6 +351,21 @@ def test_identities_come_from_lists_names_or_folders(tmp_path):
         assert source.identity == name == source.record("").voice
 
 
+# ------------------------------------------------------------------------------------------ settings
+
+
+def test_the_papers_values():
+    """Appendix B, §2.3 and §4.1."""
+    settings = PrepareConfig()
+    assert settings.speech.max_overlap == 0.10 and settings.speech.keep_language == "en"
+    assert (settings.speaker.least, settings.speaker.confidence) == (0.5, "softmax")
+    assert settings.directions == ("frontal", "side")
+    assert (settings.faces.max_gap_s, settings.crop.scale, settings.crop.max_side_px) == (1.0, 1.5, 384)
+    assert (settings.split.test_min_s, settings.split.test_min_face_px) == (5.0, 512.0)
+    recipe = load_recipe(ROOT / "recipes" / "prepare-paper.toml", PrepareConfig)
+    assert (recipe.faces.detect_every, recipe.split.rule) == (1, "paper")
+
+
 # ------------------------------------------------------------------------------------------ refusals
 
 
@@ -366,7 +381,7 @@ def test_what_cannot_be_meant_is_one_line(tmp_path, monkeypatch, capsys):
         ("full -o d", "no video in full; give .mp4, "),
         ("a.mp4 -o full", "full: holds thesis.doc and is no dataset of `prepare`; give an empty or a new folder"),
         ("a.mp4 -o a.mp4", "a.mp4: is a file; give a folder"),
-        ("a.mp4 -o d --set speech.overlap=senk", "overlap finder: no 'senk'; allowed: none is installed"),
+        ("a.mp4 -o d --set speech.overlap=senk", "overlap finder: no 'senk'; allowed: pyannote"),
         ("a.mp4 -o d --set faces.detector=buffalo", "face detector: no 'buffalo'; allowed: centerface"),
         ("a.mp4 -o d --set split.identity=(x", "split.identity: got '(x', no regular expression"),
         ("a.mp4 -o d --set speaker.weights=w.model --set speaker.network=ava", "w.model: no such file; get https://"),

@@ -81,7 +81,7 @@ def test_ssim_and_psnr(name, frames):
     for window in ("uniform", "gaussian"):
         assert pixel.ssim(frames[[0]], frames[[10]], window)[0] == pytest.approx(far[window], abs=1e-6)
     first, tenth = pixel.grey(frames[[0]]), pixel.grey(frames[[10]])
-    assert pixel.ssim(first, tenth, "uniform")[0] == pytest.approx(far["grey"], abs=1e-4)
+    assert pixel.ssim(first, tenth, "uniform")[0] == pytest.approx(far["grey"], abs=1e-6)
 
 
 @pytest.mark.parametrize("trunk, seed", [("alex", 31), ("vgg", 32), ("squeeze", 33)])
@@ -105,6 +105,23 @@ def test_flow_and_jitter(name, frames):
         if f"{name}_flow{index}" in ARRAYS:
             off = np.abs(flows[index, :, ::8, ::8].numpy() - ARRAYS[f"{name}_flow{index}"])
             assert off.max() < 2e-3 and off.mean() < 1e-4
+
+
+@pytest.mark.skipif(not RAFT.is_file(), reason="../shared/weights/raft-small.pth is not there")
+def test_jitter_of_a_shaken_clip(name, frames):
+    if name != "sam_altman_result":
+        pytest.skip("the numbers are of one clip")
+    expected = json.loads((GOLDEN / "raft_jitter.json").read_text())["clip_sam_altman_jittered_2px"]
+    moves = np.random.RandomState(3).randint(-2, 3, (12, 2))
+    shaken = np.stack([np.roll(frame, move, (0, 1)) for frame, move in zip(frames, moves, strict=False)])
+    flows = torch.cat(list(raft.flows_between(raft.load_raft(RAFT, "small"), [shaken])))
+    assert flows.norm(dim=1).mean((1, 2)).tolist() == pytest.approx(expected["mean_mag"], rel=5e-4)
+    for epsilon in ("1e-08", "1e-06", "0.001", "0.01", "1"):
+        for key, reading in (
+            ("A_pixel_ratio_then_mean", "pixels"), ("B_ratio_of_means", "means"), ("C_global_l2_ratio", "norms"),
+        ):  # fmt: skip
+            got = motion.jitter(flows, reading, float(epsilon)).numpy()
+            assert got == pytest.approx(np.array(expected[f"eps={epsilon}"][key]), rel=5e-4)
 
 
 def test_mfcc(name, clip):

@@ -154,6 +154,47 @@ def test_compare(judged, capsys):
     assert lines[0] == f"direct-comp: {winner} is better"
 
 
+def test_compare_folders(judged, capsys):
+    """Every pair of the same name; what has no counterpart is named, and a second run asks for nothing."""
+    Path("clips").rename("ours")
+    Path("theirs").mkdir()
+    for name in ("0000", "0001", "0007"):
+        clip = Path("ours/0002.mp4").read_bytes() + b"\0\0\0\x0cfree" + name.encode()
+        Path(f"theirs/{name}.mp4").write_bytes(clip)
+    command = ["compare", "ours", "theirs", "--system", "direct", "--config", "judge.json", "--json"]
+    assert cli.run(command) == 2 and "2 pairs: their verdicts need a file; give -o" in capsys.readouterr().err
+    command += ["-o", "v.jsonl"]
+    assert cli.run(command) == 0 and judged.sim.calls == 2
+    captured = capsys.readouterr()
+    assert "warning: 0002: only in one of ours and theirs; not compared" in captured.err
+    verdicts = list(read_jsonl("v.jsonl", Verdict))
+    assert [(v.a, v.b) for v in verdicts] == [(f"ours/000{i}.mp4", f"theirs/000{i}.mp4") for i in range(2)]
+    said = json.loads(captured.out.splitlines()[-1])
+    assert said["wins"] == {side: sum(v.winner == side for v in verdicts) for side in ("a", "b", "tie")}
+    assert said["not_compared"] == ["0002", "0007"] and said["unsaid"] == 0 and said["kept"] == 0
+    assert f"direct-comp: ours is better in {said['wins']['a']}, theirs in {said['wins']['b']}, 0 ties" in captured.out
+    before = Path("v.jsonl").read_bytes()
+    assert cli.run(command) == 0 and judged.sim.calls == 2 and Path("v.jsonl").read_bytes() == before
+    # A clip that has changed is compared again.
+    Path("ours/0000.mp4").write_bytes(Path("ours/0000.mp4").read_bytes() + b"\0\0\0\x0cfreenew!")
+    assert cli.run(command) == 0 and judged.sim.calls == 3
+    assert len(Path("v.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["clips", "clips/0000.mp4"], "clips, clips/0000.mp4: not of the same kind; give two videos, two folders"),
+        (["clips", "empty"], "clips, empty: no video of one has the name of one of the other; nothing to compare"),
+        (["clips", "gone"], "gone: no such file; give two videos, two folders or two manifests"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(judged, arguments, words, capsys):
+    Path("empty").mkdir()
+    assert cli.run(["compare", *arguments, "-o", "v.jsonl", "--config", "judge.json"]) == 2
+    assert words in capsys.readouterr().err and judged.sim.calls == 0
+
+
 def test_no_verdict_is_a_failure(judged, capsys):
     judged.sim.faults = type(judged.sim.faults).model_validate({"fault": [{"kind": "prose"}]})
     command = ["compare", "clips/0000.mp4", "clips/0001.mp4", "--answers", "a.jsonl", "--config", "judge.json"]

