@@ -53,14 +53,9 @@ def generate(
     debug: Debug = False,
 ) -> None:
     """Make PORTRAIT say AUDIO, or the first frame of every clip of a dataset what is said in it."""
-    from flowportrait import media
     from flowportrait.registry import find_model
 
-    # All that can be refused without torch is refused first.
-    if not 0 <= guidance <= 100:
-        raise ConfigError(f"--guidance: got {guidance}; give a number from 0 to 100, 1 for no guidance")
-    if not 0 <= share <= 1:
-        raise ConfigError(f"--share: got {share}; give a number from 0 to 1")
+    _refuse_numbers(guidance, share)
     for name in (model, toward):
         if name is not None:
             find_model(name)
@@ -74,6 +69,14 @@ def generate(
         return
     if audio is None:
         raise ConfigError(f"{portrait}: what is it to say? give a sound or video file behind it")
+    _generate_one(portrait, audio, out, model, options, how | {"crop": crop or "auto"}, json)
+
+
+def _generate_one(
+    portrait: Path, audio: Path, out: Path, model: str, options: dict[str, Any], how: dict[str, Any], as_json: bool
+) -> None:
+    from flowportrait import media
+
     media.check_output(out)
     if out.exists() and any(source.exists() and out.samefile(source) for source in (portrait, audio)):
         raise MediaError(f"{out}: is also the input; give the video another name")
@@ -83,9 +86,17 @@ def generate(
 
     pipeline = load(model, **options)
     with progress_bar("generating") as progress:
-        result = pipeline.generate(picture, sound, crop=crop or "auto", progress=progress, **how)
+        result = pipeline.generate(picture, sound, progress=progress, **how)
     result.save(out)
-    _report(result, portrait=portrait, audio=audio, out=out, as_json=json)
+    _report(result, portrait=portrait, audio=audio, out=out, as_json=as_json)
+
+
+def _refuse_numbers(guidance: float, share: float) -> None:
+    """All that can be refused without torch is refused first."""
+    if not 0 <= guidance <= 100:
+        raise ConfigError(f"--guidance: got {guidance}; give a number from 0 to 100, 1 for no guidance")
+    if not 0 <= share <= 1:
+        raise ConfigError(f"--share: got {share}; give a number from 0 to 1")
 
 
 def _generate_dataset(
