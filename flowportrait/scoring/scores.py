@@ -22,7 +22,7 @@ from flowportrait.scoring.cache import append_line
 Key = tuple[str, str, int]
 """What was looked at, by what, which repeat."""
 _HEAD = b'{"schema_version":1,"reason":"'
-"""What lines of both kinds begin with."""
+"""What lines of both kinds begin with; all that tells a torn first line."""
 R = TypeVar("R", Score, Verdict)
 
 
@@ -98,9 +98,9 @@ class RecordFile(Generic[R]):
         if self._is_record(torn):
             self._replace(text + b"\n")
             return
-        first = text[: text.find(b"\n")] if whole else torn
-        ours = self._is_record(first) if whole else torn.startswith(_HEAD[: len(torn)])
-        if not ours or not torn.startswith(_HEAD[: len(torn)]):
+        first = text[: text.find(b"\n")]
+        ours = self._is_record(first) and torn.startswith(b"{") if whole else torn.startswith(_HEAD[: len(torn)])
+        if not ours:
             kind = self.kind.__name__
             raise DataError(f"{self.path}: is no file of JSON lines of {kind}; it was left as it is, give another -o")
         self._replace(text[:whole])
