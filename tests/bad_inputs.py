@@ -139,7 +139,7 @@ BAD_INPUTS = [
              "No such command 'genrate'. Did you mean 'generate'; see flowportrait --help"),
     BadInput("list: what does not exist", "list judges",
              "Invalid value for 'what': 'judges' is not one of 'models', 'codecs', 'encoders', "
-             "'detectors', 'recipes', 'scorers', 'sets', 'systems', 'backends' (got 'judges'); "
+             "'detectors', 'speech-filters', 'recipes', 'scorers', 'sets', 'systems', 'backends' (got 'judges'); "
              "see flowportrait list --help"),
     BadInput("score: nothing there", "score none.mp4 --scorers mas-ma -o s.jsonl",
              "none.mp4: no such file or folder; give a video, a folder of videos or a manifest (.jsonl)"),

@@ -10,14 +10,14 @@ from typing import Annotated
 import typer
 
 from flowportrait import __version__
-from flowportrait.cli import about, make, score, study, train
+from flowportrait.cli import about, data, make, score, study, train
 from flowportrait.errors import CheckpointError, ConfigError, DataError, FlowPortraitError, MediaError
 
 _INPUT_ERRORS = (ConfigError, DataError, MediaError, CheckpointError)
 _INTERRUPTED = 130
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-for room in (make, score, study, train, about):
+for room in (make, score, study, data, train, about):
     app.add_typer(room.app)
 
 

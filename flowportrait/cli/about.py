@@ -27,7 +27,10 @@ def doctor(json: Json = False, debug: Debug = False) -> int:
 @app.command("list")
 def list_names(
     what: Annotated[
-        Literal["models", "codecs", "encoders", "detectors", "recipes", "scorers", "sets", "systems", "backends"],
+        Literal[
+            "models", "codecs", "encoders", "detectors", "speech-filters", "recipes", "scorers", "sets", "systems",
+            "backends",
+        ],
         typer.Argument(),
     ],
     json: Json = False,

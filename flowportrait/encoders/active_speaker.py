@@ -7,7 +7,7 @@ forward and one backward.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,6 +28,8 @@ DURATIONS_S = (1, 2, 3, 4, 5, 6)
 which forgets them."""
 _WIDTHS = (32, 64, 128)
 _MEAN, _STD = 0.4161, 0.1688
+_REACH = 6  # frames to either side that a frame's embedding depends on: two for each of three blocks
+_STRETCH = 50  # frames; more than fit a cache take longer
 
 
 class _Block(nn.Module):
@@ -110,8 +112,12 @@ class LightAsd(nn.Module):
         self, faces: Float[Tensor, "b f 112 112"], cepstra: Float[Tensor, "b 4*f 13"]
     ) -> Float[Tensor, "b f 2"]:
         """Logits of every frame: silent, speaking."""
+        return self.decided(self.seen(faces), self.heard(cepstra))
+
+    def decided(self, seen: Float[Tensor, "b f 128"], heard: Float[Tensor, "b f 128"]) -> Float[Tensor, "b f 2"]:
+        """Logits of what was seen and heard."""
         grus = self.model["GRU"]
-        x = F.gelu(grus["gru_forward"](self.seen(faces) + self.heard(cepstra))[0])
+        x = F.gelu(grus["gru_forward"](seen + heard)[0])
         x = F.gelu(grus["gru_backward"](x.flip(1))[0].flip(1))
         return self.lossAV["FC"](x)
 
@@ -144,14 +150,45 @@ def speaking_logits(
     The network was trained on pieces of such lengths, and knows nothing beyond the ends of one.
     """
     count = min(len(faces), len(cepstra) // CEPSTRA_PER_FRAME)
-    seen, heard = torch.from_numpy(faces[:count]).float(), torch.from_numpy(cepstra).float()
+    seen_in = _seen_in_pieces(network, torch.from_numpy(faces[:count]).float(), max(durations_s) > 1)
+    sounds = torch.from_numpy(cepstra).float()
     found = torch.zeros(count, 2)
     for duration in durations_s:
         for start in range(0, count, duration * FPS):
-            frames = slice(start, min(start + duration * FPS, count))
-            sounds = slice(CEPSTRA_PER_FRAME * frames.start, CEPSTRA_PER_FRAME * frames.stop)
-            found[frames] += network(seen[None, frames], heard[None, sounds])[0]
+            stop = min(start + duration * FPS, count)
+            heard = network.heard(sounds[None, CEPSTRA_PER_FRAME * start : CEPSTRA_PER_FRAME * stop])
+            found[start:stop] += network.decided(seen_in(start, stop)[None], heard)[0]
     return (found / len(durations_s)).numpy()
+
+
+def _seen_in_pieces(
+    network: LightAsd, faces: Float[Tensor, "f 112 112"], longer: bool
+) -> Callable[[int, int], Float[Tensor, "p 128"]]:
+    """What is seen in the frames of a piece that begins on a whole second, as if it were all there is.
+
+    Beyond the ends of a piece there are zeros, which reach `_REACH` frames into it; the rest is as in the whole. So two
+    passes over the pictures, the whole and its seconds, serve pieces of all lengths.
+    """
+    count = len(faces)
+    seconds = torch.cat([network.seen(faces[None, i : i + FPS])[0] for i in range(0, count, FPS)])
+    if not longer or count <= FPS:
+        return lambda start, stop: seconds[start:stop]
+    # In stretches that overlap, since the whole needs memory for every frame.
+    whole = torch.cat([_middle(network, faces, i, min(i + _STRETCH, count)) for i in range(0, count, _STRETCH)])
+    tail = network.seen(faces[None, -2 * _REACH :])[0, -_REACH:]
+
+    def seen_in(start: int, stop: int) -> Tensor:
+        if stop - start <= FPS:
+            return seconds[start:stop]
+        end = tail if stop == count else seconds[stop - _REACH : stop]
+        return torch.cat([seconds[start : start + _REACH], whole[start + _REACH : stop - _REACH], end])
+
+    return seen_in
+
+
+def _middle(network: LightAsd, faces: Float[Tensor, "f 112 112"], start: int, stop: int) -> Float[Tensor, "m 128"]:
+    first, last = max(0, start - _REACH), min(len(faces), stop + _REACH)
+    return network.seen(faces[None, first:last])[0, start - first : stop - first]
 
 
 def speaking_probability(logits: Float[np.ndarray, "f 2"]) -> Float[np.ndarray, " f"]:

@@ -29,13 +29,19 @@ def _median_of_13(path: np.ndarray) -> np.ndarray:
 def crop_face(frame: UInt8[np.ndarray, "h w 3"], x: float, y: float, half: float) -> UInt8[np.ndarray, "224 224 3"]:
     """The square about (x, y); what lies outside the frame is grey."""
     border = int(half * (1 + 2 * CHIN))
-    padded = np.pad(frame, ((border, border), (border, border), (0, 0)), constant_values=MARGIN)
-    x, y = x + border, y + border
-    cut = padded[
-        int(y - half) : int(y + half * (1 + 2 * CHIN)),
-        int(x - half * (1 + CHIN)) : int(x + half * (1 + CHIN)),
-    ]
-    return resized(cut[None])[0]
+    rows = _cut(y + border, half, half * (1 + 2 * CHIN), len(frame), border)
+    columns = _cut(x + border, half * (1 + CHIN), half * (1 + CHIN), frame.shape[1], border)
+    inside = frame[max(rows.start, 0) : max(rows.stop, 0), max(columns.start, 0) : max(columns.stop, 0)]
+    above, below = max(0, -rows.start), max(0, rows.stop - len(frame))
+    left, right = max(0, -columns.start), max(0, columns.stop - frame.shape[1])
+    edges = (above, below), (left, right), (0, 0)
+    return resized(np.pad(inside, edges, constant_values=MARGIN)[None])[0]
+
+
+def _cut(middle: float, before: float, behind: float, side: int, border: int) -> slice:
+    """Pixels of the frame, whose grey border is `border` wide; the authors round in a frame that has it."""
+    start, stop = (min(int(at), side + 2 * border) - border for at in (middle - before, middle + behind))
+    return slice(start, stop)
 
 
 def resized(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f 224 224 3"]:

@@ -67,6 +67,25 @@ def test_folded_norms_change_nothing(tmp_path):
     assert found == pytest.approx(expected[0].numpy(), rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.parametrize("count", [7, 25, 31, 50, 139, 290])
+def test_pieces_of_all_lengths_share_their_pictures_and_change_nothing(count, tmp_path):
+    torch.save(recipes.fill_state_dict(active_speaker.LightAsd().state_dict(), 5), tmp_path / "w.model")
+    network = active_speaker.load_light_asd(tmp_path / "w.model")
+    rng = np.random.default_rng(0)
+    faces, cepstra = rng.integers(0, 255, (count, 112, 112), np.uint8), rng.normal(size=(4 * count, 13))
+    found = active_speaker.speaking_logits(network, faces, cepstra, durations_s=(1, 2, 5))
+    expected = np.zeros((count, 2))
+    for duration in (1, 2, 5):
+        for start in range(0, count, duration * 25):
+            cut = slice(start, start + duration * 25), slice(4 * start, 4 * (start + duration * 25))
+            with torch.inference_mode():
+                piece = network(
+                    torch.from_numpy(faces[cut[0]])[None].float(), torch.from_numpy(cepstra[cut[1]])[None].float()
+                )
+            expected[cut[0]] += piece[0].numpy() / 3
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
 def test_weights_of_another_network_are_refused(tmp_path):
     torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "w.model")
     with pytest.raises(

@@ -11,7 +11,10 @@ from torch.testing import assert_close
 from toy_pipeline import save_toy, use_fake_parts
 
 from flowportrait import cli, media
+from flowportrait.config import load_recipe
+from flowportrait.data import prepared
 from flowportrait.data.encoded import EncodedSet
+from flowportrait.data.preprocess import PrepareConfig
 from flowportrait.data.rows import Rows, RowsConfig
 from flowportrait.data.sources import load_sources
 from flowportrait.errors import DataError
@@ -120,3 +123,18 @@ def read_framed(root, model="tiny"):
     spec, parts = load_parts(model, ("codec", "audio_encoder", "image_encoder"), "cpu")
     encoder = Encoder(spec, **parts, device="cpu", num_portraits=1, longest_s=25.0, seed=0)
     return encoder._read(clips_of(root)[0])[0]
+
+
+def test_what_prepare_wrote_is_read(tmp_path, monkeypatch, toy):
+    def here(preparer, sources, workers):
+        return ((source, preparer.prepare(source)) for source in sources)
+
+    monkeypatch.setattr(prepared, "prepare_all", here)
+    source = sorted(SAMPLES.glob("*.mp4"))[0]
+    config = load_recipe(None, PrepareConfig, ["speaker.network=none", "crop.min_side_px=64", "faces.min_face_px=32"])
+    (row,) = prepared.prepare([source], tmp_path / "prepared", config).rows()
+    assert row.size_px % 16 == 0 and row.duration_s > 1
+    clips, left_out = encode(tmp_path / "prepared", tmp_path / "out", str(toy), device="cpu")
+    assert not left_out and [clip.id for clip in clips] == [row.id]
+    assert clips[0].latent_frames == 1 + (row.num_frames - 1) // 4
+    assert EncodedSet(tmp_path / "out").read(clips[0])[1].abs().max() > 0

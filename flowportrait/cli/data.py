@@ -1,0 +1,43 @@
+"""Commands that make datasets: `prepare`; what it does stands in `data.prepared`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flowportrait.cli.shared import Debug, Json, Overrides, json_line, progress_bar
+
+app = typer.Typer()
+
+
+@app.command()
+def prepare(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SOURCE...", help="Videos, folders of them, lists (.jsonl).")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DATASET", help="Goes on where it ends.")],
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE.toml", help="What differs.")] = None,
+    overrides: Overrides = None,
+    engine: Annotated[str, typer.Option(metavar="local|ray", help="What runs it; so far this machine.")] = "local",
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes, each at a source of its own.")] = 1,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Cut talking heads out of videos for training, as Appendix B does, and say why the rest was dropped."""
+    from flowportrait.data import prepared
+
+    with progress_bar("preparing") as progress:
+        summary = prepared.command(
+            sources, out, config=config, overrides=overrides or [], engine=engine, workers=workers, progress=progress
+        )
+    for what in summary["not_checked"]:
+        typer.echo(f"warning: not checked: {what}", err=True)
+    for reason, found in summary["dropped"].items():
+        typer.echo(f"dropped as {reason}: {found['seconds']:.1f} s of {found['sources']} sources")
+    kept = f", {summary['kept_sources']} of them from before" if summary["kept_sources"] else ""
+    typer.echo(
+        f"{summary['sources']} sources{kept}, {summary['seconds_in']:.1f} s: {summary['clips']} clips, "
+        f"{summary['seconds_out']:.1f} s: {out}"
+    )
+    if json:
+        typer.echo(json_line({name: value for name, value in summary.items() if name != "settings"}))

@@ -1,0 +1,114 @@
+"""Speech filters of Appendix B: overlapping speakers and languages other than English.
+
+The models that tell them are parts of their own, named in `registry.OVERLAP_FINDERS` and `registry.LANGUAGE_FINDERS` or
+added by another package's entry point. The default asks neither, and the run record says so: a dataset that was not
+checked must not look as if it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int16
+from pydantic import Field
+
+from flowportrait.config import Frozen
+from flowportrait.registry import LANGUAGE_FINDERS, OVERLAP_FINDERS, Table
+
+NONE = "none"
+_SILENT_LEVEL = 32  # of 32768; below it lies the noise of an encoder that was given nothing
+
+Spans = list[tuple[float, float]]
+"""Start and end in seconds, in order, without overlaps."""
+
+
+class Speakers(NamedTuple):
+    """Where somebody speaks, and where more than one does."""
+
+    speech: Spans
+    overlap: Spans
+
+
+class Spoken(NamedTuple):
+    """What is spoken: an ISO 639-1 code ("en"), how sure that is in [0, 1], and the words where known."""
+
+    language: str
+    certainty: float
+    text: str = ""
+
+
+@runtime_checkable
+class OverlapFinder(Protocol):
+    """Tells speakers apart. Made with the settings as keywords."""
+
+    def find(self, pcm: Int16[np.ndarray, " s"]) -> Speakers:
+        """Of mono sound at 16 kHz."""
+
+
+@runtime_checkable
+class LanguageFinder(Protocol):
+    """Tells the language. Made with the settings as keywords."""
+
+    def identify(self, pcm: Int16[np.ndarray, " s"]) -> Spoken:
+        """Of mono sound at 16 kHz."""
+
+
+class SpeechConfig(Frozen):
+    """Which filters are asked. The paper's models are in-house and unnamed."""
+
+    overlap: str = Field(NONE, description="an overlap finder, or none: not checked")
+    overlap_settings: dict[str, Any] = {}
+    max_overlap: float = Field(0.10, ge=0, le=1, description="App. B: clips with more overlapping speech are dropped")
+    overlap_share_of: Literal["speech", "clip"] = Field(
+        "speech", description="what the 10 % are a share of. Unstated; pauses say nothing about how people talk"
+    )
+    language: str = Field(NONE, description="a language finder, or none: not checked")
+    language_settings: dict[str, Any] = {}
+    keep_language: str = Field("en", description="App. B: others are dropped")
+
+
+@dataclass
+class SpeechFilters:
+    """The filters of a run, each loaded when first needed."""
+
+    config: SpeechConfig
+    unchecked: list[str] = field(init=False)
+    """What is not checked, in words."""
+
+    def __post_init__(self):
+        asked = {"overlapping speech": self.config.overlap, "language": self.config.language}
+        self.unchecked = [what for what, name in asked.items() if name == NONE]
+
+    @cached_property
+    def overlap_finder(self) -> OverlapFinder | None:
+        """The part that tells speakers apart."""
+        return _built(OVERLAP_FINDERS, self.config.overlap, self.config.overlap_settings)
+
+    @cached_property
+    def language_finder(self) -> LanguageFinder | None:
+        """The part that tells the language."""
+        return _built(LANGUAGE_FINDERS, self.config.language, self.config.language_settings)
+
+    def overlapping_share(self, speakers: Speakers, start_s: float, end_s: float) -> float:
+        """How much of a clip's speech, or of the clip, more than one person speaks; 0 where nobody does."""
+        whole = end_s - start_s
+        if self.config.overlap_share_of == "speech":
+            whole = within(speakers.speech, start_s, end_s)
+        return within(speakers.overlap, start_s, end_s) / whole if whole > 0 else 0.0
+
+
+def _built(table: Table, name: str, settings: dict[str, Any]) -> Any:
+    return None if name == NONE else table.load(name)(**settings)
+
+
+def within(spans: Spans, start_s: float, end_s: float) -> float:
+    """Seconds of `spans` between two moments."""
+    return sum(max(0.0, min(b, end_s) - max(a, start_s)) for a, b in spans)
+
+
+def is_silent(pcm: Int16[np.ndarray, " s"], block: int = 1 << 20) -> bool:
+    """Whether a sound track holds nothing but an encoder's noise."""
+    return all(np.abs(pcm[i : i + block].astype(np.int32)).max() < _SILENT_LEVEL for i in range(0, len(pcm), block))
