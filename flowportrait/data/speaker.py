@@ -25,6 +25,7 @@ from flowportrait.encoders.active_speaker import (
 )
 from flowportrait.encoders.cepstra import mfcc
 from flowportrait.encoders.face_crop import crop_face, smoothed_path
+from flowportrait.errors import CheckpointError
 from flowportrait.media import FPS as TICKS_HZ
 from flowportrait.pretrained import WEIGHTS
 
@@ -58,7 +59,12 @@ class SpeakerConfig(Frozen):
 
     def find_weights(self) -> Path | None:
         """The checked file. Raises CheckpointError when it is not there and cannot be fetched."""
-        return None if self.network == "none" else WEIGHTS[f"light-asd-{self.network}"].find(self.weights)
+        if self.network == "none":
+            return None
+        try:
+            return WEIGHTS[f"light-asd-{self.network}"].find(self.weights)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; or set speaker.network=none, which asks nobody who speaks") from error
 
 
 class Stretch(NamedTuple):

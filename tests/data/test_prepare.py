@@ -388,7 +388,9 @@ def test_what_cannot_be_meant_is_one_line(tmp_path, monkeypatch, capsys):
     ):
         quiet = [] if "speaker" in words else ["--set", "speaker.network=none"]
         assert cli.run(["prepare", *words.split(), *quiet]) == 2, words
-        assert capsys.readouterr().err.startswith(f"error: {line}"), words
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {line}") and said.count("\n") == 1, words
+        assert ("or set speaker.network=none" in said) == ("speaker" in words), words
         assert not (tmp_path / "d").exists()
 
 
