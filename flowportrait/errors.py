@@ -10,6 +10,7 @@ FlowPortraitError
 │   └── JudgeRefused        no answer to this question, however often it is asked
 ├── CheckpointError     weights that are absent, damaged or of another shape
 ├── TrainingError       a run that stopped itself rather than go on wrongly
+├── StageFailed         a command of a chain that did not end well
 └── MissingDependency   an optional package that is not installed
 
 A message says where, what was got, what is allowed and what to do, in one line.
@@ -68,6 +69,10 @@ class CheckpointError(FlowPortraitError):
 
 class TrainingError(FlowPortraitError):
     """A run that stopped itself rather than go on wrongly, such as one whose clips get no scores."""
+
+
+class StageFailed(FlowPortraitError):
+    """A command of a chain did not end well; its log is named."""
 
 
 class MissingDependency(FlowPortraitError):

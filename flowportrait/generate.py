@@ -385,7 +385,8 @@ def _mixed(one: Pipeline, other: Pipeline, share: float) -> Pipeline:
         raise ConfigError(f"toward: {other.spec.name} {problem}; give a model tuned from {one.spec.name}")
     one.model.load_state_dict(mix_weights(*weights, share))
     name = f"{one.spec.name} {1 - share:g} + {other.spec.name} {share:g}"
-    return replace(one, spec=one.spec.model_copy(update={"name": name}))
+    digests = one.spec.sha256 | {f"toward/{file}": digest for file, digest in other.spec.sha256.items()}
+    return replace(one, spec=one.spec.model_copy(update={"name": name, "sha256": digests}))
 
 
 def save_model(

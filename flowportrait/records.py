@@ -1,6 +1,7 @@
 """The typed records that lie on disk: one JSON object a line, its schema version inside."""
 
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -146,10 +147,13 @@ class RunInfo(Record):
     num_frames: int = Field(ge=1)
     fps: float
     size_px: int
+    sample_rate_hz: int = Field(default=0, ge=0, description="of the sound; 0 in older records")
     video_s: float
     computing_s: float = Field(description="wall time of the whole process, imports and writing included")
     real_time_factor: float = Field(description="seconds of computing for one second of video")
     warnings: list[str] = []
+    source_sha256: str = Field(default="", description="of the clip, where portrait and sound come from a dataset")
+    model_sha256: str = Field(default="", description="digest of the model's config.json, which holds its weights'")
 
 
 class Measured(Record):
@@ -329,8 +333,11 @@ class Pair(Record):
 
 
 def write_jsonl(path: str | Path, records: Iterable[Record]) -> None:
-    """Writes one record a line, replacing the file."""
-    Path(path).write_text("".join(record.model_dump_json() + "\n" for record in records), encoding="utf-8")
+    """Writes one record a line, replacing the file when all are written."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial.write_text("".join(record.model_dump_json() + "\n" for record in records), encoding="utf-8")
+    os.replace(partial, path)
 
 
 R = TypeVar("R", bound=Record)

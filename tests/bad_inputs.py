@@ -144,9 +144,10 @@ BAD_INPUTS = [
     BadInput("score: nothing there", "score none.mp4 --scorers mas-ma -o s.jsonl",
              "none.mp4: no such file or folder; give a video, a folder of videos or a manifest (.jsonl)"),
     BadInput("score: a folder without videos", "score folder --scorers mas-ma -o s.jsonl",
-             "nothing to score in folder; give .mp4, .mov, .webm, .mkv, .avi, .mpg, .m4v files"),
+             "no video in folder; give .mp4, .mov, .webm, .mkv, .avi, .mpg, .m4v files"),
     BadInput("score: scorer misspelt", f"{SCORE} --scorers mas-me",
-             f"scorer: no 'mas-me'; did you mean 'mas-ma'? allowed: {', '.join(SCORERS.names())}"),
+             "scorer: no 'mas-me'; did you mean 'mas-ma'? allowed: "
+             f"{', '.join(sorted([*SCORERS.names(), 'paper', 'standard']))}"),
     BadInput("score: output is a folder", "score mute.mp4 --scorers mas-ma -o folder",
              "folder: is a folder; give the name of a file such as folder/scores.jsonl"),
     BadInput("score: unknown setting", f"{SCORE} --scorers mas-ma --set judge.budjet.max_usd=1",

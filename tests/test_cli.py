@@ -3,14 +3,14 @@
 import json
 import time
 import wave
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import flowportrait
-from flowportrait import cli, generate, registry
+from flowportrait import cli, generate, media, registry
 from flowportrait.cli import shared
 
 
@@ -28,6 +28,7 @@ class FakeResult:
     fps: float = 24.0
     size_px: int = 64
     warnings: tuple[str, ...] = ("portrait: 2 faces found; the largest is used",)
+    sound: media.Sound = field(default_factory=lambda: media.Sound(np.zeros(16_000, np.float32), 16_000))
 
     @property
     def video_s(self) -> float:

@@ -2,13 +2,12 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from flowportrait import __version__
 from flowportrait.cli.shared import AllowHost, Debug, Json, json_line, progress_bar
-from flowportrait.errors import ConfigError, MediaError, require
+from flowportrait.errors import ConfigError, DataError, MediaError, require
 
 # The real-time factor counts the whole process, so the clock starts before torch is imported.
 _STARTED_S = time.perf_counter()
@@ -20,9 +19,16 @@ app.add_typer(world_app, name="world")
 
 @app.command()
 def generate(
-    portrait: Annotated[Path, typer.Argument(metavar="PORTRAIT", help="A picture of one face.")],
-    audio: Annotated[Path, typer.Argument(metavar="AUDIO", help="Speech: a sound or video file.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT.mp4", help="The video to write.")],
+    portrait: Annotated[
+        Path,
+        typer.Argument(metavar="PORTRAIT", help="A picture of one face; or a dataset: its folder or manifest."),
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="OUT.mp4", help="The video to write; for a dataset, a folder.")
+    ],
+    audio: Annotated[
+        Path | None, typer.Argument(metavar="AUDIO", help="Speech: a sound or video file; none for a dataset.")
+    ] = None,
     model: Annotated[str, typer.Option(metavar="NAME|DIR", help="A shipped model or a directory.")] = "tiny",
     evaluations: Annotated[
         int | None,
@@ -30,7 +36,11 @@ def generate(
     ] = None,
     guidance: Annotated[float, typer.Option(help="Guidance scale; 1 is none.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same video.")] = 0,
-    crop: Annotated[Literal["auto", "none"], typer.Option(help="Cut around the face, or not.")] = "auto",
+    crop: Annotated[
+        Literal["auto", "none"] | None,
+        typer.Option(help="Cut around the face, or not; auto for a picture, none for a dataset, whose clips are cut."),
+    ] = None,
+    split: Annotated[Literal["train", "held_out", "all"], typer.Option(help="Which clips of a dataset.")] = "held_out",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
     toward: Annotated[
         str | None, typer.Option(metavar="NAME|DIR", help="A model tuned from this one, to mix its weights in.")
@@ -42,18 +52,31 @@ def generate(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make PORTRAIT say AUDIO."""
-    from flowportrait import media
+    """Make PORTRAIT say AUDIO, or the first frame of every clip of a dataset what is said in it."""
     from flowportrait.registry import find_model
 
-    # All that can be refused without torch is refused first.
-    if not 0 <= guidance <= 100:
-        raise ConfigError(f"--guidance: got {guidance}; give a number from 0 to 100, 1 for no guidance")
-    if not 0 <= share <= 1:
-        raise ConfigError(f"--share: got {share}; give a number from 0 to 1")
+    _refuse_numbers(guidance, share)
     for name in (model, toward):
         if name is not None:
             find_model(name)
+    options = {"toward": toward, "share": share} if toward else {}
+    options |= {"device": device} | ({"offload": True} if offload else {})
+    how = {"evaluations": evaluations, "guidance": guidance, "seed": seed}
+    if portrait.suffix == ".jsonl" or (portrait.is_dir() and audio is None):
+        if audio is not None:
+            raise ConfigError(f"{audio}: a dataset brings its own sound; give the dataset alone")
+        _generate_dataset(portrait, out, split, model, options, how | {"crop": crop or "none"}, json)
+        return
+    if audio is None:
+        raise ConfigError(f"{portrait}: what is it to say? give a sound or video file behind it")
+    _generate_one(portrait, audio, out, model, options, how | {"crop": crop or "auto"}, json)
+
+
+def _generate_one(
+    portrait: Path, audio: Path, out: Path, model: str, options: dict[str, Any], how: dict[str, Any], as_json: bool
+) -> None:
+    from flowportrait import media
+
     media.check_output(out)
     if out.exists() and any(source.exists() and out.samefile(source) for source in (portrait, audio)):
         raise MediaError(f"{out}: is also the input; give the video another name")
@@ -61,39 +84,56 @@ def generate(
 
     from flowportrait.generate import load
 
-    options = {"toward": toward, "share": share} if toward else {}
-    pipeline = load(model, device=device, **options, **({"offload": True} if offload else {}))
+    pipeline = load(model, **options)
     with progress_bar("generating") as progress:
-        result = pipeline.generate(
-            picture,
-            sound,
-            evaluations=evaluations,
-            guidance=guidance,
-            seed=seed,
-            crop=crop,
-            progress=progress,
-        )
+        result = pipeline.generate(picture, sound, progress=progress, **how)
     result.save(out)
-    _report(result, portrait=portrait, audio=audio, out=out, as_json=json)
+    _report(result, portrait=portrait, audio=audio, out=out, as_json=as_json)
+
+
+def _refuse_numbers(guidance: float, share: float) -> None:
+    """All that can be refused without torch is refused first."""
+    if not 0 <= guidance <= 100:
+        raise ConfigError(f"--guidance: got {guidance}; give a number from 0 to 100, 1 for no guidance")
+    if not 0 <= share <= 1:
+        raise ConfigError(f"--share: got {share}; give a number from 0 to 1")
+
+
+def _generate_dataset(
+    source: Path, out: Path, split: Any, model: str, options: dict[str, Any], how: dict[str, Any], as_json: bool
+) -> None:
+    if out.is_file() or out.suffix == ".mp4":
+        raise ConfigError(f"{out}: the videos of a dataset need a folder; give another -o")
+    if not source.exists():
+        raise DataError(f"{source}: no such file; give a dataset's manifest.jsonl")
+
+    from flowportrait import batch
+    from flowportrait.generate import load
+
+    dataset = batch.read_dataset(source, split)
+    pipeline = load(model, **options)
+    with progress_bar("generating") as progress:
+        made = batch.generate_all(pipeline, dataset, out, batch.Settings(**how), progress)
+    for line in made.left_out:
+        typer.echo(f"left out: {line}", err=True)
+    for warning in dict.fromkeys(warning for info in made.infos for warning in info.warnings):
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(f"{len(made.infos)} videos, {made.kept} of them from before, {len(made.left_out)} left out: {out}")
+    if as_json:
+        summary = {"output": str(out), "videos": len(made.infos), "kept": made.kept, "left_out": made.left_out}
+        typer.echo(json_line(summary))
 
 
 def _report(result, portrait: Path, audio: Path, out: Path, as_json: bool) -> None:
     """Warnings, then the last line: how long a video, in how long."""
-    from flowportrait.records import RunInfo
+    from flowportrait.batch import info_of
 
-    computing_s = time.perf_counter() - _STARTED_S
+    info = info_of(result, str(portrait), str(audio), str(out), _STARTED_S)
     for warning in result.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    factor = computing_s / result.video_s
-    typer.echo(f"{result.video_s:.1f} s of video in {computing_s:.1f} s (real-time factor {factor:.2f}): {out}")
+    took = f"{info.computing_s:.1f} s (real-time factor {info.real_time_factor:.2f})"
+    typer.echo(f"{result.video_s:.1f} s of video in {took}: {out}")
     if as_json:
-        info = RunInfo(
-            flowportrait=__version__, output=str(out), portrait=str(portrait), audio=str(audio),
-            model=result.model, device=result.device, seed=result.seed, evaluations=result.evaluations,
-            guidance=result.guidance, crop=result.crop, num_frames=result.num_frames, fps=result.fps,
-            size_px=result.size_px, video_s=result.video_s, computing_s=computing_s,
-            real_time_factor=factor, warnings=list(result.warnings),
-        )  # fmt: skip
         typer.echo(info.model_dump_json())
 
 

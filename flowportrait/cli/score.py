@@ -11,6 +11,7 @@ from flowportrait.cli.shared import Answers, Debug, Json, Overrides, ScoringFile
 app = typer.Typer()
 
 RetryUnscored = Annotated[bool, typer.Option("--retry-unscored", help="Try those again that have no score.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")]
 Workers = Annotated[int, typer.Option(min=1, max=64, help="Clips that are looked at at the same time.")]
 
 
@@ -27,7 +28,7 @@ def score(
     answers: Answers = None,
     retry_unscored: RetryUnscored = False,
     workers: Workers = 2,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")] = False,
+    dry_run: DryRun = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -50,8 +51,10 @@ def evaluate(
     sets: Annotated[str, typer.Option(metavar="a,b", help="See: list sets; an empty word for none.")] = "frechet-lite0",
     config: ScoringFile = None,
     overrides: Overrides = None,
+    answers: Answers = None,
     retry_unscored: RetryUnscored = False,
     workers: Workers = 2,
+    dry_run: DryRun = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -61,7 +64,8 @@ def evaluate(
     with ExitStack() as bars:
         command.evaluate(
             generated, truth, out, names=scorers, sets=sets, config=config, overrides=overrides or [], workers=workers,
-            retry_unscored=retry_unscored, as_json=json, progress=lambda label: bars.enter_context(progress_bar(label)),
+            answers=answers, retry_unscored=retry_unscored, dry_run=dry_run, as_json=json,
+            progress=lambda label: bars.enter_context(progress_bar(label)),
         )  # fmt: skip
 
 
@@ -77,7 +81,7 @@ def compare(
     overrides: Overrides = None,
     answers: Answers = None,
     retry_unscored: RetryUnscored = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")] = False,
+    dry_run: DryRun = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:

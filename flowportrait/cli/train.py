@@ -1,4 +1,4 @@
-"""Commands of training: `encode`, `train`, `plan`, and weights in and out by `convert` and `export`."""
+"""Commands of training: `encode`, `train`, `plan`, `reproduce`; weights in and out by `convert` and `export`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -98,6 +98,27 @@ def plan(
         typer.echo(line)
     if json:
         typer.echo(json_line(cost.as_dict()))
+
+
+@app.command()
+def reproduce(
+    recipes: Annotated[
+        list[str] | None, typer.Argument(metavar="[RECIPE]...", help="Chains of commands; reproduce-tiny by default.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Goes on where it ends.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run the whole system once, from data to a report: each command of a recipe, one after another."""
+    from flowportrait import reproduce as chains
+
+    found = [chains.find_recipe(name) for name in recipes or [chains.DEFAULT]]
+    if out is not None and len(found) > 1:
+        raise ConfigError(f"--out: {len(found)} recipes would share {out}; give one recipe, or leave -o out")
+    for recipe in found:
+        runs = chains.reproduce(recipe, out, typer.echo)
+        if json:
+            typer.echo(json_line([run.model_dump() for run in runs]))
 
 
 @app.command()

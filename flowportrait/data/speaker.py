@@ -157,7 +157,7 @@ def runs_of(flags: Bool[np.ndarray, " t"], max_gap: int = 0) -> list[tuple[int, 
 
 
 def speaking_stretches(
-    tracks: Sequence[Track], found: Sequence[Float[np.ndarray, " t"]] | None, config: SpeakerConfig
+    tracks: Sequence[Track], found: Sequence[Float[np.ndarray, " _"]] | None, config: SpeakerConfig
 ) -> list[Stretch]:
     """The stretches in which a face speaks, one face at a time: the surest, or the largest where nobody was asked."""
     if found is None:

@@ -88,11 +88,12 @@ def score_row(scorer: Scorer, sample: Sample, value: float = math.nan, reason: s
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file; empty when it is not there."""
-    if not path.is_file():
+    """sha256 of a file; empty when it is not there or may not be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
         return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_of(*parts: object) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from flowportrait.config import load_recipe
-from flowportrait.errors import DataError, JudgeError
-from flowportrait.records import Score, Verdict
+from flowportrait.errors import ConfigError, DataError, JudgeError
+from flowportrait.records import Score, SetScore, Verdict
 from flowportrait.scoring import Scorer
 from flowportrait.scoring.judges import CompareSystem, ScoreSystem
 from flowportrait.scoring.plan import Plan, plan_scores, plan_verdicts
@@ -20,10 +20,9 @@ from flowportrait.scoring.run import (
     build_comparer,
     build_scorers,
     compare_to_file,
-    find_pairs,
-    find_samples,
     score_to_file,
 )
+from flowportrait.scoring.samples import find_pairs, find_samples
 from flowportrait.scoring.saturation import spreads
 
 _SHOWN_REASONS = 5
@@ -47,6 +46,8 @@ def score(
     """`flowportrait score`."""
     _refuse_folder(out)
     samples = find_samples(sources, truth)
+    if not _split(names):
+        raise ConfigError("--scorers: names none; see: list scorers")
     if retry_unscored:
         overrides = [*overrides, "judge.renew_unusable=true"]
     scorers = build_scorers(_split(names), _settings(config, overrides), answers or out.parent / "answers.jsonl")
@@ -89,7 +90,9 @@ def evaluate(
     config: Path | None,
     overrides: Sequence[str],
     workers: int,
+    answers: Path | None,
     retry_unscored: bool,
+    dry_run: bool,
     as_json: bool,
     progress: Callable[[str], Callable[[int, int], None]],
 ) -> None:
@@ -101,24 +104,29 @@ def evaluate(
         raise DataError(f"{out}: is a file; give a folder")
     if retry_unscored:
         overrides = [*overrides, "judge.renew_unusable=true"]
-    settings = _settings(config, overrides)
-    result = evaluation.evaluate(
-        generated, truth, _split(names), _split(sets), settings, out, workers, retry_unscored, progress
-    )
+    samples, settings = find_samples(generated, truth), _settings(config, overrides)
+    scorers = build_scorers(_split(names), settings, answers or out / "answers.jsonl")
+    set_metrics = evaluation.build_sets(_split(sets), settings)
+    if not scorers and not set_metrics:
+        raise ConfigError("--scorers, --sets: both name nothing; see: list scorers, list sets")
+    plans = [plan_scores(scorer, samples) for scorer in scorers if isinstance(scorer, ScoreSystem)]
+    _announce(plans)
+    if dry_run:
+        _print_json({"plans": [vars(plan) for plan in plans]}, as_json)
+        return
+    result = evaluation.evaluate(samples, truth, scorers, set_metrics, out, workers, retry_unscored, progress)
     report.write(result, out)
     for scorer in result.scorers:
         print(_outcome(scorer, result.of(scorer.name)))
-    for found in result.sets:
-        lost = f", {len(found.left_out)} left out" if found.left_out else ""
-        print(
-            f"{found.set_metric}: {found.reason or f'{found.value:.4f}'} "
-            f"({found.num_clips} clips, {found.num_truth} of the truth{lost})"
-        )
-        for warning in found.warnings:
-            _warn(warning)
-    for line in result.without_score[:_SHOWN_REASONS]:
-        _warn(f"unscored: {line.clip} by {', '.join(line.scorers)}: {line.reason}")
-    print(f"{len(result.samples)} clips, {len(result.unscored)} scores missing: {out / 'report.html'}")
+    for line in _set_lines(result.sets):
+        print(line)
+    for warning in (warning for found in result.sets for warning in found.warnings):
+        _warn(warning)
+    for lack in result.without_score[:_SHOWN_REASONS]:
+        _warn(f"unscored: {lack.clip} by {', '.join(lack.scorers)}: {lack.reason}")
+    spent = _spent(scorers)
+    missing = f"{len(result.unscored)} scores missing"
+    print(f"{len(result.samples)} clips, {missing}{spent.pop('line')}: {out / 'report.html'}")
     _print_json(
         {
             "output": str(out),
@@ -126,9 +134,17 @@ def evaluate(
             "unscored": len(result.unscored),
             "means": {scorer.name: result.mean(scorer.name) for scorer in result.scorers},
             "sets": {found.set_metric: None if found.reason else found.value for found in result.sets},
+            **spent,
         },
         as_json,
     )
+
+
+def _set_lines(sets: Iterable[SetScore]) -> Iterator[str]:
+    for found in sets:
+        lost = f", {len(found.left_out)} left out" if found.left_out else ""
+        value = found.reason or f"{found.value:.4f}"
+        yield f"{found.set_metric}: {value} ({found.num_clips} clips, {found.num_truth} of the truth{lost})"
 
 
 def _split(names: str) -> list[str]:
@@ -243,8 +259,9 @@ def _part_means(scores: Sequence[Score]) -> Iterator[tuple[str, float]]:
     """The mean of every part over the clips that are scored as a whole."""
     scored = [score for score in scores if not score.reason]
     for name in dict.fromkeys(name for score in scored for name in score.parts):
-        values = [score.parts[name] for score in scored if name in score.parts]
-        yield name, sum(values) / len(values)
+        values = [value for score in scored if math.isfinite(value := score.parts.get(name, math.nan))]
+        if values:
+            yield name, sum(values) / len(values)
 
 
 def _spent(scorers: Iterable[Scorer]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -18,13 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flowportrait.config import validate
-from flowportrait.errors import ConfigError
+from flowportrait.errors import ConfigError, DataError
 from flowportrait.records import Score, SetScore, write_jsonl
 from flowportrait.registry import SET_METRICS, name_hint
 from flowportrait.scoring import Sample, Scorer, digest_of
 from flowportrait.scoring.metric import Metric, Reading, SetMetric, Unscorable, View
 from flowportrait.scoring.reward import CompositeReward
-from flowportrait.scoring.run import ScoringConfig, build_scorers, find_samples, score_to_file
+from flowportrait.scoring.run import ScoringConfig, score_to_file
+from flowportrait.scoring.samples import find_samples
 
 _ALIASES = {"fvd": "fvd-r3d18"}
 _FEATURES = ":features"
@@ -42,7 +43,6 @@ class Lack(NamedTuple):
 class Evaluation:
     """All that came of one evaluation."""
 
-    generated: str
     truth: str
     scorers: list[Scorer]
     samples: list[Sample]
@@ -60,6 +60,12 @@ class Evaluation:
         """Over the clips that have a score; None when there is none."""
         values = [score.value for score in self.of(scorer) if not score.reason]
         return sum(values) / len(values) if values else None
+
+    @property
+    def generated(self) -> str:
+        """Where the videos lie, for a headline."""
+        folders = list(dict.fromkeys(str(sample.clip.path.parent) for sample in self.samples))
+        return folders[0] if len(folders) == 1 else f"{len(self.samples)} videos of {len(folders)} folders"
 
     @property
     def unscored(self) -> list[Score]:
@@ -100,11 +106,16 @@ class _Features(Metric):
     def read(self, view: View) -> Reading:
         found = self.of.features(view)
         path = self.path_of(view.sample)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as partial:
-            np.save(partial, found)
-        # Another run may make the same file.
-        os.replace(partial.name, path)
+        # Another run, or another thread, may make the same file.
+        partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                np.save(file, found)
+            os.replace(partial, path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise DataError(f"{path}: cannot be written: {error.strerror}") from error
         return Reading(float(len(found)), {"dimensions": found.shape[1]})
 
     def still_has(self, sample: Sample) -> bool:
@@ -116,6 +127,11 @@ class _Features(Metric):
 
     def about_scores(self) -> dict[str, Any]:
         return self.of.about_scores()
+
+    def load(self, samples: Iterable[Sample], scores: Iterable[Score]) -> list[np.ndarray]:
+        """The features of the samples that have some."""
+        usable = {score.clip for score in scores if not score.reason}
+        return [np.load(self.path_of(sample)) for sample in samples if sample.id in usable]
 
     def path_of(self, sample: Sample) -> Path:
         """Features of the same video by the same settings are the same, whatever its name."""
@@ -138,54 +154,53 @@ def build_sets(names: Sequence[str], config: ScoringConfig) -> list[SetMetric]:
 
 
 def evaluate(
-    generated: Sequence[Path],
+    samples: list[Sample],
     truth: Path,
-    scorer_names: Sequence[str],
-    set_names: Sequence[str],
-    config: ScoringConfig,
+    scorers: list[Scorer],
+    sets: list[SetMetric],
     out: Path,
     workers: int,
     retry_unscored: bool,
     progress: Callable[[str], Callable[[int, int], None]],
 ) -> Evaluation:
-    """Scores the videos of files, folders and manifests into `out`, where the same call goes on; `truth` is a folder or
-    a manifest. See `report.write` for the rest.
+    """Scores all samples into `out`, where the same call goes on; `truth` is the folder or manifest of the real videos.
 
-    Raises DataError: nothing to score or no truth, or `out` holds results of other settings.
+    Raises DataError: no truth, or `out` holds results of other settings or cannot be written.
     """
-    samples = find_samples(generated, truth)
-    scorers = build_scorers(scorer_names, config, out / "answers.jsonl")
-    sets = build_sets(set_names, config)
     keepers = [_Features(metric, out / "features") for metric in sets]
-    real = find_samples([truth]) if sets else []
+    real = _real(truth) if sets else []
     made = score_to_file(
         samples, [*scorers, *keepers], out / "scores.jsonl", retry_unscored, progress("scoring"), workers
     )
-    known = score_to_file(
-        real, keepers, out / "truth.jsonl", retry_unscored, progress("reading truth"), workers
-    ) if sets else None  # fmt: skip
-    features = [s for s in (*made.scores, *(known.scores if known else ())) if s.scorer.endswith(_FEATURES)]
-    result = Evaluation(
-        ", ".join(map(str, generated)), str(truth), scorers, samples,
-        [s for s in made.scores if not s.scorer.endswith(_FEATURES)], sets,
-        without_features=[s for s in features if s.reason],
-    )  # fmt: skip
+    scores = [s for s in made.scores if not s.scorer.endswith(_FEATURES)]
+    result = Evaluation(str(truth), scorers, samples, scores, sets)
+    if not sets:
+        return result
+    known = score_to_file(real, keepers, out / "truth.jsonl", retry_unscored, progress("reading truth"), workers)
     for keeper in keepers:
-        result.sets.append(_set_score(keeper, samples, real, [s for s in features if s.scorer == keeper.name]))
+        sides = [(samples, made.scores), (real, known.scores)]
+        features = [[s for s in rows if s.scorer == keeper.name] for _, rows in sides]
+        kept = [keeper.load(side, rows) for (side, _), rows in zip(sides, features, strict=True)]
+        lost = [score for rows in features for score in rows if score.reason]
+        result.without_features += lost
+        result.sets.append(_set_score(keeper.of, *kept, [f"{s.clip}: {s.reason}" for s in lost]))
     write_jsonl(out / "sets.jsonl", result.sets)
     return result
+
+
+def _real(truth: Path) -> list[Sample]:
+    try:
+        return find_samples([truth])
+    except DataError as error:
+        raise DataError(f"the truth: {error}") from error
 
 
 def _set_of(score: Score) -> str:
     return score.scorer.removesuffix(_FEATURES)
 
 
-def _set_score(keeper: _Features, made: list[Sample], real: list[Sample], scores: list[Score]) -> SetScore:
+def _set_score(metric: SetMetric, a: list[np.ndarray], b: list[np.ndarray], left_out: list[str]) -> SetScore:
     """The distance over those clips that have features; the others are named."""
-    lost = {s.clip for s in scores if s.reason}
-    a, b = ([np.load(keeper.path_of(sample)) for sample in side if sample.id not in lost] for side in (made, real))
-    left_out = [f"{s.clip}: {s.reason}" for s in scores if s.reason]
-    metric = keeper.of
     shared: dict[str, Any] = {
         "set_metric": metric.name, "unit": metric.unit, "num_clips": len(a), "num_truth": len(b), "left_out": left_out,
         "fingerprint": metric.fingerprint, "settings": metric.config.model_dump(mode="json"),

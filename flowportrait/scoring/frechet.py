@@ -58,7 +58,7 @@ class _Frechet(SetMetric):
     def compare(self, made: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> SetReading:
         """The distance, with N and D, and a warning where the covariance is singular."""
         if min(len(made), len(truth)) < 2:
-            raise Unscorable(f"{self.name}: {len(made)} clips and {len(truth)} of the truth; each set needs 2")
+            raise Unscorable(f"{len(made)} clips and {len(truth)} of the truth; each set needs 2")
         a, b = np.concatenate(made), np.concatenate(truth)
         warnings = ()
         if min(len(a), len(b)) <= a.shape[1]:

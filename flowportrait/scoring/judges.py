@@ -95,6 +95,7 @@ class ScoreSystem(_System):
 
     async def score_one(self, sample: Sample, repeat: int) -> Score:
         """The score of one clip; all questions at the same time."""
+        sample.sha256  # noqa: B018  (before it is shown: a file that is replaced meanwhile is scored again)
         problem = unusable(sample)
         if problem:
             return score_row(self, sample, reason=problem, repeat=repeat)
@@ -190,6 +191,7 @@ class CompareSystem(_System):
     async def compare_one(self, pair: tuple[Sample, Sample], repeat: int) -> Verdict:
         """The verdict on one pair."""
         a, b = pair
+        a.sha256, b.sha256  # noqa: B018  (before they are shown)
         problem = next((f"{sample.id}: {why}" for sample in pair if (why := unusable(sample))), "")
         shown = () if problem else self.orders(a, b)
         asked = [self.verdict((a, b) if order == "ab" else (b, a), repeat) for order in shown]

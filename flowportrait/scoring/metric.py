@@ -28,6 +28,7 @@ from flowportrait.config import Frozen
 from flowportrait.errors import FlowPortraitError, MediaError
 from flowportrait.records import Score
 from flowportrait.scoring import Need, Sample, digest_of, score_row
+from flowportrait.scoring.clock import is_even
 from flowportrait.scoring.reward import Candidate
 
 SAMPLE_RATE = 16_000
@@ -75,6 +76,10 @@ class View:
         return self.sample.clip.fps
 
     @cached_property
+    def _is_even(self) -> bool:
+        return is_even(self.sample.clip.path)
+
+    @cached_property
     def sound(self) -> np.ndarray:
         """Mono sound at 16 kHz, float32 [s]. Raises Unscorable when there is none."""
         if not self.sample.clip.facts.has_sound:
@@ -97,8 +102,13 @@ class View:
         return np.concatenate(list(self.truth_blocks()))
 
     def blocks(self, fps: float | None = None) -> Blocks:
-        """The frames block by block; with `fps`, by time at that rate, as `frames_at` gives them."""
-        if fps is not None and abs(fps - self.fps) < 1e-3:
+        """The frames block by block; with `fps`, by time at that rate, as `frames_at` gives them.
+
+        Frames that come unevenly are always taken by time, at their mean rate where no other is asked for.
+        """
+        if not self._is_even:
+            fps = fps or self.fps
+        elif fps is not None and abs(fps - self.fps) < 1e-3:
             fps = None
         return self._blocks(("blocks", fps), lambda: media.read_frames(self.sample.clip.path, fps=fps))
 
@@ -406,6 +416,8 @@ def in_parallel(work: Callable[[T], Sequence[Any]], jobs: Iterable[T], workers: 
 
 def _rows(job: tuple[Sample, Sequence[Metric]]) -> list[Score]:
     sample, metrics = job
+    # Before it is looked at: a file that is replaced meanwhile is then scored again the next time.
+    sample.sha256, sample.truth_sha256  # noqa: B018
     view = View(sample)
     look_together([metric for metric in metrics if isinstance(metric, FrameMetric)], view)
     return [_row(metric, view) for metric in metrics]

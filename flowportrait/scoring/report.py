@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from flowportrait import media
-from flowportrait.errors import MediaError
+from flowportrait.errors import DataError, MediaError
 from flowportrait.pages import csv_text, data_url, histogram, html_table, markdown_rows, page, short
 from flowportrait.records import Score
 from flowportrait.scoring import Sample, Scorer
@@ -25,10 +25,15 @@ _STYLE = ".words td,.words th{text-align:left;overflow-wrap:anywhere}"
 
 def write(result: Evaluation, out: Path) -> None:
     """scores.csv, report.md, report.html and provenance.json beside the records."""
-    (out / "scores.csv").write_text(_csv(result), encoding="utf-8")
-    (out / "report.md").write_text(_markdown(result), encoding="utf-8")
-    (out / "report.html").write_text(_page(result), encoding="utf-8")
-    (out / "provenance.json").write_text(json.dumps(provenance(result), indent=2) + "\n", encoding="utf-8")
+    texts = {
+        "scores.csv": _csv(result), "report.md": _markdown(result), "report.html": _page(result),
+        "provenance.json": json.dumps(provenance(result), indent=2) + "\n",
+    }  # fmt: skip
+    for name, text in texts.items():
+        try:
+            (out / name).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"{out / name}: cannot be written: {error.strerror}") from error
 
 
 _COLUMNS = ("clip", "scorer", "value", "unit", "reason", "parts", "sha256", "truth_sha256", "fingerprint")
@@ -75,7 +80,7 @@ def _markdown(result: Evaluation) -> str:
         lines += [f"- {warning}" for found in result.sets for warning in found.warnings]
     if lacking := result.without_score:
         lines += ["", f"## Without a score ({len(lacking)})", ""]
-        lines += [f"- `{lack.clip}` by {', '.join(lack.scorers)}: {lack.reason}" for lack in lacking]
+        lines += [f"- `{' '.join(lack.clip.split())}` by {', '.join(lack.scorers)}: {lack.reason}" for lack in lacking]
     return "\n".join(lines) + "\n"
 
 

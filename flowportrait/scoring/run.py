@@ -12,17 +12,15 @@ from typing import Any
 from pydantic import Field
 
 from flowportrait.config import Frozen, validate
-from flowportrait.errors import ConfigError, DataError
-from flowportrait.media import Clip
-from flowportrait.records import ManifestRow, Score, Verdict, read_jsonl
+from flowportrait.errors import ConfigError
+from flowportrait.records import Score, Verdict
 from flowportrait.registry import COMPARERS, SCORERS, Table, name_hint
 from flowportrait.scoring import Comparer, Sample, Scorer, score_row
 from flowportrait.scoring.asking import Judge, JudgeConfig
 from flowportrait.scoring.metric import NO_TRUTH, Metric, read_all
 from flowportrait.scoring.reward import CompositeReward, RewardConfig, scorer_of
+from flowportrait.scoring.samples import readable
 from flowportrait.scoring.scores import Key, RecordFile, both, key_of
-
-VIDEO_SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".m4v")
 
 STANDARD = ("ssim", "psnr", "perceptual-lite0", "sharpness", "colour-drift")
 """Scorers that need no download."""
@@ -52,91 +50,15 @@ class Summary:
         return [score for score in self.scores if score.reason]
 
 
-def find_samples(sources: Iterable[Path], truth: Path | None = None) -> list[Sample]:
-    """The clips of videos, folders (all videos below) and manifests, each with its truth.
-
-    A clip's id is its path as given, or its id in the manifest. Its truth is the video of the same name below the
-    folder `truth`, or the row of the same id or video name in the manifest `truth`. Raises DataError: nothing there, or
-    an id twice.
-    """
-    samples: dict[str, Sample] = {}
-    truths = _Truths(truth) if truth else None
-    for source in sources:
-        for id_, video, name in _videos_of(source):
-            known = samples.get(id_)
-            if known is not None and known.clip.path != video:
-                raise DataError(f"{source}: the id '{id_}' stands for {known.clip.path} already; ids must differ")
-            samples[id_] = Sample(id_, Clip(video), truths.of(id_, name) if truths else None)
-    if not samples:
-        raise DataError(f"nothing to score in {', '.join(map(str, sources))}; give {', '.join(VIDEO_SUFFIXES)} files")
-    return list(samples.values())
-
-
-def _videos_of(source: Path) -> Iterator[tuple[str, Path, Path]]:
-    """(id, video, name to find its truth by) of all clips of one source."""
-    if source.is_dir():
-        for path in sorted(source.rglob("*")):
-            if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-                yield path.as_posix(), path, path.relative_to(source)
-    elif source.suffix == ".jsonl":
-        for row in read_jsonl(source, ManifestRow):
-            yield row.id, source.parent / row.video, Path(row.video)
-    elif source.is_file():
-        yield source.as_posix(), source, Path(source.name)
-    else:
-        raise DataError(f"{source}: no such file or folder; give a video, a folder of videos or a manifest (.jsonl)")
-
-
-def find_pairs(a: Path, b: Path) -> tuple[list[tuple[Sample, Sample]], list[str]]:
-    """The clips of two videos, or those of the same name in two folders or of the same id in two manifests; and the
-    names that only one of them has. Raises DataError: nothing there, or nothing of the same name."""
-    for path in (a, b):
-        if not path.exists():
-            raise DataError(f"{path}: no such file; give two videos, two folders or two manifests")
-    if a.is_dir() != b.is_dir() or (a.suffix == ".jsonl") != (b.suffix == ".jsonl"):
-        raise DataError(f"{a}, {b}: not of the same kind; give two videos, two folders or two manifests")
-    alone = a.is_file() and a.suffix != ".jsonl"
-    sides = [{} if alone else {_pair_name(path, *found): found[1] for found in _videos_of(path)} for path in (a, b)]
-    if alone:
-        sides = [{"": a}, {"": b}]
-    shared = [name for name in sides[0] if name in sides[1]]
-    if not shared:
-        raise DataError(f"{a}, {b}: no video of one has the name of one of the other; nothing to compare")
-    pairs = [tuple(Sample(side[name].as_posix(), Clip(side[name])) for side in sides) for name in shared]
-    return pairs, sorted(sides[0].keys() ^ sides[1].keys())
-
-
-def _pair_name(source: Path, id_: str, video: Path, name: Path) -> str:
-    return id_ if source.suffix == ".jsonl" else name.with_suffix("").as_posix()
-
-
-class _Truths:
-    """Ground-truth videos, in a folder or a manifest. Raises DataError when it is neither."""
-
-    def __init__(self, source: Path):
-        if not source.is_dir() and source.suffix != ".jsonl":
-            raise DataError(f"{source}: no such folder; --truth takes a folder of videos or a manifest (.jsonl)")
-        self.source, self._rows = source, {}
-        if not source.is_dir():
-            for id_, video, name in _videos_of(source):
-                self._rows |= {id_: video, name.with_suffix("").as_posix(): video}
-
-    def of(self, id_: str, name: Path) -> Clip | None:
-        """The truth of a clip by its id or its name."""
-        if self.source.is_dir():
-            suffixes = (name.suffix, *VIDEO_SUFFIXES)
-            tried = ((self.source / name).with_suffix(suffix) for suffix in suffixes)
-            found = next((path for path in tried if path.is_file()), None)
-        else:
-            found = self._rows.get(id_) or self._rows.get(name.with_suffix("").as_posix())
-        return Clip(found) if found else None
-
-
 def build_scorers(names: Iterable[str], config: ScoringConfig, answers: Path) -> list[Scorer]:
     """The scorers of these names or presets; judge systems of the same settings share one judge, its rates, its budget.
 
     A [reward] table, or the name `reward`, adds the scorers of its terms and, last, the reward itself.
     """
+    names, known = list(names), {*SCORERS.names(), *PRESETS}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"scorer: no '{name}'; {name_hint(name, known)}")
     for preset, scorers in PRESETS.items():
         names = [part for name in names for part in (scorers if name == preset else (name,))]
     judges: dict[str, Judge] = {}
@@ -214,9 +136,11 @@ def score_to_file(
             missing.discard(key)
             progress(len(wanted) - len(missing), len(wanted))
     for reward in (scorer for scorer in scorers if isinstance(scorer, CompositeReward)):
-        rows = reward.of_batch(samples, [done[key] for key in wanted if key in done])
-        done |= {key_of(row): row for row in rows}
-        wanted += [key_of(row) for row in rows]
+        rows = {key_of(row): row for row in reward.of_batch(samples, [done[key] for key in wanted if key in done])}
+        # Rewards of another batch must not stand beside these.
+        done = {key: score for key, score in done.items() if score.scorer != reward.name} | rows
+        summary.kept += sum(file.found.get(key) == row for key, row in rows.items())
+        wanted += rows
     file.put_in_order(done, wanted)
     summary.scores = [done[key] for key in wanted if key in done]
     return summary
@@ -286,6 +210,9 @@ def _unusable(scorer: Scorer, sample: Sample) -> str:
     """Why a sample cannot be scored at all; empty when it can be tried."""
     if "truth" in scorer.needs and sample.truth is None:
         return NO_TRUTH
+    for clip in (sample.clip, sample.truth):
+        if clip and readable(str(clip.path)) != str(clip.path):
+            return f"{readable(str(clip.path))}: its name is not written in UTF-8; rename it"
     return "" if sample.clip.path.is_file() else f"{sample.clip.path}: no such file"
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from filelock import FileLock
+from pydantic import ValidationError
 
 from flowportrait.errors import DataError
 from flowportrait.records import Score, Verdict, read_jsonl
@@ -20,6 +21,8 @@ from flowportrait.scoring.cache import append_line
 
 Key = tuple[str, str, int]
 """What was looked at, by what, which repeat."""
+_HEAD = b'{"schema_version":1,"reason":"'
+"""What lines of both kinds begin with; all that tells a torn first line."""
 R = TypeVar("R", Score, Verdict)
 
 
@@ -86,9 +89,28 @@ class RecordFile(Generic[R]):
             self._replace("".join(record.model_dump_json() + "\n" for record in ordered).encode())
 
     def _close_torn_line(self) -> None:
+        """Takes off what a kill has left of a line. Raises DataError, and touches nothing, if the file is another."""
         text = self.path.read_bytes() if self.path.exists() else b""
-        if text and not text.endswith(b"\n"):
-            self._replace(text[: text.rfind(b"\n") + 1])
+        if not text or text.endswith(b"\n"):
+            return
+        whole = text.rfind(b"\n") + 1
+        torn = text[whole:]
+        if self._is_record(torn):
+            self._replace(text + b"\n")
+            return
+        first = text[: text.find(b"\n")]
+        ours = self._is_record(first) and torn.startswith(b"{") if whole else torn.startswith(_HEAD[: len(torn)])
+        if not ours:
+            kind = self.kind.__name__
+            raise DataError(f"{self.path}: is no file of JSON lines of {kind}; it was left as it is, give another -o")
+        self._replace(text[:whole])
+
+    def _is_record(self, line: bytes) -> bool:
+        try:
+            self.kind.model_validate_json(line)
+        except ValidationError:
+            return False
+        return True
 
     def _replace(self, content: bytes) -> None:
         partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")

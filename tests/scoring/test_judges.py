@@ -14,7 +14,7 @@ from flowportrait.scoring.asking import Judge, JudgeConfig
 from flowportrait.scoring.backends import Question, Video, build_backend
 from flowportrait.scoring.judges import MaComp, MasMa, MasSa, SasSa
 from flowportrait.scoring.prompts import load_prompt, prompt_names
-from flowportrait.scoring.run import find_samples
+from flowportrait.scoring.samples import find_samples
 
 pytest.importorskip("openai")
 pytest.importorskip("google.genai")

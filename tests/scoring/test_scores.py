@@ -49,6 +49,21 @@ def test_a_line_torn_by_a_kill_goes_and_the_rest_stays(path):
     assert len(path.read_text().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "content", [b"my notes", b"\x00\x00\x00 ftypmp42\nmdat", b'{"schema_version":1,"id":"a","video":"x"}']
+)
+def test_a_file_of_another_kind_is_refused_and_left_as_it_is(path, content):
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="is no file of JSON lines of Score; it was left as it is"):
+        RecordFile(path, Score, {})
+    assert path.read_bytes() == content
+
+
+def test_a_whole_line_without_its_end_is_kept(path):
+    path.write_text(a_score("a").model_dump_json())
+    assert len(RecordFile(path, Score, {}).found) == 1
+
+
 def test_settings_that_another_run_has_changed_meanwhile_are_refused(path):
     mine, score = RecordFile(path, Score, {"ssim": "one"}), a_score("a")
     RecordFile(path, Score, {"ssim": "two"}).append(a_score("b", fingerprint="two"))

@@ -1,0 +1,132 @@
+"""Which clips are meant: videos, folders and manifests, each clip with its truth, or two of one name as a pair."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from flowportrait.errors import DataError
+from flowportrait.media import Clip
+from flowportrait.records import ManifestRow, read_jsonl
+from flowportrait.scoring import Sample
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".m4v")
+
+
+class Found(NamedTuple):
+    """A video of a source: its id, where it lies, and the names that its truth may have, the likeliest first."""
+
+    id: str
+    video: Path
+    names: tuple[Path, ...]
+
+
+def find_samples(sources: Iterable[Path], truth: Path | None = None) -> list[Sample]:
+    """The clips of videos, folders (all videos below) and manifests, each with its truth.
+
+    A clip's id is its path as given, or its id in the manifest. Its truth is the video of the same name below the
+    folder `truth`, or the row of the same id or video name in the manifest `truth`. Raises DataError: nothing there, or
+    an id twice.
+    """
+    samples: dict[str, Sample] = {}
+    truths = _Truths(truth) if truth else None
+    for source in sources:
+        for found in videos_of(source):
+            known = samples.get(found.id)
+            if known is not None and known.clip.path != found.video:
+                raise DataError(f"{source}: the id '{found.id}' stands for {known.clip.path} already; ids must differ")
+            samples[found.id] = Sample(found.id, Clip(found.video), truths.of(found) if truths else None)
+    if not samples:
+        raise DataError(f"no video in {', '.join(map(str, sources))}; give {', '.join(VIDEO_SUFFIXES)} files")
+    return list(samples.values())
+
+
+def videos_of(source: Path) -> Iterator[Found]:
+    """All clips of one source. Raises DataError: nothing there, or a folder that cannot be looked into."""
+    if source.is_dir():
+        for path in sorted(_files_below(source)):
+            # A link that leads nowhere is a clip without a file, and is said to be one.
+            if path.suffix.lower() in VIDEO_SUFFIXES and (path.is_file() or path.is_symlink()):
+                yield Found(readable(path.as_posix()), path, (path.relative_to(source),))
+    elif source.suffix == ".jsonl":
+        rows = list(read_jsonl(source, ManifestRow))
+        names = Counter(Path(row.video).name for row in rows)
+        for row in rows:
+            whole = Path(row.video)
+            inside = not whole.is_absolute() and ".." not in whole.parts
+            alone = names[whole.name] == 1
+            yield Found(row.id, source.parent / row.video, (whole,) * inside + (Path(whole.name),) * alone)
+    elif source.is_file():
+        yield Found(readable(source.as_posix()), source, (Path(source.name),))
+    else:
+        raise DataError(f"{source}: no such file or folder; give a video, a folder of videos or a manifest (.jsonl)")
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Files of a folder and of those below it, linked ones too, each folder once."""
+
+    def refuse(error: OSError) -> NoReturn:
+        raise DataError(f"{error.filename}: cannot be looked into ({error.strerror}); allow it, or leave it out")
+
+    seen = set()
+    for root, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        if (real := os.path.realpath(root)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(root, name) for name in files)
+
+
+def readable(name: str) -> str:
+    """A file's name as text; bytes that are none become question marks."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def find_pairs(a: Path, b: Path) -> tuple[list[tuple[Sample, Sample]], list[str]]:
+    """The clips of two videos, or those of the same name in two folders or of the same id in two manifests; and the
+    names that only one of them has. Raises DataError: nothing there, or nothing of the same name."""
+    for path in (a, b):
+        if not path.exists():
+            raise DataError(f"{path}: no such file; give two videos, two folders or two manifests")
+    if a.is_dir() != b.is_dir() or (a.suffix == ".jsonl") != (b.suffix == ".jsonl"):
+        raise DataError(f"{a}, {b}: not of the same kind; give two videos, two folders or two manifests")
+    alone = a.is_file() and a.suffix != ".jsonl"
+    sides = [{} if alone else {_pair_name(path, found): found.video for found in videos_of(path)} for path in (a, b)]
+    if alone:
+        sides = [{"": a}, {"": b}]
+    shared = [name for name in sides[0] if name in sides[1]]
+    if not shared:
+        raise DataError(f"{a}, {b}: no video of one has the name of one of the other; nothing to compare")
+    pairs = [tuple(Sample(readable(side[name].as_posix()), Clip(side[name])) for side in sides) for name in shared]
+    return pairs, sorted(sides[0].keys() ^ sides[1].keys())
+
+
+def _pair_name(source: Path, found: Found) -> str:
+    return found.id if source.suffix == ".jsonl" else readable(found.names[0].with_suffix("").as_posix())
+
+
+class _Truths:
+    """Ground-truth videos, in a folder or a manifest. Raises DataError when it is neither."""
+
+    def __init__(self, source: Path):
+        if not source.is_dir() and source.suffix != ".jsonl":
+            raise DataError(f"{source}: no such folder; --truth takes a folder of videos or a manifest (.jsonl)")
+        self.source, self._ids, self._names = source, {}, {}
+        for found in [] if source.is_dir() else videos_of(source):
+            if self._ids.setdefault(found.id, found.video) != found.video:
+                raise DataError(f"{source}: the id '{found.id}' is there twice; a truth must be one video")
+            self._names |= {name.with_suffix("").as_posix(): found.video for name in found.names}
+
+    def of(self, found: Found) -> Clip | None:
+        """The truth of a clip by its id or one of its names."""
+        if self.source.is_dir():
+            suffixes = (found.video.suffix, *VIDEO_SUFFIXES)
+            tried = ((self.source / name).with_suffix(suffix) for name in found.names for suffix in suffixes)
+            video = next((path for path in tried if path.is_file()), None)
+        else:
+            keys = (found.id, *(name.with_suffix("").as_posix() for name in found.names))
+            video = next((known for key in keys if (known := self._ids.get(key) or self._names.get(key))), None)
+        return Clip(video) if video else None
