@@ -16,6 +16,7 @@ from typing import Literal
 from flowportrait import __version__, media
 from flowportrait.data.sources import SourceClip, load_sources
 from flowportrait.errors import DataError, MediaError
+from flowportrait.files import sha256_of
 from flowportrait.generate import Pipeline, Result
 from flowportrait.records import ManifestRow, RunInfo, read_jsonl, write_jsonl
 
@@ -174,7 +175,6 @@ def _digest_of(pipeline: Pipeline) -> str:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise _Unusable(f"{path}: cannot be read ({error.strerror})") from error

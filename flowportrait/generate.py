@@ -28,12 +28,13 @@ from flowportrait import media, registry
 from flowportrait.config import Frozen, load_recipe, save_resolved, validate
 from flowportrait.data.faces import frame_portrait
 from flowportrait.errors import CheckpointError, ConfigError, DataError
+from flowportrait.files import sha256_of
 from flowportrait.model.layout import TokenGrid, latent_frames_for
 from flowportrait.model.mot import MoT, MoTConfig
 from flowportrait.model.offload import place, understanding_on
 from flowportrait.model.precision import fast_bf16, matmul_precision
 from flowportrait.sampling import Schedule, guided, sample
-from flowportrait.weights import Weight, difference, digest, load_into, read_header, shapes
+from flowportrait.weights import Weight, difference, load_into, read_header, shapes
 
 AUDIO_RATE_HZ = 16_000
 """Samples per second of what the audio encoders hear."""
@@ -409,7 +410,7 @@ def save_model(
         if weights:
             path = directory / f"{name}.safetensors"
             save_file(weights, path)
-            digests[path.name] = digest(path)
+            digests[path.name] = sha256_of(path)
     save_resolved(spec.model_copy(update={"sha256": digests}), directory / "config.json")
 
 
@@ -436,7 +437,7 @@ def _load_weights(
     weights: dict[str, Weight] = {}
     for path in files:
         expected = spec.sha256.get(path.name)
-        if expected is not None and digest(path) != expected:
+        if expected is not None and sha256_of(path) != expected:
             raise CheckpointError(f"{path}: its sha256 is not the one in config.json; get the file again")
         weights |= read_header(path).weights
     problem = difference(shapes(weights), shapes(module.state_dict()))

@@ -6,16 +6,15 @@ not there, or is another one, is an error that says where to get the right one. 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from flowportrait.errors import CheckpointError
+from flowportrait.files import sha256_of
 
 
 @dataclass(frozen=True)
@@ -82,18 +81,6 @@ def cache_dir() -> Path:
     """Where fetched weights lie: $FLOWPORTRAIT_WEIGHTS, or flowportrait/weights in the user's cache."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("FLOWPORTRAIT_WEIGHTS") or Path(home) / "flowportrait" / "weights")
-
-
-def sha256_of(path: Path) -> str:
-    """Of a whole file; computed once for each state of it."""
-    status = path.stat()
-    return _sha256(path, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache
-def _sha256(path: Path, size: int, changed_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 _TORCHVISION = "https://download.pytorch.org/models/"

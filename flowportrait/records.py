@@ -1,7 +1,6 @@
 """The typed records that lie on disk: one JSON object a line, its schema version inside."""
 
 import math
-import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from flowportrait.errors import DataError
+from flowportrait.files import replace
 
 Aspect = Literal["lip_sync", "expressiveness", "motion"]
 ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
@@ -334,10 +334,7 @@ class Pair(Record):
 
 def write_jsonl(path: str | Path, records: Iterable[Record]) -> None:
     """Writes one record a line, replacing the file when all are written."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text("".join(record.model_dump_json() + "\n" for record in records), encoding="utf-8")
-    os.replace(partial, path)
+    replace(Path(path), "".join(record.model_dump_json() + "\n" for record in records).encode())
 
 
 R = TypeVar("R", bound=Record)

@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 from flowportrait import __version__
 from flowportrait.config import Frozen, load_recipe
 from flowportrait.errors import ConfigError, StageFailed
+from flowportrait.files import sha256_of
 from flowportrait.records import Record, read_jsonl, write_jsonl
 from flowportrait.registry import RECIPES_DIR
 
@@ -98,7 +99,7 @@ def reproduce(recipe: Path, out: Path | None, say: Callable[[str], None]) -> lis
 
 def _digest(words: list[str], out: Path, before: str) -> str:
     outside = [Path(word) for word in words if not Path(word).is_relative_to(out) and Path(word).is_file()]
-    contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in outside]
+    contents = [sha256_of(path) for path in outside]
     return hashlib.sha256(json.dumps([words, contents, before, __version__]).encode()).hexdigest()
 
 

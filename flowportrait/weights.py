@@ -258,9 +258,3 @@ def load_into(
         wide = value.is_floating_point() and not (name in half and value.dtype == torch.bfloat16)
         state[name] = value.to(device, torch.float32 if wide else value.dtype)
     module.load_state_dict(state, assign=True)
-
-
-def digest(path: Path) -> str:
-    """The sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from flowportrait import media
+from flowportrait.files import VIDEO_SUFFIXES
 from flowportrait.registry import COMPARERS, SCORERS
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "bad-inputs.md"
@@ -144,7 +145,7 @@ BAD_INPUTS = [
     BadInput("score: nothing there", "score none.mp4 --scorers mas-ma -o s.jsonl",
              "none.mp4: no such file or folder; give a video, a folder of videos or a manifest (.jsonl)"),
     BadInput("score: a folder without videos", "score folder --scorers mas-ma -o s.jsonl",
-             "no video in folder; give .mp4, .mov, .webm, .mkv, .avi, .mpg, .m4v files"),
+             f"no video in folder; give {', '.join(VIDEO_SUFFIXES)} files"),
     BadInput("score: scorer misspelt", f"{SCORE} --scorers mas-me",
              "scorer: no 'mas-me'; did you mean 'mas-ma'? allowed: "
              f"{', '.join(sorted([*SCORERS.names(), 'paper', 'standard']))}"),

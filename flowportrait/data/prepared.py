@@ -6,7 +6,6 @@ journal ends; a source whose file has changed since is prepared again. The manif
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -20,12 +19,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from pydantic import Field
 
 from flowportrait.config import load_recipe, save_resolved
 from flowportrait.data.preprocess import STAGES, PrepareConfig, Preparer, SourceFile, SplitConfig, split_of
 from flowportrait.data.workers import prepare_all
 from flowportrait.errors import ConfigError, DataError
+from flowportrait.files import VIDEO_SUFFIXES, files_below, is_video, readable, replace
 from flowportrait.media import FPS
 from flowportrait.pages import markdown_rows
 from flowportrait.records import (
@@ -40,9 +41,6 @@ from flowportrait.records import (
 )
 from flowportrait.registry import name_hint
 
-VIDEO_SUFFIXES = (
-    ".mp4", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".m4v", ".ts", ".mts", ".flv", ".wmv", ".3gp",
-)  # fmt: skip
 ENGINES = ("local",)
 _JOURNAL, _MANIFEST, _CONFIG = "journal.jsonl", "manifest.jsonl", "config.json"
 
@@ -76,17 +74,18 @@ class Prepared:
         return [_row(record, clip, self.config.split) for record in self.records for clip in record.clips]
 
 
-def find_sources(paths: Sequence[Path], config: SplitConfig) -> tuple[list[SourceFile], int]:
-    """The videos of files, folders (all below) and lists, and how many files of folders are no videos by their names.
+def find_sources(paths: Sequence[Path], config: SplitConfig, out: Path) -> tuple[list[SourceFile], int]:
+    """The videos of files, folders (all below but `out`) and lists, and how many files of folders are no videos by
+    their names.
 
-    Raises DataError: nothing there, or two of one name.
+    Raises DataError: nothing there, two of one name, or a name that is no text.
     """
     found: dict[str, SourceFile] = {}
     ignored = 0
     for path in paths:
         if path.is_dir():
-            files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-            videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
+            files = [file for file in sorted(files_below(path)) if not _is_below(file, out)]
+            videos = [file for file in files if is_video(file)]
             ignored += len(files) - len(videos)
             root = path.resolve().name
             rows = [(f"{root}/{file.relative_to(path).as_posix()}", file, SourceRow(video="")) for file in videos]
@@ -97,12 +96,18 @@ def find_sources(paths: Sequence[Path], config: SplitConfig) -> tuple[list[Sourc
         else:
             raise DataError(f"{path}: no such file or folder; give a video, a folder of videos or a list (.jsonl)")
         for key, file, row in rows:
+            if readable(key) != key:
+                raise DataError(f"{readable(str(file))}: its name is not written in UTF-8; rename it, or leave it out")
             if key in found and found[key].path.resolve() != file.resolve():
                 raise DataError(f"{file}: '{key}' is the name of {found[key].path} already; rename a folder or a file")
             found[key] = _source(key, file, row, config)
     if not found:
         raise DataError(f"no video in {', '.join(map(str, paths))}; give {', '.join(VIDEO_SUFFIXES)} files")
     return list(found.values()), ignored
+
+
+def _is_below(file: Path, folder: Path) -> bool:
+    return file.resolve().is_relative_to(folder.resolve())
 
 
 def _source(key: str, file: Path, row: SourceRow, config: SplitConfig) -> SourceFile:
@@ -139,7 +144,7 @@ def prepare(
     Raises DataError: no sources, `out` is a file, in use, or was made with other settings; CheckpointError: weights are
     missing; MediaError: it cannot be written.
     """
-    sources, ignored = find_sources(paths, config.split)
+    sources, ignored = find_sources(paths, config.split, out)
     preparer = Preparer(config, out)
     preparer.load()
     unchecked = [*preparer.filters.unchecked, *(["active speaker"] if preparer.network is None else [])]
@@ -167,15 +172,16 @@ def _held(out: Path) -> Iterator[None]:
         raise DataError(f"{out}: is a file; give a folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w")
+        lock = FileLock(out / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise DataError(f"{out}: another run is writing there; wait for it, or give another -o") from error
     except OSError as error:
         raise DataError(f"{out}: cannot be written to ({error.strerror}); give another -o") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DataError(f"{out}: another run is writing there; wait for it, or give another -o") from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _begin(out: Path, config: PrepareConfig, fingerprint: str) -> None:
@@ -201,7 +207,7 @@ def _mend(journal: Path) -> None:
     """Drops a last line that a kill has torn."""
     content = journal.read_bytes()
     if not content.endswith(b"\n"):
-        _replace(journal, content[: content.rfind(b"\n") + 1])
+        replace(journal, content[: content.rfind(b"\n") + 1])
 
 
 def _is_done(source: SourceFile, record: PreparedSource | None, out: Path) -> bool:
@@ -217,12 +223,6 @@ def _append(journal: Path, record: PreparedSource) -> None:
     with journal.open("ab", buffering=0) as file:
         file.write(record.model_dump_json().encode() + b"\n")
         os.fsync(file.fileno())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_bytes(content)
-    os.replace(partial, path)
 
 
 def _row(record: PreparedSource, clip: PreparedClip, config: SplitConfig) -> ManifestRow:
@@ -243,12 +243,10 @@ def _finish(result: Prepared) -> None:
         if f"clips/{path.name}" not in wanted:
             path.unlink()
     shutil.rmtree(result.out / "work", ignore_errors=True)
-    partial = result.out / f".{_MANIFEST}.part"
-    write_jsonl(partial, rows)
-    os.replace(partial, result.out / _MANIFEST)
+    write_jsonl(result.out / _MANIFEST, rows)
     summary = summarize(result)
-    _replace(result.out / "report.json", (json.dumps(summary, indent=2) + "\n").encode())
-    _replace(result.out / "report.md", markdown(summary, result).encode())
+    replace(result.out / "report.json", (json.dumps(summary, indent=2) + "\n").encode())
+    replace(result.out / "report.md", markdown(summary, result).encode())
 
 
 def summarize(result: Prepared) -> dict[str, Any]:

@@ -41,8 +41,8 @@ from flowportrait.data.tracks import (
     squares,
     thumbnail,
 )
+from flowportrait.files import sha256_of
 from flowportrait.media import FPS
-from flowportrait.pretrained import sha256_of
 from flowportrait.records import REASONS, Dropped, PreparedClip, PreparedSource, Reason
 from flowportrait.registry import FACE_DETECTORS
 

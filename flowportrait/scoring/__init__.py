@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from flowportrait.config import Frozen
+from flowportrait.files import sha256_of
 from flowportrait.media import Clip
 from flowportrait.records import ASPECTS as ASPECTS
 from flowportrait.records import Score, Verdict
@@ -90,8 +91,7 @@ def score_row(scorer: Scorer, sample: Sample, value: float = math.nan, reason: s
 def file_digest(path: Path) -> str:
     """sha256 of a file; empty when it is not there or may not be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError:
         return ""
 

@@ -6,9 +6,8 @@ with its reason and counted; no mean is taken over fewer clips without saying so
 
 from __future__ import annotations
 
+import io
 import math
-import os
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -19,6 +18,7 @@ import numpy as np
 
 from flowportrait.config import validate
 from flowportrait.errors import ConfigError, DataError
+from flowportrait.files import replace
 from flowportrait.records import Score, SetScore, write_jsonl
 from flowportrait.registry import SET_METRICS, name_hint
 from flowportrait.scoring import Sample, Scorer, digest_of
@@ -106,15 +106,12 @@ class _Features(Metric):
     def read(self, view: View) -> Reading:
         found = self.of.features(view)
         path = self.path_of(view.sample)
-        # Another run, or another thread, may make the same file.
-        partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+        content = io.BytesIO()
+        np.save(content, found)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                np.save(file, found)
-            os.replace(partial, path)
+            replace(path, content.getvalue())
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise DataError(f"{path}: cannot be written: {error.strerror}") from error
         return Reading(float(len(found)), {"dimensions": found.shape[1]})
 

@@ -18,7 +18,8 @@ from pydantic import Field
 
 from flowportrait.config import Frozen
 from flowportrait.errors import require
-from flowportrait.pretrained import WEIGHTS, sha256_of
+from flowportrait.files import sha256_of
+from flowportrait.pretrained import WEIGHTS
 from flowportrait.scoring.metric import SAMPLE_RATE, Blocks, Metric, Reading, Unscorable, View
 
 UPPER_LIP, LOWER_LIP, EYE_CORNERS = 13, 14, (33, 263)

@@ -19,7 +19,8 @@ from jaxtyping import Float
 from pydantic import Field
 
 from flowportrait.config import Frozen
-from flowportrait.pretrained import WEIGHTS, sha256_of
+from flowportrait.files import sha256_of
+from flowportrait.pretrained import WEIGHTS
 from flowportrait.scoring.metric import SetMetric, SetReading, Unscorable, View
 from flowportrait.scoring.networks import (
     inception_features,

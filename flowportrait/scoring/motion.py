@@ -16,7 +16,8 @@ from pydantic import Field
 from torch import Tensor
 
 from flowportrait.config import Frozen
-from flowportrait.pretrained import find_any, sha256_of
+from flowportrait.files import sha256_of
+from flowportrait.pretrained import find_any
 from flowportrait.scoring.metric import Blocks, Metric, Reading, Unscorable, View, at_most
 from flowportrait.scoring.raft import flows_between, load_raft
 

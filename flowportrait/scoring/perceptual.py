@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flowportrait.errors import require
-from flowportrait.pretrained import WEIGHTS, sha256_of
+from flowportrait.files import sha256_of
+from flowportrait.pretrained import WEIGHTS
 from flowportrait.scoring.metric import FrameMetric, Reading
 from flowportrait.scoring.networks import lite0_file, load_lite0
 from flowportrait.scoring.pixel import PairConfig

@@ -13,13 +13,13 @@ from pydantic import Field
 
 from flowportrait.config import Frozen, validate
 from flowportrait.errors import ConfigError
+from flowportrait.files import readable
 from flowportrait.records import Score, Verdict
 from flowportrait.registry import COMPARERS, SCORERS, Table, name_hint
 from flowportrait.scoring import Comparer, Sample, Scorer, score_row
 from flowportrait.scoring.asking import Judge, JudgeConfig
 from flowportrait.scoring.metric import NO_TRUTH, Metric, read_all
 from flowportrait.scoring.reward import CompositeReward, RewardConfig, scorer_of
-from flowportrait.scoring.samples import readable
 from flowportrait.scoring.scores import Key, RecordFile, both, key_of
 
 STANDARD = ("ssim", "psnr", "perceptual-lite0", "sharpness", "colour-drift")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from flowportrait.errors import DataError
+from flowportrait.files import VIDEO_SUFFIXES, files_below, is_video, readable
 from flowportrait.media import Clip
 from flowportrait.records import ManifestRow, read_jsonl
 from flowportrait.scoring import Sample
-
-VIDEO_SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".m4v")
 
 
 class Found(NamedTuple):
@@ -47,9 +45,9 @@ def find_samples(sources: Iterable[Path], truth: Path | None = None) -> list[Sam
 def videos_of(source: Path) -> Iterator[Found]:
     """All clips of one source. Raises DataError: nothing there, or a folder that cannot be looked into."""
     if source.is_dir():
-        for path in sorted(_files_below(source)):
-            # A link that leads nowhere is a clip without a file, and is said to be one.
-            if path.suffix.lower() in VIDEO_SUFFIXES and (path.is_file() or path.is_symlink()):
+        # A link that leads nowhere is a clip without a file, and is said to be one.
+        for path in sorted(files_below(source)):
+            if is_video(path):
                 yield Found(readable(path.as_posix()), path, (path.relative_to(source),))
     elif source.suffix == ".jsonl":
         rows = list(read_jsonl(source, ManifestRow))
@@ -63,26 +61,6 @@ def videos_of(source: Path) -> Iterator[Found]:
         yield Found(readable(source.as_posix()), source, (Path(source.name),))
     else:
         raise DataError(f"{source}: no such file or folder; give a video, a folder of videos or a manifest (.jsonl)")
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """Files of a folder and of those below it, linked ones too, each folder once."""
-
-    def refuse(error: OSError) -> NoReturn:
-        raise DataError(f"{error.filename}: cannot be looked into ({error.strerror}); allow it, or leave it out")
-
-    seen = set()
-    for root, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        if (real := os.path.realpath(root)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        yield from (Path(root, name) for name in files)
-
-
-def readable(name: str) -> str:
-    """A file's name as text; bytes that are none become question marks."""
-    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def find_pairs(a: Path, b: Path) -> tuple[list[tuple[Sample, Sample]], list[str]]:
@@ -109,24 +87,26 @@ def _pair_name(source: Path, found: Found) -> str:
 
 
 class _Truths:
-    """Ground-truth videos, in a folder or a manifest. Raises DataError when it is neither."""
+    """Ground-truth videos, in a folder, its manifest if it has one, or a manifest. Raises DataError when it is none."""
 
     def __init__(self, source: Path):
-        if not source.is_dir() and source.suffix != ".jsonl":
+        if not source.is_dir() and (source.suffix != ".jsonl" or not source.is_file()):
             raise DataError(f"{source}: no such folder; --truth takes a folder of videos or a manifest (.jsonl)")
         self.source, self._ids, self._names = source, {}, {}
-        for found in [] if source.is_dir() else videos_of(source):
+        listed = source / "manifest.jsonl" if source.is_dir() else source
+        for found in videos_of(listed) if listed.is_file() else []:
             if self._ids.setdefault(found.id, found.video) != found.video:
                 raise DataError(f"{source}: the id '{found.id}' is there twice; a truth must be one video")
             self._names |= {name.with_suffix("").as_posix(): found.video for name in found.names}
 
     def of(self, found: Found) -> Clip | None:
         """The truth of a clip by its id or one of its names."""
+        video = None
         if self.source.is_dir():
             suffixes = (found.video.suffix, *VIDEO_SUFFIXES)
             tried = ((self.source / name).with_suffix(suffix) for name in found.names for suffix in suffixes)
             video = next((path for path in tried if path.is_file()), None)
-        else:
+        if video is None:
             keys = (found.id, *(name.with_suffix("").as_posix() for name in found.names))
             video = next((known for key in keys if (known := self._ids.get(key) or self._names.get(key))), None)
         return Clip(video) if video else None

@@ -7,7 +7,6 @@ lines in order and leaves those of other runs where they are. Everything that wr
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -16,6 +15,7 @@ from filelock import FileLock
 from pydantic import ValidationError
 
 from flowportrait.errors import DataError
+from flowportrait.files import replace
 from flowportrait.records import Score, Verdict, read_jsonl
 from flowportrait.scoring.cache import append_line
 
@@ -113,9 +113,7 @@ class RecordFile(Generic[R]):
         return True
 
     def _replace(self, content: bytes) -> None:
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         try:
-            partial.write_bytes(content)
-            os.replace(partial, self.path)
+            replace(self.path, content)
         except OSError as error:
             raise DataError(f"{self.path}: cannot be written: {error.strerror}") from error

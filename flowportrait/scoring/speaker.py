@@ -21,7 +21,8 @@ from flowportrait.encoders.active_speaker import (
     speaking_probability,
 )
 from flowportrait.encoders.cepstra import mfcc
-from flowportrait.pretrained import WEIGHTS, sha256_of
+from flowportrait.files import sha256_of
+from flowportrait.pretrained import WEIGHTS
 from flowportrait.scoring.metric import Metric, Reading, Unscorable, View
 from flowportrait.scoring.sync import face_crops
 

@@ -25,7 +25,8 @@ from flowportrait.config import Frozen
 from flowportrait.encoders.cepstra import SAMPLE_RATE, mfcc
 from flowportrait.encoders.face_crop import crop_face, resized, smoothed_path
 from flowportrait.errors import CheckpointError
-from flowportrait.pretrained import WEIGHTS, sha256_of
+from flowportrait.files import sha256_of
+from flowportrait.pretrained import WEIGHTS
 from flowportrait.registry import FACE_DETECTORS
 from flowportrait.scoring.metric import Blocks, Metric, Reading, Unscorable, View
 

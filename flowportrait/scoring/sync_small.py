@@ -22,8 +22,8 @@ from torch import Tensor
 from flowportrait.config import Frozen, load_recipe
 from flowportrait.encoders.sync import SyncNetwork, as_seen, cut_mouths, mouth_places, shift_profile
 from flowportrait.errors import CheckpointError
+from flowportrait.files import sha256_of
 from flowportrait.model.precision import matmul_precision
-from flowportrait.pretrained import sha256_of
 from flowportrait.registry import MODELS_DIR
 from flowportrait.scoring.metric import Metric, Reading, Unscorable, View
 from flowportrait.scoring.tracking import FPS, FaceTrack, track_face

@@ -18,8 +18,8 @@ from safetensors import safe_open
 
 from flowportrait.codecs.portrait import Landmarker
 from flowportrait.errors import CheckpointError
+from flowportrait.files import sha256_of
 from flowportrait.model.precision import matmul_precision
-from flowportrait.pretrained import sha256_of
 from flowportrait.registry import FACE_DETECTORS, MODELS_DIR
 from flowportrait.scoring.metric import Blocks, Unscorable, View, at_most
 

@@ -1,6 +1,5 @@
 """Copies of clips that say nothing of where they come from: no metadata, no encoder's signature, no telling name."""
 
-import hashlib
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +8,7 @@ import av
 from av.bitstream import BitStreamFilterContext
 
 from flowportrait.errors import MediaError
+from flowportrait.files import sha256_of
 from flowportrait.media import Clip, read_frames
 
 PLAYABLE = {"video": ("h264", "vp9"), "audio": ("aac", "mp3", "opus")}
@@ -47,7 +47,7 @@ def blind_copy(source: Path, target: Path) -> Blind:
     next(read_frames(target))
     # The time of writing would tell which version was copied first.
     os.utime(target, (0, 0))
-    return Blind(Clip(target).facts.duration_s, digest(target), digest(source), width, height, facts.fps)
+    return Blind(Clip(target).facts.duration_s, sha256_of(target), sha256_of(source), width, height, facts.fps)
 
 
 def _copy_streams(source: Path, target: Path, duration_s: float) -> tuple[int, int]:
@@ -98,7 +98,3 @@ def _write_packets(reader: av.container.InputContainer, streams: list, target: P
     return last_s
 
 
-def digest(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

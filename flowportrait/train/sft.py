@@ -7,7 +7,6 @@ made. A recipe that names a `codec` run is of a small model from scratch: see `t
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch import Tensor
 from flowportrait.config import Frozen, load_recipe, save_resolved
 from flowportrait.data.rows import Cut, Loaded, Rows, RowsConfig
 from flowportrait.errors import ConfigError, DataError
+from flowportrait.files import sha256_of
 from flowportrait.flow import draw_times
 from flowportrait.generate import ModelSpec, SamplingConfig
 from flowportrait.model.lora import LoraConfig, merged
@@ -204,8 +204,7 @@ def export(session: Session, directory: Path) -> None:
         path = part / "model.safetensors"
         plain = merged(weights, config.lora) if config.trained == "lora" else weights
         save_file({name: value.contiguous() for name, value in plain.items()}, path)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(path)
         kept = {name: value for name, value in session.spec.sha256.items() if not name.startswith("model")}
         changes = {
             "name": config.name or f"{session.spec.name}-sft",

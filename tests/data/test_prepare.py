@@ -343,11 +343,11 @@ def test_identities_come_from_lists_names_or_folders(tmp_path):
     (tmp_path / "list.jsonl").write_text(
         "".join(json.dumps(row | {}) + "\n" for row in write).replace('"schema_version": 1, ', "")
     )
-    (source,), _ = find_sources([tmp_path / "list.jsonl"], SplitConfig())
+    (source,), _ = find_sources([tmp_path / "list.jsonl"], SplitConfig(), tmp_path / "d")
     assert (source.identity, source.voice, source.text) == ("Ann", "Bob", "hello")
     root = tmp_path.name
     for rule, name in (("file", f"{root}/p1/id07-x.mp4"), ("folder", f"{root}/p1"), ("(id[0-9]+)", "id07")):
-        (source,), _ = find_sources([tmp_path], SplitConfig(identity=rule))
+        (source,), _ = find_sources([tmp_path], SplitConfig(identity=rule), tmp_path / "d")
         assert source.identity == name == source.record("").voice
 
 
@@ -410,3 +410,16 @@ def test_a_dataset_is_written_by_one_run_at_a_time(here, tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(DataError, match="another run is writing there"):
             prepare([a], tmp_path / "out", config())
+
+
+def test_a_dataset_within_its_source_is_no_source(tmp_path):
+    """Nor does a folder that may not be looked into vanish, nor a name that is no text stop a run halfway."""
+    films = tmp_path / "films"
+    (films / "dataset" / "clips").mkdir(parents=True)
+    for path in (films / "a.mp4", films / "dataset" / "clips" / "b.mp4"):
+        path.write_bytes(b"x")
+    found, ignored = find_sources([films], SplitConfig(), films / "dataset")
+    assert [source.key for source in found] == ["films/a.mp4"] and ignored == 0
+    Path(os.fsdecode(bytes(films) + b"/z\xff.mp4")).write_bytes(b"x")
+    with pytest.raises(DataError, match="its name is not written in UTF-8; rename it, or leave it out"):
+        find_sources([films], SplitConfig(), films / "dataset")

@@ -10,8 +10,9 @@ import torch
 
 from flowportrait import cli, media
 from flowportrait.errors import CheckpointError
+from flowportrait.files import sha256_of
 from flowportrait.media import Clip
-from flowportrait.pretrained import Weights, sha256_of
+from flowportrait.pretrained import Weights
 from flowportrait.scoring import Sample, faces, sync
 from flowportrait.scoring.metric import Metric, Reading, Unscorable, View, read_all
 from flowportrait.scoring.pixel import ColourDrift, Psnr, Sharpness, Ssim

@@ -64,6 +64,16 @@ def test_a_truth_that_is_there_twice_is_refused():
         find_samples([Path("made")], Path("t.jsonl"))
 
 
+def test_a_prepared_dataset_as_truth_is_found_by_its_ids():
+    """`generate DATASET -o made` names videos by id; the dataset keeps its own in clips/."""
+    write("data/clips/k1.mp4")
+    write("made/k1.mp4")
+    write_jsonl("data/manifest.jsonl", [ManifestRow(id="k1", video="clips/k1.mp4", **FACTS)])
+    assert truths(["made"], "data") == {"made/k1.mp4": "data/clips/k1.mp4"}
+    with pytest.raises(DataError, match="none.jsonl: no such folder; --truth takes a folder of videos or a manifest"):
+        find_samples([Path("made")], Path("none.jsonl"))
+
+
 def test_linked_folders_are_looked_into_once_and_links_to_nothing_are_clips_without_a_file():
     write("elsewhere/k.mp4")
     Path("made").mkdir()

@@ -1,0 +1,68 @@
+"""Files on disk: the videos of a folder, digests, and files that are whole or not there at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import NoReturn
+
+from flowportrait.errors import DataError
+
+VIDEO_SUFFIXES = (
+    ".mp4", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".m4v", ".ts", ".mts", ".flv", ".wmv", ".3gp",
+)  # fmt: skip
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Files of a folder and of those below it, linked ones too, each folder once; also links that lead nowhere.
+
+    Raises DataError for a folder that may not be looked into: what is in it must not vanish without a word.
+    """
+
+    def refuse(error: OSError) -> NoReturn:
+        raise DataError(f"{error.filename}: cannot be looked into ({error.strerror}); allow it, or leave it out")
+
+    seen = set()
+    for root, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        if (real := os.path.realpath(root)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(root, name) for name in files)
+
+
+def is_video(path: Path) -> bool:
+    """By its name."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def readable(name: str) -> str:
+    """A file's name as text; bytes that are none become replacement characters."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def sha256_of(path: Path) -> str:
+    """Of a whole file; computed once for each state of it. Raises OSError."""
+    status = path.stat()
+    return _sha256(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, size: int, changed_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Writes a file that others see as it was or whole, never in part. Raises OSError, and leaves nothing behind."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
