@@ -109,4 +109,6 @@ class _Truths:
         if video is None:
             keys = (found.id, *(name.with_suffix("").as_posix() for name in found.names))
             video = next((known for key in keys if (known := self._ids.get(key) or self._names.get(key))), None)
+            if video and self.source.is_dir() and not video.is_file():
+                video = None
         return Clip(video) if video else None
