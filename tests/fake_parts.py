@@ -44,10 +44,11 @@ class FakeCodec(nn.Module):
         frames = self.gain * frames + 0.2 * context[:, :, None]
         return frames if previous is not None else frames[:, :, 3:]
 
-    def decode_stream(self, latents, context, block):
-        for start in range(0, latents.shape[2], block):
-            before = latents[:, :, start - 1 : start] if start else None
-            yield self.decode(latents[:, :, start : start + block], context, before)
+    def decode_stream(self, blocks, context):
+        before = None
+        for latents in blocks:
+            yield self.decode(latents, context, before)
+            before = latents[:, :, -1:]
 
 
 class FakeAudioEncoder(nn.Module):

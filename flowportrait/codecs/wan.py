@@ -119,16 +119,19 @@ class WanCodec(nn.Module):
 
     def decode(self, latents: Float[Tensor, "b c l hl wl"], context: Any) -> Float[Tensor, "b 3 f h w"]:
         """Frames in [-1, 1]: one of the first latent frame, four of each other."""
-        return torch.cat(list(self.decode_stream(latents, context, 1)), dim=2)
+        return torch.cat(list(self.decode_stream(latents.split(1, dim=2), context)), dim=2)
 
-    def decode_stream(self, latents: Float[Tensor, "b c l hl wl"], context: Any, block: int) -> Iterator[Tensor]:
-        """The frames [b, 3, f, h, w] of a clip from its start on, of `block` latent frames at a time."""
+    def decode_stream(
+        self, blocks: Iterable[Float[Tensor, "b c l hl wl"]], context: Any
+    ) -> Iterator[Float[Tensor, "b 3 f h w"]]:
+        """The frames of a clip that comes in blocks of latent frames, block by block."""
         memory = [None] * self.memories[self.decoder]
-        for start in range(0, latents.shape[2], block):
-            groups = [
-                self._decode_group(latents[:, :, at : at + 1], memory, opens=at == 0)
-                for at in range(start, min(start + block, latents.shape[2]))
-            ]
+        opens = True
+        for block in blocks:
+            groups = []
+            for latents in block.split(1, dim=2):
+                groups.append(self._decode_group(latents, memory, opens))
+                opens = False
             yield torch.cat(groups, dim=2)
 
     def _decode_group(self, latents: Float[Tensor, "b c 1 hl wl"], memory: list[Any], opens: bool) -> Tensor:
