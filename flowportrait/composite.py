@@ -177,7 +177,7 @@ def _turned_back(box: FaceBox, quarter_turns: int, shape: tuple[int, ...]) -> Fa
     """A box found in np.rot90(image, quarter_turns), in the image."""
     height, width = shape[:2]
     x0, y0, x1, y1, score = box
-    turned_width = width if quarter_turns % 2 == 0 else height
+    turned_width = width if quarter_turns % 2 else height  # before the last turn
     for _ in range(quarter_turns):  # np.rot90 brings (x, y) to (y, width - x)
         x0, y0, x1, y1 = turned_width - y1, x0, turned_width - y0, x1
         turned_width = height if turned_width == width else width

@@ -25,6 +25,7 @@ from flowportrait.codecs.canvas import Canvas, Painted
 from flowportrait.codecs.eyes import eye_motions, eyes_of
 from flowportrait.codecs.grid import FineStem, GridStack
 from flowportrait.codecs.landmarker import Landmarker
+from flowportrait.codecs.liveliness import EyeEvents, Strengths, at_strengths, with_events
 from flowportrait.codecs.motion import GROUP, PATCH, LandmarkFlow, Motion, gather_from_grid, spread_over_grid
 from flowportrait.codecs.mouth import POINTS, MouthFrame, MouthPainter, mouth_map
 from flowportrait.codecs.painter import Drafts, Painter, smoothed
@@ -146,9 +147,24 @@ class PortraitCodec(nn.Module):
         """Where the points are in the four frames of each latent frame: sight without decoding."""
         return portrait[:, None, None] + self.motion.moves_of(gather_from_grid(latents.float()))
 
-    def settle(self, latents: Float[Tensor, "b c l hl wl"]) -> Float[Tensor, "b c l hl wl"]:
-        """Latents of a whole clip with a head that moves smoothly."""
-        return spread_over_grid(self.motion.settle_head(gather_from_grid(latents.float())), self.grid, self.grid)
+    def settle(
+        self,
+        latents: Float[Tensor, "b c l hl wl"],
+        context: PortraitContext,
+        events: EyeEvents | None = None,
+        strengths: Strengths = Strengths(),
+    ) -> Float[Tensor, "b c l hl wl"]:
+        """Latents of a clip as they are shown: a head that moves smoothly, blinks and looks, movements as strong as
+        they are wanted. `events` are those of its latent frames."""
+        parts = self.motion.settle_head(gather_from_grid(latents.float()))
+        if strengths != Strengths() or events is not None:
+            moves, gaze = self.motion.moves_of(parts), self.motion.gaze_of(parts)
+            if strengths != Strengths():
+                moves = at_strengths(moves, context.landmarks, strengths)
+            if events is not None:
+                moves, gaze = with_events(moves, context.landmarks, events)
+            parts = self.motion.parts_of(moves, gaze)
+        return spread_over_grid(parts, self.grid, self.grid)
 
     def decode(self, latents: Float[Tensor, "b c l hl wl"], context: PortraitContext) -> Float[Tensor, "b 3 f h w"]:
         """Frames of a clip in [-1, 1], as large as the context's canvas."""
