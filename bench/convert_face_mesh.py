@@ -1,7 +1,7 @@
 """Makes flowportrait/models/face-mesh/model.safetensors from MediaPipe's face_landmarker.task.
 
-The bundle (float16, version 1) lies at
-storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task
+The bundle lies at storage.googleapis.com/mediapipe-models/face_landmarker/ under
+face_landmarker/float16/1/face_landmarker.task
 pip install tflite  # the schema of the format; only this script needs it
 python -m bench.convert_face_mesh face_landmarker.task
 """
@@ -24,7 +24,7 @@ _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 
 
 def convert(graph: Graph) -> dict[str, torch.Tensor]:
-    """The network's state, float16. The graph runs its layers in the order in which we declare them."""
+    """The network's state, float16. The graph runs its layers in the order of our declarations."""
     network = FaceMeshNetwork()
     convolutions = iter([node for node in graph.nodes if node.kind in _CONVOLUTIONS])
     activations = iter([node for node in graph.nodes if node.kind == "PRELU"])

@@ -11,13 +11,13 @@ import torch
 
 @dataclass(frozen=True)
 class Node:
-    """An operation of the graph and the constants among its inputs, as float32 of the file's layout."""
+    """An operation and the constants among its inputs, as float32 in the file's layout."""
 
     kind: str
     constants: list[torch.Tensor]
 
     def convolution(self, name: str, bias: bool = True) -> dict[str, torch.Tensor]:
-        """`name`.weight and `name`.bias in torch's layout: [out, in, h, w], [channels, 1, h, w] by channel.
+        """`name`.weight and `name`.bias in torch's layout, weights as [out, in, h, w].
 
         Without `bias` the graph's must be zero.
         """
@@ -33,7 +33,7 @@ class Node:
 
 
 class Graph:
-    """The first subgraph of a model; `nodes` in running order, without those that only widen float16."""
+    """The first subgraph of a model; `nodes` as they run, without those that only widen float16."""
 
     def __init__(self, data: bytes):
         import tflite  # only conversion needs it
@@ -41,7 +41,9 @@ class Graph:
         self._model = tflite.Model.GetRootAsModel(data, 0)
         self._graph = self._model.Subgraphs(0)
         self._kinds = {
-            code: kind for kind, code in vars(tflite.BuiltinOperator).items() if isinstance(code, int)
+            code: kind
+            for kind, code in vars(tflite.BuiltinOperator).items()
+            if isinstance(code, int)
         }
         self._types = {tflite.TensorType.FLOAT32: np.float32, tflite.TensorType.FLOAT16: np.float16}
         self.nodes: list[Node] = []

@@ -1,12 +1,13 @@
-"""MediaPipe's face mesh: 478 points of a face, irises included, run in torch without any further library.
+"""MediaPipe's face mesh: 478 points of a face, irises included, in torch alone.
 
-Weights: `face_landmarks_detector.tflite` of Google's Face Landmarker bundle v2 (Apache-2.0), float16 as
-published; `bench/convert_face_mesh.py` makes the file. The network sees a square of 256 px in which the eyes
-are level, and gives points in pixels of that square. As MediaPipe does when it tracks, the square is laid
-around the points of the look before, here of the same picture, until it rests.
+Weights: `face_landmarks_detector.tflite` of Google's Face Landmarker bundle (Apache-2.0), float16 as
+published; `bench/convert_face_mesh.py` makes the file. The network sees a square of 256 px in which
+the eyes are level, and gives points in pixels of that square. As MediaPipe does when it tracks, the
+square is laid around the points of the look before, here of the same picture, until it rests.
 """
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -31,15 +32,18 @@ _STAGES = (16, 32, 64, 128, 128, 128, 128)
 _BLOCKS = 4
 _MAX_LOOKS = 5
 _AT_REST, _RESTLESS = 0.0025, 0.02
-"""Largest movement of a point between two looks, in sides of the square, that ends and that discredits them."""
-_CERTAIN = 0.9995
-_TURNS, _TRIED = 12, 2
+"""Largest movement of a point between two looks, in sides of the square: at most the first ends the
+looks, more than the second discredits them."""
+_CERTAIN = 1 - 1e-5
+"""Presence of a mesh that is not doubted: upright faces give more, most faces upside down less."""
+_TURNS, _TRIED = 12, 3
+"""Turns around the circle for a doubtful mesh, and how many are looked at more than once."""
 _SCALE = 1.5
 """Side of the square over the longer side of the box of face or points."""
 
 
 class Narrowed(nn.Module):
-    """A block that keeps its grid: half the channels, filter each, widen again; added to its input."""
+    """Keeps its grid: half the channels, filter each, widen again; added to its input."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -54,7 +58,7 @@ class Narrowed(nn.Module):
 
 
 class Halved(nn.Module):
-    """A block that halves its grid; the other path takes maxima and fills new channels with zeros."""
+    """Halves its grid; the path around it takes maxima and fills new channels with zeros."""
 
     def __init__(self, channels_in: int, channels: int):
         super().__init__()
@@ -65,7 +69,7 @@ class Halved(nn.Module):
         self.activation = nn.PReLU(channels)
         self.new_channels = channels - channels_in
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h/2 w/2"]:
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h//2 w//2"]:
         past = functional.pad(functional.max_pool2d(x, 2), (0, 0, 0, 0, 0, self.new_channels))
         return self.activation(past + self.widen(self.filter(self.narrow(x))))
 
@@ -95,16 +99,19 @@ class FaceMeshNetwork(nn.Module):
     def forward(
         self, image: Float[Tensor, "b 3 256 256"]
     ) -> tuple[Float[Tensor, "b 478 3"], Float[Tensor, " b"]]:
-        """Points (x, y, z) in px of the input, z away from the viewer; presence of a face in [0, 1]."""
+        """Points (x, y, z) in px of the input, z away from the viewer; presence in [0, 1].
+
+        Presence is float64, because meshes are ranked by it and float32 ends at 1 - 6e-8.
+        """
         x = self.stem(functional.pad(image, (0, 1, 0, 1)))
         for stage in self.stages:
             x = stage(x)
         points = rearrange(self.points(x), "b (n d) 1 1 -> b n d", d=3)
-        return points, torch.sigmoid(self.presence(x)).flatten()
+        return points, torch.sigmoid(self.presence(x).double()).flatten()
 
 
 class Region(NamedTuple):
-    """The square that the network sees: centre and side in px of the picture, its turn in radians."""
+    """The square that the network sees: centre and side in px of the picture, turn in radians."""
 
     x: float
     y: float
@@ -121,10 +128,10 @@ class FaceMesh:
         self.network.load_state_dict({name: value.float() for name, value in weights.items()})
 
     def find(self, image: UInt8[np.ndarray, "h w 3"], face: FaceBox) -> Mesh:
-        """The mesh of the face in `face`; where there is none, a mesh whose `presence` is low.
+        """The mesh of the face in the box; where there is none, a mesh whose `presence` is low.
 
-        The head is first taken to be upright. Turns around the circle are tried only when the mesh that is
-        found so is doubtful, which costs about as much as three meshes.
+        The head is first taken to be upright. Turns around the circle are tried only when the mesh
+        that is found so is doubtful, which takes about seven times as long.
         """
         upright = region_of(face)
         mesh, doubtful = self._settle(image, upright)
@@ -137,15 +144,20 @@ class FaceMesh:
         return max(certain or [mesh, *(one for one, _ in settled)], key=lambda one: one.presence)
 
     def _settle(self, image: UInt8[np.ndarray, "h w 3"], region: Region) -> tuple[Mesh, bool]:
-        """The mesh at which looking again changes nothing, and whether it is doubtful."""
-        [mesh] = self._look(image, [region])
+        """The mesh at which looking again changes nothing, and whether it is doubtful.
+
+        Its presence is the lowest that was seen after the first look, whose region was a guess:
+        what is no face may look like one once, hardly each time.
+        """
+        [mesh], lowest = self._look(image, [region]), 1.0
         for _ in range(_MAX_LOOKS - 1):
             region = region_around(mesh)
             before, [mesh] = mesh, self._look(image, [region])
+            lowest = min(lowest, mesh.presence)
             moved = float(np.abs(mesh.points - before.points).max()) / region.side
             if moved < _AT_REST:
                 break
-        return mesh, moved > _RESTLESS or mesh.presence < _CERTAIN
+        return replace(mesh, presence=lowest), moved > _RESTLESS or lowest < _CERTAIN
 
     @torch.inference_mode()
     def _look(self, image: UInt8[np.ndarray, "h w 3"], regions: list[Region]) -> list[Mesh]:
@@ -163,7 +175,7 @@ def region_of(face: FaceBox) -> Region:
 
 
 def region_around(mesh: Mesh) -> Region:
-    """The square around a mesh whose eyes are level, from the box of its points along its own axes."""
+    """The square around a mesh in which its eyes are level, from the box of its points in it."""
     level = mesh.points @ turn(mesh.roll)
     low, high = level.min(0), level.max(0)
     x, y = (low + high) / 2 @ turn(-mesh.roll)
@@ -171,7 +183,10 @@ def region_around(mesh: Mesh) -> Region:
 
 
 def _cut(image: UInt8[np.ndarray, "h w 3"], region: Region) -> Float[Tensor, "3 256 256"]:
-    """The region's pixels in 0..1, its upper left corner on a pixel's centre; the picture's edge goes on."""
+    """The region's pixels in 0..1, the first at its corner; beyond the picture its edge goes on.
+
+    Bilinear without averaging, as MediaPipe reads its pictures.
+    """
     step = region.side / SIDE_PX
     offset = torch.arange(SIDE_PX, dtype=torch.float32) * step - region.side / 2
     cosine, sine = math.cos(region.roll), math.sin(region.roll)
@@ -179,10 +194,11 @@ def _cut(image: UInt8[np.ndarray, "h w 3"], region: Region) -> Float[Tensor, "3 
     y = region.y + offset[None, :] * sine + offset[:, None] * cosine
     x0, x1 = _span(x, image.shape[1])
     y0, y1 = _span(y, image.shape[0])
-    near = torch.tensor(image[y0:y1, x0:x1], dtype=torch.float32)
-    grid = torch.stack(((2 * (x - x0) + 1) / (x1 - x0) - 1, (2 * (y - y0) + 1) / (y1 - y0) - 1), dim=-1)
-    pixels = rearrange(near, "h w c -> 1 c h w")
-    return functional.grid_sample(pixels, grid[None], padding_mode="border", align_corners=False)[0] / 255
+    near = np.ascontiguousarray(image[y0:y1, x0:x1], dtype=np.float32)
+    pixels = rearrange(torch.from_numpy(near), "h w c -> 1 c h w")
+    columns, rows = (2 * (x - x0) + 1) / (x1 - x0) - 1, (2 * (y - y0) + 1) / (y1 - y0) - 1
+    grid = torch.stack((columns, rows), dim=-1)[None]
+    return functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)[0] / 255
 
 
 def _span(places: Tensor, length: int) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """The 478 points of MediaPipe's face mesh and what can be read from them; which point is which.
 
-The mesh's numbering is that of MediaPipe's canonical face model (Apache-2.0), points 468 to 477 are the
-irises. Right and left are the subject's own: the right eye lies to the left in a picture that is not
-mirrored. Right comes first, as in the 68 points of the dlib/iBUG order.
+The mesh's numbering is that of MediaPipe's canonical face model (Apache-2.0), points 468 to 477 are
+the irises. Right and left are the subject's own: the right eye lies to the left in a picture that
+is not mirrored. Right comes first, as in the 68 points of the dlib/iBUG order.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ MESH_POINTS_OF_68 = (
     *((78,), (81,), (13,), (311,), (308,)),  # inner lips, upper
     *((402,), (14,), (178,)),  # inner lips, lower
 )
-"""Mesh points behind each of the 68 points of the dlib/iBUG order; two points mean their midpoint."""
+"""Mesh points behind each of the 68 points of the dlib/iBUG order; two mean their midpoint."""
 _FIRST_OF_68 = np.array([points[0] for points in MESH_POINTS_OF_68])
 _LAST_OF_68 = np.array([points[-1] for points in MESH_POINTS_OF_68])
 
@@ -45,7 +45,7 @@ LEFT_LIDS = np.array(
         [263, 249, 390, 373, 374, 380, 381, 382, 362],
     ]
 )
-# Edges of the lips from the right corner of the mouth to the left, which both arcs share: upper, lower.
+# Edges of the lips from the right corner of the mouth to the left; both arcs share the corners.
 OUTER_LIPS = np.array(
     [
         [61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291],
@@ -80,7 +80,7 @@ def landmarks68(points: Float[np.ndarray, "*n 478 d"]) -> Float[np.ndarray, "*n 
 class Mesh:
     """A face in pixels of its picture, x to the right and y down, pixel centres at whole numbers.
 
-    `depth` grows away from the viewer, in the same pixels, from an arbitrary origin within the head;
+    `depth` grows away from the viewer, in the same pixels, from an origin within the head;
     `presence` is the network's belief, in [0, 1], that there is a face.
     """
 
@@ -131,18 +131,16 @@ class Mesh:
 
     @property
     def roll(self) -> float:
-        """Turn in the picture's plane, radians in (-pi, pi]: 0 upright, positive clockwise as seen."""
+        """Turn in the picture's plane, radians in (-pi, pi]: 0 upright, positive clockwise."""
         right, left = self.points[list(OUTER_EYE_CORNERS)]
         return float(np.arctan2(left[1] - right[1], left[0] - right[0]))
 
     @property
     def yaw_pitch(self) -> tuple[float, float]:
-        """Rough turns out of the picture's plane, radians: yaw to the right of the upright picture,
-        pitch upwards. Read from the network's depths, which are no measurement."""
+        """Rough turns out of the picture's plane, radians: yaw to the right as seen when the head
+        is upright, pitch upwards. Read from the network's depths, which are no measurement."""
         solid = np.column_stack((self.points @ turn(self.roll), self.depth))
-        across, down = (
-            (solid[end] - solid[start]).mean(0) for start, end in (_ACROSS, _DOWN)
-        )
+        across, down = ((solid[end] - solid[start]).mean(0) for start, end in (_ACROSS, _DOWN))
         return float(np.arctan2(across[2], across[0])), float(np.arctan2(-down[2], down[1]))
 
 

@@ -1,4 +1,4 @@
-"""Weights that lie inside the package: read whole, and only if they are the file that was shipped."""
+"""Weights inside the package: read whole, and only if they are the file that was shipped."""
 
 import hashlib
 from pathlib import Path
@@ -12,7 +12,7 @@ from flowportrait.errors import CheckpointError
 def read_shipped(path: Path, sha256: str, owner: str) -> dict[str, Tensor]:
     """The tensors of a shipped safetensors file, as stored.
 
-    Raises CheckpointError, naming the `owner` of the weights, when the file is missing or is another one.
+    Raises CheckpointError, naming the weights' `owner`, when the file is missing or is another one.
     """
     if not path.is_file():
         raise CheckpointError(
