@@ -17,6 +17,7 @@ class FakeCodec(nn.Module):
     """
 
     channels, temporal_stride, spatial_stride = 4, 4, STRIDE_PX
+    moves_portrait, settle_reach = False, 0
 
     class Config(Frozen):
         gain: float = 0.1
@@ -32,9 +33,6 @@ class FakeCodec(nn.Module):
         groups = torch.cat([frames[:, :, :1].repeat_interleave(4, 2), frames[:, :, 1:]], 2)
         means = torch.nn.functional.avg_pool3d(groups, (4, STRIDE_PX, STRIDE_PX))
         return torch.cat([means, means.mean(1, keepdim=True)], dim=1)
-
-    def settle(self, latents):
-        return latents
 
     def decode(self, latents, context, previous=None):
         level = latents[:, :1].mean(dim=(3, 4), keepdim=True)

@@ -67,6 +67,8 @@ class PortraitCodec(nn.Module):
 
     temporal_stride = GROUP
     spatial_stride = STRIDE
+    moves_portrait = True
+    settle_reach = 2  # latent frames behind one that decide how it is shown
 
     class Config(Frozen):
         """Sizes of the codec; the defaults are those of the shipped `tiny` model."""
@@ -198,20 +200,26 @@ class PortraitCodec(nn.Module):
         num_frames = len(drafts.fine) // len(context.landmarks)
         portraits = repeat(context.image, "b ... -> (f b) ...", f=num_frames)
         painted = self.painter.finish(drafts, portraits)
-        clips = []
-        for index, canvas in enumerate(context.canvases()):
-            rows = slice(index, None, len(context.landmarks))
-            own = drafts.landmarks[rows], context.landmarks[index]
-            eyes = [eye_motions(*own, shape, eye, drafts.gaze[rows]) for eye, shape in enumerate(canvas.eyes)]
-            frames = canvas.show(Painted(*(part[rows] for part in painted)), list(zip(*eyes, strict=True)))
-            clips.append(self._lay_mouths(frames, canvas, context, index, own[0]))
+        with torch.autocast(drafts.fine.device.type, enabled=False):  # places need more than bf16's eight bits
+            clips = [
+                self._shown_clip(index, canvas, painted, drafts, context)
+                for index, canvas in enumerate(context.canvases())
+            ]
         return rearrange(torch.stack(clips, 1), "f b ... -> (f b) ...")
 
-    def _lay_mouths(
-        self, frames: Float[Tensor, "n 3 h w"], canvas: Canvas, context: PortraitContext, index: int, landmarks: Tensor
-    ) -> Tensor:
-        rows = slice(index, index + 1)
-        mouths = self.mouth_painter.paint(context.image[rows], context.landmarks[rows], landmarks)
+    def _shown_clip(
+        self, index: int, canvas: Canvas, painted: Painted, drafts: Drafts, context: PortraitContext
+    ) -> Float[Tensor, "f 3 h w"]:
+        """The frames of one of the clips."""
+        rows, one = slice(index, None, len(context.landmarks)), slice(index, index + 1)
+        landmarks, own = drafts.landmarks[rows], context.landmarks[index]
+        eyes = None
+        if canvas.eyes is not None:
+            gaze = drafts.gaze[rows]
+            both = (eye_motions(landmarks, own, shape, eye, gaze) for eye, shape in enumerate(canvas.eyes))
+            eyes = list(zip(*both, strict=True))
+        frames = canvas.show(Painted(*(part[rows] for part in painted)), eyes)
+        mouths = self.mouth_painter.paint(context.image[one], context.landmarks[one], landmarks)
         return canvas.lay_mouths(frames, mouths, MouthFrame.of(landmarks), self.mouth_painter.REACH)
 
     def decode_parts(self, parts: Float[Tensor, "b l 4 d"], context: PortraitContext) -> Decoded:

@@ -54,6 +54,7 @@ class WanCodec(nn.Module):
 
     temporal_stride = GROUP
     spatial_stride = 8
+    moves_portrait, settle_reach = False, 0
     weights_from = (
         "Wan2.1_VAE.pth (507,609,880 bytes, Apache-2.0) is at huggingface.co/Wan-AI/Wan2.1-T2V-1.3B, sha256 "
         "38071ab59bd94681c686fa51d75a1968f64e470262043be31f7a094e442fd981: "
@@ -112,10 +113,6 @@ class WanCodec(nn.Module):
             found = self.encoder(frames.to(device, torch.float32), feat_cache=memory, feat_idx=[0])
             mean = self.quant_conv(found).chunk(2, dim=1)[0]
         return (mean - self.mean.to(device)) / self.std.to(device)
-
-    def settle(self, latents: Float[Tensor, "b c l hl wl"]) -> Float[Tensor, "b c l hl wl"]:
-        """The latents as they are."""
-        return latents
 
     def decode(self, latents: Float[Tensor, "b c l hl wl"], context: Any) -> Float[Tensor, "b 3 f h w"]:
         """Frames in [-1, 1]: one of the first latent frame, four of each other."""
