@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from flowportrait.codecs.canvas import Canvas, colour_line
-from flowportrait.codecs.eyes import EyeShape
+from flowportrait.codecs.eyes import BROWS, EyeShape
 from flowportrait.data.faces import FaceBox, FaceDetector, Square, portrait_square
 from flowportrait.data.facemesh import FaceMesh
 from flowportrait.data.mesh import Mesh, turn
@@ -119,8 +119,9 @@ class Composite:
         irises = place(self.mesh.irises)
         radii = self.mesh.iris_radius * 2 / self.square.side
         right, left = self.mesh.right_lids, self.mesh.left_lids[:, ::-1]  # both from left to right in the picture
+        points = self.mesh.landmarks68
         first, second = (
-            EyeShape.of(place(lids[0]), place(lids[1]), irises[eye], float(radii[eye]))
+            EyeShape.of(place(lids[0]), place(lids[1]), irises[eye], float(radii[eye]), place(points[BROWS[eye]]))
             for eye, lids in enumerate((right, left))
         )
         return first, second

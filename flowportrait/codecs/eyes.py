@@ -15,8 +15,10 @@ from torch import Tensor
 
 
 EYES = (slice(36, 42), slice(42, 48))  # of the 68 points: corner, two of the upper lid, corner, two of the lower
+BROWS = slice(17, 22), slice(22, 27)
 TABLE = 33  # samples of a lid's height from corner to corner
-BROW, CHEEK = 0.95, 0.6  # how far above and below the lids the skin moves with them, in half widths of the eye
+BROW, CHEEK = 0.95, 0.6  # how far above and below the lids the skin moves with them, at most, in half widths
+LASHES, FOLDED = 0.14, 0.35  # how high the upper lashes stand, and the share of it that is seen of a shut eye
 MEET = 0.15  # lids meet this share of the opening above the lower lid
 SIDE = 1.45  # where the eye's region ends beyond its corners, in half widths
 SHUT, OPEN = 0.3, 0.85  # shares of the portrait's opening that are seen as closed and as open
@@ -26,7 +28,8 @@ WIDEST = 1.12
 class EyeShape(NamedTuple):
     """One eye of a portrait. `centre` [2] and `along` [2] (the unit vector from corner to corner) in the square's
     coordinates, `half_width` there; the lids' heights `upper` and `lower` [33] from corner to corner, the `iris` [2]
-    and its `radius` in the eye's own frame: x along, y down, in half widths."""
+    and its `radius` in the eye's own frame: x along, y down, in half widths; and how far above the lid the skin moves
+    with it, short of the `brow`."""
 
     centre: Tensor
     along: Tensor
@@ -35,6 +38,7 @@ class EyeShape(NamedTuple):
     lower: Tensor
     iris: Tensor
     radius: Tensor
+    brow: Tensor
 
     @classmethod
     def of(
@@ -43,8 +47,10 @@ class EyeShape(NamedTuple):
         lower: Float[Tensor, "m 2"],
         iris: Float[Tensor, "2"] | None = None,
         radius: float | None = None,
+        brow: Float[Tensor, "k 2"] | None = None,
     ) -> EyeShape:
-        """From the points of both lids, each from one corner to the other, left to right in the face's frame."""
+        """From the points of both lids, each from one corner to the other, left to right in the face's frame, and where
+        they are known of iris and brow."""
         start, stop = (upper[0] + lower[0]) / 2, (upper[-1] + lower[-1]) / 2
         centre, half_width = (start + stop) / 2, (stop - start).norm().clamp(min=1e-3) / 2
         along = (stop - start) / (2 * half_width)
@@ -55,7 +61,11 @@ class EyeShape(NamedTuple):
         else:
             place = _local(iris[None], centre, along, half_width)[0]
         size = torch.as_tensor(0.42 if radius is None else radius / float(half_width)).to(centre)
-        return cls(centre, along, half_width, *lids, place, size)
+        room = torch.as_tensor(BROW).to(centre)
+        if brow is not None:
+            height = -_local(brow, centre, along, half_width)[:, 1].mean() + lids[0][TABLE // 2]
+            room = (0.75 * height).clamp(0.3, BROW)
+        return cls(centre, along, half_width, *lids, place, size, room)
 
     @property
     def opening(self) -> Tensor:
@@ -65,8 +75,8 @@ class EyeShape(NamedTuple):
 
 def eyes_of(landmarks: Float[Tensor, "68 2"]) -> tuple[EyeShape, EyeShape]:
     """Both eyes as far as the 68 points tell them; `EyeShape.of` takes denser contours."""
-    eyes = (landmarks[part] for part in EYES)
-    first, second = (EyeShape.of(eye[:4], eye[[0, 5, 4, 3]]) for eye in eyes)
+    eyes = ((landmarks[part], landmarks[brow]) for part, brow in zip(EYES, BROWS, strict=True))
+    first, second = (EyeShape.of(eye[:4], eye[[0, 5, 4, 3]], brow=brow) for eye, brow in eyes)
     return first, second
 
 
@@ -124,23 +134,32 @@ def move_eye(
     upper, lower = _height(shape.upper, x), _height(shape.lower, x)
     meet = lower + MEET * (upper - lower)
     now_upper, now_lower = meet + (upper - meet) * motion.open, meet + (lower - meet) * motion.open
-    brow, cheek = upper - BROW, lower + CHEEK
-    above = _ease((y - brow) / (now_upper - brow).clamp(min=1e-3))
+    brow, cheek = upper - shape.brow, lower + CHEEK
     below = _ease((cheek - y) / (cheek - now_lower).clamp(min=1e-3))
-    source_y = torch.where(y < now_upper, y - (now_upper - upper) * above, y - (now_lower - lower) * below)
+    lid = upper - _over_lid(now_upper - y, now_upper - brow, shape.brow, motion.open)
+    source_y = torch.where(y < now_upper, lid, y - (now_lower - lower) * below)
     source_x = x
     inside = (y >= now_upper) & (y <= now_lower) & (x.abs() < 1)
     ball_x, ball_y = _ball(shape, motion, x, y, upper, lower)
     source_x, source_y = torch.where(inside, ball_x, source_x), torch.where(inside, ball_y, source_y)
     own_across = torch.stack([-shape.along[1], shape.along[0]])
     source = shape.centre + shape.half_width * (source_x[..., None] * shape.along + source_y[..., None] * own_across)
-    weight = _ease((SIDE - x.abs()) / (SIDE - 1.1)) * _ease((y - brow) / (BROW * 0.6)) * _ease((cheek - y) / CHEEK)
+    weight = _ease((SIDE - x.abs()) / (SIDE - 1.1)) * _ease((y - brow) / (0.5 * shape.brow)) * _ease((cheek - y) / CHEEK)
     return torch.lerp(flow, source - places, weight[..., None]), weight
 
 
 def region_of(motion: EyeMotion) -> tuple[Tensor, Tensor]:
     """The centre [2] and half the side of the square outside of which the eye moves nothing, in square coordinates."""
     return motion.centre, motion.half_width * 1.9
+
+
+def _over_lid(height: Tensor, room: Tensor, own_room: Tensor, is_open: Tensor) -> Tensor:
+    """How far over the portrait's lid lies what is seen `height` over the moved one, with `room` to the brow: the skin
+    stretches, lashes fold."""
+    shown = LASHES * (FOLDED + (1 - FOLDED) * is_open.clamp(max=1))
+    stretch = (own_room - LASHES) / (room - shown).clamp(min=1e-3)
+    skin = LASHES + (height - shown) * stretch
+    return torch.where(height < shown, height * LASHES / shown, torch.where(height < room, skin, height))
 
 
 def _ball(

@@ -222,6 +222,16 @@ class PortraitCodec(nn.Module):
         mouths = self.mouth_painter.paint(context.image[one], context.landmarks[one], landmarks)
         return canvas.lay_mouths(frames, mouths, MouthFrame.of(landmarks), self.mouth_painter.REACH)
 
+    def without_mouth(
+        self, parts: Float[Tensor, "1 l 4 d"], context: PortraitContext
+    ) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 68 2"]]:
+        """Frames on the canvas of one portrait before a mouth is painted, and their landmarks: what a mouth painter
+        learns from. Before the first the clip stands still."""
+        drafts = self._draft(parts, context, _standing_still(parts))
+        painted = self.painter.finish(drafts, context.image.expand(len(drafts.fine), -1, -1, -1))
+        (canvas,) = context.canvases()
+        return canvas.show(painted), drafts.landmarks
+
     def decode_parts(self, parts: Float[Tensor, "b l 4 d"], context: PortraitContext) -> Decoded:
         """Four frames for every latent frame at the model's size, as training sees them: neither averaged over time
         nor with eyes moved, so that flow and painting learn all they can. Before the first the clip stands still."""
