@@ -1,9 +1,9 @@
-"""Makes flowportrait/models/selfie-matte/model.safetensors from a file of the package mediapipe 0.10.21.
+"""Makes flowportrait/models/selfie-matte/model.safetensors from a file of mediapipe 0.10.21.
 
 pip download --no-deps mediapipe==0.10.21
-unzip mediapipe-0.10.21-*.whl 'mediapipe/modules/selfie_segmentation/*'
+unzip -j mediapipe-0.10.21-*.whl '*/selfie_segmentation.tflite'
 pip install tflite  # the schema of the format; only this script and convert_face_mesh need it
-python -m bench.convert_selfie_matte mediapipe/modules/selfie_segmentation/selfie_segmentation.tflite
+python -m bench.convert_selfie_matte selfie_segmentation.tflite
 """
 
 import hashlib

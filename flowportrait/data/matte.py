@@ -1,10 +1,10 @@
-"""What in a portrait is person and what is background: MediaPipe's selfie segmentation, edges refined.
+"""What in a portrait is person: MediaPipe's selfie segmentation, its edges refined.
 
-Weights: `selfie_segmentation.tflite` (Apache-2.0) as the package mediapipe 0.10.21 carries it, float16 as
-published; `bench/convert_selfie_matte.py` makes the file. The network sees 256 x 256 px of the part of
-the picture that holds head and shoulders. Its mask is fitted to the picture's own edges by a guided
-filter (He, Sun, Tang 2013, doi:10.1109/TPAMI.2012.213), whose coefficients are computed on a reduced
-picture and used on the full one (He, Sun 2015, arXiv:1505.00996).
+Weights: `selfie_segmentation.tflite` (Apache-2.0) as the package mediapipe 0.10.21 carries it,
+float16 as published; `bench/convert_selfie_matte.py` makes the file. The network sees 256 x 256 px
+of the part of the picture that holds head and shoulders. Its mask is fitted to the picture's own
+edges by a guided filter (He, Sun, Tang 2013, doi:10.1109/TPAMI.2012.213), whose coefficients are
+computed on a reduced picture and used on the full one (He, Sun 2015, arXiv:1505.00996).
 """
 
 import numpy as np
@@ -39,11 +39,13 @@ _TAPS = (0, 2)
 _NECK = 128
 
 _FACES_WIDE, _LOWER = 3.5, 0.1
-"""Side of the part that is looked at, in sides of the face, and how far it is lowered, in its sides."""
-_FILTER_PX = 512
-"""Longest side at which the guided filter's coefficients are computed."""
-_RADIUS, _RIDGE = 0.01, 1e-3
-"""Half a window of the guided filter, in longest sides; the variance below which an edge is none."""
+"""Side of the part that is looked at, in sides of the face; how far it is lowered, in its own."""
+_FULL_PX, _FILTER_PX = 2048, 512
+"""Longest sides at which the matte and the guided filter's coefficients are computed."""
+_RADIUS, _RIDGE = 0.01, 1e-4
+"""Half the filter's window, in longest sides; the variance of colour that is taken for noise."""
+_HAZE = 0.1
+"""What counts as none, and from one downwards as all."""
 
 
 class Gate(nn.Module):
@@ -60,9 +62,18 @@ class Gate(nn.Module):
 
 
 class Block(nn.Module):
-    """MobileNetV3's block: widen, filter each channel, gate, narrow; added to its input if shapes allow."""
+    """MobileNetV3's block: widen, filter each channel, gate, narrow; added if shapes allow."""
 
-    def __init__(self, channels_in, wide, channels, kernel, stride, gate, swish):
+    def __init__(
+        self,
+        channels_in: int,
+        wide: int,
+        channels: int,
+        kernel: int,
+        stride: int,
+        gate: int,
+        swish: bool,
+    ):
         super().__init__()
         self.widen = nn.Conv2d(channels_in, wide, 1)
         self.filter = nn.Conv2d(wide, wide, kernel, stride, groups=wide)
@@ -92,7 +103,9 @@ class Merge(nn.Module):
     def forward(
         self, x: Float[Tensor, "b c h w"], past: Float[Tensor, "b d h2 w2"]
     ) -> Float[Tensor, "b d h2 w2"]:
-        x = self.narrow(functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False))
+        x = self.narrow(
+            functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        )
         x = functional.relu(self.mix(past * self.gate(past + x) + x))
         return x + functional.relu(self.filter(x))
 
@@ -126,7 +139,7 @@ class SelfieNetwork(nn.Module):
 
 
 def _same_padding(kernel: int, stride: int) -> tuple[int, int, int, int]:
-    """Zeros left, right, above, below, of which an even side needs one less before than behind it."""
+    """Zeros left, right, above, below; even sides need one less before them than behind them."""
     total = kernel - stride
     return (total // 2, total - total // 2) * 2
 
@@ -145,16 +158,16 @@ class PersonMatte:
     ) -> Float[np.ndarray, "h w"]:
         """The matte, float32 in [0, 1]: 1 is person.
 
-        With a `face` the network looks at the part around it alone, so that a person who is small in the
-        picture is seen as large as one who fills it; all outside of that part counts as background.
+        With a `face` the network looks at the part around it alone, so that a person who is small
+        in the picture is seen as large as one who fills it; all outside that part is background.
         """
         height, width = image.shape[:2]
         x0, y0, x1, y1 = part_around(face, width, height) if face else (0, 0, width, height)
         part = np.ascontiguousarray(image[y0:y1, x0:x1], dtype=np.float32) / 255
-        pixels = rearrange(torch.from_numpy(part), "h w c -> 1 c h w")
+        pixels = _at_most(rearrange(torch.from_numpy(part), "h w c -> 1 c h w"), _FULL_PX)
         matte = refined(self.network(_resized(pixels, (SIDE_PX, SIDE_PX))), pixels)
         whole = np.zeros((height, width), np.float32)
-        whole[y0:y1, x0:x1] = matte[0, 0].numpy()
+        whole[y0:y1, x0:x1] = _resized(matte, (y1 - y0, x1 - x0))[0, 0].numpy()
         return whole
 
 
@@ -163,7 +176,8 @@ def part_around(face: FaceBox, width: int, height: int) -> tuple[int, int, int, 
     side = _FACES_WIDE * max(face.x1 - face.x0, face.y1 - face.y0)
     x, y = (face.x0 + face.x1) / 2, (face.y0 + face.y1) / 2 + _LOWER * side
     x0, y0 = max(0, round(x - side / 2)), max(0, round(y - side / 2))
-    return x0, y0, max(x0 + 1, min(width, round(x + side / 2))), max(y0 + 1, min(height, round(y + side / 2)))
+    x1, y1 = min(width, round(x + side / 2)), min(height, round(y + side / 2))
+    return min(x0, width - 1), min(y0, height - 1), max(x0 + 1, x1), max(y0 + 1, y1)
 
 
 def refined(
@@ -171,21 +185,22 @@ def refined(
 ) -> Float[Tensor, "1 1 h w"]:
     """The mask at the size of the picture, its edges moved to those of the picture nearby.
 
-    Within each window the matte is taken to be linear in colour.
+    Within each window the matte is taken to be linear in colour. That leaves some haze on both sides
+    of an edge, which is cut off.
     """
-    height, width = pixels.shape[-2:]
-    reduced = min(1.0, _FILTER_PX / max(height, width))
-    size = max(1, round(height * reduced)), max(1, round(width * reduced))
-    radius = max(1, round(_RADIUS * max(size)))
-    slope, offset = _linear_fit(_resized(pixels, size), _resized(mask, size), radius)
-    slope, offset = _resized(slope, (height, width)), _resized(offset, (height, width))
-    return ((slope * pixels).sum(1, keepdim=True) + offset).clamp(0, 1)
+    guide = _at_most(pixels, _FILTER_PX)
+    height, width = guide.shape[-2:]
+    radius = max(1, round(_RADIUS * max(height, width)))
+    slope, offset = _linear_fit(guide, _resized(mask, (height, width)), radius)
+    slope, offset = _resized(slope, pixels.shape[-2:]), _resized(offset, pixels.shape[-2:])
+    matte = (slope * pixels).sum(1, keepdim=True) + offset
+    return ((matte - _HAZE) / (1 - 2 * _HAZE)).clamp(0, 1)
 
 
 def _linear_fit(
     guide: Float[Tensor, "1 3 h w"], mask: Float[Tensor, "1 1 h w"], radius: int
 ) -> tuple[Float[Tensor, "1 3 h w"], Float[Tensor, "1 1 h w"]]:
-    """Slope and offset of mask = slope . guide + offset, ridge regression in each window, then averaged."""
+    """Slope and offset of mask = slope . guide + offset: ridge regression by windows, averaged."""
     mean, mask_mean = _box_mean(guide, radius), _box_mean(mask, radius)
     pairs = rearrange(guide[:, :, None] * guide[:, None], "1 c d h w -> 1 (c d) h w")
     covariance = _box_mean(pairs, radius) - rearrange(
@@ -205,6 +220,17 @@ def _box_mean(values: Float[Tensor, "1 c h w"], radius: int) -> Float[Tensor, "1
     return values
 
 
+def _at_most(pixels: Float[Tensor, "1 c h w"], side_px: int) -> Float[Tensor, "1 c h2 w2"]:
+    """The picture, reduced if its longest side is longer than `side_px`."""
+    height, width = pixels.shape[-2:]
+    scale = min(1.0, side_px / max(height, width))
+    return _resized(pixels, (max(1, round(height * scale)), max(1, round(width * scale))))
+
+
 def _resized(values: Float[Tensor, "1 c h w"], size: tuple[int, int]) -> Float[Tensor, "1 c h2 w2"]:
     """Bilinear, averaging where it shrinks."""
-    return functional.interpolate(values, size, mode="bilinear", antialias=True, align_corners=False)
+    if values.shape[-2:] == size:
+        return values
+    return functional.interpolate(
+        values, size, mode="bilinear", antialias=True, align_corners=False
+    )
