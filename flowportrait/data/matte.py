@@ -185,8 +185,8 @@ def refined(
 ) -> Float[Tensor, "1 1 h w"]:
     """The mask at the size of the picture, its edges moved to those of the picture nearby.
 
-    Within each window the matte is taken to be linear in colour. That leaves some haze on both sides
-    of an edge, which is cut off.
+    Within each window the matte is taken to be linear in colour. That leaves some haze on both
+    sides of an edge, which is cut off.
     """
     guide = _at_most(pixels, _FILTER_PX)
     height, width = guide.shape[-2:]
