@@ -1,9 +1,10 @@
 """MediaPipe's face mesh: 478 points of a face, irises included, in torch alone.
 
-Weights: `face_landmarks_detector.tflite` of Google's Face Landmarker bundle (Apache-2.0), float16 as
-published; `bench/convert_face_mesh.py` makes the file. The network sees a square of 256 px in which
-the eyes are level, and gives points in pixels of that square. As MediaPipe does when it tracks, the
-square is laid around the points of the look before, here of the same picture, until it rests.
+Weights: `face_landmarks_detector.tflite` of Google's Face Landmarker bundle (Apache-2.0), float16
+as published; `bench/convert_face_mesh.py` makes the file. The network sees a square of 256 px in
+which the eyes are level, and gives points in pixels of that square. As MediaPipe does when it
+tracks, the square is laid around the points of the look before, here of the same picture, until it
+rests.
 """
 
 import math
