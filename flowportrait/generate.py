@@ -22,10 +22,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from flowportrait import media, registry
-from flowportrait.codecs.liveliness import Strengths, draw_eye_events
+from flowportrait.codecs.liveliness import AS_IT_IS, Strengths, draw_eye_events
 from flowportrait.composite import Composite, Frame, Size, compose
 from flowportrait.config import validate
 from flowportrait.data.facemesh import FaceMesh
+from flowportrait.data.matte import PersonMatte
 from flowportrait.errors import ConfigError, DataError
 from flowportrait.model.layout import TokenGrid, latent_frames_for
 from flowportrait.model.mot import MoT
@@ -91,6 +92,7 @@ class Shot:
 
     pipeline: Pipeline
     composite: Composite
+    size: Size
     sound: media.Sound
     clip: Encoded
     schedule: Schedule
@@ -161,6 +163,26 @@ class Result:
     def video_s(self) -> float:
         """Seconds of picture."""
         return self.num_frames / self.fps
+
+    @property
+    def size_px(self) -> int:
+        """Side of the face's square in the video."""
+        return self.shot.composite.square.side
+
+    @property
+    def model(self) -> str:
+        """Name of the model that made it."""
+        return self.shot.pipeline.spec.name
+
+    @property
+    def device(self) -> str:
+        """Where it was sampled."""
+        return str(self.shot.pipeline.device)
+
+    @property
+    def evaluations(self) -> int:
+        """Calls of the network for each window."""
+        return len(self.shot.schedule)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -248,7 +270,7 @@ class Pipeline:
         num_frames = media.frames_in(sound.duration_s)
         latent_frames = latent_frames_for(num_frames, self.codec.temporal_stride)
         clip = self.encode(composite.view(self.spec.size_px), sound, latent_frames, composite)
-        return Shot(self, composite, sound, clip, schedule, guidance, seed, crop, strengths, num_frames)
+        return Shot(self, composite, size, sound, clip, schedule, guidance, seed, crop, strengths, num_frames)
 
     def _composite(
         self, image: np.ndarray, size: Size, frame: Frame | None, crop: Crop, strengths: Strengths
@@ -256,8 +278,8 @@ class Pipeline:
         own_px = self.spec.size_px
         detector = registry.FACE_DETECTORS.load("centerface")() if crop == "auto" else None
         if self.codec.moves_portrait:
-            return compose(image, own_px, size, frame or "whole", crop, detector, FaceMesh())
-        if size not in ("auto", own_px) or frame == "whole" or strengths != Strengths():
+            return compose(image, own_px, size, frame or "whole", crop, detector, FaceMesh(), PersonMatte())
+        if size not in ("auto", own_px) or frame == "whole" or strengths != AS_IT_IS:
             raise ConfigError(
                 f"{self.spec.name}: its codec shows a square of {own_px} px as it is; leave size, frame and strengths"
             )
@@ -427,9 +449,7 @@ def _picture(portrait: str | Path | np.ndarray) -> np.ndarray:
     if not isinstance(portrait, np.ndarray):
         return media.read_portrait(portrait)
     if portrait.dtype != np.uint8 or portrait.ndim != 3 or portrait.shape[2] != 3:
-        raise DataError(
-            f"portrait: got {portrait.dtype} {list(portrait.shape)}; give uint8 [h, w, 3] or a file"
-        )
+        raise DataError(f"portrait: got {portrait.dtype} {list(portrait.shape)}; give uint8 [h, w, 3] or a file")
     return portrait
 
 

@@ -36,6 +36,17 @@ def generate(
     ] = None,
     guidance: Annotated[float, typer.Option(help="Guidance scale; 1 is none.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same video.")] = 0,
+    size: Annotated[
+        str,
+        typer.Option(metavar="auto|128..1024", help="Side of the face's square in pixels; auto is the picture's own."),
+    ] = "auto",
+    frame: Annotated[
+        Literal["whole", "face"] | None,
+        typer.Option(help="Show the whole picture, or only the square around the face; whole by default."),
+    ] = None,
+    head: Annotated[float, typer.Option(help="Strength of head movements, 0 to 2; 1 is the model's own.")] = 1.0,
+    lips: Annotated[float, typer.Option(help="Strength of lip movements, 0 to 2.")] = 1.0,
+    eyes: Annotated[float, typer.Option(help="Strength of blinks and looks, 0 to 2.")] = 1.0,
     crop: Annotated[
         Literal["auto", "none"] | None,
         typer.Option(help="Cut around the face, or not; auto for a picture, none for a dataset, whose clips are cut."),
@@ -55,13 +66,14 @@ def generate(
     """Make PORTRAIT say AUDIO, or the first frame of every clip of a dataset what is said in it."""
     from flowportrait.registry import find_model
 
-    _refuse_numbers(guidance, share)
+    _refuse_numbers(guidance, share, {"head": head, "lips": lips, "eyes": eyes})
     for name in (model, toward):
         if name is not None:
             find_model(name)
     options = {"toward": toward, "share": share} if toward else {}
     options |= {"device": device} | ({"offload": True} if offload else {})
-    how = {"evaluations": evaluations, "guidance": guidance, "seed": seed}
+    how = {"evaluations": evaluations, "guidance": guidance, "seed": seed, "size": _size(size), "frame": frame}
+    how |= {"head": head, "lips": lips, "eyes": eyes}
     if portrait.suffix == ".jsonl" or (portrait.is_dir() and audio is None):
         if audio is not None:
             raise ConfigError(f"{audio}: a dataset brings its own sound; give the dataset alone")
@@ -91,12 +103,23 @@ def _generate_one(
     _report(result, portrait=portrait, audio=audio, out=out, as_json=as_json)
 
 
-def _refuse_numbers(guidance: float, share: float) -> None:
+def _size(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or not 128 <= int(text) <= 1024:
+        raise ConfigError(f"--size: got {text}; give auto or a number of pixels from 128 to 1024")
+    return int(text)
+
+
+def _refuse_numbers(guidance: float, share: float, strengths: dict[str, float]) -> None:
     """All that can be refused without torch is refused first."""
     if not 0 <= guidance <= 100:
         raise ConfigError(f"--guidance: got {guidance}; give a number from 0 to 100, 1 for no guidance")
     if not 0 <= share <= 1:
         raise ConfigError(f"--share: got {share}; give a number from 0 to 1")
+    for name, strength in strengths.items():
+        if not 0 <= strength <= 2:
+            raise ConfigError(f"--{name}: got {strength}; give a strength from 0 to 2, 1 for the model's own")
 
 
 def _generate_dataset(

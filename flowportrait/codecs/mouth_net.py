@@ -21,7 +21,8 @@ from flowportrait.codecs.mouth import Mouth, pixel_places
 EYE_CORNERS, NOSE_BASE = (36, 45), 33
 OUTER_UPPER, OUTER_LOWER = (48, 49, 50, 51, 52, 53, 54), (48, 59, 58, 57, 56, 55, 54)
 INNER_UPPER, INNER_LOWER = (60, 61, 62, 63, 64), (60, 67, 66, 65, 64)
-DOWN, REACH = 0.39, (0.40, 0.335)  # of the patch's middle from the nose, and half its sides, in distances of eye corners
+DOWN, REACH = 0.39, (0.40, 0.335)
+"""How far the patch's middle is below the nose, and half its sides, in distances between the eyes' outer corners."""
 SIZE = (96, 112)
 SOFT = 0.02  # width of the edges of lip maps, in half-patches
 
@@ -53,12 +54,14 @@ class SkullFrame(NamedTuple):
         offset = points - self.centre
         return torch.stack([_share(offset, self.along), _share(offset, self.across)], -1)
 
-    def lay(
-        self, patch: Float[Tensor, "n c y x"], places: Float[Tensor, "h w 2"]
-    ) -> Float[Tensor, "n c h w"]:
+    def lay(self, patch: Float[Tensor, "n c y x"], places: Float[Tensor, "h w 2"]) -> Float[Tensor, "n c h w"]:
         """Patches on an empty picture whose pixels have these places in the square; the reverse of `cut`."""
         at = self.within(places.flatten(0, 1)[None].expand(len(patch), -1, -1)).unflatten(1, places.shape[:2])
         return F.grid_sample(patch, at, align_corners=False)
+
+    def pixels_across(self, width: int) -> float:
+        """How wide a patch is in a picture of `width` pixels, on average."""
+        return float(self.along.norm(dim=-1).mean()) * width
 
     def window(self) -> tuple[Float[Tensor, "2"], Float[Tensor, ""]]:
         """Middle and half the side of the square that holds all patches."""
@@ -110,7 +113,7 @@ class MouthNet(nn.Module):
         self, frames: Float[Tensor, "n 3 h w"], landmarks: Float[Tensor, "n 68 2"],
         portrait: Float[Tensor, "1 3 p q"], portrait_landmarks: Float[Tensor, "1 68 2"],
     ) -> tuple[SkullFrame, Mouth]:  # fmt: skip
-        """Mouths for frames without one; all landmarks in coordinates of pictures that cover the same square."""
+        """Mouths for frames without one; all landmarks in coordinates of those pictures."""
         where, own = SkullFrame.of(landmarks), SkullFrame.of(portrait_landmarks)
         look = torch.cat([own.cut(portrait), lip_maps(own, portrait_landmarks)], 1)
         look = repeat(look, "1 c y x -> n c y x", n=len(frames))

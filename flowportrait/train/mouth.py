@@ -60,9 +60,7 @@ class MouthRecipe(Frozen):
 
     run: RunConfig
     data: MouthDataConfig
-    optimizer: OptimizerConfig = OptimizerConfig(
-        learning_rate=2e-3, warmup_updates=50, decay_from=0.4, ema_decay=0.995
-    )
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-3, warmup_updates=50, decay_from=0.4, ema_decay=0.995)
     loss: MouthLossConfig = MouthLossConfig()
     num_stretches: int = 3
     num_frames: int = Field(4, ge=2, le=STRETCH, description="successive frames of each")
@@ -197,9 +195,10 @@ def _sharpness(x: Float[Tensor, "n 3 y x"], mask: Float[Tensor, "n 1 y x"]) -> T
 
 def _tremble(rng: np.random.Generator, landmarks: Tensor) -> Tensor:
     """Errors of lips that a generator draws: about half a pixel of 128."""
-    return torch.from_numpy(rng.normal(0, 0.006, landmarks.shape)).float() * torch.tensor(
-        [1.0 if point >= 48 else 0.0 for point in range(68)]
-    )[:, None]
+    return (
+        torch.from_numpy(rng.normal(0, 0.006, landmarks.shape)).float()
+        * torch.tensor([1.0 if point >= 48 else 0.0 for point in range(68)])[:, None]
+    )
 
 
 def _mirrored(landmarks: Float[Tensor, "n 68 2"]) -> Float[Tensor, "n 68 2"]:
