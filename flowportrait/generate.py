@@ -102,8 +102,8 @@ class Shot:
     strengths: Strengths
     num_frames: int
 
-    def latents(self, progress: Progress | None = None) -> Iterator[Float[Tensor, "1 c l h w"]]:
-        """The clip's latent frames as they are shown, in blocks, as soon as their windows are sampled."""
+    def latents(self, progress: Progress | None = None) -> Iterator[Tensor]:
+        """The clip's latent frames [1, c, l, h, w] as they are shown, in blocks, as soon as their windows are sampled."""
         codec, clip = self.pipeline.codec, self.clip
         raw, done, before = None, 0, codec.settle_reach
         for window in self.pipeline.sampled(clip, self.schedule, self.guidance, self.seed, progress):
@@ -122,7 +122,7 @@ class Shot:
         events = draw_eye_events(self.num_frames, self.seed, self.strengths.eyes)
         return codec.settle(latents, self.clip.context, events.groups(first, latents.shape[2]), self.strengths)
 
-    def frames(self, blocks: Iterable[Float[Tensor, "1 c l h w"]]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    def frames(self, blocks: Iterable[Tensor]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         """The frames of latent frames that come in blocks, one after another."""
         left = self.num_frames
         decoded = self.pipeline.codec.decode_stream(blocks, self.clip.context)

@@ -17,49 +17,66 @@ world_app = typer.Typer(help="Render talking heads with sound and exact ground t
 app.add_typer(world_app, name="world")
 
 
+Portrait = Annotated[
+    Path, typer.Argument(metavar="PORTRAIT", help="A picture of one face; or a dataset: its folder or manifest.")
+]
+Out = Annotated[
+    Path, typer.Option("-o", "--out", metavar="OUT.mp4", help="The video to write; for a dataset, a folder.")
+]
+Audio = Annotated[
+    Path | None, typer.Argument(metavar="AUDIO", help="Speech: a sound or video file; none for a dataset.")
+]
+Model = Annotated[str, typer.Option(metavar="NAME|DIR", help="A shipped model or a directory.")]
+SizeText = Annotated[
+    str, typer.Option(metavar="auto|128..1024", help="Side of the face's square in pixels; auto is the picture's own.")
+]
+FrameName = Annotated[
+    Literal["whole", "face"] | None,
+    typer.Option(help="Show the whole picture, or only the square around the face; whole by default."),
+]
+Evaluations = Annotated[
+    int | None, typer.Option(min=1, max=1000, help="Calls of the network; the model's own number by default.")
+]
+Guidance = Annotated[float, typer.Option(help="Guidance scale; 1 is none.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same video.")]
+Head = Annotated[float, typer.Option(help="Strength of head movements, 0 to 2; 1 is the model's own.")]
+Lips = Annotated[float, typer.Option(help="Strength of lip movements, 0 to 2.")]
+Eyes = Annotated[float, typer.Option(help="Strength of blinks and looks, 0 to 2.")]
+CropName = Annotated[
+    Literal["auto", "none"] | None,
+    typer.Option(help="Cut around the face, or not; auto for a picture, none for a dataset, whose clips are cut."),
+]
+Split = Annotated[Literal["train", "held_out", "all"], typer.Option(help="Which clips of a dataset.")]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
+Toward = Annotated[
+    str | None, typer.Option(metavar="NAME|DIR", help="A model tuned from this one, to mix its weights in.")
+]
+Share = Annotated[float, typer.Option(help="How far the mixture goes toward it, 0 to 1.")]
+Offload = Annotated[
+    bool, typer.Option("--offload", help="Keep in CPU memory what is not needed while sampling: half of the model.")
+]
+
+
 @app.command()
 def generate(
-    portrait: Annotated[
-        Path,
-        typer.Argument(metavar="PORTRAIT", help="A picture of one face; or a dataset: its folder or manifest."),
-    ],
-    out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="OUT.mp4", help="The video to write; for a dataset, a folder.")
-    ],
-    audio: Annotated[
-        Path | None, typer.Argument(metavar="AUDIO", help="Speech: a sound or video file; none for a dataset.")
-    ] = None,
-    model: Annotated[str, typer.Option(metavar="NAME|DIR", help="A shipped model or a directory.")] = "tiny",
-    evaluations: Annotated[
-        int | None,
-        typer.Option(min=1, max=1000, help="Calls of the network; the model's own number by default."),
-    ] = None,
-    guidance: Annotated[float, typer.Option(help="Guidance scale; 1 is none.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same video.")] = 0,
-    size: Annotated[
-        str,
-        typer.Option(metavar="auto|128..1024", help="Side of the face's square in pixels; auto is the picture's own."),
-    ] = "auto",
-    frame: Annotated[
-        Literal["whole", "face"] | None,
-        typer.Option(help="Show the whole picture, or only the square around the face; whole by default."),
-    ] = None,
-    head: Annotated[float, typer.Option(help="Strength of head movements, 0 to 2; 1 is the model's own.")] = 1.0,
-    lips: Annotated[float, typer.Option(help="Strength of lip movements, 0 to 2.")] = 1.0,
-    eyes: Annotated[float, typer.Option(help="Strength of blinks and looks, 0 to 2.")] = 1.0,
-    crop: Annotated[
-        Literal["auto", "none"] | None,
-        typer.Option(help="Cut around the face, or not; auto for a picture, none for a dataset, whose clips are cut."),
-    ] = None,
-    split: Annotated[Literal["train", "held_out", "all"], typer.Option(help="Which clips of a dataset.")] = "held_out",
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
-    toward: Annotated[
-        str | None, typer.Option(metavar="NAME|DIR", help="A model tuned from this one, to mix its weights in.")
-    ] = None,
-    share: Annotated[float, typer.Option(help="How far the mixture goes toward it, 0 to 1.")] = 0.5,
-    offload: Annotated[
-        bool, typer.Option("--offload", help="Keep in CPU memory what is not needed while sampling: half of the model.")
-    ] = False,
+    portrait: Portrait,
+    out: Out,
+    audio: Audio = None,
+    size: SizeText = "auto",
+    frame: FrameName = None,
+    head: Head = 1.0,
+    lips: Lips = 1.0,
+    eyes: Eyes = 1.0,
+    seed: Seed = 0,
+    crop: CropName = None,
+    model: Model = "tiny",
+    evaluations: Evaluations = None,
+    guidance: Guidance = 1.0,
+    split: Split = "held_out",
+    device: Device = "auto",
+    toward: Toward = None,
+    share: Share = 0.5,
+    offload: Offload = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:

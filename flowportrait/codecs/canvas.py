@@ -109,16 +109,17 @@ class Canvas:
         pixels = self.pixels.expand(len(flow), -1, -1, -1)
         return F.grid_sample(pixels, places, padding_mode="border", align_corners=False)
 
-    def points(self, points: Float[Tensor, "*n k 2"]) -> Float[Tensor, "*n k 2"]:
+    def points(self, points: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
         """Points of the square in coordinates of the canvas."""
         return points @ self._turn if self.roll else points
 
     def lay(
-        self, frames: Float[Tensor, "n 3 h w"], mouths: Mouth, where: MouthFrame | SkullFrame
+        self, frames: Float[Tensor, "n 3 h w"], mouths: Mouth, where: MouthFrame | SkullFrame, width: float
     ) -> Float[Tensor, "n 3 h w"]:
-        """The frames with painted mouths, in place; `where` in coordinates of the canvas."""
+        """The frames with painted mouths, in place; `where` in coordinates of the canvas. `width` is an ordinary patch's
+        as a share of the square's: patches are made finer or coarser by that, the same in every frame."""
         colours = mouths.colours if self.grey is None else on_colour_line(mouths.colours, self.grey)
-        patch = _at_scale(torch.cat([mouths.cover * colours, mouths.cover], 1), where.pixels_across(self.size[1]))
+        patch = _at_scale(torch.cat([mouths.cover * colours, mouths.cover], 1), width * self.size[1])
         window = self._window(*where.window())
         if window is not None:
             rows, columns = window

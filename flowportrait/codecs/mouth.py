@@ -32,6 +32,7 @@ def mouth_map(landmarks: Float[Tensor, "n 68 2"], side: int) -> Float[Tensor, "n
     return torch.exp(-0.5 * (x.square() + y.square())).amax(1, keepdim=True)
 
 
+PATCH_WIDTH = 0.27  # of the square, of an ordinary face
 PATCH_REACH = (1.3, 2.2)  # of the painted patch, in half widths and half heights of the open mouth
 
 
@@ -80,10 +81,6 @@ class MouthFrame(NamedTuple):
         reach = torch.hypot(PATCH_REACH[0] * self.half_width, PATCH_REACH[1] * self.half_height)
         low, high = (self.centre[:, 0] - reach).amin(0), (self.centre[:, 0] + reach).amax(0)
         return (low + high) / 2, (high - low).amax() / 2
-
-    def pixels_across(self, width: int) -> float:
-        """How wide a patch is in a picture of `width` pixels, on average."""
-        return float(PATCH_REACH[0] * self.half_width.mean()) * width
 
 
 class Mouth(NamedTuple):

@@ -24,6 +24,7 @@ INNER_UPPER, INNER_LOWER = (60, 61, 62, 63, 64), (60, 67, 66, 65, 64)
 DOWN, REACH = 0.39, (0.40, 0.335)
 """How far the patch's middle is below the nose, and half its sides, in distances between the eyes' outer corners."""
 SIZE = (96, 112)
+PATCH_WIDTH = 0.34  # of the square, of an ordinary face
 SOFT = 0.02  # width of the edges of lip maps, in half-patches
 
 
@@ -58,10 +59,6 @@ class SkullFrame(NamedTuple):
         """Patches on an empty picture whose pixels have these places in the square; the reverse of `cut`."""
         at = self.within(places.flatten(0, 1)[None].expand(len(patch), -1, -1)).unflatten(1, places.shape[:2])
         return F.grid_sample(patch, at, align_corners=False)
-
-    def pixels_across(self, width: int) -> float:
-        """How wide a patch is in a picture of `width` pixels, on average."""
-        return float(self.along.norm(dim=-1).mean()) * width
 
     def window(self) -> tuple[Float[Tensor, "2"], Float[Tensor, ""]]:
         """Middle and half the side of the square that holds all patches."""

@@ -21,6 +21,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowportrait.codecs import mouth, mouth_net
 from flowportrait.codecs.canvas import Canvas, Painted
 from flowportrait.codecs.eyes import eye_motions, eyes_of
 from flowportrait.codecs.grid import FineStem, GridStack
@@ -177,9 +178,10 @@ class PortraitCodec(nn.Module):
         return torch.cat(list(self.decode_stream([latents], context)), 2)
 
     def decode_stream(
-        self, blocks: Iterable[Float[Tensor, "b c l hl wl"]], context: PortraitContext
-    ) -> Iterator[Float[Tensor, "b 3 f h w"]]:
-        """The frames a few at a time; those of a block come once the two latent frames behind it are known."""
+        self, blocks: Iterable[Tensor], context: PortraitContext
+    ) -> Iterator[Tensor]:
+        """The frames [b, 3, f, h, w] of latents [b, c, l, hl, wl] that come in blocks, a few at a time; those of a block
+        come once the two latent frames behind it are known."""
         num_clips = len(context.landmarks)
         skip = (GROUP - 1) * num_clips  # the first latent frame is one frame
         for drafts in smoothed(self._drafts(blocks, context)):
@@ -226,9 +228,9 @@ class PortraitCodec(nn.Module):
         at = canvas.points(landmarks)
         if self.mouth_net is None:
             mouths = self.mouth_painter.paint(context.image[one], context.landmarks[one], landmarks)
-            return canvas.lay(frames, mouths, MouthFrame.of(at))
+            return canvas.lay(frames, mouths, MouthFrame.of(at), mouth.PATCH_WIDTH)
         where, mouths = self.mouth_net.paint(frames, at, canvas.pixels, canvas.points(context.landmarks[one]))
-        return canvas.lay(frames, mouths, where)
+        return canvas.lay(frames, mouths, where, mouth_net.PATCH_WIDTH)
 
     def without_mouth(
         self, parts: Float[Tensor, "1 l 4 d"], context: PortraitContext
@@ -269,9 +271,9 @@ class PortraitCodec(nn.Module):
         coarse = self.landmark_flow(context.landmarks, moves, self.config.size_px // 4)
         tokens = self._tokens(repeat(context.tokens, "b ... -> (b n) ...", n=num_groups), control, coarse)
         fine, paint = self.painter.draft(self.decoder_stack(tokens, control))
-        mouth = mouth_map(landmarks, self.config.size_px // 2)
+        gap = mouth_map(landmarks, self.config.size_px // 2)
         gaze = self.motion.gaze_of(parts).flatten(0, 2)
-        return Drafts(fine, paint, coarse.flatten(0, 1), mouth, landmarks, gaze)
+        return Drafts(fine, paint, coarse.flatten(0, 1), gap, landmarks, gaze)
 
     def _components(self, parts: Float[Tensor, "b l 4 d"]) -> Float[Tensor, "b l e"]:
         """The numbers of each group that flow and painting follow; where the eyes look is geometry."""
