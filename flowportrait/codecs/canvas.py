@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowportrait.codecs.eyes import EyeMotion, EyeShape, move_eye, region_of
-from flowportrait.codecs.mouth import Mouth, MouthFrame, pixel_places
+from flowportrait.codecs.mouth import MouthFrame, pixel_places
 from flowportrait.codecs.mouth_net import SkullFrame
 
 KEPT = (0.2, 0.6)  # masks below the first show paint alone, above the second the portrait's own detail
@@ -114,12 +114,13 @@ class Canvas:
         return points @ self._turn if self.roll else points
 
     def lay(
-        self, frames: Float[Tensor, "n 3 h w"], mouths: Mouth, where: MouthFrame | SkullFrame, width: float
+        self, frames: Float[Tensor, "n 3 h w"], patch: Float[Tensor, "n 4 y x"], where: MouthFrame | SkullFrame, width: float
     ) -> Float[Tensor, "n 3 h w"]:
-        """The frames with painted mouths, in place; `where` in coordinates of the canvas. `width` is an ordinary patch's
+        """The frames with painted mouths (see `Mouth.patch`), in place; `where` in coordinates of the canvas. `width` is an ordinary patch's
         as a share of the square's: patches are made finer or coarser by that, the same in every frame."""
-        colours = mouths.colours if self.grey is None else on_colour_line(mouths.colours, self.grey)
-        patch = _at_scale(torch.cat([mouths.cover * colours, mouths.cover], 1), width * self.size[1])
+        if self.grey is not None:
+            patch = torch.cat([on_colour_line(patch[:, :3], self.grey, patch[:, 3:]), patch[:, 3:]], 1)
+        patch = _at_scale(patch, width * self.size[1])
         window = self._window(*where.window())
         if window is not None:
             rows, columns = window
@@ -200,10 +201,13 @@ def colour_line(pixels: Float[Tensor, "1 3 h w"], tolerance: float = 0.02) -> Fl
     return torch.stack([offset, slope]) if missed < tolerance else None
 
 
-def on_colour_line(pixels: Float[Tensor, "n 3 h w"], line: Float[Tensor, "2 3"]) -> Float[Tensor, "n 3 h w"]:
-    """Colours replaced by those of the line that are as bright."""
+def on_colour_line(
+    pixels: Float[Tensor, "n 3 h w"], line: Float[Tensor, "2 3"], share: Tensor | float = 1.0
+) -> Float[Tensor, "n 3 h w"]:
+    """Colours replaced by those of the line that are as bright; `share` is how much of a colour each pixel holds, 0
+    where it is a difference of colours."""
     luma = _luma(pixels.movedim(1, -1))[:, None]
-    return line[0][:, None, None] + luma * line[1][:, None, None]
+    return share * line[0][:, None, None] + luma * line[1][:, None, None]
 
 
 def _luma(colours: Float[Tensor, "... 3"]) -> Float[Tensor, "..."]:

@@ -89,6 +89,11 @@ class Mouth(NamedTuple):
     colours: Tensor
     cover: Tensor
 
+    @property
+    def patch(self) -> Float[Tensor, "n 4 y x"]:
+        """What is added to a picture, [:, :3], after as much of it as [:, 3:] says is taken away."""
+        return torch.cat([self.cover * self.colours, self.cover], 1)
+
 
 class MouthPainter(nn.Module):
     """The inside of the mouth, painted in the frame of the lips and laid between them.
@@ -117,8 +122,7 @@ class MouthPainter(nn.Module):
         portrait_landmarks: Float[Tensor, "b 68 2"], landmarks: Float[Tensor, "n 68 2"],
     ) -> Float[Tensor, "n 3 h w"]:  # fmt: skip
         """Frames with their mouths; every portrait belongs to n / b of them in a row."""
-        colours, cover = self.paint(portrait, portrait_landmarks, landmarks)
-        patch = torch.cat([cover * colours, cover], 1)
+        patch = self.paint(portrait, portrait_landmarks, landmarks).patch
         places = pixel_places(*frames.shape[-2:], frames.device)
         laid = MouthFrame.of(landmarks).lay(patch, places)  # nothing beyond the patch
         return frames * (1 - laid[:, 3:]) + laid[:, :3]

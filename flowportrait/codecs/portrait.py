@@ -228,9 +228,9 @@ class PortraitCodec(nn.Module):
         at = canvas.points(landmarks)
         if self.mouth_net is None:
             mouths = self.mouth_painter.paint(context.image[one], context.landmarks[one], landmarks)
-            return canvas.lay(frames, mouths, MouthFrame.of(at), mouth.PATCH_WIDTH)
-        where, mouths = self.mouth_net.paint(frames, at, canvas.pixels, canvas.points(context.landmarks[one]))
-        return canvas.lay(frames, mouths, where, mouth_net.PATCH_WIDTH)
+            return canvas.lay(frames, mouths.patch, MouthFrame.of(at), mouth.PATCH_WIDTH)
+        where, patch = self.mouth_net.paint(frames, at, canvas.pixels, canvas.points(context.landmarks[one]))
+        return canvas.lay(frames, patch, where, mouth_net.PATCH_WIDTH)
 
     def without_mouth(
         self, parts: Float[Tensor, "1 l 4 d"], context: PortraitContext

@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flowportrait.codecs.mouth_net import MouthNet, SkullFrame, lip_maps
-from flowportrait.codecs.portrait import PortraitCodec
 from flowportrait.config import Frozen, load_recipe
 from flowportrait.data.landmarks import MIRRORED
 from flowportrait.data.mouth_patches import STRETCH, MouthPatches
@@ -52,7 +51,6 @@ class MouthLossConfig(Frozen):
     edges: float = 2.0  # of the L1 distance between differences of neighbouring pixels
     time: float = 1.0  # of the L1 distance between differences of successive frames
     detail: float = 1.0  # of the distance between local contrasts, which L1 alone smooths away
-    cover: float = 0.02  # of the covered share away from the mouth: what is there is sharper than paint
 
 
 class MouthRecipe(Frozen):
@@ -60,7 +58,7 @@ class MouthRecipe(Frozen):
 
     run: RunConfig
     data: MouthDataConfig
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-3, warmup_updates=50, decay_from=0.4, ema_decay=0.995)
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, warmup_updates=100, decay_from=0.4, ema_decay=0.995)
     loss: MouthLossConfig = MouthLossConfig()
     num_stretches: int = 3
     num_frames: int = Field(4, ge=2, le=STRETCH, description="successive frames of each")
@@ -128,15 +126,15 @@ def draw(pool: MouthPatches, split: str, rng: np.random.Generator, config: Mouth
     )  # fmt: skip
 
 
-def composed(net: MouthNet, batch: Patches) -> tuple[Tensor, Tensor]:
-    """Patches with painted mouths, and how much of them is painted."""
-    mouth = net(batch.shown, batch.lips, batch.portrait, batch.portrait_lips)
-    return torch.lerp(batch.shown, mouth.colours, mouth.cover), mouth.cover
+def composed(net: MouthNet, batch: Patches) -> Float[Tensor, "n 3 y x"]:
+    """Patches with painted mouths."""
+    patch = net(batch.shown, batch.lips, batch.portrait, batch.portrait_lips)
+    return batch.shown * (1 - patch[:, 3:]) + patch[:, :3]
 
 
 def mouth_loss(net: MouthNet, batch: Patches, config: MouthLossConfig) -> tuple[Tensor, dict[str, float]]:
     """L1 on pixels, edges, successive frames and local contrast, heavier on the mouth."""
-    made, cover = composed(net, batch)
+    made = composed(net, batch)
     near = F.max_pool2d(batch.lips[:, 1:], 9, stride=1, padding=4)
     inside = F.max_pool2d(batch.lips[:, :1], 5, stride=1, padding=2)
     weight = (0.3 + config.mouth * (0.3 * near + 0.7 * inside)) * net.window
@@ -147,9 +145,8 @@ def mouth_loss(net: MouthNet, batch: Patches, config: MouthLossConfig) -> tuple[
     steps = rearrange(error, "(b f) c y x -> b f c y x", b=len(error) // _frames_of(batch))
     time = (weight.unflatten(0, steps.shape[:2])[:, 1:] * steps.diff(dim=1).abs()).mean()
     detail = (weight * (_contrast(made) - _contrast(batch.true)).abs()).mean()
-    outside = (cover * (1 - near)).mean()
-    loss = pixels + config.edges * edges + config.time * time + config.detail * detail + config.cover * outside
-    named = {"pixels": pixels, "edges": edges, "time": time, "detail": detail, "outside": outside}
+    loss = pixels + config.edges * edges + config.time * time + config.detail * detail
+    named = {"pixels": pixels, "edges": edges, "time": time, "detail": detail}
     return loss, {name: float(value.detach()) for name, value in named.items()}
 
 
@@ -159,7 +156,7 @@ def figures(net: MouthNet, batches: list[Patches]) -> dict[str, float]:
     variance of the Laplacian there."""
     rows = []
     for batch in batches:
-        made, _ = composed(net, batch)
+        made = composed(net, batch)
         mask = (batch.lips[:, 1:] > 0.5).float()
         psnr = [
             -10 * torch.log10(((x - batch.true) / 2).square().mul(mask).sum() / (3 * mask.sum()).clamp(min=1))
@@ -168,11 +165,6 @@ def figures(net: MouthNet, batches: list[Patches]) -> dict[str, float]:
         rows.append([*map(float, psnr), float(_sharpness(made, mask) / _sharpness(batch.true, mask).clamp(min=1e-8))])
     psnr, before, sharp = np.median(np.array(rows), 0)
     return {"psnr_mouth": psnr, "psnr_unpainted": before, "sharpness": sharp}
-
-
-def load_mouth(codec: PortraitCodec, net: MouthNet) -> None:
-    """Gives a codec its trained painter."""
-    codec.mouth_net = net
 
 
 def _frames_of(batch: Patches) -> int:
@@ -231,7 +223,7 @@ def _sheet(net: MouthNet, batches: list[Patches], path: Path) -> None:
     """Columns: a stretch each; rows: portrait, shown, painted, true."""
     columns = []
     for batch in batches:
-        made, _ = composed(net, batch)
+        made = composed(net, batch)
         for index in (0, len(made) - 1):
             columns.append(torch.cat([x[index] for x in (batch.portrait, batch.shown, made, batch.true)], 1))
     sheet = torch.cat(columns, 2).clamp(-1, 1)
