@@ -37,6 +37,8 @@ PATTERN = "checkpoint-*"
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 ENTRY_BYTES = 2048  # what a tensor needs on disk beside its numbers, at most
 
+_SINGLE = "torch.distributed is disabled"
+
 
 def all_of(run: Path) -> list[Path]:
     """The checkpoints of a run's directory, the newest first, whole or not."""
@@ -74,6 +76,8 @@ class Checkpoints:
     def __init__(self, run: Path, ranks: Ranks, kept: int = 3, beside: bool = False):
         self.run, self.ranks, self.kept = run, ranks, kept
         self._thread = ThreadPoolExecutor(1, "checkpoint") if beside else None
+        if beside:
+            warnings.filterwarnings("ignore", message=_SINGLE)  # what a thread warns of cannot be caught around it
         self._group: dist.ProcessGroup | None = None
         if beside and ranks.world > 1:
             # A thread must not talk through the group that the training talks through.
@@ -111,8 +115,7 @@ class Checkpoints:
         if self._thread is None:
             self._write(update, needed, partial(dcp.save, stored, **options))
             return
-        with _quiet():
-            staged = dcp.async_save(stored, **options)
+        staged = dcp.async_save(stored, **options)
         self._pending = self._thread.submit(self._write, update, needed, staged.result)
 
     def wait(self) -> None:
@@ -203,7 +206,7 @@ def _reason(error: BaseException) -> str | None:
 def _quiet() -> Iterator[None]:
     """Without DCP's warning that a single process is a single process."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        warnings.filterwarnings("ignore", message=_SINGLE)
         yield
 
 
