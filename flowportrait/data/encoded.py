@@ -21,12 +21,12 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from flowportrait.config import Frozen, load_recipe, save_resolved
 from flowportrait.errors import DataError
 from flowportrait.records import EncodedClip, read_jsonl, write_jsonl
+from flowportrait.weights import save_tensors
 
 HEADER, INDEX = "encoded.json", "encoded.jsonl"
 
@@ -57,11 +57,8 @@ def write_shard(
     path: Path, tensors: Mapping[str, Tensor], clips: Sequence[EncodedClip], left_out: Sequence[str]
 ) -> None:
     """Writes a shard with its clips and the reasons for which others were left out; it is there whole or not at all."""
-    part = path.with_suffix(".part")
     head = {"clips": [clip.model_dump() for clip in clips], "left_out": list(left_out)}
-    save_file(dict(tensors), part, {"head": json.dumps(head)})
-    part.chmod(0o644)  # safetensors lets the owner alone read it
-    os.replace(part, path)
+    save_tensors(path, tensors, {"head": json.dumps(head)})
 
 
 def finish(root: Path, shards: Sequence[Path]) -> tuple[list[EncodedClip], list[str]]:

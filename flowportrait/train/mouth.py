@@ -12,7 +12,6 @@ from einops import rearrange
 from jaxtyping import Float
 from PIL import Image
 from pydantic import Field
-from safetensors.torch import save_file
 from torch import Tensor
 
 from flowportrait.codecs.mouth_net import MouthNet, SkullFrame, lip_maps
@@ -22,6 +21,7 @@ from flowportrait.data.mouth_patches import STRETCH, MouthPatches
 from flowportrait.data.sources import load_sources
 from flowportrait.modeldir import load_parts
 from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, train_loop
+from flowportrait.weights import save_tensors
 
 
 class MouthDataConfig(Frozen):
@@ -93,7 +93,7 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
     def look(update: int) -> dict[str, float]:
         net = MouthNet().eval()
         net.load_state_dict(state.averaged())
-        save_file(net.state_dict(), run.directory / "mouth.safetensors")
+        save_tensors(run.directory / "mouth.safetensors", net.state_dict())
         rng = np.random.default_rng(1)
         held_out = [draw(pool, "validation", rng, config, augment=False) for pool in pools for _ in range(6)]
         _sheet(net, held_out, run.directory / f"sample_{update:06d}.png")
