@@ -90,7 +90,7 @@ def load_parts(
 def _built(name: str, spec: ModelSpec) -> nn.Module:
     """A part that waits for its weights; what is large and has nothing but weights takes no memory before they come."""
     if name == "model":
-        small = spec.model.hidden_size < 1024  # meta imports torch's compiler: two seconds that no small model repays
+        small = spec.model.hidden_size < 512  # meta imports torch's compiler: two seconds that no small model repays
         with torch.device("cpu" if small else "meta"):
             return MoT(spec.model)
     encoders = {"audio_encoder": registry.AUDIO_ENCODERS, "image_encoder": registry.IMAGE_ENCODERS}

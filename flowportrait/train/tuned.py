@@ -53,6 +53,7 @@ def write_tuned(
     kept = [path for path in sorted(start.rglob("*")) if path.is_file() and _is_kept(path.relative_to(start))]
     needed = sum(path.stat().st_size for path in kept)
     needed += sum(value.numel() * value.element_size() for value in weights.values())
+    directory.parent.mkdir(parents=True, exist_ok=True)
     require_room(directory, needed)
     try:
         shutil.rmtree(part, ignore_errors=True)
