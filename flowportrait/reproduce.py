@@ -110,9 +110,11 @@ def _run(name: str, words: list[str], log: Path) -> float:
         ended = subprocess.run(
             [sys.executable, "-m", "flowportrait", *words], stdout=file, stderr=subprocess.STDOUT, check=False
         )
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n$ flowportrait")[-1].splitlines()
+    last = next((line for line in reversed(lines) if line.strip()), "no word")
+    if not ended.returncode and '"event": "stopped"' in last:
+        raise StageFailed(f"{name}: was stopped before its end by SIGTERM, with a checkpoint; run again to go on")
     if ended.returncode:
-        lines = log.read_text(encoding="utf-8", errors="replace").split("\n$ flowportrait")[-1].splitlines()
-        last = next((line for line in reversed(lines) if line.strip()), "no word")
         raise StageFailed(
             f"{name}: {last.removeprefix('error: ')}; all it said is in {log}; run again to go on from there"
         )

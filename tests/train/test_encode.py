@@ -62,7 +62,7 @@ def test_it_goes_on_with_the_shards_that_are_not_there(tmp_path, small_world, to
     encode(small_world, out, str(toy), device="cpu", clips_per_shard=2)
     whole = contents(out)
     (out / "shard-00001.safetensors").unlink()  # killed in it
-    (out / "shard-00001.part").write_bytes(b"half")
+    (out / "shard-00001.safetensors.part").write_bytes(b"half")
     (out / "encoded.jsonl").unlink()
     with pytest.raises(DataError, match="no encoded.jsonl; give a dataset that `flowportrait encode` has finished"):
         _ = EncodedSet(out).clips
