@@ -6,8 +6,6 @@ model's own; that of the model it began from stays beside it, because its licenc
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,11 +15,11 @@ from typing import Any
 from torch import Tensor
 
 from flowportrait.errors import CheckpointError
+from flowportrait.files import link_or_copy
 from flowportrait.modeldir import CONFIG, ModelSpec, save_spec
 from flowportrait.weights import require_room, save_tensors
 
 CARD = "CARD.md"
-_NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS)
 
 
 @dataclass(frozen=True)
@@ -133,9 +131,4 @@ def _linked(source: str, place: str) -> None:
     if not source.endswith(".safetensors"):
         shutil.copyfile(source, place)
         return
-    try:
-        os.link(source, place)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        shutil.copyfile(source, place)
+    link_or_copy(Path(source), Path(place))

@@ -1,5 +1,6 @@
 """Model directories of runs: their own cards, weights on disk once, and no changed byte that goes unseen."""
 
+import errno
 import json
 import os
 import random
@@ -12,7 +13,6 @@ from toy_pipeline import save_toy, use_fake_parts
 
 from flowportrait.errors import CheckpointError
 from flowportrait.modeldir import CONFIG, PARTS, load_parts, load_spec
-from flowportrait.train import tuned
 from flowportrait.train.parallel import Ranks
 from flowportrait.train.trainable import check_weights
 from flowportrait.train.tuned import Story, keep_as, write_tuned
@@ -77,7 +77,7 @@ def test_the_best_model_is_on_disk_once_and_outlives_the_last(toy, tmp_path):
 
 def test_a_disk_without_links_gets_copies(toy, tmp_path, monkeypatch):
     def refuse(source, place):
-        raise OSError(tuned.errno.EPERM, "no links")
+        raise OSError(errno.EPERM, "no links")
 
     monkeypatch.setattr(os, "link", refuse)
     tune(toy, tmp_path / "model")
