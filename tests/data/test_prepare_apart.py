@@ -3,13 +3,15 @@
 import importlib.util
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
+import films
 import pytest
 from films import film
-from test_prepare import PLUGIN, config, made, run, shown
+from test_prepare import PLUGIN, ROOT, config, made, run, shown
 
 from flowportrait import cli
 from flowportrait.config import load_recipe, save_resolved
@@ -74,12 +76,14 @@ def test_on_a_cluster_a_lost_worker_and_a_lost_driver_cost_what_was_in_flight(ma
     os.kill(workers()[0], signal.SIGKILL)
     at_kill = lines()
     assert wait_for(lambda: lines() > at_kill, process), process.communicate()[1]
-    started = below(process.pid)
+    started = workers()
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (out / "manifest.jsonl").exists()
-    gone = wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started), _Ended(), 60)
-    assert gone, "processes of the cluster outlive its driver"
+    deadline = time.monotonic() + 60
+    while any(b"_Server" in _name(pid) for pid in started):
+        assert time.monotonic() < deadline, "workers outlive their driver"
+        time.sleep(0.1)
     before = lines()
     code, said, err = run(root, *arguments)
     assert code == 0, err
@@ -87,16 +91,50 @@ def test_on_a_cluster_a_lost_worker_and_a_lost_driver_cost_what_was_in_flight(ma
     assert shown(out) == shown(root / "one") and clips_of(out) == clips_of(root / "one")
 
 
-class _Ended:
-    """Stands for a process where there is none to watch."""
-
-    def poll(self):
-        return None
+def _name(pid):
+    """Of a process; empty for one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def _crashed(journal, count):
     """How many of the first lines are of crashed sources, which are tried again."""
     return sum('"crashed"' in line for line in journal.read_text().splitlines()[:count])
+
+
+@NEEDS_RAY
+def test_a_lost_node_costs_what_was_in_flight(made):
+    """A cluster of two nodes that the command finds by RAY_ADDRESS; one of them goes away in the middle."""
+    root, _, _ = made
+    out, settings = root / "nodes", [word for value in films.SETTINGS for word in ("--set", value)]
+    command = [sys.executable, "-m", "flowportrait", "prepare", root / "films", "-o", out, "--engine", "ray",
+               "--workers", "2", *settings, *PLUGIN]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("two_nodes.py"), out / "journal.jsonl", *command],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{root / 'plugins'}", "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert shown(out) == shown(root / "one") and clips_of(out) == clips_of(root / "one")
+
+
+@NEEDS_RAY
+def test_a_cluster_that_is_not_there_is_one_line(tmp_path, monkeypatch, capsys):
+    path = film(tmp_path / "a.mp4", [("a", 60, 90)])
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere")
+    assert cli.run(["prepare", str(path), "-o", str(tmp_path / "out"), "--engine", "ray", "--set",
+                    "speaker.network=none"]) == 2  # fmt: skip
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("error: --engine ray: no cluster at nowhere (") and "unset RAY_ADDRESS" in said[-1]
+
+
+def test_without_ray_it_says_what_to_install(tmp_path, monkeypatch, capsys):
+    path = film(tmp_path / "a.mp4", [("a", 60, 90)])
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert cli.run(["prepare", str(path), "-o", str(tmp_path / "out"), "--engine", "ray"]) == 1
+    assert "pip install 'flowportrait[ray]'" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 # ------------------------------------------------------------------------------------------ parts
@@ -113,7 +151,7 @@ def here(monkeypatch):
 
 
 @pytest.fixture
-def films(tmp_path):
+def folder(tmp_path):
     """Five films in a folder."""
     (tmp_path / "films").mkdir()
     for number, (who, count) in enumerate([("a", 60), ("b", 72), ("", 50), ("a", 49), ("ab", 60)]):
@@ -121,11 +159,11 @@ def films(tmp_path):
     return tmp_path / "films"
 
 
-def test_parts_become_the_dataset_of_one_run(here, films, tmp_path):
-    whole = prepare([films], tmp_path / "whole", config())
+def test_parts_become_the_dataset_of_one_run(here, folder, tmp_path):
+    whole = prepare([folder], tmp_path / "whole", config())
     roots = [tmp_path / f"part-{number}" for number in (1, 2, 3)]
     for number, root in enumerate(roots, 1):
-        own = prepare([films], root, config(), part=Part(number=number, of=3))
+        own = prepare([folder], root, config(), part=Part(number=number, of=3))
         assert 1 <= len(own.records) <= 2
     merged = merge([roots[2], roots[0], roots[1]], tmp_path / "merged")
     assert merged.rows() == whole.rows() and len(merged.rows()) >= 4
@@ -134,13 +172,13 @@ def test_parts_become_the_dataset_of_one_run(here, films, tmp_path):
     again = merge(roots, tmp_path / "merged")
     assert again.rows() == whole.rows()
     # It is a dataset as any: the whole run finds everything done.
-    assert prepare([films], tmp_path / "merged", config()).kept == 5
+    assert prepare([folder], tmp_path / "merged", config()).kept == 5
 
 
-def test_parts_that_do_not_fit_are_refused(here, films, tmp_path):
+def test_parts_that_do_not_fit_are_refused(here, folder, tmp_path):
     roots = [tmp_path / f"part-{number}" for number in (1, 2)]
     for number, root in enumerate(roots, 1):
-        prepare([films], root, config(), part=Part(number=number, of=2))
+        prepare([folder], root, config(), part=Part(number=number, of=2))
     def refused(message, *given):
         with pytest.raises(DataError, match=message):
             merge(given, tmp_path / "merged")
@@ -148,41 +186,41 @@ def test_parts_that_do_not_fit_are_refused(here, films, tmp_path):
 
     refused("part 2 of 2 is not among 1 parts; give all of them", roots[0])
     refused("is part 1 of 2, as is .*; leave one out", roots[0], roots[0], roots[1])
-    refused("films: no part of a dataset; give folders that", films, roots[1])
+    refused("films: no part of a dataset; give folders that", folder, roots[1])
     other = tmp_path / "other"
-    prepare([films], other, config("clips.min_s=1"), part=Part(number=2, of=2))
+    prepare([folder], other, config("clips.min_s=1"), part=Part(number=2, of=2))
     refused("other: was made with other settings or weights than", roots[0], other)
-    film(films / "new.mp4", [("a", 60, 10)])
-    prepare([films], tmp_path / "more", config(), part=Part(number=2, of=2))
+    film(folder / "new.mp4", [("a", 60, 10)])
+    prepare([folder], tmp_path / "more", config(), part=Part(number=2, of=2))
     refused("more: was made of other sources than .*; all parts need the same list", roots[0], tmp_path / "more")
-    prepare([films], tmp_path / "third", config(), part=Part(number=2, of=3))
+    prepare([folder], tmp_path / "third", config(), part=Part(number=2, of=3))
     refused("is part 2 of 3, .* is part 1 of 2; give parts of one", roots[0], tmp_path / "third")
     (roots[1] / "manifest.jsonl").unlink()
     refused("part-2: is not finished; run its `prepare --part` again", *roots)
 
 
-def test_a_folder_holds_one_part(here, films, tmp_path):
+def test_a_folder_holds_one_part(here, folder, tmp_path):
     out = tmp_path / "part"
-    prepare([films], out, config(), part=Part(number=1, of=2))
+    prepare([folder], out, config(), part=Part(number=1, of=2))
     for part, message in (
         (Part(number=2, of=2), "is part 1 of 2, got --part 2/2; give another -o"),
         (None, "is part 1 of 2, got no --part; give another -o"),
     ):
         with pytest.raises(DataError, match=message):
-            prepare([films], out, config(), part=part)
-    prepare([films], tmp_path / "whole", config())
+            prepare([folder], out, config(), part=part)
+    prepare([folder], tmp_path / "whole", config())
     with pytest.raises(DataError, match="whole: is no part, got --part 1/2"):
-        prepare([films], tmp_path / "whole", config(), part=Part(number=1, of=2))
-    film(films / "new.mp4", [("a", 60, 10)])
+        prepare([folder], tmp_path / "whole", config(), part=Part(number=1, of=2))
+    film(folder / "new.mp4", [("a", 60, 10)])
     with pytest.raises(DataError, match=r"is part 1 of 2 of other sources \(5\); give the same, or another -o"):
-        prepare([films], out, config(), part=Part(number=1, of=2))
+        prepare([folder], out, config(), part=Part(number=1, of=2))
 
 
-def test_a_part_of_nothing_is_a_part(here, films, tmp_path):
+def test_a_part_of_nothing_is_a_part(here, folder, tmp_path):
     """More parts than sources: what is left over is empty, and fits."""
     roots = [tmp_path / f"part-{number}" for number in range(1, 8)]
     for number, root in enumerate(roots, 1):
-        prepare([films], root, config(), part=Part(number=number, of=7))
+        prepare([folder], root, config(), part=Part(number=number, of=7))
     assert len(merge(roots, tmp_path / "merged").records) == 5
     save_resolved(load_recipe(roots[0] / "part.json", PartFile), tmp_path / "copy.json")
 
@@ -193,13 +231,11 @@ def test_what_no_part_can_be_called(text):
         Part.named(text)
 
 
-def test_the_command_merges(here, films, tmp_path, capsys):
-    from films import SETTINGS
-
-    settings = [word for value in SETTINGS for word in ("--set", value)]
+def test_the_command_merges(here, folder, tmp_path, capsys):
+    settings = [word for value in films.SETTINGS for word in ("--set", value)]
     for number in (1, 2):
         out = str(tmp_path / f"part-{number}")
-        assert cli.run(["prepare", str(films), "-o", out, "--part", f"{number}/2", *settings]) == 0
+        assert cli.run(["prepare", str(folder), "-o", out, "--part", f"{number}/2", *settings]) == 0
     assert cli.run(["merge", str(tmp_path / "part-1"), str(tmp_path / "part-2"), "-o", str(tmp_path / "all")]) == 0
     assert "2 parts, 5 sources, " in capsys.readouterr().out
     assert cli.run(["merge", str(tmp_path / "part-1"), "-o", str(tmp_path / "some")]) == 2
