@@ -44,8 +44,11 @@ class _Server:
             return error
 
 
-def hand_out(serve: Callable[[T], R], tasks: Iterable[T], count: int) -> Iterator[tuple[T, R | None]]:
+def hand_out(
+    serve: Callable[[T], R], tasks: Iterable[T], count: int, gpus: float | None = 0
+) -> Iterator[tuple[T, R | None]]:
     """Gives `serve(task)` for all tasks from `count` actors, as they are done; None for a task that was lost twice.
+    An actor has a CPU and `gpus` GPUs of its own; None: one where the cluster has any.
 
     `RAY_ADDRESS` names the cluster, whose nodes must see the driver's folder and files under the same paths; without it
     one of `count` processes is started on this machine and ended after the last task. `serve` is sent to the actors.
@@ -55,7 +58,9 @@ def hand_out(serve: Callable[[T], R], tasks: Iterable[T], count: int) -> Iterato
     ray = require("ray", extra="ray")
     waiting, tries = deque(tasks), Counter[int]()
     with _connected(ray, count):
-        kind = ray.remote(num_cpus=1, max_restarts=0)(_Server)
+        if gpus is None:
+            gpus = min(1, ray.cluster_resources().get("GPU", 0))
+        kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(_Server)
         crew = _Crew(ray, lambda: kind.remote(serve, os.getcwd()), min(count, len(waiting)))
         while waiting or crew.is_busy:
             crew.give(waiting)
