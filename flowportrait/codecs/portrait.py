@@ -180,8 +180,8 @@ class PortraitCodec(nn.Module):
     def decode_stream(
         self, blocks: Iterable[Tensor], context: PortraitContext
     ) -> Iterator[Tensor]:
-        """The frames [b, 3, f, h, w] of latents [b, c, l, hl, wl] that come in blocks, a few at a time; a block's frames
-        come once the two latent frames behind it are known."""
+        """The frames [b, 3, f, h, w] of latents [b, c, l, hl, wl] that come in blocks, a few at a time; a block's come
+        once the two latent frames behind it are known."""
         num_clips = len(context.landmarks)
         skip = (GROUP - 1) * num_clips  # the first latent frame is one frame
         for drafts in smoothed(self._drafts(blocks, context)):
