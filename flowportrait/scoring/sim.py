@@ -18,52 +18,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field
-
-from flowportrait.config import Frozen
 from flowportrait.errors import MediaError
 from flowportrait.media import Clip, Facts
 from flowportrait.scoring import ASPECTS
 from flowportrait.scoring.backends import text_tokens
-
-FaultKind = Literal[
-    "rate-limit", "overloaded", "server-error", "hang", "cut", "half-json", "truncated", "thought-away",
-    "single-quotes", "fenced", "wrong-range", "fraction", "two-scores", "prose", "refusal", "blocked", "replaced",
-    "deaf", "blind", "bad-request", "file-failed",
-]  # fmt: skip
+from flowportrait.scoring.faults import BODY_FAULTS, Fault, FaultKind, Faults, Sent, odd_body, spoilt
 
 _CAMEL = re.compile("_([a-z])")
 _HEAD_LIMIT_BYTES = 64 * 1024
-_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 429: "Too Many Requests", 500: "Internal Server Error",
-            503: "Service Unavailable"}  # fmt: skip
-
-
-class Fault(Frozen):
-    """One way to go wrong, in all calls or in those from `first` to `last`, counted from 0."""
-
-    kind: FaultKind
-    share: float = Field(default=1.0, ge=0, le=1, description="of these calls, as far as no fault before took them")
-    first: int | None = Field(default=None, ge=0)
-    last: int | None = Field(default=None, ge=0)
-    retry_after_s: float = Field(default=1.0, ge=0, description="what a rate-limit tells the client to wait")
-
-    def hits(self, call: int, luck: float) -> bool:
-        """Whether this call is hit; `luck` is uniform in [0, 1)."""
-        begun = self.first is None or call >= self.first
-        ended = self.last is not None and call > self.last
-        return begun and not ended and luck < self.share
-
-
-class Faults(Frozen):
-    """How the simulated judge behaves."""
-
-    seed: int = 0
-    latency_s: float = Field(default=0.0, ge=0, description="before every answer")
-    hang_s: float = Field(default=3600.0, ge=0, description="how long a hanging call hangs")
-    processing_s: float = Field(default=0.0, ge=0, description="how long an uploaded file is PROCESSING")
-    model: str = Field(default="", description="the name under which it answers; empty: the one asked for")
-    modalities: bool = Field(default=True, description="whether tokens are counted by kind, as Gemini does")
-    fault: list[Fault] = []
+_REASONS = {
+    200: "OK", 302: "Found", 400: "Bad Request", 404: "Not Found", 429: "Too Many Requests",
+    500: "Internal Server Error", 503: "Service Unavailable",
+}  # fmt: skip
 
 
 @dataclass
@@ -169,13 +135,14 @@ class JudgeSim:
         if status == 0:
             return False
         payload = content if isinstance(content, bytes) else json.dumps(content).encode()
-        lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}", "Content-Type: application/json"]
+        extra = {"Content-Type": "application/json", **extra}
+        lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}"]
         lines += [f"Content-Length: {len(payload)}", *(f"{name}: {value}" for name, value in extra.items())]
         writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + payload)
         await writer.drain()
         return True
 
-    async def _answered(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> tuple[int, Any, dict]:
+    async def _answered(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Sent:
         """(status, content, further headers) of a request; status 0 cuts the connection."""
         if path == "/stats":
             return 200, self.stats(), {}
@@ -191,7 +158,7 @@ class JudgeSim:
             return self._file(method, path, headers, body)
         raise _Fail(404, f"no such path: {path}")
 
-    def _file(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> tuple[int, Any, dict]:
+    def _file(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Sent:
         """The Files API: a start that gives an address, the bytes sent there, and questions about the state."""
         name = "files/" + path.rsplit("/", 1)[-1]
         if headers.get("x-goog-upload-command") == "start":
@@ -222,7 +189,7 @@ class JudgeSim:
 
     # --------------------------------------------------------------------------------------------- judging
 
-    async def _judged(self, ask: _Ask, say: Any) -> tuple[int, Any, dict]:
+    async def _judged(self, ask: _Ask, say: Any) -> Sent:
         """The answer to a question, or what goes wrong with it."""
         fault = self._fault()
         kind = fault.kind if fault else None
@@ -239,9 +206,8 @@ class JudgeSim:
         if kind in ("hang", "cut"):
             return 0, {}, {}
         content = say(self._said(ask, kind), ask, self.faults.modalities)
-        if kind == "half-json":
-            text = json.dumps(content).encode()
-            return 200, text[: len(text) // 2], {}
+        if kind in BODY_FAULTS:
+            return odd_body(kind, content, "openai" if say is _say_openai else "gemini")
         return 200, content, {}
 
     def _fault(self, only: FaultKind | None = None) -> Fault | None:
@@ -259,7 +225,7 @@ class JudgeSim:
         seed = hashlib.sha256(ask.text.encode() + b"".join(data for data, _ in ask.videos)).digest()
         self.served[seed.hex()] += 1
         tokens = {"TEXT": text_tokens(ask.text), **self._seen(ask, kind)}
-        reply, score_at = _spoilt(_reply(ask.text, seed), kind)
+        reply, score_at = spoilt(_reply(ask.text, seed), kind)
         finish: Any = {"truncated": "length", "thought-away": "length", "blocked": "blocked"}.get(kind or "", "stop")
         model = "sim-replacement" if kind == "replaced" else self.faults.model or ask.model
         return _Said(model, reply, finish, tokens, score_at)
@@ -298,29 +264,6 @@ def _reply(text: str, seed: bytes) -> dict[str, int | str]:
     if all(f'"{aspect}"' in wanted for aspect in ASPECTS):
         return {aspect: 1 + seed[index] % 5 for index, aspect in enumerate(ASPECTS)}
     return {"score": 1 + seed[0] % 5}
-
-
-def _spoilt(values: dict[str, int | str], kind: FaultKind | None) -> tuple[str, int | None]:
-    """The reply's text, and where its first value stands when it is a good one."""
-    thinking = '<think>\nThe lips close on the stops, {mostly}. A first thought: {"score": 9}.\n</think>\n'
-    key = next(iter(values))
-    if kind == "wrong-range":
-        values = values | {key: 0}
-    if kind == "fraction":
-        values = values | {key: 3.5}  # type: ignore[dict-item]
-    good = json.dumps(values)
-    spoilt = {
-        "single-quotes": thinking + str(values),
-        "fenced": f"{thinking}```json\n{good}\n```",
-        "truncated": thinking[:40],
-        "thought-away": "",
-        "two-scores": f"{thinking}{json.dumps({key: 2})}\n{json.dumps({key: 4})}",
-        "prose": "The video is rather good, I would say between 3 and 4.",
-        "refusal": "I'm sorry, but I can't rate people in videos.",
-        "blocked": "",
-    }  # fmt: skip
-    text = spoilt.get(kind or "", thinking + good)
-    return text, None if kind in spoilt else len(thinking) + good.index(":") + 2
 
 
 # ------------------------------------------------------------------------------------------------- protocols

@@ -3,9 +3,11 @@
 import asyncio
 import os
 import time
-from typing import Any, Literal, Self
+from collections.abc import Awaitable, Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
 
 from flowportrait.config import Frozen
 from flowportrait.errors import JudgeError, JudgeRefused, require
@@ -22,15 +24,84 @@ from flowportrait.scoring.backends import (
     text_tokens,
     unavailable,
 )
+from flowportrait.scoring.backends.wire import (
+    Count,
+    IfReadable,
+    Text,
+    Wire,
+    failure,
+    json_object,
+    parsed,
+    raise_reported,
+    redirected,
+)
 
 _TOKENS_PER_FRAME = {"low": 66, "medium": 258, "high": 258}
 _TOKENS_PER_AUDIO_S = 32
-_BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 _LENGTH = ("MAX_TOKENS", "CONTINUATION")
 _OTHER = ("OTHER", "FINISH_REASON_UNSPECIFIED", "MALFORMED_RESPONSE", "MALFORMED_FUNCTION_CALL", "LANGUAGE")
 _CATEGORIES = ("HARASSMENT", "HATE_SPEECH", "SEXUALLY_EXPLICIT", "DANGEROUS_CONTENT")
 _UPLOAD_VALID_S = 47 * 3600
 """Google keeps uploaded files for 48 hours."""
+_HINT = "check the key and the model's name"
+_ODD_BODY = (ValidationError, ValueError, KeyError, TypeError, AttributeError)
+"""What the SDK raises when the Files API sends a body of another shape than it expects."""
+
+
+class _Camel(Wire):
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True)
+
+
+class _Part(_Camel):
+    text: Text | None = None
+    thought: bool | None = None
+
+
+class _Content(_Camel):
+    parts: list[_Part] | None = None
+
+
+class _Odds(_Camel):
+    token: Text | None = None
+    log_probability: float | None = None
+
+
+class _Top(_Camel):
+    candidates: list[_Odds] | None = None
+
+
+class _Logprobs(_Camel):
+    chosen_candidates: list[_Odds] | None = None
+    top_candidates: list[_Top] | None = None
+
+
+class _Candidate(_Camel):
+    content: _Content | None = None
+    finish_reason: Text | None = None
+    logprobs_result: Annotated[_Logprobs | None, IfReadable] = None
+
+
+class _Feedback(_Camel):
+    block_reason: Text | None = None
+
+
+class _Modality(_Camel):
+    modality: Text
+    token_count: Count
+
+
+class _Usage(_Camel):
+    prompt_token_count: Count
+    candidates_token_count: Count
+    thoughts_token_count: Count
+    prompt_tokens_details: Annotated[list[_Modality] | None, IfReadable] = None
+
+
+class _Response(_Camel):
+    candidates: list[_Candidate] | None = None
+    prompt_feedback: _Feedback | None = None
+    model_version: Text | None = None
+    usage_metadata: Annotated[_Usage | None, IfReadable] = None
 
 
 class Gemini:
@@ -113,10 +184,10 @@ class Gemini:
             raise self._named(error) from error
         except self._http.HTTPError as error:
             raise unavailable(f"{type(error).__name__}: {error}") from error
-        except (ValidationError, ValueError, KeyError) as error:
-            # Half an answer: JSON that ends too early, or an upload without its address.
-            raise unavailable(f"not an answer of the Gemini API: {type(error).__name__}: {error}") from error
-        return self._answer(response, time.monotonic() - started_s)
+        raw = response.sdk_http_response
+        headers = {name.lower(): value for name, value in (raw.headers or {}).items()}
+        body = json_object(raw.body or "", headers.get("content-type", ""))
+        return _answer(body, time.monotonic() - started_s)
 
     def _settings(self, question: Question) -> Any:
         config, types = self.config, self._types
@@ -135,6 +206,8 @@ class Gemini:
             safety_settings=safety if config.safety == "off" else None,
             response_logprobs=True if config.logprobs else None,
             logprobs=5 if config.logprobs else None,
+            # The raw body: the SDK turns bodies of another shape into exceptions of many kinds.
+            should_return_http_response=True,
         )
 
     async def _part(self, part: str | Video, question: Question) -> Any:
@@ -160,10 +233,10 @@ class Gemini:
         return await asyncio.shield(upload)
 
     async def _upload(self, video: Video) -> str:
-        file = await self._client.files.upload(file=video.path, config={"mime_type": video.mime_type})
+        file = await _file(self._client.files.upload(file=video.path, config={"mime_type": video.mime_type}))
         while file.state is not None and file.state.name == "PROCESSING":
             await asyncio.sleep(self.config.poll_s)
-            file = await self._client.files.get(name=file.name)
+            file = await _file(self._client.files.get(name=file.name))
         if file.state is not None and file.state.name == "FAILED":
             raise JudgeRefused(f"the Files API could not process {video.path.name}")
         if not file.uri:
@@ -173,55 +246,74 @@ class Gemini:
     def _named(self, error: Any) -> JudgeError:
         """The SDK's error by what can be done about it."""
         word = f"{error.code} {error.status or ''} {error.message or ''}"
-        if error.code in _BUSY:
-            return unavailable(word, retry_after_s(error.details))
+        if 300 <= error.code < 400:
+            headers = getattr(error.response, "headers", None) or {}
+            return redirected(error.code, headers.get("location", "nowhere"))
         if error.code == 403 and "access the File" in word:
             # The Files API forgets what is older than two days, or another project's.
             self._uploads.clear()
             return unavailable(word)
-        if error.code in (401, 403, 404) or "API_KEY" in str(error.details):
-            return JudgeError(f"judge.backend: {' '.join(word.split())[:300]}; check the key and the model's name")
-        return JudgeRefused(" ".join(word.split())[:200])
+        # A wrong key is status 400 here, with API_KEY_INVALID in its details.
+        status = 401 if "API_KEY" in str(error.details) else error.code
+        return failure(status, word, retry_after_s(error.details), _HINT)
 
-    def _answer(self, response: Any, latency_s: float) -> Answer:
-        finish, detail, parts, digits = self._ending(response)
-        return Answer(
-            text="".join(part.text for part in parts if part.text and not part.thought),
-            thoughts="".join(part.text for part in parts if part.text and part.thought),
-            finish=finish, finish_detail=detail, digits=digits, latency_s=latency_s,
-            model=(response.model_version or "").removeprefix("models/"), usage=_usage(response.usage_metadata),
-        )  # fmt: skip
 
-    def _ending(self, response: Any) -> tuple[Finish, str, list[Any], list[Digit]]:
-        """How the reply ended, the server's word for it, its parts and the token probabilities."""
-        feedback = response.prompt_feedback
-        if feedback is not None and feedback.block_reason is not None:
-            return "blocked", feedback.block_reason.name, [], []
-        if not response.candidates:
-            return "other", "no candidate", [], []
-        candidate = response.candidates[0]
-        parts = (candidate.content.parts or []) if candidate.content else []
-        word = candidate.finish_reason.name if candidate.finish_reason else "FINISH_REASON_UNSPECIFIED"
-        if word == "STOP":
-            return "stop", word, parts, _digits(candidate.logprobs_result)
-        finish: Finish = "length" if word in _LENGTH else "other" if word in _OTHER else "blocked"
-        return finish, word, parts, []
+async def _file(call: Awaitable[Any]) -> Any:
+    """What the Files API says of a file. Raises JudgeUnavailable when that is no description of one."""
+    try:
+        return await call
+    except _ODD_BODY as error:
+        raise unavailable(f"not an answer of the Files API: {type(error).__name__}: {error}") from error
+
+
+def _answer(body: Mapping[str, Any], latency_s: float) -> Answer:
+    """The answer in a body of status 200. Raises JudgeError when it holds none."""
+    raise_reported(body, retry_after_s(body), _HINT)
+    response = parsed(_Response, body, "the Gemini API")
+    usage, feedback = _usage(response.usage_metadata), response.prompt_feedback
+    if not response.candidates and not (feedback and feedback.block_reason) and usage.prompt is None:
+        raise unavailable(f"an answer without a candidate and without token counts: {str(body)[:100]}")
+    finish, detail, parts, digits = _ending(response)
+    return Answer(
+        text="".join(part.text for part in parts if part.text and not part.thought),
+        thoughts="".join(part.text for part in parts if part.text and part.thought),
+        finish=finish, finish_detail=detail, digits=digits, latency_s=latency_s,
+        model=(response.model_version or "").removeprefix("models/"), usage=usage,
+    )  # fmt: skip
+
+
+def _ending(response: _Response) -> tuple[Finish, str, list[_Part], list[Digit]]:
+    """How the reply ended, the server's word for it, its parts and the token probabilities."""
+    feedback = response.prompt_feedback
+    if feedback is not None and feedback.block_reason:
+        return "blocked", feedback.block_reason, [], []
+    if not response.candidates:
+        return "other", "no candidate", [], []
+    candidate = response.candidates[0]
+    parts = (candidate.content.parts or []) if candidate.content else []
+    word = candidate.finish_reason or "FINISH_REASON_UNSPECIFIED"
+    if word == "STOP":
+        return "stop", word, parts, _digits(candidate.logprobs_result)
+    finish: Finish = "length" if word in _LENGTH else "other" if word in _OTHER else "blocked"
+    return finish, word, parts, []
 
 
 def retry_after_s(details: Any) -> float | None:
     """The server's RetryInfo in the details of an error, in seconds: {"retryDelay": "23s"}."""
-    error = details.get("error", details) if isinstance(details, dict) else {}
-    for detail in error.get("details", []) if isinstance(error, dict) else []:
-        delay = str(detail.get("retryDelay", "")).removesuffix("s")
+    error = details.get("error", details) if isinstance(details, Mapping) else {}
+    listed = error.get("details") if isinstance(error, Mapping) else []
+    for detail in listed if isinstance(listed, list) else []:
+        delay = str(detail.get("retryDelay", "")) if isinstance(detail, Mapping) else ""
+        delay = delay.removesuffix("s")
         if delay.replace(".", "", 1).isdecimal():
             return float(delay)
     return None
 
 
-def _usage(usage: Any) -> Usage:
+def _usage(usage: _Usage | None) -> Usage:
     if usage is None:
         return Usage()
-    by_kind = {detail.modality.name: detail.token_count or 0 for detail in usage.prompt_tokens_details or []}
+    by_kind = {detail.modality: detail.token_count or 0 for detail in usage.prompt_tokens_details or []}
     return Usage(
         prompt=usage.prompt_token_count, output=usage.candidates_token_count or 0,
         thoughts=usage.thoughts_token_count or 0,
@@ -229,7 +321,7 @@ def _usage(usage: Any) -> Usage:
     )  # fmt: skip
 
 
-def _digits(logprobs: Any) -> list[Digit]:
+def _digits(logprobs: _Logprobs | None) -> list[Digit]:
     if logprobs is None or not logprobs.chosen_candidates:
         return []
     tops = logprobs.top_candidates or []
