@@ -12,10 +12,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from flowportrait.errors import DataError
+from flowportrait.records import MaybeNumber, Record
 
 Level = Literal["nominal", "ordinal", "interval"]
 Z_95 = 1.959963984540054
 """The normal's 97.5 % point."""
+Z_80_POWER = 0.8416212335729143
+"""The normal's 80 % point."""
 
 
 class Interval(NamedTuple):
@@ -23,6 +26,14 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+class Figure(Record):
+    """A number with its 95 % interval; nan where there is none."""
+
+    value: MaybeNumber = math.nan
+    low: MaybeNumber = math.nan
+    high: MaybeNumber = math.nan
 
 
 # ------------------------------------------------------------------------------------- agreement of raters
@@ -304,3 +315,27 @@ def mcnemar(only_first: int, only_second: int) -> float:
         for k in range(least + 1)
     ]
     return min(1.0, 2 * math.fsum(terms))
+
+
+def pairs_for_width(pairs: int, width: float, wanted: float) -> int:
+    """How many pairs make an interval `wanted` wide when `pairs` of the same kind make it `width` wide.
+
+    Widths go with one over the root of the number. The width that is known holds how strongly the pairs of a sample
+    depend on each other, so this does, too. Raises ValueError for widths that are not above 0.
+    """
+    if not (width > 0 and wanted > 0):
+        raise ValueError(f"widths must be above 0: {width}, {wanted}")
+    return math.ceil(pairs * (width / wanted) ** 2 - 1e-9)
+
+
+def pairs_to_separate(only_first: int, only_second: int, pairs: int) -> int | None:
+    """How many independent pairs McNemar's test needs to find the difference that is seen, at 5 % with 80 % power.
+
+    By the normal approximation (Connor, Biometrics 43, 1987). None where both are right equally often.
+    """
+    shares = only_first / pairs, only_second / pairs
+    discordant, difference = sum(shares), abs(shares[0] - shares[1])
+    if difference == 0:
+        return None
+    spread = math.sqrt(max(0.0, discordant - difference**2))
+    return math.ceil(((Z_95 * math.sqrt(discordant) + Z_80_POWER * spread) / difference) ** 2)
