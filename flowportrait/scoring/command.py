@@ -9,10 +9,24 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flowportrait.config import load_recipe
-from flowportrait.errors import ConfigError, DataError, JudgeError
+from flowportrait.errors import ConfigError, DataError, FlowPortraitError, JudgeError
+from flowportrait.pages import markdown_rows
 from flowportrait.records import Score, SetScore, Verdict
 from flowportrait.scoring import Scorer
+from flowportrait.scoring.generators import (
+    DIFFERENCE_HEAD,
+    DRAWS,
+    Difference,
+    Standing,
+    difference_rows,
+    differences,
+    generators_of,
+    standing_rows,
+    standings,
+)
 from flowportrait.scoring.judges import CompareSystem, ScoreSystem
 from flowportrait.scoring.plan import Plan, plan_scores, plan_verdicts
 from flowportrait.scoring.run import (
@@ -24,6 +38,7 @@ from flowportrait.scoring.run import (
 )
 from flowportrait.scoring.samples import find_pairs, find_samples
 from flowportrait.scoring.saturation import spreads
+from flowportrait.study import agreement
 
 _SHOWN_REASONS = 5
 
@@ -57,8 +72,11 @@ def score(
         _print_json({"plans": [vars(plan) for plan in plans]}, as_json)
         return
     summary = score_to_file(samples, scorers, out, retry_unscored, progress, workers)
-    for scorer in scorers:
+    for scorer in scorers if len(generators_of(samples)) == 1 else ():
         print(_outcome(scorer, [score for score in summary.scores if score.scorer == scorer.name]))
+    by_generator = standings(samples, summary.scores, scorers)
+    apart = differences(samples, summary.scores, scorers)
+    _tell_generators(by_generator, apart)
     for score in summary.unscored[:_SHOWN_REASONS]:
         _warn(f"unscored: {score.clip} by {score.scorer}: {score.reason}")
     if len(summary.unscored) > _SHOWN_REASONS:
@@ -74,10 +92,37 @@ def score(
     _print_json(
         {
             "output": str(out), "scores": len(summary.scores), "kept": summary.kept,
-            "unscored": len(summary.unscored), "saturated": [vars(spread) for spread in saturated], **spent,
+            "unscored": len(summary.unscored), "saturated": [vars(spread) for spread in saturated],
+            **_generators_json(by_generator, apart), **spent,
         },
         as_json,
     )  # fmt: skip
+    _refuse_nothing(len(summary.scores), len(summary.unscored), out)
+
+
+def _tell_generators(found: Sequence[Standing], apart: Sequence[Difference]) -> None:
+    """A column for each generator, where there are several, and every two of them on what both have."""
+    if len({one.generator for one in found}) < 2:
+        return
+    print("\n".join([*markdown_rows(*standing_rows(found)), ""]))
+    if apart:
+        print("\n".join([*markdown_rows(DIFFERENCE_HEAD, difference_rows(apart)), ""]))
+
+
+def _generators_json(found: Sequence[Standing], apart: Sequence[Difference]) -> dict[str, Any]:
+    return {
+        "generators": [{**vars(one), "mean": one.mean.model_dump(mode="json")} for one in found],
+        "differences": [{**vars(one), "difference": one.difference.model_dump(mode="json")} for one in apart],
+    }
+
+
+def _refuse_nothing(asked: int, lost: int, out: Path) -> None:
+    """Raises FlowPortraitError when not one result came of a run."""
+    if asked and lost == asked:
+        raise FlowPortraitError(
+            f"nothing was scored: all {asked} results are missing; their reasons stand in {out}, and "
+            "--retry-unscored tries them again"
+        )
 
 
 def evaluate(
@@ -116,8 +161,9 @@ def evaluate(
         return
     result = evaluation.evaluate(samples, truth, scorers, set_metrics, out, workers, retry_unscored, progress)
     report.write(result, out)
-    for scorer in result.scorers:
+    for scorer in result.scorers if len(result.generators) == 1 else ():
         print(_outcome(scorer, result.of(scorer.name)))
+    _tell_generators(result.standings, result.differences)
     for line in _set_lines(result.sets):
         print(line)
     for warning in (warning for found in result.sets for warning in found.warnings):
@@ -133,18 +179,25 @@ def evaluate(
             "clips": len(result.samples),
             "unscored": len(result.unscored),
             "means": {scorer.name: result.mean(scorer.name) for scorer in result.scorers},
-            "sets": {found.set_metric: None if found.reason else found.value for found in result.sets},
+            "sets": {_set_name(found): None if found.reason else found.value for found in result.sets},
+            **_generators_json(result.standings, result.differences),
             **spent,
         },
         as_json,
     )
+    lost = len(result.unscored) + sum(bool(found.reason) for found in result.sets)
+    _refuse_nothing(len(result.scores) + len(result.sets), lost, out / "scores.jsonl")
 
 
 def _set_lines(sets: Iterable[SetScore]) -> Iterator[str]:
     for found in sets:
         lost = f", {len(found.left_out)} left out" if found.left_out else ""
         value = found.reason or f"{found.value:.4f}"
-        yield f"{found.set_metric}: {value} ({found.num_clips} clips, {found.num_truth} of the truth{lost})"
+        yield f"{_set_name(found)}: {value} ({found.num_clips} clips, {found.num_truth} of the truth{lost})"
+
+
+def _set_name(found: SetScore) -> str:
+    return f"{found.set_metric} of {found.generator}" if found.generator else found.set_metric
 
 
 def _split(names: str) -> list[str]:
@@ -213,15 +266,36 @@ def _tell_many(
         _warn(f"no verdict: {verdict.a} and {verdict.b}: {verdict.reason}")
     unsaid = f", {counts[None]} without a verdict" if counts[None] else ""
     print(f"{verdicts[0].system}: {a} is better in {counts['a']}, {b} in {counts['b']}, {counts['tie']} ties{unsaid}")
+    share, p = _preference(verdicts)
+    if math.isfinite(share.value):
+        ends = f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})"
+        print(f"{a} is preferred in {ends}, ties counted half; p {p:.3g} by the sign test, ties left out")
     print(f"{len(verdicts)} verdicts, {kept} of them from before: {out}")
     unsaid_count = counts.pop(None)
     _print_json(
         {
             "output": str(out), "verdicts": len(verdicts), "kept": kept, "wins": counts, "unsaid": unsaid_count,
-            "not_compared": list(alone),
+            "preferred_a": share.model_dump(mode="json"), "p": p, "not_compared": list(alone),
         },
         as_json,
     )  # fmt: skip
+    _refuse_nothing(len(verdicts), unsaid_count, out)
+
+
+def _preference(verdicts: Sequence[Verdict]) -> tuple[agreement.Figure, float]:
+    """(share won by a, ties half, with its interval; p of the exact sign test): repeats of a pair are one case."""
+    credit: dict[tuple[str, str], list[float]] = {}
+    for verdict in verdicts:
+        if verdict.winner is not None:
+            credit.setdefault((verdict.a, verdict.b), []).append({"a": 1.0, "b": 0.0, "tie": 0.5}[verdict.winner])
+    won = np.array([sum(found) / len(found) for found in credit.values()])
+    if not len(won):
+        return agreement.Figure(), 1.0
+    ones = np.ones(len(won))
+    drawn = agreement.resampled_ratios(won[:, None], ones[:, None], agreement.resampled(len(won), DRAWS))[:, 0]
+    low, high = agreement.share_interval(won, ones, drawn)
+    p = agreement.mcnemar(int((won > 0.5).sum()), int((won < 0.5).sum()))
+    return agreement.Figure(value=float(won.mean()), low=low, high=high), p
 
 
 def judge_sim(host: str, port: int, faults: Path | None) -> None:

@@ -293,6 +293,35 @@ def percentile_interval(draws: np.ndarray) -> Interval:
     return Interval(float(low), float(high))
 
 
+def mean_figure(values: np.ndarray, draws: int) -> Figure:
+    """The mean of independent values [n] with its interval from resampling them; without one below two values."""
+    if not len(values):
+        return Figure()
+    low = high = math.nan
+    if len(values) > 1:
+        low, high = percentile_interval(resampled(len(values), draws) @ values / len(values))
+    return Figure(value=float(values.mean()), low=low, high=high)
+
+
+def sign_flip_p(differences: np.ndarray, draws: int = 10_000, seed: int = 0) -> float:
+    """Two-sided p that paired differences [n] lie around 0: how often random signs give as large a sum.
+
+    Exact up to 12 differences, where all signs are tried; else from `draws` of them, never below 1 / (draws + 1).
+    """
+    apart = np.abs(differences[differences != 0])
+    seen = abs(float(differences.sum())) - 1e-12 * float(apart.sum())
+    if not len(apart):
+        return 1.0
+    if len(apart) <= 12:
+        signs = 1.0 - 2 * ((np.arange(2 ** len(apart))[:, None] >> np.arange(len(apart))) & 1)
+        return float((np.abs(signs @ apart) >= seen).mean())
+    rng, hits = np.random.default_rng(seed), 0
+    for start in range(0, draws, 1000):
+        signs = rng.integers(0, 2, (min(1000, draws - start), len(apart))) * 2.0 - 1
+        hits += int((np.abs(signs @ apart) >= seen).sum())
+    return (hits + 1) / (draws + 1)
+
+
 def share_interval(above: np.ndarray, below: np.ndarray, draws: np.ndarray) -> Interval:
     """Of a share sum(above) / sum(below) over clusters, from its resamplings.
 

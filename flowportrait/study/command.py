@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flowportrait.errors import ConfigError, DataError
+from flowportrait.files import named
 from flowportrait.pages import csv_text, markdown_rows, short
 from flowportrait.records import Record, Score, Verdict, read_jsonl, write_jsonl
 from flowportrait.registry import SCORERS
@@ -177,12 +178,8 @@ def _by_label(given: Sequence[Path], others: Sequence[Path], read: Callable[[Pat
     """The rows of all files by the name in NAME=FILE; "" for files without one."""
     rows: dict[str, list[Any]] = {}
     for number, argument in enumerate((*given, *others)):
-        label, sign, name = str(argument).partition("=")
-        if not sign or argument.exists():
-            label, name = "", str(argument)
-        elif not label or not name:
-            raise ConfigError(f"{str(argument)!r}: write FILE or NAME=FILE")
-        if found := read(Path(name), number < len(given)):
+        label, path = named(argument)
+        if found := read(path, number < len(given)):
             rows.setdefault(label, []).extend(found)
     return rows
 
