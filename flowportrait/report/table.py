@@ -84,12 +84,12 @@ class Table:
         for label, cells in self.rows:
             yield [label, *(cell.shown(full) for cell in cells)]
 
-    def markdown(self) -> str:
+    def markdown(self, gaps: bool = True) -> str:
         """The table, its notes and its empty cells."""
         lines = [f"## Table {self.number}: {self.title}", "", *pages.markdown_rows(self.head, self.texts()), ""]
         lines += [f"{note}\n" for note in self.notes]
-        if gaps := self.gaps():
-            lines += ["Empty cells:", "", *(f"- {gap}" for gap in gaps), ""]
+        if gaps and (found := self.gaps()):
+            lines += ["Empty cells:", "", *(f"- {gap}" for gap in found), ""]
         return "\n".join(lines)
 
     def csv(self) -> str:

@@ -31,7 +31,7 @@ from flowportrait.scoring.generators import DIFFERENCE_HEAD, difference_rows, st
 
 WORST = 6
 THUMB_PX = 120
-_STYLE = f".words td,.words th{{text-align:left;overflow-wrap:anywhere;min-width:8rem}}{viewer.STYLE}"
+_STYLE = f".words td,.words th{{text-align:left}}{viewer.STYLE}"
 _NOTE = (
     "Means over the clips that have a score; intervals (95 %) resample samples. p: paired sign-flip test over the "
     "samples that both have, not corrected for the number of comparisons."
