@@ -35,7 +35,7 @@ def score(
     """Give every video a number from every scorer, or the reason why there is none."""
     from flowportrait.scoring import command
 
-    with progress_bar("scoring") as progress:
+    with progress_bar("scoring", beats=True) as progress:
         command.score(
             sources, scorers, out, truth=truth, config=config, overrides=overrides or [], answers=answers,
             retry_unscored=retry_unscored, workers=workers, dry_run=dry_run, as_json=json, progress=progress,
@@ -65,7 +65,7 @@ def evaluate(
         command.evaluate(
             generated, truth, out, names=scorers, sets=sets, config=config, overrides=overrides or [], workers=workers,
             answers=answers, retry_unscored=retry_unscored, dry_run=dry_run, as_json=json,
-            progress=lambda label: bars.enter_context(progress_bar(label)),
+            progress=lambda label: bars.enter_context(progress_bar(label, beats=True)),
         )  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def compare(
     """Say which of two videos is the better one, or how often those of one folder are."""
     from flowportrait.scoring import command
 
-    with progress_bar("comparing") as progress:
+    with progress_bar("comparing", beats=True) as progress:
         command.compare(
             a, b, system, out=out, config=config, overrides=overrides or [], answers=answers,
             retry_unsaid=retry_unscored, dry_run=dry_run, as_json=json, progress=progress,

@@ -80,7 +80,7 @@ def page(
 
 
 def _told(table: Table) -> str:
-    """The table without its empty rows and columns; one line for one without data. Why cells are empty stands in tables.md."""
+    """The table without its empty rows and columns, or one line; why cells are empty stands in tables.md."""
     reasons = sorted({cell.reason for _, cells in table.rows for cell in cells if cell.reason})
     if not table.filled:
         return f"Table {table.number}, {table.title}: no data ({reasons[0] if reasons else 'nothing was given'})\n"

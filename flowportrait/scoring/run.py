@@ -128,6 +128,7 @@ def score_to_file(
     wanted = [(s.id, scorer.name, r) for s in samples for scorer in parts for r in range(_repeats(scorer))]
     missing = set(wanted) - done.keys()
     summary = Summary(kept=len(wanted) - len(missing))
+    progress(len(wanted) - len(missing), len(wanted))
     for score in _all_scores(samples, parts, missing, workers):
         key = key_of(score)
         if key in missing:
@@ -174,6 +175,7 @@ def compare_to_file(
     missing = set(wanted) - done.keys()
     kept = len(wanted) - len(missing)
     lacking = {clips for clips, _, _ in missing}
+    progress(kept, len(wanted))
     for verdict in comparer.compare([pair for pair in pairs if both(pair[0].id, pair[1].id) in lacking]):
         if (key := key_of(verdict)) in missing:
             file.append(verdict)
