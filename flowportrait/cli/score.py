@@ -12,6 +12,9 @@ app = typer.Typer()
 
 RetryUnscored = Annotated[bool, typer.Option("--retry-unscored", help="Try those again that have no score.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")]
+SkipMissing = Annotated[
+    bool, typer.Option("--skip-missing", help="Leave out what lacks its weights; the record lists it.")
+]
 Workers = Annotated[int, typer.Option(min=1, max=64, help="Clips that are looked at at the same time.")]
 
 
@@ -29,6 +32,7 @@ def score(
     retry_unscored: RetryUnscored = False,
     workers: Workers = 2,
     dry_run: DryRun = False,
+    skip_missing: SkipMissing = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -38,7 +42,8 @@ def score(
     with progress_bar("scoring", beats=True) as progress:
         command.score(
             sources, scorers, out, truth=truth, config=config, overrides=overrides or [], answers=answers,
-            retry_unscored=retry_unscored, workers=workers, dry_run=dry_run, as_json=json, progress=progress,
+            retry_unscored=retry_unscored, workers=workers, dry_run=dry_run, skip_missing=skip_missing,
+            as_json=json, progress=progress,
         )  # fmt: skip
 
 
@@ -55,6 +60,7 @@ def evaluate(
     retry_unscored: RetryUnscored = False,
     workers: Workers = 2,
     dry_run: DryRun = False,
+    skip_missing: SkipMissing = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -64,7 +70,7 @@ def evaluate(
     with ExitStack() as bars:
         command.evaluate(
             generated, truth, out, names=scorers, sets=sets, config=config, overrides=overrides or [], workers=workers,
-            answers=answers, retry_unscored=retry_unscored, dry_run=dry_run, as_json=json,
+            answers=answers, retry_unscored=retry_unscored, dry_run=dry_run, skip_missing=skip_missing, as_json=json,
             progress=lambda label: bars.enter_context(progress_bar(label, beats=True)),
         )  # fmt: skip
 

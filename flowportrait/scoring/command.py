@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from flowportrait.config import load_recipe
-from flowportrait.errors import ConfigError, DataError, FlowPortraitError, JudgeError
+from flowportrait.errors import CheckpointError, ConfigError, DataError, FlowPortraitError, JudgeError
 from flowportrait.pages import markdown_rows
 from flowportrait.records import Score, SetScore, Verdict
 from flowportrait.scoring import Scorer
@@ -55,6 +55,7 @@ def score(
     retry_unscored: bool,
     workers: int,
     dry_run: bool,
+    skip_missing: bool = False,
     as_json: bool,
     progress: Callable[[int, int], None],
 ) -> None:
@@ -65,7 +66,10 @@ def score(
         raise ConfigError("--scorers: names none; see: list scorers")
     if retry_unscored:
         overrides = [*overrides, "judge.renew_unusable=true"]
-    scorers = build_scorers(_split(names), _settings(config, overrides), answers or out.parent / "answers.jsonl")
+    missing: dict[str, str] = {}
+    store = answers or out.parent / "answers.jsonl"
+    scorers = build_scorers(_split(names), _settings(config, overrides), store, missing)
+    _settle(missing, skip_missing, bool(scorers))
     plans = [plan_scores(scorer, samples) for scorer in scorers if isinstance(scorer, ScoreSystem)]
     _announce(plans)
     if dry_run:
@@ -93,11 +97,25 @@ def score(
         {
             "output": str(out), "scores": len(summary.scores), "kept": summary.kept,
             "unscored": len(summary.unscored), "saturated": [vars(spread) for spread in saturated],
-            **_generators_json(by_generator, apart), **spent,
+            **_generators_json(by_generator, apart), "skipped": missing, **spent,
         },
         as_json,
     )  # fmt: skip
     _refuse_nothing(len(summary.scores), len(summary.unscored), out)
+
+
+def _settle(missing: dict[str, str], skip: bool, others: bool) -> None:
+    """Says all that lacks its weights; raises CheckpointError where it may not be skipped, or nothing else is left."""
+    refused = bool(missing) and not (skip and others)
+    if refused and len(missing) == 1:
+        raise CheckpointError(*missing.values())
+    for name, why in missing.items():
+        print(f"{'missing' if refused else 'warning: skipped'}: {name}: {why}", file=sys.stderr)
+    if refused:
+        raise CheckpointError(
+            f"{', '.join(missing)}: the weights named above are not there; put them where they are looked for, or go "
+            "on without these scorers: --skip-missing"
+        )
 
 
 def _tell_generators(found: Sequence[Standing], apart: Sequence[Difference]) -> None:
@@ -138,6 +156,7 @@ def evaluate(
     answers: Path | None,
     retry_unscored: bool,
     dry_run: bool,
+    skip_missing: bool = False,
     as_json: bool,
     progress: Callable[[str], Callable[[int, int], None]],
 ) -> None:
@@ -150,8 +169,10 @@ def evaluate(
     if retry_unscored:
         overrides = [*overrides, "judge.renew_unusable=true"]
     samples, settings = find_samples(generated, truth), _settings(config, overrides)
-    scorers = build_scorers(_split(names), settings, answers or out / "answers.jsonl")
-    set_metrics = evaluation.build_sets(_split(sets), settings)
+    missing: dict[str, str] = {}
+    scorers = build_scorers(_split(names), settings, answers or out / "answers.jsonl", missing)
+    set_metrics = evaluation.build_sets(_split(sets), settings, missing)
+    _settle(missing, skip_missing, bool(scorers or set_metrics))
     if not scorers and not set_metrics:
         raise ConfigError("--scorers, --sets: both name nothing; see: list scorers, list sets")
     plans = [plan_scores(scorer, samples) for scorer in scorers if isinstance(scorer, ScoreSystem)]
@@ -160,6 +181,7 @@ def evaluate(
         _print_json({"plans": [vars(plan) for plan in plans]}, as_json)
         return
     result = evaluation.evaluate(samples, truth, scorers, set_metrics, out, workers, retry_unscored, progress)
+    result.skipped = missing
     report.write(result, out)
     for scorer in result.scorers if len(result.generators) == 1 else ():
         print(_outcome(scorer, result.of(scorer.name)))
@@ -171,8 +193,8 @@ def evaluate(
     for lack in result.without_score[:_SHOWN_REASONS]:
         _warn(f"unscored: {lack.clip} by {', '.join(lack.scorers)}: {lack.reason}")
     spent = _spent(scorers)
-    missing = f"{len(result.unscored)} scores missing"
-    print(f"{len(result.samples)} clips, {missing}{spent.pop('line')}: {out / 'report.html'}")
+    unscored = f"{len(result.unscored)} scores missing"
+    print(f"{len(result.samples)} clips, {unscored}{spent.pop('line')}: {out / 'report.html'}")
     _print_json(
         {
             "output": str(out),
@@ -181,6 +203,7 @@ def evaluate(
             "means": {scorer.name: result.mean(scorer.name) for scorer in result.scorers},
             "sets": {_set_name(found): None if found.reason else found.value for found in result.sets},
             **_generators_json(result.standings, result.differences),
+            "skipped": missing,
             **spent,
         },
         as_json,

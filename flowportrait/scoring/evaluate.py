@@ -26,7 +26,7 @@ from flowportrait.scoring import Sample, Scorer, digest_of
 from flowportrait.scoring.generators import Difference, Standing, differences, generators_of, standings
 from flowportrait.scoring.metric import Metric, Reading, SetMetric, Unscorable, View
 from flowportrait.scoring.reward import CompositeReward
-from flowportrait.scoring.run import ScoringConfig, score_to_file
+from flowportrait.scoring.run import ScoringConfig, noted, score_to_file
 from flowportrait.scoring.samples import find_samples
 
 _ALIASES = {"fvd": "fvd-r3d18"}
@@ -53,6 +53,8 @@ class Evaluation:
     sets: list[SetScore] = field(default_factory=list)
     without_features: list[Score] = field(default_factory=list)
     """Of clips, also of the truth's, that a set metric left out."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Scorers and set metrics that were asked for and lack their weights, with the reason."""
 
     def of(self, scorer: str) -> list[Score]:
         """The scores of one scorer."""
@@ -152,8 +154,10 @@ class _Features(Metric):
         return self.folder / self.of.name / f"{digest_of(sample.sha256, self.fingerprint)[:32]}.npy"
 
 
-def build_sets(names: Sequence[str], config: ScoringConfig) -> list[SetMetric]:
-    """The set metrics of these names. Raises ConfigError, CheckpointError."""
+def build_sets(
+    names: Sequence[str], config: ScoringConfig, missing: dict[str, str] | None = None
+) -> list[SetMetric]:
+    """The set metrics of these names; `missing` as for `build_scorers`. Raises ConfigError, CheckpointError."""
     built, settings = [], {}
     for name, values in config.sets.items():
         if _ALIASES.get(name, name) not in SET_METRICS.names():
@@ -161,9 +165,10 @@ def build_sets(names: Sequence[str], config: ScoringConfig) -> list[SetMetric]:
         settings[_ALIASES.get(name, name)] = values
     for name in dict.fromkeys(_ALIASES.get(name, name) for name in names):
         kind = SET_METRICS.load(name)
-        metric = kind(validate(kind.Config, settings.get(name, {}), where=f"sets.{name}"))
-        metric.fingerprint  # noqa: B018  (weights that are not there stop the run before the first clip)
-        built.append(metric)
+        with noted(name, missing):
+            metric = kind(validate(kind.Config, settings.get(name, {}), where=f"sets.{name}"))
+            metric.fingerprint  # noqa: B018  (weights that are not there show before the first clip)
+            built.append(metric)
     return built
 
 
@@ -239,7 +244,7 @@ def provenance(result: Evaluation) -> dict[str, Any]:
     return {
         "flowportrait": version("flowportrait"), "generated": result.generated, "truth": result.truth,
         "scorers": [_provenance(scorer) for scorer in result.scorers],
-        "sets": [metric.provenance() for metric in result.set_metrics],
+        "sets": [metric.provenance() for metric in result.set_metrics], "skipped": result.skipped,
     }  # fmt: skip
 
 

@@ -142,6 +142,7 @@ def _markdown(result: Evaluation) -> str:
     if result.sets:
         lines += ["", *markdown_rows(_SET_HEAD, _set_cells(result))]
         lines += [f"- {warning}" for found in result.sets for warning in found.warnings]
+    lines += [f"- not computed: {name}: {why}" for name, why in result.skipped.items()]
     if lacking := result.without_score:
         lines += ["", f"## Without a score ({len(lacking)})", ""]
         lines += [f"- `{' '.join(lack.clip.split())}` by {', '.join(lack.scorers)}: {lack.reason}" for lack in lacking]
@@ -170,6 +171,7 @@ def _page(result: Evaluation, clips: viewer.Media) -> str:
     if result.sets:
         parts.append(html_table(_SET_HEAD, _set_cells(result)))
         parts += [f"<p class=bad>{escape(warning)}</p>" for found in result.sets for warning in found.warnings]
+    parts += [f"<p class=bad>Not computed: {escape(name)}: {escape(why)}</p>" for name, why in result.skipped.items()]
     thumbs = _Thumbs(result.samples)
     parts.append(viewer.section(result, clips))
     head = ("scorer", "better", "mean", "std", "median", "worst", "clips", "unscored")

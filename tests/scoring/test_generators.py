@@ -130,3 +130,28 @@ def test_sign_flips():
     assert drawn == pytest.approx(agreement.sign_flip_p(values), abs=0.015)
     p = [agreement.sign_flip_p(rng.normal(0, 1, 10)) for _ in range(300)]
     assert 0.02 < np.mean(np.array(p) < 0.05) < 0.09
+
+
+def test_all_missing_weights_are_named_at_once_and_can_be_skipped(panels, capsys, monkeypatch):
+    pytest.importorskip("torchvision")
+    monkeypatch.setenv("FLOWPORTRAIT_WEIGHTS", str(panels / "weights"))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no net")))
+    command = [*COMMAND[:-1], "fid", "--scorers", "paper", "--json"]
+    assert cli.run(command) == 2
+    error = capsys.readouterr().err
+    last = error.splitlines()[-1]
+    assert last.startswith("error: lpips, raft-jitter, lse-c, lse-d, fid: the weights") and "--skip-missing" in last
+    for name in ("lpips: alexnet", "raft-jitter: raft", "lse-c: syncnet_v2", "lse-d: syncnet_v2", "fid: pt_inception"):
+        assert f"missing: {name}" in error
+    assert "about 244 MB, sha256 7be5be79" in error and "http://www.robots.ox.ac.uk" in error
+    assert not Path("report").exists()
+    assert cli.run([*command, "--skip-missing"]) == 0
+    captured = capsys.readouterr()
+    told = json.loads(captured.out.splitlines()[-1])
+    assert told["means"].keys() == {"ssim", "psnr"} and "skipped: lpips: alexnet" in captured.err
+    names = {"lpips", "raft-jitter", "lse-c", "lse-d", "fid"}
+    assert told["skipped"].keys() == names
+    assert json.loads(Path("report/provenance.json").read_text())["skipped"].keys() == names
+    assert "Not computed: fid" in Path("report/report.html").read_text()
+    # Nothing is left: that is no run.
+    assert cli.run(["score", "panels/sonic", "--scorers", "lpips", "-o", "s.jsonl", "--skip-missing"]) == 2
