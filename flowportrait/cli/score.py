@@ -9,6 +9,8 @@ import typer
 from flowportrait.cli.shared import Answers, Debug, Json, Overrides, ScoringFile, progress_bar
 
 app = typer.Typer()
+judges_app = typer.Typer(no_args_is_help=True, help="Judges by name, their prompts, and two of them side by side.")
+app.add_typer(judges_app, name="judges")
 
 RetryUnscored = Annotated[bool, typer.Option("--retry-unscored", help="Try those again that have no score.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")]
@@ -112,3 +114,41 @@ def judge_sim(
     from flowportrait.scoring import command
 
     command.judge_sim(host, port, faults)
+
+
+@judges_app.command()
+def presets(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show what this one holds.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the judges that can be named: --set judge.preset=NAME."""
+    from flowportrait.scoring import judging
+
+    judging.presets(name, json)
+
+
+@judges_app.command()
+def prompts(
+    copy: Annotated[Path | None, typer.Option(metavar="DIR", help="Copy them there, to be changed.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the prompts with their source, or copy them into a folder of your own."""
+    from flowportrait.scoring import judging
+
+    judging.prompts(copy, json)
+
+
+@judges_app.command()
+def agree(
+    old: Annotated[Path, typer.Argument(metavar="[NAME=]OLD.jsonl", help="Scores of the judge so far.")],
+    new: Annotated[Path, typer.Argument(metavar="[NAME=]NEW.jsonl", help="Scores of the same clips by another.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE.json", help="The numbers as JSON.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say how far two judges agree on the same clips, and how their scores are offset, by aspect."""
+    from flowportrait.scoring import judging
+
+    judging.agree(old, new, out, json)

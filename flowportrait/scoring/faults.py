@@ -60,6 +60,9 @@ class Faults(Frozen):
     processing_s: float = Field(default=0.0, ge=0, description="how long an uploaded file is PROCESSING")
     model: str = Field(default="", description="the name under which it answers; empty: the one asked for")
     modalities: bool = Field(default=True, description="whether tokens are counted by kind, as Gemini does")
+    dialect: Literal["vllm", "llama.cpp"] = Field(
+        default="vllm", description="which of OpenAI's protocol is spoken: the parts taken, what is heard and counted"
+    )
     fault: list[Fault] = []
 
 

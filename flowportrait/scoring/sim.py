@@ -71,6 +71,8 @@ class JudgeSim:
         self.faults = faults or Faults()
         self.host, self.port = host, port
         self.calls = self.in_flight = self.peak_in_flight = 0
+        self.last_request: dict[str, Any] = {}
+        """The body of the newest question, for tests of what is sent."""
         self.served: Counter[str] = Counter()
         self.hit: Counter[str] = Counter()
         self._random = random.Random(self.faults.seed)
@@ -147,10 +149,12 @@ class JudgeSim:
         if path == "/stats":
             return 200, self.stats(), {}
         if path == "/v1/chat/completions":
-            return await self._judged(_read_openai(json.loads(body)), _say_openai)
+            self.last_request = json.loads(body)
+            return await self._judged(_read_openai(self.last_request, self.faults.dialect), _say_openai)
         if path.startswith(("/v1/models/", "/v1beta/models/")) and path.endswith(":generateContent"):
             model = path.split("/")[-1].partition(":")[0]
-            ask = _read_gemini(_camel(json.loads(body)), model, self._files)
+            self.last_request = _camel(json.loads(body))
+            ask = _read_gemini(self.last_request, model, self._files)
             return await self._judged(ask, _say_gemini)
         if path == "/v1/models":
             return 200, {"object": "list", "data": [{"id": self.faults.model or "sim", "object": "model"}]}, {}
@@ -269,21 +273,30 @@ def _reply(text: str, seed: bytes) -> dict[str, int | str]:
 # ------------------------------------------------------------------------------------------------- protocols
 
 
-def _read_openai(body: Mapping[str, Any]) -> _Ask:
+_LLAMA_FPS = 4.0
+
+
+def _read_openai(body: Mapping[str, Any], dialect: str) -> _Ask:
     ask = _Ask(body.get("model", ""), "", sound_in_video=False, frame_tokens=130, logprobs=bool(body.get("logprobs")))
     processor = body.get("mm_processor_kwargs") or {}
-    ask.sound_in_video = bool(processor.get("use_audio_in_video"))
+    ask.sound_in_video = bool(processor.get("use_audio_in_video")) and dialect == "vllm"
     fps = (body.get("media_io_kwargs") or {}).get("video", {}).get("fps", 2.0)
+    if dialect == "llama.cpp":
+        fps = _LLAMA_FPS
     texts = []
     for part in (part for message in body["messages"] for part in message["content"]):
         if part["type"] == "text":
             texts.append(part["text"])
-        elif part["type"] == "video_url":
+        elif part["type"] == "video_url" and dialect == "vllm":
             ask.videos.append((_from_data_url(part["video_url"]["url"]), fps))
         elif part["type"] == "input_audio":
             ask.sounds.append(base64.b64decode(part["input_audio"]["data"]))
-        elif part["type"] == "audio_url":
+        elif part["type"] == "audio_url" and dialect == "vllm":
             ask.sounds.append(_from_data_url(part["audio_url"]["url"]))
+        elif part["type"] == "input_video" and dialect == "llama.cpp":
+            ask.videos.append((base64.b64decode(part["input_video"]["data"]), fps))
+        else:
+            raise _Fail(400, f"unsupported content[].type: {part['type']}")
     ask.text = "\n\n".join(texts)
     return ask
 
@@ -301,6 +314,9 @@ def _camel(value: Any) -> Any:
 
 def _read_gemini(body: Mapping[str, Any], model: str, files: Mapping[str, dict[str, Any]]) -> _Ask:
     settings = body.get("generationConfig", {})
+    thinking = settings.get("thinkingConfig", {})
+    if "thinkingLevel" in thinking and "thinkingBudget" in thinking:
+        raise _Fail(400, "Thinking level and thinking budget cannot be set together.")
     low = settings.get("mediaResolution") == "MEDIA_RESOLUTION_LOW"
     ask = _Ask(model, "", frame_tokens=66 if low else 258, logprobs=bool(settings.get("responseLogprobs")))
     texts = []

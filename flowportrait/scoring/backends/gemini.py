@@ -2,11 +2,12 @@
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import Awaitable, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
 from flowportrait.config import Frozen
@@ -41,6 +42,7 @@ _TOKENS_PER_AUDIO_S = 32
 _LENGTH = ("MAX_TOKENS", "CONTINUATION")
 _OTHER = ("OTHER", "FINISH_REASON_UNSPECIFIED", "MALFORMED_RESPONSE", "MALFORMED_FUNCTION_CALL", "LANGUAGE")
 _CATEGORIES = ("HARASSMENT", "HATE_SPEECH", "SEXUALLY_EXPLICIT", "DANGEROUS_CONTENT")
+_GENERATION = re.compile(r"gemini-(\d+)(?:\.(\d+))?")
 _UPLOAD_VALID_S = 47 * 3600
 """Google keeps uploaded files for 48 hours."""
 _HINT = "check the key and the model's name"
@@ -115,11 +117,19 @@ class Gemini:
         base_url: str | None = Field(default=None, description="another server; None is Google's")
         fps: float = Field(default=24.0, gt=0, le=24, description="Google's own default, 1, cannot show lip-sync")
         resolution: Literal["low", "medium", "high"] = Field(default="medium", description="tokens per frame")
-        temperature: float | None = Field(default=0.0, description="None is the model's own")
+        temperature: float | None = Field(
+            default=0.0, description="None is the model's own, which is the default from Gemini 3.6 on"
+        )
+        top_p: float | None = Field(default=None, gt=0, le=1, description="deprecated from Gemini 3.6 on")
+        top_k: int | None = Field(default=None, ge=1, description="deprecated from Gemini 3.6 on")
         seed: int | None = None
         max_output_tokens: int = Field(default=16384, ge=1, description="thinking counts; too few give empty answers")
         thinking_budget: int | None = Field(
-            default=4096, description="tokens; -1 lets the model decide, None is silent"
+            default=4096,
+            description="tokens; -1 lets the model decide, None is silent; None is the default from Gemini 3 on",
+        )
+        thinking_level: Literal["MINIMAL", "LOW", "MEDIUM", "HIGH", "XHIGH"] | None = Field(
+            default=None, description="of Gemini 3 and later, instead of a budget; None is the model's own"
         )
         safety: Literal["off", "default"] = Field(default="off", description="harm filters; off, so that faces pass")
         logprobs: bool = Field(default=False, description="ask for token probabilities; not every model gives them")
@@ -127,6 +137,25 @@ class Gemini:
         inline_below_bytes: int = Field(default=4_000_000, description="auto: smaller ones go within the request")
         poll_s: float = Field(default=2.0, gt=0, description="how often to ask whether an upload is processed")
         expected_output_tokens: int = Field(default=2500, ge=1, description="for estimates: reasoning and reply")
+
+        @model_validator(mode="before")
+        @classmethod
+        def _as_the_model_wants_it(cls, values: Any) -> Any:
+            """Defaults of newer models: no sampling settings from 3.6 on, a level instead of a budget from 3 on."""
+            if not isinstance(values, dict):
+                return values
+            model = values.get("model")
+            known = _GENERATION.search(model) if isinstance(model, str) else None
+            generation = (int(known[1]), int(known[2] or 0)) if known else (0, 0)
+            unset = {"thinking_budget"} if generation >= (3, 0) or values.get("thinking_level") else set()
+            unset |= {"temperature"} if generation >= (3, 6) else set()
+            return dict.fromkeys(unset) | values
+
+        @model_validator(mode="after")
+        def _level_or_budget(self) -> Self:
+            if self.thinking_level is not None and self.thinking_budget is not None:
+                raise ValueError("thinking_level and thinking_budget: the server refuses both together; unset one")
+            return self
 
     version = 1
     keeps_answers = counts_tokens = True
@@ -139,7 +168,10 @@ class Gemini:
     def identity(self) -> dict[str, Any]:
         """Model, sampling and how the video is looked at."""
         keys = {"model", "fps", "resolution", "temperature", "seed", "max_output_tokens", "thinking_budget", "safety"}
-        return {"type": "gemini", "version": self.version, **self.config.model_dump(include=keys | {"logprobs"})}
+        # Settings that came later count only where they are set: answers stored before are found again.
+        later = {name for name in ("thinking_level", "top_p", "top_k") if getattr(self.config, name) is not None}
+        settings = self.config.model_dump(include=keys | {"logprobs"} | later)
+        return {"type": "gemini", "version": self.version, **settings}
 
     def estimate(self, question: Question) -> Estimate:
         """By Google's published counts for frames and sound."""
@@ -195,10 +227,15 @@ class Gemini:
             types.SafetySetting(category=f"HARM_CATEGORY_{category}", threshold="OFF") for category in _CATEGORIES
         ]
         thinking = None
-        if config.thinking_budget is not None:
-            thinking = types.ThinkingConfig(thinking_budget=config.thinking_budget, include_thoughts=True)
+        if config.thinking_budget is not None or config.thinking_level is not None:
+            level = types.ThinkingLevel(config.thinking_level) if config.thinking_level else None
+            thinking = types.ThinkingConfig(
+                thinking_budget=config.thinking_budget, thinking_level=level, include_thoughts=True
+            )
         return types.GenerateContentConfig(
             temperature=config.temperature,
+            top_p=config.top_p,
+            top_k=config.top_k,
             seed=None if config.seed is None else config.seed + question.repeat,
             max_output_tokens=config.max_output_tokens,
             media_resolution=f"MEDIA_RESOLUTION_{config.resolution.upper()}",

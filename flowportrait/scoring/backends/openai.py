@@ -127,6 +127,12 @@ class OpenAICompatible:
             default="wav", description="a second part, or left in the video (mm_processor_kwargs.use_audio_in_video)"
         )
         audio_part: Literal["input_audio", "audio_url"] = Field(default="input_audio", description="kind of that part")
+        video_part: Literal["video_url", "input_video"] = Field(
+            default="video_url", description="kind of the video's part; llama.cpp's server takes input_video"
+        )
+        processor_fps: bool = Field(
+            default=True, description="send fps to the model's processor too, as Qwen's reads it for its clock"
+        )
         fps: float | None = Field(
             default=24.0,
             gt=0,
@@ -156,6 +162,9 @@ class OpenAICompatible:
     def identity(self) -> dict[str, Any]:
         """Model, sampling and how video and sound are sent; not the address, which may change."""
         keys = {"model", "sound", "fps", "extra_body", "temperature", "seed", "max_output_tokens", "logprobs"}
+        # Settings that came later count only where they differ: answers stored before are found again.
+        later = {"video_part": "video_url", "processor_fps": True}
+        keys |= {name for name, usual in later.items() if getattr(self.config, name) != usual}
         return {"type": "openai", "version": self.version, **self.config.model_dump(include=keys)}
 
     def estimate(self, question: Question) -> Estimate:
@@ -200,7 +209,9 @@ class OpenAICompatible:
         config, fps = self.config, question.fps or self.fps
         body: dict[str, Any] = {}
         if fps:
-            body = {"media_io_kwargs": {"video": {"fps": fps, "num_frames": -1}}, "mm_processor_kwargs": {"fps": fps}}
+            body["media_io_kwargs"] = {"video": {"fps": fps, "num_frames": -1}}
+        if fps and config.processor_fps:
+            body["mm_processor_kwargs"] = {"fps": fps}
         if config.sound == "in-video":
             body.setdefault("mm_processor_kwargs", {})["use_audio_in_video"] = True
         settings = {"max_tokens": config.max_output_tokens, "extra_body": body | config.extra_body}
@@ -220,6 +231,8 @@ class OpenAICompatible:
         parts: list[dict[str, Any]] = [
             {"type": "video_url", "video_url": {"url": f"data:{piece.mime_type};base64,{video}"}}
         ]
+        if self.config.video_part == "input_video":
+            parts = [{"type": "input_video", "input_video": {"data": video, "format": piece.mime_type.split("/")[1]}}]
         if with_wav and self.config.audio_part == "input_audio":
             parts.append({"type": "input_audio", "input_audio": {"data": sound, "format": "wav"}})
         elif with_wav:
@@ -251,7 +264,8 @@ def _named(error: Any) -> JudgeError:
     headers = error.response.headers
     if 300 <= error.status_code < 400:
         return redirected(error.status_code, headers.get("location", "nowhere"))
-    return failure(error.status_code, f"{error.status_code} {error.message}", retry_after_s(headers), _HINT)
+    word = error.message.removeprefix(f"Error code: {error.status_code} - ")
+    return failure(error.status_code, f"{error.status_code} {word}", retry_after_s(headers), _HINT)
 
 
 def retry_after_s(headers: Any) -> float | None:
