@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,6 +39,9 @@ from flowportrait.scoring.run import (
 from flowportrait.scoring.samples import find_pairs, find_samples
 from flowportrait.scoring.saturation import spreads
 from flowportrait.study import agreement
+
+if TYPE_CHECKING:
+    from flowportrait.scoring.evaluate import Evaluation
 
 _SHOWN_REASONS = 5
 
@@ -183,6 +186,11 @@ def evaluate(
     result = evaluation.evaluate(samples, truth, scorers, set_metrics, out, workers, retry_unscored, progress)
     result.skipped = missing
     report.write(result, out)
+    _tell_evaluation(result, _spent(scorers), out, as_json)
+
+
+def _tell_evaluation(result: "Evaluation", spent: dict[str, Any], out: Path, as_json: bool) -> None:
+    """What an evaluation has found. Raises FlowPortraitError when that is nothing."""
     for scorer in result.scorers if len(result.generators) == 1 else ():
         print(_outcome(scorer, result.of(scorer.name)))
     _tell_generators(result.standings, result.differences)
@@ -192,7 +200,6 @@ def evaluate(
         _warn(warning)
     for lack in result.without_score[:_SHOWN_REASONS]:
         _warn(f"unscored: {lack.clip} by {', '.join(lack.scorers)}: {lack.reason}")
-    spent = _spent(scorers)
     unscored = f"{len(result.unscored)} scores missing"
     print(f"{len(result.samples)} clips, {unscored}{spent.pop('line')}: {out / 'report.html'}")
     _print_json(
@@ -203,7 +210,7 @@ def evaluate(
             "means": {scorer.name: result.mean(scorer.name) for scorer in result.scorers},
             "sets": {_set_name(found): None if found.reason else found.value for found in result.sets},
             **_generators_json(result.standings, result.differences),
-            "skipped": missing,
+            "skipped": result.skipped,
             **spent,
         },
         as_json,

@@ -111,7 +111,8 @@ def test_wrong_settings_are_refused_before_anything_is_sent(settings, message, t
 
 def test_a_preset_of_ones_own_and_settings_over_it(tmp_path):
     own = tmp_path / "house.toml"
-    own.write_text('about = "ours"\nsource = "us"\nchecked = "here"\n[backend]\ntype = "gemini"\nmodel = "gemini-9-pro"\n')
+    head = 'about = "ours"\nsource = "us"\nchecked = "here"\n'
+    own.write_text(head + '[backend]\ntype = "gemini"\nmodel = "gemini-9-pro"\n')
     system = system_of("sas-sa", {"preset": str(own), "backend": {"fps": 12}}, tmp_path)
     assert system.judge.backend.model == "gemini-9-pro"
     assert system.judge.backend.fps == 12 and system.judge.backend.config.temperature is None
