@@ -155,8 +155,8 @@ class Timeline:
 
     `starts`: the times of all pictures in seconds, sorted, the first 0; empty where the packets carry no times.
     `origin`: the file's own time of the first picture. `by_count`: the file says only in which order its pictures are
-    decoded (AVI), so the n-th picture shown is at `starts[n]`. `picture_end_s`, `sound_end_s`: where the last packets
-    end; None where there are none. `fps`, `duration_s`, `num_frames`: as the head says, or by the packets where it says
+    decoded (AVI), so the n-th picture shown is at `starts[n]`. `picture_end_s`, `sound_start_s`, `sound_end_s`: by the
+    first and last packets; None where there are none. `fps`, `duration_s`, `num_frames`: as the head says, or by the packets where it says
     nothing or something else.
     """
 
@@ -164,6 +164,7 @@ class Timeline:
     origin: Fraction
     by_count: bool
     picture_end_s: float | None
+    sound_start_s: float | None
     sound_end_s: float | None
     fps: float
     duration_s: float
@@ -173,6 +174,18 @@ class Timeline:
     sound_says_s: float | None
     """How long the head says that a track is; None where it does not say."""
     file_says_s: float | None
+
+    def lost(self, tolerance_s: float) -> tuple[float, float] | None:
+        """How much of a track is there and how much of it the head says, in seconds, where more than `tolerance_s` is
+        lost. Each track is held against its own length: one may well run longer than the other."""
+        tracks = [(self.picture_end_s or 0.0, self.picture_says_s)]
+        if self.has_sound:
+            tracks.append(((self.sound_end_s or 0.0) - (self.sound_start_s or 0.0), self.sound_says_s))
+        if all(says_s is None for _, says_s in tracks):
+            there_s = max(self.picture_end_s or 0.0, self.sound_end_s or 0.0) + float(max(self.origin, 0))
+            tracks = [(there_s, self.file_says_s)]
+        short = [(there_s, says_s) for there_s, says_s in tracks if says_s and there_s < says_s - tolerance_s]
+        return short[0] if short else None
 
     @property
     def is_even(self) -> bool:
@@ -223,6 +236,7 @@ class _Times:
         self.stream, self.tick = stream, rational(stream.time_base)
         self.shown: list[int] = []
         self.decoded: list[int] = []
+        self.start: int | None = None
         self.end: int | None = None
         self.begun = stream.type == "audio"
         self.hidden = 0
@@ -241,6 +255,7 @@ class _Times:
             self.shown.append(packet.pts)
         last = packet.dts if packet.pts is None else packet.pts
         if last is not None:
+            self.start = last if self.start is None else min(self.start, last)
             end = last + max(0, packet.duration or 0)
             self.end = end if self.end is None else max(self.end, end)
 
@@ -253,9 +268,9 @@ class _Times:
         """The times of showing in order."""
         return sorted(self.decoded if self.by_count else self.shown)
 
-    def seconds(self, ticks: int | None) -> Fraction | None:
-        """Ticks of this track as seconds."""
-        return None if ticks is None else ticks * self.tick
+    def seconds(self, ticks: int | None, origin: Fraction) -> float | None:
+        """Ticks of this track as seconds from `origin`."""
+        return None if ticks is None else float(ticks * self.tick - origin)
 
 
 def _read_packets(container: Any, pictures: _Times, heard: _Times | None, at_most: float = math.inf) -> None:
@@ -276,8 +291,10 @@ def _laid_out(path: Path, container: Any, pictures: _Times, heard: _Times | None
     shown = pictures.sorted()
     origin = shown[0] * pictures.tick if shown else Fraction(0)
     starts = np.array([float(ticks * pictures.tick - origin) for ticks in shown], np.float64)
-    ends = [None if times is None else times.seconds(times.end) for times in (pictures, heard)]
-    picture_end_s, sound_end_s = (None if end is None else max(0.0, float(end - origin)) for end in ends)
+    picture_end_s = pictures.seconds(pictures.end, origin)
+    sound_start_s, sound_end_s = (
+        (heard.seconds(heard.start, origin), heard.seconds(heard.end, origin)) if heard else (None, None)
+    )
     says = container.duration / av.time_base if container.duration and container.duration > 0 else None
     fps = _rate(pictures.stream, starts)
     duration_s = says
@@ -290,7 +307,7 @@ def _laid_out(path: Path, container: Any, pictures: _Times, heard: _Times | None
     stream = pictures.stream
     counted = len(shown) if pictures.hidden or not stream.frames else stream.frames
     return Timeline(
-        starts, origin, pictures.by_count, picture_end_s, sound_end_s, float(fps), duration_s,
+        starts, origin, pictures.by_count, picture_end_s, sound_start_s, sound_end_s, float(fps), duration_s,
         counted or round(duration_s * fps), has_sound, _declared_s(pictures), _declared_s(heard), says,
     )  # fmt: skip
 

@@ -95,7 +95,7 @@ def test_what_may_not_be_read_has_a_reason_and_stops_nothing(monkeypatch):
 
     write("made/good.mp4")
     monkeypatch.setattr(Path, "open", lambda self, *a, **k: refused(self) or real_open(self, *a, **k))
-    monkeypatch.setattr(av, "open", lambda path, *a, **k: refused(path) or real_av(path, *a, **k))
+    monkeypatch.setattr(av, "open", lambda url, *a, **k: refused(url.removeprefix("file:")) or real_av(url, *a, **k))
     assert cli.run(["score", "made", "--truth", "made", "--scorers", "ssim,sharpness", "-o", "s.jsonl"]) == 0
     rows = {(row.clip, row.scorer): row for row in read_jsonl("s.jsonl", Score)}
     assert not rows["made/good.mp4", "ssim"].reason and not rows["made/good.mp4", "sharpness"].reason
