@@ -15,7 +15,7 @@ from bench.measures import correlation, feature_masks, psnr, summary
 from bench.sheets import strip, write_sheet
 from flowportrait.codecs import LatentCodec
 from flowportrait.errors import CheckpointError
-from flowportrait.generate import build_part
+from flowportrait.modeldir import build_part
 from flowportrait.registry import CODECS, find_model
 
 SHEET_CLIPS = 6

@@ -11,24 +11,7 @@ import mediapipe
 import numpy as np
 from mediapipe.tasks.python import BaseOptions, vision
 
-# Mesh points behind each of the 68 points of the dlib/iBUG order; two points mean their midpoint.
-MESH_POINTS_OF_68 = (
-    *((127,), (234,), (93,), (132,), (172,), (150,), (149,), (148,)),  # jaw, subject's right side
-    (152,),  # chin
-    *((377,), (378,), (379,), (397,), (361,), (323,), (454,), (356,)),  # jaw, subject's left side
-    *((70,), (63,), (105,), (66,), (107,)),  # right brow
-    *((336,), (296,), (334,), (293,), (300,)),  # left brow
-    *((168,), (197,), (195,), (4,)),  # nose bridge
-    *((98,), (97,), (2,), (326,), (327,)),  # under the nose
-    *((33,), (160,), (158,), (133,), (153,), (144,)),  # right eye
-    *((362,), (385,), (387,), (263,), (373,), (380,)),  # left eye
-    *((61,), (39, 40), (37,), (0,), (267,), (269, 270), (291,)),  # outer lips, upper
-    *((321,), (314, 405), (17,), (84, 181), (91,)),  # outer lips, lower
-    *((78,), (81,), (13,), (311,), (308,)),  # inner lips, upper
-    *((402,), (14,), (178,)),  # inner lips, lower
-)
-_FIRST = np.array([points[0] for points in MESH_POINTS_OF_68])
-_LAST = np.array([points[-1] for points in MESH_POINTS_OF_68])
+from flowportrait.data.mesh import landmarks68
 
 ARKIT_NAMES = (
     "browDownLeft",
@@ -134,7 +117,7 @@ class FaceLandmarker:
             if not result.face_landmarks:
                 continue
             mesh = np.array([(p.x, p.y) for p in result.face_landmarks[0]], np.float32)
-            landmarks[i] = (mesh[_FIRST] + mesh[_LAST]) / 2 * (width, height)
+            landmarks[i] = landmarks68(mesh) * (width, height)
             scores = {category.category_name: category.score for category in result.face_blendshapes[0]}
             arkit[i] = [scores.get(name, 0.0) for name in ARKIT_NAMES]  # MediaPipe knows no tongueOut
         return FaceTrack(landmarks, arkit, ~np.isnan(landmarks[:, 0, 0]))

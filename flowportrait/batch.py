@@ -138,11 +138,12 @@ def _make(
 
 def info_of(result: Result, portrait: str, audio: str, output: str, started_s: float) -> RunInfo:
     """The record of one video, computed since `started_s` of `time.perf_counter`."""
-    computing_s = time.perf_counter() - started_s
+    computing_s, shot = time.perf_counter() - started_s, result.shot
     return RunInfo(
-        flowportrait=__version__, output=output, portrait=portrait, audio=audio, model=result.model,
-        device=result.device, seed=result.seed, evaluations=result.evaluations, guidance=result.guidance,
-        crop=result.crop, num_frames=result.num_frames, fps=result.fps, size_px=result.size_px,
+        flowportrait=__version__, output=output, portrait=portrait, audio=audio, model=shot.pipeline.spec.name,
+        device=str(shot.pipeline.device), seed=shot.seed, evaluations=len(shot.schedule), guidance=shot.guidance,
+        crop=shot.crop, num_frames=result.num_frames, fps=result.fps, size_px=shot.composite.square.side,
+        frame=shot.composite.frame, **shot.strengths.model_dump(),
         sample_rate_hz=result.sound.sample_rate, video_s=result.video_s, computing_s=computing_s,
         real_time_factor=computing_s / result.video_s, warnings=list(result.warnings),
     )  # fmt: skip

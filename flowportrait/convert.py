@@ -19,7 +19,7 @@ from torch import nn
 from flowportrait import registry
 from flowportrait.config import load_recipe, save_resolved
 from flowportrait.errors import CheckpointError, ConfigError, require
-from flowportrait.generate import ModelSpec, SamplingConfig, build_part
+from flowportrait.modeldir import ModelSpec, SamplingConfig, build_part
 from flowportrait.model import bagel
 from flowportrait.model.embed import Connector
 from flowportrait.model.mot import INIT_STD, MoT

@@ -2,81 +2,44 @@
 
 A recording longer than the model's window is made window by window. Each window after the first starts with
 the last latent frames of the one before, which stand clean (t = 0) while the new ones are sampled behind
-them. Frames are decoded as they are written: a long video does not need much memory.
-
-This is also the one place that knows what a model directory holds: `save_model` writes it, `load` reads it.
+them. Frames can be shown as soon as their window is sampled, and are decoded as they are written: a long video does
+not need much memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float
-from pydantic import Field, model_validator
-from safetensors.torch import save_file
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from flowportrait import media, registry
-from flowportrait.config import Frozen, load_recipe, save_resolved, validate
-from flowportrait.data.faces import frame_portrait
-from flowportrait.errors import CheckpointError, ConfigError, DataError
-from flowportrait.files import sha256_of
+from flowportrait.codecs.liveliness import Strengths, draw_eye_events
+from flowportrait.composite import Composite, Frame, Size, compose
+from flowportrait.config import validate
+from flowportrait.data.facemesh import FaceMesh
+from flowportrait.errors import ConfigError, DataError
 from flowportrait.model.layout import TokenGrid, latent_frames_for
-from flowportrait.model.mot import MoT, MoTConfig
-from flowportrait.model.offload import place, understanding_on
-from flowportrait.model.precision import fast_bf16, matmul_precision
+from flowportrait.model.mot import MoT
+from flowportrait.model.offload import understanding_on
+from flowportrait.model.precision import matmul_precision
+from flowportrait.modeldir import PARTS, ModelSpec, find_device, load_parts
 from flowportrait.sampling import Schedule, guided, sample
-from flowportrait.weights import Weight, difference, load_into, read_header, shapes
+from flowportrait.weights import difference, shapes
 
 AUDIO_RATE_HZ = 16_000
 """Samples per second of what the audio encoders hear."""
 
-PARTS = ("model", "codec", "audio_encoder", "image_encoder")
-"""What a model directory holds weights of."""
-
+Crop = Literal["auto", "none"]
 Progress = Callable[[int, int], None]  # (evaluations done, evaluations in all)
-
-
-class SamplingConfig(Frozen):
-    """How the model likes to be sampled. The paper's 25 steps are 25 evaluations here."""
-
-    evaluations: int = Field(25, ge=1)
-    shift: float = Field(3.0, gt=0, description="Unstated in the paper; 3 is BAGEL's at inference")
-    window_latent_frames: int = Field(16, ge=1, description="latent frames that are sampled together")
-    prefix_latent_frames: int = Field(2, ge=1, description="of these, taken over from the window before")
-
-    @model_validator(mode="after")
-    def _window_moves_on(self) -> SamplingConfig:
-        if self.prefix_latent_frames >= self.window_latent_frames:
-            raise ValueError(
-                f"prefix_latent_frames {self.prefix_latent_frames}: must be smaller than "
-                f"window_latent_frames {self.window_latent_frames}"
-            )
-        return self
-
-
-class ModelSpec(Frozen):
-    """config.json of a model directory. A part is `{type, ...}`: its registered name and its `Config`."""
-
-    schema_version: Literal[1] = 1
-    name: str
-    model: MoTConfig
-    codec: dict[str, Any]
-    audio_encoder: dict[str, Any]
-    image_encoder: dict[str, Any]
-    sampling: SamplingConfig = SamplingConfig()
-    size_px: int = Field(128, gt=0, description="side of the square video")
-    fps: float = Field(media.FPS, gt=0)
-    sha256: dict[str, str] = Field(default={}, description="file name to digest, written by save_model")
-    untrained: tuple[str, ...] = Field((), description="weights that no training has touched yet, by their first words")
 
 
 @dataclass(frozen=True)
@@ -99,29 +62,110 @@ def plan_windows(total: int, longest: int, prefix: int) -> list[Window]:
     return windows
 
 
+class Options(TypedDict, total=False):
+    """How a video is made.
+
+    `size` is the side of the face's square in pixels from 128 to 1024, "auto" for its own; `frame` is "whole" for the
+    whole picture or "face" for that square alone (see `composite.compose`). A codec that shows its own size only takes
+    no other, and gives the square. `evaluations` is the number of network calls for each window, by default the
+    model's own. `guidance` 1 is none; another scale calls the network twice, the second time with all-zero audio
+    features, which is how training drops the audio. The same `seed` gives the same video. `crop` "none" takes the
+    largest centred square instead of that around the face. `head`, `lips` and `eyes` say how strong these movements
+    are: 1 is the model's own, 0 none, 2 the most.
+    """
+
+    size: Size
+    frame: Frame | None
+    evaluations: int | None
+    guidance: float
+    seed: int
+    crop: Crop
+    head: float
+    lips: float
+    eyes: float
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A portrait and a recording ready to be sampled and shown."""
+
+    pipeline: Pipeline
+    composite: Composite
+    sound: media.Sound
+    clip: Encoded
+    schedule: Schedule
+    guidance: float
+    seed: int
+    crop: Crop
+    strengths: Strengths
+    num_frames: int
+
+    def latents(self, progress: Progress | None = None) -> Iterator[Float[Tensor, "1 c l h w"]]:
+        """The clip's latent frames as they are shown, in blocks, as soon as their windows are sampled."""
+        codec, clip = self.pipeline.codec, self.clip
+        raw, done, before = None, 0, codec.settle_reach
+        for window in self.pipeline.sampled(clip, self.schedule, self.guidance, self.seed, progress):
+            raw = window if raw is None else torch.cat([raw, window], dim=2)
+            known = raw.shape[2]
+            ready = known if known == clip.latent_frames else max(done, known - codec.settle_reach)
+            first = max(0, done - before)
+            settled = self._settled(raw[:, :, first:], first)
+            yield settled[:, :, done - first : ready - first]
+            done = ready
+
+    def _settled(self, latents: Float[Tensor, "1 c l h w"], first: int) -> Tensor:
+        codec = self.pipeline.codec
+        if not codec.moves_portrait:
+            return latents
+        events = draw_eye_events(self.num_frames, self.seed, self.strengths.eyes)
+        return codec.settle(latents, self.clip.context, events.groups(first, latents.shape[2]), self.strengths)
+
+    def frames(self, blocks: Iterable[Float[Tensor, "1 c l h w"]]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        """The frames of latent frames that come in blocks, one after another."""
+        left = self.num_frames
+        decoded = self.pipeline.codec.decode_stream(blocks, self.clip.context)
+        while left > 0:
+            # Not around the whole: what takes the frames, such as an encoder, must not compute in these modes.
+            with torch.inference_mode(), matmul_precision(self.pipeline.device.type):
+                frames = next(decoded)[0]
+            pixels = (frames.float() + 1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+            pixels = self.composite.laid_back(rearrange(pixels, "c f h w -> f h w c").contiguous().cpu().numpy())
+            yield from pixels[:left]
+            left -= len(pixels)
+
+
 @dataclass(frozen=True)
 class Result:
     """A generated clip. It keeps latents; `frames` and `save` decode them."""
 
     latents: Float[Tensor, "1 c l h w"] = field(repr=False)
-    sound: media.Sound = field(repr=False)
-    decode_stream: Callable[..., Iterator[Tensor]] = field(repr=False)
-    num_frames: int
+    shot: Shot = field(repr=False)
     chunk: int = field(repr=False)  # latent frames decoded at a time
-    size_px: int
-    fps: float
-    model: str
-    device: str
-    seed: int
-    evaluations: int
-    guidance: float
-    crop: Literal["auto", "none"]
-    warnings: tuple[str, ...] = ()
+
+    @property
+    def sound(self) -> media.Sound:
+        """What is said, as it was given."""
+        return self.shot.sound
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the video."""
+        return self.shot.num_frames
+
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+        return self.shot.pipeline.spec.fps
 
     @property
     def video_s(self) -> float:
         """Seconds of picture."""
         return self.num_frames / self.fps
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know of portrait, sound and model, a line each."""
+        return (*self.shot.composite.warnings, *self.shot.pipeline.warnings)
 
     @cached_property
     def frames(self) -> np.ndarray:
@@ -130,22 +174,13 @@ class Result:
 
     def stream(self) -> Iterator[np.ndarray]:
         """The frames one after another, uint8 [h, w, 3], decoded a few at a time."""
-        left, device_type = self.num_frames, self.latents.device.type
-        blocks = self.decode_stream(self.latents, block=self.chunk)
-        while left > 0:
-            # Not around the whole: what takes the frames, such as an encoder, must not compute in these modes.
-            with torch.inference_mode(), matmul_precision(device_type):
-                frames = next(blocks)
-            pixels = (frames[0].float().clamp(-1, 1) + 1) * 127.5
-            pixels = rearrange(pixels.round().to(torch.uint8), "c f h w -> f h w c").cpu().numpy()
-            yield from pixels[:left]
-            left -= len(pixels)
+        return self.shot.frames(self.latents.split(self.chunk, dim=2))
 
     def save(self, path: str | Path) -> Path:
         """Writes the video with its sound, marked as generated, and gives the path. Raises MediaError."""
         from flowportrait import __version__
 
-        mark = media.synthetic_mark(self.model, self.seed, __version__)
+        mark = media.synthetic_mark(self.shot.pipeline.spec.name, self.shot.seed, __version__)
         media.write_video(path, self.stream(), self.fps, self.sound.samples, self.sound.sample_rate, mark)
         return Path(path)
 
@@ -167,45 +202,70 @@ class Pipeline:
         portrait: str | Path | np.ndarray,
         audio: str | Path | tuple[np.ndarray, int],
         *,
-        evaluations: int | None = None,
-        guidance: float = 1.0,
-        seed: int = 0,
-        crop: Literal["auto", "none"] = "auto",
         progress: Progress | None = None,
+        **options: Unpack[Options],
     ) -> Result:
         """Makes the portrait say the recording: round(seconds * 24) frames, the same for the same seed.
 
         `portrait` is a file or uint8 [h, w, 3]; `audio` a file or (float samples [s] or [s, channels], rate
-        in Hz) of at least 0.5 s. `evaluations` is the number of network calls for each window, by default
-        the model's own. `guidance` 1 is none; another scale calls the network twice, the second time with
-        all-zero audio features, which is how training drops the audio. `progress` is told (done, total).
+        in Hz) of at least 0.5 s. `progress` is told (evaluations done, evaluations in all).
         Raises MediaError, DataError (no face, unusable arrays) or ConfigError.
         """
-        image = _picture(portrait)
-        sound = _sound(audio)
-        schedule = self._schedule(evaluations)
-        detector = registry.FACE_DETECTORS.load("centerface")() if crop == "auto" else None
-        framed, report = frame_portrait(image, self.spec.size_px, crop, detector)
-        num_frames = media.frames_in(sound.duration_s)
-        clip = self.encode(framed, sound, latent_frames_for(num_frames, self.codec.temporal_stride))
-        return Result(
-            latents=self.codec.settle(self._sample(clip, schedule, guidance, seed, progress)),
-            sound=sound,
-            decode_stream=partial(self.codec.decode_stream, context=clip.context),
-            num_frames=num_frames,
-            chunk=self.spec.sampling.window_latent_frames,
-            size_px=self.spec.size_px,
-            fps=self.spec.fps,
-            model=self.spec.name,
-            device=str(self.device),
-            seed=seed,
-            evaluations=len(schedule),
-            guidance=guidance,
-            crop=crop,
-            warnings=(*report.warnings, *self._warnings()),
-        )
+        shot = self.shot(portrait, audio, **options)
+        return Result(torch.cat(list(shot.latents(progress)), dim=2), shot, self.spec.sampling.window_latent_frames)
 
-    def _warnings(self) -> list[str]:
+    def stream(
+        self, portrait: str | Path | np.ndarray, audio: str | Path | tuple[np.ndarray, int], **options: Unpack[Options]
+    ) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "s ..."]]]:
+        """As `generate`, but gives each frame as soon as it is made, with the sound of its 1/24 s at the recording's
+        own rate. The first comes once the first window is sampled. Options and errors are those of `generate`."""
+        shot = self.shot(portrait, audio, **options)
+        samples, rate = shot.sound.samples, shot.sound.sample_rate
+        for index, frame in enumerate(shot.frames(shot.latents())):
+            start, stop = (round(at * rate / self.spec.fps) for at in (index, index + 1))
+            last = index == shot.num_frames - 1
+            yield frame, samples[start:] if last else samples[start:stop]
+
+    def shot(
+        self,
+        portrait: str | Path | np.ndarray,
+        audio: str | Path | tuple[np.ndarray, int],
+        *,
+        size: Size = "auto",
+        frame: Frame | None = None,
+        evaluations: int | None = None,
+        guidance: float = 1.0,
+        seed: int = 0,
+        crop: Crop = "auto",
+        head: float = 1.0,
+        lips: float = 1.0,
+        eyes: float = 1.0,
+    ) -> Shot:
+        """Portrait and recording, read and encoded, ready to be sampled; `Options` says what the options mean."""
+        strengths = validate(Strengths, {"head": head, "lips": lips, "eyes": eyes}, where="strengths")
+        image, sound, schedule = _picture(portrait), _sound(audio), self._schedule(evaluations)
+        composite = self._composite(image, size, frame, crop, strengths)
+        num_frames = media.frames_in(sound.duration_s)
+        latent_frames = latent_frames_for(num_frames, self.codec.temporal_stride)
+        clip = self.encode(composite.view(self.spec.size_px), sound, latent_frames, composite)
+        return Shot(self, composite, sound, clip, schedule, guidance, seed, crop, strengths, num_frames)
+
+    def _composite(
+        self, image: np.ndarray, size: Size, frame: Frame | None, crop: Crop, strengths: Strengths
+    ) -> Composite:
+        own_px = self.spec.size_px
+        detector = registry.FACE_DETECTORS.load("centerface")() if crop == "auto" else None
+        if self.codec.moves_portrait:
+            return compose(image, own_px, size, frame or "whole", crop, detector, FaceMesh())
+        if size not in ("auto", own_px) or frame == "whole" or strengths != Strengths():
+            raise ConfigError(
+                f"{self.spec.name}: its codec shows a square of {own_px} px as it is; leave size, frame and strengths"
+            )
+        return compose(image, own_px, own_px, "face", crop, detector)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What whoever uses this model should know."""
         if not self.spec.untrained:
             return []
         what = ", ".join(self.spec.untrained)
@@ -218,14 +278,21 @@ class Pipeline:
         return Schedule(count, self.spec.sampling.shift)
 
     @torch.no_grad()
-    def encode(self, portrait: np.ndarray, sound: media.Sound, latent_frames: int) -> Encoded:
-        """What the framed portrait and the whole recording mean to the model, computed once for all windows."""
+    def encode(
+        self,
+        portrait: np.ndarray,
+        sound: media.Sound,
+        latent_frames: int,
+        composite: Composite | None = None,
+    ) -> Encoded:
+        """What the framed portrait and the whole recording mean to the model, computed once for all windows. With a
+        `composite` frames are shown on its canvas."""
         pixels = torch.from_numpy(portrait.copy()).to(self.device).float()
         picture = rearrange(pixels / 127.5 - 1, "h w c -> 1 c h w")
         grid = self._grid(latent_frames, opening=True)
         samples = sound.samples.mean(axis=1) if sound.samples.ndim == 2 else sound.samples
         speech = media.resample(samples.astype(np.float32), sound.sample_rate, AUDIO_RATE_HZ)
-        context = self.codec.prepare(picture)
+        context = self._context(picture, composite)
         return Encoded(
             context=context,
             image=self.image_encoder(picture, context),
@@ -233,24 +300,32 @@ class Pipeline:
             latent_frames=latent_frames,
         )
 
+    def _context(self, picture: Float[Tensor, "1 3 h w"], composite: Composite | None) -> Any:
+        if composite is None or not self.codec.moves_portrait:
+            return self.codec.prepare(picture)
+        known = composite.landmarks()
+        landmarks = None if known is None else torch.from_numpy(known).to(self.device)[None]
+        return self.codec.prepare(picture, landmarks, composite.canvas(self.device))
+
     @torch.inference_mode()
-    def _sample(
-        self, clip: Encoded, schedule: Schedule, guidance: float, seed: int, progress: Progress | None
-    ) -> Float[Tensor, "1 c l h w"]:
-        """All latent frames of the clip, window by window; the noise comes from one generator per clip."""
+    def sampled(
+        self, clip: Encoded, schedule: Schedule, guidance: float, seed: int, progress: Progress | None = None
+    ) -> Iterator[Float[Tensor, "1 c l h w"]]:
+        """The latent frames of the clip, window by window; the noise comes from one generator per clip."""
         rng = torch.Generator().manual_seed(seed)
         sampling = self.spec.sampling
         longest, prefix = sampling.window_latent_frames, sampling.prefix_latent_frames
         windows = plan_windows(clip.latent_frames, longest, prefix)
         on_step = _counter(progress, len(windows) * len(schedule))
         side = self.spec.size_px // self.codec.spatial_stride
-        latents = torch.empty(1, self.codec.channels, 0, side, side, device=self.device)
+        known = torch.empty(1, self.codec.channels, 0, side, side, device=self.device)
         for window in windows:
             num_new = window.stop - window.start - window.prefix
             noise = torch.randn(1, self.codec.channels, num_new, side, side, generator=rng).to(self.device)
-            velocity = self.velocity(clip, window, latents[:, :, window.start :], guidance)
-            latents = torch.cat([latents, sample(velocity, noise, schedule, on_step=on_step)], dim=2)
-        return latents
+            velocity = self.velocity(clip, window, known[:, :, known.shape[2] - window.prefix :], guidance)
+            new = sample(velocity, noise, schedule, on_step=on_step)
+            known = torch.cat([known, new], dim=2)[:, :, -longest:]
+            yield new
 
     def velocity(
         self, clip: Encoded, window: Window, known: Float[Tensor, "1 c p h w"], guidance: float = 1.0
@@ -324,52 +399,7 @@ def load(
         options = {"offload": offload, "wide": wide}
         return _mixed(load(name_or_directory, device, **options), load(toward, device, **options), share)
     spec, parts = load_parts(name_or_directory, PARTS, device, offload, wide)
-    return Pipeline(spec, **parts, device=_device(device), offload=offload)
-
-
-def load_parts(
-    name_or_directory: str | Path, names: Sequence[str], device: str = "auto", offload: bool = False, wide: bool = True
-) -> tuple[ModelSpec, dict[str, nn.Module]]:
-    """What a model directory says of itself, and the parts of it that are asked for, frozen. Raises as `load`."""
-    where = _device(device)
-    directory = registry.find_model(name_or_directory)
-    try:
-        spec = load_recipe(directory / "config.json", ModelSpec)
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from error
-    parts = {name: _built(name, spec) for name in names}
-    for name, module in parts.items():
-        parked = offload and name == "model"
-        half = _stay_short(module) if name == "model" and not wide and fast_bf16(where.type) else frozenset()
-        if module.state_dict():
-            _load_weights(module, directory, name, spec, torch.device("cpu") if parked else where, half)
-        module.eval().requires_grad_(False)
-        if parked:
-            place(module, where)
-        else:
-            module.to(where)
-    return spec, parts
-
-
-def _built(name: str, spec: ModelSpec) -> nn.Module:
-    """A part that waits for its weights; what is large and has nothing but weights takes no memory before they come."""
-    if name == "model":
-        small = spec.model.hidden_size < 1024  # meta imports torch's compiler: two seconds that no small model repays
-        with torch.device("cpu" if small else "meta"):
-            return MoT(spec.model)
-    encoders = {"audio_encoder": registry.AUDIO_ENCODERS, "image_encoder": registry.IMAGE_ENCODERS}
-    table = registry.CODECS if name == "codec" else encoders[name]
-    return build_part(table, getattr(spec, name), empty=True)
-
-
-def _stay_short(model: MoT) -> frozenset[str]:
-    """The weights of matrix products that run in bf16; times are embedded in float32."""
-    return frozenset(
-        f"{name}.{own}"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | nn.Embedding) and not name.startswith("time_embedder")
-        for own, _ in module.named_parameters(recurse=False)
-    )
+    return Pipeline(spec, **parts, device=find_device(device), offload=offload)
 
 
 def mix_weights(one: Mapping[str, Tensor], other: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
@@ -388,73 +418,6 @@ def _mixed(one: Pipeline, other: Pipeline, share: float) -> Pipeline:
     name = f"{one.spec.name} {1 - share:g} + {other.spec.name} {share:g}"
     digests = one.spec.sha256 | {f"toward/{file}": digest for file, digest in other.spec.sha256.items()}
     return replace(one, spec=one.spec.model_copy(update={"name": name, "sha256": digests}))
-
-
-def save_model(
-    directory: str | Path, spec: ModelSpec, parts: Mapping[str, nn.Module], dtype: torch.dtype = torch.float32
-) -> None:
-    """Writes a model directory: config.json and one safetensors file for each of `parts` that has weights.
-
-    `parts` are model, codec, audio_encoder and image_encoder. Weights are kept as `dtype`; loading turns them
-    back into float32.
-    """
-    assert parts.keys() == set(PARTS)
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    digests = {}
-    for name, module in parts.items():
-        weights = {
-            key: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous()
-            for key, value in module.state_dict().items()
-        }
-        if weights:
-            path = directory / f"{name}.safetensors"
-            save_file(weights, path)
-            digests[path.name] = sha256_of(path)
-    save_resolved(spec.model_copy(update={"sha256": digests}), directory / "config.json")
-
-
-def build_part(table: registry.Table, part: Mapping[str, Any], empty: bool = False) -> nn.Module:
-    """The part that a `{type, ...}` spec describes, with fresh weights or, where it can be, `empty`. ConfigError."""
-    values = dict(part)
-    if "type" not in values:
-        raise ConfigError(f"{table.kind}: no 'type' given; {registry.name_hint('', table.names())}")
-    kind = table.load(values.pop("type"))
-    config = validate(kind.Config, values, where=f"{table.kind} '{part['type']}'")
-    with torch.device("meta") if empty and getattr(kind, "builds_empty", False) else nullcontext():
-        return kind(config)
-
-
-def _load_weights(
-    module: nn.Module, directory: Path, name: str, spec: ModelSpec, device: torch.device, half: frozenset[str]
-) -> None:
-    """Fills `module` from its file or files, which must hold exactly its tensors and have their recorded digests."""
-    files = sorted(directory.glob(f"{name}*.safetensors"))
-    whole = directory / f"{name}.safetensors"
-    if not files:
-        how = getattr(module, "weights_from", "get the whole model directory again")
-        raise CheckpointError(f"{whole}: not there; {how}")
-    weights: dict[str, Weight] = {}
-    for path in files:
-        expected = spec.sha256.get(path.name)
-        if expected is not None and sha256_of(path) != expected:
-            raise CheckpointError(f"{path}: its sha256 is not the one in config.json; get the file again")
-        weights |= read_header(path).weights
-    problem = difference(shapes(weights), shapes(module.state_dict()))
-    if problem:
-        raise CheckpointError(f"{whole}: {problem}; file and config.json must come from the same model")
-    load_into(module, weights, device, half)
-
-
-def _device(name: str) -> torch.device:
-    """The device called `name`; "auto" takes CUDA, then Apple's MPS, then the CPU."""
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
-    if not available.get(name.split(":")[0], False):
-        usable = ", ".join(kind for kind, there in available.items() if there)
-        raise ConfigError(f"device: got '{name}'; usable here: auto, {usable}")
-    return torch.device(name)
 
 
 # ------------------------------------------------------------------------------------------------ inputs

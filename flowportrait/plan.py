@@ -17,7 +17,7 @@ import torch
 from flowportrait import registry
 from flowportrait.config import load_recipe, read_values
 from flowportrait.errors import ConfigError
-from flowportrait.generate import ModelSpec, SamplingConfig, build_part
+from flowportrait.modeldir import ModelSpec, SamplingConfig, build_part
 from flowportrait.model.cost import clip_flops, condition_flops, linear_flops
 from flowportrait.model.layout import RowLayout, TokenGrid, latent_frames_for
 from flowportrait.model.mot import MoT, MoTConfig

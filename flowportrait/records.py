@@ -146,7 +146,11 @@ class RunInfo(Record):
     crop: Literal["auto", "none"]
     num_frames: int = Field(ge=1)
     fps: float
-    size_px: int
+    size_px: int = Field(description="side of the face's square in the video")
+    frame: Literal["whole", "face"] = Field(default="face", description="the whole picture, or the square alone")
+    head: float = Field(default=1.0, description="strength of the head's movements, as of `lips` and `eyes`")
+    lips: float = 1.0
+    eyes: float = 1.0
     sample_rate_hz: int = Field(default=0, ge=0, description="of the sound; 0 in older records")
     video_s: float
     computing_s: float = Field(description="wall time of the whole process, imports and writing included")

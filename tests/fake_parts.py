@@ -17,6 +17,7 @@ class FakeCodec(nn.Module):
     """
 
     channels, temporal_stride, spatial_stride = 4, 4, STRIDE_PX
+    moves_portrait, settle_reach = False, 0
 
     class Config(Frozen):
         gain: float = 0.1
@@ -33,9 +34,6 @@ class FakeCodec(nn.Module):
         means = torch.nn.functional.avg_pool3d(groups, (4, STRIDE_PX, STRIDE_PX))
         return torch.cat([means, means.mean(1, keepdim=True)], dim=1)
 
-    def settle(self, latents):
-        return latents
-
     def decode(self, latents, context, previous=None):
         level = latents[:, :1].mean(dim=(3, 4), keepdim=True)
         before = torch.zeros_like(level[:, :, :1]) if previous is None else previous[:, :1].mean((3, 4), True)
@@ -44,10 +42,11 @@ class FakeCodec(nn.Module):
         frames = self.gain * frames + 0.2 * context[:, :, None]
         return frames if previous is not None else frames[:, :, 3:]
 
-    def decode_stream(self, latents, context, block):
-        for start in range(0, latents.shape[2], block):
-            before = latents[:, :, start - 1 : start] if start else None
-            yield self.decode(latents[:, :, start : start + block], context, before)
+    def decode_stream(self, blocks, context):
+        before = None
+        for latents in blocks:
+            yield self.decode(latents, context, before)
+            before = latents[:, :, -1:]
 
 
 class FakeAudioEncoder(nn.Module):

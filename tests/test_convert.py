@@ -18,7 +18,8 @@ from flowportrait.codecs.wan import PUBLISHED_MEAN
 from flowportrait.convert import NEW_FILE, convert_bagel, convert_speech, convert_wan, export
 from flowportrait.encoders.siglip import SiglipConfig, SiglipEncoder
 from flowportrait.errors import CheckpointError, ConfigError
-from flowportrait.generate import ModelSpec, load, load_parts
+from flowportrait.generate import load
+from flowportrait.modeldir import ModelSpec, load_parts
 from flowportrait.model import bagel
 from flowportrait.model.mot import MoT, MoTConfig
 from flowportrait.records import ManifestRow, write_jsonl
@@ -321,7 +322,7 @@ LARGE = """
 import resource, sys, torch
 from pathlib import Path
 from flowportrait.convert import convert_bagel, export
-from flowportrait.generate import load_parts
+from flowportrait.modeldir import load_parts
 source, out = Path(sys.argv[1]), Path(sys.argv[2])
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 load_parts  # imported

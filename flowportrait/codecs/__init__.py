@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 from jaxtyping import Float
@@ -31,5 +31,6 @@ class LatentCodec(Protocol):
     def decode(self, latents: Float[Tensor, "b c l hl wl"], context: Any) -> Float[Tensor, "b 3 f h w"]:
         """Frames of a clip from its start on: the first latent frame gives one frame, each other `temporal_stride`."""
 
-    def decode_stream(self, latents: Float[Tensor, "b c l hl wl"], context: Any, block: int) -> Iterator[Tensor]:
-        """The same frames [b, 3, f, h, w], of `block` latent frames at a time; a long clip needs not much memory."""
+    def decode_stream(self, blocks: Iterable[Float[Tensor, "b c l hl wl"]], context: Any) -> Iterator[Tensor]:
+        """The same frames [b, 3, f, h, w], a few at a time, of a clip whose latent frames come in blocks in order; a
+        long clip does not need much memory."""

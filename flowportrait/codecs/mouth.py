@@ -61,9 +61,11 @@ class MouthFrame(NamedTuple):
         places = (self.centre + along + across).unflatten(1, size)
         return F.grid_sample(frames.float(), places, align_corners=False)
 
-    def lay(self, patch: Float[Tensor, "n c y x"], reach: tuple[float, float], size: tuple[int, int]) -> Tensor:
-        """A patch laid into the frame on an empty picture, [n, c, *size]: the reverse of `cut`."""
-        offset = pixel_places(*size, patch.device)[None] - self.centre[:, None]
+    def lay(
+        self, patch: Float[Tensor, "n c y x"], reach: tuple[float, float], places: Float[Tensor, "h w 2"]
+    ) -> Float[Tensor, "n c h w"]:
+        """A patch laid into the frame on an empty picture whose pixels have these places: the reverse of `cut`."""
+        offset = places[None] - self.centre[:, None]
         x = (offset * self.along[:, None]).sum(-1) / (reach[0] * self.half_width[:, None])
         y = (offset * self.across[:, None]).sum(-1) / (reach[1] * self.half_height[:, None])
         return F.grid_sample(patch, torch.stack([x, y], -1), align_corners=False)
@@ -105,7 +107,8 @@ class MouthPainter(nn.Module):
         """Frames with their mouths; every portrait belongs to n / b of them in a row."""
         colours, cover = self.paint(portrait, portrait_landmarks, landmarks)
         patch = torch.cat([cover * colours, cover], 1)
-        laid = MouthFrame.of(landmarks).lay(patch, self.REACH, frames.shape[-2:])  # nothing beyond the patch
+        places = pixel_places(*frames.shape[-2:], frames.device)
+        laid = MouthFrame.of(landmarks).lay(patch, self.REACH, places)  # nothing beyond the patch
         return frames * (1 - laid[:, 3:]) + laid[:, :3]
 
     def paint(

@@ -54,6 +54,7 @@ class WanCodec(nn.Module):
 
     temporal_stride = GROUP
     spatial_stride = 8
+    moves_portrait, settle_reach = False, 0
     weights_from = (
         "Wan2.1_VAE.pth (507,609,880 bytes, Apache-2.0) is at huggingface.co/Wan-AI/Wan2.1-T2V-1.3B, sha256 "
         "38071ab59bd94681c686fa51d75a1968f64e470262043be31f7a094e442fd981: "
@@ -113,22 +114,21 @@ class WanCodec(nn.Module):
             mean = self.quant_conv(found).chunk(2, dim=1)[0]
         return (mean - self.mean.to(device)) / self.std.to(device)
 
-    def settle(self, latents: Float[Tensor, "b c l hl wl"]) -> Float[Tensor, "b c l hl wl"]:
-        """The latents as they are."""
-        return latents
-
     def decode(self, latents: Float[Tensor, "b c l hl wl"], context: Any) -> Float[Tensor, "b 3 f h w"]:
         """Frames in [-1, 1]: one of the first latent frame, four of each other."""
-        return torch.cat(list(self.decode_stream(latents, context, 1)), dim=2)
+        return torch.cat(list(self.decode_stream(latents.split(1, dim=2), context)), dim=2)
 
-    def decode_stream(self, latents: Float[Tensor, "b c l hl wl"], context: Any, block: int) -> Iterator[Tensor]:
-        """The frames [b, 3, f, h, w] of a clip from its start on, of `block` latent frames at a time."""
+    def decode_stream(
+        self, blocks: Iterable[Float[Tensor, "b c l hl wl"]], context: Any
+    ) -> Iterator[Float[Tensor, "b 3 f h w"]]:
+        """The frames of a clip that comes in blocks of latent frames, block by block."""
         memory = [None] * self.memories[self.decoder]
-        for start in range(0, latents.shape[2], block):
-            groups = [
-                self._decode_group(latents[:, :, at : at + 1], memory, opens=at == 0)
-                for at in range(start, min(start + block, latents.shape[2]))
-            ]
+        opens = True
+        for block in blocks:
+            groups = []
+            for latents in block.split(1, dim=2):
+                groups.append(self._decode_group(latents, memory, opens))
+                opens = False
             yield torch.cat(groups, dim=2)
 
     def _decode_group(self, latents: Float[Tensor, "b c 1 hl wl"], memory: list[Any], opens: bool) -> Tensor:

@@ -5,18 +5,15 @@ as float16; `bench/convert_centerface.py` makes the file. Outputs lie on a grid 
 centres, log height and width in cells, and the offset of the centre within its cell.
 """
 
-import hashlib
-
 import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional
 
 from flowportrait.data.faces import FaceBox
-from flowportrait.errors import CheckpointError
+from flowportrait.data.shipped import read_shipped
 from flowportrait.registry import MODELS_DIR
 
 STRIDE_PX = 4
@@ -119,7 +116,8 @@ class CenterFaceDetector:
         self.min_score = min_score
         self.side_px = side_px
         self.network = CenterFace().eval().to(memory_format=torch.channels_last)
-        self.network.load_state_dict({name: value.float() for name, value in _weights().items()})
+        weights = read_shipped(WEIGHTS, WEIGHTS_SHA256, owner="face detector")
+        self.network.load_state_dict({name: value.float() for name, value in weights.items()})
 
     def detect(self, image: np.ndarray) -> list[FaceBox]:
         """The faces of a uint8 [h, w, 3] picture in its own pixels, the surest first; empty if there is none.
@@ -148,20 +146,6 @@ class CenterFaceDetector:
         boxes[:, 0:4:2] = ((boxes[:, 0:4:2] - margin) / scale).clamp(0, width)
         boxes[:, 1:4:2] = ((boxes[:, 1:4:2] - margin) / scale).clamp(0, height)
         return [FaceBox(*box) for box in boxes.tolist() if box[2] - box[0] >= 1 and box[3] - box[1] >= 1]
-
-
-def _weights() -> dict[str, Tensor]:
-    """The shipped weights, float16. Raises CheckpointError when they are not those that were shipped."""
-    if not WEIGHTS.is_file():
-        raise CheckpointError(
-            f"{WEIGHTS}: the face detector's weights are missing; install flowportrait again"
-        )
-    data = WEIGHTS.read_bytes()
-    if hashlib.sha256(data).hexdigest() != WEIGHTS_SHA256:
-        raise CheckpointError(
-            f"{WEIGHTS}: damaged, not the file that was shipped; install flowportrait again"
-        )
-    return load(data)
 
 
 def _decode(

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from flowportrait.codecs.portrait import GROUP, PortraitCodec
+from flowportrait.codecs.motion import GROUP
+from flowportrait.codecs.portrait import PortraitCodec
 from flowportrait.data.augment import apply_look, draw_look, move_landmarks
 from flowportrait.data.cache import CachedClip, ClipCache
 from flowportrait.data.landmarks import lip_opening

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from flowportrait.codecs.portrait import Landmarker
+from flowportrait.codecs.landmarker import Landmarker
 from flowportrait.errors import CheckpointError
 from flowportrait.files import sha256_of
 from flowportrait.model.precision import matmul_precision

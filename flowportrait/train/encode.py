@@ -26,7 +26,8 @@ from flowportrait.data.augment import apply_look, draw_look
 from flowportrait.data.encoded import EncodedHeader, half, shard_path
 from flowportrait.data.sources import load_sources
 from flowportrait.errors import DataError, MediaError
-from flowportrait.generate import AUDIO_RATE_HZ, ModelSpec, load_parts
+from flowportrait.generate import AUDIO_RATE_HZ
+from flowportrait.modeldir import ModelSpec, load_parts
 from flowportrait.records import EncodedClip, ManifestRow, read_jsonl
 from flowportrait.train.parallel import Ranks
 

@@ -18,7 +18,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from flowportrait.codecs.mouth import LOWER_LIP, UPPER_LIP
-from flowportrait.codecs.portrait import PortraitCodec, gather_from_grid
+from flowportrait.codecs.motion import gather_from_grid
+from flowportrait.codecs.portrait import PortraitCodec
 from flowportrait.config import Frozen, load_recipe, read_values
 from flowportrait.data.augment import apply_look, draw_look
 from flowportrait.data.cache import SAMPLE_RATE
@@ -30,7 +31,8 @@ from flowportrait.encoders.mel import MelEncoder
 from flowportrait.encoders.portrait import PortraitTokens
 from flowportrait.errors import ConfigError
 from flowportrait.flow import draw_times
-from flowportrait.generate import ModelSpec, SamplingConfig, load, save_model
+from flowportrait.generate import load
+from flowportrait.modeldir import ModelSpec, SamplingConfig, save_model
 from flowportrait.model.layout import RowLayout, TokenGrid
 from flowportrait.model.mot import MoT, MoTConfig
 from flowportrait.model.precision import matmul_precision

@@ -23,7 +23,7 @@ from flowportrait.data.rows import Cut, Loaded, Rows, RowsConfig
 from flowportrait.errors import ConfigError, DataError
 from flowportrait.files import sha256_of
 from flowportrait.flow import draw_times
-from flowportrait.generate import ModelSpec, SamplingConfig
+from flowportrait.modeldir import ModelSpec, SamplingConfig
 from flowportrait.model.lora import LoraConfig, merged
 from flowportrait.model.mot import MoT
 from flowportrait.model.precision import matmul_precision

@@ -19,7 +19,7 @@ from pydantic import Field
 from flowportrait import media
 from flowportrait.config import Frozen
 from flowportrait.errors import TrainingError
-from flowportrait.generate import save_model
+from flowportrait.modeldir import save_model
 from flowportrait.model.mot import MoT
 from flowportrait.sampling import Schedule, sample
 from flowportrait.scoring.reward import Candidate, RewardConfig, columns

@@ -31,7 +31,7 @@ from flowportrait.world.scene import Scene
 from flowportrait.world.sentences import Split
 from flowportrait.world.speech import Utterance, make_speaker
 
-SIZES_PX = (64, 128, 256)
+SIZES_PX = (64, 128, 256, 512)
 _SPLIT_DIGITS = (0, 1, 9, 2, 8, 3, 4, 5, 6, 7)
 """Last digit of the seeds of every ten identities: 9 is test, 8 validation, all else train."""
 _TAKES = 6

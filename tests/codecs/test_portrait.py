@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from flowportrait.codecs.mouth import POINTS, mouth_map, pixel_places
-from flowportrait.codecs.portrait import (
+from flowportrait.codecs.landmarker import PointRefiner
+from flowportrait.codecs.motion import (
     GROUP,
     LandmarkFlow,
     Motion,
-    PointRefiner,
-    PortraitCodec,
     cosine_transform,
     gather_from_grid,
     spread_over_grid,
 )
+from flowportrait.codecs.mouth import POINTS, mouth_map, pixel_places
+from flowportrait.codecs.portrait import PortraitCodec
 
 CONFIG = PortraitCodec.Config(
     width=32, num_heads=2, portrait_depth=1, landmarker_widths=(8, 8, 16), decoder_depth=1, control=32, size_px=64
@@ -114,8 +114,8 @@ def test_a_clip_decoded_in_chunks_is_the_clip_decoded_at_once(codec, frames):
     latents = codec.encode(frames, context)
     whole = codec.decode(latents, context)
     assert whole.shape == frames.shape
-    pieces = list(codec.decode_stream(latents, context, block=2))
-    assert len(pieces) == -(-latents.shape[2] // 2)
+    pieces = list(codec.decode_stream(latents.split(2, dim=2), context))
+    assert len(pieces) > 1
     torch.testing.assert_close(torch.cat(pieces, 2), whole, atol=1e-5, rtol=1e-4)
 
 

@@ -4,7 +4,7 @@ import torch
 
 from flowportrait.config import load_recipe
 from flowportrait.data.encoded import EncodedHeader, begin, finish, shard_path, write_shard
-from flowportrait.generate import ModelSpec
+from flowportrait.modeldir import ModelSpec
 from flowportrait.records import EncodedClip
 from flowportrait.train import sft
 from flowportrait.train.encode import parts_digest

@@ -18,7 +18,8 @@ from flowportrait.data.preprocess import PrepareConfig
 from flowportrait.data.rows import Rows, RowsConfig
 from flowportrait.data.sources import load_sources
 from flowportrait.errors import DataError
-from flowportrait.generate import load, load_parts
+from flowportrait.generate import load
+from flowportrait.modeldir import load_parts
 from flowportrait.records import ManifestRow, write_jsonl
 from flowportrait.train.encode import Encoder, clips_of, encode
 

@@ -3,7 +3,7 @@
 import torch
 
 from flowportrait import registry
-from flowportrait.generate import ModelSpec, SamplingConfig, build_part, save_model
+from flowportrait.modeldir import ModelSpec, SamplingConfig, build_part, save_model
 from flowportrait.model import precision
 from flowportrait.model.mot import MoT, MoTConfig
 from flowportrait.registry import Table

@@ -1,0 +1,212 @@
+"""Motion found at the model's size, shown with the portrait's own pixels at any size.
+
+A decoder says where each place of a frame comes from, and what is painted over it, on grids of the model's size. Both
+are smooth; the portrait is not. So the flow is interpolated, the full picture is warped by it, and of the painting only
+the difference from the warped portrait is added: skin, hair and brush strokes keep their sharpness.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from flowportrait.codecs.eyes import EyeMotion, EyeShape, move_eye, region_of
+from flowportrait.codecs.mouth import Mouth, MouthFrame, pixel_places
+
+KEPT = (0.2, 0.6)  # masks below the first show paint alone, above the second the portrait's own detail
+
+
+class Painted(NamedTuple):
+    """Frames at the model's size: the `flow` [n, 2, u, v] to the portrait in half-squares, the portrait `warped` by it
+    [n, 3, s, s], the `paint` [n, 3, s, s], and the `mask` [n, 1, s, s], 1 where the warped portrait is shown."""
+
+    flow: Tensor
+    warped: Tensor
+    paint: Tensor
+    mask: Tensor
+
+    @property
+    def mixed(self) -> Float[Tensor, "n 3 s s"]:
+        """The frames, but for eyes and mouth."""
+        return self.mask * self.warped + (1 - self.mask) * self.paint
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """The pixels that are moved, and where they lie.
+
+    `pixels` [1, 3, h, w] in [-1, 1]. A canvas covers the model's square; `roll` (radians) is how far the square is
+    turned against it, about the common centre, clockwise as seen. `moving` [1, 1, g, g] in [0, 1] says on a grid over
+    the square how much of its movement each place takes part in, None everywhere all of it. `eyes` are the portrait's,
+    `grey` holds the portrait's only colours when it has no others (see `colour_line`).
+    """
+
+    pixels: Float[Tensor, "1 3 h w"]
+    roll: float = 0.0
+    moving: Float[Tensor, "1 1 g g"] | None = None
+    eyes: tuple[EyeShape, EyeShape] | None = None
+    grey: Float[Tensor, "2 3"] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.pixels.shape[-2], self.pixels.shape[-1]
+
+    @cached_property
+    def places(self) -> Float[Tensor, "h w 2"]:
+        """Every pixel in coordinates of the square; in [-1, 1] where the square is."""
+        places = pixel_places(*self.size, self.pixels.device)
+        return places @ self._turn.T if self.roll else places
+
+    @cached_property
+    def _turn(self) -> Float[Tensor, "2 2"]:
+        """From displacements on the canvas to those of the square."""
+        angle = torch.tensor(self.roll, device=self.pixels.device)
+        cos, sin = torch.cos(angle), torch.sin(angle)
+        return torch.stack([torch.stack([cos, sin]), torch.stack([-sin, cos])])
+
+    @cached_property
+    def _own_places(self) -> Float[Tensor, "h w 2"]:
+        return pixel_places(*self.size, self.pixels.device)
+
+    def lifted(self, fields: Float[Tensor, "n c u v"]) -> Float[Tensor, "n c h w"]:
+        """Fields over the square at the canvas's resolution, by cubic interpolation."""
+        rows = cubic_matrix(fields.shape[-2], self.size[0], fields.device)
+        columns = rows if self.size[0] == self.size[1] else cubic_matrix(fields.shape[-1], self.size[1], fields.device)
+        lifted = rows @ (fields.float() @ columns.T)
+        if self.roll:
+            places = self.places.expand(len(lifted), -1, -1, -1)
+            lifted = F.grid_sample(lifted, places, padding_mode="border", align_corners=False)
+        return lifted
+
+    def show(self, painted: Painted, eyes: list[tuple[EyeMotion, EyeMotion]] | None = None) -> Tensor:
+        """Frames [n, 3, h, w] with moved eyes, but for the mouth."""
+        flow, residual, shown = self._fields(painted)
+        flow = rearrange(self.lifted(flow), "n d y x -> n y x d")
+        extra = self.lifted(torch.cat([residual, shown], 1))
+        residual, shown = extra[:, :3], extra[:, 3:].clamp_(0, 1)
+        if self.eyes is not None and eyes is not None:
+            for number, motions in enumerate(eyes):
+                for shape, motion in zip(self.eyes, motions, strict=True):
+                    self._move_eye(shape, motion, flow[number], residual[number], shown[number])
+        if self.roll:
+            flow = flow @ self._turn  # the transpose of the inverse turn
+        warped = F.grid_sample(
+            self.pixels.expand(len(flow), -1, -1, -1), flow.add_(self._own_places), padding_mode="border",
+            align_corners=False,
+        )  # fmt: skip
+        return warped.mul_(shown).add_(residual)
+
+    def lay_mouths(
+        self, frames: Float[Tensor, "n 3 h w"], mouths: Mouth, where: MouthFrame, reach: tuple[float, float]
+    ) -> Float[Tensor, "n 3 h w"]:
+        """The frames with painted mouths between their lips, in place."""
+        colours = mouths.colours if self.grey is None else on_colour_line(mouths.colours, self.grey)
+        patch = torch.cat([mouths.cover * colours, mouths.cover], 1)
+        height, width = patch.shape[-2:]
+        finer = max(1, min(4, self.size[0] // 128))
+        if finer > 1:
+            rows, columns = (cubic_matrix(side, side * finer, patch.device) for side in (height, width))
+            patch = rows @ (patch @ columns.T)
+        extent = torch.hypot(reach[0] * where.half_width, reach[1] * where.half_height).amax()
+        middle = (where.centre.amin((0, 1)) + where.centre.amax((0, 1))) / 2
+        window = self._window(middle, extent + (where.centre[:, 0] - middle).norm(dim=-1).amax())
+        if window is not None:
+            rows, columns = window
+            laid = where.lay(patch, reach, self.places[rows, columns])
+            under = frames[:, :, rows, columns]
+            frames[:, :, rows, columns] = under * (1 - laid[:, 3:].clamp(0, 1)) + laid[:, :3]
+        return frames
+
+    def _fields(self, painted: Painted) -> tuple[Tensor, Tensor, Tensor]:
+        """On the model's grids: the flow, what is added, and how much of the portrait's own pixels is shown."""
+        flow, paint = painted.flow.float(), painted.paint
+        if self.grey is not None:
+            paint = on_colour_line(paint, self.grey)
+        shown = ((painted.mask - KEPT[0]) / (KEPT[1] - KEPT[0])).clamp(0, 1)
+        added = (1 - painted.mask) * (paint - painted.warped)
+        if self.moving is not None:
+            flow = flow * _resized(self.moving, flow.shape[-2:])
+            weight = _resized(self.moving, added.shape[-2:])
+            added, shown = added * weight, 1 - weight * (1 - shown)
+        return flow, added + (1 - shown) * painted.warped, shown
+
+    def _move_eye(self, shape: EyeShape, motion: EyeMotion, flow: Tensor, residual: Tensor, shown: Tensor) -> None:
+        """Changes flow and painting of one frame about one eye, in place."""
+        window = self._window(*region_of(motion))
+        if window is None:
+            return
+        rows, columns = window
+        flow[rows, columns], weight = move_eye(shape, motion, self.places[rows, columns], flow[rows, columns])
+        residual[:, rows, columns] *= 1 - weight
+        shown[:, rows, columns] = torch.lerp(shown[:, rows, columns], torch.ones_like(weight), weight)
+
+    def _window(self, centre: Tensor, half: Tensor) -> tuple[slice, slice] | None:
+        """Rows and columns of the canvas about a place of the square, as far as they are on it."""
+        if self.roll:
+            centre = centre @ self._turn
+            half = half * 1.5
+        (x, y), reach = centre.tolist(), float(half)
+        height, width = self.size
+        rows = slice(max(0, int((y - reach + 1) / 2 * height)), min(height, int((y + reach + 1) / 2 * height) + 1))
+        columns = slice(max(0, int((x - reach + 1) / 2 * width)), min(width, int((x + reach + 1) / 2 * width) + 1))
+        return (rows, columns) if rows.start < rows.stop and columns.start < columns.stop else None
+
+
+_MATRICES: dict[tuple[int, int, str], Tensor] = {}
+
+
+def cubic_matrix(source: int, target: int, device: torch.device) -> Float[Tensor, "target source"]:
+    """Interpolation of `source` samples at `target` places by cubic convolution (Keys 1981, a = -1/2), pixel centres
+    aligned and borders repeated; the identity for equal sizes. Two products with such matrices are several times
+    faster on a CPU than torch's own bicubic interpolation."""
+    key = source, target, str(device)
+    if key not in _MATRICES:
+        at = (torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5
+        matrix = torch.zeros(target, source, dtype=torch.float64)
+        base = at.floor().long()
+        for tap in range(-1, 3):
+            distance = (at - (base + tap)).abs()
+            near = 1.5 * distance**3 - 2.5 * distance**2 + 1
+            far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+            weight = torch.where(distance <= 1, near, far.where(distance < 2, torch.zeros_like(far)))
+            matrix.scatter_add_(1, (base + tap).clamp(0, source - 1)[:, None], weight[:, None])
+        _MATRICES[key] = matrix.float().to(device)
+    return _MATRICES[key]
+
+
+def colour_line(pixels: Float[Tensor, "1 3 h w"], tolerance: float = 0.02) -> Float[Tensor, "2 3"] | None:
+    """(offset, slope) of the colours of a grey or toned picture as a function of its luma, None for a coloured one.
+
+    Where every pixel lies on such a line within `tolerance` (of a range of 2), painting must too: lips painted red on a
+    grey photograph are no portrait of anybody."""
+    colours = rearrange(pixels, "1 c h w -> (h w) c").float()
+    luma = _luma(colours)
+    spread = luma - luma.mean()
+    slope = (spread[:, None] * (colours - colours.mean(0))).mean(0) / spread.square().mean().clamp(min=1e-6)
+    offset = colours.mean(0) - slope * luma.mean()
+    missed = (offset + luma[:, None] * slope - colours).square().mean().sqrt()
+    return torch.stack([offset, slope]) if missed < tolerance else None
+
+
+def on_colour_line(pixels: Float[Tensor, "n 3 h w"], line: Float[Tensor, "2 3"]) -> Float[Tensor, "n 3 h w"]:
+    """Colours replaced by those of the line that are as bright."""
+    luma = _luma(pixels.movedim(1, -1))[:, None]
+    return line[0][:, None, None] + luma * line[1][:, None, None]
+
+
+def _luma(colours: Float[Tensor, "... 3"]) -> Float[Tensor, "..."]:
+    return colours @ torch.tensor([0.299, 0.587, 0.114], device=colours.device, dtype=colours.dtype)
+
+
+def _resized(weight: Float[Tensor, "1 1 g g"], size: tuple[int, int]) -> Float[Tensor, "1 1 h w"]:
+    if weight.shape[-2:] == size:
+        return weight
+    return F.interpolate(weight, size, mode="bilinear", align_corners=False, antialias=True)

@@ -1,0 +1,211 @@
+"""Eyes at full resolution: lids that close over an eyeball that stays, and irises that turn.
+
+The flow of the decoder has cells of a few pixels and cannot close an eye that is three of them high. Here the
+portrait's own pixels are moved by geometry alone: above the upper lid the skin follows its edge, between the lids the
+eyeball stays where it is and is covered, and its iris moves by the gaze. Nothing is painted, so nothing gets blurred.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+EYES = (slice(36, 42), slice(42, 48))  # of the 68 points: corner, two of the upper lid, corner, two of the lower
+BROWS = slice(17, 22), slice(22, 27)
+TABLE = 33  # samples of a lid's height from corner to corner
+BROW, CHEEK = 0.95, 0.6  # how far above and below the lids the skin moves with them, at most, in half widths
+LASHES, FOLDED = 0.14, 0.35  # how high the upper lashes stand, and the share of it that is seen of a shut eye
+MEET = 0.15  # lids meet this share of the opening above the lower lid
+SIDE = 1.45  # where the eye's region ends beyond its corners, in half widths
+SHUT, OPEN = 0.3, 0.85  # shares of the portrait's opening that are seen as closed and as open
+WIDEST = 1.12
+
+
+class EyeShape(NamedTuple):
+    """One eye of a portrait. `centre` [2] and `along` [2] (the unit vector from corner to corner) in the square's
+    coordinates, `half_width` there; the lids' heights `upper` and `lower` [33] from corner to corner, the `iris` [2]
+    and its `radius` in the eye's own frame: x along, y down, in half widths; and how far above the lid the skin moves
+    with it, short of the `brow`."""
+
+    centre: Tensor
+    along: Tensor
+    half_width: Tensor
+    upper: Tensor
+    lower: Tensor
+    iris: Tensor
+    radius: Tensor
+    brow: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        upper: Float[Tensor, "n 2"],
+        lower: Float[Tensor, "m 2"],
+        iris: Float[Tensor, "2"] | None = None,
+        radius: float | None = None,
+        brow: Float[Tensor, "k 2"] | None = None,
+    ) -> EyeShape:
+        """From the points of both lids, each from one corner to the other, left to right in the face's frame, and where
+        they are known of iris and brow."""
+        start, stop = (upper[0] + lower[0]) / 2, (upper[-1] + lower[-1]) / 2
+        centre, half_width = (start + stop) / 2, (stop - start).norm().clamp(min=1e-3) / 2
+        along = (stop - start) / (2 * half_width)
+        heights = [_table(_local(points, centre, along, half_width)) for points in (upper, lower)]
+        lids = torch.minimum(heights[0], heights[1]), torch.maximum(heights[0], heights[1])
+        if iris is None:
+            place = torch.stack([torch.zeros(()), (lids[0] + lids[1])[TABLE // 2] / 2]).to(centre)
+        else:
+            place = _local(iris[None], centre, along, half_width)[0]
+        size = torch.as_tensor(0.42 if radius is None else radius / float(half_width)).to(centre)
+        room = torch.as_tensor(BROW).to(centre)
+        if brow is not None:
+            height = -_local(brow, centre, along, half_width)[:, 1].mean() + lids[0][TABLE // 2]
+            room = (0.75 * height).clamp(0.3, BROW)
+        return cls(centre, along, half_width, *lids, place, size, room)
+
+    @property
+    def opening(self) -> Tensor:
+        """The gap between the lids halfway, in half widths."""
+        return (self.lower - self.upper)[TABLE // 2]
+
+
+def eyes_of(landmarks: Float[Tensor, "68 2"]) -> tuple[EyeShape, EyeShape]:
+    """Both eyes as far as the 68 points tell them; `EyeShape.of` takes denser contours."""
+    eyes = ((landmarks[part], landmarks[brow]) for part, brow in zip(EYES, BROWS, strict=True))
+    first, second = (EyeShape.of(eye[:4], eye[[0, 5, 4, 3]], brow=brow) for eye, brow in eyes)
+    return first, second
+
+
+def lid_ratio(
+    landmarks: Float[Tensor, "n 68 2"], portrait: Float[Tensor, "68 2"], eye: int
+) -> Float[Tensor, " n"]:
+    """How far the eye (0 or 1) stands open in each frame, as a share of the portrait's opening: 0 is shut, and what is
+    nearly shut or nearly as the portrait's is taken as such. Landmarks tremble, and lids must not."""
+    now, own = _gap(landmarks[:, EYES[eye]]), _gap(portrait[None, EYES[eye]])
+    share = now / own.clamp(min=1e-3)
+    level = (share - SHUT) / (OPEN - SHUT)
+    return torch.where(share > 1, share.clamp(max=WIDEST), level.clamp(0, 1))
+
+
+class EyeMotion(NamedTuple):
+    """What an eye does in one frame: where it is (`centre`, `along`, `half_width` as in `EyeShape`), how far it is
+    `open` (0 to about 1), and how far the iris is `turned` [2] from its place, in half widths."""
+
+    centre: Tensor
+    along: Tensor
+    half_width: Tensor
+    open: Tensor
+    turned: Tensor
+
+
+def eye_motions(
+    landmarks: Float[Tensor, "n 68 2"], portrait: Float[Tensor, "68 2"], shape: EyeShape, eye: int,
+    gaze: Float[Tensor, "n 2"],
+) -> list[EyeMotion]:  # fmt: skip
+    """The movement of one eye (0 or 1) in n frames: it goes where its corners go, and looks where the `gaze` says."""
+    corners = [EYES[eye].start, EYES[eye].start + 3]
+    moved, own = landmarks[:, corners], portrait[corners]
+    shift = (moved - own).mean(1)
+    before, after = own[1] - own[0], moved[:, 1] - moved[:, 0]
+    scale = after.norm(dim=-1) / before.norm().clamp(min=1e-3)
+    turn = torch.atan2(after[:, 1], after[:, 0]) - torch.atan2(before[1], before[0])
+    cos, sin = torch.cos(turn), torch.sin(turn)
+    along = torch.stack(
+        [cos * shape.along[0] - sin * shape.along[1], sin * shape.along[0] + cos * shape.along[1]], -1
+    )
+    is_open = lid_ratio(landmarks, portrait, eye)
+    return [
+        EyeMotion(shape.centre + shift[i], along[i], shape.half_width * scale[i], is_open[i], gaze[i])
+        for i in range(len(landmarks))
+    ]
+
+
+def move_eye(
+    shape: EyeShape, motion: EyeMotion, places: Float[Tensor, "h w 2"], flow: Float[Tensor, "h w 2"]
+) -> tuple[Float[Tensor, "h w 2"], Float[Tensor, "h w"]]:
+    """The flow (square coordinates) with the eye's own movement in it, and how much of each pixel that decides."""
+    across = torch.stack([-motion.along[1], motion.along[0]])
+    offset = (places - motion.centre) / motion.half_width
+    x, y = offset @ motion.along, offset @ across
+    upper, lower = _height(shape.upper, x), _height(shape.lower, x)
+    meet = lower + MEET * (upper - lower)
+    now_upper, now_lower = meet + (upper - meet) * motion.open, meet + (lower - meet) * motion.open
+    brow, cheek = upper - shape.brow, lower + CHEEK
+    below = _ease((cheek - y) / (cheek - now_lower).clamp(min=1e-3))
+    lid = upper - _over_lid(now_upper - y, now_upper - brow, shape.brow, motion.open)
+    source_y = torch.where(y < now_upper, lid, y - (now_lower - lower) * below)
+    source_x = x
+    inside = (y >= now_upper) & (y <= now_lower) & (x.abs() < 1)
+    ball_x, ball_y = _ball(shape, motion, x, y, upper, lower)
+    source_x, source_y = torch.where(inside, ball_x, source_x), torch.where(inside, ball_y, source_y)
+    own_across = torch.stack([-shape.along[1], shape.along[0]])
+    source = shape.centre + shape.half_width * (source_x[..., None] * shape.along + source_y[..., None] * own_across)
+    weight = _ease((SIDE - x.abs()) / (SIDE - 1.1)) * _ease((y - brow) / (0.5 * shape.brow)) * _ease((cheek - y) / CHEEK)
+    return torch.lerp(flow, source - places, weight[..., None]), weight
+
+
+def region_of(motion: EyeMotion) -> tuple[Tensor, Tensor]:
+    """The centre [2] and half the side of the square outside of which the eye moves nothing, in square coordinates."""
+    return motion.centre, motion.half_width * 1.9
+
+
+def _over_lid(height: Tensor, room: Tensor, own_room: Tensor, is_open: Tensor) -> Tensor:
+    """How far over the portrait's lid lies what is seen `height` over the moved one, with `room` to the brow: the skin
+    stretches, lashes fold."""
+    shown = LASHES * (FOLDED + (1 - FOLDED) * is_open.clamp(max=1))
+    stretch = (own_room - LASHES) / (room - shown).clamp(min=1e-3)
+    skin = LASHES + (height - shown) * stretch
+    return torch.where(height < shown, height * LASHES / shown, torch.where(height < room, skin, height))
+
+
+def _ball(
+    shape: EyeShape, motion: EyeMotion, x: Tensor, y: Tensor, upper: Tensor, lower: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Where the eyeball's pixels come from: the iris as a whole turns, white makes room, lids are never looked at."""
+    centre = shape.iris + motion.turned
+    distance = torch.hypot(x - centre[0], y - centre[1])
+    share = ((shape.radius + 0.55 - distance) / 0.5).clamp(0, 1) * ((1.0 - x.abs()) / 0.2).clamp(0, 1)
+    edge = 0.06 * (lower - upper)
+    ball_y = torch.minimum(torch.maximum(y - share * motion.turned[1], upper + edge), lower - edge)
+    return x - share * motion.turned[0], ball_y
+
+
+def _ease(x: Tensor) -> Tensor:
+    """0 below 0, 1 above 1, level at both ends."""
+    x = x.clamp(0, 1)
+    return x * x * (3 - 2 * x)
+
+
+def _local(points: Float[Tensor, "n 2"], centre: Tensor, along: Tensor, half_width: Tensor) -> Float[Tensor, "n 2"]:
+    offset = (points - centre) / half_width
+    return torch.stack([offset @ along, offset @ torch.stack([-along[1], along[0]])], -1)
+
+
+def _table(points: Float[Tensor, "n 2"]) -> Float[Tensor, "33"]:
+    """Heights of a lid at equal steps from corner to corner, by linear interpolation; 0 at both corners."""
+    order = points[:, 0].argsort()
+    x, y = points[order, 0].clone(), points[order, 1].clone()
+    x[0], x[-1], y[0], y[-1] = -1, 1, 0, 0
+    at = torch.linspace(-1, 1, TABLE, device=points.device, dtype=points.dtype)
+    right = torch.searchsorted(x.contiguous(), at.contiguous()).clamp(1, len(x) - 1)
+    share = ((at - x[right - 1]) / (x[right] - x[right - 1]).clamp(min=1e-4)).clamp(0, 1)
+    return torch.lerp(y[right - 1], y[right], share)
+
+
+def _height(table: Float[Tensor, "33"], x: Tensor) -> Tensor:
+    """The lid's height at `x`; beyond the corners it is 0."""
+    at = ((x.clamp(-1, 1) + 1) / 2 * (TABLE - 1)).clamp(0, TABLE - 1.001)
+    cell = at.long()
+    return torch.lerp(table[cell], table[cell + 1], at - cell)
+
+
+def _gap(eye: Float[Tensor, "n 6 2"]) -> Float[Tensor, " n"]:
+    """The mean gap between both lids as a share of the eye's width."""
+    height = ((eye[:, 4] + eye[:, 5]) - (eye[:, 1] + eye[:, 2])).norm(dim=-1) / 2
+    return height / (eye[:, 3] - eye[:, 0]).norm(dim=-1).clamp(min=1e-3)
+
+

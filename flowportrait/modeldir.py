@@ -1,0 +1,174 @@
+"""Model directories: config.json and one safetensors file for each part that has weights.
+
+`save_model` writes them, `load_parts` reads them; what a directory holds is known here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from safetensors.torch import save_file
+from torch import nn
+
+from flowportrait import media, registry
+from flowportrait.config import Frozen, load_recipe, save_resolved, validate
+from flowportrait.errors import CheckpointError, ConfigError
+from flowportrait.files import sha256_of
+from flowportrait.model.mot import MoT, MoTConfig
+from flowportrait.model.offload import place
+from flowportrait.model.precision import fast_bf16
+from flowportrait.weights import Weight, difference, load_into, read_header, shapes
+
+PARTS = ("model", "codec", "audio_encoder", "image_encoder")
+"""What a model directory holds weights of."""
+
+
+class SamplingConfig(Frozen):
+    """How the model likes to be sampled. The paper's 25 steps are 25 evaluations here."""
+
+    evaluations: int = Field(25, ge=1)
+    shift: float = Field(3.0, gt=0, description="Unstated in the paper; 3 is BAGEL's at inference")
+    window_latent_frames: int = Field(16, ge=1, description="latent frames that are sampled together")
+    prefix_latent_frames: int = Field(2, ge=1, description="of these, taken over from the window before")
+
+    @model_validator(mode="after")
+    def _window_moves_on(self) -> SamplingConfig:
+        if self.prefix_latent_frames >= self.window_latent_frames:
+            raise ValueError(
+                f"prefix_latent_frames {self.prefix_latent_frames}: must be smaller than "
+                f"window_latent_frames {self.window_latent_frames}"
+            )
+        return self
+
+
+class ModelSpec(Frozen):
+    """config.json of a model directory. A part is `{type, ...}`: its registered name and its `Config`."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    model: MoTConfig
+    codec: dict[str, Any]
+    audio_encoder: dict[str, Any]
+    image_encoder: dict[str, Any]
+    sampling: SamplingConfig = SamplingConfig()
+    size_px: int = Field(128, gt=0, description="side of the square video")
+    fps: float = Field(media.FPS, gt=0)
+    sha256: dict[str, str] = Field(default={}, description="file name to digest, written by save_model")
+    untrained: tuple[str, ...] = Field((), description="weights that no training has touched yet, by their first words")
+
+
+def load_parts(
+    name_or_directory: str | Path, names: Sequence[str], device: str = "auto", offload: bool = False, wide: bool = True
+) -> tuple[ModelSpec, dict[str, nn.Module]]:
+    """What a model directory says of itself, and the parts of it that are asked for, frozen. Raises as `load`."""
+    where = find_device(device)
+    directory = registry.find_model(name_or_directory)
+    try:
+        spec = load_recipe(directory / "config.json", ModelSpec)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    parts = {name: _built(name, spec) for name in names}
+    for name, module in parts.items():
+        parked = offload and name == "model"
+        half = _stay_short(module) if name == "model" and not wide and fast_bf16(where.type) else frozenset()
+        if module.state_dict():
+            _load_weights(module, directory, name, spec, torch.device("cpu") if parked else where, half)
+        module.eval().requires_grad_(False)
+        if parked:
+            place(module, where)
+        else:
+            module.to(where)
+    return spec, parts
+
+
+def _built(name: str, spec: ModelSpec) -> nn.Module:
+    """A part that waits for its weights; what is large and has nothing but weights takes no memory before they come."""
+    if name == "model":
+        small = spec.model.hidden_size < 1024  # meta imports torch's compiler: two seconds that no small model repays
+        with torch.device("cpu" if small else "meta"):
+            return MoT(spec.model)
+    encoders = {"audio_encoder": registry.AUDIO_ENCODERS, "image_encoder": registry.IMAGE_ENCODERS}
+    table = registry.CODECS if name == "codec" else encoders[name]
+    return build_part(table, getattr(spec, name), empty=True)
+
+
+def _stay_short(model: MoT) -> frozenset[str]:
+    """The weights of matrix products that run in bf16; times are embedded in float32."""
+    return frozenset(
+        f"{name}.{own}"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Embedding) and not name.startswith("time_embedder")
+        for own, _ in module.named_parameters(recurse=False)
+    )
+
+
+def save_model(
+    directory: str | Path, spec: ModelSpec, parts: Mapping[str, nn.Module], dtype: torch.dtype = torch.float32
+) -> None:
+    """Writes a model directory: config.json and one safetensors file for each of `parts` that has weights.
+
+    `parts` are model, codec, audio_encoder and image_encoder. Weights are kept as `dtype`; loading turns them
+    back into float32.
+    """
+    assert parts.keys() == set(PARTS)
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    digests = {}
+    for name, module in parts.items():
+        weights = {
+            key: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous()
+            for key, value in module.state_dict().items()
+        }
+        if weights:
+            path = directory / f"{name}.safetensors"
+            save_file(weights, path)
+            digests[path.name] = sha256_of(path)
+    save_resolved(spec.model_copy(update={"sha256": digests}), directory / "config.json")
+
+
+def build_part(table: registry.Table, part: Mapping[str, Any], empty: bool = False) -> nn.Module:
+    """The part that a `{type, ...}` spec describes, with fresh weights or, where it can be, `empty`. ConfigError."""
+    values = dict(part)
+    if "type" not in values:
+        raise ConfigError(f"{table.kind}: no 'type' given; {registry.name_hint('', table.names())}")
+    kind = table.load(values.pop("type"))
+    config = validate(kind.Config, values, where=f"{table.kind} '{part['type']}'")
+    with torch.device("meta") if empty and getattr(kind, "builds_empty", False) else nullcontext():
+        return kind(config)
+
+
+def _load_weights(
+    module: nn.Module, directory: Path, name: str, spec: ModelSpec, device: torch.device, half: frozenset[str]
+) -> None:
+    """Fills `module` from its file or files, which must hold exactly its tensors and have their recorded digests."""
+    files = sorted(directory.glob(f"{name}*.safetensors"))
+    whole = directory / f"{name}.safetensors"
+    if not files:
+        how = getattr(module, "weights_from", "get the whole model directory again")
+        raise CheckpointError(f"{whole}: not there; {how}")
+    weights: dict[str, Weight] = {}
+    for path in files:
+        expected = spec.sha256.get(path.name)
+        if expected is not None and sha256_of(path) != expected:
+            raise CheckpointError(f"{path}: its sha256 is not the one in config.json; get the file again")
+        weights |= read_header(path).weights
+    problem = difference(shapes(weights), shapes(module.state_dict()))
+    if problem:
+        raise CheckpointError(f"{whole}: {problem}; file and config.json must come from the same model")
+    load_into(module, weights, device, half)
+
+
+def find_device(name: str) -> torch.device:
+    """The device called `name`; "auto" takes CUDA, then Apple's MPS, then the CPU."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
+    if not available.get(name.split(":")[0], False):
+        usable = ", ".join(kind for kind, there in available.items() if there)
+        raise ConfigError(f"device: got '{name}'; usable here: auto, {usable}")
+    return torch.device(name)
