@@ -25,6 +25,7 @@ from flowportrait.mp4 import write_video as write_video
 from flowportrait.mp4 import written_rate_hz as written_rate_hz
 from flowportrait.pictures import MAX_PORTRAIT_SIDE_PX as MAX_PORTRAIT_SIDE_PX
 from flowportrait.pictures import PICTURE_KINDS as PICTURE_KINDS
+from flowportrait.pictures import exposure_warnings as exposure_warnings
 from flowportrait.pictures import read_portrait as read_portrait
 from flowportrait.reader import on_clock, read_pictures, read_sound
 from flowportrait.sound import Sound as Sound

@@ -13,6 +13,7 @@ from flowportrait.container import one_line, readable_file
 from flowportrait.errors import MediaError
 
 MAX_PORTRAIT_SIDE_PX = 4096
+_DARK_LEVEL = 64.0
 PICTURE_KINDS = "a JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF picture"
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")  # others run programs: EPS, Ghostscript
 _FORMATS_OF_SOME_PILLOWS = ("AVIF", "HEIF")
@@ -52,6 +53,17 @@ def read_portrait(path: str | Path, max_px: int | None = None) -> np.ndarray:
         raise MediaError(f"{path}: a damaged picture ({one_line(error)}); give another") from error
     image.thumbnail((MAX_PORTRAIT_SIDE_PX, MAX_PORTRAIT_SIDE_PX), Image.Resampling.LANCZOS)
     return np.asarray(as_rgb(image))
+
+
+def exposure_warnings(pixels: np.ndarray) -> list[str]:
+    """What to say of a face's square, uint8 [h, w, 3], that is so dark that hardly anything is seen in it."""
+    luma = pixels.reshape(-1, 3) @ np.array([0.2126, 0.7152, 0.0722], np.float32)
+    bright = float(np.percentile(luma, 95)) if luma.size else 0.0
+    if bright >= _DARK_LEVEL:
+        return []
+    return [
+        f"portrait: underexposed, 95 % of it are below level {bright:.0f} of 255; give a brighter picture"
+    ]
 
 
 def _formats() -> list[str]:

@@ -432,6 +432,7 @@ def _row(metric: Metric, view: View) -> Score:
     if not math.isfinite(reading.value):
         return score_row(metric, sample, reason=f"{metric.name} is {reading.value} for this clip", **about)
     model = metric.weights_sha256[:16]
+    about["warnings"] = list(dict.fromkeys(view.warnings))
     return score_row(metric, sample, reading.value, parts=dict(reading.parts), model=model, **about)
 
 

@@ -78,6 +78,7 @@ def _markdown(result: Evaluation) -> str:
     if result.sets:
         lines += ["", *markdown_rows(("set metric", "value", "clips", "truth", "left out"), _set_cells(result))]
         lines += [f"- {warning}" for found in result.sets for warning in found.warnings]
+    lines += [f"- {line}" for line in result.clip_warnings]
     if lacking := result.without_score:
         lines += ["", f"## Without a score ({len(lacking)})", ""]
         lines += [f"- `{' '.join(lack.clip.split())}` by {', '.join(lack.scorers)}: {lack.reason}" for lack in lacking]
@@ -99,6 +100,7 @@ def _page(result: Evaluation) -> str:
     if result.sets:
         parts.append(html_table(("set metric", "value", "clips", "truth", "left out"), _set_cells(result)))
         parts += [f"<p class=bad>{escape(warning)}</p>" for found in result.sets for warning in found.warnings]
+    parts += [f"<p class=bad>{escape(line)}</p>" for line in result.clip_warnings]
     thumbs = _Thumbs(result.samples)
     parts += [_section(result, scorer, thumbs) for scorer in result.scorers]
     if lacking := result.without_score:
