@@ -8,7 +8,7 @@ from statistics import fmean
 import numpy as np
 
 from bench.landmarks import FaceLandmarker, lip_opening
-from bench.material import FramedClip
+from bench.material import AS_TRAINED, FramedClip
 from bench.measures import lag_curve, pause_frames, psnr, sharpness, stillness, summary
 from bench.sheets import strip, write_sheet
 from flowportrait.generate import Pipeline
@@ -21,7 +21,7 @@ SPEECH_S, SILENCE_S, SILENCE_EDGE_S = 2.0, 1.5, 0.2
 
 def generate(pipeline: Pipeline, clip: FramedClip, evaluations: int | None = None) -> np.ndarray:
     """Frames [f, s, s, 3] of the clip's first frame saying the clip's sound."""
-    return pipeline.generate(clip.frames[0], clip.sound, evaluations=evaluations, seed=0, crop="none").frames
+    return pipeline.generate(clip.frames[0], clip.sound, evaluations=evaluations, **AS_TRAINED).frames
 
 
 def measure_lips(
@@ -82,7 +82,7 @@ def measure_silence(
         samples, rate = clip.sound
         speech, silence = samples[: round(SPEECH_S * rate)], np.zeros(round(SILENCE_S * rate), np.float32)
         sound = Sound(np.concatenate([speech, silence, speech]), rate)
-        frames = pipeline.generate(clip.frames[0], sound, evaluations=evaluations, seed=0, crop="none").frames
+        frames = pipeline.generate(clip.frames[0], sound, evaluations=evaluations, **AS_TRAINED).frames
         start = len(speech) / rate + SILENCE_EDGE_S
         stop = (len(speech) + len(silence)) / rate - SILENCE_EDGE_S
         times = (np.arange(len(frames)) + 0.5) / FPS
@@ -103,8 +103,7 @@ def measure_curve(
         made = {clip.key: generate(pipeline, clip, count) for clip in clips}
         seconds = time.perf_counter() - started
         curves = [
-            lag_curve(openings[key], lip_opening(landmarker.track(frames).landmarks68))
-            for key, frames in made.items()
+            lag_curve(openings[key], lip_opening(landmarker.track(frames).landmarks68)) for key, frames in made.items()
         ]
         rows.append({
             "evaluations": count,

@@ -21,6 +21,10 @@ SOUND_KINDS = (".wav", ".mp3", ".flac", ".m4a", ".ogg")
 PICTURE_KINDS = (".jpg", ".jpeg", ".png", ".webp")
 
 
+AS_TRAINED = {"seed": 0, "crop": "none", "size": 128, "frame": "face"}
+"""How a pipeline makes a video of a portrait that is cut already, at the size that the model was trained on."""
+
+
 @dataclass(frozen=True)
 class FramedClip:
     """A clip cut to the square around its first frame's face, at 24 fps."""

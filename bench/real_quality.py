@@ -8,6 +8,7 @@ import numpy as np
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from bench.landmarks import FaceLandmarker, lip_opening
+from bench.material import AS_TRAINED
 from bench.measures import (
     lag_curve,
     loudness,
@@ -51,7 +52,7 @@ def measure_real(
         except FlowPortraitError as error:
             refused.append({"portrait": path.name, "error": str(error)})
             continue
-        frames = pipeline.generate(portrait, sound, evaluations=evaluations, seed=0, crop="none").frames
+        frames = pipeline.generate(portrait, sound, evaluations=evaluations, **AS_TRAINED).frames
         row = {"portrait": path.name, "audio": audios[i % len(audios)].name}
         clips.append(RealClip(portrait, frames, row | _figures(portrait, frames, sound, landmarker, detector)))
         print(clips[-1].row, flush=True)

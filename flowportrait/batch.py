@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from flowportrait import __version__, media
+from flowportrait.composite import Frame, Size
 from flowportrait.data.sources import SourceClip, load_sources
 from flowportrait.errors import DataError, MediaError
 from flowportrait.files import sha256_of
@@ -31,6 +32,11 @@ class Settings:
     guidance: float = 1.0
     seed: int = 0
     crop: Literal["auto", "none"] = "none"
+    size: Size = "auto"
+    frame: Frame | None = None
+    head: float = 1.0
+    lips: float = 1.0
+    eyes: float = 1.0
 
 
 @dataclass
@@ -140,10 +146,10 @@ def info_of(result: Result, portrait: str, audio: str, output: str, started_s: f
     """The record of one video, computed since `started_s` of `time.perf_counter`."""
     computing_s, shot = time.perf_counter() - started_s, result.shot
     return RunInfo(
-        flowportrait=__version__, output=output, portrait=portrait, audio=audio, model=shot.pipeline.spec.name,
-        device=str(shot.pipeline.device), seed=shot.seed, evaluations=len(shot.schedule), guidance=shot.guidance,
-        crop=shot.crop, num_frames=result.num_frames, fps=result.fps, size_px=shot.composite.square.side,
-        frame=shot.composite.frame, **shot.strengths.model_dump(),
+        flowportrait=__version__, output=output, portrait=portrait, audio=audio, model=result.model,
+        device=result.device, seed=shot.seed, evaluations=result.evaluations, guidance=shot.guidance,
+        crop=shot.crop, num_frames=result.num_frames, fps=result.fps, size_px=result.size_px,
+        size=shot.size, frame=shot.composite.frame, **shot.strengths.model_dump(),
         sample_rate_hz=result.sound.sample_rate, video_s=result.video_s, computing_s=computing_s,
         real_time_factor=computing_s / result.video_s, warnings=list(result.warnings),
     )  # fmt: skip
@@ -151,9 +157,11 @@ def info_of(result: Result, portrait: str, audio: str, output: str, started_s: f
 
 def _same(info: RunInfo, digest: str, model: str, pipeline: Pipeline, settings: Settings) -> bool:
     evaluations = settings.evaluations or pipeline.spec.sampling.evaluations
-    wanted = digest, model, evaluations, settings.guidance, settings.seed, settings.crop
-    was = info.source_sha256, info.model_sha256, info.evaluations, info.guidance, info.seed, info.crop
-    return wanted == was
+    wanted = digest, model, evaluations, settings.guidance, settings.seed, settings.crop, settings.size
+    was = info.source_sha256, info.model_sha256, info.evaluations, info.guidance, info.seed, info.crop, info.size
+    frame = settings.frame in (None, info.frame)
+    strengths = (settings.head, settings.lips, settings.eyes) == (info.head, info.lips, info.eyes)
+    return wanted == was and frame and strengths
 
 
 def _made_rows(rows: Iterable[ManifestRow], infos: Iterable[RunInfo]) -> Iterator[ManifestRow]:

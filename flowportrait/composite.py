@@ -8,20 +8,22 @@ stays the portrait's to the last bit.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from PIL import Image
-from torch import Tensor
+from PIL import Image, ImageDraw
 
 from flowportrait.codecs.canvas import Canvas, colour_line
 from flowportrait.codecs.eyes import BROWS, EyeShape
-from flowportrait.data.faces import FaceBox, FaceDetector, Square, portrait_square
+from flowportrait.codecs.motion import gaussian
 from flowportrait.data.facemesh import FaceMesh
+from flowportrait.data.faces import FaceBox, FaceDetector, Square, portrait_square
+from flowportrait.data.matte import PersonMatte
 from flowportrait.data.mesh import Mesh, turn
 from flowportrait.errors import ConfigError, DataError
 
@@ -41,6 +43,8 @@ FAR_TURN = math.radians(45)
 STILL, FULL = 0.07, 0.3
 """Distances from the square's border, in half-squares, up to which nothing moves, and from which everything does."""
 PRESENT = 0.5
+MARGIN = 3
+"""Cells around the person over which its movement fades out."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class Composite:
 
     `picture` uint8 [h, w, 3] is what is shown, the still parts of every frame; `square` lies in it, turned by `roll`
     radians (clockwise as seen). `mesh` is the face's, in pixels of the picture, None where no face was looked for or
-    none was sure; `matte` [g, g] says on a grid over the square what belongs to the person, None if unknown.
+    none was sure; `moving` [g, g] in [0, 1] says on a grid over the square what moves with the person, None if that is
+    unknown and everything may.
     """
 
     picture: UInt8[np.ndarray, "h w 3"]
@@ -57,7 +62,7 @@ class Composite:
     roll: float
     frame: Frame
     mesh: Mesh | None
-    matte: Float[np.ndarray, "g g"] | None
+    moving: Float[np.ndarray, "g g"] | None
     warnings: tuple[str, ...] = ()
 
     def view(self, size_px: int) -> UInt8[np.ndarray, "s s 3"]:
@@ -71,14 +76,14 @@ class Composite:
 
     def landmarks(self) -> Float[np.ndarray, "68 2"] | None:
         """The portrait's 68 points in coordinates of the square, [-1, 1] from edge to edge."""
-        return None if self.mesh is None else self._to_square(self.mesh.landmarks68).astype(np.float32)
+        return None if self.mesh is None else self.to_square(self.mesh.landmarks68).astype(np.float32)
 
     def canvas(self, device: torch.device) -> Canvas:
         """The square's own pixels, what of them moves, and the portrait's eyes."""
         x, y, side = self.square
         cut = torch.from_numpy(self.picture[y : y + side, x : x + side].copy()).to(device)
         pixels = cut.permute(2, 0, 1)[None].float() / 127.5 - 1
-        moving = torch.from_numpy(self._moving()).to(device, torch.float32)[None, None]
+        moving = torch.from_numpy(self._weights()).to(device, torch.float32)[None, None]
         return Canvas(pixels, self.roll, moving, self._eyes(device), colour_line(pixels))
 
     def laid_back(self, frames: UInt8[np.ndarray, "n s s 3"]) -> UInt8[np.ndarray, "n h w 3"]:
@@ -90,13 +95,22 @@ class Composite:
         pictures[:, y : y + side, x : x + side] = frames
         return pictures
 
-    def _to_square(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
+    def on_grid(self, picture: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "g g"]:
+        """Values of the picture's pixels, averaged on a grid over the square."""
+        image, (x, y, side) = Image.fromarray(picture), self.square
+        if self.roll:
+            centre = (x + side / 2, y + side / 2)
+            image = image.rotate(math.degrees(self.roll), Image.Resampling.BILINEAR, center=centre)
+        return np.asarray(image.resize((GRID, GRID), Image.Resampling.BOX, box=(x, y, x + side, y + side)))
+
+    def to_square(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
+        """Points of the picture in coordinates of the upright square, [-1, 1] from edge to edge."""
         x, y, side = self.square
         centred = (points + 0.5 - (x + side / 2, y + side / 2)) * 2 / side
         return centred @ turn(self.roll)
 
-    def _moving(self) -> Float[np.ndarray, "g g"]:
-        weight = np.ones((GRID, GRID)) if self.matte is None else self.matte
+    def _weights(self) -> Float[np.ndarray, "g g"]:
+        weight = np.ones((GRID, GRID)) if self.moving is None else self.moving
         return weight * self._fade if self.frame == "whole" else weight
 
     @cached_property
@@ -115,7 +129,7 @@ class Composite:
     def _eyes(self, device: torch.device) -> tuple[EyeShape, EyeShape] | None:
         if self.mesh is None:
             return None
-        place = lambda points: torch.from_numpy(self._to_square(points)).to(device, torch.float32)  # noqa: E731
+        place = lambda points: torch.from_numpy(self.to_square(points)).to(device, torch.float32)  # noqa: E731
         irises = place(self.mesh.irises)
         radii = self.mesh.iris_radius * 2 / self.square.side
         right, left = self.mesh.right_lids, self.mesh.left_lids[:, ::-1]  # both from left to right in the picture
@@ -135,12 +149,14 @@ def compose(
     crop: Literal["auto", "none"] = "auto",
     detector: FaceDetector | None = None,
     mesh: FaceMesh | None = None,
+    matte: PersonMatte | None = None,
 ) -> Composite:
     """Makes a portrait ready: finds the face (not with crop "none": then the square is the largest centred one), cuts
     and scales. `size` is the side of the face's square: "auto" its own, at most 512 px, where the square alone is
     shown; a whole picture keeps its size up to 1920 x 1080. Raises DataError without a face, ConfigError for a size."""
-    if size != "auto" and not SIZES_PX[0] <= size <= SIZES_PX[1]:
-        raise ConfigError(f"size: got {size}; give auto or a number of pixels from {SIZES_PX[0]} to {SIZES_PX[1]}")
+    low, high = min(SIZES_PX[0], model_px), SIZES_PX[1]
+    if size != "auto" and not low <= size <= high:
+        raise ConfigError(f"size: got {size}; give auto or a number of pixels from {low} to {high}")
     height, width = image.shape[:2]
     warnings: list[str] = []
     if crop == "none":
@@ -156,7 +172,8 @@ def compose(
     origin = (square.x, square.y) if frame == "face" else (0, 0)
     picture, square, scale = _scaled(image, square, size, frame, model_px)
     moved = None if found is None else _moved(found, origin, scale)
-    return Composite(picture, square, roll, frame, moved, None, tuple(warnings))
+    made = Composite(picture, square, roll, frame, moved, None, tuple(warnings))
+    return made if matte is None or moved is None else replace(made, moving=_moving(made, matte))
 
 
 def find_face(image: UInt8[np.ndarray, "h w 3"], detector: FaceDetector, warnings: list[str]) -> FaceBox:
@@ -228,6 +245,26 @@ def _warnings_of(square: Square, model_px: int, mesh: Mesh | None, roll: float) 
     if _eyes_shut(mesh):
         warnings.append("portrait: the eyes are shut and stay so; give a picture with open eyes")
     return warnings
+
+
+def _moving(composite: Composite, matte: PersonMatte) -> Float[np.ndarray, "g g"] | None:
+    """The person with a soft edge around, so that the background keeps still; None where the matte misses the face."""
+    box = _middle_of(composite.square)
+    person = composite.on_grid(matte.find(composite.picture, box).astype(np.float32))
+    face = _oval(composite.to_square(composite.mesh.oval))
+    if person[face > 0.5].mean() < 0.5:
+        return None
+    grown = F.max_pool2d(torch.from_numpy(np.maximum(person, face)).float()[None], 2 * MARGIN + 1, 1, MARGIN)
+    kernel = gaussian(MARGIN / 2, MARGIN)
+    padded = F.pad(grown, (MARGIN,) * 4, mode="replicate")
+    soft = F.conv2d(padded[None], (kernel[:, None] * kernel)[None, None])
+    return soft[0, 0].clamp(0, 1).numpy()
+
+
+def _oval(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "g g"]:
+    image = Image.new("L", (GRID, GRID))
+    ImageDraw.Draw(image).polygon([tuple(point) for point in (points + 1) / 2 * GRID], fill=1)
+    return np.asarray(image, np.float32)
 
 
 def _eyes_shut(mesh: Mesh) -> bool:

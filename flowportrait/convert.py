@@ -19,10 +19,10 @@ from torch import nn
 from flowportrait import registry
 from flowportrait.config import load_recipe, save_resolved
 from flowportrait.errors import CheckpointError, ConfigError, require
-from flowportrait.modeldir import ModelSpec, SamplingConfig, build_part
 from flowportrait.model import bagel
 from flowportrait.model.embed import Connector
 from flowportrait.model.mot import INIT_STD, MoT
+from flowportrait.modeldir import ModelSpec, SamplingConfig, build_part
 from flowportrait.weights import Held, Weight, difference, find_weights, read_header, shapes, write_weights
 
 BAGEL_FILE, FLUX_FILE = "ema.safetensors", "ae.safetensors"

@@ -22,10 +22,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from flowportrait import media, registry
-from flowportrait.codecs.liveliness import Strengths, draw_eye_events
+from flowportrait.codecs.liveliness import AS_IT_IS, Strengths, draw_eye_events
 from flowportrait.composite import Composite, Frame, Size, compose
 from flowportrait.config import validate
 from flowportrait.data.facemesh import FaceMesh
+from flowportrait.data.matte import PersonMatte
 from flowportrait.errors import ConfigError, DataError
 from flowportrait.model.layout import TokenGrid, latent_frames_for
 from flowportrait.model.mot import MoT
@@ -91,6 +92,7 @@ class Shot:
 
     pipeline: Pipeline
     composite: Composite
+    size: Size
     sound: media.Sound
     clip: Encoded
     schedule: Schedule
@@ -100,8 +102,8 @@ class Shot:
     strengths: Strengths
     num_frames: int
 
-    def latents(self, progress: Progress | None = None) -> Iterator[Float[Tensor, "1 c l h w"]]:
-        """The clip's latent frames as they are shown, in blocks, as soon as their windows are sampled."""
+    def latents(self, progress: Progress | None = None) -> Iterator[Tensor]:
+        """The clip's latent frames [1, c, l, h, w] as they are shown, in blocks: those of a window once it is sampled."""
         codec, clip = self.pipeline.codec, self.clip
         raw, done, before = None, 0, codec.settle_reach
         for window in self.pipeline.sampled(clip, self.schedule, self.guidance, self.seed, progress):
@@ -120,7 +122,7 @@ class Shot:
         events = draw_eye_events(self.num_frames, self.seed, self.strengths.eyes)
         return codec.settle(latents, self.clip.context, events.groups(first, latents.shape[2]), self.strengths)
 
-    def frames(self, blocks: Iterable[Float[Tensor, "1 c l h w"]]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    def frames(self, blocks: Iterable[Tensor]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         """The frames of latent frames that come in blocks, one after another."""
         left = self.num_frames
         decoded = self.pipeline.codec.decode_stream(blocks, self.clip.context)
@@ -161,6 +163,26 @@ class Result:
     def video_s(self) -> float:
         """Seconds of picture."""
         return self.num_frames / self.fps
+
+    @property
+    def size_px(self) -> int:
+        """Side of the face's square in the video."""
+        return self.shot.composite.square.side
+
+    @property
+    def model(self) -> str:
+        """Name of the model that made it."""
+        return self.shot.pipeline.spec.name
+
+    @property
+    def device(self) -> str:
+        """Where it was sampled."""
+        return str(self.shot.pipeline.device)
+
+    @property
+    def evaluations(self) -> int:
+        """Calls of the network for each window."""
+        return len(self.shot.schedule)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -251,7 +273,7 @@ class Pipeline:
         num_frames = media.frames_in(sound.duration_s)
         latent_frames = latent_frames_for(num_frames, self.codec.temporal_stride)
         clip = self.encode(composite.view(self.spec.size_px), sound, latent_frames, composite)
-        return Shot(self, composite, sound, clip, schedule, guidance, seed, crop, strengths, num_frames)
+        return Shot(self, composite, size, sound, clip, schedule, guidance, seed, crop, strengths, num_frames)
 
     def _composite(
         self, image: np.ndarray, size: Size, frame: Frame | None, crop: Crop, strengths: Strengths
@@ -259,8 +281,8 @@ class Pipeline:
         own_px = self.spec.size_px
         detector = registry.FACE_DETECTORS.load("centerface")() if crop == "auto" else None
         if self.codec.moves_portrait:
-            return compose(image, own_px, size, frame or "whole", crop, detector, FaceMesh())
-        if size not in ("auto", own_px) or frame == "whole" or strengths != Strengths():
+            return compose(image, own_px, size, frame or "whole", crop, detector, FaceMesh(), PersonMatte())
+        if size not in ("auto", own_px) or frame == "whole" or strengths != AS_IT_IS:
             raise ConfigError(
                 f"{self.spec.name}: its codec shows a square of {own_px} px as it is; leave size, frame and strengths"
             )
@@ -429,9 +451,7 @@ def _picture(portrait: str | Path | np.ndarray) -> np.ndarray:
     if not isinstance(portrait, np.ndarray):
         return media.read_portrait(portrait)
     if portrait.dtype != np.uint8 or portrait.ndim != 3 or portrait.shape[2] != 3:
-        raise DataError(
-            f"portrait: got {portrait.dtype} {list(portrait.shape)}; give uint8 [h, w, 3] or a file"
-        )
+        raise DataError(f"portrait: got {portrait.dtype} {list(portrait.shape)}; give uint8 [h, w, 3] or a file")
     return portrait
 
 

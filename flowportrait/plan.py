@@ -17,10 +17,10 @@ import torch
 from flowportrait import registry
 from flowportrait.config import load_recipe, read_values
 from flowportrait.errors import ConfigError
-from flowportrait.modeldir import ModelSpec, SamplingConfig, build_part
 from flowportrait.model.cost import clip_flops, condition_flops, linear_flops
 from flowportrait.model.layout import RowLayout, TokenGrid, latent_frames_for
 from flowportrait.model.mot import MoT, MoTConfig
+from flowportrait.modeldir import ModelSpec, SamplingConfig, build_part
 from flowportrait.train import rl
 from flowportrait.train.sft import SftRecipe
 from flowportrait.train.trainable import choose_trained

@@ -147,6 +147,7 @@ class RunInfo(Record):
     num_frames: int = Field(ge=1)
     fps: float
     size_px: int = Field(description="side of the face's square in the video")
+    size: int | Literal["auto"] = Field(default=128, description="the side that was asked for")
     frame: Literal["whole", "face"] = Field(default="face", description="the whole picture, or the square alone")
     head: float = Field(default=1.0, description="strength of the head's movements, as of `lips` and `eyes`")
     lips: float = 1.0

@@ -4,6 +4,7 @@ import json
 import time
 import wave
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,15 +13,14 @@ from PIL import Image
 import flowportrait
 from flowportrait import cli, generate, media, registry
 from flowportrait.cli import shared
+from flowportrait.codecs.liveliness import Strengths
 
 
 @dataclass
 class FakeResult:
     """What `generate` gives, without a network."""
 
-    seed: int
-    guidance: float
-    crop: str
+    shot: SimpleNamespace
     evaluations: int = 4
     model: str = "tiny"
     device: str = "cpu"
@@ -42,11 +42,16 @@ class FakeResult:
 class FakePipeline:
     """Counts evaluations as the real one does."""
 
-    def generate(self, portrait, audio, *, evaluations, guidance, seed, crop, progress):
+    def generate(self, portrait, audio, *, evaluations, guidance, seed, crop, progress, **options):
         assert portrait.shape == (32, 32, 3) and audio.sample_rate == 16000
         for done in range(1, 5):
             progress(done, 4)
-        return FakeResult(seed=seed, guidance=guidance, crop=crop, evaluations=evaluations or 4)
+        shown = SimpleNamespace(frame="whole")
+        strengths = Strengths(head=options["head"], lips=options["lips"], eyes=options["eyes"])
+        shot = SimpleNamespace(
+            seed=seed, guidance=guidance, crop=crop, size=options["size"], composite=shown, strengths=strengths
+        )
+        return FakeResult(shot, evaluations=evaluations or 4)
 
 
 @pytest.fixture

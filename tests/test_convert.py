@@ -19,9 +19,9 @@ from flowportrait.convert import NEW_FILE, convert_bagel, convert_speech, conver
 from flowportrait.encoders.siglip import SiglipConfig, SiglipEncoder
 from flowportrait.errors import CheckpointError, ConfigError
 from flowportrait.generate import load
-from flowportrait.modeldir import ModelSpec, load_parts
 from flowportrait.model import bagel
 from flowportrait.model.mot import MoT, MoTConfig
+from flowportrait.modeldir import ModelSpec, load_parts
 from flowportrait.records import ManifestRow, write_jsonl
 from flowportrait.weights import Held, find_weights, read_header, shapes, write_weights
 

@@ -9,8 +9,8 @@ import torch
 from flowportrait import media, registry
 from flowportrait.errors import CheckpointError, ConfigError, DataError
 from flowportrait.generate import Window, load, plan_windows
-from flowportrait.modeldir import ModelSpec, SamplingConfig, build_part, save_model
 from flowportrait.model.mot import MoT, MoTConfig
+from flowportrait.modeldir import ModelSpec, SamplingConfig, build_part, save_model
 from flowportrait.registry import Table
 
 SIZE_PX = 32
@@ -169,7 +169,7 @@ def test_audio_is_encoded_once(pipeline):
 
 def test_streamed_frames_equal_one_decoding(pipeline):
     result = make(pipeline, 3.0)
-    (block,) = result.decode_stream(result.latents, block=1000)
+    (block,) = pipeline.codec.decode_stream([result.latents], result.shot.clip.context)
     whole = ((block[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     assert np.array_equal(result.frames, whole.permute(1, 2, 3, 0).numpy()[: result.num_frames])
 

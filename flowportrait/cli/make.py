@@ -17,51 +17,80 @@ world_app = typer.Typer(help="Render talking heads with sound and exact ground t
 app.add_typer(world_app, name="world")
 
 
+Portrait = Annotated[
+    Path, typer.Argument(metavar="PORTRAIT", help="A picture of one face; or a dataset: its folder or manifest.")
+]
+Out = Annotated[
+    Path, typer.Option("-o", "--out", metavar="OUT.mp4", help="The video to write; for a dataset, a folder.")
+]
+Audio = Annotated[
+    Path | None, typer.Argument(metavar="AUDIO", help="Speech: a sound or video file; none for a dataset.")
+]
+Model = Annotated[str, typer.Option(metavar="NAME|DIR", help="A shipped model or a directory.")]
+SizeText = Annotated[
+    str, typer.Option(metavar="auto|128..1024", help="Side of the face's square in pixels; auto is the picture's own.")
+]
+FrameName = Annotated[
+    Literal["whole", "face"] | None,
+    typer.Option(help="Show the whole picture, or only the square around the face; whole by default."),
+]
+Evaluations = Annotated[
+    int | None, typer.Option(min=1, max=1000, help="Calls of the network; the model's own number by default.")
+]
+Guidance = Annotated[float, typer.Option(help="Guidance scale; 1 is none.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same video.")]
+Head = Annotated[float, typer.Option(help="Strength of head movements, 0 to 2; 1 is the model's own.")]
+Lips = Annotated[float, typer.Option(help="Strength of lip movements, 0 to 2.")]
+Eyes = Annotated[float, typer.Option(help="Strength of blinks and looks, 0 to 2.")]
+CropName = Annotated[
+    Literal["auto", "none"] | None,
+    typer.Option(help="Cut around the face, or not; auto for a picture, none for a dataset, whose clips are cut."),
+]
+Split = Annotated[Literal["train", "held_out", "all"], typer.Option(help="Which clips of a dataset.")]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
+Toward = Annotated[
+    str | None, typer.Option(metavar="NAME|DIR", help="A model tuned from this one, to mix its weights in.")
+]
+Share = Annotated[float, typer.Option(help="How far the mixture goes toward it, 0 to 1.")]
+Offload = Annotated[
+    bool, typer.Option("--offload", help="Keep in CPU memory what is not needed while sampling: half of the model.")
+]
+
+
 @app.command()
 def generate(
-    portrait: Annotated[
-        Path,
-        typer.Argument(metavar="PORTRAIT", help="A picture of one face; or a dataset: its folder or manifest."),
-    ],
-    out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="OUT.mp4", help="The video to write; for a dataset, a folder.")
-    ],
-    audio: Annotated[
-        Path | None, typer.Argument(metavar="AUDIO", help="Speech: a sound or video file; none for a dataset.")
-    ] = None,
-    model: Annotated[str, typer.Option(metavar="NAME|DIR", help="A shipped model or a directory.")] = "tiny",
-    evaluations: Annotated[
-        int | None,
-        typer.Option(min=1, max=1000, help="Calls of the network; the model's own number by default."),
-    ] = None,
-    guidance: Annotated[float, typer.Option(help="Guidance scale; 1 is none.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same video.")] = 0,
-    crop: Annotated[
-        Literal["auto", "none"] | None,
-        typer.Option(help="Cut around the face, or not; auto for a picture, none for a dataset, whose clips are cut."),
-    ] = None,
-    split: Annotated[Literal["train", "held_out", "all"], typer.Option(help="Which clips of a dataset.")] = "held_out",
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
-    toward: Annotated[
-        str | None, typer.Option(metavar="NAME|DIR", help="A model tuned from this one, to mix its weights in.")
-    ] = None,
-    share: Annotated[float, typer.Option(help="How far the mixture goes toward it, 0 to 1.")] = 0.5,
-    offload: Annotated[
-        bool, typer.Option("--offload", help="Keep in CPU memory what is not needed while sampling: half of the model.")
-    ] = False,
+    portrait: Portrait,
+    out: Out,
+    audio: Audio = None,
+    size: SizeText = "auto",
+    frame: FrameName = None,
+    head: Head = 1.0,
+    lips: Lips = 1.0,
+    eyes: Eyes = 1.0,
+    seed: Seed = 0,
+    crop: CropName = None,
+    model: Model = "tiny",
+    evaluations: Evaluations = None,
+    guidance: Guidance = 1.0,
+    split: Split = "held_out",
+    device: Device = "auto",
+    toward: Toward = None,
+    share: Share = 0.5,
+    offload: Offload = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Make PORTRAIT say AUDIO, or the first frame of every clip of a dataset what is said in it."""
     from flowportrait.registry import find_model
 
-    _refuse_numbers(guidance, share)
+    _refuse_numbers(guidance, share, {"head": head, "lips": lips, "eyes": eyes})
     for name in (model, toward):
         if name is not None:
             find_model(name)
     options = {"toward": toward, "share": share} if toward else {}
     options |= {"device": device} | ({"offload": True} if offload else {})
-    how = {"evaluations": evaluations, "guidance": guidance, "seed": seed}
+    how = {"evaluations": evaluations, "guidance": guidance, "seed": seed, "size": _size(size), "frame": frame}
+    how |= {"head": head, "lips": lips, "eyes": eyes}
     if portrait.suffix == ".jsonl" or (portrait.is_dir() and audio is None):
         if audio is not None:
             raise ConfigError(f"{audio}: a dataset brings its own sound; give the dataset alone")
@@ -91,12 +120,23 @@ def _generate_one(
     _report(result, portrait=portrait, audio=audio, out=out, as_json=as_json)
 
 
-def _refuse_numbers(guidance: float, share: float) -> None:
+def _size(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or not 128 <= int(text) <= 1024:
+        raise ConfigError(f"--size: got {text}; give auto or a number of pixels from 128 to 1024")
+    return int(text)
+
+
+def _refuse_numbers(guidance: float, share: float, strengths: dict[str, float]) -> None:
     """All that can be refused without torch is refused first."""
     if not 0 <= guidance <= 100:
         raise ConfigError(f"--guidance: got {guidance}; give a number from 0 to 100, 1 for no guidance")
     if not 0 <= share <= 1:
         raise ConfigError(f"--share: got {share}; give a number from 0 to 1")
+    for name, strength in strengths.items():
+        if not 0 <= strength <= 2:
+            raise ConfigError(f"--{name}: got {strength}; give a strength from 0 to 2, 1 for the model's own")
 
 
 def _generate_dataset(

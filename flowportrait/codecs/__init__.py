@@ -31,6 +31,6 @@ class LatentCodec(Protocol):
     def decode(self, latents: Float[Tensor, "b c l hl wl"], context: Any) -> Float[Tensor, "b 3 f h w"]:
         """Frames of a clip from its start on: the first latent frame gives one frame, each other `temporal_stride`."""
 
-    def decode_stream(self, blocks: Iterable[Float[Tensor, "b c l hl wl"]], context: Any) -> Iterator[Tensor]:
+    def decode_stream(self, blocks: Iterable[Tensor], context: Any) -> Iterator[Tensor]:
         """The same frames [b, 3, f, h, w], a few at a time, of a clip whose latent frames come in blocks in order; a
         long clip does not need much memory."""

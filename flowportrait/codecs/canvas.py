@@ -18,7 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowportrait.codecs.eyes import EyeMotion, EyeShape, move_eye, region_of
-from flowportrait.codecs.mouth import Mouth, MouthFrame, pixel_places
+from flowportrait.codecs.mouth import MouthFrame, pixel_places
+from flowportrait.codecs.mouth_net import SkullFrame
 
 KEPT = (0.2, 0.6)  # masks below the first show paint alone, above the second the portrait's own detail
 
@@ -92,35 +93,43 @@ class Canvas:
         flow = rearrange(self.lifted(flow), "n d y x -> n y x d")
         extra = self.lifted(torch.cat([residual, shown], 1))
         residual, shown = extra[:, :3], extra[:, 3:].clamp_(0, 1)
+        warped = self._warped(flow)
         if self.eyes is not None and eyes is not None:
             for number, motions in enumerate(eyes):
                 for shape, motion in zip(self.eyes, motions, strict=True):
-                    self._move_eye(shape, motion, flow[number], residual[number], shown[number])
-        if self.roll:
-            flow = flow @ self._turn  # the transpose of the inverse turn
-        warped = F.grid_sample(
-            self.pixels.expand(len(flow), -1, -1, -1), flow.add_(self._own_places), padding_mode="border",
-            align_corners=False,
-        )  # fmt: skip
+                    self._move_eye(shape, motion, flow[number], warped[number], residual[number], shown[number])
         return warped.mul_(shown).add_(residual)
 
-    def lay_mouths(
-        self, frames: Float[Tensor, "n 3 h w"], mouths: Mouth, where: MouthFrame, reach: tuple[float, float]
+    def _warped(
+        self, flow: Float[Tensor, "n y x 2"], rows: slice = slice(None), columns: slice = slice(None)
+    ) -> Float[Tensor, "n 3 y x"]:
+        """The portrait's pixels moved by flows in square coordinates, in a window of the canvas."""
+        flow = flow @ self._turn if self.roll else flow  # the transpose of the turn is its inverse
+        places = flow + self._own_places[rows, columns]
+        pixels = self.pixels.expand(len(flow), -1, -1, -1)
+        return F.grid_sample(pixels, places, padding_mode="border", align_corners=False)
+
+    def points(self, points: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
+        """Points of the square in coordinates of the canvas."""
+        return points @ self._turn if self.roll else points
+
+    def lay(
+        self,
+        frames: Float[Tensor, "n 3 h w"],
+        patch: Float[Tensor, "n 4 y x"],
+        where: MouthFrame | SkullFrame,
+        width: float,
     ) -> Float[Tensor, "n 3 h w"]:
-        """The frames with painted mouths between their lips, in place."""
-        colours = mouths.colours if self.grey is None else on_colour_line(mouths.colours, self.grey)
-        patch = torch.cat([mouths.cover * colours, mouths.cover], 1)
-        height, width = patch.shape[-2:]
-        finer = max(1, min(4, self.size[0] // 128))
-        if finer > 1:
-            rows, columns = (cubic_matrix(side, side * finer, patch.device) for side in (height, width))
-            patch = rows @ (patch @ columns.T)
-        extent = torch.hypot(reach[0] * where.half_width, reach[1] * where.half_height).amax()
-        middle = (where.centre.amin((0, 1)) + where.centre.amax((0, 1))) / 2
-        window = self._window(middle, extent + (where.centre[:, 0] - middle).norm(dim=-1).amax())
+        """The frames with painted mouths (see `Mouth.patch`), in place; `where` in coordinates of the canvas. `width` is
+        that of an ordinary patch as a share of the square's: patches are made finer or coarser by it, alike in every
+        frame."""
+        if self.grey is not None:
+            patch = torch.cat([on_colour_line(patch[:, :3], self.grey, patch[:, 3:]), patch[:, 3:]], 1)
+        patch = _at_scale(patch, width * self.size[1])
+        window = self._window(*where.window())
         if window is not None:
             rows, columns = window
-            laid = where.lay(patch, reach, self.places[rows, columns])
+            laid = where.lay(patch, self._own_places[window])
             under = frames[:, :, rows, columns]
             frames[:, :, rows, columns] = under * (1 - laid[:, 3:].clamp(0, 1)) + laid[:, :3]
         return frames
@@ -138,21 +147,22 @@ class Canvas:
             added, shown = added * weight, 1 - weight * (1 - shown)
         return flow, added + (1 - shown) * painted.warped, shown
 
-    def _move_eye(self, shape: EyeShape, motion: EyeMotion, flow: Tensor, residual: Tensor, shown: Tensor) -> None:
-        """Changes flow and painting of one frame about one eye, in place."""
-        window = self._window(*region_of(motion))
+    def _move_eye(
+        self, shape: EyeShape, motion: EyeMotion, flow: Tensor, warped: Tensor, residual: Tensor, shown: Tensor
+    ) -> None:
+        """Changes one frame about one eye, in place."""
+        centre, half = region_of(motion)
+        window = self._window(self.points(centre), half * (1.5 if self.roll else 1))
         if window is None:
             return
         rows, columns = window
-        flow[rows, columns], weight = move_eye(shape, motion, self.places[rows, columns], flow[rows, columns])
-        residual[:, rows, columns] *= 1 - weight
-        shown[:, rows, columns] = torch.lerp(shown[:, rows, columns], torch.ones_like(weight), weight)
+        eye = move_eye(shape, motion, self.places[window], flow[window], 2 / self.size[0])
+        warped[:, rows, columns] = (self._warped(eye.flows, *window) * eye.shares[:, None]).sum(0)
+        residual[:, rows, columns] *= 1 - eye.weight
+        shown[:, rows, columns] = torch.lerp(shown[:, rows, columns], torch.ones_like(eye.weight), eye.weight)
 
     def _window(self, centre: Tensor, half: Tensor) -> tuple[slice, slice] | None:
-        """Rows and columns of the canvas about a place of the square, as far as they are on it."""
-        if self.roll:
-            centre = centre @ self._turn
-            half = half * 1.5
+        """Rows and columns about a place of the canvas, as far as they are on it."""
         (x, y), reach = centre.tolist(), float(half)
         height, width = self.size
         rows = slice(max(0, int((y - reach + 1) / 2 * height)), min(height, int((y + reach + 1) / 2 * height) + 1))
@@ -196,14 +206,28 @@ def colour_line(pixels: Float[Tensor, "1 3 h w"], tolerance: float = 0.02) -> Fl
     return torch.stack([offset, slope]) if missed < tolerance else None
 
 
-def on_colour_line(pixels: Float[Tensor, "n 3 h w"], line: Float[Tensor, "2 3"]) -> Float[Tensor, "n 3 h w"]:
-    """Colours replaced by those of the line that are as bright."""
+def on_colour_line(
+    pixels: Float[Tensor, "n 3 h w"], line: Float[Tensor, "2 3"], share: Tensor | float = 1.0
+) -> Float[Tensor, "n 3 h w"]:
+    """Colours replaced by those of the line that are as bright; `share` is how much of a colour each pixel holds, 0
+    where it is a difference of colours."""
     luma = _luma(pixels.movedim(1, -1))[:, None]
-    return line[0][:, None, None] + luma * line[1][:, None, None]
+    return share * line[0][:, None, None] + luma * line[1][:, None, None]
 
 
 def _luma(colours: Float[Tensor, "... 3"]) -> Float[Tensor, "..."]:
     return colours @ torch.tensor([0.299, 0.587, 0.114], device=colours.device, dtype=colours.dtype)
+
+
+def _at_scale(patch: Float[Tensor, "n c y x"], pixels_across: float) -> Float[Tensor, "n c p q"]:
+    """A patch that is shown `pixels_across` wide: finer where that is much more than it has, coarser where less."""
+    height, width = patch.shape[-2:]
+    finer = min(4, int(pixels_across / width + 0.5))
+    if finer > 1:
+        rows, columns = (cubic_matrix(side, side * finer, patch.device) for side in (height, width))
+        return rows @ (patch @ columns.T)
+    coarser = min(4, int(width / pixels_across + 0.4))
+    return F.avg_pool2d(patch, coarser) if coarser > 1 else patch
 
 
 def _resized(weight: Float[Tensor, "1 1 g g"], size: tuple[int, int]) -> Float[Tensor, "1 1 h w"]:

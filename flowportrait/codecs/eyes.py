@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-
 EYES = (slice(36, 42), slice(42, 48))  # of the 68 points: corner, two of the upper lid, corner, two of the lower
 BROWS = slice(17, 22), slice(22, 27)
 TABLE = 33  # samples of a lid's height from corner to corner
 BROW, CHEEK = 0.95, 0.6  # how far above and below the lids the skin moves with them, at most, in half widths
 LASHES, FOLDED = 0.14, 0.35  # how high the upper lashes stand, and the share of it that is seen of a shut eye
 MEET = 0.15  # lids meet this share of the opening above the lower lid
+RIM = 0.07  # of the lower lid: the bright edge that a shut upper lid covers, in half widths
 SIDE = 1.45  # where the eye's region ends beyond its corners, in half widths
 SHUT, OPEN = 0.3, 0.85  # shares of the portrait's opening that are seen as closed and as open
 WIDEST = 1.12
@@ -80,9 +80,7 @@ def eyes_of(landmarks: Float[Tensor, "68 2"]) -> tuple[EyeShape, EyeShape]:
     return first, second
 
 
-def lid_ratio(
-    landmarks: Float[Tensor, "n 68 2"], portrait: Float[Tensor, "68 2"], eye: int
-) -> Float[Tensor, " n"]:
+def lid_ratio(landmarks: Float[Tensor, "n 68 2"], portrait: Float[Tensor, "68 2"], eye: int) -> Float[Tensor, " n"]:
     """How far the eye (0 or 1) stands open in each frame, as a share of the portrait's opening: 0 is shut, and what is
     nearly shut or nearly as the portrait's is taken as such. Landmarks tremble, and lids must not."""
     now, own = _gap(landmarks[:, EYES[eye]]), _gap(portrait[None, EYES[eye]])
@@ -114,9 +112,7 @@ def eye_motions(
     scale = after.norm(dim=-1) / before.norm().clamp(min=1e-3)
     turn = torch.atan2(after[:, 1], after[:, 0]) - torch.atan2(before[1], before[0])
     cos, sin = torch.cos(turn), torch.sin(turn)
-    along = torch.stack(
-        [cos * shape.along[0] - sin * shape.along[1], sin * shape.along[0] + cos * shape.along[1]], -1
-    )
+    along = torch.stack([cos * shape.along[0] - sin * shape.along[1], sin * shape.along[0] + cos * shape.along[1]], -1)
     is_open = lid_ratio(landmarks, portrait, eye)
     return [
         EyeMotion(shape.centre + shift[i], along[i], shape.half_width * scale[i], is_open[i], gaze[i])
@@ -124,10 +120,21 @@ def eye_motions(
     ]
 
 
+class MovedEye(NamedTuple):
+    """An eye in a window of a frame, as three layers that cover each other: what is over the upper lid's edge, what is
+    under the lower lid's, and the eyeball between them. `flows` [3, h, w, 2] in square coordinates say where each comes
+    from, `shares` [3, h, w] what is seen of it; `weight` [h, w] is how much of each pixel the eye decides."""
+
+    flows: Tensor
+    shares: Tensor
+    weight: Tensor
+
+
 def move_eye(
-    shape: EyeShape, motion: EyeMotion, places: Float[Tensor, "h w 2"], flow: Float[Tensor, "h w 2"]
-) -> tuple[Float[Tensor, "h w 2"], Float[Tensor, "h w"]]:
-    """The flow (square coordinates) with the eye's own movement in it, and how much of each pixel that decides."""
+    shape: EyeShape, motion: EyeMotion, places: Float[Tensor, "h w 2"], flow: Float[Tensor, "h w 2"], pixel: float
+) -> MovedEye:
+    """The eye at `places`, on top of a `flow`; `pixel` is the width of one in square coordinates. Layers meet within a
+    pixel: one flow that jumps at the lid's edge would show the edge as stairs."""
     across = torch.stack([-motion.along[1], motion.along[0]])
     offset = (places - motion.centre) / motion.half_width
     x, y = offset @ motion.along, offset @ across
@@ -135,17 +142,20 @@ def move_eye(
     meet = lower + MEET * (upper - lower)
     now_upper, now_lower = meet + (upper - meet) * motion.open, meet + (lower - meet) * motion.open
     brow, cheek = upper - shape.brow, lower + CHEEK
-    below = _ease((cheek - y) / (cheek - now_lower).clamp(min=1e-3))
-    lid = upper - _over_lid(now_upper - y, now_upper - brow, shape.brow, motion.open)
-    source_y = torch.where(y < now_upper, lid, y - (now_lower - lower) * below)
-    source_x = x
-    inside = (y >= now_upper) & (y <= now_lower) & (x.abs() < 1)
+    over = upper - _over_lid(now_upper - y, now_upper - brow, shape.brow, motion.open)
+    rim = RIM * (1 - motion.open.clamp(max=1))
+    under = y - (now_lower - lower - rim) * _ease((cheek - y) / (cheek - now_lower).clamp(min=1e-3))
     ball_x, ball_y = _ball(shape, motion, x, y, upper, lower)
-    source_x, source_y = torch.where(inside, ball_x, source_x), torch.where(inside, ball_y, source_y)
+    sharp = float(motion.half_width) / pixel
+    is_over = ((now_upper - y) * sharp + 0.5).clamp(0, 1)
+    is_under = torch.minimum(((y - now_lower) * sharp + 0.5).clamp(0, 1), 1 - is_over)
     own_across = torch.stack([-shape.along[1], shape.along[0]])
-    source = shape.centre + shape.half_width * (source_x[..., None] * shape.along + source_y[..., None] * own_across)
-    weight = _ease((SIDE - x.abs()) / (SIDE - 1.1)) * _ease((y - brow) / (0.5 * shape.brow)) * _ease((cheek - y) / CHEEK)
-    return torch.lerp(flow, source - places, weight[..., None]), weight
+    from_x, from_y = (torch.stack(layers)[..., None] for layers in ([x, x, ball_x], [over, under, ball_y]))
+    sources = shape.centre + shape.half_width * (from_x * shape.along + from_y * own_across)
+    weight = _ease((SIDE - x.abs()) / (SIDE - 1.1))
+    weight = weight * _ease((y - brow) / (0.5 * shape.brow)) * _ease((cheek - y) / CHEEK)
+    flows = torch.lerp(flow.expand_as(sources), sources - places, weight[..., None])
+    return MovedEye(flows, torch.stack([is_over, is_under, 1 - is_over - is_under]), weight)
 
 
 def region_of(motion: EyeMotion) -> tuple[Tensor, Tensor]:
@@ -207,5 +217,3 @@ def _gap(eye: Float[Tensor, "n 6 2"]) -> Float[Tensor, " n"]:
     """The mean gap between both lids as a share of the eye's width."""
     height = ((eye[:, 4] + eye[:, 5]) - (eye[:, 1] + eye[:, 2])).norm(dim=-1) / 2
     return height / (eye[:, 3] - eye[:, 0]).norm(dim=-1).clamp(min=1e-3)
-
-

@@ -42,6 +42,9 @@ class Strengths(Frozen):
     eyes: float = Field(1.0, ge=0, le=2)
 
 
+AS_IT_IS = Strengths()
+
+
 class EyeEvents(NamedTuple):
     """What the eyes do in every frame: how far blinks `close` them [f] in [0, 1], where they look [f, 2] in half widths
     of the eye, x to the right and y down."""

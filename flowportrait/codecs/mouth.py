@@ -32,6 +32,10 @@ def mouth_map(landmarks: Float[Tensor, "n 68 2"], side: int) -> Float[Tensor, "n
     return torch.exp(-0.5 * (x.square() + y.square())).amax(1, keepdim=True)
 
 
+PATCH_WIDTH = 0.27  # of the square, of an ordinary face
+PATCH_REACH = (1.3, 2.2)  # of the painted patch, in half widths and half heights of the open mouth
+
+
 class MouthFrame(NamedTuple):
     """Where a mouth lies, [n, 1, 2] each but the sizes [n, 1]: the middle of the gap between the inner lips, the
     direction from corner to corner and the one across; half the width, and half the height of the gap."""
@@ -53,7 +57,9 @@ class MouthFrame(NamedTuple):
         gap = ((lower - upper) * across).sum(-1, keepdim=True).clamp(min=0)
         return cls((upper + lower)[:, None] / 2, along[:, None], across[:, None], width / 2, gap / 2 + 0.02)
 
-    def cut(self, frames: Float[Tensor, "n c h w"], reach: tuple[float, float], size: tuple[int, int]) -> Tensor:
+    def cut(
+        self, frames: Float[Tensor, "n c h w"], size: tuple[int, int], reach: tuple[float, float] = PATCH_REACH
+    ) -> Tensor:
         """What lies in the frame, [n, c, *size], as far as `reach` half widths and half heights."""
         cells = pixel_places(*size, frames.device).flatten(0, 1)
         along = cells[:, :1] * self.half_width[:, None] * reach[0] * self.along
@@ -62,13 +68,19 @@ class MouthFrame(NamedTuple):
         return F.grid_sample(frames.float(), places, align_corners=False)
 
     def lay(
-        self, patch: Float[Tensor, "n c y x"], reach: tuple[float, float], places: Float[Tensor, "h w 2"]
+        self, patch: Float[Tensor, "n c y x"], places: Float[Tensor, "h w 2"]
     ) -> Float[Tensor, "n c h w"]:
         """A patch laid into the frame on an empty picture whose pixels have these places: the reverse of `cut`."""
         offset = places[None] - self.centre[:, None]
-        x = (offset * self.along[:, None]).sum(-1) / (reach[0] * self.half_width[:, None])
-        y = (offset * self.across[:, None]).sum(-1) / (reach[1] * self.half_height[:, None])
+        x = (offset * self.along[:, None]).sum(-1) / (PATCH_REACH[0] * self.half_width[:, None])
+        y = (offset * self.across[:, None]).sum(-1) / (PATCH_REACH[1] * self.half_height[:, None])
         return F.grid_sample(patch, torch.stack([x, y], -1), align_corners=False)
+
+    def window(self) -> tuple[Float[Tensor, "2"], Float[Tensor, ""]]:
+        """Middle and half the side of the square that holds all patches."""
+        reach = torch.hypot(PATCH_REACH[0] * self.half_width, PATCH_REACH[1] * self.half_height)
+        low, high = (self.centre[:, 0] - reach).amin(0), (self.centre[:, 0] + reach).amax(0)
+        return (low + high) / 2, (high - low).amax() / 2
 
 
 class Mouth(NamedTuple):
@@ -76,6 +88,11 @@ class Mouth(NamedTuple):
 
     colours: Tensor
     cover: Tensor
+
+    @property
+    def patch(self) -> Float[Tensor, "n 4 y x"]:
+        """What is added to a picture, [:, :3], after as much of it as [:, 3:] says is taken away."""
+        return torch.cat([self.cover * self.colours, self.cover], 1)
 
 
 class MouthPainter(nn.Module):
@@ -86,7 +103,7 @@ class MouthPainter(nn.Module):
     """
 
     SIZE = (16, 24)
-    REACH = (1.3, 2.2)  # of the painted patch, in half widths and half heights
+    REACH = PATCH_REACH
     LOOK = (8, 12)  # cells of the portrait's mouth
 
     def __init__(self, width: int = 320):
@@ -105,10 +122,9 @@ class MouthPainter(nn.Module):
         portrait_landmarks: Float[Tensor, "b 68 2"], landmarks: Float[Tensor, "n 68 2"],
     ) -> Float[Tensor, "n 3 h w"]:  # fmt: skip
         """Frames with their mouths; every portrait belongs to n / b of them in a row."""
-        colours, cover = self.paint(portrait, portrait_landmarks, landmarks)
-        patch = torch.cat([cover * colours, cover], 1)
+        patch = self.paint(portrait, portrait_landmarks, landmarks).patch
         places = pixel_places(*frames.shape[-2:], frames.device)
-        laid = MouthFrame.of(landmarks).lay(patch, self.REACH, places)  # nothing beyond the patch
+        laid = MouthFrame.of(landmarks).lay(patch, places)  # nothing beyond the patch
         return frames * (1 - laid[:, 3:]) + laid[:, :3]
 
     def paint(
@@ -120,7 +136,7 @@ class MouthPainter(nn.Module):
         mouth = MouthFrame.of(landmarks)
         own = MouthFrame.of(portrait_landmarks)
         wide = own._replace(half_height=own.half_width)  # a closed mouth, too, shows its lips
-        look = wide.cut(portrait, (1.5, 1.5), self.LOOK).flatten(1)
+        look = wide.cut(portrait, self.LOOK, (1.5, 1.5)).flatten(1)
         look = repeat(look, "b d -> (b f) d", f=len(landmarks) // len(portrait))
         shape = ((landmarks - mouth.centre) / mouth.half_width[:, None] / 2).flatten(1)
         painted = self.body(torch.cat([look, shape], -1)).float().unflatten(-1, (4, *self.SIZE))
@@ -132,4 +148,4 @@ class MouthPainter(nn.Module):
     ) -> Tensor:  # fmt: skip
         """L1 distance of the painted colours from what is there in the true frames."""
         colours = self.paint(portrait, portrait_landmarks, landmarks).colours
-        return (colours - MouthFrame.of(landmarks).cut(truth, self.REACH, self.SIZE)).abs().mean()
+        return (colours - MouthFrame.of(landmarks).cut(truth, self.SIZE)).abs().mean()

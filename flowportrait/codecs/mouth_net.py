@@ -16,13 +16,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flowportrait.codecs.landmarker import ResidualConv
-from flowportrait.codecs.mouth import Mouth, pixel_places
+from flowportrait.codecs.mouth import pixel_places
 
 EYE_CORNERS, NOSE_BASE = (36, 45), 33
 OUTER_UPPER, OUTER_LOWER = (48, 49, 50, 51, 52, 53, 54), (48, 59, 58, 57, 56, 55, 54)
 INNER_UPPER, INNER_LOWER = (60, 61, 62, 63, 64), (60, 67, 66, 65, 64)
-DOWN, REACH = 0.39, (0.40, 0.335)  # of the patch's middle from the nose, and half its sides, in distances of eye corners
+DOWN, REACH = 0.39, (0.40, 0.335)
+"""How far the patch's middle is below the nose, and half its sides, in distances between the eyes' outer corners."""
 SIZE = (96, 112)
+PATCH_WIDTH = 0.34  # of the square, of an ordinary face
 SOFT = 0.02  # width of the edges of lip maps, in half-patches
 
 
@@ -53,9 +55,7 @@ class SkullFrame(NamedTuple):
         offset = points - self.centre
         return torch.stack([_share(offset, self.along), _share(offset, self.across)], -1)
 
-    def lay(
-        self, patch: Float[Tensor, "n c y x"], places: Float[Tensor, "h w 2"]
-    ) -> Float[Tensor, "n c h w"]:
+    def lay(self, patch: Float[Tensor, "n c y x"], places: Float[Tensor, "h w 2"]) -> Float[Tensor, "n c h w"]:
         """Patches on an empty picture whose pixels have these places in the square; the reverse of `cut`."""
         at = self.within(places.flatten(0, 1)[None].expand(len(patch), -1, -1)).unflatten(1, places.shape[:2])
         return F.grid_sample(patch, at, align_corners=False)
@@ -84,7 +84,7 @@ class MouthNet(nn.Module):
         self.middle_again = ResidualConv(middle)
         self.from_middle = nn.Conv2d(middle, fine, 1)
         self.fine_again = ResidualConv(fine)
-        self.leave = nn.Conv2d(fine, 4 * 4, 3, padding=1)
+        self.leave = nn.Conv2d(fine, 4 * 3, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
         window = torch.minimum(*(1 - pixel_places(*SIZE, torch.device("cpu")).abs()).unbind(-1))
@@ -93,8 +93,9 @@ class MouthNet(nn.Module):
     def forward(
         self, shown: Float[Tensor, "n 3 96 112"], lips: Float[Tensor, "n 2 96 112"],
         portrait: Float[Tensor, "n 3 96 112"], portrait_lips: Float[Tensor, "n 2 96 112"],
-    ) -> Mouth:  # fmt: skip
-        """Colours, as changes of what is shown, and cover: open gaps are covered from the start."""
+    ) -> Float[Tensor, "n 4 96 112"]:  # fmt: skip
+        """Patches as `Mouth.patch` gives them. The gap between the lips is replaced; lips and what is about them are
+        changed by what is added, and keep the detail of the portrait."""
         seen = torch.cat([shown, lips, portrait, portrait_lips], 1)
         x = F.pixel_unshuffle(seen, 2).contiguous(memory_format=torch.channels_last)
         fine = self.fine(self.enter(x))
@@ -102,15 +103,15 @@ class MouthNet(nn.Module):
         x = self.coarse(self.to_coarse(middle))
         x = self.middle_again(middle + _doubled(self.from_coarse(x)))
         x = self.fine_again(fine + _doubled(self.from_middle(x)))
-        painted = F.pixel_shuffle(self.leave(x), 2).float()
-        cover = torch.sigmoid(painted[:, :1] + 6 * lips[:, :1] - 3) * self.window
-        return Mouth((shown + painted[:, 1:]).clamp(-1.2, 1.2), cover)
+        change = F.pixel_shuffle(self.leave(x), 2).float()
+        gap, about = _grown(lips[:, :1], 2) * self.window, _grown(lips[:, 1:], 4) * self.window
+        return torch.cat([gap * (shown + change) + (1 - gap) * about * change, gap], 1)
 
     def paint(
         self, frames: Float[Tensor, "n 3 h w"], landmarks: Float[Tensor, "n 68 2"],
         portrait: Float[Tensor, "1 3 p q"], portrait_landmarks: Float[Tensor, "1 68 2"],
-    ) -> tuple[SkullFrame, Mouth]:  # fmt: skip
-        """Mouths for frames without one; all landmarks in coordinates of pictures that cover the same square."""
+    ) -> tuple[SkullFrame, Float[Tensor, "n 4 96 112"]]:  # fmt: skip
+        """Mouths for frames without one; all landmarks in coordinates of those pictures."""
         where, own = SkullFrame.of(landmarks), SkullFrame.of(portrait_landmarks)
         look = torch.cat([own.cut(portrait), lip_maps(own, portrait_landmarks)], 1)
         look = repeat(look, "1 c y x -> n c y x", n=len(frames))
@@ -144,6 +145,11 @@ def _curve(points: Float[Tensor, "n k 2"], x: Float[Tensor, "n w"]) -> Float[Ten
 
 def _share(offset: Float[Tensor, "n k 2"], side: Float[Tensor, "n 1 2"]) -> Float[Tensor, "n k"]:
     return (offset * side).sum(-1) / side.square().sum(-1).clamp(min=1e-8)
+
+
+def _grown(x: Float[Tensor, "n 1 y x"], reach: int) -> Float[Tensor, "n 1 y x"]:
+    """A soft map whose edge lies `reach` cells further out."""
+    return F.avg_pool2d(F.max_pool2d(x, 2 * reach + 1, 1, reach), reach + 1 - reach % 2, 1, reach // 2)
 
 
 def _doubled(x: Tensor) -> Tensor:

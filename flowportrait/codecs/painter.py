@@ -53,17 +53,13 @@ class Painter(nn.Module):
         nn.init.zeros_(self.flow.weight)
         nn.init.zeros_(self.flow.bias)
 
-    def draft(
-        self, tokens: Float[Tensor, "b y x d"]
-    ) -> tuple[Float[Tensor, "n 2 u v"], Float[Tensor, "n u v c"]]:
+    def draft(self, tokens: Float[Tensor, "b y x d"]) -> tuple[Float[Tensor, "n 2 u v"], Float[Tensor, "n u v c"]]:
         """The fine flow and the features of the four frames of each group of tokens."""
         fine = rearrange(self.flow(tokens).float(), "b y x (f p q d) -> (b f) d (y p) (x q)", f=GROUP, p=4, q=4, d=2)
         paint = rearrange(self.paint(tokens), "b y x (f p q c) -> (b f) (y p) (x q) c", f=GROUP, p=4, q=4)
         return fine, paint
 
-    def finish(
-        self, drafts: Drafts, portrait: Float[Tensor, "n 3 h w"]
-    ) -> Painted:
+    def finish(self, drafts: Drafts, portrait: Float[Tensor, "n 3 h w"]) -> Painted:
         """Frames at the model's size; `portrait` is that of each frame."""
         coarse = F.interpolate(drafts.coarse, drafts.fine.shape[-2:], mode="bilinear", align_corners=False)
         flow = coarse + self.FLOW_SCALE * drafts.fine

@@ -21,13 +21,15 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowportrait.codecs import mouth, mouth_net
 from flowportrait.codecs.canvas import Canvas, Painted
 from flowportrait.codecs.eyes import eye_motions, eyes_of
 from flowportrait.codecs.grid import FineStem, GridStack
 from flowportrait.codecs.landmarker import Landmarker
-from flowportrait.codecs.liveliness import EyeEvents, Strengths, at_strengths, with_events
+from flowportrait.codecs.liveliness import AS_IT_IS, EyeEvents, Strengths, at_strengths, with_events
 from flowportrait.codecs.motion import GROUP, PATCH, LandmarkFlow, Motion, gather_from_grid, spread_over_grid
 from flowportrait.codecs.mouth import POINTS, MouthFrame, MouthPainter, mouth_map
+from flowportrait.codecs.mouth_net import MouthNet
 from flowportrait.codecs.painter import Drafts, Painter, smoothed
 from flowportrait.config import Frozen
 
@@ -84,6 +86,8 @@ class PortraitCodec(nn.Module):
         size_px: int = 128
         gaze: bool = False
         """Whether the last two numbers of a frame's motion say where the eyes look."""
+        native_mouth: bool = False
+        """Whether mouths are painted at full resolution by a network of their own, trained last."""
 
         @property
         def motion_size(self) -> int:
@@ -112,6 +116,7 @@ class PortraitCodec(nn.Module):
         self.decoder_stack = GridStack(config.width, config.decoder_depth, config.num_heads, self.grid, config.control)
         self.painter = Painter(config.width)
         self.mouth_painter = MouthPainter()
+        self.mouth_net = MouthNet() if config.native_mouth else None
 
     def prepare(
         self,
@@ -154,14 +159,14 @@ class PortraitCodec(nn.Module):
         latents: Float[Tensor, "b c l hl wl"],
         context: PortraitContext,
         events: EyeEvents | None = None,
-        strengths: Strengths = Strengths(),
+        strengths: Strengths = AS_IT_IS,
     ) -> Float[Tensor, "b c l hl wl"]:
         """Latents of a clip as they are shown: a head that moves smoothly, blinks and looks, movements as strong as
         they are wanted. `events` are those of its latent frames."""
         parts = self.motion.settle_head(gather_from_grid(latents.float()))
-        if strengths != Strengths() or events is not None:
+        if strengths != AS_IT_IS or events is not None:
             moves, gaze = self.motion.moves_of(parts), self.motion.gaze_of(parts)
-            if strengths != Strengths():
+            if strengths != AS_IT_IS:
                 moves = at_strengths(moves, context.landmarks, strengths)
             if events is not None:
                 moves, gaze = with_events(moves, context.landmarks, events)
@@ -173,9 +178,10 @@ class PortraitCodec(nn.Module):
         return torch.cat(list(self.decode_stream([latents], context)), 2)
 
     def decode_stream(
-        self, blocks: Iterable[Float[Tensor, "b c l hl wl"]], context: PortraitContext
-    ) -> Iterator[Float[Tensor, "b 3 f h w"]]:
-        """The frames a few at a time; those of a block come once the two latent frames behind it are known."""
+        self, blocks: Iterable[Tensor], context: PortraitContext
+    ) -> Iterator[Tensor]:
+        """The frames [b, 3, f, h, w] of latents [b, c, l, hl, wl] that come in blocks, a few at a time; a block's frames
+        come once the two latent frames behind it are known."""
         num_clips = len(context.landmarks)
         skip = (GROUP - 1) * num_clips  # the first latent frame is one frame
         for drafts in smoothed(self._drafts(blocks, context)):
@@ -219,8 +225,12 @@ class PortraitCodec(nn.Module):
             both = (eye_motions(landmarks, own, shape, eye, gaze) for eye, shape in enumerate(canvas.eyes))
             eyes = list(zip(*both, strict=True))
         frames = canvas.show(Painted(*(part[rows] for part in painted)), eyes)
-        mouths = self.mouth_painter.paint(context.image[one], context.landmarks[one], landmarks)
-        return canvas.lay_mouths(frames, mouths, MouthFrame.of(landmarks), self.mouth_painter.REACH)
+        at = canvas.points(landmarks)
+        if self.mouth_net is None:
+            mouths = self.mouth_painter.paint(context.image[one], context.landmarks[one], landmarks)
+            return canvas.lay(frames, mouths.patch, MouthFrame.of(at), mouth.PATCH_WIDTH)
+        where, patch = self.mouth_net.paint(frames, at, canvas.pixels, canvas.points(context.landmarks[one]))
+        return canvas.lay(frames, patch, where, mouth_net.PATCH_WIDTH)
 
     def without_mouth(
         self, parts: Float[Tensor, "1 l 4 d"], context: PortraitContext
@@ -247,7 +257,9 @@ class PortraitCodec(nn.Module):
             )
         )
 
-    def _draft(self, parts: Float[Tensor, "b l 4 d"], context: PortraitContext, before: Float[Tensor, "b 4 d"]) -> Drafts:
+    def _draft(
+        self, parts: Float[Tensor, "b l 4 d"], context: PortraitContext, before: Float[Tensor, "b 4 d"]
+    ) -> Drafts:
         """Drafts of all frames of groups, in order; `before` is the group that precedes them."""
         num_groups = parts.shape[1]
         previous = torch.cat([before[:, None], parts[:, :-1]], 1)
@@ -259,9 +271,9 @@ class PortraitCodec(nn.Module):
         coarse = self.landmark_flow(context.landmarks, moves, self.config.size_px // 4)
         tokens = self._tokens(repeat(context.tokens, "b ... -> (b n) ...", n=num_groups), control, coarse)
         fine, paint = self.painter.draft(self.decoder_stack(tokens, control))
-        mouth = mouth_map(landmarks, self.config.size_px // 2)
+        gap = mouth_map(landmarks, self.config.size_px // 2)
         gaze = self.motion.gaze_of(parts).flatten(0, 2)
-        return Drafts(fine, paint, coarse.flatten(0, 1), mouth, landmarks, gaze)
+        return Drafts(fine, paint, coarse.flatten(0, 1), gap, landmarks, gaze)
 
     def _components(self, parts: Float[Tensor, "b l 4 d"]) -> Float[Tensor, "b l e"]:
         """The numbers of each group that flow and painting follow; where the eyes look is geometry."""

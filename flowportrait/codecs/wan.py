@@ -119,9 +119,9 @@ class WanCodec(nn.Module):
         return torch.cat(list(self.decode_stream(latents.split(1, dim=2), context)), dim=2)
 
     def decode_stream(
-        self, blocks: Iterable[Float[Tensor, "b c l hl wl"]], context: Any
-    ) -> Iterator[Float[Tensor, "b 3 f h w"]]:
-        """The frames of a clip that comes in blocks of latent frames, block by block."""
+        self, blocks: Iterable[Tensor], context: Any
+    ) -> Iterator[Tensor]:
+        """The frames [b, 3, f, h, w] of a clip that comes in blocks of latent frames, block by block."""
         memory = [None] * self.memories[self.decoder]
         opens = True
         for block in blocks:

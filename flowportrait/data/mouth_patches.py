@@ -109,8 +109,8 @@ def _cut(frames, portrait: int, numbers: np.ndarray, own: np.ndarray, moves: np.
     shown, at = codec.without_mouth(codec.motion.parts_of(groups), context)
     where, own_frame = SkullFrame.of(at), SkullFrame.of(landmarks)
     true = where.cut(_pixels(frames[numbers]))
-    patches = [_bytes(where.cut(shown)), _bytes(true), at.numpy(), _bytes(own_frame.cut(pixels))[0], landmarks[0].numpy()]
-    return tuple(patches)
+    portrait = _bytes(own_frame.cut(pixels))[0]
+    return _bytes(where.cut(shown)), _bytes(true), at.numpy(), portrait, landmarks[0].numpy()
 
 
 def _labels(clip: SourceClip, size: int) -> np.ndarray | None:

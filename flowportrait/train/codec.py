@@ -14,8 +14,8 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flowportrait.codecs.mouth import LOWER_LIP, UPPER_LIP, mouth_map
 from flowportrait.codecs.motion import GROUP
+from flowportrait.codecs.mouth import LOWER_LIP, UPPER_LIP, mouth_map
 from flowportrait.codecs.portrait import PortraitCodec
 from flowportrait.config import Frozen, load_recipe
 from flowportrait.data.batches import CodecBatch, Pool, codec_batch, landmark_groups

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,16 +14,16 @@ from jaxtyping import Float
 from PIL import Image
 from pydantic import Field
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from flowportrait.codecs.mouth_net import MouthNet, SkullFrame, lip_maps
-from flowportrait.codecs.portrait import PortraitCodec
 from flowportrait.config import Frozen, load_recipe
 from flowportrait.data.landmarks import MIRRORED
 from flowportrait.data.mouth_patches import STRETCH, MouthPatches
 from flowportrait.data.sources import load_sources
 from flowportrait.modeldir import load_parts
-from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, train_loop
+from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, load_weights, train_loop
 
 
 class MouthDataConfig(Frozen):
@@ -52,7 +53,8 @@ class MouthLossConfig(Frozen):
     edges: float = 2.0  # of the L1 distance between differences of neighbouring pixels
     time: float = 1.0  # of the L1 distance between differences of successive frames
     detail: float = 1.0  # of the distance between local contrasts, which L1 alone smooths away
-    cover: float = 0.02  # of the covered share away from the mouth: what is there is sharper than paint
+    critic: float = 0.0  # of a critic's opinion that painted mouths are true (hinge, as arXiv:1705.02894)
+    features: float = 0.0  # of the L1 distance between what the critic sees in both (arXiv:1711.11585)
 
 
 class MouthRecipe(Frozen):
@@ -61,17 +63,44 @@ class MouthRecipe(Frozen):
     run: RunConfig
     data: MouthDataConfig
     optimizer: OptimizerConfig = OptimizerConfig(
-        learning_rate=2e-3, warmup_updates=50, decay_from=0.4, ema_decay=0.995
+        learning_rate=1e-3, warmup_updates=100, decay_from=0.4, ema_decay=0.995
     )
     loss: MouthLossConfig = MouthLossConfig()
+    start_from: Path | None = Field(None, description="a finished run whose painter to go on from")
     num_stretches: int = 3
     num_frames: int = Field(4, ge=2, le=STRETCH, description="successive frames of each")
 
 
-class Patches(Frozen):
+class Critic(nn.Module):
+    """Tells painted mouths from true ones, place by place: three strided convolutions over the patch and its lips."""
+
+    def __init__(self, widths: tuple[int, int, int] = (24, 48, 64)):
+        super().__init__()
+        self.layers, before = nn.ModuleList(), 5
+        for width in widths:
+            self.layers.append(nn.Conv2d(before, width, 4, stride=2, padding=1))
+            before = width
+        self.opinion = nn.Conv2d(before, 1, 3, padding=1)
+
+    def forward(self, patch: Float[Tensor, "n 3 y x"], lips: Float[Tensor, "n 2 y x"]) -> list[Tensor]:
+        """What each layer sees, and last the opinion: above 0 where a place looks true."""
+        seen = [torch.cat([patch, lips], 1)]
+        for layer in self.layers:
+            seen.append(F.leaky_relu(layer(seen[-1]), 0.2))
+        return [*seen[1:], self.opinion(seen[-1])]
+
+
+class Trained(nn.Module):
+    """What learns: the painter that ships, and its critic."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.critic = MouthNet(), Critic()
+
+
+class Patches(NamedTuple):
     """A batch: frames of stretches, in [-1, 1], and the lips' maps."""
 
-    model_config = {"arbitrary_types_allowed": True, "frozen": True}
     shown: Tensor
     true: Tensor
     lips: Tensor
@@ -86,7 +115,10 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
     torch.manual_seed(config.run.seed)
     pools = config.data.pools(config.run.seed)
     shares = np.array([1 - config.data.grid_share, config.data.grid_share][: len(pools)])
-    state = TrainState.fresh(MouthNet(), config.optimizer)
+    trained = Trained()
+    if config.start_from:
+        load_weights(trained.net, config.start_from / "mouth.safetensors")
+    state = TrainState.fresh(trained, config.optimizer)
     run.restore(state)
 
     def parts_of(update: int) -> Iterator[Part]:
@@ -96,7 +128,8 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
 
     def look(update: int) -> dict[str, float]:
         net = MouthNet().eval()
-        net.load_state_dict(state.averaged())
+        averaged = state.averaged()
+        net.load_state_dict({name: averaged[f"net.{name}"] for name in net.state_dict()})
         save_file(net.state_dict(), run.directory / "mouth.safetensors")
         rng = np.random.default_rng(1)
         held_out = [draw(pool, "validation", rng, config, augment=False) for pool in pools for _ in range(6)]
@@ -130,15 +163,16 @@ def draw(pool: MouthPatches, split: str, rng: np.random.Generator, config: Mouth
     )  # fmt: skip
 
 
-def composed(net: MouthNet, batch: Patches) -> tuple[Tensor, Tensor]:
-    """Patches with painted mouths, and how much of them is painted."""
-    mouth = net(batch.shown, batch.lips, batch.portrait, batch.portrait_lips)
-    return torch.lerp(batch.shown, mouth.colours, mouth.cover), mouth.cover
+def composed(net: MouthNet, batch: Patches) -> Float[Tensor, "n 3 y x"]:
+    """Patches with painted mouths."""
+    patch = net(batch.shown, batch.lips, batch.portrait, batch.portrait_lips)
+    return batch.shown * (1 - patch[:, 3:]) + patch[:, :3]
 
 
-def mouth_loss(net: MouthNet, batch: Patches, config: MouthLossConfig) -> tuple[Tensor, dict[str, float]]:
-    """L1 on pixels, edges, successive frames and local contrast, heavier on the mouth."""
-    made, cover = composed(net, batch)
+def mouth_loss(trained: Trained, batch: Patches, config: MouthLossConfig) -> tuple[Tensor, dict[str, float]]:
+    """L1 on pixels, edges, successive frames and local contrast, heavier on the mouth; and what the critic says."""
+    net = trained.net
+    made = composed(net, batch)
     near = F.max_pool2d(batch.lips[:, 1:], 9, stride=1, padding=4)
     inside = F.max_pool2d(batch.lips[:, :1], 5, stride=1, padding=2)
     weight = (0.3 + config.mouth * (0.3 * near + 0.7 * inside)) * net.window
@@ -149,10 +183,25 @@ def mouth_loss(net: MouthNet, batch: Patches, config: MouthLossConfig) -> tuple[
     steps = rearrange(error, "(b f) c y x -> b f c y x", b=len(error) // _frames_of(batch))
     time = (weight.unflatten(0, steps.shape[:2])[:, 1:] * steps.diff(dim=1).abs()).mean()
     detail = (weight * (_contrast(made) - _contrast(batch.true)).abs()).mean()
-    outside = (cover * (1 - near)).mean()
-    loss = pixels + config.edges * edges + config.time * time + config.detail * detail + config.cover * outside
-    named = {"pixels": pixels, "edges": edges, "time": time, "detail": detail, "outside": outside}
+    loss = pixels + config.edges * edges + config.time * time + config.detail * detail
+    named = {"pixels": pixels, "edges": edges, "time": time, "detail": detail}
+    if config.critic or config.features:
+        judged = critic_losses(trained.critic, made, batch)
+        loss = loss + config.critic * judged["critic"] + config.features * judged["features"] + judged["own"]
+        named |= judged
     return loss, {name: float(value.detach()) for name, value in named.items()}
+
+
+def critic_losses(critic: Critic, made: Float[Tensor, "n 3 y x"], batch: Patches) -> dict[str, Tensor]:
+    """The painter's losses under a critic that stands still, and the critic's `own` (hinge) on frames that do."""
+    still = {name: value.detach() for name, value in critic.named_parameters()}
+    seen = functional_call(critic, still, (made, batch.lips))
+    with torch.no_grad():
+        true = critic(batch.true, batch.lips)
+    features = sum((a - b).abs().mean() for a, b in zip(seen[:-1], true[:-1], strict=True))
+    opinions = [critic(x, batch.lips)[-1] for x in (batch.true, made.detach())]
+    own = F.relu(1 - opinions[0]).mean() + F.relu(1 + opinions[1]).mean()
+    return {"critic": -seen[-1].mean(), "features": features, "own": own}
 
 
 @torch.no_grad()
@@ -161,7 +210,7 @@ def figures(net: MouthNet, batches: list[Patches]) -> dict[str, float]:
     variance of the Laplacian there."""
     rows = []
     for batch in batches:
-        made, _ = composed(net, batch)
+        made = composed(net, batch)
         mask = (batch.lips[:, 1:] > 0.5).float()
         psnr = [
             -10 * torch.log10(((x - batch.true) / 2).square().mul(mask).sum() / (3 * mask.sum()).clamp(min=1))
@@ -170,11 +219,6 @@ def figures(net: MouthNet, batches: list[Patches]) -> dict[str, float]:
         rows.append([*map(float, psnr), float(_sharpness(made, mask) / _sharpness(batch.true, mask).clamp(min=1e-8))])
     psnr, before, sharp = np.median(np.array(rows), 0)
     return {"psnr_mouth": psnr, "psnr_unpainted": before, "sharpness": sharp}
-
-
-def load_mouth(codec: PortraitCodec, net: MouthNet) -> None:
-    """Gives a codec its trained painter."""
-    codec.mouth_net = net
 
 
 def _frames_of(batch: Patches) -> int:
@@ -197,9 +241,10 @@ def _sharpness(x: Float[Tensor, "n 3 y x"], mask: Float[Tensor, "n 1 y x"]) -> T
 
 def _tremble(rng: np.random.Generator, landmarks: Tensor) -> Tensor:
     """Errors of lips that a generator draws: about half a pixel of 128."""
-    return torch.from_numpy(rng.normal(0, 0.006, landmarks.shape)).float() * torch.tensor(
-        [1.0 if point >= 48 else 0.0 for point in range(68)]
-    )[:, None]
+    return (
+        torch.from_numpy(rng.normal(0, 0.006, landmarks.shape)).float()
+        * torch.tensor([1.0 if point >= 48 else 0.0 for point in range(68)])[:, None]
+    )
 
 
 def _mirrored(landmarks: Float[Tensor, "n 68 2"]) -> Float[Tensor, "n 68 2"]:
@@ -232,7 +277,7 @@ def _sheet(net: MouthNet, batches: list[Patches], path: Path) -> None:
     """Columns: a stretch each; rows: portrait, shown, painted, true."""
     columns = []
     for batch in batches:
-        made, _ = composed(net, batch)
+        made = composed(net, batch)
         for index in (0, len(made) - 1):
             columns.append(torch.cat([x[index] for x in (batch.portrait, batch.shown, made, batch.true)], 1))
     sheet = torch.cat(columns, 2).clamp(-1, 1)

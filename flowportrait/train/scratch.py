@@ -17,8 +17,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from flowportrait.codecs.mouth import LOWER_LIP, UPPER_LIP
 from flowportrait.codecs.motion import gather_from_grid
+from flowportrait.codecs.mouth import LOWER_LIP, UPPER_LIP
 from flowportrait.codecs.portrait import PortraitCodec
 from flowportrait.config import Frozen, load_recipe, read_values
 from flowportrait.data.augment import apply_look, draw_look
@@ -32,10 +32,10 @@ from flowportrait.encoders.portrait import PortraitTokens
 from flowportrait.errors import ConfigError
 from flowportrait.flow import draw_times
 from flowportrait.generate import load
-from flowportrait.modeldir import ModelSpec, SamplingConfig, save_model
 from flowportrait.model.layout import RowLayout, TokenGrid
 from flowportrait.model.mot import MoT, MoTConfig
 from flowportrait.model.precision import matmul_precision
+from flowportrait.modeldir import ModelSpec, SamplingConfig, save_model
 from flowportrait.train.codec import CodecRecipe, DataConfig
 from flowportrait.train.hearing import HearingConfig, learn_hearing, shapes_loss
 from flowportrait.train.lips import lip_figures
@@ -206,7 +206,7 @@ def write_samples(directory: Path, update: int, sources: list[Source]) -> None:
         framing = draw_look(np.random.default_rng(0), cache.landmarks[first], cache.size_px, strength=0.0)
         portrait = apply_look(framing, cache.frames[first : first + 1], pipeline.spec.size_px)[0]
         pixels = rearrange((portrait + 1) * 127.5, "c h w -> h w c").round().byte().numpy()
-        result = pipeline.generate(pixels, (cache.audio_of(clip), SAMPLE_RATE), crop="none")
+        result = pipeline.generate(pixels, (cache.audio_of(clip), SAMPLE_RATE), crop="none", frame="face")
         result.save(directory / f"sample_{update:06d}_{cache.root.name}.mp4")
 
 

@@ -23,10 +23,10 @@ from flowportrait.data.rows import Cut, Loaded, Rows, RowsConfig
 from flowportrait.errors import ConfigError, DataError
 from flowportrait.files import sha256_of
 from flowportrait.flow import draw_times
-from flowportrait.modeldir import ModelSpec, SamplingConfig
 from flowportrait.model.lora import LoraConfig, merged
 from flowportrait.model.mot import MoT
 from flowportrait.model.precision import matmul_precision
+from flowportrait.modeldir import ModelSpec, SamplingConfig
 from flowportrait.registry import find_model
 from flowportrait.train import scratch
 from flowportrait.train.encode import parts_digest

@@ -19,8 +19,8 @@ from pydantic import Field
 from flowportrait import media
 from flowportrait.config import Frozen
 from flowportrait.errors import TrainingError
-from flowportrait.modeldir import save_model
 from flowportrait.model.mot import MoT
+from flowportrait.modeldir import save_model
 from flowportrait.sampling import Schedule, sample
 from flowportrait.scoring.reward import Candidate, RewardConfig, columns
 from flowportrait.train.parallel import whole_weights

@@ -76,6 +76,6 @@ def test_what_is_laid_into_a_mouth_can_be_cut_out_again():
     mouth = MouthFrame.of(face(turned=0.4, gap=0.3, half_width=0.4))
     coarse = torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(0))
     patch = torch.nn.functional.interpolate(coarse, (16, 24))
-    laid = mouth.lay(patch, MouthPainter.REACH, pixel_places(256, 256, patch.device))
-    cut = mouth.cut(laid, MouthPainter.REACH, MouthPainter.SIZE)
+    laid = mouth.lay(patch, pixel_places(256, 256, patch.device))
+    cut = mouth.cut(laid, MouthPainter.SIZE)
     torch.testing.assert_close(cut[..., 2:-2, 2:-2], patch[..., 2:-2, 2:-2], atol=0.08, rtol=0)

@@ -51,7 +51,7 @@ def frames_of(video):
 def test_the_video_is_as_long_as_the_sound_and_marked_as_synthetic(talking):
     video, _ = talking
     frames = frames_of(video)
-    assert abs(len(frames) - 96) <= 1 and frames.shape[1:] == (128, 128, 3)
+    assert abs(len(frames) - 96) <= 1 and frames.shape[1:] == (256, 256, 3)
     with av.open(str(video)) as container:
         assert "synthetic" in " ".join(container.metadata.values()).lower()
 

@@ -3,9 +3,9 @@
 import torch
 
 from flowportrait import registry
-from flowportrait.modeldir import ModelSpec, SamplingConfig, build_part, save_model
 from flowportrait.model import precision
 from flowportrait.model.mot import MoT, MoTConfig
+from flowportrait.modeldir import ModelSpec, SamplingConfig, build_part, save_model
 from flowportrait.registry import Table
 from flowportrait.train import rl
 
