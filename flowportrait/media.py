@@ -226,6 +226,9 @@ def _resampled(path: Path, kind: tuple[str, str, int], max_s: float, levels: _Le
         return np.zeros((1 if kind[1] == "mono" else 2, 0), np.int16 if kind[0] == "s16" else np.float32)
     with told(f"{path}: damaged sound", f"give {SOUND_KINDS}"):
         parts += [out.to_ndarray() for out in resampler.resample(None)]
+    # A resampler that has nothing to do at first lets everything through.
+    if len({(len(part), part.dtype) for part in parts}) > 1:
+        raise MediaError(f"{path}: damaged sound (its channels change on the way); give {SOUND_KINDS}")
     return np.concatenate(parts, axis=1)
 
 

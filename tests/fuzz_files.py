@@ -47,7 +47,11 @@ def read(path: Path, folder: Path) -> list[str]:
     if path.suffix in PICTURES:
         tries = [lambda: read_portrait(path)]
     else:
-        tries = [lambda: media.read_audio(path, min_s=0.0, max_s=60.0), lambda: media.read_audio(path, mono=False)]
+        tries = [
+            lambda: media.read_audio(path, min_s=0.0, max_s=60.0),
+            lambda: media.read_audio(path, mono=False, max_s=60.0),
+            lambda: media.read_pcm(path, 16_000),
+        ]
         if path.suffix not in SOUNDS:
             tries += [
                 lambda: media.Clip(path).facts,
