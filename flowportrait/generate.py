@@ -187,7 +187,10 @@ class Result:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the user should know of portrait, sound and model, a line each."""
-        return (*self.shot.composite.warnings, *self.shot.pipeline.warnings)
+        composite, sound = self.shot.composite, self.shot.sound
+        x, y, side = composite.square
+        exposure = media.exposure_warnings(composite.picture[y : y + side, x : x + side])
+        return (*composite.warnings, *exposure, *sound.warnings, *self.shot.pipeline.warnings)
 
     @cached_property
     def frames(self) -> np.ndarray:
@@ -312,8 +315,7 @@ class Pipeline:
         pixels = torch.from_numpy(portrait.copy()).to(self.device).float()
         picture = rearrange(pixels / 127.5 - 1, "h w c -> 1 c h w")
         grid = self._grid(latent_frames, opening=True)
-        samples = sound.samples.mean(axis=1) if sound.samples.ndim == 2 else sound.samples
-        speech = media.resample(samples.astype(np.float32), sound.sample_rate, AUDIO_RATE_HZ)
+        speech = media.resample(media.to_mono(sound.samples)[0], sound.sample_rate, AUDIO_RATE_HZ)
         context = self._context(picture, composite)
         return Encoded(
             context=context,
@@ -463,7 +465,7 @@ def _sound(audio: str | Path | tuple[np.ndarray, int]) -> media.Sound:
             f"audio: got {samples.dtype} {list(samples.shape)}; give finite floats in [-1, 1], "
             "[s] or [s, channels], or a file"
         )
-    sound = media.Sound(samples.astype(np.float32), rate)
+    sound = media.Sound(samples.astype(np.float32), rate, getattr(audio, "warnings", ()))
     if sound.duration_s < media.MIN_SPEECH_S:
         raise DataError(f"audio: {sound.duration_s:.2f} s of sound; give at least {media.MIN_SPEECH_S} s")
     return sound

@@ -184,6 +184,7 @@ class Score(Measured):
     expected: dict[str, float] = Field(default={}, description="by aspect, from token probabilities if known")
     sha256: str = Field(default="", description="of the video file")
     truth_sha256: str = Field(default="", description="of the ground-truth video, where the scorer needs one")
+    warnings: list[str] = Field(default=[], description="what can hardly have been meant about the clip")
     settings: dict[str, Any] = Field(default={}, description="how a metric was set: crops, windows, readings")
     weights_sha256: str = Field(default="", description="of the file of pretrained weights")
     source: dict[str, float] = Field(

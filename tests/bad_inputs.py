@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from cases import table
 from PIL import Image
 
 from flowportrait import media
@@ -265,7 +266,8 @@ def document() -> str:
         "# Wrong input and what is said about it\n\n"
         "Each of these ends with exit code 2 and exactly one line, `error: ...`, without a traceback and\n"
         "without a file left behind. `tests/bad_inputs.py` makes the table; the tests try it line by line.\n\n"
-        f"| what | `flowportrait ...` | `error: ...` |\n|---|---|---|\n{rows}\n"
+        f"| what | `flowportrait ...` | `error: ...` |\n|---|---|---|\n{rows}\n\n"
+        f"{table()}"
     )
 
 

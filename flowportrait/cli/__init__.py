@@ -11,6 +11,7 @@ import typer
 
 from flowportrait import __version__
 from flowportrait.cli import about, data, make, score, study, train
+from flowportrait.cli.shared import Unheard
 from flowportrait.errors import CheckpointError, ConfigError, DataError, FlowPortraitError, MediaError
 
 _INPUT_ERRORS = (ConfigError, DataError, MediaError, CheckpointError)
@@ -23,6 +24,7 @@ for room in (make, score, study, data, train, about):
 
 def main() -> None:
     """The console script."""
+    sys.stdout, sys.stderr = Unheard.around(sys.stdout), Unheard.around(sys.stderr)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -1,12 +1,13 @@
 """What the commands have in common: the options of many, the progress bar, the machine-readable line."""
 
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Self, TextIO
 
 import typer
 
@@ -28,6 +29,42 @@ Answers = Annotated[
     Path | None, typer.Option(metavar="FILE.jsonl", help="Where raw answers are kept; beside the output by default.")
 ]
 Resume = Annotated[str | None, typer.Option(metavar="auto|DIR", help="Go on from the last saved state.")]
+
+
+class Unheard:
+    """A stream of text whose reader may go away, as `head` does: what is said then is lost, and what is done is not."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    @classmethod
+    def around(cls, stream: TextIO | None) -> Self | None:
+        """`stream` so; None where there is none."""
+        return cls(stream) if stream is not None else None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """As the stream does, unless nobody hears it."""
+        with self._lost():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """As the stream does, unless nobody hears it."""
+        with self._lost():
+            self._stream.flush()
+
+    @contextmanager
+    def _lost(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            # What waits in the stream would be tried again when the process ends.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
 
 @contextmanager

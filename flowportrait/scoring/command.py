@@ -88,6 +88,7 @@ def score(
         _warn(f"unscored: {score.clip} by {score.scorer}: {score.reason}")
     if len(summary.unscored) > _SHOWN_REASONS:
         _warn(f"{len(summary.unscored) - _SHOWN_REASONS} more unscored; their reasons stand in {out}")
+    _warn_of_clips(summary.scores)
     # What stands beside a metric's number (frames, offsets) are counts, not verdicts.
     judges = {scorer.name for scorer in scorers if isinstance(scorer, ScoreSystem)}
     judged = (score for score in summary.scores if score.scorer in judges)
@@ -198,6 +199,7 @@ def _tell_evaluation(result: "Evaluation", spent: dict[str, Any], out: Path, as_
         print(line)
     for warning in (warning for found in result.sets for warning in found.warnings):
         _warn(warning)
+    _warn_of_clips(result.scores)
     for lack in result.without_score[:_SHOWN_REASONS]:
         _warn(f"unscored: {lack.clip} by {', '.join(lack.scorers)}: {lack.reason}")
     unscored = f"{len(result.unscored)} scores missing"
@@ -403,6 +405,15 @@ def _refuse_folder(out: Path) -> None:
 
 def _warn(line: str) -> None:
     print(f"warning: {line}", file=sys.stderr)
+
+
+def _warn_of_clips(scores: Iterable[Score]) -> None:
+    """What can hardly have been meant about the clips, each said once."""
+    lines = list(dict.fromkeys(line for score in scores for line in score.warnings))
+    for line in lines[:_SHOWN_REASONS]:
+        _warn(line)
+    if len(lines) > _SHOWN_REASONS:
+        _warn(f"{len(lines) - _SHOWN_REASONS} more warnings stand beside the scores")
 
 
 def _print_json(value: dict[str, Any], wanted: bool) -> None:

@@ -92,6 +92,11 @@ class Evaluation:
         return [score for score in self.scores if score.reason]
 
     @property
+    def clip_warnings(self) -> list[str]:
+        """What can hardly have been meant about the clips, each once."""
+        return list(dict.fromkeys(line for score in self.scores for line in score.warnings))
+
+    @property
     def without_score(self) -> list[Lack]:
         """What is missing, one entry for each clip and reason; the reward's own reasons repeat those of its terms."""
         found: dict[tuple[str, str], list[str]] = {}

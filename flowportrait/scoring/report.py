@@ -143,6 +143,7 @@ def _markdown(result: Evaluation) -> str:
         lines += ["", *markdown_rows(_SET_HEAD, _set_cells(result))]
         lines += [f"- {warning}" for found in result.sets for warning in found.warnings]
     lines += [f"- not computed: {name}: {why}" for name, why in result.skipped.items()]
+    lines += [f"- {line}" for line in result.clip_warnings]
     if lacking := result.without_score:
         lines += ["", f"## Without a score ({len(lacking)})", ""]
         lines += [f"- `{' '.join(lack.clip.split())}` by {', '.join(lack.scorers)}: {lack.reason}" for lack in lacking]
@@ -172,6 +173,7 @@ def _page(result: Evaluation, clips: viewer.Media) -> str:
         parts.append(html_table(_SET_HEAD, _set_cells(result)))
         parts += [f"<p class=bad>{escape(warning)}</p>" for found in result.sets for warning in found.warnings]
     parts += [f"<p class=bad>Not computed: {escape(name)}: {escape(why)}</p>" for name, why in result.skipped.items()]
+    parts += [f"<p class=bad>{escape(line)}</p>" for line in result.clip_warnings]
     thumbs = _Thumbs(result.samples)
     parts.append(viewer.section(result, clips))
     head = ("scorer", "better", "mean", "std", "median", "worst", "clips", "unscored")
