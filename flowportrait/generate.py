@@ -39,6 +39,8 @@ from flowportrait.weights import difference, shapes
 AUDIO_RATE_HZ = 16_000
 """Samples per second of what the audio encoders hear."""
 
+SILENCE = 4
+"""Latent frames of silence in which is seen whether a portrait's lips close."""
 Crop = Literal["auto", "none"]
 Progress = Callable[[int, int], None]  # (evaluations done, evaluations in all)
 
@@ -101,6 +103,7 @@ class Shot:
     crop: Crop
     strengths: Strengths
     num_frames: int
+    rest: Float[Tensor, "1"] | None = None  # how far the lips are apart in silence, in half-squares
 
     def latents(self, progress: Progress | None = None) -> Iterator[Tensor]:
         """The clip's latent frames [1, c, l, h, w] as they are shown, in blocks, as their windows are sampled."""
@@ -120,7 +123,7 @@ class Shot:
         if not codec.moves_portrait:
             return latents
         events = draw_eye_events(self.num_frames, self.seed, self.strengths.eyes)
-        return codec.settle(latents, self.clip.context, events.groups(first, latents.shape[2]), self.strengths)
+        return codec.settle(latents, self.clip.context, events.groups(first, latents.shape[2]), self.strengths, self.rest)
 
     def frames(self, blocks: Iterable[Tensor]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         """The frames of latent frames that come in blocks, one after another."""
@@ -273,7 +276,16 @@ class Pipeline:
         num_frames = media.frames_in(sound.duration_s)
         latent_frames = latent_frames_for(num_frames, self.codec.temporal_stride)
         clip = self.encode(composite.view(self.spec.size_px), sound, latent_frames, composite)
-        return Shot(self, composite, size, sound, clip, schedule, guidance, seed, crop, strengths, num_frames)
+        rest = self._rest(clip, schedule) if self.codec.moves_portrait else None
+        return Shot(self, composite, size, sound, clip, schedule, guidance, seed, crop, strengths, num_frames, rest)
+
+    @torch.no_grad()
+    def _rest(self, clip: Encoded, schedule: Schedule) -> Float[Tensor, "1"]:
+        """How far the lips of this portrait are apart while nothing is said: sampled, as the model means it."""
+        frames = 1 + self.codec.temporal_stride * (SILENCE - 1)
+        silence = torch.zeros(1, round(frames / self.spec.fps * AUDIO_RATE_HZ), device=self.device)
+        still = replace(clip, audio=self.audio_encoder(silence, frames), latent_frames=SILENCE)
+        return self.codec.lip_gap(torch.cat(list(self.sampled(still, schedule, 1.0, 0)), dim=2), clip.context)
 
     def _composite(
         self, image: np.ndarray, size: Size, frame: Frame | None, crop: Crop, strengths: Strengths
