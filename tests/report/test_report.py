@@ -124,7 +124,9 @@ def test_table_5(tables):
 
 def test_markdown_and_latex(given, tables):
     text = (given / "tables" / "tables.md").read_text()
-    assert "| MAS-MA | 83.3 [" in text and "- FID, Acc, Acc_nt, Cov (%): the FID of two sets" in text and "nan" not in text
+    assert "| MAS-MA | 83.3 [" in text and "nan" not in text
+    assert "- FID, Acc, Acc_nt, Cov (%): the FID of two sets" in text
+    assert "mas-ma against ssim on the 4 pairs that both answered" in text and "McNemar p" in text
     latex = (given / "tables" / "table2.tex").read_text()
     assert r"FVD $\downarrow$" in latex and "nan" not in latex and "—" not in latex and "---" in latex
     body = latex[latex.index("toprule") : latex.index("bottomrule")]
