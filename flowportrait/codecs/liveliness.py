@@ -39,6 +39,7 @@ FIXATION_S, LOOK = 1.1, (0.075, 0.035)  # half widths of the eye
 FARTHEST = (0.3, 0.15)
 COUNTER = 0.3  # of the nose's way over the eyes' goes back in the irises, so that the eyes stay on the viewer
 KEPT = 1.6  # the components of motion keep five eighths of a jaw that is closed so: more is asked of them
+WIDEST_REST = 0.09  # half-squares: a scream is closed by half, for a chin that goes further up bares a neck nobody saw
 
 
 class Strengths(Frozen):
@@ -114,7 +115,7 @@ def with_closed_lips(
     """Movements whose jaw is closed by as much as the lips stand apart in silence, `rest`: a portrait that laughs or
     has its mouth open would never bring its lips together."""
     points = portrait[:, None, None] + moves
-    amount = KEPT * torch.minimum(lip_gap(points), rest[:, None, None])
+    amount = KEPT * torch.minimum(lip_gap(points), rest.clamp(max=WIDEST_REST)[:, None, None])
     share = torch.zeros(moves.shape[-2], device=moves.device)
     share[list(JAW)] = torch.tensor(list(JAW.values()), device=moves.device)
     return moves - share[:, None] * (amount[..., None] * _across(points))[..., None, :]
