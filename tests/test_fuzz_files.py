@@ -30,7 +30,9 @@ def write_whole_files(folder: Path) -> None:
     for suffix, alike in (("3gp", "mp4"), ("m4v", "mp4"), ("mpeg", "mpg"), ("mts", "ts")):
         (folder / f"film.{suffix}").write_bytes((folder / f"film.{alike}").read_bytes())
     for suffix, codec in SOUNDS.items():
-        with av.open(str(folder / f"s.{suffix}"), "w", format={"aac": "adts", "m4a": "mp4"}.get(suffix)) as out:
+        with av.open(
+            str(folder / f"s.{suffix}"), "w", format={"aac": "adts", "m4a": "mp4"}.get(suffix)
+        ) as out:
             stream = out.add_stream(codec, rate=RATE, layout="stereo")
             both = np.stack([voice(0.3), voice(0.3, seed=1)])
             frame = av.AudioFrame.from_ndarray(both, format="fltp", layout="stereo")
@@ -49,9 +51,18 @@ def write_whole_files(folder: Path) -> None:
 
 def outcomes(whole: Path, seed: int, count: int) -> tuple[list[dict], str]:
     """What a process says of its inputs; and how it ended, if not well."""
-    command = [sys.executable, str(Path(__file__).with_name("fuzz_files.py")), str(whole), str(seed), str(count)]
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("fuzz_files.py")),
+        str(whole),
+        str(seed),
+        str(count),
+    ]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     said, last_s, waiting = b"", time.monotonic(), selectors.DefaultSelector()
     waiting.register(process.stdout, selectors.EVENT_READ)
@@ -65,7 +76,9 @@ def outcomes(whole: Path, seed: int, count: int) -> tuple[list[dict], str]:
             process.kill()
             break
     code = process.wait()
-    return [json.loads(line) for line in said.splitlines() if line.endswith(b"}")], "" if code == 0 else f"code {code}"
+    return [
+        json.loads(line) for line in said.splitlines() if line.endswith(b"}")
+    ], "" if code == 0 else f"code {code}"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as Linux does it")
@@ -78,7 +91,9 @@ def test_damaged_files_cost_one_line_each(tmp_path):
         results = list(pool.map(lambda seed: outcomes(tmp_path, seed, share), range(NUM_PROCESSES)))
     for seed, (rows, ended) in enumerate(results):
         assert not ended, (ended, "seed", seed, rows[-1])
-        assert sum("lines" in row for row in rows) == share, [row for row in rows if "traceback" in row][0]["traceback"]
+        assert sum("lines" in row for row in rows) == share, [
+            row for row in rows if "traceback" in row
+        ][0]["traceback"]
         for row in rows:
             assert all("\n" not in line and len(line) < 500 for line in row.get("lines", ()))
     lines = [line for rows, _ in results for row in rows for line in row.get("lines", ())]

@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(*command, cwd):
-    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return done
 
@@ -35,8 +37,21 @@ def test_an_installed_wheel_makes_a_video(tmp_path):
     # Behind the wheel, so that it is found before an editable install.
     (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
     samples = packages / "flowportrait" / "samples"
-    command = (venv / "bin" / "python", "-P", "-m", "flowportrait", "generate", samples / "portrait.png")
+    command = (
+        venv / "bin" / "python",
+        "-P",
+        "-m",
+        "flowportrait",
+        "generate",
+        samples / "portrait.png",
+    )
     run(*command, samples / "speech.wav", "-o", "out.mp4", "--evaluations", "1", cwd=tmp_path)
     assert (tmp_path / "out.mp4").stat().st_size > 10_000
-    where = run(venv / "bin" / "python", "-P", "-c", "import flowportrait; print(flowportrait.__file__)", cwd=tmp_path)
+    where = run(
+        venv / "bin" / "python",
+        "-P",
+        "-c",
+        "import flowportrait; print(flowportrait.__file__)",
+        cwd=tmp_path,
+    )
     assert str(packages) in where.stdout
