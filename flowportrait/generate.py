@@ -103,7 +103,7 @@ class Shot:
     num_frames: int
 
     def latents(self, progress: Progress | None = None) -> Iterator[Tensor]:
-        """The clip's latent frames [1, c, l, h, w] as they are shown, in blocks: those of a window once it is sampled."""
+        """The clip's latent frames [1, c, l, h, w] as they are shown, in blocks, as their windows are sampled."""
         codec, clip = self.pipeline.codec, self.clip
         raw, done, before = None, 0, codec.settle_reach
         for window in self.pipeline.sampled(clip, self.schedule, self.guidance, self.seed, progress):

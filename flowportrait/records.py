@@ -203,6 +203,7 @@ class SetScore(Record):
 
     schema_version: Literal[1] = 1
     set_metric: str
+    generator: str = Field(default="", description="whose clips; empty where all were of one")
     value: MaybeNumber = Field(default=math.nan, description="nan when there is none")
     reason: str = ""
     unit: str = ""

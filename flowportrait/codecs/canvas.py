@@ -120,7 +120,7 @@ class Canvas:
         where: MouthFrame | SkullFrame,
         width: float,
     ) -> Float[Tensor, "n 3 h w"]:
-        """The frames with painted mouths (see `Mouth.patch`), in place; `where` in coordinates of the canvas. `width` is
+        """The frames with painted mouths (see `Mouth.patch`), in place; `where` in the canvas's coordinates. `width` is
         that of an ordinary patch as a share of the square's: patches are made finer or coarser by it, alike in every
         frame."""
         if self.grey is not None:

@@ -131,10 +131,12 @@ class PortraitCodec(nn.Module):
         return PortraitContext(portrait, tokens, found, canvas)
 
     def encode(self, frames: Float[Tensor, "b 3 f h w"], context: PortraitContext) -> Float[Tensor, "b c l hl wl"]:
-        """Latents of 1 + 4 n frames. ValueError for another count."""
+        """Latents of 1 + 4 n frames. ValueError for another count. Movement is what the landmarker finds against what
+        it finds in the portrait, whoever found the context's landmarks: finders differ in where a jaw or a brow is."""
         num_frames = frames.shape[2]
         found = self.landmarker(rearrange(frames, "b c f h w -> (b f) c h w"))
-        return self.encode_landmarks(rearrange(found, "(b f) k d -> b f k d", f=num_frames), context.landmarks)
+        own = self.landmarker(context.image)
+        return self.encode_landmarks(rearrange(found, "(b f) k d -> b f k d", f=num_frames), own)
 
     def encode_landmarks(
         self, landmarks: Float[Tensor, "b f 68 2"], portrait: Float[Tensor, "b 68 2"]
@@ -180,8 +182,8 @@ class PortraitCodec(nn.Module):
     def decode_stream(
         self, blocks: Iterable[Tensor], context: PortraitContext
     ) -> Iterator[Tensor]:
-        """The frames [b, 3, f, h, w] of latents [b, c, l, hl, wl] that come in blocks, a few at a time; a block's frames
-        come once the two latent frames behind it are known."""
+        """The frames [b, 3, f, h, w] of latents [b, c, l, hl, wl] that come in blocks, a few at a time; a block's come
+        once the two latent frames behind it are known."""
         num_clips = len(context.landmarks)
         skip = (GROUP - 1) * num_clips  # the first latent frame is one frame
         for drafts in smoothed(self._drafts(blocks, context)):

@@ -15,13 +15,13 @@ from flowportrait.study.alignment import Row, Scope
 
 _ASPECT_HEAD = ["Lip-sync", "Expressive", "Motion", "Avg"]
 _TABLE_1 = (
-    ("Feature / pixel models", "FID", ("fid",)), ("Feature / pixel models", "LSE-C", ("lse-c",)),
+    ("Feature / pixel models", "FID", ("fid-clip",)), ("Feature / pixel models", "LSE-C", ("lse-c",)),
     ("Feature / pixel models", "LSE-D", ("lse-d",)), ("Feature / pixel models", "SSIM", ("ssim",)),
     ("Comparison models", "Direct-Comp", ("direct-comp",)), ("Comparison models", "ICL-Comp", ("icl-comp",)),
     ("Comparison models", "MA-Comp", ("ma-comp",)), ("Score models", "SAS-SA", ("sas-sa",)),
     ("Score models", "MAS-SA", ("mas-sa",)), ("Score models", "MAS-MA", ("mas-ma",)),
 )  # fmt: skip
-_NO_CLIP_VALUE = "a distance between two sets of videos has no value for one video"
+_NO_CLIP_VALUE = "the FID of two sets has no value for one video; score fid-clip, a clip's frames against its truth's"
 _TABLE_2 = (
     ("FVD ↓", "fvd-r3d18"), ("FID ↓", "fid"), ("LSE-D ↓", "lse-d"), ("LSE-C ↑", "lse-c"), ("SSIM ↑", "ssim"),
     ("SAS-SA ↑", "sas-sa"), ("MAS-SA ↑", "mas-sa"), ("MAS-MA ↑", "mas-ma"),

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from flowportrait.codecs.mouth_net import MouthNet, SkullFrame, lip_maps
+from flowportrait.codecs.portrait import PortraitCodec
 from flowportrait.config import Frozen, load_recipe
 from flowportrait.data.landmarks import MIRRORED
 from flowportrait.data.mouth_patches import STRETCH, MouthPatches
 from flowportrait.data.sources import load_sources
-from flowportrait.modeldir import load_parts
+from flowportrait.modeldir import PARTS, load_parts, save_model
 from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, load_weights, train_loop
 
 
@@ -109,7 +110,8 @@ class Patches(NamedTuple):
 
 
 def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto") -> Path:
-    """Train by a TOML recipe; the directory holds mouth.safetensors (averaged weights) at the end."""
+    """Train by a TOML recipe; the directory holds mouth.safetensors (averaged weights) at the end, and `model`, the
+    recipe's model with this painter in its codec."""
     config = load_recipe(recipe, MouthRecipe, overrides or [])
     run = Run(config.run, config, resume)
     torch.manual_seed(config.run.seed)
@@ -131,6 +133,7 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
         averaged = state.averaged()
         net.load_state_dict({name: averaged[f"net.{name}"] for name in net.state_dict()})
         save_file(net.state_dict(), run.directory / "mouth.safetensors")
+        export(config, net, run.directory / "model")
         rng = np.random.default_rng(1)
         held_out = [draw(pool, "validation", rng, config, augment=False) for pool in pools for _ in range(6)]
         _sheet(net, held_out, run.directory / f"sample_{update:06d}.png")
@@ -138,6 +141,18 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
 
     train_loop(run, state, config.optimizer, parts_of, look)
     return run.directory
+
+
+def export(config: MouthRecipe, net: MouthNet, directory: Path) -> None:
+    """The recipe's model with the painter, and with a place for the gaze in its motion."""
+    spec, parts = load_parts(config.data.codec, PARTS, "cpu")
+    sizes = parts["codec"].config.model_copy(update={"native_mouth": True, "gaze": True})
+    codec = PortraitCodec(sizes)
+    old = {name: value for name, value in parts["codec"].state_dict().items() if not name.startswith("mouth_net.")}
+    codec.load_state_dict(old | {f"mouth_net.{name}": value for name, value in net.state_dict().items()})
+    codec.motion.make_room_for_gaze()
+    described = spec.model_copy(update={"codec": {"type": "portrait", **sizes.model_dump()}})
+    save_model(directory, described, parts | {"codec": codec})
 
 
 def draw(pool: MouthPatches, split: str, rng: np.random.Generator, config: MouthRecipe, augment: bool) -> Patches:
