@@ -1,7 +1,9 @@
-"""Files of sound and video as FFmpeg's libraries see them: opened without harm, their tracks chosen, one clock for both.
+"""Files of sound and video as FFmpeg's libraries see them: opened without harm, their tracks
+chosen, one clock for both.
 
-Time is counted in seconds from the first picture that is shown, whatever the file calls that moment: start offsets and
-edit lists of both tracks are in it. Whatever a library throws becomes a MediaError of one line. Nothing is decoded here.
+Time is counted in seconds from the first picture that is shown, whatever the file calls that
+moment: start offsets and edit lists of both tracks are in it. Whatever a library throws becomes a
+MediaError of one line. Nothing is decoded here.
 """
 
 from __future__ import annotations
@@ -23,12 +25,15 @@ from av.stream import Disposition
 from flowportrait.errors import MediaError
 
 LIBRARY_ERRORS = (
-    av.FFmpegError, OSError, EOFError, ValueError, ArithmeticError, MemoryError, NotImplementedError,
+    av.FFmpegError, OSError, EOFError, ValueError, ArithmeticError, MemoryError,
+    NotImplementedError,
 )  # fmt: skip
-"""What FFmpeg's libraries and their binding raise on files; a UnicodeDecodeError is a ValueError."""
+"""What FFmpeg's libraries and their binding raise on files; a UnicodeDecodeError is a
+ValueError."""
 
 MAX_PIXELS = 1 << 26
-"""Larger pictures are refused: a head of a few bytes may promise any size, and memory is taken for it."""
+"""Larger pictures are refused: a head of a few bytes may promise any size, and memory is taken for
+it."""
 
 _LEAST_LATE = 1.5  # of a frame's time; one frame dropped or shown twice in a clip does not reach it
 _RATE_TOLERANCE = 0.05  # between the rate that a head says and that of the packets
@@ -39,11 +44,13 @@ _FIRST_PACKETS = 64  # among which the picture shown first is, however a codec r
 T = TypeVar("T")
 
 
-# ------------------------------------------------------------------------------------------------ opening
+# ------------------------------------------------------------------------------------------------
+# opening
 
 
 def readable_file(path: str | Path, kinds: str) -> Path:
-    """`path` when it is a file that can be opened; `kinds` are the words for what is wanted. Raises MediaError."""
+    """`path` when it is a file that can be opened; `kinds` are the words for what is wanted. Raises
+    MediaError."""
     path = Path(path)
     try:
         if path.is_dir():
@@ -55,7 +62,9 @@ def readable_file(path: str | Path, kinds: str) -> Path:
         if not os.access(path, os.R_OK):
             raise MediaError(f"{path}: may not be read; change its permissions")
     except (OSError, ValueError) as error:  # a name too long for the disk, or with a zero byte
-        raise MediaError(f"{path}: cannot be looked at ({one_line(error)}); give {kinds}") from error
+        raise MediaError(
+            f"{path}: cannot be looked at ({one_line(error)}); give {kinds}"
+        ) from error
     return path
 
 
@@ -66,7 +75,8 @@ def url_of(path: str | Path) -> str:
 
 @contextmanager
 def opened(path: Path, kinds: str, pictures: bool = True) -> Iterator[av.container.InputContainer]:
-    """A file opened for reading. Without `pictures` none is decoded to know its tracks. Raises MediaError."""
+    """A file opened for reading. Without `pictures` none is decoded to know its tracks. Raises
+    MediaError."""
     options = {"max_pixels": str(MAX_PIXELS)} if pictures else _NO_PICTURES
     with told(f"{path}: cannot be read", f"give {kinds}"):
         container = _open(url_of(path), options)
@@ -75,7 +85,8 @@ def opened(path: Path, kinds: str, pictures: bool = True) -> Iterator[av.contain
 
 
 def _open(url: str, options: dict[str, str]) -> av.container.InputContainer:
-    """PyAV up to 18 refuses titles that are no UTF-8 unless told otherwise; 19 takes them and knows no such argument."""
+    """PyAV up to 18 refuses titles that are no UTF-8 unless told otherwise; 19 takes them and knows
+    no such argument."""
     if int(av.__version__.split(".")[0]) < 19:
         return av.open(url, options=options, metadata_errors="replace")
     return av.open(url, options=options)
@@ -83,8 +94,8 @@ def _open(url: str, options: dict[str, str]) -> av.container.InputContainer:
 
 @contextmanager
 def told(what: str, advice: str) -> Iterator[None]:
-    """Turns what a library raises inside into the MediaError "`what` (its words); `advice`". Only calls of libraries
-    belong inside: errors of our own must not be taken for errors of a file."""
+    """Turns what a library raises inside into the MediaError "`what` (its words); `advice`". Only
+    calls of libraries belong inside: errors of our own must not be taken for errors of a file."""
     try:
         yield
     except LIBRARY_ERRORS as error:
@@ -108,7 +119,8 @@ def one_line(error: Exception) -> str:
     return " ".join(str(text).split())
 
 
-# ------------------------------------------------------------------------------------------------- tracks
+# -------------------------------------------------------------------------------------------------
+# tracks
 
 
 def picture_tracks(container: av.container.InputContainer) -> list[av.VideoStream]:
@@ -117,46 +129,60 @@ def picture_tracks(container: av.container.InputContainer) -> list[av.VideoStrea
     return [stream for stream in container.streams.video if not stream.disposition & still]
 
 
-def track(container: av.container.InputContainer, kind: str, path: Path, number: int | None = None) -> Any:
-    """The track of a kind ("audio" or "video") that players take: the first marked as default, else the first; or the
-    one with this `number` among them.
+def track(
+    container: av.container.InputContainer, kind: str, path: Path, number: int | None = None
+) -> Any:
+    """The track of a kind ("audio" or "video") that players take: the first marked as default, else
+    the first; or the one with this `number` among them.
 
     Raises MediaError where there is none, or none whose codec is known here.
     """
     streams = picture_tracks(container) if kind == "video" else list(container.streams.audio)
     if not streams:
-        raise MediaError(f"{path}: has no {'sound' if kind == 'audio' else 'picture'} track; give another file")
+        raise MediaError(
+            f"{path}: has no {'sound' if kind == 'audio' else 'picture'} track; give another file"
+        )
     stream = _default(streams) if number is None else streams[number]
     context = stream.codec_context
     if context is None:
-        raise MediaError(f"{path}: its {kind} codec is not known here; code it anew, as H.264 with AAC")
+        raise MediaError(
+            f"{path}: its {kind} codec is not known here; code it anew, as H.264 with AAC"
+        )
     if kind == "audio" and not (context.sample_rate and context.channels):
         raise MediaError(f"{path}: damaged sound (no rate or no channels); give another file")
     if kind == "video" and context.width * context.height > MAX_PIXELS:
-        raise MediaError(f"{path}: pictures over {MAX_PIXELS / 1e6:.0f} megapixels; make it smaller")
+        raise MediaError(
+            f"{path}: pictures over {MAX_PIXELS / 1e6:.0f} megapixels; make it smaller"
+        )
     return stream
 
 
 def _default(streams: list[Any]) -> Any:
-    return next((stream for stream in streams if stream.disposition & Disposition.default), streams[0])
+    return next(
+        (stream for stream in streams if stream.disposition & Disposition.default), streams[0]
+    )
 
 
 def rational(value: Any) -> Fraction:
     """A Fraction of what PyAV calls rational (its own type since 19); 0 for none."""
-    return Fraction(value.numerator, value.denominator) if value and value.denominator else Fraction(0)
+    return (
+        Fraction(value.numerator, value.denominator) if value and value.denominator else Fraction(0)
+    )
 
 
-# -------------------------------------------------------------------------------------------------- clock
+# --------------------------------------------------------------------------------------------------
+# clock
 
 
 @dataclass(frozen=True)
 class Timeline:
     """When a video's pictures and sound are shown and heard, by its packets; nothing is decoded.
 
-    `starts`: the times of all pictures in seconds, sorted, the first 0; empty where the packets carry no times.
-    `origin`: the file's own time of the first picture. `by_count`: the file says only in which order its pictures are
-    decoded (AVI), so the n-th picture shown is at `starts[n]`. `picture_end_s`, `sound_start_s`, `sound_end_s`: by the
-    first and last packets; None where there are none. `fps`, `duration_s`, `num_frames`: as the head says, or by the packets where it says
+    `starts`: the times of all pictures in seconds, sorted, the first 0; empty where the packets
+    carry no times. `origin`: the file's own time of the first picture. `by_count`: the file says
+    only in which order its pictures are decoded (AVI), so the n-th picture shown is at `starts[n]`.
+    `picture_end_s`, `sound_start_s`, `sound_end_s`: by the first and last packets; None where there
+    are none. `fps`, `duration_s`, `num_frames`: as the head says, or by the packets where it says
     nothing or something else.
     """
 
@@ -176,20 +202,30 @@ class Timeline:
     file_says_s: float | None
 
     def lost(self, tolerance_s: float) -> tuple[float, float] | None:
-        """How much of a track is there and how much of it the head says, in seconds, where more than `tolerance_s` is
-        lost. Each track is held against its own length: one may well run longer than the other."""
+        """How much of a track is there and how much of it the head says, in seconds, where more
+        than `tolerance_s` is lost. Each track is held against its own length: one may well run
+        longer than the other."""
         tracks = [(self.picture_end_s or 0.0, self.picture_says_s)]
         if self.has_sound:
-            tracks.append(((self.sound_end_s or 0.0) - (self.sound_start_s or 0.0), self.sound_says_s))
+            tracks.append(
+                ((self.sound_end_s or 0.0) - (self.sound_start_s or 0.0), self.sound_says_s)
+            )
         if all(says_s is None for _, says_s in tracks):
-            there_s = max(self.picture_end_s or 0.0, self.sound_end_s or 0.0) + float(max(self.origin, 0))
+            there_s = max(self.picture_end_s or 0.0, self.sound_end_s or 0.0) + float(
+                max(self.origin, 0)
+            )
             tracks = [(there_s, self.file_says_s)]
-        short = [(there_s, says_s) for there_s, says_s in tracks if says_s and there_s < says_s - tolerance_s]
+        short = [
+            (there_s, says_s)
+            for there_s, says_s in tracks
+            if says_s and there_s < says_s - tolerance_s
+        ]
         return short[0] if short else None
 
     @property
     def is_even(self) -> bool:
-        """Whether every picture comes when a constant rate would have it come; true of a file without times."""
+        """Whether every picture comes when a constant rate would have it come; true of a file
+        without times."""
         if len(self.starts) < 3:
             return True
         even = np.linspace(self.starts[0], self.starts[-1], len(self.starts))
@@ -197,7 +233,8 @@ class Timeline:
 
 
 def timeline(path: str | Path) -> Timeline:
-    """The timeline of a video; read once for each state of the file. Raises MediaError: no video, or no picture in it.
+    """The timeline of a video; read once for each state of the file. Raises MediaError: no video,
+    or no picture in it.
 
     A file that breaks off is read up to there.
     """
@@ -207,7 +244,8 @@ def timeline(path: str | Path) -> Timeline:
 
 
 def origin_of(path: Path) -> Fraction | None:
-    """The file's own time of its first picture, which is where time begins; None for sound alone. Raises MediaError."""
+    """The file's own time of its first picture, which is where time begins; None for sound alone.
+    Raises MediaError."""
     with opened(path, "a sound or a video", pictures=False) as container:
         streams = picture_tracks(container)
         if not streams:
@@ -242,7 +280,8 @@ class _Times:
         self.hidden = 0
 
     def add(self, packet: av.Packet) -> None:
-        """Counts a packet; one that an edit list hides, or that stands before the first key picture, is not shown."""
+        """Counts a packet; one that an edit list hides, or that stands before the first key
+        picture, is not shown."""
         if packet.is_discard:
             self.hidden += 1
             return
@@ -273,7 +312,9 @@ class _Times:
         return None if ticks is None else float(ticks * self.tick - origin)
 
 
-def _read_packets(container: Any, pictures: _Times, heard: _Times | None, at_most: float = math.inf) -> None:
+def _read_packets(
+    container: Any, pictures: _Times, heard: _Times | None, at_most: float = math.inf
+) -> None:
     by_index = {times.stream.index: times for times in (pictures, heard) if times}
     packets = iter(container.demux([times.stream for times in by_index.values()]))
     while len(pictures.decoded) < at_most:
@@ -287,15 +328,21 @@ def _read_packets(container: Any, pictures: _Times, heard: _Times | None, at_mos
             by_index[packet.stream_index].add(packet)
 
 
-def _laid_out(path: Path, container: Any, pictures: _Times, heard: _Times | None, has_sound: bool) -> Timeline:
+def _laid_out(
+    path: Path, container: Any, pictures: _Times, heard: _Times | None, has_sound: bool
+) -> Timeline:
     shown = pictures.sorted()
     origin = shown[0] * pictures.tick if shown else Fraction(0)
     starts = np.array([float(ticks * pictures.tick - origin) for ticks in shown], np.float64)
     picture_end_s = pictures.seconds(pictures.end, origin)
     sound_start_s, sound_end_s = (
-        (heard.seconds(heard.start, origin), heard.seconds(heard.end, origin)) if heard else (None, None)
+        (heard.seconds(heard.start, origin), heard.seconds(heard.end, origin))
+        if heard
+        else (None, None)
     )
-    says = container.duration / av.time_base if container.duration and container.duration > 0 else None
+    says = (
+        container.duration / av.time_base if container.duration and container.duration > 0 else None
+    )
     fps = _rate(pictures.stream, starts)
     duration_s = says
     if says is None or abs(origin) > _SHIFTED_S:
@@ -307,8 +354,9 @@ def _laid_out(path: Path, container: Any, pictures: _Times, heard: _Times | None
     stream = pictures.stream
     counted = len(shown) if pictures.hidden or not stream.frames else stream.frames
     return Timeline(
-        starts, origin, pictures.by_count, picture_end_s, sound_start_s, sound_end_s, float(fps), duration_s,
-        counted or round(duration_s * fps), has_sound, _declared_s(pictures), _declared_s(heard), says,
+        starts, origin, pictures.by_count, picture_end_s, sound_start_s, sound_end_s,
+        float(fps), duration_s, counted or round(duration_s * fps), has_sound,
+        _declared_s(pictures), _declared_s(heard), says,
     )  # fmt: skip
 
 
@@ -319,7 +367,8 @@ def _declared_s(times: _Times | None) -> float | None:
 
 
 def _rate(stream: Any, starts: np.ndarray) -> Fraction:
-    """Pictures per second: what the head says, unless the packets come at quite another rate; 0 if nobody knows."""
+    """Pictures per second: what the head says, unless the packets come at quite another rate; 0 if
+    nobody knows."""
     said = rational(stream.average_rate)
     if len(starts) < 3 or starts[-1] <= starts[0]:
         return said
@@ -329,19 +378,20 @@ def _rate(stream: Any, starts: np.ndarray) -> Fraction:
     return Fraction(counted).limit_denominator(1001)
 
 
-# ------------------------------------------------------------------------------------------- the frame rule
+# ------------------------------------------------------------------------------------------- the
+# frame rule
 
 
 def is_due(tick: int, fps: float, start_s: float) -> bool:
-    """The one rule by which pictures are brought to another rate: tick `n` of the clock `fps` shows what is on show at
-    its middle, (n + 0.5) / fps, which is the nearest picture. True when tick `n` comes before the picture that starts at
-    `start_s`, so that the one before it is shown."""
+    """The one rule by which pictures are brought to another rate: tick `n` of the clock `fps` shows
+    what is on show at its middle, (n + 0.5) / fps, which is the nearest picture. True when tick `n`
+    comes before the picture that starts at `start_s`, so that the one before it is shown."""
     return (tick + 0.5) / fps <= start_s
 
 
 def nearest_frames(num_frames: int, from_fps: float, to_fps: float) -> np.ndarray:
-    """Which of `num_frames` evenly spaced frames each tick of the clock `to_fps` shows, int [ticks], by the rule of
-    `is_due`; at least one tick."""
+    """Which of `num_frames` evenly spaced frames each tick of the clock `to_fps` shows, int
+    [ticks], by the rule of `is_due`; at least one tick."""
     # 2 * (tick + 0.5) * from / to, in whole numbers, so that ties fall as they do for times.
     ratio = Fraction(from_fps).limit_denominator(1001) / Fraction(to_fps).limit_denominator(1001)
     count = max(1, math.floor(num_frames / ratio + Fraction(1, 2)))

@@ -1,7 +1,9 @@
-"""Sound and video in and out, in the terms of the rest of the package: what commands and rooms call.
+"""Sound and video in and out, in the terms of the rest of the package: what commands and rooms
+call.
 
-Frames and portraits are uint8 RGB, [f, h, w, 3] and [h, w, 3]; sound is float32 in [-1, 1], [s] when mono and
-[s, channels] otherwise. Nothing here knows torch. What cannot be read or written is a MediaError of one line.
+Frames and portraits are uint8 RGB, [f, h, w, 3] and [h, w, 3]; sound is float32 in [-1, 1], [s]
+when mono and [s, channels] otherwise. Nothing here knows torch. What cannot be read or written is a
+MediaError of one line.
 """
 
 import math
@@ -37,7 +39,8 @@ FPS = 24
 
 MIN_SPEECH_S = 0.5
 MAX_SOUND_HZ = 192_000
-"""Where a length is the limit, the rate has one too: a second of sound may not be any number of samples."""
+"""Where a length is the limit, the rate has one too: a second of sound may not be any number of
+samples."""
 _LATE_S = 0.5  # recorders that are told to stop at a length stop a little later
 SOUND_KINDS = "a sound (wav, mp3, flac, ogg, m4a) or a video with a sound track"
 
@@ -70,7 +73,8 @@ class Clip:
 
     @property
     def is_even(self) -> bool:
-        """Whether frames come at a constant rate; others must be taken by time, not one after another."""
+        """Whether frames come at a constant rate; others must be taken by time, not one after
+        another."""
         return timeline(self.path).is_even
 
     @cached_property
@@ -79,7 +83,8 @@ class Clip:
         return np.stack(list(read_frames(self.path)))
 
     def frames_at(self, fps: float) -> np.ndarray:
-        """What each tick of the clock `fps` shows, uint8 [ticks, h, w, 3], by time; at least the first frame."""
+        """What each tick of the clock `fps` shows, uint8 [ticks, h, w, 3], by time; at least the
+        first frame."""
         if self.is_even and abs(fps - self.fps) < 1e-3:
             return self.frames
         return np.stack(list(read_frames(self.path, fps)) or [next(read_frames(self.path))])
@@ -91,13 +96,14 @@ class Clip:
 
 
 def frames_in(duration_s: float) -> int:
-    """How many frames of video a sound of `duration_s` gets: the nearest number at 24 fps, at least one."""
+    """How many frames of video a sound of `duration_s` gets: the nearest number at 24 fps, at least
+    one."""
     return max(1, round(duration_s * FPS))
 
 
 def read_frames(path: str | Path, fps: float | None = None) -> Iterator[np.ndarray]:
-    """The frames of a video one by one, uint8 [h, w, 3], upright, with square pixels, in a screen's colours; with `fps`,
-    resampled to that clock (nearest frame), which begins with the first frame.
+    """The frames of a video one by one, uint8 [h, w, 3], upright, with square pixels, in a screen's
+    colours; with `fps`, resampled to that clock (nearest frame), which begins with the first frame.
 
     Raises MediaError for what is missing, damaged or has no picture.
     """
@@ -108,21 +114,24 @@ def read_frames(path: str | Path, fps: float | None = None) -> Iterator[np.ndarr
         yield from on_clock(pictures, fps)
 
 
-# ------------------------------------------------------------------------------------------------- sound
+# -------------------------------------------------------------------------------------------------
+# sound
 
 
 def read_audio(
     path: str | Path, sample_rate: int | None = None, mono: bool = True, min_s: float = MIN_SPEECH_S,
     max_s: float = math.inf,
 ) -> Sound:  # fmt: skip
-    """The sound of a file or of a video's sound track; at its own rate unless `sample_rate` (Hz) is given.
+    """The sound of a file or of a video's sound track; at its own rate unless `sample_rate` (Hz) is
+    given.
 
-    A video's sound begins with its picture: where it comes later by the file's clock there is silence first, and gaps are
-    silent too. Encoder padding that the file declares is cut. Without `mono` the channels stay [s, channels], more than
-    two mixed down to stereo; mixed channels that cancel out give way to the louder one, and `warnings` say so. Raises
-    MediaError for what is missing, damaged, without sound, shorter than `min_s` or clearly longer than `max_s` seconds, or
-    holding values that are not numbers. With `max_s`, no more than that and half a second is decoded, whatever the file
-    says of itself.
+    A video's sound begins with its picture: where it comes later by the file's clock there is
+    silence first, and gaps are silent too. Encoder padding that the file declares is cut. Without
+    `mono` the channels stay [s, channels], more than two mixed down to stereo; mixed channels that
+    cancel out give way to the louder one, and `warnings` say so. Raises MediaError for what is
+    missing, damaged, without sound, shorter than `min_s` or clearly longer than `max_s` seconds, or
+    holding values that are not numbers. With `max_s`, no more than that and half a second is
+    decoded, whatever the file says of itself.
     """
     path = readable_file(path, SOUND_KINDS)
     _refuse_cut_wav(path)
@@ -134,7 +143,9 @@ def read_audio(
     if len(samples) == 0 or duration_s < min_s:
         raise MediaError(f"{path}: {duration_s:.2f} s of sound; give at least {min_s} s")
     if not np.isfinite(samples).all():
-        raise MediaError(f"{path}: holds samples that are not numbers (NaN or infinite); export the sound again")
+        raise MediaError(
+            f"{path}: holds samples that are not numbers (NaN or infinite); export the sound again"
+        )
     warnings += _doubts(path, samples, rate, max_s)
     if sample_rate is not None and sample_rate != rate:
         samples, rate = resample(samples, rate, sample_rate), sample_rate
@@ -142,9 +153,11 @@ def read_audio(
 
 
 def read_pcm(path: str | Path, sample_rate: int) -> np.ndarray:
-    """The sound of a file, mono, in whole levels as `ffmpeg -ac 1 -ar RATE -c:a pcm_s16le` writes it: int16 [s].
+    """The sound of a file, mono, in whole levels as `ffmpeg -ac 1 -ar RATE -c:a pcm_s16le` writes
+    it: int16 [s].
 
-    Silence stays exactly silent, which floats rounded later do not. Raises MediaError as `read_audio` does.
+    Silence stays exactly silent, which floats rounded later do not. Raises MediaError as
+    `read_audio` does.
     """
     path = readable_file(path, SOUND_KINDS)
     _refuse_cut_wav(path)
@@ -153,13 +166,15 @@ def read_pcm(path: str | Path, sample_rate: int) -> np.ndarray:
 
 
 def _head_of(path: Path, max_s: float) -> tuple[int, int]:
-    """Rate in Hz and number of channels. Raises MediaError: no sound, or more of it than `max_s` by the file's head."""
+    """Rate in Hz and number of channels. Raises MediaError: no sound, or more of it than `max_s` by
+    the file's head."""
     with opened(path, SOUND_KINDS, pictures=False) as container:
         stream = track(container, "audio", path)
         rate, length_s = stream.codec_context.sample_rate, 0.0
         if math.isinf(max_s):
             return rate, stream.codec_context.channels
-        # Of a bare mp3 or aac without a head, the length is a guess from the first bit rate: it is decoded and seen.
+        # Of a bare mp3 or aac without a head, the length is a guess from the first bit rate: it is
+        # decoded and seen.
         if stream.duration and container.format.name not in ("mp3", "aac"):
             length_s = float(stream.duration * stream.time_base)
         if length_s > max_s + _LATE_S:
@@ -169,8 +184,11 @@ def _head_of(path: Path, max_s: float) -> tuple[int, int]:
         return rate, stream.codec_context.channels
 
 
-def _decoded(path: Path, kind: tuple[str, str, int], channels: int, max_s: float) -> tuple[np.ndarray, list[str]]:
-    """Planes [channels, s] of the kind (format, layout, rate), and what was done about channels that cancel out."""
+def _decoded(
+    path: Path, kind: tuple[str, str, int], channels: int, max_s: float
+) -> tuple[np.ndarray, list[str]]:
+    """Planes [channels, s] of the kind (format, layout, rate), and what was done about channels
+    that cancel out."""
     form, layout, rate = kind
     mixes = layout == "mono" and channels > 1
     levels = _Levels() if mixes else None
@@ -206,29 +224,42 @@ class _Levels:
         """Which channel must be heard alone; None where the mixture is heard."""
         *levels, mixed = np.sqrt(self.squares)
         total = max(levels)
-        return sounds.better_channel(mixed / total, [level / total for level in levels]) if total > 0 else None
+        return (
+            sounds.better_channel(mixed / total, [level / total for level in levels])
+            if total > 0
+            else None
+        )
 
 
-def _resampled(path: Path, kind: tuple[str, str, int], max_s: float, levels: _Levels | None) -> np.ndarray:
-    """Planes [channels, s] as they are decoded, refused once there are more than `max_s` seconds of them."""
+def _resampled(
+    path: Path, kind: tuple[str, str, int], max_s: float, levels: _Levels | None
+) -> np.ndarray:
+    """Planes [channels, s] as they are decoded, refused once there are more than `max_s` seconds of
+    them."""
     left_s, parts = max_s + _LATE_S, []
     with told(f"{path}: damaged sound", f"give {SOUND_KINDS}"):
         resampler = av.AudioResampler(*kind)
     for frame in read_sound(path):
         left_s -= frame.samples / frame.sample_rate
         if left_s < 0:
-            raise MediaError(f"{path}: over {max_s:.0f} s of sound; give at most {max_s:.0f} s here")
+            raise MediaError(
+                f"{path}: over {max_s:.0f} s of sound; give at most {max_s:.0f} s here"
+            )
         with told(f"{path}: damaged sound", f"give {SOUND_KINDS}"):
             if levels:
                 levels.hear(frame)
             parts += [out.to_ndarray() for out in resampler.resample(frame)]
     if not parts:
-        return np.zeros((1 if kind[1] == "mono" else 2, 0), np.int16 if kind[0] == "s16" else np.float32)
+        return np.zeros(
+            (1 if kind[1] == "mono" else 2, 0), np.int16 if kind[0] == "s16" else np.float32
+        )
     with told(f"{path}: damaged sound", f"give {SOUND_KINDS}"):
         parts += [out.to_ndarray() for out in resampler.resample(None)]
     # A resampler that has nothing to do at first lets everything through.
     if len({(len(part), part.dtype) for part in parts}) > 1:
-        raise MediaError(f"{path}: damaged sound (its channels change on the way); give {SOUND_KINDS}")
+        raise MediaError(
+            f"{path}: damaged sound (its channels change on the way); give {SOUND_KINDS}"
+        )
     return np.concatenate(parts, axis=1)
 
 
@@ -239,7 +270,8 @@ def _doubts(path: Path, samples: np.ndarray, rate: int, max_s: float) -> list[st
     if quiet := sounds.quiet_speech(samples, rate):
         start_s, end_s, below_db = quiet
         return [
-            f"{path.name}: what is said from {start_s:.1f} to {end_s:.1f} s is {below_db:.0f} dB quieter than the rest; "
+            f"{path.name}: what is said from {start_s:.1f} to {end_s:.1f} s is {below_db:.0f} dB "
+            "quieter than the rest; "
             "the mouth may hardly move there; raise its level"
         ]
     return []
@@ -249,11 +281,14 @@ def _silence(path: Path, max_s: float) -> str:
     """What to say of a track in which nothing is heard: that another one speaks, if one does."""
     with opened(path, SOUND_KINDS, pictures=False) as container:
         taken, count = track(container, "audio", path).index, len(container.streams.audio)
-        others = [number for number, stream in enumerate(container.streams.audio) if stream.index != taken]
+        others = [
+            number for number, stream in enumerate(container.streams.audio) if stream.index != taken
+        ]
     for number in others:
         if _speaks(path, number, max_s):
             return (
-                f"{path.name}: the default one of its {count} sound tracks is silent, and number {number + 1} is not; "
+                f"{path.name}: the default one of its {count} sound tracks is silent, and "
+                f"number {number + 1} is not; "
                 "make that one the default"
             )
     return f"{path.name}: its sound is silence"
@@ -276,11 +311,13 @@ def _speaks(path: Path, number: int, max_s: float) -> bool:
 
 
 def _refuse_cut_wav(path: Path) -> None:
-    """Raises MediaError for a wav file shorter than its head says; decoders would play it as if whole. A few bytes less
-    are some writers' wrong arithmetic, not lost sound."""
+    """Raises MediaError for a wav file shorter than its head says; decoders would play it as if
+    whole. A few bytes less are some writers' wrong arithmetic, not lost sound."""
     with path.open("rb") as file:
         head = file.read(8)
     declared = 8 + int.from_bytes(head[4:], "little")
     # Programs that write into a pipe cannot know the length and put the largest number there is.
     if head[:4] == b"RIFF" and path.stat().st_size + 256 < declared < 0x7FFFFF00:
-        raise MediaError(f"{path}: cut off, {path.stat().st_size} of {declared} bytes; give the whole file")
+        raise MediaError(
+            f"{path}: cut off, {path.stat().st_size} of {declared} bytes; give the whole file"
+        )

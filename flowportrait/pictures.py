@@ -21,16 +21,17 @@ _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 # What Pillow's decoders raise on damaged files; each format has its own habit.
 _PICTURE_ERRORS = (
-    OSError, SyntaxError, ValueError, EOFError, struct.error, ArithmeticError, LookupError, TypeError, MemoryError,
+    OSError, SyntaxError, ValueError, EOFError, struct.error, ArithmeticError, LookupError,
+    TypeError, MemoryError,
 )  # fmt: skip
 
 
 def read_portrait(path: str | Path, max_px: int | None = None) -> np.ndarray:
     """The picture upright, uint8 [h, w, 3], longest side at most 4096 px.
 
-    EXIF orientation and colour profile are applied, transparency lies on neutral grey, an animation gives its
-    first frame. Raises MediaError for what is missing, empty, damaged, no picture, or says that it has over `max_px`
-    pixels, which is looked at before any is decoded.
+    EXIF orientation and colour profile are applied, transparency lies on neutral grey, an animation
+    gives its first frame. Raises MediaError for what is missing, empty, damaged, no picture, or
+    says that it has over `max_px` pixels, which is looked at before any is decoded.
     """
     path = readable_file(path, PICTURE_KINDS)
     try:
@@ -56,13 +57,15 @@ def read_portrait(path: str | Path, max_px: int | None = None) -> np.ndarray:
 
 
 def exposure_warnings(pixels: np.ndarray) -> list[str]:
-    """What to say of a face's square, uint8 [h, w, 3], that is so dark that hardly anything is seen in it."""
+    """What to say of a face's square, uint8 [h, w, 3], that is so dark that hardly anything is seen
+    in it."""
     luma = pixels.reshape(-1, 3) @ np.array([0.2126, 0.7152, 0.0722], np.float32)
     bright = float(np.percentile(luma, 95)) if luma.size else 0.0
     if bright >= _DARK_LEVEL:
         return []
     return [
-        f"portrait: underexposed, 95 % of it are below level {bright:.0f} of 255; give a brighter picture"
+        f"portrait: underexposed, 95 % of it are below level {bright:.0f} of 255; "
+        "give a brighter picture"
     ]
 
 

@@ -1,7 +1,8 @@
-"""Decoding on one clock: pictures upright and in the colours of a screen, sound in its place in time.
+"""Decoding on one clock: pictures upright and in the colours of a screen, sound in its place in
+time.
 
-Time is that of `container`: seconds from the first picture that is shown. Everything that reads a video reads it here,
-whether it prepares, scores, encodes, judges or generates.
+Time is that of `container`: seconds from the first picture that is shown. Everything that reads a
+video reads it here, whether it prepares, scores, encodes, judges or generates.
 """
 
 from __future__ import annotations
@@ -32,28 +33,36 @@ from flowportrait.container import (
 from flowportrait.errors import MediaError
 
 MAX_HOLD_S = 60.0
-"""A picture that would stand longer than this is a jump of the file's clock, not a picture; so is a longer gap in the
-sound."""
+"""A picture that would stand longer than this is a jump of the file's clock, not a picture; so is a
+longer gap in the sound."""
 
-_BACK_S = 1.0  # a clock that falls back further than this has started anew, as in files joined end to end
-_START_S = 0.008  # a start within it is none: WebM is 7 ms off by its codec's delay, and it is no half frame at 60 fps
-_DRIFT_S = 0.018  # between the sound's clock and its samples before it is set right; the shortest packets have 0.02
+_BACK_S = (
+    1.0  # a clock that falls back further than this has started anew, as in files joined end to end
+)
+# a start within it is none: WebM is 7 ms off by its codec's delay, and it is no half frame at 60
+# fps
+_START_S = 0.008
+# between the sound's clock and its samples before it is set right; the shortest packets have 0.02
+_DRIFT_S = 0.018
 _ASPECTS = (0.25, 4.0)  # of a pixel; beyond them a head is damaged
 
 
 class Picture(NamedTuple):
-    """A decoded picture: when it starts, how long it stands as far as is known, and its uint8 pixels [h, w, 3]."""
+    """A decoded picture: when it starts, how long it stands as far as is known, and its uint8
+    pixels [h, w, 3]."""
 
     start_s: float
     step_s: float
     pixels: np.ndarray
 
 
-# ----------------------------------------------------------------------------------------------- pictures
+# -----------------------------------------------------------------------------------------------
+# pictures
 
 
 def read_pictures(path: Path, max_hold_s: float = MAX_HOLD_S) -> Iterator[Picture]:
-    """All pictures of a video in the order in which they are shown, upright, with square pixels and as SDR.
+    """All pictures of a video in the order in which they are shown, upright, with square pixels and
+    as SDR.
 
     All have the size of the first. Raises MediaError where the file cannot be decoded further.
     """
@@ -72,8 +81,8 @@ def read_pictures(path: Path, max_hold_s: float = MAX_HOLD_S) -> Iterator[Pictur
 
 
 def on_clock(pictures: Iterator[Picture], fps: float) -> Iterator[np.ndarray]:
-    """The picture that each tick of the clock `fps` shows, by the rule of `container.is_due`; the same array again while
-    a picture stays on show."""
+    """The picture that each tick of the clock `fps` shows, by the rule of `container.is_due`; the
+    same array again while a picture stays on show."""
     tick, shown, end_s = 0, None, 0.0
     for start_s, step_s, pixels in pictures:
         while shown is not None and is_due(tick, fps, start_s):
@@ -90,7 +99,8 @@ class _PictureClock:
 
     def __init__(self, times: Any, rate: Fraction, path: Path, max_hold_s: float):
         self.times, self.origin, self.path, self.max_hold_s = times, times.origin, path, max_hold_s
-        # How long a picture stands, until two of them have told; of odd files the average rate is no picture's length.
+        # How long a picture stands, until two of them have told; of odd files the average rate is
+        # no picture's length.
         self.usual_s = float(1 / rate) if rate else 1 / times.fps
         self.count, self.last_s, self.gap_s = 0, 0.0, min(self.usual_s, 0.5)
 
@@ -103,7 +113,8 @@ class _PictureClock:
         start_s = max(start_s, self.last_s)
         if start_s - self.last_s > self.max_hold_s:
             raise MediaError(
-                f"{self.path}: damaged video (the clock jumps from {self.last_s:.2f} to {start_s:.2f} s); give another"
+                f"{self.path}: damaged video (the clock jumps from {self.last_s:.2f} "
+                f"to {start_s:.2f} s); give another"
             )
         self.gap_s = start_s - self.last_s or self.gap_s
         self.last_s, self.count = start_s, self.count + 1
@@ -119,7 +130,8 @@ class _PictureClock:
 
 
 class _Upright:
-    """Makes arrays of frames: turned as the file says, with square pixels, in a screen's colours, all of one size."""
+    """Makes arrays of frames: turned as the file says, with square pixels, in a screen's colours,
+    all of one size."""
 
     def __init__(self, stream: av.VideoStream, path: Path):
         aspect = float(rational(stream.sample_aspect_ratio))
@@ -137,11 +149,14 @@ class _Upright:
             widened = max(1, round((height if across else width) * self.aspect))
             self.size_px = (width, widened) if across else (widened, height)
         if pixels.shape[1::-1] != self.size_px:
-            return np.asarray(Image.fromarray(pixels).resize(self.size_px, Image.Resampling.BILINEAR))
+            return np.asarray(
+                Image.fromarray(pixels).resize(self.size_px, Image.Resampling.BILINEAR)
+            )
         return np.ascontiguousarray(pixels)
 
     def _pixels(self, frame: av.VideoFrame) -> np.ndarray:
-        """uint8 [h, w, 3]; a file that does not say its colour matrix is taken as BT.601, as players do."""
+        """uint8 [h, w, 3]; a file that does not say its colour matrix is taken as BT.601, as
+        players do."""
         if frame.color_trc in HDR_TRANSFERS:
             wide = self.colours.reformat(frame, format="rgb48le", threads=1).to_ndarray()
             return hdr_to_sdr(wide, frame.color_trc)
@@ -149,8 +164,9 @@ class _Upright:
 
 
 def _turn(frame: av.VideoFrame) -> tuple[bool, int, int]:
-    """What the display matrix does to a picture, to the nearest quarter turn: whether its sides change places, and the
-    steps (1, or -1 for mirrored) by which its rows and its columns then go."""
+    """What the display matrix does to a picture, to the nearest quarter turn: whether its sides
+    change places, and the steps (1, or -1 for mirrored) by which its rows and its columns then
+    go."""
     stored = frame.side_data.get(SideData.DISPLAYMATRIX)
     if stored is None:
         return False, 1, 1
@@ -161,13 +177,17 @@ def _turn(frame: av.VideoFrame) -> tuple[bool, int, int]:
     return across, -1 if to_y < 0 else 1, -1 if to_x < 0 else 1
 
 
-# -------------------------------------------------------------------------------------------------- sound
+# --------------------------------------------------------------------------------------------------
+# sound
 
 
-def read_sound(path: Path, max_gap_s: float = MAX_HOLD_S, choose: int | None = None) -> Iterator[av.AudioFrame]:
-    """The sound of a file in frames as they are decoded, on the clock of its pictures: silence is laid in before a late
-    start and into gaps, and what lies before the first picture or twice is left out. Sound alone begins with its first
-    sample. `choose` takes a track by its number instead of the default one.
+def read_sound(
+    path: Path, max_gap_s: float = MAX_HOLD_S, choose: int | None = None
+) -> Iterator[av.AudioFrame]:
+    """The sound of a file in frames as they are decoded, on the clock of its pictures: silence is
+    laid in before a late start and into gaps, and what lies before the first picture or twice is
+    left out. Sound alone begins with its first sample. `choose` takes a track by its number instead
+    of the default one.
 
     Raises MediaError: no sound, or damaged sound. The first frame has the rate of the track.
     """
@@ -180,8 +200,8 @@ def read_sound(path: Path, max_gap_s: float = MAX_HOLD_S, choose: int | None = N
 
 
 def sound_start_s(path: Path) -> float:
-    """When the sound of a video begins, in seconds after its picture; 0 where it begins with it or before. Raises
-    MediaError."""
+    """When the sound of a video begins, in seconds after its picture; 0 where it begins with it or
+    before. Raises MediaError."""
     origin = origin_of(path)
     with opened(path, "a sound", pictures=False) as container:
         stream = track(container, "audio", path)
@@ -200,7 +220,8 @@ class _SoundClock:
         self.written, self.begun = 0, False
 
     def place(self, frame: av.AudioFrame) -> Iterator[av.AudioFrame]:
-        """The frame, with silence before it or cut where it must be. Raises MediaError when the clock jumps."""
+        """The frame, with silence before it or cut where it must be. Raises MediaError when the
+        clock jumps."""
         if not frame.samples:
             return
         late = self._late(frame)
@@ -216,7 +237,8 @@ class _SoundClock:
         yield frame
 
     def _late(self, frame: av.AudioFrame) -> int:
-        """By how many samples a frame comes after those before it by its clock; 0 within what clocks leave open."""
+        """By how many samples a frame comes after those before it by its clock; 0 within what
+        clocks leave open."""
         if frame.pts is None:
             return 0
         time_s = frame.pts * rational(frame.time_base)
@@ -231,7 +253,8 @@ class _SoundClock:
         if late > self.max_gap_s * self.rate:
             at_s = self.written / self.rate
             raise MediaError(
-                f"{self.path}: damaged sound (its clock jumps by {late / self.rate:.0f} s at {at_s:.2f} s); give another"
+                f"{self.path}: damaged sound (its clock jumps by {late / self.rate:.0f} s "
+                f"at {at_s:.2f} s); give another"
             )
         return late
 
@@ -240,7 +263,9 @@ class _SoundClock:
         while count > 0:
             samples = min(count, self.rate)
             with told(f"{self.path}: damaged sound", "give another"):
-                frame = av.AudioFrame(format=like.format.name, layout=like.layout.name, samples=samples)
+                frame = av.AudioFrame(
+                    format=like.format.name, layout=like.layout.name, samples=samples
+                )
             quiet = 0x80 if like.format.name.startswith("u8") else 0
             for plane in frame.planes:
                 plane.update(bytes([quiet]) * plane.buffer_size)

@@ -1,4 +1,5 @@
-"""Sound as samples: its rate, other rates, one channel of several, and what can hardly have been meant by it.
+"""Sound as samples: its rate, other rates, one channel of several, and what can hardly have been
+meant by it.
 
 Samples are float32 in [-1, 1], [s] when mono and [s, channels] otherwise.
 """
@@ -33,9 +34,7 @@ class Sound(_Samples):
 
     warnings: tuple[str, ...]
 
-    def __new__(
-        cls, samples: np.ndarray, sample_rate: int, warnings: Iterable[str] = ()
-    ) -> Sound:
+    def __new__(cls, samples: np.ndarray, sample_rate: int, warnings: Iterable[str] = ()) -> Sound:
         sound = super().__new__(cls, samples, sample_rate)
         sound.warnings = tuple(warnings)
         return sound
@@ -47,7 +46,8 @@ class Sound(_Samples):
 
 
 def resample(audio: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
-    """`audio` [s] or [s, channels] at another rate, round(s * to_hz / from_hz) samples, without delay."""
+    """`audio` [s] or [s, channels] at another rate, round(s * to_hz / from_hz) samples, without
+    delay."""
     if from_hz == to_hz:
         return audio
     length = round(len(audio) * to_hz / from_hz)
@@ -57,13 +57,15 @@ def resample(audio: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     frame = av.AudioFrame.from_ndarray(planes, format="fltp", layout=layout)
     frame.sample_rate = from_hz
     parts = [out.to_ndarray() for out in (*resampler.resample(frame), *resampler.resample(None))]
-    joined = np.concatenate([*parts, np.zeros((len(planes), length), np.float32)], axis=1)[:, :length]
+    joined = np.concatenate([*parts, np.zeros((len(planes), length), np.float32)], axis=1)[
+        :, :length
+    ]
     return joined[0] if audio.ndim == 1 else joined.T
 
 
 def to_mono(samples: np.ndarray) -> tuple[np.ndarray, int | None]:
-    """`samples` [s] or [s, channels] as float32 [s], the mean of the channels; where they cancel out in it, the louder
-    channel alone, and its number."""
+    """`samples` [s] or [s, channels] as float32 [s], the mean of the channels; where they cancel
+    out in it, the louder channel alone, and its number."""
     if samples.ndim == 1:
         return samples.astype(np.float32), None
     mixed = samples.mean(axis=1).astype(np.float32)
@@ -77,7 +79,8 @@ def level_of(samples: np.ndarray) -> float:
 
 
 def better_channel(mixed: float, levels: list[float]) -> int | None:
-    """Which channel to hear where the mixture's level says that speech cancels out in it; None where it does not."""
+    """Which channel to hear where the mixture's level says that speech cancels out in it; None
+    where it does not."""
     loudest = max(levels, default=0.0)
     return levels.index(loudest) if loudest > _SILENT and mixed < _CANCELLED * loudest else None
 
@@ -99,17 +102,22 @@ def is_heard(samples: np.ndarray) -> bool:
 
 
 def quiet_speech(samples: np.ndarray, sample_rate: int) -> tuple[float, float, float] | None:
-    """Where somebody speaks far below the level of the recording: start and end in seconds of the longest such stretch,
-    and by how many dB; None where nobody does. A stretch counts when it lasts 1.5 s at least, its level rises and falls as
-    that of speech does, and it stands out from the noise of the recording."""
+    """Where somebody speaks far below the level of the recording: start and end in seconds of the
+    longest such stretch, and by how many dB; None where nobody does. A stretch counts when it lasts
+    1.5 s at least, its level rises and falls as that of speech does, and it stands out from the
+    noise of the recording."""
     mono = to_mono(samples)[0]
     step = max(1, round(_STEP_S * sample_rate))
     count = len(mono) // step
     if count < 2 * _LEAST_QUIET_S / _STEP_S:
         return None
-    levels = np.sqrt(np.mean(np.square(mono[: count * step].reshape(count, step), dtype=np.float64), axis=1))
+    levels = np.sqrt(
+        np.mean(np.square(mono[: count * step].reshape(count, step), dtype=np.float64), axis=1)
+    )
     window = round(_WINDOW_S / _STEP_S)
-    around = np.lib.stride_tricks.sliding_window_view(np.pad(levels, window // 2, mode="edge"), window)[:count]
+    around = np.lib.stride_tricks.sliding_window_view(
+        np.pad(levels, window // 2, mode="edge"), window
+    )[:count]
     high, low = np.percentile(around, 85, axis=1), np.percentile(around, 15, axis=1)
     usual, noise = np.percentile(levels, 95), np.percentile(levels, 5)
     quiet = (high < _QUIET * usual) & (high > _FLOOR * max(noise, 1e-5)) & (high > 2 * low)

@@ -1,4 +1,5 @@
-"""Files as people really have them, which lie beside the repository: what each is, and what every command makes of it."""
+"""Files as people really have them, which lie beside the repository: what each is, and what every
+command makes of it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,8 @@ FOLDER = Path(__file__).parents[2] / "shared" / "cases"
 
 @dataclass(frozen=True)
 class Case:
-    """A file of `FOLDER`. `like` is the file whose results it has; `half_turn`: but for lying upside down."""
+    """A file of `FOLDER`. `like` is the file whose results it has; `half_turn`: but for lying
+    upside down."""
 
     name: str
     what: str

@@ -1,4 +1,5 @@
-"""Films whose container says when things are shown and heard, in every format, around one source of pictures and sound."""
+"""Films whose container says when things are shown and heard, in every format, around one source of
+pictures and sound."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ _TICKS = 90_000
 
 @dataclass(frozen=True)
 class Film:
-    """What a container says. Times in seconds; `trim` pictures at the start are hidden by an edit list."""
+    """What a container says. Times in seconds; `trim` pictures at the start are hidden by an edit
+    list."""
 
     suffix: str
     fps: int = 25
@@ -41,7 +43,9 @@ class Film:
     @property
     def times_s(self) -> np.ndarray:
         """When the pictures start, the first at 0."""
-        late = np.random.default_rng(self.num_frames).uniform(-self.wobble, self.wobble, self.num_frames)
+        late = np.random.default_rng(self.num_frames).uniform(
+            -self.wobble, self.wobble, self.num_frames
+        )
         times = (np.arange(self.num_frames) + late) / self.fps
         return times - times[0]
 
@@ -50,7 +54,9 @@ def picture(index: int) -> np.ndarray:
     """uint8 [h, w, 3]: stripes that count in binary, over a bar that says where the top is."""
     image = np.full((HEIGHT, WIDTH, 3), 16, np.uint8)
     for bit in range(BITS):
-        image[16:, bit * WIDTH // BITS : (bit + 1) * WIDTH // BITS] = 235 if index >> bit & 1 else 16
+        image[16:, bit * WIDTH // BITS : (bit + 1) * WIDTH // BITS] = (
+            235 if index >> bit & 1 else 16
+        )
     image[:16, : WIDTH // 2] = 235
     return image
 
@@ -63,7 +69,8 @@ def index_of(image: np.ndarray) -> int:
 
 
 def voice(duration_s: float, seed: int = 0) -> np.ndarray:
-    """Noise that every codec keeps: no two moments are alike, so any shift shows. float32 [s] at 48 kHz."""
+    """Noise that every codec keeps: no two moments are alike, so any shift shows. float32 [s] at 48
+    kHz."""
     rng = np.random.default_rng(seed)
     count = round(duration_s * RATE)
     spectrum = rng.standard_normal((count // 2 + 1, 2)) @ [1, 1j]
@@ -76,7 +83,11 @@ def write_film(path: Path, film: Film) -> np.ndarray:
     """Writes the film; gives the samples that were said, before any of them were left out."""
     said = voice(film.duration_s)
     picture_codec, sound_codec = CODECS[film.suffix]
-    with av.open(f"file:{path}", "w", format={"mpg": "mpeg", "ts": "mpegts", "mkv": "matroska"}.get(film.suffix)) as out:
+    with av.open(
+        f"file:{path}",
+        "w",
+        format={"mpg": "mpeg", "ts": "mpegts", "mkv": "matroska"}.get(film.suffix),
+    ) as out:
         video = out.add_stream(picture_codec, rate=film.fps)
         video.width, video.height, video.pix_fmt = _stored_size(film)
         coarse = Fraction(1, film.fps) if film.suffix in ("avi", "mpg") else Fraction(1, _TICKS)
@@ -84,13 +95,19 @@ def write_film(path: Path, film: Film) -> np.ndarray:
         if film.aspect != 1:
             video.codec_context.sample_aspect_ratio = film.aspect
         if picture_codec == "libx264":
-            video.options = {"preset": "ultrafast", "bf": "2", "x264-params": "b-adapt=0:scenecut=0"}
+            video.options = {
+                "preset": "ultrafast",
+                "bf": "2",
+                "x264-params": "b-adapt=0:scenecut=0",
+            }
         sound = out.add_stream(sound_codec, rate=RATE, layout="mono")
         if film.quarter_turns:
             video.set_display_rotation(90 * film.quarter_turns)
         packets = [*_pictures(film, video, coarse), *_sound(film, sound, said)]
         hidden_s = film.times_s[film.trim]
-        for packet, start_s in sorted(packets, key=lambda pair: float(pair[0].dts * pair[0].time_base) + pair[1]):
+        for packet, start_s in sorted(
+            packets, key=lambda pair: float(pair[0].dts * pair[0].time_base) + pair[1]
+        ):
             shift = round((start_s - hidden_s) / packet.time_base)
             packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
             out.mux(packet)
@@ -101,7 +118,9 @@ def _stored_size(film: Film) -> tuple[int, int, str]:
     return (*((HEIGHT, WIDTH) if film.quarter_turns % 2 else (WIDTH, HEIGHT)), "yuv420p")
 
 
-def _pictures(film: Film, video: av.VideoStream, time_base: Fraction) -> list[tuple[av.Packet, float]]:
+def _pictures(
+    film: Film, video: av.VideoStream, time_base: Fraction
+) -> list[tuple[av.Packet, float]]:
     packets = []
     for index, time_s in enumerate(film.times_s):
         # np.rot90 turns against the clock, as the display matrix will.
@@ -113,7 +132,9 @@ def _pictures(film: Film, video: av.VideoStream, time_base: Fraction) -> list[tu
 
 
 def _sound(film: Film, stream: av.AudioStream, said: np.ndarray) -> list[tuple[av.Packet, float]]:
-    converter = av.AudioResampler(stream.format.name, "mono", RATE, stream.codec_context.frame_size or None)
+    converter = av.AudioResampler(
+        stream.format.name, "mono", RATE, stream.codec_context.frame_size or None
+    )
     whole = av.AudioFrame.from_ndarray(said[None], format="fltp", layout="mono")
     whole.sample_rate, whole.pts, whole.time_base = RATE, 0, Fraction(1, RATE)
     if stream.codec_context.frame_size == 0:
@@ -136,4 +157,7 @@ def _sound(film: Film, stream: av.AudioStream, said: np.ndarray) -> list[tuple[a
 
 
 def _in_gap(film: Film, packet: av.Packet) -> bool:
-    return film.gap_s is not None and film.gap_s[0] <= float(packet.pts * packet.time_base) < film.gap_s[1]
+    return (
+        film.gap_s is not None
+        and film.gap_s[0] <= float(packet.pts * packet.time_base) < film.gap_s[1]
+    )

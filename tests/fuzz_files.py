@@ -1,7 +1,8 @@
 """Reads damaged copies of small files, one after another, in a process whose memory is limited.
 
-python fuzz_files.py FOLDER SEED COUNT    FOLDER holds whole files; a line of JSON for each input on stdout: first its
-number and name, then what came of it ("read", or the one line of the error), or the traceback of anything else.
+python fuzz_files.py FOLDER SEED COUNT FOLDER holds whole files; a line of JSON for each input on
+stdout: first its number and name, then what came of it ("read", or the one line of the error), or
+the traceback of anything else.
 """
 
 from __future__ import annotations

@@ -20,9 +20,17 @@ def folder(tmp_path):
     """The videos, with a manifest."""
     for case in VIDEOS:
         shutil.copy(FOLDER / case.name, tmp_path / case.name)
-    facts = {"num_frames": 48, "fps": 24.0, "size_px": 128, "sample_rate_hz": 48_000, "split": "held_out"}
+    facts = {
+        "num_frames": 48,
+        "fps": 24.0,
+        "size_px": 128,
+        "sample_rate_hz": 48_000,
+        "split": "held_out",
+    }
     facts |= {"identity": "a", "voice": "a", "text": ""}
-    write_jsonl(tmp_path / "manifest.jsonl", [ManifestRow(id=c.name, video=c.name, **facts) for c in VIDEOS])
+    write_jsonl(
+        tmp_path / "manifest.jsonl", [ManifestRow(id=c.name, video=c.name, **facts) for c in VIDEOS]
+    )
     return tmp_path
 
 
@@ -36,7 +44,9 @@ def shift_s(heard: media.Sound, said: media.Sound) -> float:
 
 @pytest.mark.parametrize("case", VIDEOS, ids=lambda case: case.name)
 def test_pictures_are_those_of_the_clean_film(case):
-    clean, seen = (np.stack(list(media.read_frames(FOLDER / name, fps=24))) for name in (case.like, case.name))
+    clean, seen = (
+        np.stack(list(media.read_frames(FOLDER / name, fps=24))) for name in (case.like, case.name)
+    )
     assert seen.shape == clean.shape
     seen = seen[:, ::-1, ::-1] if case.half_turn else seen
     assert np.abs(seen.astype(int) - clean).mean() < 4
@@ -69,9 +79,22 @@ def test_a_truth_is_read_like_the_clip(tmp_path, folder):
         shutil.copy(FOLDER / case.like, tmp_path / "made" / f"{Path(case.name).stem}.mp4")
         (folder / case.name).rename(tmp_path / "true" / case.name)
     made, true = tmp_path / "made", tmp_path / "true"
-    arguments = ["evaluate", str(made), "--truth", str(true), "--scorers", "ssim", "--sets", "", "-o", str(tmp_path / "e")]
+    arguments = [
+        "evaluate",
+        str(made),
+        "--truth",
+        str(true),
+        "--scorers",
+        "ssim",
+        "--sets",
+        "",
+        "-o",
+        str(tmp_path / "e"),
+    ]
     assert cli.run(arguments) == 0
-    values = {Path(row.clip).stem: row.value for row in read_jsonl(tmp_path / "e" / "scores.jsonl", Score)}
+    values = {
+        Path(row.clip).stem: row.value for row in read_jsonl(tmp_path / "e" / "scores.jsonl", Score)
+    }
     for case in VIDEOS:
         assert values[Path(case.name).stem] > (0.1 if case.half_turn else 0.85), case.name
 
@@ -111,19 +134,27 @@ def test_generate_hears_them(tmp_path):
 def test_a_dataset_of_them_is_generated_and_encoded(folder, tmp_path, capsys):
     made, shards = tmp_path / "made", tmp_path / "shards"
     assert cli.run(["generate", str(folder), "-o", str(made), "--evaluations", "1"]) == 0
-    assert sorted(row.id for row in read_jsonl(made / "manifest.jsonl", ManifestRow)) == sorted(c.name for c in VIDEOS)
+    assert sorted(row.id for row in read_jsonl(made / "manifest.jsonl", ManifestRow)) == sorted(
+        c.name for c in VIDEOS
+    )
     assert cli.run(["encode", str(folder), "-o", str(shards)]) == 0
     assert "left out" not in capsys.readouterr().err
 
 
 def test_prepare_finds_nothing_wrong_with_them(folder, tmp_path):
-    settings = ["faces.detector_settings.side_px=160", "faces.min_face_px=32", "crop.min_side_px=48"]
+    settings = [
+        "faces.detector_settings.side_px=160",
+        "faces.min_face_px=32",
+        "crop.min_side_px=48",
+    ]
     settings += ["speaker.network=none", "clips.min_s=1"]
     out = tmp_path / "prepared"
     arguments = ["prepare", str(folder), "-o", str(out), "--workers", "1"]
     (folder / "manifest.jsonl").unlink()
     assert cli.run([*arguments, *(part for pair in settings for part in ("--set", pair))]) == 0
-    rows = [json.loads(line) for path in out.glob("*.jsonl") for line in path.read_text().splitlines()]
+    rows = [
+        json.loads(line) for path in out.glob("*.jsonl") for line in path.read_text().splitlines()
+    ]
     sources = {Path(row["key"]).name: row for row in rows if "dropped" in row}
     assert sorted(sources) == sorted(case.name for case in VIDEOS)
     assert not any(row["notes"] for row in sources.values())
@@ -145,6 +176,8 @@ def test_judges_hear_what_is_scored(case):
     from flowportrait.scoring.backends.openai import _wav
 
     def heard(name):
-        return media.Sound(np.frombuffer(_wav(FOLDER / name)[44:], "<i2").astype(np.float32) / 32768, 16_000)
+        return media.Sound(
+            np.frombuffer(_wav(FOLDER / name)[44:], "<i2").astype(np.float32) / 32768, 16_000
+        )
 
     assert abs(shift_s(heard(case.name), heard(case.like))) < 0.5 / 24

@@ -1,4 +1,5 @@
-"""Whatever a container says of time, turn and shape, pictures and sound come out as the source had them."""
+"""Whatever a container says of time, turn and shape, pictures and sound come out as the source had
+them."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -38,7 +39,9 @@ def films(draw, suffix):
     if suffix in TIMED:
         film = replace(film, wobble=draw(st.sampled_from([0.0, 0.3])))
     if suffix in TURNED:
-        aspect = draw(st.sampled_from([Fraction(1), Fraction(4, 3), Fraction(16, 11), Fraction(1, 2)]))
+        aspect = draw(
+            st.sampled_from([Fraction(1), Fraction(4, 3), Fraction(16, 11), Fraction(1, 2)])
+        )
         film = replace(film, quarter_turns=draw(st.integers(0, 3)), aspect=aspect)
     if suffix in ("mp4", "mov") and draw(st.booleans()):
         film = replace(film, trim=4, picture_start_s=0.0, sound_start_s=0.0)
@@ -66,11 +69,15 @@ def test_time_turn_and_shape_are_those_of_the_source(suffix, tmp_path_factory):
         said = write_film(path, film)
         half_s = 0.5 / film.fps
         pictures = list(read_pictures(path))
-        assert [index_of(picture.pixels) for picture in pictures] == list(range(film.trim, film.num_frames))
+        assert [index_of(picture.pixels) for picture in pictures] == list(
+            range(film.trim, film.num_frames)
+        )
         starts = np.array([picture.start_s for picture in pictures])
         assert np.abs(starts - film.times_s[film.trim :] + film.times_s[film.trim]).max() < half_s
         across = film.quarter_turns % 2
-        size = (WIDTH, round(HEIGHT * film.aspect)) if across else (round(WIDTH * film.aspect), HEIGHT)
+        size = (
+            (WIDTH, round(HEIGHT * film.aspect)) if across else (round(WIDTH * film.aspect), HEIGHT)
+        )
         assert all(picture.pixels.shape[1::-1] == size for picture in pictures)
         assert all(top_is_up(picture.pixels) for picture in pictures)
         sound = media.read_audio(path, min_s=0.0)
@@ -96,7 +103,6 @@ def top_is_up(pixels):
 def test_a_mirror_is_undone(tmp_path, mirrored):
     """Front cameras write one."""
     import av
-
     from container_films import picture
 
     path = tmp_path / "m.mp4"
