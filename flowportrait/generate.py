@@ -122,8 +122,8 @@ class Shot:
         codec = self.pipeline.codec
         if not codec.moves_portrait:
             return latents
-        events = draw_eye_events(self.num_frames, self.seed, self.strengths.eyes)
-        return codec.settle(latents, self.clip.context, events.groups(first, latents.shape[2]), self.strengths, self.rest)
+        events = draw_eye_events(self.num_frames, self.seed, self.strengths.eyes).groups(first, latents.shape[2])
+        return codec.settle(latents, self.clip.context, events, self.strengths, self.rest)
 
     def frames(self, blocks: Iterable[Tensor]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         """The frames of latent frames that come in blocks, one after another."""

@@ -91,7 +91,7 @@ def test_what_cannot_be_is_refused():
 def test_outside_the_square_and_at_its_border_every_pixel_is_the_portrait_s(scene, speech):
     result = load("tiny", device="cpu").generate(scene, speech, seed=1)
     x, y, side = result.shot.composite.square
-    assert 0 < x and 0 < y and x + side < 900 and y + side < 700
+    assert x > 0 and y > 0 and x + side < 900 and y + side < 700
     moved = np.zeros(scene.shape[:2], bool)
     for frame in result.stream():
         moved |= (frame != scene).any(-1)
