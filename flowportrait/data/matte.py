@@ -215,9 +215,10 @@ def _linear_fit(
 
 def _box_mean(values: Float[Tensor, "1 c h w"], radius: int) -> Float[Tensor, "1 c h w"]:
     """The mean over the square window of 2 radius + 1 px around each pixel, less at the edges."""
+    values = values.contiguous(memory_format=torch.channels_last)  # takes half the time
     for window, padding in (((2 * radius + 1, 1), (radius, 0)), ((1, 2 * radius + 1), (0, radius))):
         values = functional.avg_pool2d(values, window, 1, padding, count_include_pad=False)
-    return values
+    return values.contiguous()
 
 
 def _at_most(pixels: Float[Tensor, "1 c h w"], side_px: int) -> Float[Tensor, "1 c h2 w2"]:
