@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -291,9 +291,9 @@ class Pipeline:
         self, image: np.ndarray, size: Size, frame: Frame | None, crop: Crop, strengths: Strengths
     ) -> Composite:
         own_px = self.spec.size_px
-        detector = registry.FACE_DETECTORS.load("centerface")() if crop == "auto" else None
+        detector = _kept(registry.FACE_DETECTORS.load("centerface")) if crop == "auto" else None
         if self.codec.moves_portrait:
-            return compose(image, own_px, size, frame or "whole", crop, detector, FaceMesh(), PersonMatte())
+            return compose(image, own_px, size, frame or "whole", crop, detector, _kept(FaceMesh), _kept(PersonMatte))
         if size not in ("auto", own_px) or frame == "whole" or strengths != AS_IT_IS:
             raise ConfigError(
                 f"{self.spec.name}: its codec shows a square of {own_px} px as it is; leave size, frame and strengths"
@@ -457,6 +457,12 @@ def _mixed(one: Pipeline, other: Pipeline, share: float) -> Pipeline:
 
 
 # ------------------------------------------------------------------------------------------------ inputs
+
+
+@cache
+def _kept(finder: Callable[[], Any]) -> Any:
+    """What looks at portraits, loaded once: that takes longer than a look."""
+    return finder()
 
 
 def _picture(portrait: str | Path | np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,33 +17,29 @@ from flowportrait.sound import resample
 
 # Sound at other rates is written at 48 kHz. AAC pads the end to a whole block of 1024 samples, which many
 # players play: at 32 kHz and above that stays below one frame of video, at 8 kHz it would be three.
+from flowportrait.fragments import LIVE_X264, Fragments
 _AAC_RATES_HZ = (32000, 44100, 48000)
 
 
 def write_video(
-    path: str | Path,
-    frames: Iterable[np.ndarray],
-    fps: float,
-    audio: np.ndarray,
-    sample_rate: int,
-    metadata: Mapping[str, str],
-    preset: str = "medium",
-) -> int:
+    path: str | Path, frames: Iterable[np.ndarray], fps: float, audio: np.ndarray, sample_rate: int,
+    metadata: Mapping[str, str], preset: str = "medium", growing: Path | None = None,
+) -> int:  # fmt: skip
     """Writes an mp4 (H.264 crf 16, AAC) of uint8 [h, w, 3] frames as they come; gives how many there were.
 
     The sound keeps its place to the sample: the encoder's priming is declared in the file, and players skip
     it. The file appears under its name only when it is whole. `metadata` goes into the mp4's own keys (title,
-    comment, description, ...); `preset` is x264's, how hard it works. Raises MediaError when it cannot be
-    written, or when picture and sound differ by over one frame.
+    comment, description, ...); `preset` is x264's, how hard it works. The same packets go into `growing`, which can
+    be watched meanwhile (`fragments`); `preset` is then the fragments'. Raises MediaError when it cannot be written,
+    or when picture and sound differ by over one frame.
     """
     path = check_output(path)
     planes, sample_rate = _encodable(audio, sample_rate)
     duration_s = planes.shape[1] / sample_rate
     with _whole_or_absent(path) as partial:
         try:
-            num_frames = _encode(
-                partial, frames, Fraction(fps).limit_denominator(1001), planes, sample_rate, metadata, preset
-            )
+            rate, x264 = Fraction(fps).limit_denominator(1001), LIVE_X264 if growing else {"preset": preset}
+            num_frames = _encode(partial, frames, rate, planes, sample_rate, metadata, x264, growing)
         except (av.FFmpegError, OSError) as error:
             raise MediaError(f"{path}: cannot be written ({one_line(error)})") from error
         if abs(num_frames / fps - duration_s) > 1 / fps:
@@ -97,42 +93,43 @@ def check_output(path: str | Path) -> Path:
 
 
 def _encode(
-    path: Path,
-    frames: Iterable[np.ndarray],
-    fps: Fraction,
-    planes: np.ndarray,
-    sample_rate: int,
-    metadata: Mapping[str, str],
-    preset: str,
-) -> int:
+    path: Path, frames: Iterable[np.ndarray], fps: Fraction, planes: np.ndarray, sample_rate: int,
+    metadata: Mapping[str, str], x264: Mapping[str, str], growing: Path | None,
+) -> int:  # fmt: skip
     """Encodes picture and sound side by side, so that neither waits in memory for the other."""
-    with av.open(url_of(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    with ExitStack() as open_files:
+        container = open_files.enter_context(av.open(url_of(path), "w", format="mp4", options={"movflags": "+faststart"}))
         container.metadata.update(metadata)
-        video, write_sound = None, _sound_writer(container, planes, sample_rate)
+        mux = container.mux
+        if growing:
+            mux = open_files.enter_context(closing(Fragments(container, growing))).mux
+        video, write_sound = None, _sound_writer(container, planes, sample_rate, mux)
         num_frames = 0
         for image in frames:
             if video is None:
-                video = _video_stream(container, fps, image.shape[0], image.shape[1], preset)
+                video = _video_stream(container, fps, image.shape[0], image.shape[1], x264)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame = frame.reformat(
                 format="yuv420p", src_colorspace=Colorspace.DEFAULT, dst_colorspace=Colorspace.ITU709,
                 dst_color_range=ColorRange.MPEG,
             )  # fmt: skip
             frame.pts, frame.time_base = num_frames, 1 / fps
-            container.mux(video.encode(frame))
+            mux(video.encode(frame))
             num_frames += 1
             write_sound(until_sample=math.ceil(num_frames / fps * sample_rate))
         if video is not None:
-            container.mux(video.encode(None))
+            mux(video.encode(None))
         write_sound(until_sample=None)
     return num_frames
 
 
-def _video_stream(container: av.container.OutputContainer, fps: Fraction, height: int, width: int, preset: str):
+def _video_stream(
+    container: av.container.OutputContainer, fps: Fraction, height: int, width: int, x264: Mapping[str, str]
+):
     """An H.264 stream whose colours are said to be what they are: BT.709, limited range."""
     if height % 2 or width % 2:
         raise MediaError(f"frames of {width}x{height} px; H.264 in yuv420p needs even sides")
-    stream = container.add_stream("libx264", rate=fps, options={"crf": "16", "preset": preset})
+    stream = container.add_stream("libx264", rate=fps, options={"crf": "16"} | x264)
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     stream.time_base = 1 / fps
     context = stream.codec_context
@@ -141,7 +138,7 @@ def _video_stream(container: av.container.OutputContainer, fps: Fraction, height
     return stream
 
 
-def _sound_writer(container, planes: np.ndarray, sample_rate: int) -> Callable[..., None]:
+def _sound_writer(container, planes: np.ndarray, sample_rate: int, mux: Callable) -> Callable[..., None]:
     """A function that encodes `planes` [channels, s] up to a sample, or to its end and flushes (None)."""
     layout = "mono" if len(planes) == 1 else "stereo"
     bit_rate = 128_000 * len(planes)
@@ -154,10 +151,10 @@ def _sound_writer(container, planes: np.ndarray, sample_rate: int) -> Callable[.
         if end > done:
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(planes[:, done:end]), format="fltp", layout=layout)
             frame.sample_rate, frame.pts, frame.time_base = sample_rate, done, Fraction(1, sample_rate)
-            container.mux(stream.encode(frame))
+            mux(stream.encode(frame))
             done = end
         if until_sample is None:
-            container.mux(stream.encode(None))
+            mux(stream.encode(None))
 
     return write
 
