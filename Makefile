@@ -20,5 +20,5 @@ test: .venv/.installed-dev
 	@touch $@
 
 .venv/.installed-dev: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bagel,dev,scorers,world]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bagel,dev,ray,scorers,world]'
 	@touch $@ .venv/.installed

@@ -17,17 +17,28 @@ import torch
 from torch import nn
 
 from flowportrait import registry
-from flowportrait.config import load_recipe, save_resolved
 from flowportrait.errors import CheckpointError, ConfigError, require
+from flowportrait.files import sha256_of
 from flowportrait.model import bagel
 from flowportrait.model.embed import Connector
 from flowportrait.model.mot import INIT_STD, MoT
-from flowportrait.modeldir import ModelSpec, SamplingConfig, build_part
-from flowportrait.weights import Held, Weight, difference, find_weights, read_header, shapes, write_weights
+from flowportrait.modeldir import CONFIG, ModelSpec, SamplingConfig, build_part, check_files, load_spec, save_spec
+from flowportrait.weights import (
+    Held,
+    Weight,
+    difference,
+    find_weights,
+    read_header,
+    require_all_shards,
+    shapes,
+    write_weights,
+)
 
 BAGEL_FILE, FLUX_FILE = "ema.safetensors", "ae.safetensors"
 OWN_FILE = "flowportrait.safetensors"  # beside BAGEL's: weights that it has not
 SETTINGS = ("llm_config.json", "vit_config.json")
+INDEX = "*.safetensors.index.json"
+SIZE_STEP_PX = 16
 KEPT = "bagel"  # folder of a model directory: what of the source is neither weight nor ours
 NEW_FILE = "model-new.safetensors"
 SAMPLING = SamplingConfig(evaluations=25, shift=3.0, window_latent_frames=151, prefix_latent_frames=2)
@@ -43,8 +54,9 @@ def convert_bagel(source: Path, out: Path, size_px: int = 384) -> ModelSpec:
 
     Raises CheckpointError for weights that are absent, damaged, or not exactly those of the sizes they tell.
     """
-    if (out / "config.json").exists():
+    if (out / CONFIG).exists():
         raise ConfigError(f"{out}: holds a model already; give another directory, or remove it")
+    _require_size(size_px)
     files = _bagel_files(source)
     weights: dict[str, Weight] = {}
     for file in files:
@@ -67,17 +79,33 @@ def convert_bagel(source: Path, out: Path, size_px: int = 384) -> ModelSpec:
         problem = difference(shapes(got), wanted)
         if problem:
             raise CheckpointError(f"{source}: {problem}; give the weights of BAGEL as they were published")
-    (out / KEPT).mkdir(parents=True, exist_ok=True)
-    for name in SETTINGS:
-        shutil.copyfile(source / name, out / KEPT / name)
-    for file in files:
-        (out / KEPT / f"{file.name}.header").write_text(read_header(file).text, encoding="utf-8")
+    if size_px > (most := SIZE_STEP_PX * model.latent_side):
+        raise ConfigError(f"--size: got {size_px}; this model knows places of {most} px at most")
+    kept = _keep(source, files, out)
     new = read_header(source / OWN_FILE).weights if (source / OWN_FILE).is_file() else _fresh_connector(spec)
     digests = {
         name: write_weights(out / name, own)
         for name, own in (("model.safetensors", ours), (NEW_FILE, new), ("image_encoder.safetensors", seen))
     }
-    return _save(spec.model_copy(update={"sha256": digests}), out)
+    return _save(spec.model_copy(update={"sha256": digests | kept}), out)
+
+
+def _require_size(size_px: int) -> None:
+    """Videos are cut into patches of 2 x 2 latent cells of 8 x 8 px: another side would be rounded down in silence, or
+    not fit the portrait's."""
+    if size_px % SIZE_STEP_PX:
+        below = size_px // SIZE_STEP_PX * SIZE_STEP_PX
+        raise ConfigError(f"--size: got {size_px}; a multiple of {SIZE_STEP_PX}: {below} or {below + SIZE_STEP_PX}")
+
+
+def _keep(source: Path, files: list[Path], out: Path) -> dict[str, str]:
+    """Puts aside what `export` gives back besides the weights, and gives the digests of these files by their name."""
+    (out / KEPT).mkdir(parents=True, exist_ok=True)
+    for path in (*(source / name for name in SETTINGS), *sorted(source.glob(INDEX))):
+        shutil.copyfile(path, out / KEPT / path.name)
+    for file in files:
+        (out / KEPT / f"{file.name}.header").write_text(read_header(file).text, encoding="utf-8")
+    return {f"{KEPT}/{path.name}": sha256_of(path) for path in sorted((out / KEPT).iterdir())}
 
 
 def _bagel_files(source: Path) -> list[Path]:
@@ -91,6 +119,7 @@ def _bagel_files(source: Path) -> list[Path]:
         raise CheckpointError(
             f"{source}: no {BAGEL_FILE} (29.2 GB) there; get it from huggingface.co/ByteDance-Seed/BAGEL-7B-MoT"
         )
+    require_all_shards(files)
     return files
 
 
@@ -216,12 +245,13 @@ def export(directory: Path, out: Path) -> list[Path]:
     headers = sorted((directory / KEPT).glob("*.header"))
     if not headers:
         raise ConfigError(f"{directory}: did not come from BAGEL, so there is nothing to export it to")
+    check_files(directory, spec, ("model", "image_encoder", KEPT))
     model: dict[str, Weight] = {}
     for file in sorted(directory.glob("model*.safetensors")):
         model |= read_header(file).weights
     left = bagel.join(model, read_header(directory / "image_encoder.safetensors").weights)
     out.mkdir(parents=True, exist_ok=True)
-    written = []
+    written, same = [], True
     for header in headers:
         text = header.read_text(encoding="utf-8")
         names = [name for name in json.loads(text) if name != "__metadata__"]
@@ -230,6 +260,10 @@ def export(directory: Path, out: Path) -> list[Path]:
             raise CheckpointError(f"{directory}: lacks '{lacking[0]}'; get the whole model directory again")
         written.append(out / header.name.removesuffix(".header"))
         write_weights(written[-1], {name: left.pop(name) for name in names}, text)
+        same = same and read_header(written[-1]).text == text
+    for path in sorted((directory / KEPT).glob(INDEX)):
+        total = sum(weight.size_bytes for file in written for weight in read_header(file).weights.values())
+        written.append(_write_index(path, out / path.name, None if same else total))
     if left and not set(bagel.NEW) <= set(spec.untrained):
         written.append(out / OWN_FILE)
         write_weights(written[-1], left)
@@ -239,12 +273,23 @@ def export(directory: Path, out: Path) -> list[Path]:
     return written
 
 
+def _write_index(kept: Path, path: Path, total_bytes: int | None) -> Path:
+    """The index of the shards as it was; with another total where their numbers take another."""
+    text = kept.read_text(encoding="utf-8")
+    values = json.loads(text)
+    if total_bytes is not None and "total_size" in values.get("metadata", {}):
+        values["metadata"]["total_size"] = total_bytes
+        text = json.dumps(values, indent=2) + "\n"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
 def _opened(directory: Path) -> ModelSpec:
-    if not (directory / "config.json").is_file():
+    if not (directory / CONFIG).is_file():
         raise ConfigError(
             f"{directory}: no model there; make one with: flowportrait convert bagel FOLDER -o {directory}"
         )
-    return load_recipe(directory / "config.json", ModelSpec)
+    return load_spec(directory)
 
 
 def _put(
@@ -264,5 +309,5 @@ def _put(
 
 
 def _save(spec: ModelSpec, out: Path) -> ModelSpec:
-    save_resolved(spec, out / "config.json")
-    return spec
+    save_spec(spec, out)
+    return load_spec(out)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
@@ -55,6 +57,21 @@ def sha256_of(path: Path) -> str:
 def _sha256(path: Path, size: int, changed_ns: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS)
+
+
+def link_or_copy(source: Path, place: Path) -> None:
+    """The file under another name, too, on disk once where the disk has hard links; a file that is there goes. For
+    files that are replaced and never changed in place. Raises OSError."""
+    place.unlink(missing_ok=True)
+    try:
+        os.link(source, place)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        shutil.copyfile(source, place)
 
 
 def replace(path: Path, content: bytes) -> None:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,18 +14,18 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from safetensors.torch import save_file
 from torch import nn
 
 from flowportrait import media, registry
-from flowportrait.config import Frozen, load_recipe, save_resolved, validate
+from flowportrait.config import Frozen, load_recipe, read_values, save_resolved, validate
 from flowportrait.errors import CheckpointError, ConfigError
 from flowportrait.files import sha256_of
 from flowportrait.model.mot import MoT, MoTConfig
 from flowportrait.model.offload import place
 from flowportrait.model.precision import fast_bf16
-from flowportrait.weights import Weight, difference, load_into, read_header, shapes
+from flowportrait.weights import Weight, difference, load_into, read_header, save_tensors, shapes
 
+CONFIG = "config.json"
 PARTS = ("model", "codec", "audio_encoder", "image_encoder")
 """What a model directory holds weights of."""
 
@@ -58,7 +60,9 @@ class ModelSpec(Frozen):
     sampling: SamplingConfig = SamplingConfig()
     size_px: int = Field(128, gt=0, description="side of the square video")
     fps: float = Field(media.FPS, gt=0)
-    sha256: dict[str, str] = Field(default={}, description="file name to digest, written by save_model")
+    sha256: dict[str, str] = Field(
+        default={}, description="file to digest, written by save_spec; of config.json: of all else that stands there"
+    )
     untrained: tuple[str, ...] = Field((), description="weights that no training has touched yet, by their first words")
 
 
@@ -68,10 +72,7 @@ def load_parts(
     """What a model directory says of itself, and the parts of it that are asked for, frozen. Raises as `load`."""
     where = find_device(device)
     directory = registry.find_model(name_or_directory)
-    try:
-        spec = load_recipe(directory / "config.json", ModelSpec)
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from error
+    spec = load_spec(directory)
     parts = {name: _built(name, spec) for name in names}
     for name, module in parts.items():
         parked = offload and name == "model"
@@ -89,7 +90,7 @@ def load_parts(
 def _built(name: str, spec: ModelSpec) -> nn.Module:
     """A part that waits for its weights; what is large and has nothing but weights takes no memory before they come."""
     if name == "model":
-        small = spec.model.hidden_size < 1024  # meta imports torch's compiler: two seconds that no small model repays
+        small = spec.model.hidden_size < 512  # meta imports torch's compiler: two seconds that no small model repays
         with torch.device("cpu" if small else "meta"):
             return MoT(spec.model)
     encoders = {"audio_encoder": registry.AUDIO_ENCODERS, "image_encoder": registry.IMAGE_ENCODERS}
@@ -125,10 +126,52 @@ def save_model(
             for key, value in module.state_dict().items()
         }
         if weights:
-            path = directory / f"{name}.safetensors"
-            save_file(weights, path)
-            digests[path.name] = sha256_of(path)
-    save_resolved(spec.model_copy(update={"sha256": digests}), directory / "config.json")
+            digests[f"{name}.safetensors"] = save_tensors(directory / f"{name}.safetensors", weights)
+    save_spec(spec.model_copy(update={"sha256": digests}), directory)
+
+
+def load_spec(directory: Path) -> ModelSpec:
+    """What a model directory says of itself. Raises CheckpointError where it cannot be read, or where its config.json
+    is not what was written; one that names no digest of its own is taken as it is."""
+    path = directory / CONFIG
+    try:
+        spec = load_recipe(path, ModelSpec)
+        own = spec.sha256.get(CONFIG)
+        if own is not None and own != _digest_of_values(read_values(path)):
+            raise CheckpointError(
+                f"{path}: is not what was written; get it again, or, where it was changed on purpose, remove "
+                f"'{CONFIG}' from its sha256"
+            )
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    return spec
+
+
+def save_spec(spec: ModelSpec, directory: Path) -> None:
+    """Writes config.json with a digest of itself among those of the files."""
+    files = {name: digest for name, digest in spec.sha256.items() if name != CONFIG}
+    values = spec.model_copy(update={"sha256": files}).model_dump(mode="json")
+    sealed = spec.model_copy(update={"sha256": {**files, CONFIG: _digest_of_values(values)}})
+    save_resolved(sealed, directory / CONFIG)
+
+
+def check_files(directory: Path, spec: ModelSpec, names: Sequence[str] = ("",)) -> None:
+    """Raises CheckpointError where a file that config.json names, and whose name begins with one of `names`, is not
+    there or is another."""
+    for name, expected in spec.sha256.items():
+        path = directory / name
+        if name == CONFIG or not name.startswith(tuple(names)):
+            continue
+        if not path.is_file():
+            raise CheckpointError(f"{path}: not there, and {CONFIG} names it; get the whole model directory again")
+        if sha256_of(path) != expected:
+            raise CheckpointError(f"{path}: its sha256 is not the one in {CONFIG}; get the file again")
+
+
+def _digest_of_values(values: Mapping[str, Any]) -> str:
+    """Of what stands in a config.json, however it is laid out, but for this digest."""
+    files = {name: digest for name, digest in values.get("sha256", {}).items() if name != CONFIG}
+    return hashlib.sha256(json.dumps({**values, "sha256": files}, sort_keys=True).encode()).hexdigest()
 
 
 def build_part(table: registry.Table, part: Mapping[str, Any], empty: bool = False) -> nn.Module:
@@ -146,6 +189,7 @@ def _load_weights(
     module: nn.Module, directory: Path, name: str, spec: ModelSpec, device: torch.device, half: frozenset[str]
 ) -> None:
     """Fills `module` from its file or files, which must hold exactly its tensors and have their recorded digests."""
+    check_files(directory, spec, (name,))
     files = sorted(directory.glob(f"{name}*.safetensors"))
     whole = directory / f"{name}.safetensors"
     if not files:
@@ -153,9 +197,6 @@ def _load_weights(
         raise CheckpointError(f"{whole}: not there; {how}")
     weights: dict[str, Weight] = {}
     for path in files:
-        expected = spec.sha256.get(path.name)
-        if expected is not None and sha256_of(path) != expected:
-            raise CheckpointError(f"{path}: its sha256 is not the one in config.json; get the file again")
         weights |= read_header(path).weights
     problem = difference(shapes(weights), shapes(module.state_dict()))
     if problem:

@@ -13,11 +13,12 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from flowportrait.container import one_line, opened, picture_tracks, url_of
 from flowportrait.errors import MediaError
-from flowportrait.sound import resample
 
 # Sound at other rates is written at 48 kHz. AAC pads the end to a whole block of 1024 samples, which many
 # players play: at 32 kHz and above that stays below one frame of video, at 8 kHz it would be three.
 from flowportrait.fragments import LIVE_X264, Fragments
+from flowportrait.sound import resample
+
 _AAC_RATES_HZ = (32000, 44100, 48000)
 
 
@@ -98,7 +99,9 @@ def _encode(
 ) -> int:  # fmt: skip
     """Encodes picture and sound side by side, so that neither waits in memory for the other."""
     with ExitStack() as open_files:
-        container = open_files.enter_context(av.open(url_of(path), "w", format="mp4", options={"movflags": "+faststart"}))
+        container = open_files.enter_context(
+            av.open(url_of(path), "w", format="mp4", options={"movflags": "+faststart"})
+        )
         container.metadata.update(metadata)
         mux = container.mux
         if growing:

@@ -20,7 +20,7 @@ from flowportrait.errors import ConfigError
 from flowportrait.model.cost import clip_flops, condition_flops, linear_flops
 from flowportrait.model.layout import RowLayout, TokenGrid, latent_frames_for
 from flowportrait.model.mot import MoT, MoTConfig
-from flowportrait.modeldir import ModelSpec, SamplingConfig, build_part
+from flowportrait.modeldir import ModelSpec, SamplingConfig, build_part, load_spec
 from flowportrait.train import rl
 from flowportrait.train.sft import SftRecipe
 from flowportrait.train.trainable import choose_trained
@@ -193,7 +193,7 @@ def rollout_evaluations(config: rl.RlRecipe) -> tuple[float, float]:
 def _spec(name: str) -> tuple[ModelSpec, list[str]]:
     """The model that a recipe starts from, by its config.json alone."""
     try:
-        return load_recipe(registry.find_model(name) / "config.json", ModelSpec), []
+        return load_spec(registry.find_model(name)), []
     except ConfigError:
         if (Path(name) / "config.json").is_file():
             raise

@@ -138,9 +138,11 @@ def _run(name: str, words: list[str], log: Path, say: Callable[[str], None]) -> 
                 # An interrupted command does not go on unseen.
                 if running.poll() is None:
                     running.kill()
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n$ flowportrait")[-1].splitlines()
+    last = next((line for line in reversed(lines) if line.strip()), "no word")
+    if not running.returncode and '"event": "stopped"' in last:
+        raise StageFailed(f"{name}: was stopped before its end by SIGTERM, with a checkpoint; run again to go on")
     if running.returncode:
-        lines = log.read_text(encoding="utf-8", errors="replace").split("\n$ flowportrait")[-1].splitlines()
-        last = next((line for line in reversed(lines) if line.strip()), "no word")
         raise StageFailed(
             f"{name}: {last.removeprefix('error: ')}; all it said is in {log}; run again to go on from there"
         )

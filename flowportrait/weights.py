@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +28,7 @@ DTYPES = {
 }  # fmt: skip
 """Names of safetensors' number formats."""
 
+_RANKS = ("BOOL", "U8", "I8", "I16", "F16", "BF16", "I32", "F32", "F64", "I64")  # as safetensors orders them
 BLOCK_BYTES = 1 << 22  # copied at a time
 MAX_HEADER_BYTES = 100_000_000  # what the safetensors library allows
 
@@ -160,6 +162,8 @@ def find_weights(source: Path) -> dict[str, Weight]:
         raise CheckpointError(
             f"{source}: no weights there; give a .safetensors, .pth or .bin file, or a folder of them"
         )
+    if source.is_dir():
+        require_all_shards(files)
     found: dict[str, Weight] = {}
     for file in files:
         own = read_header(file).weights if file.suffix == ".safetensors" else _pickled(file)
@@ -168,6 +172,33 @@ def find_weights(source: Path) -> dict[str, Weight]:
             raise CheckpointError(f"{file}: holds '{twice[0]}', which another file of {source} has, too; remove one")
         found |= own
     return found
+
+
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
+
+
+def require_all_shards(files: Sequence[Path]) -> None:
+    """Raises CheckpointError where files are called `NAME-00002-of-00005.SUFFIX` and others of the same five are not
+    among them, or where an index beside them (`*.index.json`) names a file that is not there."""
+    names = {file.name for file in files}
+    for file in files:
+        if (found := _SHARD.fullmatch(file.name)) is None:
+            continue
+        stem, _, count, suffix = found.groups()
+        for number in range(1, int(count) + 1):
+            _require_shard(file.with_name(f"{stem}-{number:05d}-of-{count}{suffix}"), names, f"{int(count)} files")
+    for index in sorted({path for file in files for path in file.parent.glob(f"*{file.suffix}.index.json")}):
+        try:
+            wanted = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{index}: no readable index of weights ({error!r}); get it again") from error
+        for name in wanted:
+            _require_shard(index.with_name(str(name)), names, f"the {len(wanted)} files that {index.name} names")
+
+
+def _require_shard(path: Path, names: set[str], of: str) -> None:
+    if path.name not in names:
+        raise CheckpointError(f"{path}: not there; the weights are {of}, and all are needed: get this one, too")
 
 
 def _pickled(path: Path) -> dict[str, Held]:
@@ -192,16 +223,41 @@ def write_weights(path: Path, weights: Mapping[str, Weight], header: str | None 
     """
     text = header if header is not None and _says(header, weights) else _header_text(weights)
     order = sorted(weights, key=lambda name: json.loads(text)[name]["data_offsets"]) if text is header else weights
-    needed, free = sum(weight.size_bytes for weight in weights.values()), shutil.disk_usage(path.parent).free
+    needed = sum(weight.size_bytes for weight in weights.values())
+    require_room(path, needed)
+    part, digest = path.with_name(f"{path.name}.part"), hashlib.sha256()
+    try:
+        with part.open("wb") as file:
+            for block in _all_blocks(text, (weights[name] for name in order)):
+                file.write(block)
+                digest.update(block)
+        part.rename(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{path}: cannot be written ({error.strerror}); it needs {needed / 1e9:.1f} GB; make room"
+        ) from error
+    return digest.hexdigest()
+
+
+def require_room(path: Path, needed: int) -> None:
+    """Raises CheckpointError where the disk of `path`, which need not exist, has less than `needed` bytes free."""
+    free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise CheckpointError(f"{path}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; make room")
-    part, digest = path.with_name(f"{path.name}.part"), hashlib.sha256()
-    with part.open("wb") as file:
-        for block in _all_blocks(text, (weights[name] for name in order)):
-            file.write(block)
-            digest.update(block)
-    part.rename(path)
-    return digest.hexdigest()
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> str:
+    """Writes tensors as safetensors' own `save_file` does, byte for byte, and gives the file's sha256; but readable for
+    whom the user's umask says, whole or not at all, and with a full disk named. `about`: the file's metadata."""
+    held = {name: Held(value) for name, value in tensors.items()}
+    order = sorted(held, key=lambda name: (-_RANKS.index(held[name].dtype), name))
+    entries, at = {"__metadata__": dict(about)} if about else {}, 0
+    for name in order:
+        offsets = [at, at := at + held[name].size_bytes]
+        entries[name] = {"dtype": held[name].dtype, "shape": list(held[name].shape), "data_offsets": offsets}
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False)
+    return write_weights(path, held, text + " " * (-len(text.encode()) % 8))
 
 
 def _all_blocks(text: str, weights: Iterable[Weight]) -> Iterator[bytes | memoryview]:

@@ -1,6 +1,8 @@
 """Published weights come in, make a video through the same door as `tiny`, and go back to the bit."""
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,9 +23,9 @@ from flowportrait.errors import CheckpointError, ConfigError
 from flowportrait.generate import load
 from flowportrait.model import bagel
 from flowportrait.model.mot import MoT, MoTConfig
-from flowportrait.modeldir import ModelSpec, load_parts
+from flowportrait.modeldir import ModelSpec, load_parts, save_spec
 from flowportrait.records import ManifestRow, write_jsonl
-from flowportrait.weights import Held, find_weights, read_header, shapes, write_weights
+from flowportrait.weights import Held, find_weights, read_header, save_tensors, shapes, write_weights
 
 GOLDEN = Path(__file__).parent / "golden"
 EXTRA = pytest.mark.skipif(
@@ -89,20 +91,87 @@ def test_what_comes_back_is_the_file_that_went_in(source, converted, tmp_path):
         assert (tmp_path / "back" / name).read_bytes() == (source / name).read_bytes()
 
 
-def test_shards_come_back_as_shards(source, tmp_path):
-    """Any order of names, any metadata: a file's own header is kept word for word."""
-    folder = tmp_path / "shards"
+def shards(source, folder):
+    """BAGEL in five files with an index, as published ones lie; any order of names, any metadata."""
     folder.mkdir()
     for name in ("llm_config.json", "vit_config.json"):
         (folder / name).write_bytes((source / name).read_bytes())
-    weights = load_file(source / "ema.safetensors")
+    weights, places = load_file(source / "ema.safetensors"), {}
     for index in range(5):
         own = dict(list(weights.items())[index::5])
-        save_file(own, folder / f"model-{index + 1:05d}-of-00005.safetensors", {"format": "pt", "by": "somebody"})
-    convert_bagel(folder, tmp_path / "model")
+        name = f"model-{index + 1:05d}-of-00005.safetensors"
+        places |= dict.fromkeys(own, name)
+        save_file(own, folder / name, {"format": "pt", "by": "somebody"})
+    total = sum(value.numel() * value.element_size() for value in weights.values())
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=4))
+    return folder
+
+
+def test_shards_come_back_as_shards(source, tmp_path):
+    """With their index; a file's own header is kept word for word."""
+    folder = shards(source, tmp_path / "shards")
+    convert_bagel(folder, tmp_path / "model", size_px=32)
     export(tmp_path / "model", tmp_path / "back")
+    assert {path.name for path in folder.iterdir()} == {path.name for path in (tmp_path / "back").iterdir()}
     for path in folder.iterdir():
         assert (tmp_path / "back" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_the_index_counts_what_is_written(source, tmp_path):
+    """Trained weights in float32 take twice the bytes."""
+    folder = shards(source, tmp_path / "shards")
+    spec = convert_bagel(folder, tmp_path / "model", size_px=32)
+    model = {name: value.float() for name, value in load_file(tmp_path / "model" / "model.safetensors").items()}
+    digest = save_tensors(tmp_path / "model" / "model.safetensors", model)
+    save_spec(spec.model_copy(update={"sha256": {**spec.sha256, "model.safetensors": digest}}), tmp_path / "model")
+    export(tmp_path / "model", tmp_path / "back")
+    before, after = (
+        json.loads((place / "model.safetensors.index.json").read_text()) for place in (folder, tmp_path / "back")
+    )
+    sizes = [value.numel() * value.element_size() for path in (tmp_path / "back").glob("model-*")
+             for value in load_file(path).values()]  # fmt: skip
+    assert after["metadata"]["total_size"] == sum(sizes) > before["metadata"]["total_size"]
+    assert after["weight_map"] == before["weight_map"]
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_a_missing_shard_is_named_as_one(source, tmp_path, indexed):
+    folder = shards(source, tmp_path / "shards")
+    if not indexed:
+        (folder / "model.safetensors.index.json").unlink()
+    (folder / "model-00003-of-00005.safetensors").unlink()
+    message = r"model-00003-of-00005.safetensors: not there; the weights are 5 files, and all are needed"
+    with pytest.raises(CheckpointError, match=message):
+        convert_bagel(folder, tmp_path / "model", size_px=32)
+    with pytest.raises(CheckpointError, match=message):
+        find_weights(folder)
+    for number in (1, 2, 4, 5):
+        path = folder / f"model-{number:05d}-of-00005.safetensors"
+        path.rename(folder / f"{number}.safetensors")
+    if indexed:
+        with pytest.raises(CheckpointError, match="not there; the weights are the 5 files that model.safetensors.ind"):
+            convert_bagel(folder, tmp_path / "model", size_px=32)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (360, "--size: got 360; a multiple of 16: 352 or 368"), (132, "--size: got 132; a multiple of 16: 128 or 144"),
+        (112, "--size: got 112; this model knows places of 96 px at most"),
+    ],
+)  # fmt: skip
+def test_a_size_that_no_video_can_have_is_refused(source, tmp_path, size, message, capsys):
+    assert run(["convert", "bagel", str(source), "-o", str(tmp_path / "model"), "--size", str(size)]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "model").exists()
+
+
+def test_what_was_put_aside_is_checked_before_it_is_given_back(source, tmp_path):
+    convert_bagel(source, tmp_path / "model", size_px=32)
+    header = tmp_path / "model" / "bagel" / "ema.safetensors.header"
+    header.write_text(header.read_text().replace('"vae2llm.bias"', '"vae2llm.bais"'))
+    with pytest.raises(CheckpointError, match="ema.safetensors.header: its sha256 is not the one in config.json"):
+        export(tmp_path / "model", tmp_path / "back")
 
 
 def test_a_trained_model_is_exported_with_what_bagel_has_not(source, converted, tmp_path):
@@ -327,7 +396,7 @@ source, out = Path(sys.argv[1]), Path(sys.argv[2])
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 load_parts  # imported
 start = peak()
-convert_bagel(source, out / "model")
+convert_bagel(source, out / "model", 128)
 converted = peak()
 export(out / "model", out / "back")
 exported = peak()
@@ -362,6 +431,23 @@ def test_a_large_checkpoint_in_many_shards_needs_the_memory_of_a_tensor(source, 
     assert loaded < 2 * size_mb + 40  # the weights in float32
     for path in folder.iterdir():
         assert (tmp_path / "back" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_files_of_tensors_are_those_of_safetensors_but_for_their_mode(tmp_path):
+    weights = {
+        "z": torch.randn(3, 2), "a.b": torch.randn(4).half(), "c": torch.tensor(3), "bb": torch.randn(2).bfloat16(),
+        "bool": torch.tensor([True, False]), "u": torch.zeros(3, dtype=torch.uint8), "e": torch.zeros(0, 3),
+        "turned": torch.randn(3, 5).T, "i": torch.zeros(2, dtype=torch.int32), "d": torch.zeros(2).double(),
+    }  # fmt: skip
+    save_file({name: value.contiguous() for name, value in weights.items()}, tmp_path / "theirs")
+    before = os.umask(0o027)
+    try:
+        digest = save_tensors(tmp_path / "ours", weights)
+    finally:
+        os.umask(before)
+    content = (tmp_path / "ours").read_bytes()
+    assert content == (tmp_path / "theirs").read_bytes() and digest == hashlib.sha256(content).hexdigest()
+    assert (tmp_path / "ours").stat().st_mode & 0o777 == 0o640
 
 
 def test_writing_keeps_numbers_of_every_format(tmp_path):

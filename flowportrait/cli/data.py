@@ -18,8 +18,11 @@ def prepare(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DATASET", help="Goes on where it ends.")],
     config: Annotated[Path | None, typer.Option("--config", metavar="FILE.toml", help="What differs.")] = None,
     overrides: Overrides = None,
-    engine: Annotated[str, typer.Option(metavar="local|ray", help="What runs it; so far this machine.")] = "local",
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes, each at a source of its own.")] = 1,
+    engine: Annotated[
+        str, typer.Option(metavar="local|ray", help="Processes of this machine, or of the cluster at RAY_ADDRESS.")
+    ] = "local",
+    workers: Annotated[int, typer.Option(min=1, max=4096, help="Processes, each at a source of its own.")] = 1,
+    part: Annotated[str | None, typer.Option(metavar="i/n", help="Only this share of the sources; see merge.")] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -28,8 +31,9 @@ def prepare(
 
     with progress_bar("preparing") as progress:
         summary = prepared.command(
-            sources, out, config=config, overrides=overrides or [], engine=engine, workers=workers, progress=progress
-        )
+            sources, out, config=config, overrides=overrides or [], engine=engine, workers=workers, part=part,
+            progress=progress,
+        )  # fmt: skip
     for what in summary["not_checked"]:
         typer.echo(f"warning: not checked: {what}", err=True)
     for reason, found in summary["dropped"].items():
@@ -37,6 +41,26 @@ def prepare(
     kept = f", {summary['kept_sources']} of them from before" if summary["kept_sources"] else ""
     typer.echo(
         f"{summary['sources']} sources{kept}, {summary['seconds_in']:.1f} s: {summary['clips']} clips, "
+        f"{summary['seconds_out']:.1f} s: {out}"
+    )
+    if json:
+        typer.echo(json_line({name: value for name, value in summary.items() if name != "settings"}))
+
+
+@app.command()
+def merge(
+    parts: Annotated[list[Path], typer.Argument(metavar="PART...", help="All that `prepare --part` has made.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DATASET", help="The whole.")],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Join the parts of a preparation into the dataset that one run would have made."""
+    from flowportrait.data.merge import merge as join
+    from flowportrait.data.prepared import summarize
+
+    summary = summarize(join(parts, out))
+    typer.echo(
+        f"{len(parts)} parts, {summary['sources']} sources, {summary['seconds_in']:.1f} s: {summary['clips']} clips, "
         f"{summary['seconds_out']:.1f} s: {out}"
     )
     if json:

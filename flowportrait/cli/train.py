@@ -23,6 +23,11 @@ def encode(
     clips_per_shard: Annotated[int, typer.Option(min=1, help="Clips in one file.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Which pictures serve as portraits.")] = 0,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")] = "auto",
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="This process (or torchrun's), or the cluster at RAY_ADDRESS.")
+    ] = "local",
+    workers: Annotated[int, typer.Option(min=1, max=4096, help="ray: processes, each at a shard of its own.")] = 1,
+    part: Annotated[str | None, typer.Option(metavar="i/n", help="Only this share of the shards, same -o.")] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -32,17 +37,22 @@ def encode(
     find_model(model)
     if not dataset.is_dir():
         raise DataError(f"{dataset}: no such folder; give a prepared or a rendered dataset")
+    from flowportrait.data.parts import Part
     from flowportrait.train.encode import encode as run_encode
+
+    own = Part.named(part) if part is not None else None
 
     with progress_bar("encoding") as progress:
         clips, left_out = run_encode(
             dataset, out, model, num_portraits=portraits, longest_s=longest, clips_per_shard=clips_per_shard,
-            seed=seed, device=device, progress=progress,
+            seed=seed, device=device, engine=engine, workers=workers, part=own, progress=progress,
         )  # fmt: skip
     for reason in left_out:
         typer.echo(f"left out: {reason}", err=True)
     if clips or left_out:  # of several processes one knows them
         typer.echo(f"{len(clips)} clips, {len(left_out)} left out: {out}")
+    elif own is not None:
+        typer.echo(f"{own} is done: {out}; the part that is done last writes the index")
     if json:
         typer.echo(json_line({"clips": len(clips), "left_out": left_out}))
 

@@ -11,7 +11,6 @@ with the shards that are not there. Reading maps the files: a clip costs its own
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -21,12 +20,13 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from flowportrait.config import Frozen, load_recipe, save_resolved
+from flowportrait.config import Frozen, load_recipe
 from flowportrait.errors import DataError
+from flowportrait.files import replace
 from flowportrait.records import EncodedClip, read_jsonl, write_jsonl
+from flowportrait.weights import save_tensors
 
 HEADER, INDEX = "encoded.json", "encoded.jsonl"
 
@@ -57,11 +57,8 @@ def write_shard(
     path: Path, tensors: Mapping[str, Tensor], clips: Sequence[EncodedClip], left_out: Sequence[str]
 ) -> None:
     """Writes a shard with its clips and the reasons for which others were left out; it is there whole or not at all."""
-    part = path.with_suffix(".part")
     head = {"clips": [clip.model_dump() for clip in clips], "left_out": list(left_out)}
-    save_file(dict(tensors), part, {"head": json.dumps(head)})
-    part.chmod(0o644)  # safetensors lets the owner alone read it
-    os.replace(part, path)
+    save_tensors(path, tensors, {"head": json.dumps(head)})
 
 
 def finish(root: Path, shards: Sequence[Path]) -> tuple[list[EncodedClip], list[str]]:
@@ -72,9 +69,8 @@ def finish(root: Path, shards: Sequence[Path]) -> tuple[list[EncodedClip], list[
             head = json.loads(file.metadata()["head"])
         clips += [EncodedClip.model_validate(clip) for clip in head["clips"]]
         left_out += head["left_out"]
-    part = root / f"{INDEX}.part"
-    write_jsonl(part, clips)
-    os.replace(part, root / INDEX)
+    # Parts that end at the same moment all write it, and the same.
+    write_jsonl(root / INDEX, clips)
     return clips, left_out
 
 
@@ -90,9 +86,7 @@ def begin(root: Path, header: EncodedHeader) -> None:
             )
         return
     root.mkdir(parents=True, exist_ok=True)
-    part = root / f"{HEADER}.part"
-    save_resolved(header, part)
-    os.replace(part, path)
+    replace(path, (json.dumps(header.model_dump(mode="json"), indent=2) + "\n").encode())
 
 
 @dataclass(frozen=True)

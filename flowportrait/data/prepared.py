@@ -23,9 +23,11 @@ from filelock import FileLock, Timeout
 from pydantic import Field
 
 from flowportrait.config import load_recipe, save_resolved
+from flowportrait.data import parts
+from flowportrait.data.parts import Part, PartFile
 from flowportrait.data.preprocess import STAGES, PrepareConfig, Preparer, SourceFile, SplitConfig, split_of
-from flowportrait.data.workers import prepare_all
-from flowportrait.errors import ConfigError, DataError
+from flowportrait.data.workers import prepare_all, prepare_all_on_ray
+from flowportrait.errors import ConfigError, DataError, require
 from flowportrait.files import VIDEO_SUFFIXES, files_below, is_video, readable, replace
 from flowportrait.media import FPS
 from flowportrait.pages import markdown_rows
@@ -41,7 +43,7 @@ from flowportrait.records import (
 )
 from flowportrait.registry import name_hint
 
-ENGINES = ("local",)
+ENGINES = ("local", "ray")
 _JOURNAL, _MANIFEST, _CONFIG = "journal.jsonl", "manifest.jsonl", "config.json"
 
 
@@ -138,35 +140,43 @@ def prepare(
     config: PrepareConfig,
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    engine: str = "local",
+    part: Part | None = None,
 ) -> Prepared:
-    """Prepares the sources into the dataset `out`, where the same call goes on.
+    """Prepares the sources, or a part of them, into the dataset `out`, where the same call goes on. `engine` is "local"
+    or "ray": which processes compute. The result is the same.
 
     Raises DataError: no sources, `out` is a file, in use, or was made with other settings; CheckpointError: weights are
-    missing; MediaError: it cannot be written.
+    missing; MediaError: it cannot be written; MissingDependency: no ray.
     """
+    if engine == "ray":
+        require("ray", extra="ray")
     sources, ignored = find_sources(paths, config.split, out)
+    part_file = PartFile.of_sources(part, [source.key for source in sources]) if part else None
+    sources = part.of_list(sorted(sources, key=lambda source: source.key)) if part else sources
     preparer = Preparer(config, out)
     preparer.load()
     unchecked = [*preparer.filters.unchecked, *(["active speaker"] if preparer.network is None else [])]
-    with _held(out):
-        _begin(out, config, preparer.fingerprint)
+    compute = prepare_all if engine == "local" else prepare_all_on_ray
+    with held(out):
+        begin(out, config, preparer.fingerprint, part_file)
         records = {record.key: record for record in read_jsonl(out / _JOURNAL, PreparedSource)}
         missing = [source for source in sources if not _is_done(source, records.get(source.key), out)]
         done = kept = len(sources) - len(missing)
         # What was loaded to be checked need not travel to the workers.
-        for source, record in prepare_all(Preparer(config, out), missing, workers):
+        for source, record in compute(Preparer(config, out), missing, workers):
             record = record or source.record(preparer.fingerprint).crashed()
             _append(out / _JOURNAL, record)
             records[source.key] = record
             progress(done := done + 1, len(sources))
         ordered = [records[key] for key in sorted(records)]
         result = Prepared(out, ordered, kept, ignored, unchecked, config)
-        _finish(result)
+        finish(result)
     return result
 
 
 @contextmanager
-def _held(out: Path) -> Iterator[None]:
+def held(out: Path) -> Iterator[None]:
     """`out` for this run alone."""
     if out.is_file():
         raise DataError(f"{out}: is a file; give a folder")
@@ -184,8 +194,8 @@ def _held(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _begin(out: Path, config: PrepareConfig, fingerprint: str) -> None:
-    """An orderly folder. Raises DataError for one that holds something else."""
+def begin(out: Path, config: PrepareConfig, fingerprint: str, part: PartFile | None = None) -> None:
+    """An orderly folder for a dataset, or a part of one. Raises DataError for one that holds something else."""
     settings, journal = out / _CONFIG, out / _JOURNAL
     others = [path.name for path in out.iterdir() if path.name != ".lock"]
     if others and not journal.exists():
@@ -197,6 +207,7 @@ def _begin(out: Path, config: PrepareConfig, fingerprint: str) -> None:
                 raise DataError(f"{out}: was made with other settings or weights ({settings}); give another -o")
     # The journal comes first: it tells the next run that the folder is ours.
     journal.touch()
+    parts.settle(out, part)
     shutil.rmtree(out / "work", ignore_errors=True)
     for folder in ("clips", "work"):
         (out / folder).mkdir(exist_ok=True)
@@ -235,7 +246,7 @@ def _row(record: PreparedSource, clip: PreparedClip, config: SplitConfig) -> Man
     )  # fmt: skip
 
 
-def _finish(result: Prepared) -> None:
+def finish(result: Prepared) -> None:
     """Manifest, report, and no file that is in neither."""
     rows = result.rows()
     wanted = {row.video for row in rows}
@@ -263,7 +274,7 @@ def summarize(result: Prepared) -> dict[str, Any]:
     return {
         "flowportrait": version("flowportrait"),
         "settings": result.config.model_dump(mode="json"),
-        "fingerprint": result.records[0].fingerprint,
+        "fingerprint": result.records[0].fingerprint if result.records else result.config.fingerprint,
         "sources": len(result.records),
         "sources_without_clips": sum(not record.clips for record in result.records),
         "ignored_files": result.ignored,
@@ -320,11 +331,13 @@ def command(
     overrides: Sequence[str],
     engine: str,
     workers: int,
+    part: str | None,
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
     """`flowportrait prepare`; gives the report's numbers."""
     if engine not in ENGINES:
         raise ConfigError(f"--engine: no '{engine}'; {name_hint(engine, ENGINES)}")
     settings = load_recipe(config, PrepareConfig, overrides)
-    result = prepare(paths, out, settings, workers, progress)
+    own = Part.named(part) if part is not None else None
+    result = prepare(paths, out, settings, workers, progress, engine, own)
     return summarize(result) | {"output": str(out), "kept_sources": result.kept}

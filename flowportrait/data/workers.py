@@ -12,9 +12,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
+from flowportrait.cluster import hand_out
 from flowportrait.data.preprocess import Preparer, SourceFile
 from flowportrait.errors import DataError, FlowPortraitError
 from flowportrait.records import PreparedSource
@@ -60,6 +62,21 @@ def prepare_all(
             worker.process.join()
 
 
+def prepare_all_on_ray(
+    preparer: Preparer, sources: Iterable[SourceFile], count: int
+) -> Iterator[tuple[SourceFile, PreparedSource | None]]:
+    """The same in `count` processes of a Ray cluster, as `cluster.hand_out` has it."""
+    return hand_out(partial(_prepared, preparer), sources, count)
+
+
+def _prepared(preparer: Preparer, source: SourceFile) -> PreparedSource:
+    """One source, in whatever process. Raises DataError where its clips cannot be written."""
+    try:
+        return preparer.prepare(source)
+    except OSError as error:
+        raise DataError(f"{preparer.out}: cannot be written ({error.strerror}), at {source.path}") from error
+
+
 def _given(worker: _Worker, waiting: deque[SourceFile]) -> bool:
     """Whether the worker is at work; an idle one gets the next source."""
     if worker.source is None and waiting:
@@ -95,8 +112,6 @@ def _serve_sources(preparer: Preparer, pipe: Connection) -> None:
     while True:
         source = pipe.recv()
         try:
-            pipe.send(preparer.prepare(source))
+            pipe.send(_prepared(preparer, source))
         except FlowPortraitError as error:
             pipe.send(error)
-        except OSError as error:
-            pipe.send(DataError(f"{preparer.out}: cannot be written ({error.strerror}), at {source.path}"))

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from pydantic import Field
-from safetensors.torch import save_file
 from torch import Tensor
 
 from flowportrait.codecs.motion import GROUP
@@ -24,6 +23,7 @@ from flowportrait.data.landmarks import lip_opening
 from flowportrait.data.sources import load_sources
 from flowportrait.model.precision import matmul_precision
 from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, load_weights, train_loop
+from flowportrait.weights import save_tensors
 
 
 class DataConfig(Frozen):
@@ -141,10 +141,7 @@ def _initial_codec(config: CodecRecipe, pool: Pool, run: Run) -> PortraitCodec:
 
 def save_codec(codec: PortraitCodec, directory: Path) -> None:
     """Averaged weights in fp32 safetensors."""
-    save_file(
-        {name: value.contiguous() for name, value in codec.state_dict().items()},
-        directory / "codec.safetensors",
-    )
+    save_tensors(directory / "codec.safetensors", codec.state_dict())
 
 
 def codec_loss(

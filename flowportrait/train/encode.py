@@ -1,17 +1,18 @@
 """`flowportrait encode`: a dataset of clips becomes latents and frozen condition features, once for all trainings.
 
 The parts of a model directory do it (codec, audio encoder, image encoder), whatever they are. It goes on where it was
-stopped; started by `torchrun`, processes share the shards.
+stopped; processes of `torchrun`, of a Ray cluster, or on machines that know nothing of each other share the shards.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,13 +22,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowportrait import media
+from flowportrait.cluster import hand_out
 from flowportrait.data import encoded
 from flowportrait.data.augment import apply_look, draw_look
 from flowportrait.data.encoded import EncodedHeader, half, shard_path
+from flowportrait.data.parts import Part
 from flowportrait.data.sources import load_sources
-from flowportrait.errors import DataError, MediaError
+from flowportrait.errors import DataError, MediaError, require
 from flowportrait.generate import AUDIO_RATE_HZ
-from flowportrait.modeldir import ModelSpec, load_parts
+from flowportrait.modeldir import ModelSpec, find_device, load_parts
 from flowportrait.records import EncodedClip, ManifestRow, read_jsonl
 from flowportrait.train.parallel import Ranks
 
@@ -111,6 +114,40 @@ class Encoder:
         return _framed(frames, clip.landmarks, self.spec.size_px), sound[: round(count / fps * AUDIO_RATE_HZ)]
 
 
+@dataclass(frozen=True)
+class ShardMaker:
+    """All of a run of `encode` but where it computes; what is loaded is loaded when first needed, also in a process
+    that this was sent to."""
+
+    files: tuple[ClipFile, ...]
+    out: Path
+    model: str
+    clips_per_shard: int
+    settings: Mapping[str, Any]
+    device: str
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The parts of the model."""
+        spec, parts = load_parts(self.model, ("codec", "audio_encoder", "image_encoder"), self.device)
+        return Encoder(spec, **parts, device=str(find_device(self.device)), **self.settings)
+
+    @property
+    def numbers(self) -> range:
+        """Of the shards."""
+        return range(-(-len(self.files) // self.clips_per_shard))
+
+    def __call__(self, number: int) -> int:
+        """Makes a shard. Raises DataError where it cannot be written."""
+        clips = self.files[number * self.clips_per_shard :][: self.clips_per_shard]
+        path = shard_path(self.out, number)
+        try:
+            _encode_shard(self.encoder, clips, path)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written ({error.strerror}); give another -o") from error
+        return number
+
+
 def encode(
     dataset: Path,
     out: Path,
@@ -121,27 +158,56 @@ def encode(
     clips_per_shard: int = 64,
     seed: int = 0,
     device: str = "auto",
+    engine: Literal["local", "ray"] = "local",
+    workers: int = 1,
+    part: Part | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[EncodedClip], list[str]]:
     """Encodes a folder of clips (`manifest.jsonl`, or rendered with `clips.jsonl`) into the directory `out`.
 
     Of each clip the features of `num_portraits` pictures are kept: the first frame, as the model is used, and random
-    others, so that a training need not learn to copy it. Gives the clips, and why others were left out.
+    others, so that a training need not learn to copy it. Shards are made by this process (or those that `torchrun`
+    started), or by `workers` of a Ray cluster; of a `part` only its shards, into the same `out` as the others', and
+    whichever part is the last writes the index. Gives the clips, and why others were left out; nothing as long as
+    other parts are lacking.
     """
-    files = clips_of(dataset)
+    if engine == "ray":
+        require("ray", extra="ray")
+    settings = {"num_portraits": num_portraits, "longest_s": longest_s, "seed": seed}
+    files = tuple(clips_of(dataset))
     ranks = Ranks.join(device)
-    spec, parts = load_parts(model, ("codec", "audio_encoder", "image_encoder"), ranks.device)
-    encoder = Encoder(spec, **parts, device=ranks.device, num_portraits=num_portraits, longest_s=longest_s, seed=seed)
+    where = "cpu" if engine == "ray" else ranks.device
+    maker = ShardMaker(files, out, model, clips_per_shard, settings, where)
     if ranks.first:
-        encoded.begin(out, encoder.header)
+        encoded.begin(out, maker.encoder.header)
     ranks.wait()
-    numbers = range(-(-len(files) // clips_per_shard))
-    for number in numbers[ranks.rank :: ranks.world]:
-        if not shard_path(out, number).is_file():
-            _encode_shard(encoder, files[number * clips_per_shard :][:clips_per_shard], shard_path(out, number))
-        progress(number + 1, len(numbers))
+    numbers = part.of_list(maker.numbers) if part else list(maker.numbers)
+    numbers = [number for number in numbers if not shard_path(out, number).is_file()]
+    if engine == "ray":
+        _make_on_ray(replace(maker, device=device), numbers, workers, progress)
+    else:
+        for done, number in enumerate(numbers[ranks.rank :: ranks.world], 1):
+            maker(number)
+            progress(min(len(numbers), done * ranks.world), len(numbers))
     ranks.wait()
-    return encoded.finish(out, [shard_path(out, number) for number in numbers]) if ranks.first else ([], [])
+    shards = [shard_path(out, number) for number in maker.numbers]
+    if not ranks.first or (part and not all(path.is_file() for path in shards)):
+        return [], []
+    return encoded.finish(out, shards)
+
+
+def _make_on_ray(
+    maker: ShardMaker, numbers: list[int], workers: int, progress: Callable[[int, int], None]
+) -> None:
+    """Each worker has a GPU of its own where the cluster has any and `device` does not say otherwise."""
+    gpus = {"auto": None, "cpu": 0}.get(maker.device, 1)
+    for done, (number, made) in enumerate(hand_out(maker, numbers, workers, gpus), 1):
+        if made is None:
+            raise DataError(
+                f"{shard_path(maker.out, number)}: ended both workers that began it; run again without --engine ray to "
+                "see why"
+            )
+        progress(done, len(numbers))
 
 
 def parts_digest(spec: ModelSpec) -> str:
@@ -163,7 +229,7 @@ def clips_of(dataset: Path) -> list[ClipFile]:
     raise DataError(f"{dataset}: neither manifest.jsonl nor clips.jsonl; give a prepared or a rendered dataset")
 
 
-def _encode_shard(encoder: Encoder, clips: list[ClipFile], path: Path) -> None:
+def _encode_shard(encoder: Encoder, clips: Sequence[ClipFile], path: Path) -> None:
     tensors, records, left_out = {}, [], []
     for clip in clips:
         try:

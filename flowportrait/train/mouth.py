@@ -13,7 +13,6 @@ from einops import rearrange
 from jaxtyping import Float
 from PIL import Image
 from pydantic import Field
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -25,6 +24,7 @@ from flowportrait.data.mouth_patches import STRETCH, MouthPatches
 from flowportrait.data.sources import load_sources
 from flowportrait.modeldir import PARTS, load_parts, save_model
 from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, load_weights, train_loop
+from flowportrait.weights import save_tensors
 
 
 class MouthDataConfig(Frozen):
@@ -132,7 +132,7 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
         net = MouthNet().eval()
         averaged = state.averaged()
         net.load_state_dict({name: averaged[f"net.{name}"] for name in net.state_dict()})
-        save_file(net.state_dict(), run.directory / "mouth.safetensors")
+        save_tensors(run.directory / "mouth.safetensors", net.state_dict())
         export(config, net, run.directory / "model")
         rng = np.random.default_rng(1)
         held_out = [draw(pool, "validation", rng, config, augment=False) for pool in pools for _ in range(6)]

@@ -56,6 +56,7 @@ class Ranks:
     device: str = "cpu"
     sequence: int = 1
     sequence_group: dist.ProcessGroup | None = None
+    group: dist.ProcessGroup | None = None  # all of them, through which they talk; None: the usual one
 
     @classmethod
     def join(cls, device: str = "auto", sequence: int = 1) -> Ranks:
@@ -99,13 +100,13 @@ class Ranks:
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.group)
         return values
 
     def wait(self) -> None:
         """Until all are here."""
         if self.world > 1:
-            dist.barrier()
+            dist.barrier(group=self.group)
 
 
 def shard(model: MoT, ranks: Ranks, config: ParallelConfig | None = None) -> None:

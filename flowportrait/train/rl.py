@@ -150,7 +150,17 @@ class Batch:
 def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto") -> Path:
     """Tune a model by a TOML recipe; `<run>/model` is the last and `<run>/best` the best model directory."""
     session = open_session(load_recipe(recipe, RlRecipe, overrides or []), resume)
-    config, state = session.config, session.state
+    session.run.checkpoints.require_room(session.state.stored())
+    with session.run.stop.listening():
+        make_updates(session)
+    session.run.checkpoints.wait()
+    session.desk.close()
+    return session.run.directory
+
+
+def make_updates(session: Session) -> None:
+    """Rollouts and their updates, to the end of the run or until SIGTERM asks it to stop."""
+    config, state, run = session.config, session.state, session.run
     if state.baseline is None:
         look(session)
     while state.update < config.run.num_updates:
@@ -165,10 +175,12 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
             session.log(update=state.update, **figures, **batch_figures(session, batch, rewards, advantage), **took)
         if due(config, before, state.update, config.run.sample_every):
             look(session)
-        if due(config, before, state.update, config.run.checkpoint_every):
-            state.save(session.run.directory, session.ranks)
-    session.desk.close()
-    return session.run.directory
+        turn = run.turn(before, state.update)
+        if turn.saves:
+            run.save(state)
+        if turn.stops:
+            run.stopped(state.update)
+            return
 
 
 def due(config: RlRecipe, before: int, now: int, every: int) -> bool:

@@ -12,6 +12,7 @@ from torch import nn
 
 from flowportrait.scoring.reward import Statistics
 from flowportrait.train import checkpoint
+from flowportrait.train.checkpoint import Checkpoints
 from flowportrait.train.parallel import Average, Ranks
 from flowportrait.train.run import OptimizerConfig
 
@@ -34,13 +35,13 @@ class RlState:
         average = Average(model, config.ema_decay)
         return cls(model, average, config.build(model), Statistics() if running else None)
 
-    def save(self, run: Path, ranks: Ranks) -> None:
-        """Into the run's directory; all ranks take part."""
-        checkpoint.save(run, self.update, self._stored(), ranks)
+    def save(self, checkpoints: Checkpoints) -> None:
+        """As a checkpoint of its run; all ranks take part."""
+        checkpoints.save(self.update, self.stored())
 
     def load(self, path: Path, ranks: Ranks) -> None:
         """Raises CheckpointError when the checkpoint is not of this recipe."""
-        stored = self._stored()
+        stored = self.stored()
         checkpoint.load(path, stored, ranks)
         checkpoint.set_optimizer_state(self.model, self.optimizer, stored["optimizer"])
         told = json.loads(stored["told"])
@@ -48,7 +49,8 @@ class RlState:
         if self.running is not None:
             self.running.moments = {name: tuple(pair) for name, pair in (told["running"] or {}).items()}
 
-    def _stored(self) -> dict[str, Any]:
+    def stored(self) -> dict[str, Any]:
+        """What a checkpoint holds, by name."""
         told = {
             "update": self.update,
             "baseline": self.baseline,

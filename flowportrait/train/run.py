@@ -17,13 +17,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flowportrait.config import Frozen, save_resolved
 from flowportrait.errors import CheckpointError, ConfigError, TrainingError
 from flowportrait.train import checkpoint
+from flowportrait.train.checkpoint import Checkpoints
 from flowportrait.train.parallel import Average, Ranks, as_float, trained_weights
+from flowportrait.train.stopping import Stop
 
 MAX_SKIPPED = 20  # updates in a row without a finite gradient, after which a run has failed
 
@@ -72,7 +75,14 @@ class RunConfig(Frozen):
     seed: int = 0
     num_updates: int
     log_every: int = 20
-    checkpoint_every: int = 200
+    checkpoint_every: int = Field(200, ge=1, description="updates")
+    checkpoint_minutes: float | None = Field(
+        30.0, gt=0, description="a checkpoint also after so much time since the last; none: by updates alone"
+    )
+    checkpoints_kept: int = Field(3, ge=1, description="the last ones; while one is written there is one more")
+    checkpoint_beside: bool = Field(
+        False, description="written by a thread while training goes on, from a copy in CPU memory"
+    )
     sample_every: int = 500
 
 
@@ -94,7 +104,8 @@ class TrainState:
         average = Average(module, config.ema_decay)
         return cls(module, config.build(module), average, keeps_frozen=keeps_frozen)
 
-    def _tensors(self) -> dict[str, Any]:
+    def stored(self) -> dict[str, Any]:
+        """What a checkpoint holds, by name."""
         module = dict(self.module.state_dict())
         if not self.keeps_frozen:
             fixed = dict(self.module.named_parameters()).keys() - trained_weights(self.module).keys()
@@ -106,13 +117,13 @@ class TrainState:
             "progress": torch.tensor([self.update, self.position]),
         }
 
-    def save(self, run: Path, ranks: Ranks) -> None:
-        """Into the run's directory; all ranks take part."""
-        checkpoint.save(run, self.update, self._tensors(), ranks)
+    def save(self, checkpoints: Checkpoints) -> None:
+        """As a checkpoint of its run; all ranks take part."""
+        checkpoints.save(self.update, self.stored())
 
     def load(self, path: Path, ranks: Ranks) -> None:
         """Continues from a checkpoint. Raises CheckpointError when it is not of this module."""
-        stored = self._tensors()
+        stored = self.stored()
         checkpoint.load(path, stored, ranks)
         checkpoint.set_optimizer_state(self.module, self.optimizer, stored["optimizer"])
         self.update, self.position = stored["progress"].tolist()
@@ -140,30 +151,48 @@ def load_weights(module: nn.Module, path: Path, may_lack: tuple[str, ...] = ()) 
     return own.keys() <= weights.keys()
 
 
-class Run:
-    """A run's directory and log. `resume` is "auto" (continue if it can), a directory, or None (start a new run).
+@dataclass(frozen=True)
+class Turn:
+    """What is to be done after an update: end the run here, write a checkpoint."""
 
-    Of several ranks the first one writes. Raises ConfigError where a new run would overwrite one that has a checkpoint.
+    stops: bool
+    saves: bool
+
+
+class Run:
+    """A run's directory, log and checkpoints. `resume` is "auto" (continue if it can), a directory, or None (start a
+    new run). Of several ranks the first one writes.
+
+    Raises ConfigError where a new run would overwrite one that has a checkpoint, CheckpointError where it cannot go on
+    because no checkpoint is whole. A damaged one before a whole one is named in the log.
     """
 
     def __init__(self, config: RunConfig, recipe: Frozen, resume: str | None = "auto", ranks: Ranks | None = None):
         self.config = config
         self.ranks = ranks or Ranks()
         self.directory = Path(config.directory)
+        self.stop = Stop()
+        self._saved_at = time.monotonic()
         source = self.directory if resume in ("auto", None) else Path(resume)
-        found = checkpoint.latest(source)
-        if resume not in ("auto", None) and found is None:
+        some = bool(checkpoint.all_of(source))
+        if resume not in ("auto", None) and not some:
             raise ConfigError(f"--resume: no checkpoint in {source}; give a run's directory, or 'auto'")
-        if resume is None and found is not None:
+        if resume is None and some:
             raise ConfigError(
                 f"{self.directory}: holds the checkpoint of a run; go on with it by --resume auto, "
                 "or give another run.directory"
             )
-        self.resume_from = found
+        self.resume_from, broken = checkpoint.newest_whole(source, self.ranks)
         self.ranks.wait()  # all have looked before the first one writes
         if self.ranks.first:
             self.directory.mkdir(parents=True, exist_ok=True)
             save_resolved(recipe, self.directory / "config.json")
+        self.ranks.wait()
+        self.checkpoints = Checkpoints(
+            self.directory, self.ranks, config.checkpoints_kept, config.checkpoint_beside
+        )
+        for path, problem in broken:
+            self.log(event="broken_checkpoint", checkpoint=path.name, problem=problem, taken=self.resume_from.name)
 
     @property
     def resumes(self) -> bool:
@@ -176,14 +205,39 @@ class Run:
             state.load(self.resume_from, self.ranks)
             self.log(event="resumed", update=state.update)
 
+    def turn(self, before: int, update: int) -> Turn:
+        """What is to be done after the updates from `before` to `update`; the same on all ranks, which all ask."""
+        told = self.ranks.gather((self.stop.asked, time.monotonic() - self._saved_at))
+        config, minutes = self.config, told[0][1] / 60
+        ends, every = update >= config.num_updates, config.checkpoint_every
+        late = config.checkpoint_minutes is not None and minutes >= config.checkpoint_minutes
+        stops = any(asked for asked, _ in told) and not ends
+        return Turn(stops, stops or ends or late or update // every > before // every)
+
+    def save(self, state: Any) -> None:
+        """A checkpoint of `state`, which has `save(checkpoints)`; minutes count from here again."""
+        state.save(self.checkpoints)
+        self._saved_at = time.monotonic()
+
+    def stopped(self, update: int) -> None:
+        """Says that the run leaves before its end, with a checkpoint of this update."""
+        self.checkpoints.wait()
+        self.log(event="stopped", update=update, by="SIGTERM", go_on="--resume auto")
+
     def log(self, **fields: Any) -> None:
         """One JSON line in log.jsonl and on the terminal, by the first rank."""
         if not self.ranks.first:
             return
         fields = {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in fields.items()}
         line = json.dumps({"time": round(time.time(), 1), **fields})
-        with (self.directory / "log.jsonl").open("a") as file:
-            file.write(line + "\n")
+        path = self.directory / "log.jsonl"
+        try:
+            with path.open("a") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise TrainingError(
+                f"{path}: cannot be written ({error.strerror}); make room, and go on with --resume auto"
+            ) from error
         print(line, flush=True)
 
     def numpy_rng(self, update: int) -> np.random.Generator:
@@ -227,22 +281,26 @@ def train_loop(
     An update whose gradient is not finite is skipped by all ranks together, and the log names its clips. Raises
     TrainingError after 20 of them in a row.
     """
+    run.checkpoints.require_room(state.stored())
+    with run.stop.listening():
+        _make_updates(run, state, optimizer_config, parts_of, sample)
+    run.checkpoints.wait()
+
+
+def _make_updates(
+    run: Run,
+    state: TrainState,
+    optimizer_config: OptimizerConfig,
+    parts_of: Callable[[int], Iterable[Part]],
+    sample: Callable[[int], dict[str, float]],
+) -> None:
     config, num_updates = run.config, run.config.num_updates
     figures: list[dict[str, float]] = []
     started, first, skipped = time.monotonic(), state.update, 0
     while state.update < num_updates:
-        rate = optimizer_config.rate_at(state.update, num_updates)
-        norm, made, suspects = _send_backward(run.ranks, state, parts_of(state.update), optimizer_config)
-        if isfinite(norm):
-            for group in state.optimizer.param_groups:
-                group["lr"] = rate
-            state.optimizer.step()
-            figures.append({**made, "gradient_norm": norm, "rate": rate})
-            skipped = 0
-        else:
-            _report_skipped(run, state.update, suspects)
-            skipped += 1
-        state.optimizer.zero_grad(set_to_none=True)
+        made = _make_update(run, state, optimizer_config, parts_of)
+        figures += [made] if made else []
+        skipped = 0 if made else skipped + 1
         if skipped == MAX_SKIPPED:
             raise TrainingError(
                 f"{run.directory}: {skipped} updates in a row had no finite gradient; see 'skipped' in log.jsonl for "
@@ -250,16 +308,36 @@ def train_loop(
             )
         state.update += 1
         state.average.follow(state.module, state.update)
-        ends = state.update == num_updates
         if state.update % config.log_every == 0:
             speed = (time.monotonic() - started) / (state.update - first)
             left = {"s_per_update": speed, "minutes_left": speed * (num_updates - state.update) / 60}
             run.log(update=state.update, **_mean_figures(run.ranks, figures), **left)
             figures.clear()
-        if ends or state.update % config.sample_every == 0:
+        if state.update == num_updates or state.update % config.sample_every == 0:
             run.log(event="sample", update=state.update, **sample(state.update))
-        if ends or state.update % config.checkpoint_every == 0:
-            state.save(run.directory, run.ranks)
+        turn = run.turn(state.update - 1, state.update)
+        if turn.saves:
+            run.save(state)
+        if turn.stops:
+            run.stopped(state.update)
+            return
+
+
+def _make_update(
+    run: Run, state: TrainState, config: OptimizerConfig, parts_of: Callable[[int], Iterable[Part]]
+) -> dict[str, float]:
+    """One update's figures; none for one whose gradient is not finite, which is skipped by all ranks together."""
+    rate = config.rate_at(state.update, run.config.num_updates)
+    norm, made, suspects = _send_backward(run.ranks, state, parts_of(state.update), config)
+    finite = isfinite(norm)
+    if finite:
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        state.optimizer.step()
+    else:
+        _report_skipped(run, state.update, suspects)
+    state.optimizer.zero_grad(set_to_none=True)
+    return {**made, "gradient_norm": norm, "rate": rate} if finite else {}
 
 
 def _send_backward(

@@ -41,6 +41,7 @@ from flowportrait.train.hearing import HearingConfig, learn_hearing, shapes_loss
 from flowportrait.train.lips import lip_figures
 from flowportrait.train.objective import CleanRow, velocity_errors
 from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, load_weights, train_loop
+from flowportrait.train.tuned import Story, data_names, write_card
 
 OPENING_SPREAD = (0.028, 0.013)  # of lips and lids, in half-pictures
 STEP_SPREAD = 0.01  # of a point from one frame to the next
@@ -132,13 +133,14 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
 
     def look(update: int) -> dict[str, float]:
         shown = averaged()
-        export(config, shown, codec, image_encoder, run.directory / "model")
+        export(config, shown, codec, image_encoder, run.directory / "model", update)
         write_samples(run.directory, update, sources)
         window = config.sampling.window_latent_frames
         return lip_figures(shown.model, shown.audio_encoder, codec, sources[0], window, config.sampling.shift)
 
     train_loop(run, state, config.optimizer, parts_of, look)
-    export(config, averaged(), codec, image_encoder, run.directory / "model")  # also when only the codec is new
+    # Also when only the codec is new.
+    export(config, averaged(), codec, image_encoder, run.directory / "model", state.update)
     return run.directory
 
 
@@ -173,9 +175,14 @@ def load_latent_sources(
 
 
 def export(
-    config: ScratchRecipe, speaker: Speaker, codec: PortraitCodec, image_encoder: nn.Module, directory: Path
+    config: ScratchRecipe,
+    speaker: Speaker,
+    codec: PortraitCodec,
+    image_encoder: nn.Module,
+    directory: Path,
+    update: int,
 ) -> None:
-    """The model directory of a run."""
+    """The model directory of a run after so many updates."""
     spec = ModelSpec(
         name=config.name,
         model=config.model,
@@ -195,6 +202,10 @@ def export(
         "image_encoder": image_encoder,
     }
     save_model(directory, spec, parts)
+    how = "Supervised flow matching (`flowportrait train sft`) of a model from scratch"
+    before = None if config.start_from is None else config.start_from.name
+    story = Story(how, update, config.run.num_updates, data_names([config.data.world, config.data.grid]))
+    write_card(directory, spec, story, before)
 
 
 def write_samples(directory: Path, update: int, sources: list[Source]) -> None:

@@ -7,7 +7,6 @@ made. A recipe that names a `codec` run is of a small model from scratch: see `t
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,25 +14,24 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from safetensors.torch import save_file
 from torch import Tensor
 
-from flowportrait.config import Frozen, load_recipe, save_resolved
+from flowportrait.config import Frozen, load_recipe
 from flowportrait.data.rows import Cut, Loaded, Rows, RowsConfig
 from flowportrait.errors import ConfigError, DataError
-from flowportrait.files import sha256_of
 from flowportrait.flow import draw_times
 from flowportrait.model.lora import LoraConfig, merged
 from flowportrait.model.mot import MoT
 from flowportrait.model.precision import matmul_precision
-from flowportrait.modeldir import ModelSpec, SamplingConfig
+from flowportrait.modeldir import ModelSpec, SamplingConfig, load_spec
 from flowportrait.registry import find_model
 from flowportrait.train import scratch
 from flowportrait.train.encode import parts_digest
 from flowportrait.train.objective import CleanRow, velocity_errors
 from flowportrait.train.parallel import ParallelConfig, Ranks, whole_weights
 from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, train_loop
-from flowportrait.train.trainable import TrainedSet, build
+from flowportrait.train.trainable import TrainedSet, build, check_weights
+from flowportrait.train.tuned import Story, data_names, write_tuned
 
 HELD_OUT_ROW = 2**32  # held-out clips draw their noise where no row of an update does
 
@@ -110,7 +108,7 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
 def open_session(config: SftRecipe, resume: str | None) -> Session:
     """Everything loaded, continued from the checkpoint if there is one."""
     directory = find_model(config.start_from)
-    spec = load_recipe(directory / "config.json", ModelSpec)
+    spec = load_spec(directory)
     rows = Rows(config.data, spec.model, config.run.seed)
     for dataset in rows.sets:
         if dataset.header.made_of != parts_digest(spec):
@@ -124,6 +122,7 @@ def open_session(config: SftRecipe, resume: str | None) -> Session:
             f"data.num_rows {config.data.num_rows}: got {ranks.data[1]} groups of processes; it must be a multiple"
         )
     run = Run(config.run, config, resume, ranks)
+    check_weights(directory, spec, ranks)
     model = build(spec.model, config.trained, config.lora, directory, ranks, config.parallel)
     state = TrainState.fresh(model, config.optimizer, keeps_frozen=False)
     run.restore(state)
@@ -167,7 +166,7 @@ def look(session: Session) -> dict[str, float]:
     """The loss of held-out clips under fixed noise with the averaged weights, and these as a model directory."""
     with session.state.average.within(session.model):
         figures = {"held_out_loss": held_out_loss(session)} if session.rows.held_out else {}
-        export(session, session.run.directory / "model")
+        export(session, session.run.directory / "model", figures)
     return figures
 
 
@@ -192,27 +191,18 @@ def held_out_loss(session: Session) -> float:
     return sum(counted) / count if count else float("nan")
 
 
-def export(session: Session, directory: Path) -> None:
-    """The model as it is now, as a model directory with the parts of the one that training started from; it replaces
-    the last one when it is whole."""
-    config = session.config
+def export(session: Session, directory: Path, figures: dict[str, float]) -> None:
+    """The model as it is now, as a model directory with the parts of the one that training started from."""
+    config, state = session.config, session.state
     weights = whole_weights(session.model, getattr(torch, config.save_dtype))
     if session.ranks.first:
-        part = directory.with_name(f"{directory.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(session.directory, part, ignore=shutil.ignore_patterns("model*.safetensors", "config.json"))
-        path = part / "model.safetensors"
         plain = merged(weights, config.lora) if config.trained == "lora" else weights
-        save_file({name: value.contiguous() for name, value in plain.items()}, path)
-        digest = sha256_of(path)
-        kept = {name: value for name, value in session.spec.sha256.items() if not name.startswith("model")}
         changes = {
             "name": config.name or f"{session.spec.name}-sft",
             "sampling": config.sampling or session.spec.sampling,
-            "sha256": {**kept, path.name: digest},
             "untrained": (),
         }
-        save_resolved(session.spec.model_copy(update=changes), part / "config.json")
-        shutil.rmtree(directory, ignore_errors=True)
-        part.rename(directory)
+        how = f"Supervised flow matching (`flowportrait train sft`, trained: {config.trained})"
+        story = Story(how, state.update, config.run.num_updates, data_names(config.data.encoded), figures)
+        write_tuned(directory, session.directory, session.spec, changes, plain, story)
     session.ranks.wait()

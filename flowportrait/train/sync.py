@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flowportrait.config import Frozen, load_recipe, save_resolved
@@ -27,6 +26,7 @@ from flowportrait.model.precision import matmul_precision
 from flowportrait.train.codec import DataConfig
 from flowportrait.train.hearing import shapes_loss
 from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, train_loop
+from flowportrait.weights import save_tensors
 
 NUM_SHAPES = 27
 SHIFTS = (1, 2, 3, 5)
@@ -149,7 +149,7 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
 def save_network(network: SyncNetwork, directory: Path) -> None:
     """Weights in fp16 safetensors with the sizes beside them."""
     weights = {name: value.half().contiguous() for name, value in network.state_dict().items()}
-    save_file(weights, directory / "sync.safetensors")
+    save_tensors(directory / "sync.safetensors", weights)
     save_resolved(network.config, directory / "sync.json")
 
 

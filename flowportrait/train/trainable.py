@@ -12,12 +12,28 @@ from flowportrait.errors import CheckpointError
 from flowportrait.model import precision
 from flowportrait.model.lora import AdaptedLinear, LoraConfig, adapt, is_adapter
 from flowportrait.model.mot import GEN, MoT, MoTConfig
+from flowportrait.modeldir import CONFIG, ModelSpec, check_files
 from flowportrait.train.parallel import ParallelConfig, Ranks, fill, load_shares, shard
 
 TrainedSet = Literal["full", "generation", "lora"]
 
 ENDS = ("time_embedder.", "vae2llm.", "llm2vae.", "audio_connector.")
 """What BAGEL had for other latents, or not at all: it learns in every set."""
+
+
+def check_weights(directory: Path, spec: ModelSpec, ranks: Ranks) -> None:
+    """Raises CheckpointError where a file of the model directory is not what its config.json says; the ranks look at a
+    part of the files each."""
+    names = sorted(name for name in spec.sha256 if name != CONFIG)[ranks.rank :: ranks.world]
+    problem = ""
+    try:
+        if names:
+            check_files(directory, spec, names)
+    except CheckpointError as error:
+        problem = str(error)
+    told = next(filter(None, ranks.gather(problem)), "")
+    if told:
+        raise CheckpointError(told)
 
 
 def build(

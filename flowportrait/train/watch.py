@@ -7,7 +7,6 @@ differ by the weights alone.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,13 +18,13 @@ from pydantic import Field
 from flowportrait import media
 from flowportrait.config import Frozen
 from flowportrait.errors import TrainingError
-from flowportrait.model.mot import MoT
-from flowportrait.modeldir import save_model
+from flowportrait.registry import find_model
 from flowportrait.sampling import Schedule, sample
 from flowportrait.scoring.reward import Candidate, RewardConfig, columns
 from flowportrait.train.parallel import whole_weights
 from flowportrait.train.prompts import candidate, latent_shape, velocity_of
 from flowportrait.train.rollout import first_noise
+from flowportrait.train.tuned import Story, data_names, keep_as, write_tuned
 
 if TYPE_CHECKING:
     from flowportrait.train.rl import Session
@@ -68,7 +67,7 @@ def look(session: Session) -> None:
         better = reward is not None and (state.best is None or reward > state.best)
         if better:
             state.best = reward
-        _keep(session, ["model", "best"] if better else ["model"])
+        _keep(session, better, {"held_out_reward": reward, **figures})
     if session.ranks.first:
         _write_videos(session, clips, rows)
     _raise_alarms(session, figures)
@@ -129,22 +128,19 @@ def _raise_alarms(session: Session, figures: Mapping[str, float | None]) -> None
             )
 
 
-def _keep(session: Session, names: list[str]) -> None:
-    """Writes the model as it is now, as the model directories `names` of the run; each replaced when it is whole."""
+def _keep(session: Session, better: bool, figures: Mapping[str, float | None]) -> None:
+    """Writes the model as it is now as `<run>/model`, and where it is the best one so far as `<run>/best`, too."""
     weights = whole_weights(session.pipeline.model)
     if session.ranks.first:
-        pipeline = session.pipeline
-        with torch.device("meta"):
-            model = MoT(pipeline.spec.model)
-        model.load_state_dict(weights, assign=True)
-        spec = pipeline.spec.model_copy(update={"name": session.config.name or f"{pipeline.spec.name}-rl"})
-        parts = {name: getattr(pipeline, name) for name in ("codec", "audio_encoder", "image_encoder")}
-        for name in names:
-            whole, part = session.run.directory / name, session.run.directory / f"{name}.part"
-            shutil.rmtree(part, ignore_errors=True)
-            save_model(part, spec, {"model": model, **parts})
-            shutil.rmtree(whole, ignore_errors=True)
-            part.rename(whole)
+        spec, config, run = session.pipeline.spec, session.config, session.run.directory
+        how = f"Reinforcement learning (`flowportrait train rl`, trained: {config.trained})"
+        prompts = config.prompts
+        data = data_names([prompts.manifest, prompts.world, prompts.grid])
+        story = Story(how, session.state.update, config.run.num_updates, data, figures)
+        name = {"name": config.name or f"{spec.name}-rl"}
+        write_tuned(run / "model", find_model(config.model), spec, name, weights, story)
+        if better:
+            keep_as(run / "model", "best")
     session.ranks.wait()
 
 

@@ -376,7 +376,8 @@ def test_what_cannot_be_meant_is_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.doc").touch()
     for words, line in (
-        ("a.mp4 -o d --engine ray", "--engine: no 'ray'; allowed: local"),
+        ("a.mp4 -o d --engine rey", "--engine: no 'rey'; did you mean 'ray'? allowed: local, ray"),
+        ("a.mp4 -o d --part 3/2", "--part: got '3/2'; give number/count, such as 2/8"),
         ("b.mp4 -o d", "b.mp4: no such file or folder; give a video, a folder of videos or a list (.jsonl)"),
         ("full -o d", "no video in full; give .mp4, "),
         ("a.mp4 -o full", "full: holds thesis.doc and is no dataset of `prepare`; give an empty or a new folder"),

@@ -3,7 +3,8 @@
 They are forked after the imports, which take longer than the run. They die by SIGKILL WHERE they are told to:
 
 "update": in the middle of update 2, when the first of its rows has been sent backward. "checkpoint": when the shards of
-the checkpoint after update 3 are written and its head is not.
+the checkpoint after update 3 are written and its head is not. "sigterm": they do not die; the last rank gets SIGTERM in
+update 2.
 """
 
 import json
@@ -35,12 +36,21 @@ def die_in_update(session, update, parts=sft.parts_of):
         yield part
 
 
+def terminate_in_update(session, update, parts=sft.parts_of):
+    """The rows of an update; in update 2 the last rank is asked to end."""
+    if update == 2 and session.ranks.rank == session.ranks.world - 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return parts(session, update)
+
+
 def run(where, recipe, options):
     """One rank, to its end."""
     use_fake_parts(setattr)
     poison(setattr)
     if where == "update":
         sft.parts_of = die_in_update
+    if where == "sigterm":
+        sft.parts_of = terminate_in_update
     if where == "checkpoint":
         write = FileSystemWriter.write_data
         FileSystemWriter.write_data = lambda *args: (write(*args).wait(), die())

@@ -1,6 +1,10 @@
 """Encoding: what a shard holds, going on after a kill, and the real parts on a rendered clip."""
 
+import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +28,8 @@ from flowportrait.records import ManifestRow, write_jsonl
 from flowportrait.train.encode import Encoder, clips_of, encode
 
 SAMPLES = Path(__file__).parents[2] / "flowportrait" / "samples" / "world"
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -62,7 +68,7 @@ def test_it_goes_on_with_the_shards_that_are_not_there(tmp_path, small_world, to
     encode(small_world, out, str(toy), device="cpu", clips_per_shard=2)
     whole = contents(out)
     (out / "shard-00001.safetensors").unlink()  # killed in it
-    (out / "shard-00001.part").write_bytes(b"half")
+    (out / "shard-00001.safetensors.part").write_bytes(b"half")
     (out / "encoded.jsonl").unlink()
     with pytest.raises(DataError, match="no encoded.jsonl; give a dataset that `flowportrait encode` has finished"):
         _ = EncodedSet(out).clips
@@ -72,6 +78,34 @@ def test_it_goes_on_with_the_shards_that_are_not_there(tmp_path, small_world, to
     assert (out / "shard-00000.safetensors").stat().st_mtime_ns == kept
     with pytest.raises(DataError, match="was begun with other parts or settings"):
         encode(small_world, out, str(toy), device="cpu", num_portraits=1)
+
+
+def test_parts_that_know_nothing_of_each_other_make_the_same_dataset(tmp_path, small_world, toy, capsys):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    encode(small_world, whole, str(toy), device="cpu", clips_per_shard=2)
+    command = ["encode", str(small_world), "-o", str(out), "--model", str(toy), "--clips-per-shard", "2"]
+    for number in (2, 3, 1):
+        assert not (out / "encoded.jsonl").exists()
+        assert cli.run([*command, "--device", "cpu", "--part", f"{number}/3"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"part 2 of 3 is done: {out}; the part that is done last writes the index"
+    assert said[-1].endswith(f" clips, 0 left out: {out}")
+    assert contents(out) == contents(whole)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="the extra 'ray' is not installed: pip install 'flowportrait[ray]'"
+)
+def test_two_workers_of_a_cluster_make_the_same_dataset(tmp_path, small_world, toy):
+    """Killed in the first shard, another worker makes it."""
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    encode(small_world, whole, str(toy), device="cpu", clips_per_shard=2)
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("encode_process.py"), small_world, out, toy], capture_output=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert contents(out) == contents(whole)
 
 
 def test_clips_that_cannot_be_used_are_left_out_and_named(tmp_path, toy, capsys):

@@ -114,9 +114,10 @@ def test_four_two_and_one_process_make_one_run_however_they_end(tmp_path, recipe
     checkpoint; one goes on to the end. It is the run of one process that nothing happened to."""
     path, directory = recipe(tmp_path / "mixed"), tmp_path / "mixed"
     assert killed(launch(4, "update", path, "parallel.sequence=2", "parallel.shard=2"))
-    assert [p.name for p in directory.glob("checkpoint-*")] == ["checkpoint-0000002"]
+    kept = {"checkpoint-0000001", "checkpoint-0000002"}
+    assert {p.name for p in directory.glob("checkpoint*")} == kept
     assert killed(launch(2, "checkpoint", path, "parallel.sequence=2"))
-    assert {p.name for p in directory.glob("checkpoint*")} == {"checkpoint-0000002", "checkpoint.part"}
+    assert {p.name for p in directory.glob("checkpoint*")} == {*kept, "checkpoint.part"}
     with pytest.MonkeyPatch.context() as patch:
         poison(patch.setattr)
         assert sft.train(path, SMALL, resume="auto") == directory
@@ -129,6 +130,28 @@ def test_four_two_and_one_process_make_one_run_however_they_end(tmp_path, recipe
     held_out = ([row["held_out_loss"] for row in log_of(run) if row.get("event") == "sample"] for run in
                 (directory, whole))  # fmt: skip
     assert next(held_out) == pytest.approx(next(held_out), rel=1e-4)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_sigterm_costs_nothing(tmp_path, recipe, whole, beside):
+    """One of two ranks is asked; both finish the update, write a checkpoint and leave with 0. Its damage is named then,
+    and the run goes on from the one before it, to the same end."""
+    path, directory = recipe(tmp_path / "asked"), tmp_path / "asked"
+    options = [f"run.checkpoint_beside={str(beside).lower()}"]
+    assert launch(2, "sigterm", path, *options) == [0, 0]
+    assert log_of(directory)[-1]["event"] == "stopped" and log_of(directory)[-1]["update"] == 3
+    shard = directory / "checkpoint-0000003" / "__1_0.distcp"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2 :][:64] = bytes(64)
+    shard.write_bytes(content[:-64] + bytes(64))
+    with pytest.MonkeyPatch.context() as patch:
+        poison(patch.setattr)
+        sft.train(path, [*SMALL, *options], resume="auto")
+    broken = next(row for row in log_of(directory) if row.get("event") == "broken_checkpoint")
+    assert (broken["checkpoint"], broken["taken"]) == ("checkpoint-0000003", "checkpoint-0000002")
+    assert broken["problem"].startswith("__1_0.distcp is not what was written")
+    assert [row["update"] for row in updates_of(directory)] == [1, 2, 3, 3, 4]
+    assert_close(weights_of(directory), weights_of(whole), rtol=1e-3, atol=1e-4)
 
 
 def test_a_broken_update_is_skipped_and_its_clip_named(whole, tmp_path, recipe):
@@ -166,7 +189,7 @@ def test_a_lora_run_resumes_without_its_frozen_weights(tmp_path, recipe):
     resumed = sft.train(path, options, resume="auto")
     straight = sft.train(recipe(tmp_path / "straight"), options, resume=None)
     assert_close(weights_of(resumed), weights_of(straight), rtol=0, atol=0)
-    stored = sum(p.stat().st_size for p in resumed.glob("checkpoint-*/*.distcp"))
+    stored = sum(p.stat().st_size for p in resumed.glob("checkpoint-0000004/*.distcp"))
     full = sum(p.stat().st_size for p in sft.train(
         recipe(tmp_path / "full"), [*SMALL, "run.num_updates=1"], resume=None
     ).glob("checkpoint-*/*.distcp"))  # fmt: skip

@@ -1,0 +1,164 @@
+"""Tasks handed out to processes of a Ray cluster; whatever dies takes nothing with it but the task it was at.
+
+One actor for each worker holds the models. The driver gives each actor one task at a time and gets plain answers, so
+that what is kept of them is kept by the driver alone. A task whose process or node is lost is given to another one
+once; the second time it comes back without an answer, since it may well be what killed both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from flowportrait.errors import DataError, FlowPortraitError, require
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+MAX_TRIES = 2
+"""Processes that a task may cost."""
+
+MAX_FALSE_STARTS = 3
+"""Workers in a row that die before they are ready, after which something is wrong with all of them."""
+
+
+class _Server:
+    """What an actor runs: `serve` in the driver's folder, with one thread, because processes share the machine."""
+
+    def __init__(self, serve: Callable[[Any], Any], folder: str):
+        os.environ["OMP_NUM_THREADS"] = "1"
+        os.chdir(folder)
+        self.serve = serve
+
+    def ready(self) -> None:
+        """Answers when the actor is there."""
+
+    def answer(self, task: Any) -> Any:
+        """What `serve` gives or refuses."""
+        try:
+            return self.serve(task)
+        except FlowPortraitError as error:
+            return error
+
+
+def hand_out(
+    serve: Callable[[T], R], tasks: Iterable[T], count: int, gpus: float | None = 0
+) -> Iterator[tuple[T, R | None]]:
+    """Gives `serve(task)` for all tasks from `count` actors, as they are done; None for a task that was lost twice.
+    An actor has a CPU and `gpus` GPUs of its own; None: one where the cluster has any.
+
+    `RAY_ADDRESS` names the cluster, whose nodes must see the driver's folder and files under the same paths; without it
+    one of `count` processes is started on this machine and ended after the last task. `serve` is sent to the actors.
+
+    Raises MissingDependency without ray, DataError where workers do not start, and any FlowPortraitError of `serve`.
+    """
+    ray = require("ray", extra="ray")
+    waiting, tries = deque(tasks), Counter[int]()
+    with _connected(ray, count):
+        if gpus is None:
+            gpus = min(1, ray.cluster_resources().get("GPU", 0))
+        kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(_Server)
+        crew = _Crew(ray, lambda: kind.remote(serve, os.getcwd()), min(count, len(waiting)))
+        while waiting or crew.is_busy:
+            crew.give(waiting)
+            for task, answer, lost in crew.collect():
+                if not lost:
+                    if isinstance(answer, FlowPortraitError):
+                        raise answer
+                    yield task, answer
+                    continue
+                tries[id(task)] += 1
+                if tries[id(task)] < MAX_TRIES:
+                    waiting.appendleft(task)
+                else:
+                    yield task, None
+        crew.end()
+
+
+class _Crew:
+    """The actors: each is starting, idle, or at one task."""
+
+    def __init__(self, ray: Any, start: Callable[[], Any], count: int):
+        self._ray, self._start = ray, start
+        self._idle: list[Any] = []
+        self._calls: dict[Any, tuple[Any, Any]] = {}  # of a call: its actor, and its task in a list; none: it starts
+        self._false_starts = 0
+        for _ in range(count):
+            self._hire()
+
+    @property
+    def is_busy(self) -> bool:
+        return any(task is not None for _, task in self._calls.values())
+
+    def _hire(self) -> None:
+        actor = self._start()
+        self._calls[actor.ready.remote()] = actor, None
+
+    def give(self, waiting: deque) -> None:
+        while waiting and self._idle:
+            actor, task = self._idle.pop(), waiting.popleft()
+            self._calls[actor.answer.remote(task)] = actor, [task]
+
+    def collect(self) -> Iterator[tuple[Any, Any, bool]]:
+        """Waits for the next calls: task, answer, and whether it was lost with its actor."""
+        done, _ = self._ray.wait(list(self._calls), num_returns=1)
+        for call in done:
+            actor, task = self._calls.pop(call)
+            try:
+                answer = self._ray.get(call)
+            except (self._ray.exceptions.RayActorError, self._ray.exceptions.WorkerCrashedError) as error:
+                # One that cannot be reached might still be at work.
+                self._ray.kill(actor, no_restart=True)
+                self._count_start(task is not None, error)
+                self._hire()
+                if task is not None:
+                    yield task[0], None, True
+                continue
+            self._count_start(True, None)
+            self._idle.append(actor)
+            if task is not None:
+                yield task[0], answer, False
+
+    def _count_start(self, started: bool, error: Exception | None) -> None:
+        self._false_starts = 0 if started else self._false_starts + 1
+        if self._false_starts == MAX_FALSE_STARTS:
+            told = str(error).strip().splitlines()[-1]
+            raise DataError(
+                f"--engine ray: {MAX_FALSE_STARTS} workers in a row died at their start ({told}); every node needs "
+                "flowportrait and its packages"
+            ) from error
+
+    def end(self) -> None:
+        for actor in self._idle:
+            self._ray.kill(actor, no_restart=True)
+
+
+@contextmanager
+def _connected(ray: Any, count: int) -> Iterator[None]:
+    """Within a cluster: the one this process is in already, the one RAY_ADDRESS names, or one of its own."""
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    # Nothing but what the driver says belongs on the terminal.
+    quiet = {"log_to_driver": False, "logging_level": "error"}
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(address="local", num_cpus=count, include_dashboard=False, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"--engine ray: no cluster at {address or 'this machine'} ({told}); start one with `ray start`, or unset "
+            "RAY_ADDRESS for one of this machine alone"
+        ) from error
+    try:
+        if ray.cluster_resources().get("CPU", 0) < 1:
+            raise DataError("--engine ray: the cluster has no CPU for a worker; add a node to it")
+        yield
+    finally:
+        ray.shutdown()

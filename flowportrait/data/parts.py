@@ -1,0 +1,71 @@
+"""A part of a preparation: which sources it takes, and how it is known later that parts are of one whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from flowportrait.config import Frozen, load_recipe, save_resolved
+from flowportrait.errors import ConfigError, DataError
+
+FILE = "part.json"
+
+
+class Part(Frozen):
+    """Part `number` (from 1) of `of`."""
+
+    number: int = Field(ge=1)
+    of: int = Field(ge=1)
+
+    @classmethod
+    def named(cls, text: str) -> Part:
+        """From "2/8". Raises ConfigError."""
+        found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+            raise ConfigError(f"--part: got '{text}'; give number/count, such as 2/8 for the second of eight")
+        return cls(number=int(found[1]), of=int(found[2]))
+
+    def of_list(self, items: Sequence[Any]) -> list[Any]:
+        """Its items of a list that is the same for all parts: every n-th."""
+        return list(items[self.number - 1 :: self.of])
+
+    def __str__(self) -> str:
+        return f"part {self.number} of {self.of}"
+
+
+class PartFile(Frozen):
+    """part.json of a dataset that holds a part: which one, and a digest of the names of all sources."""
+
+    schema_version: Literal[1] = 1
+    part: Part
+    num_sources: int
+    sources: str
+
+    @classmethod
+    def of_sources(cls, part: Part, keys: Sequence[str]) -> PartFile:
+        """For a list of all parts' sources."""
+        digest = hashlib.sha256(json.dumps(sorted(keys)).encode()).hexdigest()
+        return cls(part=part, num_sources=len(keys), sources=digest)
+
+
+def settle(out: Path, wanted: PartFile | None) -> None:
+    """Marks a dataset as a part, or finds that it is the one that is wanted. Raises DataError where it is not."""
+    path = out / FILE
+    known = load_recipe(path, PartFile) if path.is_file() else None
+    if known == wanted:
+        return
+    journal = out / "journal.jsonl"
+    if known is None and wanted is not None and not journal.read_bytes():
+        save_resolved(wanted, path)
+        return
+    if known is not None and wanted is not None and known.part == wanted.part:
+        raise DataError(f"{out}: is {known.part} of other sources ({known.num_sources}); give the same, or another -o")
+    holds = f"is {known.part}" if known else "is no part"
+    asked = f"--part {wanted.part.number}/{wanted.part.of}" if wanted else "no --part"
+    raise DataError(f"{out}: {holds}, got {asked}; give another -o")
