@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: video test
 
 video: .venv/.installed
-	$(BIN)/flowportrait generate flowportrait/samples/portrait.png flowportrait/samples/speech.wav -o talking.mp4
+	$(BIN)/flowportrait generate flowportrait/samples/portrait-512.png flowportrait/samples/speech.wav -o talking.mp4
 
 test: .venv/.installed-dev
 	$(BIN)/ruff check .

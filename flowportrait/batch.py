@@ -133,7 +133,7 @@ def _make(
     try:
         portrait = next(media.read_frames(source))
         sound = media.read_audio(source, mono=False)
-        result = pipeline.generate(portrait, (sound.samples, sound.sample_rate), **vars(settings))
+        result = pipeline.generate(portrait, sound, **vars(settings))
     except (MediaError, DataError) as error:
         raise _Unusable(str(error)) from error
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -83,3 +83,17 @@ def replace(path: Path, content: bytes) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+def named(argument: str | Path) -> tuple[str, Path]:
+    """(NAME, path) of NAME=PATH, and ("", path) of a path alone or of one that is there as it stands.
+
+    Raises DataError when the name or the path is missing.
+    """
+    text = str(argument)
+    name, sign, path = text.partition("=")
+    if not sign or Path(text).exists():
+        return "", Path(text)
+    if not name or not path:
+        raise DataError(f"{text!r}: write PATH or NAME=PATH")
+    return name, Path(path)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -39,6 +39,8 @@ from flowportrait.weights import difference, shapes
 AUDIO_RATE_HZ = 16_000
 """Samples per second of what the audio encoders hear."""
 
+SILENCE = 4
+"""Latent frames of silence in which is seen whether a portrait's lips close."""
 Crop = Literal["auto", "none"]
 Progress = Callable[[int, int], None]  # (evaluations done, evaluations in all)
 
@@ -101,9 +103,10 @@ class Shot:
     crop: Crop
     strengths: Strengths
     num_frames: int
+    rest: Float[Tensor, "1"] | None = None  # how far the lips are apart in silence, in half-squares
 
     def latents(self, progress: Progress | None = None) -> Iterator[Tensor]:
-        """The clip's latent frames [1, c, l, h, w] as they are shown, in blocks, as soon as their windows are sampled."""
+        """The clip's latent frames [1, c, l, h, w] as they are shown, in blocks, as their windows are sampled."""
         codec, clip = self.pipeline.codec, self.clip
         raw, done, before = None, 0, codec.settle_reach
         for window in self.pipeline.sampled(clip, self.schedule, self.guidance, self.seed, progress):
@@ -119,8 +122,8 @@ class Shot:
         codec = self.pipeline.codec
         if not codec.moves_portrait:
             return latents
-        events = draw_eye_events(self.num_frames, self.seed, self.strengths.eyes)
-        return codec.settle(latents, self.clip.context, events.groups(first, latents.shape[2]), self.strengths)
+        events = draw_eye_events(self.num_frames, self.seed, self.strengths.eyes).groups(first, latents.shape[2])
+        return codec.settle(latents, self.clip.context, events, self.strengths, self.rest)
 
     def frames(self, blocks: Iterable[Tensor]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         """The frames of latent frames that come in blocks, one after another."""
@@ -187,7 +190,10 @@ class Result:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the user should know of portrait, sound and model, a line each."""
-        return (*self.shot.composite.warnings, *self.shot.pipeline.warnings)
+        composite, sound = self.shot.composite, self.shot.sound
+        x, y, side = composite.square
+        exposure = media.exposure_warnings(composite.picture[y : y + side, x : x + side])
+        return (*composite.warnings, *exposure, *sound.warnings, *self.shot.pipeline.warnings)
 
     @cached_property
     def frames(self) -> np.ndarray:
@@ -270,15 +276,24 @@ class Pipeline:
         num_frames = media.frames_in(sound.duration_s)
         latent_frames = latent_frames_for(num_frames, self.codec.temporal_stride)
         clip = self.encode(composite.view(self.spec.size_px), sound, latent_frames, composite)
-        return Shot(self, composite, size, sound, clip, schedule, guidance, seed, crop, strengths, num_frames)
+        rest = self._rest(clip, schedule) if self.codec.moves_portrait else None
+        return Shot(self, composite, size, sound, clip, schedule, guidance, seed, crop, strengths, num_frames, rest)
+
+    @torch.no_grad()
+    def _rest(self, clip: Encoded, schedule: Schedule) -> Float[Tensor, "1"]:
+        """How far the lips of this portrait are apart while nothing is said: sampled, as the model means it."""
+        frames = 1 + self.codec.temporal_stride * (SILENCE - 1)
+        silence = torch.zeros(1, round(frames / self.spec.fps * AUDIO_RATE_HZ), device=self.device)
+        still = replace(clip, audio=self.audio_encoder(silence, frames), latent_frames=SILENCE)
+        return self.codec.lip_gap(torch.cat(list(self.sampled(still, schedule, 1.0, 0)), dim=2), clip.context)
 
     def _composite(
         self, image: np.ndarray, size: Size, frame: Frame | None, crop: Crop, strengths: Strengths
     ) -> Composite:
         own_px = self.spec.size_px
-        detector = registry.FACE_DETECTORS.load("centerface")() if crop == "auto" else None
+        detector = _kept(registry.FACE_DETECTORS.load("centerface")) if crop == "auto" else None
         if self.codec.moves_portrait:
-            return compose(image, own_px, size, frame or "whole", crop, detector, FaceMesh(), PersonMatte())
+            return compose(image, own_px, size, frame or "whole", crop, detector, _kept(FaceMesh), _kept(PersonMatte))
         if size not in ("auto", own_px) or frame == "whole" or strengths != AS_IT_IS:
             raise ConfigError(
                 f"{self.spec.name}: its codec shows a square of {own_px} px as it is; leave size, frame and strengths"
@@ -312,8 +327,7 @@ class Pipeline:
         pixels = torch.from_numpy(portrait.copy()).to(self.device).float()
         picture = rearrange(pixels / 127.5 - 1, "h w c -> 1 c h w")
         grid = self._grid(latent_frames, opening=True)
-        samples = sound.samples.mean(axis=1) if sound.samples.ndim == 2 else sound.samples
-        speech = media.resample(samples.astype(np.float32), sound.sample_rate, AUDIO_RATE_HZ)
+        speech = media.resample(media.to_mono(sound.samples)[0], sound.sample_rate, AUDIO_RATE_HZ)
         context = self._context(picture, composite)
         return Encoded(
             context=context,
@@ -445,6 +459,12 @@ def _mixed(one: Pipeline, other: Pipeline, share: float) -> Pipeline:
 # ------------------------------------------------------------------------------------------------ inputs
 
 
+@cache
+def _kept(finder: Callable[[], Any]) -> Any:
+    """What looks at portraits, loaded once: that takes longer than a look."""
+    return finder()
+
+
 def _picture(portrait: str | Path | np.ndarray) -> np.ndarray:
     if not isinstance(portrait, np.ndarray):
         return media.read_portrait(portrait)
@@ -463,7 +483,7 @@ def _sound(audio: str | Path | tuple[np.ndarray, int]) -> media.Sound:
             f"audio: got {samples.dtype} {list(samples.shape)}; give finite floats in [-1, 1], "
             "[s] or [s, channels], or a file"
         )
-    sound = media.Sound(samples.astype(np.float32), rate)
+    sound = media.Sound(samples.astype(np.float32), rate, getattr(audio, "warnings", ()))
     if sound.duration_s < media.MIN_SPEECH_S:
         raise DataError(f"audio: {sound.duration_s:.2f} s of sound; give at least {media.MIN_SPEECH_S} s")
     return sound

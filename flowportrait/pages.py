@@ -17,8 +17,11 @@ body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page)}
 body{max-width:1100px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.2rem;border-top:1px solid var(--line);padding-top:1rem}
 table{border-collapse:collapse;width:100%}
-th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:right}
-th:first-child,td:first-child{text-align:left;overflow-wrap:anywhere}.dim{color:var(--dim)}.bad{color:var(--bad)}
+th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
+th:first-child,td:first-child{text-align:left;white-space:normal;overflow-wrap:anywhere;min-width:7rem}
+th:first-child,td:first-child{position:sticky;left:0;background:var(--page)}
+.long{display:inline-block;white-space:normal;overflow-wrap:anywhere;width:16rem;text-align:left}a{color:var(--bar)}
+h1,h2,h3,p,li{overflow-wrap:anywhere}.dim{color:var(--dim)}.bad{color:var(--bad)}
 .scroll{overflow-x:auto;margin:1rem 0}.cases{display:flex;flex-wrap:wrap;gap:1rem}.case{width:250px}
 .case img{width:100%;display:block}
 .case b{display:block}.case span{overflow-wrap:anywhere;font-size:.85em}pre{overflow-x:auto;font-size:.8em}
@@ -31,7 +34,8 @@ def page(title: str, parts: Iterable[str], style: str = "") -> str:
     """A whole HTML page of parts that are HTML already; `style` comes behind the shared one."""
     return "\n".join(
         [
-            "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
+            "<!doctype html><html lang=en><meta charset=utf-8>",
+            "<meta name=viewport content='width=device-width,initial-scale=1'>",
             f"<title>{escape(title)}</title><style>{STYLE}{style}</style>",
             *parts,
             "</html>",
@@ -39,11 +43,26 @@ def page(title: str, parts: Iterable[str], style: str = "") -> str:
     )
 
 
+_LONG = 48
+"""Characters from which on a cell is a sentence that may break, and no number."""
+
+
+class Html(str):
+    """A cell that is HTML already and is not escaped again."""
+
+
 def html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table that scrolls sideways where it is too wide."""
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<div class=scroll><table><tr>{top}</tr>{body}</table></div>"
+    """A table that scrolls sideways where it is too wide, also by keyboard."""
+    top = "".join(f"<th scope=col>{escape(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<div class=scroll tabindex=0><table><tr>{top}</tr>{body}</table></div>"
+
+
+def _cell(cell: object) -> str:
+    if isinstance(cell, Html):
+        return cell
+    text = escape(str(cell))
+    return f"<span class=long>{text}</span>" if len(str(cell)) > _LONG else text
 
 
 def markdown_rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

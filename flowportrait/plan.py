@@ -184,7 +184,7 @@ def rollout_evaluations(config: rl.RlRecipe) -> tuple[float, float]:
     width = rollout.window.width
     last = rollout.evaluations - 1 - width if rollout.window.last is None else rollout.window.last - width + 1
     start = (rollout.window.first + last) / 2
-    shared = 1 + start if rollout.shared_noise and rollout.sharing.prefix else 0
+    shared = start + rollout.sharing.window if rollout.shared_noise and rollout.sharing.prefix else 0
     sampled = shared + size * (rollout.evaluations - shared)
     once = rollout.shared_noise and rollout.sharing.window
     return sampled, (1 + (width - 1) * size if once else width * size)

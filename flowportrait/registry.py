@@ -112,6 +112,8 @@ SCORERS = Table(
         "psnr": "flowportrait.scoring.pixel:Psnr",
         "sharpness": "flowportrait.scoring.pixel:Sharpness",
         "colour-drift": "flowportrait.scoring.pixel:ColourDrift",
+        "fid-clip": "flowportrait.scoring.frechet:FidClip",
+        "frechet-lite0-clip": "flowportrait.scoring.frechet:FrechetLite0Clip",
         "perceptual-lite0": "flowportrait.scoring.perceptual:PerceptualLite0",
         "lpips": "flowportrait.scoring.perceptual:LpipsAlex",
         "lpips-vgg": "flowportrait.scoring.perceptual:LpipsVgg",

@@ -26,6 +26,7 @@ from flowportrait.registry import RECIPES_DIR
 
 DEFAULT = "reproduce-tiny"
 _DONE = "stages.jsonl"
+_FIRST_WORD_S = 5.0
 
 
 class Stage(Frozen):
@@ -88,7 +89,8 @@ def reproduce(recipe: Path, out: Path | None, say: Callable[[str], None]) -> lis
             say(f"{head}: done before, in {done.wall_s:.0f} s")
         else:
             say(f"{head}: flowportrait {' '.join(words)}")
-            wall_s = _run(stage.name, words, out / "logs" / f"{stage.name}.log")
+            log = out / "logs" / f"{stage.name}.log"
+            wall_s = _run(stage.name, words, log, lambda told, head=head: say(f"{head}: {told}"))
             done = StageRun(name=stage.name, digest=digest, command=words, wall_s=wall_s, flowportrait=__version__)
             say(f"{head}: {wall_s:.0f} s")
         runs.append(done)
@@ -103,18 +105,44 @@ def _digest(words: list[str], out: Path, before: str) -> str:
     return hashlib.sha256(json.dumps([words, contents, before, __version__]).encode()).hexdigest()
 
 
-def _run(name: str, words: list[str], log: Path) -> float:
+def _wait(running: subprocess.Popen[bytes], say: Callable[[], None]) -> None:
+    """Until it has ended; `say` is called at growing distances, up to once in 30 s."""
+    pause_s = _FIRST_WORD_S
+    while True:
+        try:
+            running.wait(pause_s)
+            return
+        except subprocess.TimeoutExpired:
+            say()
+            pause_s = min(30.0, 2 * pause_s)
+
+
+def _last_word(log: Path, begun: int) -> str:
+    """What the command has said last, behind a semicolon; empty when it has said nothing yet."""
+    with log.open("rb") as file:
+        file.seek(max(begun, log.stat().st_size - 2000))
+        lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    return f"; {lines[-1].strip()[:120]}" if lines else ""
+
+
+def _run(name: str, words: list[str], log: Path, say: Callable[[str], None]) -> float:
     started_s = time.perf_counter()
     with log.open("a", encoding="utf-8") as file:
         print(f"$ flowportrait {' '.join(words)}", file=file, flush=True)
-        ended = subprocess.run(
-            [sys.executable, "-m", "flowportrait", *words], stdout=file, stderr=subprocess.STDOUT, check=False
-        )
+        begun = file.tell()
+        command = [sys.executable, "-m", "flowportrait", *words]
+        with subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as running:
+            try:
+                _wait(running, lambda: say(f"{time.perf_counter() - started_s:.0f} s so far{_last_word(log, begun)}"))
+            finally:
+                # An interrupted command does not go on unseen.
+                if running.poll() is None:
+                    running.kill()
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n$ flowportrait")[-1].splitlines()
     last = next((line for line in reversed(lines) if line.strip()), "no word")
-    if not ended.returncode and '"event": "stopped"' in last:
+    if not running.returncode and '"event": "stopped"' in last:
         raise StageFailed(f"{name}: was stopped before its end by SIGTERM, with a checkpoint; run again to go on")
-    if ended.returncode:
+    if running.returncode:
         raise StageFailed(
             f"{name}: {last.removeprefix('error: ')}; all it said is in {log}; run again to go on from there"
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from cases import table
 from PIL import Image
 
 from flowportrait import media
@@ -153,14 +154,14 @@ BAD_INPUTS = [
              "folder: is a folder; give the name of a file such as folder/scores.jsonl"),
     BadInput("score: unknown setting", f"{SCORE} --scorers mas-ma --set judge.budjet.max_usd=1",
              "--set: unknown key 'judge.budjet'; did you mean 'budget'? allowed: accept_models, backend, both_orders, "
-             "budget, check, limits, prices, prompts, renew_unusable, repeats, retries, seed, use_expected"),
+             "budget, check, limits, preset, prices, prompts, renew_unusable, repeats, retries, seed, use_expected"),
     BadInput("score: unknown backend", f"{SCORE} --scorers mas-ma --set judge.backend.type=gemni",
              "judge backend: no 'gemni'; did you mean 'gemini'? allowed: gemini, offline, openai, replay, "
              "transformers"),
     BadInput("score: unknown setting of a backend", f"{SCORE} --scorers mas-ma --set judge.backend.fsp=8",
              "judge.backend: unknown key 'fsp'; did you mean 'fps'? allowed: api_key_env, base_url, "
              "expected_output_tokens, fps, inline_below_bytes, logprobs, max_output_tokens, model, poll_s, resolution, "
-             "safety, seed, temperature, thinking_budget, upload"),
+             "safety, seed, temperature, thinking_budget, thinking_level, top_k, top_p, upload"),
     BadInput("score: server without an address", f"{SCORE} --scorers mas-ma --set judge.backend.type=openai "
              "--set judge.backend.model=m",
              "judge.backend.base_url: missing; give the server's, such as --set judge.backend.base_url=..."),
@@ -265,7 +266,8 @@ def document() -> str:
         "# Wrong input and what is said about it\n\n"
         "Each of these ends with exit code 2 and exactly one line, `error: ...`, without a traceback and\n"
         "without a file left behind. `tests/bad_inputs.py` makes the table; the tests try it line by line.\n\n"
-        f"| what | `flowportrait ...` | `error: ...` |\n|---|---|---|\n{rows}\n"
+        f"| what | `flowportrait ...` | `error: ...` |\n|---|---|---|\n{rows}\n\n"
+        f"{table()}"
     )
 
 

@@ -105,7 +105,37 @@ def test_plain_progress_names_the_time_left(monkeypatch, capsys):
     report = shared._plain_progress("generating")
     for done in (1, 2, 3):
         report(done, 4)
-    assert capsys.readouterr().err == "generating: 25%, 18 s left\ngenerating: 75%, 4 s left\n"
+    # One of four says nothing yet: what came before it may have been loading. Then two in 6 s, one is left.
+    assert capsys.readouterr().err == "generating: 25%, 6 s so far\ngenerating: 75%, 3 s left\n"
+
+
+def test_what_was_done_before_is_no_pace(monkeypatch, capsys):
+    clock_s = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock_s[0])
+    report = shared._plain_progress("scoring")
+    report(900, 1000)
+    for done in range(901, 1000):
+        clock_s[0] += 7.0
+        report(done, 1000)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "scoring: 90%, 7 s so far" and lines[10] == "scoring: 91%, 623 s left"
+    assert lines[-1] == "scoring: 100%, 7 s left"
+
+
+def test_long_silence_is_broken(monkeypatch, capsys):
+    monkeypatch.setattr(shared, "_FIRST_BEAT_S", 0.05)
+    with shared.progress_bar("scoring", beats=True) as report:
+        time.sleep(0.12)
+        report(0, 3)
+        time.sleep(0.3)
+        report(3, 3)
+        told = capsys.readouterr().err
+        time.sleep(0.3)
+    assert told.startswith("scoring: 0 s so far\n") and "scoring: 0 of 3, 0 s so far" in told
+    assert "of 3" not in capsys.readouterr().err
+    with shared.progress_bar("generating") as report:
+        time.sleep(0.1)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("what", ["models", "codecs", "encoders", "detectors", "recipes", "systems", "backends"])

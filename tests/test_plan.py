@@ -99,7 +99,7 @@ def test_activations_are_what_layers_keep():
     ("options", "sampled", "passes"),
     [
         ({"sharing": {"prefix": False, "window": False}}, 60, 4),
-        ({"sharing": {"prefix": True, "window": False}}, 37.5, 4),
+        ({"sharing": {"prefix": True, "window": False}}, 40.5, 4),
         ({}, 37.5, 1),
         ({"window": {"first": 4, "last": 10}}, 36, 1),
         ({"window": {"width": 3}}, 40.5, 9),

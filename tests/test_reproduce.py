@@ -47,6 +47,14 @@ def test_each_stage_runs_once(recipe, capsys):
     assert again[0].startswith("[1/2] one: done before") and again[1].startswith("[2/2] two: done before")
 
 
+def test_a_long_stage_is_heard_of(recipe, capsys, monkeypatch):
+    monkeypatch.setattr("flowportrait.reproduce._FIRST_WORD_S", 0.05)
+    assert cli.run(["reproduce", "chain.toml"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if " s so far" in line]
+    assert lines and all(line.startswith(("[1/2] one: ", "[2/2] two: ")) for line in lines)
+    assert "$ flowportrait" not in "".join(lines)
+
+
 def test_a_stage_that_fails_stops_the_chain_and_is_tried_again(recipe, capsys):
     recipe("wrong")
     assert cli.run(["reproduce", "chain.toml"]) == 1

@@ -3,6 +3,7 @@
 Heavy imports stand inside the commands: `--help` is instant, and wrong input is refused before torch loads.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -11,6 +12,7 @@ import typer
 
 from flowportrait import __version__
 from flowportrait.cli import about, data, make, score, study, train
+from flowportrait.cli.shared import Unheard
 from flowportrait.errors import CheckpointError, ConfigError, DataError, FlowPortraitError, MediaError
 
 _INPUT_ERRORS = (ConfigError, DataError, MediaError, CheckpointError)
@@ -23,6 +25,10 @@ for room in (make, score, study, data, train, about):
 
 def main() -> None:
     """The console script."""
+    # Threads that spin while they wait for each other are ruinous on a busy machine. The libraries of OpenMP read this
+    # when torch loads them, here and in the processes that are started from here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sys.stdout, sys.stderr = Unheard.around(sys.stdout), Unheard.around(sys.stderr)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -9,9 +9,14 @@ import typer
 from flowportrait.cli.shared import Answers, Debug, Json, Overrides, ScoringFile, progress_bar
 
 app = typer.Typer()
+judges_app = typer.Typer(no_args_is_help=True, help="Judges by name, their prompts, and two of them side by side.")
+app.add_typer(judges_app, name="judges")
 
 RetryUnscored = Annotated[bool, typer.Option("--retry-unscored", help="Try those again that have no score.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")]
+SkipMissing = Annotated[
+    bool, typer.Option("--skip-missing", help="Leave out what lacks its weights; the record lists it.")
+]
 Workers = Annotated[int, typer.Option(min=1, max=64, help="Clips that are looked at at the same time.")]
 
 
@@ -29,16 +34,18 @@ def score(
     retry_unscored: RetryUnscored = False,
     workers: Workers = 2,
     dry_run: DryRun = False,
+    skip_missing: SkipMissing = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Give every video a number from every scorer, or the reason why there is none."""
     from flowportrait.scoring import command
 
-    with progress_bar("scoring") as progress:
+    with progress_bar("scoring", beats=True) as progress:
         command.score(
             sources, scorers, out, truth=truth, config=config, overrides=overrides or [], answers=answers,
-            retry_unscored=retry_unscored, workers=workers, dry_run=dry_run, as_json=json, progress=progress,
+            retry_unscored=retry_unscored, workers=workers, dry_run=dry_run, skip_missing=skip_missing,
+            as_json=json, progress=progress,
         )  # fmt: skip
 
 
@@ -55,6 +62,7 @@ def evaluate(
     retry_unscored: RetryUnscored = False,
     workers: Workers = 2,
     dry_run: DryRun = False,
+    skip_missing: SkipMissing = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -64,8 +72,8 @@ def evaluate(
     with ExitStack() as bars:
         command.evaluate(
             generated, truth, out, names=scorers, sets=sets, config=config, overrides=overrides or [], workers=workers,
-            answers=answers, retry_unscored=retry_unscored, dry_run=dry_run, as_json=json,
-            progress=lambda label: bars.enter_context(progress_bar(label)),
+            answers=answers, retry_unscored=retry_unscored, dry_run=dry_run, skip_missing=skip_missing, as_json=json,
+            progress=lambda label: bars.enter_context(progress_bar(label, beats=True)),
         )  # fmt: skip
 
 
@@ -88,7 +96,7 @@ def compare(
     """Say which of two videos is the better one, or how often those of one folder are."""
     from flowportrait.scoring import command
 
-    with progress_bar("comparing") as progress:
+    with progress_bar("comparing", beats=True) as progress:
         command.compare(
             a, b, system, out=out, config=config, overrides=overrides or [], answers=answers,
             retry_unsaid=retry_unscored, dry_run=dry_run, as_json=json, progress=progress,
@@ -106,3 +114,41 @@ def judge_sim(
     from flowportrait.scoring import command
 
     command.judge_sim(host, port, faults)
+
+
+@judges_app.command()
+def presets(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show what this one holds.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the judges that can be named: --set judge.preset=NAME."""
+    from flowportrait.scoring import judging
+
+    judging.presets(name, json)
+
+
+@judges_app.command()
+def prompts(
+    copy: Annotated[Path | None, typer.Option(metavar="DIR", help="Copy them there, to be changed.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the prompts with their source, or copy them into a folder of your own."""
+    from flowportrait.scoring import judging
+
+    judging.prompts(copy, json)
+
+
+@judges_app.command()
+def agree(
+    old: Annotated[Path, typer.Argument(metavar="[NAME=]OLD.jsonl", help="Scores of the judge so far.")],
+    new: Annotated[Path, typer.Argument(metavar="[NAME=]NEW.jsonl", help="Scores of the same clips by another.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE.json", help="The numbers as JSON.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say how far two judges agree on the same clips, and how their scores are offset, by aspect."""
+    from flowportrait.scoring import judging
+
+    judging.agree(old, new, out, json)

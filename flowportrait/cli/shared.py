@@ -1,15 +1,18 @@
 """What the commands have in common: the options of many, the progress bar, the machine-readable line."""
 
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Self, TextIO
 
 import typer
 
 _PLAIN_PROGRESS_EVERY_S = 5.0
+_FIRST_BEAT_S = 1.0
 
 AllowHost = Annotated[
     list[str] | None,
@@ -28,11 +31,52 @@ Answers = Annotated[
 Resume = Annotated[str | None, typer.Option(metavar="auto|DIR", help="Go on from the last saved state.")]
 
 
+class Unheard:
+    """A stream of text whose reader may go away, as `head` does: what is said then is lost, and what is done is not."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    @classmethod
+    def around(cls, stream: TextIO | None) -> Self | None:
+        """`stream` so; None where there is none."""
+        return cls(stream) if stream is not None else None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """As the stream does, unless nobody hears it."""
+        with self._lost():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """As the stream does, unless nobody hears it."""
+        with self._lost():
+            self._stream.flush()
+
+    @contextmanager
+    def _lost(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            # What waits in the stream would be tried again when the process ends.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+
 @contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A function of (done, total): a bar with the time left on a terminal, now and then a line elsewhere."""
+def progress_bar(label: str, beats: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A function of (done, total): a bar with the time left on a terminal, now and then a line elsewhere.
+
+    With `beats` a line also comes while nothing is done for a long time, so that silence means that it hangs.
+    """
     if not sys.stderr.isatty():
-        yield _plain_progress(label)
+        report = _plain_progress(label)
+        with _beating(report) if beats else nullcontext():
+            yield report
         return
     from rich.console import Console
     from rich.progress import Progress, TimeElapsedColumn
@@ -43,18 +87,57 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _plain_progress(label: str) -> Callable[[int, int], None]:
-    started_s = last_s = time.perf_counter()
+class _plain_progress:
+    """Lines of progress. The time left is told by the pace since the first report, not since the start: loading comes
+    before it, and what an earlier run has done counts as done at once. Too little to go by gives no estimate."""
 
-    def report(done: int, total: int) -> None:
-        nonlocal last_s
+    def __init__(self, label: str):
+        self._label = label
+        self._started_s = self._last_s = time.perf_counter()
+        self._first: tuple[int, float] | None = None
+        self._now = (0, 0)
+
+    def __call__(self, done: int, total: int) -> None:
         now_s = time.perf_counter()
-        if 0 < done < total and now_s - last_s >= _PLAIN_PROGRESS_EVERY_S:
-            last_s = now_s
-            left_s = (now_s - started_s) * (total - done) / done
-            typer.echo(f"{label}: {done / total:.0%}, {left_s:.0f} s left", err=True)
+        self._first = self._first or (done, now_s)
+        self._now = (done, total)
+        if 0 < done < total and now_s - self._last_s >= _PLAIN_PROGRESS_EVERY_S:
+            self._last_s = now_s
+            typer.echo(f"{self._label}: {done / total:.0%}, {self._left(now_s)}", err=True)
 
-    return report
+    def _left(self, now_s: float) -> str:
+        (first, first_s), (done, total) = self._first or (0, now_s), self._now
+        if done - first < max(1, min(10, total // 50)) or now_s <= first_s:
+            return f"{now_s - self._started_s:.0f} s so far"
+        return f"{(now_s - first_s) * (total - done) / (done - first):.0f} s left"
+
+    def beat(self) -> None:
+        """A line where none has come for a while."""
+        now_s, (done, total) = time.perf_counter(), self._now
+        if (done < total or not total) and now_s - self._last_s >= _FIRST_BEAT_S:
+            self._last_s = now_s
+            of = f"{done} of {total}, " if total else ""
+            typer.echo(f"{self._label}: {of}{now_s - self._started_s:.0f} s so far", err=True)
+
+
+@contextmanager
+def _beating(report: _plain_progress) -> Iterator[None]:
+    """Beats at growing distances, from the first second on up to once in 30 s."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        pause_s = _FIRST_BEAT_S
+        while not ended.wait(pause_s):
+            report.beat()
+            pause_s = min(30.0, pause_s * 2)
+
+    thread = threading.Thread(target=beat, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def json_line(value: object) -> str:

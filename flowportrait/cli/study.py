@@ -98,8 +98,12 @@ def align(
     more: Annotated[
         list[Path] | None, typer.Argument(metavar="[FILE]...", help="More scores or verdicts, told by what they hold.")
     ] = None,
-    scores: Annotated[list[Path] | None, typer.Option(metavar="FILE...", help="What `score` wrote.")] = None,
-    verdicts: Annotated[list[Path] | None, typer.Option(metavar="FILE...", help="What `compare` wrote.")] = None,
+    scores: Annotated[
+        list[Path] | None, typer.Option(metavar="[NAME=]FILE...", help="What `score` wrote; names tell judges apart.")
+    ] = None,
+    verdicts: Annotated[
+        list[Path] | None, typer.Option(metavar="[NAME=]FILE...", help="What `compare` wrote.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="STUDY_DIR by default.")] = None,
     preference: Annotated[
         Literal["ranking", "scores"], typer.Option(help="Whether raters' orders or the sums of their scores decide.")
@@ -109,6 +113,9 @@ def align(
     ] = None,
     lower: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A foreign scorer: lower is better.")] = None,
     needs_truth: Annotated[list[str] | None, typer.Option(metavar="NAME", help="It compares with the truth.")] = None,
+    width: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Wanted width of Acc's interval; says how many pairs are missing.")
+    ] = 0.04,
     draws: Draws = 10_000,
     seed: Seed = 0,
     json: Json = False,
@@ -119,7 +126,7 @@ def align(
 
     command.align(
         directory, scores or [], verdicts or [], more or [], out, preference=preference, higher=higher or [],
-        lower=lower or [], needs_truth=needs_truth or [], draws=draws, seed=seed, as_json=json,
+        lower=lower or [], needs_truth=needs_truth or [], draws=draws, seed=seed, width=width, as_json=json,
     )  # fmt: skip
 
 

@@ -65,6 +65,14 @@ def train_codec(recipe: Recipe, overrides: Overrides = None, resume: Resume = No
     codec.train(recipe, overrides or [], resume)
 
 
+@train_app.command("mouth")
+def train_mouth(recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False) -> None:
+    """Train the painter of mouths at full resolution, for a codec that is trained already."""
+    from flowportrait.train import mouth
+
+    mouth.train(recipe, overrides or [], resume)
+
+
 @train_app.command("sft")
 def train_sft(recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False) -> None:
     """Train the model by supervised flow matching (§3.1); many processes by `torchrun --no-python flowportrait ...`."""

@@ -114,10 +114,15 @@ class Canvas:
         return points @ self._turn if self.roll else points
 
     def lay(
-        self, frames: Float[Tensor, "n 3 h w"], patch: Float[Tensor, "n 4 y x"], where: MouthFrame | SkullFrame, width: float
+        self,
+        frames: Float[Tensor, "n 3 h w"],
+        patch: Float[Tensor, "n 4 y x"],
+        where: MouthFrame | SkullFrame,
+        width: float,
     ) -> Float[Tensor, "n 3 h w"]:
-        """The frames with painted mouths (see `Mouth.patch`), in place; `where` in coordinates of the canvas. `width` is an ordinary patch's
-        as a share of the square's: patches are made finer or coarser by that, the same in every frame."""
+        """The frames with painted mouths (see `Mouth.patch`), in place; `where` in the canvas's coordinates. `width` is
+        that of an ordinary patch as a share of the square's: patches are made finer or coarser by it, alike in every
+        frame."""
         if self.grey is not None:
             patch = torch.cat([on_colour_line(patch[:, :3], self.grey, patch[:, 3:]), patch[:, 3:]], 1)
         patch = _at_scale(patch, width * self.size[1])
@@ -215,7 +220,7 @@ def _luma(colours: Float[Tensor, "... 3"]) -> Float[Tensor, "..."]:
 
 
 def _at_scale(patch: Float[Tensor, "n c y x"], pixels_across: float) -> Float[Tensor, "n c p q"]:
-    """A patch that is shown `pixels_across` wide: made finer where that is much more than it has, coarser where less."""
+    """A patch that is shown `pixels_across` wide: finer where that is much more than it has, coarser where less."""
     height, width = patch.shape[-2:]
     finer = min(4, int(pixels_across / width + 0.5))
     if finer > 1:

@@ -23,6 +23,12 @@ STABLE = (27, 28, 29, 30, 31, 33, 35, 36, 39, 42, 45)  # points that move with t
 MOUTH = (*range(3, 14), *range(48, 68))
 LIDS_AND_BROWS = (*range(17, 27), 37, 38, 40, 41, 43, 44, 46, 47)
 UPPER, LOWER = (37, 38, 43, 44), (41, 40, 47, 46)
+UPPER_LIP, LOWER_LIP = (61, 62, 63), (67, 66, 65)
+# How far the points of jaw and lower lip go when the jaw closes by 1.
+JAW = {
+    **dict(zip(range(4, 13), (0.2, 0.4, 0.65, 0.8, 0.8, 0.8, 0.65, 0.4, 0.2), strict=True)),
+    48: 0.35, 54: 0.35, 55: 0.6, 56: 0.9, 57: 0.9, 58: 0.9, 59: 0.6, 60: 0.35, 64: 0.35, 65: 1.0, 66: 1.0, 67: 1.0,
+}  # fmt: skip
 
 # Blinks: one in 3.1 s in conversation (Bentivoglio et al. 1997 have 17 to 26 a minute), closing in a third of the time
 # that opening takes (VanderWerf et al. 2003).
@@ -32,6 +38,8 @@ BLINK = (0.25, 0.85, 1.0, 1.0, 0.7, 0.4, 0.18, 0.06)  # closure in successive fr
 FIXATION_S, LOOK = 1.1, (0.075, 0.035)  # half widths of the eye
 FARTHEST = (0.3, 0.15)
 COUNTER = 0.3  # of the nose's way over the eyes' goes back in the irises, so that the eyes stay on the viewer
+KEPT = 1.6  # the components of motion keep five eighths of a jaw that is closed so: more is asked of them
+WIDEST_REST = 0.09  # half-squares: a scream is closed by half, for a chin that goes further up bares a neck nobody saw
 
 
 class Strengths(Frozen):
@@ -94,6 +102,30 @@ def with_events(
     gaze = events.look.to(moves) - COUNTER * over_eyes / half_width[:, None, None, None].clamp(min=1e-3)
     farthest = torch.tensor(FARTHEST, device=moves.device)
     return moved, torch.minimum(torch.maximum(gaze, -farthest), farthest)
+
+
+def lip_gap(points: Float[Tensor, "*n k 2"]) -> Float[Tensor, "*n"]:
+    """The gap between the inner lips across the mouth, 0 where they cross."""
+    return (_across(points) * (points[..., LOWER_LIP, :] - points[..., UPPER_LIP, :]).mean(-2)).sum(-1).clamp(min=0)
+
+
+def with_closed_lips(
+    moves: Float[Tensor, "b l 4 k 2"], portrait: Float[Tensor, "b k 2"], rest: Float[Tensor, " b"]
+) -> Float[Tensor, "b l 4 k 2"]:
+    """Movements whose jaw is closed by as much as the lips stand apart in silence, `rest`: a portrait that laughs or
+    has its mouth open would never bring its lips together."""
+    points = portrait[:, None, None] + moves
+    amount = KEPT * torch.minimum(lip_gap(points), rest.clamp(max=WIDEST_REST)[:, None, None])
+    share = torch.zeros(moves.shape[-2], device=moves.device)
+    share[list(JAW)] = torch.tensor(list(JAW.values()), device=moves.device)
+    return moves - share[:, None] * (amount[..., None] * _across(points))[..., None, :]
+
+
+def _across(points: Float[Tensor, "*n k 2"]) -> Float[Tensor, "*n 2"]:
+    """The unit vector from the upper lip to the lower, at right angles to the line between the corners of the mouth."""
+    along = points[..., 64, :] - points[..., 60, :]
+    across = torch.stack([-along[..., 1], along[..., 0]], -1)
+    return across / across.norm(dim=-1, keepdim=True).clamp(min=1e-4)
 
 
 def at_strengths(

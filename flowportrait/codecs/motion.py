@@ -36,14 +36,15 @@ class Motion(nn.Module):
         """Principal components of movements of groups of four frames; gives the share of their variance kept."""
         rows = moves.flatten(2).flatten(0, 1)
         self.basis.copy_(torch.linalg.svd(rows.T @ rows)[2][: len(self.basis)])
-        self._give_gaze_its_place()
+        self.make_room_for_gaze()
         parts = _mix(self.cosines, moves.flatten(2) @ self.basis.T)
         spread = (parts.square().mean(0) + self.FLOOR**2).sqrt()
         self.spread[:, : self.num_components] = spread[:, : self.num_components]
         return float((rows @ self.basis.T).square().sum() / rows.square().sum())
 
     @torch.no_grad()
-    def _give_gaze_its_place(self) -> None:
+    def make_room_for_gaze(self) -> None:
+        """Takes the last two components out of the movement of landmarks, where a gaze is to stand."""
         self.basis[self.num_components :] = 0
         self.spread[:, self.num_components :] = torch.tensor(self.GAZE_SPREAD)[:, None]
 

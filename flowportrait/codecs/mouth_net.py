@@ -149,7 +149,9 @@ def _share(offset: Float[Tensor, "n k 2"], side: Float[Tensor, "n 1 2"]) -> Floa
 
 def _grown(x: Float[Tensor, "n 1 y x"], reach: int) -> Float[Tensor, "n 1 y x"]:
     """A soft map whose edge lies `reach` cells further out."""
-    return F.avg_pool2d(F.max_pool2d(x, 2 * reach + 1, 1, reach), reach + 1 - reach % 2, 1, reach // 2)
+    side = 2 * reach + 1
+    wider = F.max_pool2d(F.max_pool2d(x, (side, 1), 1, (reach, 0)), (1, side), 1, (0, reach))  # as the square's, faster
+    return F.avg_pool2d(wider, reach + 1 - reach % 2, 1, reach // 2)
 
 
 def _doubled(x: Tensor) -> Tensor:

@@ -107,10 +107,14 @@ def _joined(one: Drafts, other: Drafts) -> Drafts:
 
 
 def _averaged(drafts: Drafts, start: int, count: int, kernel: Float[Tensor, " k"]) -> Drafts:
-    rows = drafts.rows(start, start + count)
     reach = len(kernel) // 2
-    fine, paint = (
-        sum(float(kernel[k]) * part[start - reach + k : start - reach + k + count] for k in range(len(kernel)))
-        for part in (drafts.fine, drafts.paint)
-    )
-    return rows._replace(fine=fine, paint=paint)
+    band = torch.zeros(count, count + 2 * reach, device=drafts.fine.device)
+    for k, weight in enumerate(kernel):
+        band.diagonal(k).fill_(weight)
+
+    def averaged(part: Tensor) -> Tensor:
+        near = part[start - reach : start + reach + count].float().flatten(1)
+        return (band @ near).view(count, *part.shape[1:]).to(part.dtype)
+
+    rows = drafts.rows(start, start + count)
+    return rows._replace(fine=averaged(drafts.fine), paint=averaged(drafts.paint))

@@ -26,7 +26,15 @@ from flowportrait.codecs.canvas import Canvas, Painted
 from flowportrait.codecs.eyes import eye_motions, eyes_of
 from flowportrait.codecs.grid import FineStem, GridStack
 from flowportrait.codecs.landmarker import Landmarker
-from flowportrait.codecs.liveliness import AS_IT_IS, EyeEvents, Strengths, at_strengths, with_events
+from flowportrait.codecs.liveliness import (
+    AS_IT_IS,
+    EyeEvents,
+    Strengths,
+    at_strengths,
+    lip_gap,
+    with_closed_lips,
+    with_events,
+)
 from flowportrait.codecs.motion import GROUP, PATCH, LandmarkFlow, Motion, gather_from_grid, spread_over_grid
 from flowportrait.codecs.mouth import POINTS, MouthFrame, MouthPainter, mouth_map
 from flowportrait.codecs.mouth_net import MouthNet
@@ -131,10 +139,12 @@ class PortraitCodec(nn.Module):
         return PortraitContext(portrait, tokens, found, canvas)
 
     def encode(self, frames: Float[Tensor, "b 3 f h w"], context: PortraitContext) -> Float[Tensor, "b c l hl wl"]:
-        """Latents of 1 + 4 n frames. ValueError for another count."""
+        """Latents of 1 + 4 n frames. ValueError for another count. Movement is what the landmarker finds against what
+        it finds in the portrait, whoever found the context's landmarks: finders differ in where a jaw or a brow is."""
         num_frames = frames.shape[2]
         found = self.landmarker(rearrange(frames, "b c f h w -> (b f) c h w"))
-        return self.encode_landmarks(rearrange(found, "(b f) k d -> b f k d", f=num_frames), context.landmarks)
+        own = self.landmarker(context.image)
+        return self.encode_landmarks(rearrange(found, "(b f) k d -> b f k d", f=num_frames), own)
 
     def encode_landmarks(
         self, landmarks: Float[Tensor, "b f 68 2"], portrait: Float[Tensor, "b 68 2"]
@@ -160,18 +170,26 @@ class PortraitCodec(nn.Module):
         context: PortraitContext,
         events: EyeEvents | None = None,
         strengths: Strengths = AS_IT_IS,
+        rest: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c l hl wl"]:
-        """Latents of a clip as they are shown: a head that moves smoothly, blinks and looks, movements as strong as
-        they are wanted. `events` are those of its latent frames."""
+        """Latents of a clip as they are shown: a head that moves smoothly, lips that close although they are `rest`
+        apart in silence, movements as strong as they are wanted, blinks and looks. `events` are those of its latent
+        frames."""
         parts = self.motion.settle_head(gather_from_grid(latents.float()))
-        if strengths != AS_IT_IS or events is not None:
+        if strengths != AS_IT_IS or events is not None or rest is not None:
             moves, gaze = self.motion.moves_of(parts), self.motion.gaze_of(parts)
+            if rest is not None:
+                moves = with_closed_lips(moves, context.landmarks, rest)
             if strengths != AS_IT_IS:
                 moves = at_strengths(moves, context.landmarks, strengths)
             if events is not None:
                 moves, gaze = with_events(moves, context.landmarks, events)
             parts = self.motion.parts_of(moves, gaze)
         return spread_over_grid(parts, self.grid, self.grid)
+
+    def lip_gap(self, latents: Float[Tensor, "b c l hl wl"], context: PortraitContext) -> Float[Tensor, " b"]:
+        """How far the lips are apart on average, in half-squares."""
+        return lip_gap(self.landmarks_of(latents, context.landmarks)).mean((1, 2))
 
     def decode(self, latents: Float[Tensor, "b c l hl wl"], context: PortraitContext) -> Float[Tensor, "b 3 f h w"]:
         """Frames of a clip in [-1, 1], as large as the context's canvas."""
@@ -180,8 +198,8 @@ class PortraitCodec(nn.Module):
     def decode_stream(
         self, blocks: Iterable[Tensor], context: PortraitContext
     ) -> Iterator[Tensor]:
-        """The frames [b, 3, f, h, w] of latents [b, c, l, hl, wl] that come in blocks, a few at a time; those of a block
-        come once the two latent frames behind it are known."""
+        """The frames [b, 3, f, h, w] of latents [b, c, l, hl, wl] that come in blocks, a few at a time; a block's come
+        once the two latent frames behind it are known."""
         num_clips = len(context.landmarks)
         skip = (GROUP - 1) * num_clips  # the first latent frame is one frame
         for drafts in smoothed(self._drafts(blocks, context)):

@@ -6,9 +6,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
+from PIL import Image
 
+from flowportrait import media
 from flowportrait.data.sources import SourceClip
 from flowportrait.errors import DataError
 
@@ -103,23 +104,13 @@ class ClipCache:
 
 def _decode(path: Path, size_px: int) -> tuple[np.ndarray, np.ndarray]:
     """Frames [n, size, size, 3] at 24 fps and 16 kHz mono int16 sound of one square video file."""
-    with av.open(str(path)) as container:
-        video = container.streams.video[0]
-        fps = float(video.average_rate)
-        frames = [f.to_ndarray(format="rgb24", width=size_px, height=size_px) for f in container.decode(video)]
-    with av.open(str(path)) as container:
-        resampler = av.AudioResampler("s16", "mono", SAMPLE_RATE)
-        sound = [out.to_ndarray()[0] for f in container.decode(audio=0) for out in resampler.resample(f)]
-        sound += [out.to_ndarray()[0] for out in resampler.resample(None)]
-    if not frames or not sound:
-        raise DataError(f"{path}: {len(frames)} frames and {len(sound)} sound packets; both must be present")
-    return np.stack(frames)[_frame_indices(len(frames), fps)], np.concatenate(sound)
-
-
-def _frame_indices(num_frames: int, fps: float) -> np.ndarray:
-    """Nearest source frame of each 24 fps frame."""
-    count = max(1, round(num_frames / fps * FPS))
-    return np.minimum(np.round(np.arange(count) * fps / FPS).astype(int), num_frames - 1)
+    frames, sound = media.Clip(path).frames_at(FPS), media.read_pcm(path, SAMPLE_RATE)
+    if not len(sound):
+        raise DataError(f"{path}: its sound track is empty; give a clip with sound")
+    if frames.shape[1:3] != (size_px, size_px):
+        sized = [Image.fromarray(frame).resize((size_px, size_px), Image.Resampling.BICUBIC) for frame in frames]
+        frames = np.stack([np.asarray(frame) for frame in sized])
+    return frames, sound
 
 
 def _labels(clip: SourceClip, num_frames: int, size_px: int) -> tuple[np.ndarray, np.ndarray]:
@@ -131,7 +122,7 @@ def _labels(clip: SourceClip, num_frames: int, size_px: int) -> tuple[np.ndarray
         points, shapes = stored["landmarks68"].astype(np.float32), stored["arkit"].astype(np.float32)
         scale = size_px / (float(stored["size_px"]) if "size_px" in stored else 128.0)
         if clip.source == "grid":
-            indices = _frame_indices(len(points), 25.0)[:num_frames]
+            indices = media.nearest_frames(len(points), 25.0, FPS)[:num_frames]
             points, shapes = points[indices], shapes[indices]
     count = min(num_frames, len(points))
     landmarks[:count], arkit[:count] = points[:count] * scale, shapes[:count]

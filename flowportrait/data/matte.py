@@ -201,23 +201,24 @@ def _linear_fit(
     guide: Float[Tensor, "1 3 h w"], mask: Float[Tensor, "1 1 h w"], radius: int
 ) -> tuple[Float[Tensor, "1 3 h w"], Float[Tensor, "1 1 h w"]]:
     """Slope and offset of mask = slope . guide + offset: ridge regression by windows, averaged."""
-    mean, mask_mean = _box_mean(guide, radius), _box_mean(mask, radius)
     pairs = rearrange(guide[:, :, None] * guide[:, None], "1 c d h w -> 1 (c d) h w")
-    covariance = _box_mean(pairs, radius) - rearrange(
-        mean[:, :, None] * mean[:, None], "1 c d h w -> 1 (c d) h w"
-    )
+    means = _box_mean(torch.cat([guide, mask, pairs, guide * mask], 1), radius)
+    mean, mask_mean, pairs, shared = means.split([3, 1, 9, 3], 1)
+    covariance = pairs - rearrange(mean[:, :, None] * mean[:, None], "1 c d h w -> 1 (c d) h w")
     covariance = rearrange(covariance, "1 (c d) h w -> h w c d", c=3) + _RIDGE * torch.eye(3)
-    shared = rearrange(_box_mean(guide * mask, radius) - mean * mask_mean, "1 c h w -> h w c 1")
+    shared = rearrange(shared - mean * mask_mean, "1 c h w -> h w c 1")
     slope = rearrange(torch.linalg.solve(covariance, shared), "h w c 1 -> 1 c h w")
     offset = mask_mean - (slope * mean).sum(1, keepdim=True)
-    return _box_mean(slope, radius), _box_mean(offset, radius)
+    slope, offset = _box_mean(torch.cat([slope, offset], 1), radius).split([3, 1], 1)
+    return slope, offset
 
 
 def _box_mean(values: Float[Tensor, "1 c h w"], radius: int) -> Float[Tensor, "1 c h w"]:
     """The mean over the square window of 2 radius + 1 px around each pixel, less at the edges."""
+    values = values.contiguous(memory_format=torch.channels_last)  # takes half as long
     for window, padding in (((2 * radius + 1, 1), (radius, 0)), ((1, 2 * radius + 1), (0, radius))):
         values = functional.avg_pool2d(values, window, 1, padding, count_include_pad=False)
-    return values
+    return values.contiguous()
 
 
 def _at_most(pixels: Float[Tensor, "1 c h w"], side_px: int) -> Float[Tensor, "1 c h2 w2"]:

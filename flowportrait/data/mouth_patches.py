@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from einops import rearrange
@@ -24,6 +23,7 @@ from flowportrait.data.faces import FaceBox
 from flowportrait.data.landmarks import lip_opening
 from flowportrait.data.sources import SourceClip
 from flowportrait.errors import DataError
+from flowportrait.media import read_frames
 
 STRETCH = 2 * GROUP  # frames in a row
 
@@ -69,8 +69,7 @@ class MouthPatches:
 
 def _stretches(clip: SourceClip, codec: PortraitCodec, mesh: FaceMesh, rng: np.random.Generator) -> Iterator[tuple]:
     """Of a clip: from its first frame, from one with an open mouth and, where it is rendered, from another."""
-    with av.open(str(clip.video)) as container:
-        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    frames = np.stack(list(read_frames(clip.video)))
     size = frames.shape[1]
     if len(frames) < STRETCH + 1 or frames.shape[2] != size:
         raise DataError(f"{clip.video}: {len(frames)} frames of {frames.shape[2]}x{size} px; give longer square clips")

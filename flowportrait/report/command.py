@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from flowportrait.errors import ConfigError, DataError
@@ -10,6 +11,7 @@ from flowportrait.records import ASPECTS
 from flowportrait.report import page as page_
 from flowportrait.report import tables as tables_
 from flowportrait.report.sources import Sources, read
+from flowportrait.report.table import Table
 
 
 def tables(paths: Sequence[str], out: Path, *, judge: str, baseline: str | None, as_json: bool) -> None:
@@ -21,7 +23,8 @@ def tables(paths: Sequence[str], out: Path, *, judge: str, baseline: str | None,
     for table in made:
         (out / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
         (out / f"{table.name}.tex").write_text(table.latex(), encoding="utf-8")
-        print(table.markdown())
+        print(_told(table))
+    _tell(sources.notes)
     filled = [table.number for table in made if table.filled]
     gaps = {table.name: table.gaps() for table in made}
     print(f"{len(filled)} of {len(made)} tables have data: {out}")
@@ -70,9 +73,29 @@ def page(
     out.parent.mkdir(parents=True, exist_ok=True)
     text = page_.html(title, sources, made, drawn)
     out.write_text(text, encoding="utf-8")
+    _tell(sources.notes)
     filled, shown = [t.number for t in made if t.filled], [f.number for f in drawn if f.svg]
     print(f"{len(filled)} tables, {len(shown)} figures: {out}")
     _print_json({"output": str(out), "tables": filled, "figures": shown}, as_json)
+
+
+def _told(table: Table) -> str:
+    """The table without its empty rows and columns, or one line; why cells are empty stands in tables.md."""
+    reasons = sorted({cell.reason for _, cells in table.rows for cell in cells if cell.reason})
+    if not table.filled:
+        return f"Table {table.number}, {table.title}: no data ({reasons[0] if reasons else 'nothing was given'})\n"
+    rows = [row for row in table.rows if not all(cell.empty or cell.text for cell in row[1])]
+    used = [k for k in range(len(table.head) - 1) if not all(cells[k].empty for _, cells in rows)]
+    empty = sum(cell.empty for _, cells in table.rows for cell in cells)
+    left = f"{empty} cells are empty or left out here; the reasons stand in tables.md.\n" if empty else ""
+    head = [table.head[0], *(table.head[k + 1] for k in used)]
+    shown = replace(table, head=head, rows=[(label, [cells[k] for k in used]) for label, cells in rows])
+    return shown.markdown(gaps=False) + left
+
+
+def _tell(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(f"warning: {note}", file=sys.stderr)
 
 
 def _folder(out: Path) -> None:

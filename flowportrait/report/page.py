@@ -13,7 +13,8 @@ from flowportrait.report.table import Table
 _STYLE = """
 table.paper td,table.paper th{white-space:nowrap;padding:.25rem .45rem}
 table.paper td small{display:block;color:var(--dim);font-size:.75em}
-table.paper td:first-child{white-space:normal}figure{margin:1rem 0}figure img{max-width:100%;background:#fff}
+table.paper td:first-child{white-space:normal}figure{margin:1rem 0}figure img{max-width:100%;min-width:min(100%,340px)}
+figure img{background:#fff;border-radius:6px}
 details{margin:.5rem 0;color:var(--dim)}details li{overflow-wrap:anywhere}
 """
 
@@ -29,6 +30,7 @@ def html(title: str, sources: Sources, tables: Sequence[Table], drawn: Sequence[
         if figure.svg:
             parts += _figure(figure)
     parts += _left_out(tables, drawn)
+    parts += [f"<p class=bad>{escape(note)}</p>" for note in sources.notes]
     return pages.page(title, parts, _STYLE)
 
 
@@ -72,8 +74,8 @@ def _table(table: Table) -> Iterator[str]:
             why = f" title='{escape(cell.reason, quote=True)}'" if cell.empty else ""
             row.append(f"<td{why}>{escape(short)}{about}</td>")
         rows.append("<tr>" + "".join(row) + "</tr>")
-    top = "".join(f"<th>{escape(name)}</th>" for name in table.head)
-    yield f"<div class=scroll><table class=paper><tr>{top}</tr>{''.join(rows)}</table></div>"
+    top = "".join(f"<th scope=col>{escape(name)}</th>" for name in table.head)
+    yield f"<div class=scroll tabindex=0><table class=paper><tr>{top}</tr>{''.join(rows)}</table></div>"
     yield from (f"<p class=dim>{escape(note)}</p>" for note in table.notes)
     if gaps := table.gaps():
         items = "".join(f"<li>{escape(gap)}</li>" for gap in gaps)
@@ -83,7 +85,8 @@ def _table(table: Table) -> Iterator[str]:
 def _figure(figure: Drawn) -> Iterator[str]:
     yield f"<h2>Figure {figure.number}: {escape(figure.title)}</h2>"
     source = pages.data_url(figure.svg, "image/svg+xml")
-    yield f"<figure><img alt='{escape(figure.title, quote=True)}' src='{source}'></figure>"
+    alt = " ".join((f"Figure {figure.number}: {figure.title}.", *figure.notes))
+    yield f"<figure class=scroll tabindex=0><img alt='{escape(alt, quote=True)}' src='{source}'></figure>"
     yield from (f"<p class=dim>{escape(note)}</p>" for note in figure.notes)
 
 

@@ -62,6 +62,8 @@ class Sources:
     scored: list[Scored] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     given: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What readers should know of how the sources were read."""
 
     @property
     def truth(self) -> str | None:
@@ -85,7 +87,7 @@ def read(arguments: Sequence[str]) -> Sources:
         else:
             raise DataError(f"{path}: is none of what a report is made from; give {_KINDS}")
     for label, set_name, path in files:
-        sources.scored += _scored(label, set_name, path, sources.studies)
+        sources.scored += _scored(label, set_name, path, sources.studies, sources.notes)
     _refuse_doubles(sources)
     return sources
 
@@ -143,33 +145,59 @@ def _log(path: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _scored(label: str, set_name: str, path: Path, studies: list[StudySource]) -> list[Scored]:
-    """One entry, or with a study that knows all the clips, one for each of its versions."""
+def _scored(label: str, set_name: str, path: Path, studies: list[StudySource], notes: list[str]) -> Iterator[Scored]:
+    """One entry for each version of a study that knows the clips, and one for each folder of the rest.
+
+    With a label all of it is one generator's.
+    """
     file = path / "scores.jsonl" if path.is_dir() else path
     scores = [score for score in read_jsonl(file, Score) if not score.scorer.endswith(":features")]
     sets_file = file.with_name("sets.jsonl")
     sets = list(read_jsonl(sets_file, SetScore)) if sets_file.is_file() and path.is_dir() else []
-    if not label and (split := _by_version(scores, set_name, studies)):
-        return split
-    folders = sorted({str(PurePath(score.clip).parent) for score in scores})
-    if not label and len(folders) > 1:
-        raise DataError(
-            f"{file}: holds clips of several folders ({', '.join(folders[:3])}), and no given study knows them all; "
-            f"say whose they are: LABEL={path}"
-        )
-    return [Scored(label or (path.stem if path.is_file() else path.name), set_name, scores, sets)]
+    if label:
+        yield Scored(label, set_name, scores, sets)
+        return
+    versions, rest = _by_version(scores, set_name, studies)
+    yield from versions
+    folders: dict[str, list[Score]] = {}
+    for score in rest:
+        folders.setdefault(PurePath(score.clip).parent.as_posix(), []).append(score)
+    names = _ends(list(folders))
+    if versions and folders:
+        notes.append(f"{file}: {', '.join(names)}: no version of a study; shown by themselves")
+    own = {found.generator for found in sets if found.generator}
+    if not versions and len(folders) < 2 and not own:
+        yield Scored(path.stem if path.is_file() else path.name, set_name, rest, sets)
+        return
+    for name, found in zip(names, folders.values(), strict=True):
+        yield Scored(name, set_name, found, [one for one in sets if one.generator == name])
+    for name in sorted(own - set(names)):
+        yield Scored(name, set_name, [], [one for one in sets if one.generator == name])
 
 
-def _by_version(scores: list[Score], set_name: str, studies: list[StudySource]) -> list[Scored]:
+def _ends(folders: list[str]) -> list[str]:
+    """The shortest ends of the paths that tell them apart."""
+    parts = [PurePath(folder).parts for folder in folders]
+    length = 1
+    while len({part[-length:] for part in parts}) < len(parts):
+        length += 1
+    return ["/".join(part[-length:]) or "." for part in parts]
+
+
+def _by_version(scores: list[Score], set_name: str, studies: list[StudySource]) -> tuple[list[Scored], list[Score]]:
+    """(entries by version of the study that knows most of the clips, the scores of clips that it does not know)."""
+    best: tuple[list[Scored], list[Score]] = ([], scores)
     for study in studies:
         clips = Clips(study.data)
         places = [clips.find(score.clip, score.sha256) for score in scores]
-        if scores and not clips.unknown:
-            return [
+        rest = [score for score in scores if score.clip in clips.unknown]
+        if len(rest) < len(best[1]):
+            versions = [
                 Scored(version, set_name, [s for s, at in zip(scores, places, strict=True) if at and at[1] == number])
                 for number, version in enumerate(study.data.versions)
             ]
-    return []
+            best = (versions, rest)
+    return best
 
 
 def _refuse_doubles(sources: Sources) -> None:

@@ -84,12 +84,12 @@ class Table:
         for label, cells in self.rows:
             yield [label, *(cell.shown(full) for cell in cells)]
 
-    def markdown(self) -> str:
+    def markdown(self, gaps: bool = True) -> str:
         """The table, its notes and its empty cells."""
         lines = [f"## Table {self.number}: {self.title}", "", *pages.markdown_rows(self.head, self.texts()), ""]
         lines += [f"{note}\n" for note in self.notes]
-        if gaps := self.gaps():
-            lines += ["Empty cells:", "", *(f"- {gap}" for gap in gaps), ""]
+        if gaps and (found := self.gaps()):
+            lines += ["Empty cells:", "", *(f"- {gap}" for gap in found), ""]
         return "\n".join(lines)
 
     def csv(self) -> str:
@@ -116,8 +116,5 @@ def mean_cell(values: np.ndarray, reason: str, digits: int = 2, baseline: np.nda
     difference = math.nan
     if baseline is not None and np.isfinite(baseline).any():
         difference = float(known.mean() - baseline[np.isfinite(baseline)].mean())
-    low = high = math.nan
-    if len(known) > 1:
-        drawn = agreement.resampled(len(known), DRAWS) @ known / len(known)
-        low, high = agreement.percentile_interval(drawn)
-    return Cell(float(known.mean()), len(known), low, high, digits=digits, difference=difference)
+    mean = agreement.mean_figure(known, DRAWS)
+    return Cell(mean.value, len(known), mean.low, mean.high, digits=digits, difference=difference)

@@ -11,17 +11,20 @@ from flowportrait.records import ASPECTS, Score
 from flowportrait.registry import SCORERS
 from flowportrait.report.sources import ABLATION, Run, Scored, Sources, StudySource
 from flowportrait.report.table import Cell, Table, mean_cell
-from flowportrait.study.alignment import Row, Scope
+from flowportrait.study.alignment import Comparison, Row, Scope
 
 _ASPECT_HEAD = ["Lip-sync", "Expressive", "Motion", "Avg"]
 _TABLE_1 = (
-    ("Feature / pixel models", "FID", ("fid",)), ("Feature / pixel models", "LSE-C", ("lse-c",)),
+    ("Feature / pixel models", "FID", ("fid-clip",)), ("Feature / pixel models", "LSE-C", ("lse-c",)),
     ("Feature / pixel models", "LSE-D", ("lse-d",)), ("Feature / pixel models", "SSIM", ("ssim",)),
     ("Comparison models", "Direct-Comp", ("direct-comp",)), ("Comparison models", "ICL-Comp", ("icl-comp",)),
     ("Comparison models", "MA-Comp", ("ma-comp",)), ("Score models", "SAS-SA", ("sas-sa",)),
     ("Score models", "MAS-SA", ("mas-sa",)), ("Score models", "MAS-MA", ("mas-ma",)),
 )  # fmt: skip
-_NO_CLIP_VALUE = "a distance between two sets of videos has no value for one video"
+_NO_CLIP_VALUE = (
+    "the FID of two sets has no value for one video; score fid-clip, the distance of a clip's frames to its truth's"
+)
+_MOST_COMPARISONS = 6
 _TABLE_2 = (
     ("FVD ↓", "fvd-r3d18"), ("FID ↓", "fid"), ("LSE-D ↓", "lse-d"), ("LSE-C ↑", "lse-c"), ("SSIM ↑", "ssim"),
     ("SAS-SA ↑", "sas-sa"), ("MAS-SA ↑", "mas-sa"), ("MAS-MA ↑", "mas-ma"),
@@ -72,6 +75,19 @@ def _add_alignment(table: Table, study: StudySource | None, suffix: str) -> None
             f"by {a.preference} (dropped: {dropped}). Ties are half right; intervals resample samples {a.draws} times. "
             "Metrics that need the truth skip pairs that contain it."
         )
+        compared = [one for one in a.comparisons if one.pairs]
+        table.notes += [_comparison_note(one) for one in compared[:_MOST_COMPARISONS]]
+        if len(compared) > _MOST_COMPARISONS:
+            table.notes.append(f"{len(compared) - _MOST_COMPARISONS} more comparisons stand in align.md.")
+
+
+def _comparison_note(one: Comparison) -> str:
+    """Two systems on the same pairs."""
+    d = [100 * x for x in (one.difference.value, one.difference.low, one.difference.high)]
+    return (
+        f"{one.a} against {one.b} on the {one.pairs} pairs that both answered: {d[0]:+.1f} points "
+        f"({d[1]:+.1f} to {d[2]:+.1f}), only one right {one.only_a} : {one.only_b}, McNemar p {one.mcnemar_p:.3g}."
+    )
 
 
 def _default(rows: dict[tuple[str, Scope], Row], system: str) -> Row | None:

@@ -29,6 +29,10 @@ class Sample:
     id: str
     clip: Clip
     truth: Clip | None = None
+    generator: str = ""
+    """Who made it: the source it was found in."""
+    item: str = ""
+    """Its name within that source, by which the clips of several generators pair."""
 
     @cached_property
     def sha256(self) -> str:

@@ -15,9 +15,10 @@ from pydantic import Field
 from flowportrait.config import Frozen
 from flowportrait.errors import FlowPortraitError, JudgeError, JudgeRefused, JudgeUnavailable
 from flowportrait.scoring import digest_of
-from flowportrait.scoring.backends import DEFAULT_BACKEND, Answer, Question, build_backend
+from flowportrait.scoring.backends import Answer, Question, build_backend
 from flowportrait.scoring.cache import AnswerStore, answer_key
 from flowportrait.scoring.pacing import Breaker, Bucket, Budget, Limits, Prices, Purse, Retries
+from flowportrait.scoring.presets import backend_of
 from flowportrait.scoring.prompts import load_prompt
 from flowportrait.scoring.reply import Demand, Reply, read_reply
 
@@ -30,7 +31,8 @@ T, R = TypeVar("T"), TypeVar("R")
 class JudgeConfig(Frozen):
     """A judge and how to ask it. The default backend is the paper's judge model (§2.2)."""
 
-    backend: dict[str, Any] = Field(default={"type": DEFAULT_BACKEND}, description="{type, ...} of a judge backend")
+    preset: str | None = Field(default=None, description="a judge by name (`judges presets`) or a .toml file of yours")
+    backend: dict[str, Any] = Field(default={}, description="{type, ...} of a judge backend, laid over the preset")
     prompts: Path | None = Field(default=None, description="folder whose files replace the shipped prompts")
     repeats: int = Field(default=1, ge=1, description="independent askings of every clip; Unstated, one is cheapest")
     use_expected: bool = Field(
@@ -65,7 +67,7 @@ class Judge:
 
     def __init__(self, config: JudgeConfig, answers: Path):
         self.config = config
-        self.backend = build_backend(config.backend)
+        self.backend = build_backend(backend_of(config.preset, config.backend))
         self.store = AnswerStore(answers)
         self.purse = Purse(config.budget, config.prices)
         self.hears_by_count = False
@@ -204,8 +206,10 @@ class Judge:
             told = f"'{answer.model}' answered instead of '{self.backend.model}'"
             if self._replaced_in_a_row >= _REPLACED_STOPS_AFTER:
                 error = JudgeError(
-                    f"judge: {told}, {_REPLACED_STOPS_AFTER} times in a row; name that model, or add it to "
-                    "judge.accept_models if it is meant"
+                    f"judge: {told}, {_REPLACED_STOPS_AFTER} times in a row; to go on with that model, name it "
+                    f"(--set judge.backend.model={answer.model}) and write to a new file, for its scores are on "
+                    "another scale; if both names mean one model, add it to judge.accept_models; 'judges agree' and "
+                    "docs/judges.md help to move a study"
                 )
                 self._breaker.stop(error)
                 raise error

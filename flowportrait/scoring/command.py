@@ -7,12 +7,26 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from flowportrait.config import load_recipe
-from flowportrait.errors import ConfigError, DataError, JudgeError
+from flowportrait.errors import CheckpointError, ConfigError, DataError, FlowPortraitError, JudgeError
+from flowportrait.pages import markdown_rows
 from flowportrait.records import Score, SetScore, Verdict
 from flowportrait.scoring import Scorer
+from flowportrait.scoring.generators import (
+    DIFFERENCE_HEAD,
+    DRAWS,
+    Difference,
+    Standing,
+    difference_rows,
+    differences,
+    generators_of,
+    standing_rows,
+    standings,
+)
 from flowportrait.scoring.judges import CompareSystem, ScoreSystem
 from flowportrait.scoring.plan import Plan, plan_scores, plan_verdicts
 from flowportrait.scoring.run import (
@@ -24,6 +38,10 @@ from flowportrait.scoring.run import (
 )
 from flowportrait.scoring.samples import find_pairs, find_samples
 from flowportrait.scoring.saturation import spreads
+from flowportrait.study import agreement
+
+if TYPE_CHECKING:
+    from flowportrait.scoring.evaluate import Evaluation
 
 _SHOWN_REASONS = 5
 
@@ -40,6 +58,7 @@ def score(
     retry_unscored: bool,
     workers: int,
     dry_run: bool,
+    skip_missing: bool = False,
     as_json: bool,
     progress: Callable[[int, int], None],
 ) -> None:
@@ -50,19 +69,26 @@ def score(
         raise ConfigError("--scorers: names none; see: list scorers")
     if retry_unscored:
         overrides = [*overrides, "judge.renew_unusable=true"]
-    scorers = build_scorers(_split(names), _settings(config, overrides), answers or out.parent / "answers.jsonl")
+    missing: dict[str, str] = {}
+    store = answers or out.parent / "answers.jsonl"
+    scorers = build_scorers(_split(names), _settings(config, overrides), store, missing)
+    _settle(missing, skip_missing, bool(scorers))
     plans = [plan_scores(scorer, samples) for scorer in scorers if isinstance(scorer, ScoreSystem)]
     _announce(plans)
     if dry_run:
         _print_json({"plans": [vars(plan) for plan in plans]}, as_json)
         return
     summary = score_to_file(samples, scorers, out, retry_unscored, progress, workers)
-    for scorer in scorers:
+    for scorer in scorers if len(generators_of(samples)) == 1 else ():
         print(_outcome(scorer, [score for score in summary.scores if score.scorer == scorer.name]))
+    by_generator = standings(samples, summary.scores, scorers)
+    apart = differences(samples, summary.scores, scorers)
+    _tell_generators(by_generator, apart)
     for score in summary.unscored[:_SHOWN_REASONS]:
         _warn(f"unscored: {score.clip} by {score.scorer}: {score.reason}")
     if len(summary.unscored) > _SHOWN_REASONS:
         _warn(f"{len(summary.unscored) - _SHOWN_REASONS} more unscored; their reasons stand in {out}")
+    _warn_of_clips(summary.scores)
     # What stands beside a metric's number (frames, offsets) are counts, not verdicts.
     judges = {scorer.name for scorer in scorers if isinstance(scorer, ScoreSystem)}
     judged = (score for score in summary.scores if score.scorer in judges)
@@ -74,10 +100,51 @@ def score(
     _print_json(
         {
             "output": str(out), "scores": len(summary.scores), "kept": summary.kept,
-            "unscored": len(summary.unscored), "saturated": [vars(spread) for spread in saturated], **spent,
+            "unscored": len(summary.unscored), "saturated": [vars(spread) for spread in saturated],
+            **_generators_json(by_generator, apart), "skipped": missing, **spent,
         },
         as_json,
     )  # fmt: skip
+    _refuse_nothing(len(summary.scores), len(summary.unscored), out)
+
+
+def _settle(missing: dict[str, str], skip: bool, others: bool) -> None:
+    """Says all that lacks its weights; raises CheckpointError where it may not be skipped, or nothing else is left."""
+    refused = bool(missing) and not (skip and others)
+    if refused and len(missing) == 1:
+        raise CheckpointError(*missing.values())
+    for name, why in missing.items():
+        print(f"{'missing' if refused else 'warning: skipped'}: {name}: {why}", file=sys.stderr)
+    if refused:
+        raise CheckpointError(
+            f"{', '.join(missing)}: the weights named above are not there; put them where they are looked for, or go "
+            "on without these scorers: --skip-missing"
+        )
+
+
+def _tell_generators(found: Sequence[Standing], apart: Sequence[Difference]) -> None:
+    """A column for each generator, where there are several, and every two of them on what both have."""
+    if len({one.generator for one in found}) < 2:
+        return
+    print("\n".join([*markdown_rows(*standing_rows(found)), ""]))
+    if apart:
+        print("\n".join([*markdown_rows(DIFFERENCE_HEAD, difference_rows(apart)), ""]))
+
+
+def _generators_json(found: Sequence[Standing], apart: Sequence[Difference]) -> dict[str, Any]:
+    return {
+        "generators": [{**vars(one), "mean": one.mean.model_dump(mode="json")} for one in found],
+        "differences": [{**vars(one), "difference": one.difference.model_dump(mode="json")} for one in apart],
+    }
+
+
+def _refuse_nothing(asked: int, lost: int, out: Path) -> None:
+    """Raises FlowPortraitError when not one result came of a run."""
+    if asked and lost == asked:
+        raise FlowPortraitError(
+            f"nothing was scored: all {asked} results are missing; their reasons stand in {out}, and "
+            "--retry-unscored tries them again"
+        )
 
 
 def evaluate(
@@ -93,6 +160,7 @@ def evaluate(
     answers: Path | None,
     retry_unscored: bool,
     dry_run: bool,
+    skip_missing: bool = False,
     as_json: bool,
     progress: Callable[[str], Callable[[int, int], None]],
 ) -> None:
@@ -105,8 +173,10 @@ def evaluate(
     if retry_unscored:
         overrides = [*overrides, "judge.renew_unusable=true"]
     samples, settings = find_samples(generated, truth), _settings(config, overrides)
-    scorers = build_scorers(_split(names), settings, answers or out / "answers.jsonl")
-    set_metrics = evaluation.build_sets(_split(sets), settings)
+    missing: dict[str, str] = {}
+    scorers = build_scorers(_split(names), settings, answers or out / "answers.jsonl", missing)
+    set_metrics = evaluation.build_sets(_split(sets), settings, missing)
+    _settle(missing, skip_missing, bool(scorers or set_metrics))
     if not scorers and not set_metrics:
         raise ConfigError("--scorers, --sets: both name nothing; see: list scorers, list sets")
     plans = [plan_scores(scorer, samples) for scorer in scorers if isinstance(scorer, ScoreSystem)]
@@ -115,36 +185,51 @@ def evaluate(
         _print_json({"plans": [vars(plan) for plan in plans]}, as_json)
         return
     result = evaluation.evaluate(samples, truth, scorers, set_metrics, out, workers, retry_unscored, progress)
+    result.skipped = missing
     report.write(result, out)
-    for scorer in result.scorers:
+    _tell_evaluation(result, _spent(scorers), out, as_json)
+
+
+def _tell_evaluation(result: "Evaluation", spent: dict[str, Any], out: Path, as_json: bool) -> None:
+    """What an evaluation has found. Raises FlowPortraitError when that is nothing."""
+    for scorer in result.scorers if len(result.generators) == 1 else ():
         print(_outcome(scorer, result.of(scorer.name)))
+    _tell_generators(result.standings, result.differences)
     for line in _set_lines(result.sets):
         print(line)
     for warning in (warning for found in result.sets for warning in found.warnings):
         _warn(warning)
+    _warn_of_clips(result.scores)
     for lack in result.without_score[:_SHOWN_REASONS]:
         _warn(f"unscored: {lack.clip} by {', '.join(lack.scorers)}: {lack.reason}")
-    spent = _spent(scorers)
-    missing = f"{len(result.unscored)} scores missing"
-    print(f"{len(result.samples)} clips, {missing}{spent.pop('line')}: {out / 'report.html'}")
+    unscored = f"{len(result.unscored)} scores missing"
+    print(f"{len(result.samples)} clips, {unscored}{spent.pop('line')}: {out / 'report.html'}")
     _print_json(
         {
             "output": str(out),
             "clips": len(result.samples),
             "unscored": len(result.unscored),
             "means": {scorer.name: result.mean(scorer.name) for scorer in result.scorers},
-            "sets": {found.set_metric: None if found.reason else found.value for found in result.sets},
+            "sets": {_set_name(found): None if found.reason else found.value for found in result.sets},
+            **_generators_json(result.standings, result.differences),
+            "skipped": result.skipped,
             **spent,
         },
         as_json,
     )
+    lost = len(result.unscored) + sum(bool(found.reason) for found in result.sets)
+    _refuse_nothing(len(result.scores) + len(result.sets), lost, out / "scores.jsonl")
 
 
 def _set_lines(sets: Iterable[SetScore]) -> Iterator[str]:
     for found in sets:
         lost = f", {len(found.left_out)} left out" if found.left_out else ""
         value = found.reason or f"{found.value:.4f}"
-        yield f"{found.set_metric}: {value} ({found.num_clips} clips, {found.num_truth} of the truth{lost})"
+        yield f"{_set_name(found)}: {value} ({found.num_clips} clips, {found.num_truth} of the truth{lost})"
+
+
+def _set_name(found: SetScore) -> str:
+    return f"{found.set_metric} of {found.generator}" if found.generator else found.set_metric
 
 
 def _split(names: str) -> list[str]:
@@ -213,15 +298,36 @@ def _tell_many(
         _warn(f"no verdict: {verdict.a} and {verdict.b}: {verdict.reason}")
     unsaid = f", {counts[None]} without a verdict" if counts[None] else ""
     print(f"{verdicts[0].system}: {a} is better in {counts['a']}, {b} in {counts['b']}, {counts['tie']} ties{unsaid}")
+    share, p = _preference(verdicts)
+    if math.isfinite(share.value):
+        ends = f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})"
+        print(f"{a} is preferred in {ends}, ties counted half; p {p:.3g} by the sign test, ties left out")
     print(f"{len(verdicts)} verdicts, {kept} of them from before: {out}")
     unsaid_count = counts.pop(None)
     _print_json(
         {
             "output": str(out), "verdicts": len(verdicts), "kept": kept, "wins": counts, "unsaid": unsaid_count,
-            "not_compared": list(alone),
+            "preferred_a": share.model_dump(mode="json"), "p": p, "not_compared": list(alone),
         },
         as_json,
     )  # fmt: skip
+    _refuse_nothing(len(verdicts), unsaid_count, out)
+
+
+def _preference(verdicts: Sequence[Verdict]) -> tuple[agreement.Figure, float]:
+    """(share won by a, ties half, with its interval; p of the exact sign test): repeats of a pair are one case."""
+    credit: dict[tuple[str, str], list[float]] = {}
+    for verdict in verdicts:
+        if verdict.winner is not None:
+            credit.setdefault((verdict.a, verdict.b), []).append({"a": 1.0, "b": 0.0, "tie": 0.5}[verdict.winner])
+    won = np.array([sum(found) / len(found) for found in credit.values()])
+    if not len(won):
+        return agreement.Figure(), 1.0
+    ones = np.ones(len(won))
+    drawn = agreement.resampled_ratios(won[:, None], ones[:, None], agreement.resampled(len(won), DRAWS))[:, 0]
+    low, high = agreement.share_interval(won, ones, drawn)
+    p = agreement.mcnemar(int((won > 0.5).sum()), int((won < 0.5).sum()))
+    return agreement.Figure(value=float(won.mean()), low=low, high=high), p
 
 
 def judge_sim(host: str, port: int, faults: Path | None) -> None:
@@ -299,6 +405,15 @@ def _refuse_folder(out: Path) -> None:
 
 def _warn(line: str) -> None:
     print(f"warning: {line}", file=sys.stderr)
+
+
+def _warn_of_clips(scores: Iterable[Score]) -> None:
+    """What can hardly have been meant about the clips, each said once."""
+    lines = list(dict.fromkeys(line for score in scores for line in score.warnings))
+    for line in lines[:_SHOWN_REASONS]:
+        _warn(line)
+    if len(lines) > _SHOWN_REASONS:
+        _warn(f"{len(lines) - _SHOWN_REASONS} more warnings stand beside the scores")
 
 
 def _print_json(value: dict[str, Any], wanted: bool) -> None:

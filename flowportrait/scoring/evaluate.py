@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,9 +23,10 @@ from flowportrait.files import replace
 from flowportrait.records import Score, SetScore, write_jsonl
 from flowportrait.registry import SET_METRICS, name_hint
 from flowportrait.scoring import Sample, Scorer, digest_of
+from flowportrait.scoring.generators import Difference, Standing, differences, generators_of, standings
 from flowportrait.scoring.metric import Metric, Reading, SetMetric, Unscorable, View
 from flowportrait.scoring.reward import CompositeReward
-from flowportrait.scoring.run import ScoringConfig, score_to_file
+from flowportrait.scoring.run import ScoringConfig, noted, score_to_file
 from flowportrait.scoring.samples import find_samples
 
 _ALIASES = {"fvd": "fvd-r3d18"}
@@ -51,6 +53,8 @@ class Evaluation:
     sets: list[SetScore] = field(default_factory=list)
     without_features: list[Score] = field(default_factory=list)
     """Of clips, also of the truth's, that a set metric left out."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Scorers and set metrics that were asked for and lack their weights, with the reason."""
 
     def of(self, scorer: str) -> list[Score]:
         """The scores of one scorer."""
@@ -68,9 +72,29 @@ class Evaluation:
         return folders[0] if len(folders) == 1 else f"{len(self.samples)} videos of {len(folders)} folders"
 
     @property
+    def generators(self) -> list[str]:
+        """Who made the clips, in the order given."""
+        return generators_of(self.samples)
+
+    @cached_property
+    def standings(self) -> list[Standing]:
+        """Every generator by every scorer."""
+        return standings(self.samples, self.scores, self.scorers)
+
+    @cached_property
+    def differences(self) -> list[Difference]:
+        """Every two generators by every scorer."""
+        return differences(self.samples, self.scores, self.scorers)
+
+    @property
     def unscored(self) -> list[Score]:
         """Those without a value."""
         return [score for score in self.scores if score.reason]
+
+    @property
+    def clip_warnings(self) -> list[str]:
+        """What can hardly have been meant about the clips, each once."""
+        return list(dict.fromkeys(line for score in self.scores for line in score.warnings))
 
     @property
     def without_score(self) -> list[Lack]:
@@ -135,8 +159,10 @@ class _Features(Metric):
         return self.folder / self.of.name / f"{digest_of(sample.sha256, self.fingerprint)[:32]}.npy"
 
 
-def build_sets(names: Sequence[str], config: ScoringConfig) -> list[SetMetric]:
-    """The set metrics of these names. Raises ConfigError, CheckpointError."""
+def build_sets(
+    names: Sequence[str], config: ScoringConfig, missing: dict[str, str] | None = None
+) -> list[SetMetric]:
+    """The set metrics of these names; `missing` as for `build_scorers`. Raises ConfigError, CheckpointError."""
     built, settings = [], {}
     for name, values in config.sets.items():
         if _ALIASES.get(name, name) not in SET_METRICS.names():
@@ -144,9 +170,10 @@ def build_sets(names: Sequence[str], config: ScoringConfig) -> list[SetMetric]:
         settings[_ALIASES.get(name, name)] = values
     for name in dict.fromkeys(_ALIASES.get(name, name) for name in names):
         kind = SET_METRICS.load(name)
-        metric = kind(validate(kind.Config, settings.get(name, {}), where=f"sets.{name}"))
-        metric.fingerprint  # noqa: B018  (weights that are not there stop the run before the first clip)
-        built.append(metric)
+        with noted(name, missing):
+            metric = kind(validate(kind.Config, settings.get(name, {}), where=f"sets.{name}"))
+            metric.fingerprint  # noqa: B018  (weights that are not there show before the first clip)
+            built.append(metric)
     return built
 
 
@@ -176,11 +203,16 @@ def evaluate(
     known = score_to_file(real, keepers, out / "truth.jsonl", retry_unscored, progress("reading truth"), workers)
     for keeper in keepers:
         sides = [(samples, made.scores), (real, known.scores)]
-        features = [[s for s in rows if s.scorer == keeper.name] for _, rows in sides]
-        kept = [keeper.load(side, rows) for (side, _), rows in zip(sides, features, strict=True)]
-        lost = [score for rows in features for score in rows if score.reason]
-        result.without_features += lost
-        result.sets.append(_set_score(keeper.of, *kept, [f"{s.clip}: {s.reason}" for s in lost]))
+        ours, true = ([s for s in rows if s.scorer == keeper.name] for _, rows in sides)
+        truth_features = keeper.load(real, true)
+        result.without_features += [score for score in (*ours, *true) if score.reason]
+        for generator in result.generators:
+            own = [sample for sample in samples if sample.generator == generator]
+            ids = {sample.id for sample in own}
+            rows = [score for score in ours if score.clip in ids]
+            lost = [f"{s.clip}: {s.reason}" for s in (*rows, *true) if s.reason]
+            name = generator if len(result.generators) > 1 else ""
+            result.sets.append(_set_score(keeper.of, keeper.load(own, rows), truth_features, lost, name))
     write_jsonl(out / "sets.jsonl", result.sets)
     return result
 
@@ -196,12 +228,14 @@ def _set_of(score: Score) -> str:
     return score.scorer.removesuffix(_FEATURES)
 
 
-def _set_score(metric: SetMetric, a: list[np.ndarray], b: list[np.ndarray], left_out: list[str]) -> SetScore:
+def _set_score(
+    metric: SetMetric, a: list[np.ndarray], b: list[np.ndarray], left_out: list[str], generator: str
+) -> SetScore:
     """The distance over those clips that have features; the others are named."""
     shared: dict[str, Any] = {
         "set_metric": metric.name, "unit": metric.unit, "num_clips": len(a), "num_truth": len(b), "left_out": left_out,
         "fingerprint": metric.fingerprint, "settings": metric.config.model_dump(mode="json"),
-        "weights_sha256": metric.weights_sha256,
+        "weights_sha256": metric.weights_sha256, "generator": generator,
     }  # fmt: skip
     try:
         reading = metric.compare(a, b)
@@ -215,7 +249,7 @@ def provenance(result: Evaluation) -> dict[str, Any]:
     return {
         "flowportrait": version("flowportrait"), "generated": result.generated, "truth": result.truth,
         "scorers": [_provenance(scorer) for scorer in result.scorers],
-        "sets": [metric.provenance() for metric in result.set_metrics],
+        "sets": [metric.provenance() for metric in result.set_metrics], "skipped": result.skipped,
     }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -21,7 +21,7 @@ from pydantic import Field
 from flowportrait.config import Frozen
 from flowportrait.files import sha256_of
 from flowportrait.pretrained import WEIGHTS
-from flowportrait.scoring.metric import SetMetric, SetReading, Unscorable, View
+from flowportrait.scoring.metric import Metric, Reading, SetMetric, SetReading, Unscorable, View
 from flowportrait.scoring.networks import (
     inception_features,
     lite0_file,
@@ -41,8 +41,9 @@ def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -
     """
     if min(len(a), len(b)) < 2:
         raise ValueError(f"frechet_distance: got {len(a)} and {len(b)} rows; a covariance needs 2")
+    a, b = a.astype(np.float64), b.astype(np.float64)
     mean = np.square(a.mean(0) - b.mean(0)).sum()
-    x, y = ((z - z.mean(0)) / math.sqrt(len(z) - 1) for z in (a.astype(np.float64), b.astype(np.float64)))
+    x, y = ((z - z.mean(0)) / math.sqrt(len(z) - 1) for z in (a, b))
     x, y = (_reduced(z) for z in (x, y))
     shared = np.linalg.svd(x @ y.T, compute_uv=False).sum()
     return float(mean + np.square(x).sum() + np.square(y).sum() - 2 * shared)
@@ -88,10 +89,14 @@ class _OfFrames(_Frechet):
 
     def features(self, view: View) -> np.ndarray:
         """One vector of the clip, or of each of its frames."""
-        looked = islice(chain.from_iterable(view.blocks()), 0, None, self.config.every)
-        rows = np.concatenate([self._of(frames) for frames in _stacked(looked, self.config.batch_frames)])
-        rows = rows.astype(np.float64)
+        rows = self.rows(view.blocks())
         return rows.mean(0, keepdims=True) if self.config.pool == "video" else rows.astype(np.float32)
+
+    def rows(self, blocks: Iterable[np.ndarray]) -> np.ndarray:
+        """One vector of each frame that is looked at, float64 [n, d]."""
+        looked = islice(chain.from_iterable(blocks), 0, None, self.config.every)
+        found = [self._of(frames) for frames in _stacked(looked, self.config.batch_frames)]
+        return np.concatenate(found).astype(np.float64)
 
     def _of(self, frames: np.ndarray) -> np.ndarray:
         raise NotImplementedError
@@ -132,6 +137,52 @@ class FrechetLite0(_OfFrames):
 
     def _of(self, frames: np.ndarray) -> np.ndarray:
         return load_lite0(lite0_file(self.config.weights)).pooled(sized(frames, 224, 224)).numpy()
+
+
+class _ClipFrechet(Metric):
+    """The Fréchet distance of one clip's frames to those of its truth: a number of each clip, unlike FID."""
+
+    unit, low, high, better = "1", 0.0, math.inf, "lower"
+    of: ClassVar[type[_OfFrames]]
+
+    class Config(Frozen):
+        """Which frames are looked at."""
+
+        every: int = Field(1, ge=1, description="of how many frames one is looked at")
+        batch_frames: int = Field(16, ge=1)
+        weights: Path | None = None
+
+    def __init__(self, config: Any = None):
+        super().__init__(config)
+        self._features = self.of(self.of.Config(**self.config.model_dump(), pool="frame"))
+
+    @property
+    def weights_sha256(self) -> str:
+        return self._features.weights_sha256
+
+    def read(self, view: View) -> Reading:
+        """The distance, with the numbers of vectors and dimensions, which it hangs on."""
+        a, b = (self._features.rows(blocks) for blocks in (view.blocks(), view.truth_blocks()))
+        if min(len(a), len(b)) < 2:
+            raise Unscorable(f"{len(a)} frames and {len(b)} of the truth; a distance needs 2 of each")
+        parts = {"vectors": len(a), "vectors_truth": len(b), "dimensions": a.shape[1]}
+        return Reading(max(0.0, frechet_distance(a, b)), parts)
+
+
+class FidClip(_ClipFrechet):
+    """Fréchet distance of a clip's frames to its truth's on Inception-V3's features; not the FID of sets."""
+
+    name = "fid-clip"
+    needs = frozenset({"frames", "truth", "weights"})
+    of = Fid
+
+
+class FrechetLite0Clip(_ClipFrechet):
+    """The same on EfficientNet-Lite0's features: another number, never to be called FID."""
+
+    name = "frechet-lite0-clip"
+    needs = frozenset({"frames", "truth"})
+    of = FrechetLite0
 
 
 class FvdR3d18(_Frechet):

@@ -28,7 +28,6 @@ from flowportrait.config import Frozen
 from flowportrait.errors import FlowPortraitError, MediaError
 from flowportrait.records import Score
 from flowportrait.scoring import Need, Sample, digest_of, score_row
-from flowportrait.scoring.clock import is_even
 from flowportrait.scoring.reward import Candidate
 
 SAMPLE_RATE = 16_000
@@ -62,6 +61,8 @@ class View:
 
     def __init__(self, sample: Sample):
         self.sample = sample
+        self.warnings: list[str] = []
+        """What can hardly have been meant by what has been looked at so far."""
         self._kept: dict[Hashable, Any] = {}
         self._lock = threading.RLock()
 
@@ -77,15 +78,16 @@ class View:
 
     @cached_property
     def _is_even(self) -> bool:
-        return is_even(self.sample.clip.path)
+        return self.sample.clip.is_even
 
     @cached_property
     def sound(self) -> np.ndarray:
         """Mono sound at 16 kHz, float32 [s]. Raises Unscorable when there is none."""
         if not self.sample.clip.facts.has_sound:
             raise Unscorable("has no sound track")
-        samples, rate = media.read_audio(self.sample.clip.path, min_s=0.0)
-        return media.resample(samples, rate, SAMPLE_RATE)
+        sound = media.read_audio(self.sample.clip.path, min_s=0.0)
+        self.warnings += sound.warnings
+        return media.resample(sound.samples, sound.sample_rate, SAMPLE_RATE)
 
     @cached_property
     def pcm(self) -> np.ndarray:
@@ -110,14 +112,14 @@ class View:
             fps = fps or self.fps
         elif fps is not None and abs(fps - self.fps) < 1e-3:
             fps = None
-        return self._blocks(("blocks", fps), lambda: media.read_frames(self.sample.clip.path, fps=fps))
+        yield from self._blocks(("blocks", fps), lambda: media.read_frames(self.sample.clip.path, fps=fps))
 
     def truth_blocks(self) -> Blocks:
         """The frames of `truth` block by block. Raises Unscorable when there is none."""
         truth = self.sample.truth
         if truth is None:
             raise Unscorable(NO_TRUTH)
-        return self._blocks("truth blocks", lambda: media.read_frames(truth.path, fps=self.fps))
+        yield from self._blocks("truth blocks", lambda: media.read_frames(truth.path, fps=self.fps))
 
     def pair_blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """`pairs` block by block. What is wrong with their length shows at the end: Unscorable."""
@@ -197,8 +199,7 @@ class CandidateView(View):
     def sound(self) -> np.ndarray:
         """Mono sound at 16 kHz, float32 [s]."""
         samples, rate = self.candidate.sound
-        mono = samples.mean(axis=1) if samples.ndim == 2 else samples
-        return media.resample(mono.astype(np.float32), rate, SAMPLE_RATE)
+        return media.resample(media.to_mono(samples)[0], rate, SAMPLE_RATE)
 
     @cached_property
     def pcm(self) -> np.ndarray:
@@ -222,8 +223,7 @@ class CandidateView(View):
 
     def frames_at(self, fps: float) -> np.ndarray:
         """The frames by time at another rate, the nearest of each moment."""
-        moments = (np.arange(round(len(self.frames) / self.fps * fps)) + 0.5) / fps
-        return self.frames[np.minimum((moments * self.fps).astype(int), len(self.frames) - 1)]
+        return self.frames[media.nearest_frames(len(self.frames), self.fps, fps)]
 
 
 def _cut(frames: np.ndarray) -> Blocks:
@@ -432,6 +432,7 @@ def _row(metric: Metric, view: View) -> Score:
     if not math.isfinite(reading.value):
         return score_row(metric, sample, reason=f"{metric.name} is {reading.value} for this clip", **about)
     model = metric.weights_sha256[:16]
+    about["warnings"] = list(dict.fromkeys(view.warnings))
     return score_row(metric, sample, reading.value, parts=dict(reading.parts), model=model, **about)
 
 

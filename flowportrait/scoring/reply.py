@@ -1,8 +1,9 @@
 """What a judge's reply says, or why it says nothing usable. Pure text in, values out; nothing is guessed.
 
-The order: thinking is cut away, then every innermost {...} is read as JSON or as a Python literal (models write
+The order: thinking is cut away, then every outermost {...} is read as JSON or as a Python literal (models write
 single quotes, as the example in the paper's prompts does), and only where there is none, `"score": 4` in the text.
-A value outside the offered ones, or two values that differ, make the reply unusable.
+A reply is unusable when a value is outside the offered ones, when two values differ, when one object holds a key
+twice (also nested), or when words follow the answer: they may take it back.
 """
 
 import ast
@@ -10,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 SCALE = (1, 2, 3, 4, 5)
 """The scores that can be given (Tables 6-11)."""
@@ -18,11 +19,27 @@ SCALE = (1, 2, 3, 4, 5)
 Demand = Mapping[str, Sequence[int] | Sequence[str]]
 """What a reply must hold: allowed values by key, {"score": SCALE} or {"winner": ("A", "B")}."""
 
-_OBJECT = re.compile(r"\{[^{}]*\}")
 _LONGEST_OBJECT = 4000
+_MOST_UNREADABLE = 300
+"""Braces that begin nothing readable, after which no more is looked for: what follows then counts as words."""
 # What literals of untrusted text raise: unhashable keys, too deep a nesting, numbers of thousands of digits.
 _UNREADABLE = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
 _THINK_OPEN, _THINK_CLOSE = "<think>", "</think>"
+# What may stand behind an answer: white space, marks, code fences, closing tags and special tokens, but no words.
+_WORDLESS = re.compile(r"(?:<[^<>\n]{0,40}>|[^\w<]|<(?![^<>\n]{0,40}>)|_)*")
+
+
+class _Object(list[tuple[Any, Any]]):
+    """The keys and values of one object as they stand in the text, equal keys included."""
+
+
+class _Found(NamedTuple):
+    """An outermost object of a reply and its place."""
+
+    object: _Object
+    start: int
+    end: int
+
 
 
 @dataclass(frozen=True)
@@ -41,17 +58,25 @@ def read_reply(text: str, demand: Demand) -> Reply:
         return Reply(reason="the thinking never ends")
     if not text[start:].strip():
         return Reply(reason="an empty reply")
-    found = [(dict_, span) for dict_, span in _objects(text, start) if demand.keys() & dict_.keys()]
+    found = [one for one in _objects(text, start) if any(list(_values(one.object, key)) for key in demand)]
     if not found:
         return _from_prose(text, start, demand)
-    readings = [_checked(dict_, demand) for dict_, _ in found]
+    readings = [_checked(one.object, demand) for one in found]
     for reading in readings:
         if isinstance(reading, str):
             return Reply(reason=reading)
     if any(reading != readings[0] for reading in readings):
         return Reply(reason=f"two different answers: {readings[0]} and {readings[-1]}")
-    begin, end = found[-1][1]
+    begin, end = found[-1].start, found[-1].end
+    if words := _words_after(text, end):
+        return Reply(reason=words)
     return Reply(readings[0], {key: _place(text, begin, end, key) for key in demand})
+
+
+def _words_after(text: str, end: int) -> str:
+    """Why the words behind an answer make it unusable; empty when there are none."""
+    rest = text[_WORDLESS.match(text, end).end() :].strip()
+    return f"words follow the answer: {_excerpt(rest)}" if rest else ""
 
 
 def _end_of_thinking(text: str) -> int | None:
@@ -63,33 +88,93 @@ def _end_of_thinking(text: str) -> int | None:
     if opened < 0:
         return 0
     # Some models forget the closing tag. An object that ends the whole text is their answer; any other is a thought.
-    last = list(_OBJECT.finditer(text, opened))
-    return last[-1].start() if last and not text[last[-1].end() :].strip(" \n`") else None
+    last = list(_objects(text, opened))
+    return last[-1].start if last and not _words_after(text, last[-1].end) else None
 
 
-def _objects(text: str, start: int) -> Iterator[tuple[dict[Any, Any], tuple[int, int]]]:
-    """Every innermost {...} that is a dictionary, with its place."""
-    for match in _OBJECT.finditer(text, start):
-        literal = match.group()[:_LONGEST_OBJECT]
-        for read in (json.loads, ast.literal_eval):
+def _objects(text: str, start: int) -> Iterator[_Found]:
+    """Every outermost {...} that can be read, in order."""
+    at, unreadable = text.find("{", start), 0
+    while at >= 0 and unreadable < _MOST_UNREADABLE:
+        found = _json_at(text, at) or _literal_at(text, at)
+        if found:
+            yield found
+        unreadable += not found
+        at = text.find("{", found.end if found else at + 1)
+
+
+def _json_at(text: str, at: int) -> _Found | None:
+    """The JSON object that begins here."""
+    try:
+        value, length = _JSON.raw_decode(text[at : at + _LONGEST_OBJECT])
+    except _UNREADABLE:
+        return None
+    return _Found(value, at, at + length) if isinstance(value, _Object) else None
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_Object)
+
+
+def _literal_at(text: str, at: int) -> _Found | None:
+    """The dictionary in Python's notation that begins here: up to the brace that closes it, quotes seen."""
+    depth, quote, skip = 0, "", False
+    for place, letter in enumerate(text[at : at + _LONGEST_OBJECT], at):
+        if skip or (quote and letter != quote):
+            skip = not skip and letter == "\\"
+            continue
+        if letter in "\"'":
+            quote = "" if quote else letter
+        depth += {"{": 1, "}": -1}.get(letter, 0) if not quote else 0
+        if not depth:
             try:
-                value = read(literal)
+                value = _literal(ast.parse(text[at : place + 1], mode="eval").body)
             except _UNREADABLE:
-                continue
-            if isinstance(value, dict):
-                yield value, match.span()
-            break
+                return None
+            return _Found(value, at, place + 1) if isinstance(value, _Object) else None
+    return None
 
 
-def _checked(found: Mapping[Any, Any], demand: Demand) -> dict[str, int | str] | str:
-    """The demanded values of one dictionary, or what is wrong with it."""
+def _literal(node: ast.expr) -> Any:
+    """A literal's value with dictionaries as `_Object`. Raises ValueError for what is no literal."""
+    if isinstance(node, ast.Dict):
+        if None in node.keys:
+            raise ValueError("** is no literal")
+        keys = (ast.literal_eval(key) for key in node.keys if key is not None)
+        return _Object(zip(keys, map(_literal, node.values), strict=True))
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_literal(item) for item in node.elts]
+    return ast.literal_eval(node)
+
+
+def _values(value: Any, key: str) -> Iterator[Any]:
+    """Everything that stands under `key`, at any depth."""
+    for item in value if isinstance(value, list) else ():
+        if isinstance(value, _Object):
+            name, item = item
+            if name == key:
+                yield item
+        yield from _values(item, key)
+
+
+def _plain(value: Any) -> Any:
+    """The same with dictionaries for people to read."""
+    if isinstance(value, _Object):
+        return {str(key): _plain(item) for key, item in value}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _checked(found: _Object, demand: Demand) -> dict[str, int | str] | str:
+    """The demanded values of one object, or what is wrong with it."""
     values = {}
     for key, allowed in demand.items():
-        if key not in found:
-            return f"no '{key}' beside {_listed(found)}"
-        value = _normal(found[key], allowed)
+        given = list(_values(found, key))
+        if not given:
+            return f"no '{key}' beside {_listed(name for name, _ in found)}"
+        if len(given) > 1:
+            return f"'{key}' stands {len(given)} times in one object: {_listed(map(_plain, given))}"
+        value = _normal(given[0], allowed)
         if value not in allowed:
-            return f"'{key}' is {found[key]!r}; allowed: {_listed(allowed)}"
+            return f"'{key}' is {_plain(given[0])!r}; allowed: {_listed(allowed)}"
         values[key] = value
     return values
 
@@ -121,7 +206,8 @@ def _from_prose(text: str, start: int, demand: Demand) -> Reply:
         if values[key] not in allowed:
             return Reply(reason=f"'{key}' is {hits[0].group('value')}; allowed: {_listed(allowed)}")
         spans[key] = hits[-1].span("value")
-    return Reply(values, spans)
+    words = _words_after(text, max(end for _, end in spans.values()))
+    return Reply(reason=words) if words else Reply(values, spans)
 
 
 def _key_and_value(key: str) -> re.Pattern[str]:

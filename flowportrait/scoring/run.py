@@ -5,6 +5,7 @@ clip whose file has changed since is scored again, and its old score leaves the 
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from flowportrait.config import Frozen, validate
-from flowportrait.errors import ConfigError
+from flowportrait.errors import CheckpointError, ConfigError
 from flowportrait.files import readable
 from flowportrait.records import Score, Verdict
 from flowportrait.registry import COMPARERS, SCORERS, Table, name_hint
@@ -50,10 +51,13 @@ class Summary:
         return [score for score in self.scores if score.reason]
 
 
-def build_scorers(names: Iterable[str], config: ScoringConfig, answers: Path) -> list[Scorer]:
+def build_scorers(
+    names: Iterable[str], config: ScoringConfig, answers: Path, missing: dict[str, str] | None = None
+) -> list[Scorer]:
     """The scorers of these names or presets; judge systems of the same settings share one judge, its rates, its budget.
 
-    A [reward] table, or the name `reward`, adds the scorers of its terms and, last, the reward itself.
+    A [reward] table, or the name `reward`, adds the scorers of its terms and, last, the reward itself. Weights that are
+    not there raise CheckpointError at once, or with `missing` are noted there by scorer, which is then left out.
     """
     names, known = list(names), {*SCORERS.names(), *PRESETS}
     for name in names:
@@ -69,8 +73,27 @@ def build_scorers(names: Iterable[str], config: ScoringConfig, answers: Path) ->
         wanted |= dict.fromkeys(scorer_of(name) for name in reward.scorers)
         if CompositeReward.name in wanted:
             raise ConfigError("reward.terms: 'reward' cannot be a term of itself; name other scorers")
-    built = [_built(SCORERS, name, config, answers, judges) for name in wanted]
-    return [*built, CompositeReward(reward, built)] if reward else built
+    built = []
+    for name in wanted:
+        with noted(name, missing):
+            built.append(_built(SCORERS, name, config, answers, judges))
+    lost = [name for name in map(scorer_of, reward.scorers) if name in (missing or {})] if reward else []
+    if reward and not lost:
+        return [*built, CompositeReward(reward, built)]
+    if missing is not None and lost:
+        missing[CompositeReward.name] = f"needs {', '.join(lost)}"
+    return built
+
+
+@contextmanager
+def noted(name: str, missing: dict[str, str] | None) -> Iterator[None]:
+    """Notes weights that are not there under `name` in `missing`; without one the error goes on."""
+    try:
+        yield
+    except CheckpointError as error:
+        if missing is None:
+            raise
+        missing[name] = str(error)
 
 
 def build_comparer(name: str, config: ScoringConfig, answers: Path) -> Comparer:
@@ -128,6 +151,7 @@ def score_to_file(
     wanted = [(s.id, scorer.name, r) for s in samples for scorer in parts for r in range(_repeats(scorer))]
     missing = set(wanted) - done.keys()
     summary = Summary(kept=len(wanted) - len(missing))
+    progress(len(wanted) - len(missing), len(wanted))
     for score in _all_scores(samples, parts, missing, workers):
         key = key_of(score)
         if key in missing:
@@ -174,6 +198,7 @@ def compare_to_file(
     missing = set(wanted) - done.keys()
     kept = len(wanted) - len(missing)
     lacking = {clips for clips, _, _ in missing}
+    progress(kept, len(wanted))
     for verdict in comparer.compare([pair for pair in pairs if both(pair[0].id, pair[1].id) in lacking]):
         if (key := key_of(verdict)) in missing:
             file.append(verdict)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from flowportrait.errors import DataError
-from flowportrait.files import VIDEO_SUFFIXES, files_below, is_video, readable
+from flowportrait.files import VIDEO_SUFFIXES, files_below, is_video, named, readable
 from flowportrait.media import Clip
 from flowportrait.records import ManifestRow, read_jsonl
 from flowportrait.scoring import Sample
@@ -25,21 +25,35 @@ class Found(NamedTuple):
 def find_samples(sources: Iterable[Path], truth: Path | None = None) -> list[Sample]:
     """The clips of videos, folders (all videos below) and manifests, each with its truth.
 
-    A clip's id is its path as given, or its id in the manifest. Its truth is the video of the same name below the
-    folder `truth`, or the row of the same id or video name in the manifest `truth`. Raises DataError: nothing there, or
-    an id twice.
+    A source may be NAME=PATH; NAME is then the generator of its clips, else the source's own name, as far as that is
+    needed to tell it from others. A clip's id is its path as given, or its id in the manifest. Its truth is the video
+    of the same name below the folder `truth`, or the row of the same id or video name in the manifest `truth`. Raises
+    DataError: nothing there, or an id twice.
     """
     samples: dict[str, Sample] = {}
     truths = _Truths(truth) if truth else None
-    for source in sources:
+    given = [named(source) for source in sources]
+    for (_, source), generator in zip(given, _generators(given), strict=True):
         for found in videos_of(source):
             known = samples.get(found.id)
             if known is not None and known.clip.path != found.video:
                 raise DataError(f"{source}: the id '{found.id}' stands for {known.clip.path} already; ids must differ")
-            samples[found.id] = Sample(found.id, Clip(found.video), truths.of(found) if truths else None)
+            true = truths.of(found) if truths else None
+            samples[found.id] = Sample(found.id, Clip(found.video), true, generator, _pair_name(source, found))
     if not samples:
         raise DataError(f"no video in {', '.join(map(str, sources))}; give {', '.join(VIDEO_SUFFIXES)} files")
     return list(samples.values())
+
+
+def _generators(given: Sequence[tuple[str, Path]]) -> list[str]:
+    """A name for each source: the one it was given, else the end of its folder's path that tells it from others."""
+    homes = [(path if path.is_dir() or path.suffix == ".jsonl" else path.parent).absolute() for _, path in given]
+    places = {home: home.with_suffix("").parts if home.suffix == ".jsonl" else home.parts for home in homes}
+    length = 1
+    while len({parts[-length:] for parts in places.values()}) < len(places) and length < 50:
+        length += 1
+    own = (readable("/".join(places[home][-length:])) for home in homes)
+    return [name or end for (name, _), end in zip(given, own, strict=True)]
 
 
 def videos_of(source: Path) -> Iterator[Found]:

@@ -18,52 +18,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field
-
-from flowportrait.config import Frozen
 from flowportrait.errors import MediaError
 from flowportrait.media import Clip, Facts
 from flowportrait.scoring import ASPECTS
 from flowportrait.scoring.backends import text_tokens
-
-FaultKind = Literal[
-    "rate-limit", "overloaded", "server-error", "hang", "cut", "half-json", "truncated", "thought-away",
-    "single-quotes", "fenced", "wrong-range", "fraction", "two-scores", "prose", "refusal", "blocked", "replaced",
-    "deaf", "blind", "bad-request", "file-failed",
-]  # fmt: skip
+from flowportrait.scoring.faults import BODY_FAULTS, Fault, FaultKind, Faults, Sent, odd_body, spoilt
 
 _CAMEL = re.compile("_([a-z])")
 _HEAD_LIMIT_BYTES = 64 * 1024
-_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 429: "Too Many Requests", 500: "Internal Server Error",
-            503: "Service Unavailable"}  # fmt: skip
-
-
-class Fault(Frozen):
-    """One way to go wrong, in all calls or in those from `first` to `last`, counted from 0."""
-
-    kind: FaultKind
-    share: float = Field(default=1.0, ge=0, le=1, description="of these calls, as far as no fault before took them")
-    first: int | None = Field(default=None, ge=0)
-    last: int | None = Field(default=None, ge=0)
-    retry_after_s: float = Field(default=1.0, ge=0, description="what a rate-limit tells the client to wait")
-
-    def hits(self, call: int, luck: float) -> bool:
-        """Whether this call is hit; `luck` is uniform in [0, 1)."""
-        begun = self.first is None or call >= self.first
-        ended = self.last is not None and call > self.last
-        return begun and not ended and luck < self.share
-
-
-class Faults(Frozen):
-    """How the simulated judge behaves."""
-
-    seed: int = 0
-    latency_s: float = Field(default=0.0, ge=0, description="before every answer")
-    hang_s: float = Field(default=3600.0, ge=0, description="how long a hanging call hangs")
-    processing_s: float = Field(default=0.0, ge=0, description="how long an uploaded file is PROCESSING")
-    model: str = Field(default="", description="the name under which it answers; empty: the one asked for")
-    modalities: bool = Field(default=True, description="whether tokens are counted by kind, as Gemini does")
-    fault: list[Fault] = []
+_REASONS = {
+    200: "OK", 302: "Found", 400: "Bad Request", 404: "Not Found", 429: "Too Many Requests",
+    500: "Internal Server Error", 503: "Service Unavailable",
+}  # fmt: skip
 
 
 @dataclass
@@ -105,6 +71,8 @@ class JudgeSim:
         self.faults = faults or Faults()
         self.host, self.port = host, port
         self.calls = self.in_flight = self.peak_in_flight = 0
+        self.last_request: dict[str, Any] = {}
+        """The body of the newest question, for tests of what is sent."""
         self.served: Counter[str] = Counter()
         self.hit: Counter[str] = Counter()
         self._random = random.Random(self.faults.seed)
@@ -169,21 +137,24 @@ class JudgeSim:
         if status == 0:
             return False
         payload = content if isinstance(content, bytes) else json.dumps(content).encode()
-        lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}", "Content-Type: application/json"]
+        extra = {"Content-Type": "application/json", **extra}
+        lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}"]
         lines += [f"Content-Length: {len(payload)}", *(f"{name}: {value}" for name, value in extra.items())]
         writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + payload)
         await writer.drain()
         return True
 
-    async def _answered(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> tuple[int, Any, dict]:
+    async def _answered(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Sent:
         """(status, content, further headers) of a request; status 0 cuts the connection."""
         if path == "/stats":
             return 200, self.stats(), {}
         if path == "/v1/chat/completions":
-            return await self._judged(_read_openai(json.loads(body)), _say_openai)
+            self.last_request = json.loads(body)
+            return await self._judged(_read_openai(self.last_request, self.faults.dialect), _say_openai)
         if path.startswith(("/v1/models/", "/v1beta/models/")) and path.endswith(":generateContent"):
             model = path.split("/")[-1].partition(":")[0]
-            ask = _read_gemini(_camel(json.loads(body)), model, self._files)
+            self.last_request = _camel(json.loads(body))
+            ask = _read_gemini(self.last_request, model, self._files)
             return await self._judged(ask, _say_gemini)
         if path == "/v1/models":
             return 200, {"object": "list", "data": [{"id": self.faults.model or "sim", "object": "model"}]}, {}
@@ -191,7 +162,7 @@ class JudgeSim:
             return self._file(method, path, headers, body)
         raise _Fail(404, f"no such path: {path}")
 
-    def _file(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> tuple[int, Any, dict]:
+    def _file(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Sent:
         """The Files API: a start that gives an address, the bytes sent there, and questions about the state."""
         name = "files/" + path.rsplit("/", 1)[-1]
         if headers.get("x-goog-upload-command") == "start":
@@ -222,7 +193,7 @@ class JudgeSim:
 
     # --------------------------------------------------------------------------------------------- judging
 
-    async def _judged(self, ask: _Ask, say: Any) -> tuple[int, Any, dict]:
+    async def _judged(self, ask: _Ask, say: Any) -> Sent:
         """The answer to a question, or what goes wrong with it."""
         fault = self._fault()
         kind = fault.kind if fault else None
@@ -239,9 +210,8 @@ class JudgeSim:
         if kind in ("hang", "cut"):
             return 0, {}, {}
         content = say(self._said(ask, kind), ask, self.faults.modalities)
-        if kind == "half-json":
-            text = json.dumps(content).encode()
-            return 200, text[: len(text) // 2], {}
+        if kind in BODY_FAULTS:
+            return odd_body(kind, content, "openai" if say is _say_openai else "gemini")
         return 200, content, {}
 
     def _fault(self, only: FaultKind | None = None) -> Fault | None:
@@ -259,7 +229,7 @@ class JudgeSim:
         seed = hashlib.sha256(ask.text.encode() + b"".join(data for data, _ in ask.videos)).digest()
         self.served[seed.hex()] += 1
         tokens = {"TEXT": text_tokens(ask.text), **self._seen(ask, kind)}
-        reply, score_at = _spoilt(_reply(ask.text, seed), kind)
+        reply, score_at = spoilt(_reply(ask.text, seed), kind)
         finish: Any = {"truncated": "length", "thought-away": "length", "blocked": "blocked"}.get(kind or "", "stop")
         model = "sim-replacement" if kind == "replaced" else self.faults.model or ask.model
         return _Said(model, reply, finish, tokens, score_at)
@@ -300,47 +270,33 @@ def _reply(text: str, seed: bytes) -> dict[str, int | str]:
     return {"score": 1 + seed[0] % 5}
 
 
-def _spoilt(values: dict[str, int | str], kind: FaultKind | None) -> tuple[str, int | None]:
-    """The reply's text, and where its first value stands when it is a good one."""
-    thinking = '<think>\nThe lips close on the stops, {mostly}. A first thought: {"score": 9}.\n</think>\n'
-    key = next(iter(values))
-    if kind == "wrong-range":
-        values = values | {key: 0}
-    if kind == "fraction":
-        values = values | {key: 3.5}  # type: ignore[dict-item]
-    good = json.dumps(values)
-    spoilt = {
-        "single-quotes": thinking + str(values),
-        "fenced": f"{thinking}```json\n{good}\n```",
-        "truncated": thinking[:40],
-        "thought-away": "",
-        "two-scores": f"{thinking}{json.dumps({key: 2})}\n{json.dumps({key: 4})}",
-        "prose": "The video is rather good, I would say between 3 and 4.",
-        "refusal": "I'm sorry, but I can't rate people in videos.",
-        "blocked": "",
-    }  # fmt: skip
-    text = spoilt.get(kind or "", thinking + good)
-    return text, None if kind in spoilt else len(thinking) + good.index(":") + 2
-
-
 # ------------------------------------------------------------------------------------------------- protocols
 
 
-def _read_openai(body: Mapping[str, Any]) -> _Ask:
+_LLAMA_FPS = 4.0
+
+
+def _read_openai(body: Mapping[str, Any], dialect: str) -> _Ask:
     ask = _Ask(body.get("model", ""), "", sound_in_video=False, frame_tokens=130, logprobs=bool(body.get("logprobs")))
     processor = body.get("mm_processor_kwargs") or {}
-    ask.sound_in_video = bool(processor.get("use_audio_in_video"))
+    ask.sound_in_video = bool(processor.get("use_audio_in_video")) and dialect == "vllm"
     fps = (body.get("media_io_kwargs") or {}).get("video", {}).get("fps", 2.0)
+    if dialect == "llama.cpp":
+        fps = _LLAMA_FPS
     texts = []
     for part in (part for message in body["messages"] for part in message["content"]):
         if part["type"] == "text":
             texts.append(part["text"])
-        elif part["type"] == "video_url":
+        elif part["type"] == "video_url" and dialect == "vllm":
             ask.videos.append((_from_data_url(part["video_url"]["url"]), fps))
         elif part["type"] == "input_audio":
             ask.sounds.append(base64.b64decode(part["input_audio"]["data"]))
-        elif part["type"] == "audio_url":
+        elif part["type"] == "audio_url" and dialect == "vllm":
             ask.sounds.append(_from_data_url(part["audio_url"]["url"]))
+        elif part["type"] == "input_video" and dialect == "llama.cpp":
+            ask.videos.append((base64.b64decode(part["input_video"]["data"]), fps))
+        else:
+            raise _Fail(400, f"unsupported content[].type: {part['type']}")
     ask.text = "\n\n".join(texts)
     return ask
 
@@ -358,6 +314,9 @@ def _camel(value: Any) -> Any:
 
 def _read_gemini(body: Mapping[str, Any], model: str, files: Mapping[str, dict[str, Any]]) -> _Ask:
     settings = body.get("generationConfig", {})
+    thinking = settings.get("thinkingConfig", {})
+    if "thinkingLevel" in thinking and "thinkingBudget" in thinking:
+        raise _Fail(400, "Thinking level and thinking budget cannot be set together.")
     low = settings.get("mediaResolution") == "MEDIA_RESOLUTION_LOW"
     ask = _Ask(model, "", frame_tokens=66 if low else 258, logprobs=bool(settings.get("responseLogprobs")))
     texts = []

@@ -12,10 +12,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from flowportrait.errors import DataError
+from flowportrait.records import MaybeNumber, Record
 
 Level = Literal["nominal", "ordinal", "interval"]
 Z_95 = 1.959963984540054
 """The normal's 97.5 % point."""
+Z_80_POWER = 0.8416212335729143
+"""The normal's 80 % point."""
 
 
 class Interval(NamedTuple):
@@ -23,6 +26,14 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+class Figure(Record):
+    """A number with its 95 % interval; nan where there is none."""
+
+    value: MaybeNumber = math.nan
+    low: MaybeNumber = math.nan
+    high: MaybeNumber = math.nan
 
 
 # ------------------------------------------------------------------------------------- agreement of raters
@@ -282,6 +293,35 @@ def percentile_interval(draws: np.ndarray) -> Interval:
     return Interval(float(low), float(high))
 
 
+def mean_figure(values: np.ndarray, draws: int) -> Figure:
+    """The mean of independent values [n] with its interval from resampling them; without one below two values."""
+    if not len(values):
+        return Figure()
+    low = high = math.nan
+    if len(values) > 1:
+        low, high = percentile_interval(resampled(len(values), draws) @ values / len(values))
+    return Figure(value=float(values.mean()), low=low, high=high)
+
+
+def sign_flip_p(differences: np.ndarray, draws: int = 10_000, seed: int = 0) -> float:
+    """Two-sided p that paired differences [n] lie around 0: how often random signs give as large a sum.
+
+    Exact up to 12 differences, where all signs are tried; else from `draws` of them, never below 1 / (draws + 1).
+    """
+    apart = np.abs(differences[differences != 0])
+    seen = abs(float(differences.sum())) - 1e-12 * float(apart.sum())
+    if not len(apart):
+        return 1.0
+    if len(apart) <= 12:
+        signs = 1.0 - 2 * ((np.arange(2 ** len(apart))[:, None] >> np.arange(len(apart))) & 1)
+        return float((np.abs(signs @ apart) >= seen).mean())
+    rng, hits = np.random.default_rng(seed), 0
+    for start in range(0, draws, 1000):
+        signs = rng.integers(0, 2, (min(1000, draws - start), len(apart))) * 2.0 - 1
+        hits += int((np.abs(signs @ apart) >= seen).sum())
+    return (hits + 1) / (draws + 1)
+
+
 def share_interval(above: np.ndarray, below: np.ndarray, draws: np.ndarray) -> Interval:
     """Of a share sum(above) / sum(below) over clusters, from its resamplings.
 
@@ -304,3 +344,27 @@ def mcnemar(only_first: int, only_second: int) -> float:
         for k in range(least + 1)
     ]
     return min(1.0, 2 * math.fsum(terms))
+
+
+def pairs_for_width(pairs: int, width: float, wanted: float) -> int:
+    """How many pairs make an interval `wanted` wide when `pairs` of the same kind make it `width` wide.
+
+    Widths go with one over the root of the number. The width that is known holds how strongly the pairs of a sample
+    depend on each other, so this does, too. Raises ValueError for widths that are not above 0.
+    """
+    if not (width > 0 and wanted > 0):
+        raise ValueError(f"widths must be above 0: {width}, {wanted}")
+    return math.ceil(pairs * (width / wanted) ** 2 - 1e-9)
+
+
+def pairs_to_separate(only_first: int, only_second: int, pairs: int) -> int | None:
+    """How many independent pairs McNemar's test needs to find the difference that is seen, at 5 % with 80 % power.
+
+    By the normal approximation (Connor, Biometrics 43, 1987). None where both are right equally often.
+    """
+    shares = only_first / pairs, only_second / pairs
+    discordant, difference = sum(shares), abs(shares[0] - shares[1])
+    if difference == 0:
+        return None
+    spread = math.sqrt(max(0.0, discordant - difference**2))
+    return math.ceil(((Z_95 * math.sqrt(discordant) + Z_80_POWER * spread) / difference) ** 2)

@@ -18,18 +18,14 @@ from pydantic import Field
 
 from flowportrait.records import ASPECTS, MaybeNumber, Record
 from flowportrait.study import agreement
+from flowportrait.study.agreement import Figure as Figure
+from flowportrait.study.calibration import Calibration, calibrate
 from flowportrait.study.data import Preference, StudyData, all_pairs, consensus, votes, votes_by_scores
 from flowportrait.study.systems import System
 
 Scope = Literal["all pairs", "without the truth"]
-
-
-class Figure(Record):
-    """A number with its 95 % interval; nan where there is none."""
-
-    value: MaybeNumber = math.nan
-    low: MaybeNumber = math.nan
-    high: MaybeNumber = math.nan
+WANTED_WIDTH = 0.04
+"""Of the interval of an accuracy: two points to either side."""
 
 
 class Accuracy(Record):
@@ -97,6 +93,23 @@ class Comparison(Record):
     pairs: int
     difference: Figure = Field(description="Acc of a minus Acc of b; paired resampling of samples")
     mcnemar_p: float = Field(description="exact, as if pairs were independent; ties count as not right")
+    only_a: int = Field(default=0, description="pairs that a alone has right")
+    only_b: int = 0
+    pairs_to_separate: int | None = Field(
+        default=None, description="independent pairs at which McNemar's test finds this difference in 80 % of cases"
+    )
+
+
+class Power(Record):
+    """How far a system's Acc is from the interval that is wanted."""
+
+    system: str
+    pairs: int = Field(description="answered, with a human winner")
+    width: MaybeNumber = Field(description="of Acc's interval, 0 to 1")
+    wanted: float
+    pairs_needed: int | None = Field(description="for an interval of the wanted width; None where none is known")
+    pairs_missing: int | None = None
+    samples_missing: int | None = Field(default=None, description="at as many pairs a sample as so far")
 
 
 class Ceiling(Record):
@@ -119,6 +132,8 @@ class Alignment(Record):
     draws: int
     rows: list[Row]
     comparisons: list[Comparison] = []
+    calibration: list[Calibration] = []
+    power: list[Power] = []
     ceiling: list[Ceiling] = []
     unknown_clips: list[str] = Field(default=[], description="scored clips that are none of the study's")
     unknown_total: int = 0
@@ -173,6 +188,7 @@ def align(
     preference: Preference = "ranking",
     draws: int = 10_000,
     seed: int = 0,
+    wanted_width: float = WANTED_WIDTH,
     unknown_clips: Sequence[str] = (),
 ) -> Alignment:
     """Compares all systems with the raters. Every system has a row over all pairs and, where the study holds the
@@ -198,6 +214,8 @@ def align(
         dropped={name: int((reason == name).sum()) for name in ("tie", "disagreement", "missing")},
         raters_per_sample=data.facts.raters_per_sample, draws=draws, rows=rows,
         comparisons=_comparisons(systems, human, scopes, draws, seed),
+        calibration=[one for system in systems for one in calibrate(system, data, seed=seed)],
+        power=[_power(row, wanted_width, human) for row in rows if row.default],
         ceiling=[Ceiling(rater=rater, accuracy=acc)
                  for (rater, _), acc in zip(ceiling, found[len(wanted):], strict=True)],
         unknown_clips=list(unknown_clips)[:20], unknown_total=len(unknown_clips),
@@ -322,8 +340,8 @@ def _comparisons(
         right = [used & (s.said == human) for s in (a, b)]
         above.append((credit[0] - credit[1]).sum(1))
         below.append(used.sum(1).astype(float))
-        p = agreement.mcnemar(int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum()))
-        made.append((a.name, b.name, int(used.sum()), p))
+        only = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+        made.append((a.name, b.name, int(used.sum()), only))
     if not made:
         return []
     drawn = agreement.resampled_ratios(
@@ -331,12 +349,27 @@ def _comparisons(
     )
     return [
         Comparison(
-            a=a, b=b, pairs=count, mcnemar_p=p,
+            a=a, b=b, pairs=count, mcnemar_p=agreement.mcnemar(*only), only_a=only[0], only_b=only[1],
+            pairs_to_separate=agreement.pairs_to_separate(*only, count) if count else None,
             difference=_figure(above[k].sum() / count if count else math.nan,
                                agreement.percentile_interval(drawn[:, k])),
         )
-        for k, (a, b, count, p) in enumerate(made)
+        for k, (a, b, count, only) in enumerate(made)
     ]  # fmt: skip
+
+
+def _power(row: Row, wanted: float, human: np.ndarray) -> Power:
+    acc, answered = row.accuracy.acc, row.accuracy.answered
+    width = acc.high - acc.low
+    if not (answered and width > 0):
+        return Power(system=row.system, pairs=answered, width=math.nan, wanted=wanted, pairs_needed=None)
+    needed = agreement.pairs_for_width(answered, width, wanted)
+    missing = max(0, needed - answered)
+    samples = int((human != 0).any(1).sum())
+    return Power(
+        system=row.system, pairs=answered, width=width, wanted=wanted, pairs_needed=needed, pairs_missing=missing,
+        samples_missing=math.ceil(missing * samples / answered),
+    )  # fmt: skip
 
 
 def _figure(value: float, interval: agreement.Interval) -> Figure:
@@ -364,3 +397,19 @@ def accuracy_cells(accuracy: Accuracy) -> tuple[str, ...]:
     percents = (f"{100 * f.value:.1f}" if math.isfinite(f.value) else "—" for f in (accuracy.acc_nt, accuracy.cov))
     first = f"{100 * acc.value:.1f}" if math.isfinite(acc.value) else "—"
     return (first, interval, *percents, str(accuracy.answered), str(accuracy.missing))
+
+
+COMPARISON_HEAD = ("A", "B", "Pairs", "Acc A - B", "95 %", "only A right", "only B right", "McNemar p", "to separate")
+
+
+def comparison_rows(alignment: Alignment) -> list[tuple[str, ...]]:
+    """Every two systems on the pairs that both answered; differences in percent."""
+    rows = []
+    for one in alignment.comparisons:
+        d = one.difference
+        value = f"{100 * d.value:+.1f}" if math.isfinite(d.value) else "—"
+        interval = f"{100 * d.low:+.1f} to {100 * d.high:+.1f}" if math.isfinite(d.low) else "—"
+        separate = "—" if one.pairs_to_separate is None else str(one.pairs_to_separate)
+        counts = str(one.only_a), str(one.only_b)
+        rows.append((one.a, one.b, str(one.pairs), value, interval, *counts, f"{one.mcnemar_p:.3g}", separate))
+    return rows

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from flowportrait.errors import ConfigError, DataError
+from flowportrait.files import VIDEO_SUFFIXES, is_video
 from flowportrait.study.blind import Blind, blind_copy
 from flowportrait.study.store import DATABASE, MEDIA, VERSION, Study, make_database
 from flowportrait.study.tasks import Plan, Showing, assign
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".webm", ".mkv")
 _LISTED = 5
 
 
@@ -101,7 +101,7 @@ def _videos_below(folder: Path) -> dict[str, Path]:
         raise DataError(f"{folder}: no such folder; give a folder of videos")
     videos: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+        if is_video(path) and path.is_file():
             name = path.relative_to(folder).with_suffix("").as_posix()
             if name in videos:
                 raise DataError(f"{path}: {videos[name]} has the same name; each sample needs one video")

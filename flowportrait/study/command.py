@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flowportrait.errors import ConfigError, DataError
+from flowportrait.files import named
 from flowportrait.pages import csv_text, markdown_rows, short
 from flowportrait.records import Record, Score, Verdict, read_jsonl, write_jsonl
 from flowportrait.registry import SCORERS
-from flowportrait.study import alignment, build, data, findings
+from flowportrait.study import alignment, build, calibration, data, findings
 from flowportrait.study.alignment import Alignment, Figure
 from flowportrait.study.systems import Clips, System, from_scores, from_verdicts
 from flowportrait.study.tasks import Plan
@@ -116,19 +117,21 @@ def align(
     needs_truth: Sequence[str],
     draws: int,
     seed: int,
+    width: float = alignment.WANTED_WIDTH,
     as_json: bool,
 ) -> None:
     """`flowportrait study align`."""
     study = data.load(directory)
     clips = Clips(study)
-    rows = [row for path in (*scores, *others) for row in _read_scores(path, must=path in scores)]
-    systems = from_scores(rows, study, clips, _directions(rows, higher, lower, needs_truth))
-    said = [row for path in (*verdicts, *others) for row in _read_verdicts(path, must=path in verdicts)]
-    systems += from_verdicts(said, study, clips)
-    _refuse_strangers(systems, rows, said, clips, directory)
+    scored, said = _by_label(scores, others, _read_scores), _by_label(verdicts, others, _read_verdicts)
+    directions = _directions([row for rows in scored.values() for row in rows], higher, lower, needs_truth)
+    systems = [s for label, rows in scored.items() for s in from_scores(rows, study, clips, directions, label)]
+    systems += [s for label, rows in said.items() for s in from_verdicts(rows, study, clips, label)]
+    _refuse_strangers(systems, sum(map(len, scored.values())), sum(map(len, said.values())), clips, directory)
     found = alignment.align(
-        study, systems, preference=preference, draws=draws, seed=seed, unknown_clips=list(clips.unknown)
-    )
+        study, systems, preference=preference, draws=draws, seed=seed, wanted_width=width,
+        unknown_clips=list(clips.unknown),
+    )  # fmt: skip
     if not found.kept:
         _warn(f"no pair has a human winner ({_dropped(found)}); every accuracy is empty")
     folder = out or directory
@@ -136,7 +139,7 @@ def align(
     _write_record(found, folder / "align.json")
     table = alignment.table_rows(found)
     (folder / "align.csv").write_text(csv_text(alignment.TABLE_HEAD, table), encoding="utf-8")
-    lines = markdown_rows(alignment.TABLE_HEAD, table)
+    lines = _align_lines(found, table)
     (folder / "align.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
     print(
@@ -150,17 +153,48 @@ def align(
     _print_json(found.model_dump(mode="json"), as_json)
 
 
+def _align_lines(found: Alignment, table: Sequence[tuple[str, ...]]) -> list[str]:
+    """Table 1, the systems against each other, the mappings to people's scale, and what is still to be rated."""
+    lines = markdown_rows(alignment.TABLE_HEAD, table)
+    if compared := alignment.comparison_rows(found):
+        lines += ["", *markdown_rows(alignment.COMPARISON_HEAD, compared)]
+    if found.calibration:
+        lines += ["", *markdown_rows(calibration.TABLE_HEAD, calibration.table_rows(found.calibration))]
+    lines += [""] * bool(found.power) + [_power_line(one) for one in found.power]
+    return lines
+
+
+def _power_line(one: alignment.Power) -> str:
+    head = f"- {one.system}: {one.pairs} pairs"
+    if one.pairs_needed is None:
+        return f"{head}, no interval, so nothing can be said of how many more are needed"
+    head += f" give an interval {100 * one.width:.1f} points wide"
+    if not one.pairs_missing:
+        return f"{head}, as narrow as the {100 * one.wanted:.1f} wanted"
+    return f"{head}; {100 * one.wanted:.1f} need {one.pairs_missing} more, about {one.samples_missing} samples"
+
+
+def _by_label(given: Sequence[Path], others: Sequence[Path], read: Callable[[Path, bool], list[Any]]) -> dict[str, Any]:
+    """The rows of all files by the name in NAME=FILE; "" for files without one."""
+    rows: dict[str, list[Any]] = {}
+    for number, argument in enumerate((*given, *others)):
+        label, path = named(argument)
+        if found := read(path, number < len(given)):
+            rows.setdefault(label, []).extend(found)
+    return rows
+
+
 def _dropped(found: Alignment) -> str:
     return ", ".join(f"{count} {name}" for name, count in found.dropped.items())
 
 
 def _refuse_strangers(
-    systems: list[System], rows: Sequence[Score], said: Sequence[Verdict], clips: Clips, directory: Path
+    systems: list[System], num_scores: int, num_verdicts: int, clips: Clips, directory: Path
 ) -> None:
     if not systems:
         some = f", such as {next(iter(clips.unknown))}" if clips.unknown else ""
         raise DataError(
-            f"{directory}: none of {len(rows)} scores and {len(said)} verdicts is of its clips{some}; "
+            f"{directory}: none of {num_scores} scores and {num_verdicts} verdicts is of its clips{some}; "
             "score the videos the study was made from, or those in its media folder"
         )
 

@@ -86,8 +86,10 @@ def from_scores(
     data: StudyData,
     clips: Clips,
     directions: dict[str, tuple[Literal["higher", "lower"], bool]],
+    label: str = "",
 ) -> list[System]:
-    """One system for each scorer. `directions`: which end is better, and whether the truth is needed, by scorer.
+    """One system for each scorer, called `SCORER (LABEL)` where there is a label. `directions`: which end is better,
+    and whether the truth is needed, by scorer.
 
     Repeats are added up; where every score is the mean of whole aspect scores, those are compared, not float means.
     Raises DataError: a scorer without a direction, or one score twice.
@@ -103,15 +105,21 @@ def from_scores(
         known = by_scorer.setdefault(score.scorer, {})
         if (*place, score.repeat) in known and _said(known[*place, score.repeat]) != _said(score):
             raise DataError(
-                f"{score.scorer}: two different scores of {score.clip} (repeat {score.repeat}); give one file of each"
+                f"{score.scorer}: two different scores of {score.clip} (repeat {score.repeat}); give one file of each, "
+                "or names to compare them: NAME=FILE"
             )
         known[*place, score.repeat] = score
     result = []
     for name, found in by_scorer.items():
         if name not in directions:
             raise DataError(f"{name}: no scorer of this name is known here; say --higher {name} or --lower {name}")
-        result.append(_score_system(name, found, data, *directions[name]))
+        result.append(_score_system(labelled(name, label), found, data, *directions[name]))
     return result
+
+
+def labelled(name: str, label: str) -> str:
+    """What a scorer or comparer is called when its results have a name of their own."""
+    return f"{name} ({label})" if label else name
 
 
 def _said(score: Score) -> str:
@@ -167,7 +175,7 @@ def _compared(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.where((counts[:, a] > 0) & (counts[:, b] > 0), sign, np.nan)
 
 
-def from_verdicts(verdicts: Iterable[Verdict], data: StudyData, clips: Clips) -> list[System]:
+def from_verdicts(verdicts: Iterable[Verdict], data: StudyData, clips: Clips, label: str = "") -> list[System]:
     """One system for each comparer; several verdicts on a pair are counted, the majority is its answer."""
     pairs = {(int(i), int(j)): p for p, (i, j) in enumerate(all_pairs(len(data.versions)))}
     grouped: dict[str, list[tuple[int, int, int, Verdict]]] = {}
@@ -180,7 +188,7 @@ def from_verdicts(verdicts: Iterable[Verdict], data: StudyData, clips: Clips) ->
             raise DataError(f"{verdict.system}: {verdict.a} and {verdict.b} are not two versions of one sample")
         side = 1 if a[1] < b[1] else -1
         grouped.setdefault(verdict.system, []).append((a[0], pairs[min(a[1], b[1]), max(a[1], b[1])], side, verdict))
-    return [_verdict_system(name, found, data, len(pairs)) for name, found in grouped.items()]
+    return [_verdict_system(labelled(name, label), found, data, len(pairs)) for name, found in grouped.items()]
 
 
 def _verdict_system(

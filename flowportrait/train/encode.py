@@ -105,12 +105,11 @@ class Encoder:
     def _read(self, clip: ClipFile) -> tuple[Float[Tensor, "f 3 s s"], np.ndarray]:
         """Framed frames in [-1, 1] at the model's rate and size, and the sound at 16 kHz."""
         source, fps = media.Clip(clip.video), self.spec.fps
-        count = min(round(len(source.frames) / source.fps * fps), round(self.longest_s * fps))
+        frames = source.frames_at(fps)[: round(self.longest_s * fps)]
+        count = len(frames)
         least = 1 + self.codec.temporal_stride * (MIN_LATENT_FRAMES - 1)
         if count < least:
             raise DataError(f"{clip.video}: {count} frames at {fps:g} fps; at least {least} are needed")
-        moments = np.round(np.arange(count) * source.fps / fps).astype(int)
-        frames = source.frames[np.minimum(moments, len(source.frames) - 1)]
         sound = media.resample(source.sound.samples, source.sound.sample_rate, AUDIO_RATE_HZ)
         return _framed(frames, clip.landmarks, self.spec.size_px), sound[: round(count / fps * AUDIO_RATE_HZ)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,15 +13,17 @@ from einops import rearrange
 from jaxtyping import Float
 from PIL import Image
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from flowportrait.codecs.mouth_net import MouthNet, SkullFrame, lip_maps
+from flowportrait.codecs.portrait import PortraitCodec
 from flowportrait.config import Frozen, load_recipe
 from flowportrait.data.landmarks import MIRRORED
 from flowportrait.data.mouth_patches import STRETCH, MouthPatches
 from flowportrait.data.sources import load_sources
-from flowportrait.modeldir import load_parts
-from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, train_loop
+from flowportrait.modeldir import PARTS, load_parts, save_model
+from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, load_weights, train_loop
 from flowportrait.weights import save_tensors
 
 
@@ -51,6 +54,8 @@ class MouthLossConfig(Frozen):
     edges: float = 2.0  # of the L1 distance between differences of neighbouring pixels
     time: float = 1.0  # of the L1 distance between differences of successive frames
     detail: float = 1.0  # of the distance between local contrasts, which L1 alone smooths away
+    critic: float = 0.0  # of a critic's opinion that painted mouths are true (hinge, as arXiv:1705.02894)
+    features: float = 0.0  # of the L1 distance between what the critic sees in both (arXiv:1711.11585)
 
 
 class MouthRecipe(Frozen):
@@ -58,16 +63,45 @@ class MouthRecipe(Frozen):
 
     run: RunConfig
     data: MouthDataConfig
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, warmup_updates=100, decay_from=0.4, ema_decay=0.995)
+    optimizer: OptimizerConfig = OptimizerConfig(
+        learning_rate=1e-3, warmup_updates=100, decay_from=0.4, ema_decay=0.995
+    )
     loss: MouthLossConfig = MouthLossConfig()
+    start_from: Path | None = Field(None, description="a finished run whose painter to go on from")
     num_stretches: int = 3
     num_frames: int = Field(4, ge=2, le=STRETCH, description="successive frames of each")
 
 
-class Patches(Frozen):
+class Critic(nn.Module):
+    """Tells painted mouths from true ones, place by place: three strided convolutions over the patch and its lips."""
+
+    def __init__(self, widths: tuple[int, int, int] = (24, 48, 64)):
+        super().__init__()
+        self.layers, before = nn.ModuleList(), 5
+        for width in widths:
+            self.layers.append(nn.Conv2d(before, width, 4, stride=2, padding=1))
+            before = width
+        self.opinion = nn.Conv2d(before, 1, 3, padding=1)
+
+    def forward(self, patch: Float[Tensor, "n 3 y x"], lips: Float[Tensor, "n 2 y x"]) -> list[Tensor]:
+        """What each layer sees, and last the opinion: above 0 where a place looks true."""
+        seen = [torch.cat([patch, lips], 1)]
+        for layer in self.layers:
+            seen.append(F.leaky_relu(layer(seen[-1]), 0.2))
+        return [*seen[1:], self.opinion(seen[-1])]
+
+
+class Trained(nn.Module):
+    """What learns: the painter that ships, and its critic."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.critic = MouthNet(), Critic()
+
+
+class Patches(NamedTuple):
     """A batch: frames of stretches, in [-1, 1], and the lips' maps."""
 
-    model_config = {"arbitrary_types_allowed": True, "frozen": True}
     shown: Tensor
     true: Tensor
     lips: Tensor
@@ -76,13 +110,17 @@ class Patches(Frozen):
 
 
 def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto") -> Path:
-    """Train by a TOML recipe; the directory holds mouth.safetensors (averaged weights) at the end."""
+    """Train by a TOML recipe; the directory holds mouth.safetensors (averaged weights) at the end, and `model`, the
+    recipe's model with this painter in its codec."""
     config = load_recipe(recipe, MouthRecipe, overrides or [])
     run = Run(config.run, config, resume)
     torch.manual_seed(config.run.seed)
     pools = config.data.pools(config.run.seed)
     shares = np.array([1 - config.data.grid_share, config.data.grid_share][: len(pools)])
-    state = TrainState.fresh(MouthNet(), config.optimizer)
+    trained = Trained()
+    if config.start_from:
+        load_weights(trained.net, config.start_from / "mouth.safetensors")
+    state = TrainState.fresh(trained, config.optimizer)
     run.restore(state)
 
     def parts_of(update: int) -> Iterator[Part]:
@@ -92,8 +130,10 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
 
     def look(update: int) -> dict[str, float]:
         net = MouthNet().eval()
-        net.load_state_dict(state.averaged())
+        averaged = state.averaged()
+        net.load_state_dict({name: averaged[f"net.{name}"] for name in net.state_dict()})
         save_tensors(run.directory / "mouth.safetensors", net.state_dict())
+        export(config, net, run.directory / "model")
         rng = np.random.default_rng(1)
         held_out = [draw(pool, "validation", rng, config, augment=False) for pool in pools for _ in range(6)]
         _sheet(net, held_out, run.directory / f"sample_{update:06d}.png")
@@ -101,6 +141,18 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
 
     train_loop(run, state, config.optimizer, parts_of, look)
     return run.directory
+
+
+def export(config: MouthRecipe, net: MouthNet, directory: Path) -> None:
+    """The recipe's model with the painter, and with a place for the gaze in its motion."""
+    spec, parts = load_parts(config.data.codec, PARTS, "cpu")
+    sizes = parts["codec"].config.model_copy(update={"native_mouth": True, "gaze": True})
+    codec = PortraitCodec(sizes)
+    old = {name: value for name, value in parts["codec"].state_dict().items() if not name.startswith("mouth_net.")}
+    codec.load_state_dict(old | {f"mouth_net.{name}": value for name, value in net.state_dict().items()})
+    codec.motion.make_room_for_gaze()
+    described = spec.model_copy(update={"codec": {"type": "portrait", **sizes.model_dump()}})
+    save_model(directory, described, parts | {"codec": codec})
 
 
 def draw(pool: MouthPatches, split: str, rng: np.random.Generator, config: MouthRecipe, augment: bool) -> Patches:
@@ -132,8 +184,9 @@ def composed(net: MouthNet, batch: Patches) -> Float[Tensor, "n 3 y x"]:
     return batch.shown * (1 - patch[:, 3:]) + patch[:, :3]
 
 
-def mouth_loss(net: MouthNet, batch: Patches, config: MouthLossConfig) -> tuple[Tensor, dict[str, float]]:
-    """L1 on pixels, edges, successive frames and local contrast, heavier on the mouth."""
+def mouth_loss(trained: Trained, batch: Patches, config: MouthLossConfig) -> tuple[Tensor, dict[str, float]]:
+    """L1 on pixels, edges, successive frames and local contrast, heavier on the mouth; and what the critic says."""
+    net = trained.net
     made = composed(net, batch)
     near = F.max_pool2d(batch.lips[:, 1:], 9, stride=1, padding=4)
     inside = F.max_pool2d(batch.lips[:, :1], 5, stride=1, padding=2)
@@ -147,7 +200,23 @@ def mouth_loss(net: MouthNet, batch: Patches, config: MouthLossConfig) -> tuple[
     detail = (weight * (_contrast(made) - _contrast(batch.true)).abs()).mean()
     loss = pixels + config.edges * edges + config.time * time + config.detail * detail
     named = {"pixels": pixels, "edges": edges, "time": time, "detail": detail}
+    if config.critic or config.features:
+        judged = critic_losses(trained.critic, made, batch)
+        loss = loss + config.critic * judged["critic"] + config.features * judged["features"] + judged["own"]
+        named |= judged
     return loss, {name: float(value.detach()) for name, value in named.items()}
+
+
+def critic_losses(critic: Critic, made: Float[Tensor, "n 3 y x"], batch: Patches) -> dict[str, Tensor]:
+    """The painter's losses under a critic that stands still, and the critic's `own` (hinge) on frames that do."""
+    still = {name: value.detach() for name, value in critic.named_parameters()}
+    seen = functional_call(critic, still, (made, batch.lips))
+    with torch.no_grad():
+        true = critic(batch.true, batch.lips)
+    features = sum((a - b).abs().mean() for a, b in zip(seen[:-1], true[:-1], strict=True))
+    opinions = [critic(x, batch.lips)[-1] for x in (batch.true, made.detach())]
+    own = F.relu(1 - opinions[0]).mean() + F.relu(1 + opinions[1]).mean()
+    return {"critic": -seen[-1].mean(), "features": features, "own": own}
 
 
 @torch.no_grad()

@@ -104,11 +104,11 @@ class Prompts:
     def _cut(self, source: Source, rng: np.random.Generator | None) -> Prompt:
         """A stretch of the clip, framed by the landmarks of its first frame where they are known (App. B)."""
         clip = media.Clip(source.video)
-        count = max(1, round(len(clip.frames) / clip.fps * media.FPS))
+        nearest = media.nearest_frames(len(clip.frames), clip.fps, media.FPS)
+        count = len(nearest)
         length = 1 + TEMPORAL_STRIDE * ((min(count, self.max_frames) - 1) // TEMPORAL_STRIDE)
         start = int(rng.integers(count - length + 1)) if rng else 0
-        moments = np.arange(start, start + length) / media.FPS
-        indices = np.minimum(np.round(moments * clip.fps).astype(int), len(clip.frames) - 1)
+        indices = nearest[start : start + length]
         frames = clip.frames[indices]
         landmarks = _landmarks(source, indices[0], frames.shape[1])
         look = draw_look(np.random.default_rng(0), landmarks, frames.shape[1], strength=0.0)

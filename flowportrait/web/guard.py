@@ -2,7 +2,7 @@
 
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
@@ -118,7 +118,13 @@ def server_of(app: FastAPI) -> Any:
     """The server that `run` runs."""
     import uvicorn
 
-    return uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False))
+    app.state.server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False))
+    return app.state.server
+
+
+def ends_of(app: FastAPI) -> Callable[[], bool]:
+    """Tells whether the server of `app` is to end, which long answers must heed: it waits for them."""
+    return lambda: getattr(getattr(app.state, "server", None), "should_exit", False)
 
 
 def run(app: FastAPI, listening: socket.socket) -> None:

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -45,6 +45,8 @@ class Limits(Frozen):
     """On disk, of uploads and videos of all visitors."""
     max_upload_s: float = 600.0
     """How long one upload may be on its way."""
+    max_watching: int = 32
+    """Videos watched while they are made, by all visitors."""
     keep_s: float = 3600.0
     """How long uploads and videos stay after their last use."""
 
@@ -68,6 +70,8 @@ class Job:
     state: State = "queued"
     done: int = 0
     total: int = 0
+    frames: int = 0
+    num_frames: int = 0
     reason: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     started_s: float = 0.0
@@ -79,11 +83,22 @@ class Job:
         return self.folder / "video.mp4"
 
     @property
+    def growing(self) -> Path:
+        """Where the video can be read while it is made."""
+        return self.folder / "growing.mp4"
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing will be added to it."""
+        return self.state not in ("queued", "running")
+
+    @property
     def left_s(self) -> float | None:
-        """Seconds until its sampling is done, from what it took so far; None before the first step."""
-        if self.state != "running" or not self.done:
+        """Seconds until it is done, from what it took so far; None before the first step."""
+        done, total = (self.frames, self.num_frames) if self.frames else (self.done, self.total)
+        if self.state != "running" or not done:
             return None
-        return (time.monotonic() - self.started_s) * (self.total - self.done) / self.done
+        return (time.monotonic() - self.started_s) * (total - done) / done
 
 
 class Desk:
@@ -159,7 +174,7 @@ class Desk:
             running = job.state == "running"
             if job in self._waiting:
                 self._waiting.remove(job)
-            if job.state in ("queued", "running"):
+            if not job.over:
                 job.state = "cancelled"
             self._jobs.pop(job.id, None)
         if not running:  # else the thread does, once nothing writes there any more
@@ -169,7 +184,7 @@ class Desk:
         """Deletes what nobody has asked for in a long time."""
         now_s = time.monotonic()
         for job in list(self._jobs.values()):
-            if job.state not in ("queued", "running") and now_s - job.touched_s > self.limits.keep_s:
+            if job.over and now_s - job.touched_s > self.limits.keep_s:
                 self.remove(job)
 
     def close(self) -> None:
@@ -212,7 +227,7 @@ class Desk:
     def _do(self, job: Job) -> None:
         try:
             pipe = self._ready_pipe()
-            pipe.send(job.request | {"video": str(job.video), "device": self._device})
+            pipe.send(job.request | {"video": str(job.video), "growing": str(job.growing), "device": self._device})
             while job.state == "running":
                 if pipe.poll(_LOOK_S):
                     self._hear(job, *pipe.recv())
@@ -235,6 +250,8 @@ class Desk:
         with self._changed:
             if word == "progress":
                 job.done, job.total = said
+            elif word == "frames":
+                job.frames, job.num_frames = said
             elif job.state == "running":
                 job.state = "done" if word == "done" else "failed"
                 job.facts, job.reason = (said[0], "") if word == "done" else ({}, said[0])
@@ -261,8 +278,8 @@ def make_videos(pipe: Connection) -> None:
     """The process: makes one video after another until the pipe ends."""
     # Ctrl+C is for the server, which ends this process itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from flowportrait.generate import load
-
+    # Threads that spin while they wait take the processor from the encoder; read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     loaded: dict[str, Any] = {}
     while True:
         try:
@@ -270,15 +287,33 @@ def make_videos(pipe: Connection) -> None:
         except EOFError:
             return
         try:
-            picture, sound = media.read_portrait(job["portrait"]), media.read_audio(job["audio"], mono=False)
-            if job["model"] not in loaded:
-                loaded = {job["model"]: load(job["model"], device=job["device"])}
-            result = loaded[job["model"]].generate(
-                picture, sound, evaluations=job["evaluations"], guidance=job["guidance"], seed=job["seed"],
-                crop=job["crop"], progress=lambda done, total: pipe.send(("progress", done, total)),
-            )  # fmt: skip
-            result.save(job["video"])
-            facts = {"video_s": result.video_s, "warnings": list(result.warnings), "evaluations": result.evaluations}
-            pipe.send(("done", facts))
+            pipe.send(("done", _make(job, loaded, pipe)))
         except FlowPortraitError as error:
             pipe.send(("failed", " ".join(str(error).split())))
+
+
+def _make(job: dict[str, Any], loaded: dict[str, Any], pipe: Connection) -> dict[str, Any]:
+    """Makes one video, each window shown before the next is sampled; gives what is said of it."""
+    from flowportrait import __version__
+    from flowportrait.generate import load
+
+    picture, sound = media.read_portrait(job["portrait"]), media.read_audio(job["audio"], mono=False)
+    if job["model"] not in loaded:
+        loaded.clear()
+        loaded[job["model"]] = load(job["model"], device=job["device"])
+    pipeline = loaded[job["model"]]
+    shot = pipeline.shot(picture, sound, **job["options"])
+
+    def frames() -> Iterator[Any]:
+        shown = shot.frames(shot.latents(lambda done, total: pipe.send(("progress", done, total))))
+        for number, frame in enumerate(shown, 1):
+            yield frame
+            pipe.send(("frames", number, shot.num_frames))
+
+    fps, mark = pipeline.spec.fps, media.synthetic_mark(pipeline.spec.name, shot.seed, __version__)
+    growing = Path(job["growing"])
+    media.write_video(job["video"], frames(), fps, *sound, mark, growing=growing)
+    warnings = [*shot.composite.warnings, *pipeline.warnings]
+    return {
+        "video_s": shot.num_frames / fps, "warnings": warnings, "evaluations": len(shot.schedule),
+    }  # fmt: skip

@@ -4,8 +4,9 @@
     GET    /api/settings           models, limits, samples
     PUT    /api/files/portrait     a picture; {"id"}                    PUT /api/files/audio    a recording
     POST   /api/jobs               {"portrait", "audio", "consent": true, "model", "evaluations", "guidance", "seed",
-                                    "crop"}; {"id"}
-    GET    /api/jobs/ID            {"state", "done", "total", "left_s", "ahead", "reason", ...}
+                                    "crop", "size", "frame", "head", "lips", "eyes"}; {"id"}
+    GET    /api/jobs/ID            {"state", "done", "total", "frames", "num_frames", "left_s", "ahead", "reason", ...}
+    GET    /api/jobs/ID/stream     the video while it is made: an mp4 in fragments that ends with the job
     GET    /api/jobs/ID/video      the mp4, also in parts; ?download=1 to keep it
     DELETE /api/jobs/ID            stops and deletes it               DELETE /api/files      deletes all uploads
 
@@ -24,20 +25,47 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from flowportrait import registry
 from flowportrait.errors import DataError
-from flowportrait.web.guard import HEADERS, LOOPBACK, address_of, body_of, guard, is_local, listen, names_of, run
+from flowportrait.web.guard import (
+    HEADERS,
+    LOOPBACK,
+    address_of,
+    body_of,
+    ends_of,
+    guard,
+    is_local,
+    listen,
+    names_of,
+    run,
+)
 from flowportrait.web.jobs import Busy, Desk, Full, Job, Limits
 from flowportrait.web.uploads import SAMPLE_FILES, SAMPLES, Kind, Refused, Uploads
+from flowportrait.web.watching import Watching
 
 STATIC = Path(__file__).parent / "static"
 _COOKIE = "flowportrait"
 _TIDY_S = 30.0
 _MAX_WISH_BYTES = 1 << 16
+SIZES_PX = (128, 1024)
+"""As `composite` has them, which the server does not load: it would bring torch."""
+
+
+def _size(size: Any) -> Any:
+    low, high = SIZES_PX
+    if size != "auto" and (type(size) is not int or not low <= size <= high):
+        words = "give auto or a whole number of pixels from {low} to {high}"
+        raise PydanticCustomError("size", words, {"low": low, "high": high})
+    return size
+
+
+Size = Annotated[int | Literal["auto"], BeforeValidator(_size)]
+Strength = Annotated[float, Field(ge=0, le=2)]
 
 
 class Wish(BaseModel):
@@ -53,6 +81,16 @@ class Wish(BaseModel):
     guidance: Annotated[float, Field(ge=0, le=100)] = 1.0
     seed: Annotated[int, Field(ge=0, le=2**53)] = 0
     crop: Literal["auto", "none"] = "auto"
+    size: Size = "auto"
+    frame: Literal["whole", "face"] | None = None
+    head: Strength = 1.0
+    lips: Strength = 1.0
+    eyes: Strength = 1.0
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of `generate`."""
+        return self.model_dump(exclude={"portrait", "audio", "consent", "model"})
 
 
 def make_app(desk: Desk, hosts: frozenset[str] = LOOPBACK) -> FastAPI:
@@ -115,6 +153,8 @@ def _serve_files(app: FastAPI, uploads: Uploads) -> None:
 
 
 def _serve_jobs(app: FastAPI, desk: Desk, uploads: Uploads) -> None:
+    watching = Watching(desk)
+
     @app.post("/api/jobs")
     async def submit(request: Request) -> dict[str, str]:
         body = await body_of(request, _MAX_WISH_BYTES)
@@ -128,7 +168,7 @@ def _serve_jobs(app: FastAPI, desk: Desk, uploads: Uploads) -> None:
         if wish.model not in registry.model_names():
             raise Refused("model", f"model: no {wish.model!r} here; there are {', '.join(registry.model_names())}")
         files = {kind: uploads.find(visitor, kind, getattr(wish, kind)) for kind in get_args(Kind)}
-        asked = wish.model_dump(exclude={"portrait", "audio", "consent"})
+        asked = {"model": wish.model, "options": wish.options}
         asked["names"] = {kind: name for kind, (_, name) in files.items()}
         try:
             return {"id": desk.submit(visitor, asked, {kind: path for kind, (path, _) in files.items()}).id}
@@ -141,6 +181,10 @@ def _serve_jobs(app: FastAPI, desk: Desk, uploads: Uploads) -> None:
     @app.get("/api/jobs/{job_id}")
     def state(job_id: str, request: Request) -> dict[str, Any]:
         return _told(desk, desk.find(_visitor(request), job_id))
+
+    @app.get("/api/jobs/{job_id}/stream")
+    async def stream(job_id: str, request: Request) -> Response:
+        return watching.answer(desk.find(_visitor(request), job_id), ends_of(app))
 
     @app.get("/api/jobs/{job_id}/video")
     def video(job_id: str, request: Request) -> Response:
@@ -169,8 +213,9 @@ def _told(desk: Desk, job: Job) -> dict[str, Any]:
         if job.request[kind] in reason:
             reason, field = reason.replace(job.request[kind], name), kind
     return {
-        "id": job.id, "state": job.state, "done": job.done, "total": job.total, "left_s": job.left_s,
-        "ahead": desk.ahead(job), "reason": reason, "field": field, **job.facts,
+        "id": job.id, "state": job.state, "done": job.done, "total": job.total, "frames": job.frames,
+        "num_frames": job.num_frames, "left_s": job.left_s, "ahead": desk.ahead(job), "reason": reason, "field": field,
+        **job.facts,
     }  # fmt: skip
 
 

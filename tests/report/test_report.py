@@ -95,7 +95,7 @@ def test_table_1(tables):
     assert float(tables[1]["SSIM", "Acc"]["value"]) == 0 and tables[1]["SSIM", "Acc"]["n"] == "4"
     # With the originals' pairs nothing changes, since those have no score: they are missing, not lost.
     assert tables[1]["ssim, all pairs", "Acc"]["n"] == "4"
-    assert "no value for one video" in tables[1]["FID", "Acc"]["reason"] and tables[1]["FID", "Acc"]["value"] == ""
+    assert "has no value for one video" in tables[1]["FID", "Acc"]["reason"] and tables[1]["FID", "Acc"]["value"] == ""
 
 
 def test_tables_2_to_4(tables):
@@ -124,7 +124,9 @@ def test_table_5(tables):
 
 def test_markdown_and_latex(given, tables):
     text = (given / "tables" / "tables.md").read_text()
-    assert "| MAS-MA | 83.3 [" in text and "- FID, Acc, Acc_nt, Cov (%): a distance" in text and "nan" not in text
+    assert "| MAS-MA | 83.3 [" in text and "nan" not in text
+    assert "- FID, Acc, Acc_nt, Cov (%): the FID of two sets" in text
+    assert "mas-ma against ssim on the 4 pairs that both answered" in text and "McNemar p" in text
     latex = (given / "tables" / "table2.tex").read_text()
     assert r"FVD $\downarrow$" in latex and "nan" not in latex and "—" not in latex and "---" in latex
     body = latex[latex.index("toprule") : latex.index("bottomrule")]
@@ -197,7 +199,6 @@ def test_the_page_stands_alone(given):
         (["page", "{root}/study", "-o", "{root}/o"], "ends in .html"),
         (["figures", "{root}/base", "-o", "{root}/o", "--curve", "held_out_rewards"], "did you mean 'held_out_reward'"),
         (["tables", "{root}/stale", "-o", "{root}/o"], "make it again"),
-        (["tables", "{root}/judge.jsonl", "-o", "{root}/o"], "say whose they are: LABEL="),
     ],
 )
 def test_wrong_input_is_one_line(arguments, words, given, tables, capsys):
@@ -213,6 +214,27 @@ def test_wrong_input_is_one_line(arguments, words, given, tables, capsys):
     assert cli.run(["report", *(argument.format(root=given) for argument in arguments)]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1 and words in errors[0]
+
+
+def test_scores_of_several_folders_are_told_apart(given, tmp_path, capsys):
+    assert cli.run(["report", "tables", str(given / "judge.jsonl"), "-o", str(tmp_path / "o")]) == 0
+    printed = capsys.readouterr().out
+    assert "| sonic | 3.67 [3.67–3.67, n 4] |" in printed
+    # No lines of empty cells, no column and no table without a number.
+    assert "—" not in printed and "the reasons stand in tables.md" in printed and "no data (no study" in printed
+    assert "Empty cells" in (tmp_path / "o" / "tables.md").read_text() and len(printed.splitlines()) < 30
+
+
+def test_one_folder_more_is_no_reason_to_refuse_the_rest(given, tmp_path, capsys):
+    rows = (given / "judge.jsonl").read_text() + score("newcomer", 0, (5, 5, 5)).model_dump_json() + "\n"
+    (tmp_path / "more.jsonl").write_text(rows)
+    command = ["report", "tables", str(given / "study"), str(tmp_path / "more.jsonl"), "-o", str(tmp_path / "o")]
+    assert cli.run(command) == 0
+    captured = capsys.readouterr()
+    assert "newcomer: no version of a study; shown by themselves" in captured.err
+    with (tmp_path / "o" / "table2.csv").open() as file:
+        found = {row["row"]: row for row in csv.DictReader(file) if row["column"] == "MAS-MA ↑"}
+    assert float(found["newcomer"]["value"]) == 5 and float(found["sonic"]["value"]) == pytest.approx(11 / 3)
 
 
 def test_nothing_but_gaps_says_why(given, tmp_path, capsys):

@@ -52,9 +52,12 @@ def test_score_says_what_it_costs_and_what_came_of_it(judged, capsys):
     means, total, report = captured.out.splitlines()
     assert means.startswith("mas-ma: ") and "lip_sync" in means and means.endswith("), 3 scored")
     assert total.startswith("3 scores, 0 of them from before; 9 calls, ") and total.endswith(": scores.jsonl")
-    assert json.loads(report) | {"tokens": 0} == {
+    told = json.loads(report)
+    (standing,) = told.pop("generators")
+    assert told.pop("differences") == [] and standing["mean"]["low"] <= standing["mean"]["high"]
+    assert told | {"tokens": 0} == {
         "output": "scores.jsonl", "scores": 3, "kept": 0, "unscored": 0, "saturated": [], "calls": 9, "tokens": 0,
-        "usd": None,
+        "usd": None, "skipped": {},
     }  # fmt: skip
     scores = list(read_jsonl("scores.jsonl", Score))
     assert [score.clip for score in scores] == [f"clips/000{i}.mp4" for i in range(3)]
@@ -104,11 +107,12 @@ def test_unscored_is_said_and_can_be_tried_again(judged, capsys):
 def test_an_unusable_answer_is_asked_for_anew_when_tried_again(judged, capsys):
     judged.sim.faults = type(judged.sim.faults).model_validate({"fault": [{"kind": "prose"}]})
     command = ["score", "clips/0000.mp4", "--scorers", "sas-sa", "-o", "s.jsonl", "--config", "judge.json"]
-    assert cli.run(command) == 0 and judged.sim.calls == 2
+    assert cli.run(command) == 1 and judged.sim.calls == 2
+    assert "nothing was scored" in capsys.readouterr().err
     judged.sim.faults = type(judged.sim.faults)()
     Path("s.jsonl").unlink()
     # Read anew, the stored answers are no better.
-    assert cli.run(command) == 0 and judged.sim.calls == 2
+    assert cli.run(command) == 1 and judged.sim.calls == 2
     assert cli.run([*command, "--retry-unscored"]) == 0 and judged.sim.calls == 3
     assert [score.reason for score in read_jsonl("s.jsonl", Score)] == [""]
 

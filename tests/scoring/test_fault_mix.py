@@ -15,6 +15,7 @@ import pytest
 
 from flowportrait.records import Score, read_jsonl
 from flowportrait.scoring.cache import AnswerStore
+from flowportrait.scoring.faults import BODY_FAULTS
 from flowportrait.scoring.run import ScoringConfig, build_scorers, score_to_file
 from flowportrait.scoring.samples import find_samples
 
@@ -25,22 +26,13 @@ ROOT = Path(__file__).parents[2]
 NUM_CLIPS = 1667 if os.environ.get("FLOWPORTRAIT_LONG_TESTS") else 60
 IN_FLIGHT = 64
 
-MIX = [
-    {"kind": "rate-limit", "share": 0.03, "retry_after_s": 0.02},
-    {"kind": "overloaded", "share": 0.03},
-    {"kind": "server-error", "share": 0.01},
-    {"kind": "hang", "share": 0.003},
-    {"kind": "cut", "share": 0.02},
-    {"kind": "half-json", "share": 0.01},
-    {"kind": "truncated", "share": 0.02},
-    {"kind": "single-quotes", "share": 0.05},
-    {"kind": "wrong-range", "share": 0.03},
-    {"kind": "prose", "share": 0.02},
-    {"kind": "refusal", "share": 0.02},
-    {"kind": "blocked", "share": 0.02},
-    {"kind": "replaced", "share": 0.02},
-    {"kind": "bad-request", "share": 0.01},
-]
+SHARES = {
+    "rate-limit": 0.03, "overloaded": 0.02, "server-error": 0.01, "hang": 0.003, "cut": 0.01, "truncated": 0.01,
+    "single-quotes": 0.05, "wrong-range": 0.02, "prose": 0.01, "refusal": 0.01, "blocked": 0.01, "replaced": 0.01,
+    "bad-request": 0.01, "two-scores": 0.01, "nested-score": 0.01, "double-key": 0.01, "quoted": 0.01,
+    **dict.fromkeys(BODY_FAULTS, 0.01),
+}  # fmt: skip
+MIX = [{"kind": kind, "share": share, "retry_after_s": 0.02} for kind, share in SHARES.items()]
 
 
 def settings_of(sim, protocol):

@@ -55,6 +55,32 @@ def test_ssim_of_grey(made, truth, window, key):
         assert got == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("level, spread", [(0, 2), (3, 1), (128, 1), (254, 1), (100, 60)])
+def test_ssim_under_the_gaussian_window_is_exact_on_flat_and_dark_pictures(level, spread):
+    """Against the definition in whole numbers and double, window by window."""
+    rng = np.random.default_rng(level)
+    a, b = np.clip(level + rng.integers(0, spread + 1, (2, 1, 15, 14, 1)), 0, 255).astype(np.uint8)
+    line = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+    kernel = np.outer(line, line) / line.sum() ** 2
+    values = []
+    for row in range(5):
+        for column in range(4):
+            x, y = (z[0, row : row + 11, column : column + 11, 0].astype(np.float64) for z in (a, b))
+            mean_x, mean_y = (kernel * x).sum(), (kernel * y).sum()
+            dx, dy = x - mean_x, y - mean_y
+            c1, c2 = 2.55**2, 7.65**2
+            top = (2 * mean_x * mean_y + c1) * (2 * (kernel * dx * dy).sum() + c2)
+            values.append(top / ((mean_x**2 + mean_y**2 + c1) * ((kernel * (dx**2 + dy**2)).sum() + c2)))
+    assert pixel.ssim(a, b, "gaussian")[0] == pytest.approx(np.mean(values), abs=1e-12)
+
+
+def test_means_of_many_float32_rows_are_taken_in_double():
+    rows = (100 + np.random.default_rng(0).normal(0, 1, (200_000, 2))).astype(np.float32)
+    got = frechet.frechet_distance(rows, rows[:50_000] + np.float32(1))
+    expected = frechet.frechet_distance(rows.astype(np.float64), (rows[:50_000] + np.float32(1)).astype(np.float64))
+    assert got == pytest.approx(expected, abs=1e-9)
+
+
 def test_psnr(made, truth):
     video = golden("ssim_psnr.json")["video"]
     errors = pixel.squared_error(made, truth)

@@ -6,12 +6,14 @@ import time
 
 import pytest
 
-from flowportrait.errors import ConfigError, JudgeError
+from flowportrait.errors import ConfigError, JudgeError, JudgeRefused, JudgeUnavailable
 from flowportrait.media import Clip
 from flowportrait.registry import COMPARERS, SCORERS
 from flowportrait.scoring import ASPECTS, Sample
 from flowportrait.scoring.asking import Judge, JudgeConfig
 from flowportrait.scoring.backends import Question, Video, build_backend
+from flowportrait.scoring.backends.wire import raise_reported
+from flowportrait.scoring.faults import BODY_FAULTS
 from flowportrait.scoring.judges import MaComp, MasMa, MasSa, SasSa
 from flowportrait.scoring.prompts import load_prompt, prompt_names
 from flowportrait.scoring.samples import find_samples
@@ -63,6 +65,9 @@ def test_score_systems(protocol, start_sim, clip, tmp_path):
         ("wrong-range", "allowed: 1, 2, 3, 4, 5"),
         ("fraction", "'score' is 3.5"),
         ("two-scores", "two different answers"),
+        ("nested-score", "'score' stands 2 times in one object: 2, 5"),
+        ("double-key", "'score' stands 2 times in one object: 2, 4"),
+        ("quoted", "words follow the answer: 'but I cannot rate this.'"),
         ("prose", "no 'score' in"),
         ("refusal", "no 'score' in"),
         ("truncated", "cut off at the limit of output tokens"),
@@ -90,7 +95,89 @@ def test_every_fault_ends_in_a_score_or_a_reason(protocol, fault, reason, start_
     assert len(score.answers) == (0 if fault in (*unanswered, "replaced") else 2)
 
 
-@pytest.mark.parametrize("fault", ["rate-limit", "overloaded", "cut", "half-json", "prose", "blocked", "replaced"])
+ODD_BODIES = {
+    "web-page": "a web page, as of a proxy or a login, with status 200",
+    "login": "302 redirect to 'https://login.example.org/sign-in'",
+    "empty-body": "an empty reply with status 200",
+    "array": "a list with status 200 where an answer is due",
+    "null": "null with status 200",
+    "string": "a string with status 200",
+    "nested-deeply": "no JSON with status 200",
+    "half-json": "no JSON with status 200",
+    "quota-in-200": "an error with status 200: 429 quota exhausted",
+    "error-in-200": "an error with status 200: upstream went away",
+    "no-choice": "an answer without a c",
+    "no-message": "not an answer of ",
+    "content-dict": "not an answer of ",
+}
+READABLE_BODIES = ["content-parts", "half-character", "bad-usage", "bad-logprobs"]
+
+
+def test_every_odd_body_is_tried():
+    assert {*ODD_BODIES, *READABLE_BODIES} == set(BODY_FAULTS)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("fault", ODD_BODIES)
+def test_an_odd_200_is_asked_again_and_is_no_answer(protocol, fault, start_sim, clip, tmp_path):
+    sim = start_sim(fault=[{"kind": fault}])
+    system = system_of("sas-sa", sim.judge(protocol, retries={"attempts": 3}), tmp_path)
+    (score,) = system.score([Sample("a", Clip(clip))])
+    assert math.isnan(score.value) and f"no answer after 3 attempts: {ODD_BODIES[fault]}" in score.reason
+    assert sim.sim.calls == 3
+    # Nothing of it is stored, and nothing counts as paid.
+    assert score.answers == [] and len(system.judge.store) == 0 and system.judge.purse.tokens == 0
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("fault", READABLE_BODIES)
+def test_an_answer_of_an_unusual_shape_is_read(protocol, fault, start_sim, clip, tmp_path):
+    plain = score_one("sas-sa", start_sim().judge(protocol), clip, tmp_path / "plain")
+    sim = start_sim(fault=[{"kind": fault}])
+    score = score_one("sas-sa", sim.judge(protocol, backend={"logprobs": True}), clip, tmp_path / "odd")
+    assert score.reason == "" and score.value == plain.value and sim.sim.calls == 1
+    # Read again from the store, whatever stood in it.
+    assert score_one("sas-sa", sim.judge(protocol, backend={"logprobs": True}), clip, tmp_path / "odd") == score
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_no_probabilities_are_made_of_bad_ones(protocol, start_sim, clip, tmp_path):
+    sim = start_sim(fault=[{"kind": "bad-logprobs"}])
+    settings = sim.judge(protocol, backend={"logprobs": True}, use_expected=True)
+    assert "no token probabilities" in score_one("sas-sa", settings, clip, tmp_path).reason
+
+
+def test_a_quota_reported_within_a_200_pauses_all_calls_and_stops_the_run(start_sim, clips, tmp_path):
+    sim = start_sim(fault=[{"kind": "quota-in-200"}])
+    retries = {"attempts": 50, "breaker_after": 5, "breaker_s": 0.05, "breaker_openings": 2, "first_s": 0.01}
+    system = system_of("sas-sa", sim.judge("openai", retries=retries, budget={"max_tokens": 100_000}), tmp_path)
+    with pytest.raises(JudgeError, match="judge: down; 5 calls in a row failed"):
+        list(system.score(find_samples([clips(10)])))
+    assert system.judge.purse.tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("reported", "kind"),
+    [
+        ({"error": {"code": 503, "message": "busy"}}, JudgeUnavailable),
+        ({"error": {"message": "who knows"}}, JudgeUnavailable),
+        ({"error": {"code": "rate_limit_exceeded", "message": "slow down"}}, JudgeUnavailable),
+        ({"object": "error", "code": 400, "message": "too long"}, JudgeRefused),
+        ({"error": {"code": "400", "message": "too long"}}, JudgeRefused),
+        ({"error": {"code": 401, "message": "no such key"}}, JudgeError),
+    ],
+)
+def test_an_error_within_a_200_is_taken_for_what_it_says(reported, kind):
+    with pytest.raises(JudgeError) as raised:
+        raise_reported(reported, None, "check the key")
+    assert type(raised.value) is kind
+    assert (reported.get("error") or reported)["message"] in str(raised.value)
+
+
+PASSING = ["rate-limit", "overloaded", "cut", "web-page", "login", "quota-in-200", "no-message", "half-json", "prose"]
+
+
+@pytest.mark.parametrize("fault", [*PASSING, "blocked", "replaced"])
 def test_what_passes_is_overcome(fault, start_sim, clip, tmp_path):
     sim = start_sim(fault=[{"kind": fault, "last": 0, "retry_after_s": 0.01}])
     assert score_one("sas-sa", sim.judge("gemini"), clip, tmp_path).reason == ""
@@ -142,6 +229,19 @@ def test_a_file_that_cannot_be_processed_is_a_reason(start_sim, clip, tmp_path):
     sim = start_sim(fault=[{"kind": "file-failed"}])
     score = score_one("sas-sa", sim.judge("gemini", backend={"upload": "files"}), clip, tmp_path)
     assert score.reason == f"overall: the Files API could not process {clip.name}"
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"null", b'"file"', b'{"file": [1]}', b'{"error": "gone"}'])
+def test_an_odd_body_of_the_files_api_is_a_reason(body, start_sim, clip, tmp_path):
+    sim = start_sim()
+    upload = sim.sim._file
+    sim.sim._file = lambda method, path, headers, sent: (
+        upload(method, path, headers, sent) if headers.get("x-goog-upload-command") == "start" else
+        (200, body, {"X-Goog-Upload-Status": "final"})
+    )  # fmt: skip
+    settings = sim.judge("gemini", backend={"upload": "files"}, retries={"attempts": 2})
+    score = score_one("sas-sa", settings, clip, tmp_path)
+    assert score.reason.startswith("overall: no answer after 2 attempts") and "Files API" in score.reason
 
 
 @pytest.mark.parametrize("use_expected", [False, True])

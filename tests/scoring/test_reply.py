@@ -1,5 +1,7 @@
 """Replies: what is read, what is refused, and that nothing is guessed."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +26,11 @@ WINNER = {"winner": ("A", "B")}
         '{"score": 4.0, "why": "it is {good}"}',
         '{"result": {"score": 4}}',
         '{"score": 4} {"score": 4}',
+        '{"why": "lips {p, b} close", "score": 4}',
+        '{"score": 4, "rubric": {"lips": "good", "notes": [{"sound": "clear"}]}}',
+        "{'score': 4, 'why': 'the rater\\'s {note}'}",
+        '<answer>{"score": 4}</answer><|im_end|>',
+        '```json\n{"score": 4}\n```\n---',
         "Score: good.\nscore: 4",
         '**"score"**: 4.',
     ],
@@ -48,6 +55,19 @@ def test_forms_that_are_read(text):
         ('{"score": "4/5"}', "'score' is '4/5'; allowed: 1, 2, 3, 4, 5"),
         ('{"score": 2} {"score": 4}', "two different answers: {'score': 2} and {'score': 4}"),
         ('{"score": 4} {"score": 7}', "'score' is 7; allowed: 1, 2, 3, 4, 5"),
+        ('{"score": 2, "rubric": {"score": 5}}', "'score' stands 2 times in one object: 2, 5"),
+        ('{"rubric": [{"score": 2}, {"score": 5}]}', "'score' stands 2 times in one object: 2, 5"),
+        ('{"score": 2, "score": 4}', "'score' stands 2 times in one object: 2, 4"),
+        ("{'score': 2, 'score': 4}", "'score' stands 2 times in one object: 2, 4"),
+        ('{"score": {"score": 4}}', "'score' stands 2 times in one object: {'score': 4}, 4"),
+        (
+            'The form is {"score": 5}, but I cannot rate this.',
+            "words follow the answer: 'but I cannot rate this.'",
+        ),
+        ('{"score": 4}\nOn second thought 3.', "words follow the answer: 'On second thought 3.'"),
+        ("score: 4\nThat is, if I could rate this.", "words follow the answer: 'That is, if I could rate this.'"),
+        ('<think>{"score": 5}</think>I cannot rate this.', "no 'score' in 'I cannot rate this.'"),
+        ('<think>a draft {"score": 4}, then words', "the thinking never ends"),
         ("I would say between 3 and 4.", "no 'score' in 'I would say between 3 and 4.'"),
         ("score: 4 or 5", "no 'score' in 'score: 4 or 5'"),
         ("score: 4\nscore: 5", "several values of 'score': 4, 5"),
@@ -77,6 +97,14 @@ def test_the_place_of_a_value_is_known():
     text = '<think>4</think> {"score": 4}'
     start, end = read_reply(text, SCORE).spans["score"]
     assert text[start:end] == "4" and start == text.rindex("4")
+
+
+def test_a_flood_of_braces_is_read_in_no_time():
+    started_s = time.perf_counter()
+    for flood in ("{" * 60_000, '{"a":' * 12_000, "{'a': {" * 9_000):
+        assert read_reply(flood, SCORE).reason.startswith("no 'score' in")
+        assert read_reply(f'{{"score": 5}}{flood} {{"score": 4}}', SCORE).reason
+    assert time.perf_counter() - started_s < 5
 
 
 @given(st.text(alphabet="{}[]()\"':,.score12345 6<think>/\n-+e", max_size=80))

@@ -11,9 +11,9 @@ import pytest
 
 from flowportrait import cli, media
 from flowportrait.errors import DataError
+from flowportrait.media import Clip
 from flowportrait.records import ManifestRow, Score, read_jsonl, write_jsonl
 from flowportrait.registry import SCORERS
-from flowportrait.scoring.clock import is_even
 from flowportrait.scoring.samples import find_samples
 
 FACTS = {"num_frames": 4, "fps": 24, "size_px": 32, "sample_rate_hz": 48_000}
@@ -95,7 +95,7 @@ def test_what_may_not_be_read_has_a_reason_and_stops_nothing(monkeypatch):
 
     write("made/good.mp4")
     monkeypatch.setattr(Path, "open", lambda self, *a, **k: refused(self) or real_open(self, *a, **k))
-    monkeypatch.setattr(av, "open", lambda path, *a, **k: refused(path) or real_av(path, *a, **k))
+    monkeypatch.setattr(av, "open", lambda url, *a, **k: refused(url.removeprefix("file:")) or real_av(url, *a, **k))
     assert cli.run(["score", "made", "--truth", "made", "--scorers", "ssim,sharpness", "-o", "s.jsonl"]) == 0
     rows = {(row.clip, row.scorer): row for row in read_jsonl("s.jsonl", Score)}
     assert not rows["made/good.mp4", "ssim"].reason and not rows["made/good.mp4", "sharpness"].reason
@@ -151,7 +151,7 @@ def test_frames_that_come_unevenly_are_matched_by_time(tmp_path):
                 frame.pts, frame.time_base = index, Fraction(1, 24)
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
-    assert is_even(Path("real/v.mkv")) and not is_even(Path("made/v.mkv"))
+    assert Clip(Path("real/v.mkv")).is_even and not Clip(Path("made/v.mkv")).is_even
     assert cli.run(["score", "made", "--truth", "real", "--scorers", "psnr,ssim", "-o", "s.jsonl"]) == 0
     rows = {row.scorer: row for row in read_jsonl("s.jsonl", Score)}
     assert rows["psnr"].value > 25 and rows["ssim"].value > 0.95

@@ -1,5 +1,7 @@
 """The paper's own figures, typed from its text and recomputed: what docs/study.md says of them is held here."""
 
+import math
+
 import pytest
 
 from flowportrait.study.agreement import wilson
@@ -153,3 +155,23 @@ def test_the_judge_is_no_absolute_scale():
     for number in (0, 1):
         others = [rows[number] for name, rows in TABLE_3.items() if name not in ("Original", "RL")]
         assert all(TABLE_3["RL"][number][k] > max(row[k] for row in others) for k in range(4))
+
+
+def test_which_judges_are_separated_if_pairs_were_independent():
+    """Overlap of intervals is no test: those of MA-Comp and Direct-Comp overlap, and z is 2.3."""
+
+    def z(a, b):
+        p = (a + b) / 200
+        return (a - b) / 100 / math.sqrt(2 * p * (1 - p) / KEPT)
+
+    assert 2.19 < z(66.55, 64.35) <= z(66.6, 64.3) <= z(66.65, 64.25) < 2.4 and round(z(66.6, 64.3), 1) == 2.3
+    assert z(66.6, 65.6) < 1.1
+
+
+def test_sft_does_not_outperform_all_prior_methods_on_both_sets():
+    behind = [
+        (name, side, column)
+        for name in ("Echo", "Memo", "Sonic") for side in (0, 1) for column in range(4)
+        if TABLE_3["SFT"][side][column] < TABLE_3[name][side][column]
+    ]  # fmt: skip
+    assert behind == [("Sonic", 1, 1)]  # out-domain, expressiveness: 4.12 and 4.15

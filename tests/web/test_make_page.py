@@ -5,17 +5,15 @@ import http.client
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
-import threading
 import time
 import tracemalloc
 import wave
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import av
@@ -25,48 +23,13 @@ import pytest
 from flowportrait import cli, media
 
 pytest.importorskip("uvicorn", reason="flowportrait[web] is not installed")
-from flowportrait.web.guard import server_of  # noqa: E402
+from page_server import Visitor, served  # noqa: E402
+from webdriver import browser  # noqa: E402
+
 from flowportrait.web.jobs import Desk, Limits  # noqa: E402
-from flowportrait.web.make import make_app  # noqa: E402
 
 SAMPLES = Path(__file__).parents[2] / "flowportrait" / "samples"
 LIMITS = Limits(max_upload_bytes=1 << 20, max_sound_s=4.0, max_waiting=2, max_files=3)
-
-
-class Visitor:
-    """A browser without a screen: it keeps its cookie."""
-
-    def __init__(self, port, **headers):
-        self.port, self.headers = port, headers
-        cookie = self.ask("GET", "/")[1]["set-cookie"]
-        assert {"httponly", "samesite=strict"} <= {part.strip().lower() for part in cookie.split(";")}
-        self.headers |= {"Cookie": cookie.split(";")[0]}
-
-    def ask(self, method, path, body=None, **headers):
-        """Status, headers, and the body: JSON where it is that."""
-        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
-            sent = json.dumps(body) if isinstance(body, dict) else body
-            kind = {"Content-Type": "application/json"} if isinstance(body, dict) else {}
-            connection.request(method, path, sent, self.headers | kind | headers)
-            answer = connection.getresponse()
-            data = answer.read()
-        return answer.status, answer.headers, json.loads(data) if "json" in answer.headers["content-type"] else data
-
-    def submit(self, **wish):
-        """Status and answer to a wish; a short one of the samples unless it says otherwise."""
-        wish = {"portrait": "portrait.png", "audio": "speech.wav", "consent": True, "evaluations": 2} | wish
-        status, _, body = self.ask("POST", "/api/jobs", wish)
-        return status, body
-
-    def state(self, job, *wanted, within_s=90):
-        """The state of a job once it is one of those wanted."""
-        end = time.monotonic() + within_s
-        while time.monotonic() < end:
-            told = self.ask("GET", f"/api/jobs/{job}")[2]
-            if told.get("state") in wanted:
-                return told
-            time.sleep(0.05)
-        raise AssertionError(told)
 
 
 @pytest.fixture
@@ -75,18 +38,6 @@ def desk():
     yield made
     made.close()
     assert not made._home.exists()
-
-
-@contextmanager
-def served(desk):
-    """The port of a server that runs while this does."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = server_of(make_app(desk))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    yield listening.getsockname()[1]
-    server.should_exit = True
-    thread.join()
 
 
 @pytest.fixture
@@ -302,6 +253,13 @@ def test_a_picture_without_a_face_fails_as_in_the_terminal(visitor, tmp_path):
         ({"model": "huge"}, "model", "there are tiny"),
         ({"evaluations": 0}, "evaluations", "greater than or equal to 1 (got '0')"),
         ({"guidance": -1}, "guidance", "greater than or equal to 0"),
+        ({"size": 127}, "size", "give auto or a whole number of pixels from 128 to 1024 (got '127')"),
+        ({"size": "large"}, "size", "give auto or"),
+        ({"size": True}, "size", "give auto or"),
+        ({"frame": "half"}, "frame", "'whole' or 'face'"),
+        ({"head": 2.5}, "head", "less than or equal to 2 (got '2.5')"),
+        ({"lips": -0.1}, "lips", "greater than or equal to 0"),
+        ({"eyes": "wide"}, "eyes", "valid number"),
         ({"portrait": "nothing"}, "portrait", "choose one again"),
         ({"audio": "portrait.png"}, "audio", "choose one again"),
         ({"colour": "red"}, "colour", "Extra inputs"),
@@ -402,29 +360,32 @@ def test_a_port_in_use_is_one_line(capsys):
     assert "cannot listen there" in capsys.readouterr().err
 
 
-def test_a_browser_makes_a_video(port):
-    """Samples, a refusal without consent, a video that plays, and no request to anywhere else."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = shutil.which("chromium") or pytest.skip("chromium is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-        page, elsewhere = browser.new_page(), []
-        page.on("request", lambda request: elsewhere.append(request.url) if f":{port}/" not in request.url else None)
-        page.goto(f"http://127.0.0.1:{port}/")
-        page.set_input_files("#portrait", {"name": "no.png", "mimeType": "image/png", "buffer": b"nothing"})
-        page.locator("#portrait-error", has_text="no.png: not a picture").wait_for()
-        page.locator("#portrait-samples button").first.click()
+def test_a_browser_makes_a_video(port, tmp_path):
+    """Samples, refusals at their fields, a video that plays, and no request to anywhere else."""
+    (tmp_path / "no.png").write_bytes(b"nothing")
+    with browser() as page:
+        page.open(f"http://127.0.0.1:{port}/")
+        page.until("document.querySelector('#portrait-samples button') !== null")
+        page.type("#portrait", str(tmp_path / "no.png"))
+        page.until("document.querySelector('#portrait-error').textContent.startsWith('no.png: not a picture')")
+        page.click("#portrait-samples button")
         page.click("#audio-sample")
         page.click("summary")
-        page.fill("#evaluations", "2")
+        page.type("#evaluations", "2")
         page.click("#make")
-        page.locator("#consent-error", has_text="consent").wait_for()
-        page.check("#consent")
+        page.until("document.querySelector('#consent-error').textContent.includes('consent')")
+        page.click("#consent")
+        page.type("#size", "5000")
         page.click("#make")
-        page.locator("#made").wait_for(timeout=90_000)
-        page.wait_for_function("document.querySelector('#video').readyState >= 2")
-        assert page.evaluate("document.querySelector('#video').duration") == pytest.approx(6.3, abs=0.2)
+        page.until("document.querySelector('#option-error').textContent.startsWith('size: give auto or')")
+        assert page.run("return document.activeElement.id + document.activeElement.ariaInvalid") == "sizetrue"
+        page.run("document.querySelector('#size').value = 256")
+        page.click("#make")
+        page.until("!document.querySelector('#made').hidden", within_s=90)
+        page.until("document.querySelector('#video').src.endsWith('/video')", within_s=30)
+        page.until("document.querySelector('#video').readyState >= 2")
+        assert page.run("return document.querySelector('#video').duration") == pytest.approx(6.3, abs=0.2)
+        asked = page.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
         page.click("#delete")
-        page.locator("#work").wait_for(state="hidden")
-        browser.close()
-    assert [url for url in elsewhere if not url.startswith(("data:", "blob:"))] == []
+        page.until("document.querySelector('#work').hidden")
+    assert [url for url in asked if f":{port}/" not in url and not url.startswith(("data:", "blob:"))] == []

@@ -2,10 +2,13 @@
 
 import asyncio
 import os
+import re
 import time
-from typing import Any, Literal, Self
+from collections.abc import Awaitable, Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
 
 from flowportrait.config import Frozen
 from flowportrait.errors import JudgeError, JudgeRefused, require
@@ -22,15 +25,85 @@ from flowportrait.scoring.backends import (
     text_tokens,
     unavailable,
 )
+from flowportrait.scoring.backends.wire import (
+    Count,
+    IfReadable,
+    Text,
+    Wire,
+    failure,
+    json_object,
+    parsed,
+    raise_reported,
+    redirected,
+)
 
 _TOKENS_PER_FRAME = {"low": 66, "medium": 258, "high": 258}
 _TOKENS_PER_AUDIO_S = 32
-_BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 _LENGTH = ("MAX_TOKENS", "CONTINUATION")
 _OTHER = ("OTHER", "FINISH_REASON_UNSPECIFIED", "MALFORMED_RESPONSE", "MALFORMED_FUNCTION_CALL", "LANGUAGE")
 _CATEGORIES = ("HARASSMENT", "HATE_SPEECH", "SEXUALLY_EXPLICIT", "DANGEROUS_CONTENT")
+_GENERATION = re.compile(r"gemini-(\d+)(?:\.(\d+))?")
 _UPLOAD_VALID_S = 47 * 3600
 """Google keeps uploaded files for 48 hours."""
+_HINT = "check the key and the model's name"
+_ODD_BODY = (ValidationError, ValueError, KeyError, TypeError, AttributeError)
+"""What the SDK raises when the Files API sends a body of another shape than it expects."""
+
+
+class _Camel(Wire):
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True)
+
+
+class _Part(_Camel):
+    text: Text | None = None
+    thought: bool | None = None
+
+
+class _Content(_Camel):
+    parts: list[_Part] | None = None
+
+
+class _Odds(_Camel):
+    token: Text | None = None
+    log_probability: float | None = None
+
+
+class _Top(_Camel):
+    candidates: list[_Odds] | None = None
+
+
+class _Logprobs(_Camel):
+    chosen_candidates: list[_Odds] | None = None
+    top_candidates: list[_Top] | None = None
+
+
+class _Candidate(_Camel):
+    content: _Content | None = None
+    finish_reason: Text | None = None
+    logprobs_result: Annotated[_Logprobs | None, IfReadable] = None
+
+
+class _Feedback(_Camel):
+    block_reason: Text | None = None
+
+
+class _Modality(_Camel):
+    modality: Text
+    token_count: Count
+
+
+class _Usage(_Camel):
+    prompt_token_count: Count
+    candidates_token_count: Count
+    thoughts_token_count: Count
+    prompt_tokens_details: Annotated[list[_Modality] | None, IfReadable] = None
+
+
+class _Response(_Camel):
+    candidates: list[_Candidate] | None = None
+    prompt_feedback: _Feedback | None = None
+    model_version: Text | None = None
+    usage_metadata: Annotated[_Usage | None, IfReadable] = None
 
 
 class Gemini:
@@ -44,11 +117,19 @@ class Gemini:
         base_url: str | None = Field(default=None, description="another server; None is Google's")
         fps: float = Field(default=24.0, gt=0, le=24, description="Google's own default, 1, cannot show lip-sync")
         resolution: Literal["low", "medium", "high"] = Field(default="medium", description="tokens per frame")
-        temperature: float | None = Field(default=0.0, description="None is the model's own")
+        temperature: float | None = Field(
+            default=0.0, description="None is the model's own, which is the default from Gemini 3.6 on"
+        )
+        top_p: float | None = Field(default=None, gt=0, le=1, description="deprecated from Gemini 3.6 on")
+        top_k: int | None = Field(default=None, ge=1, description="deprecated from Gemini 3.6 on")
         seed: int | None = None
         max_output_tokens: int = Field(default=16384, ge=1, description="thinking counts; too few give empty answers")
         thinking_budget: int | None = Field(
-            default=4096, description="tokens; -1 lets the model decide, None is silent"
+            default=4096,
+            description="tokens; -1 lets the model decide, None is silent; None is the default from Gemini 3 on",
+        )
+        thinking_level: Literal["MINIMAL", "LOW", "MEDIUM", "HIGH", "XHIGH"] | None = Field(
+            default=None, description="of Gemini 3 and later, instead of a budget; None is the model's own"
         )
         safety: Literal["off", "default"] = Field(default="off", description="harm filters; off, so that faces pass")
         logprobs: bool = Field(default=False, description="ask for token probabilities; not every model gives them")
@@ -56,6 +137,25 @@ class Gemini:
         inline_below_bytes: int = Field(default=4_000_000, description="auto: smaller ones go within the request")
         poll_s: float = Field(default=2.0, gt=0, description="how often to ask whether an upload is processed")
         expected_output_tokens: int = Field(default=2500, ge=1, description="for estimates: reasoning and reply")
+
+        @model_validator(mode="before")
+        @classmethod
+        def _as_the_model_wants_it(cls, values: Any) -> Any:
+            """Defaults of newer models: no sampling settings from 3.6 on, a level instead of a budget from 3 on."""
+            if not isinstance(values, dict):
+                return values
+            model = values.get("model")
+            known = _GENERATION.search(model) if isinstance(model, str) else None
+            generation = (int(known[1]), int(known[2] or 0)) if known else (0, 0)
+            unset = {"thinking_budget"} if generation >= (3, 0) or values.get("thinking_level") else set()
+            unset |= {"temperature"} if generation >= (3, 6) else set()
+            return dict.fromkeys(unset) | values
+
+        @model_validator(mode="after")
+        def _level_or_budget(self) -> Self:
+            if self.thinking_level is not None and self.thinking_budget is not None:
+                raise ValueError("thinking_level and thinking_budget: the server refuses both together; unset one")
+            return self
 
     version = 1
     keeps_answers = counts_tokens = True
@@ -68,7 +168,10 @@ class Gemini:
     def identity(self) -> dict[str, Any]:
         """Model, sampling and how the video is looked at."""
         keys = {"model", "fps", "resolution", "temperature", "seed", "max_output_tokens", "thinking_budget", "safety"}
-        return {"type": "gemini", "version": self.version, **self.config.model_dump(include=keys | {"logprobs"})}
+        # Settings that came later count only where they are set: answers stored before are found again.
+        later = {name for name in ("thinking_level", "top_p", "top_k") if getattr(self.config, name) is not None}
+        settings = self.config.model_dump(include=keys | {"logprobs"} | later)
+        return {"type": "gemini", "version": self.version, **settings}
 
     def estimate(self, question: Question) -> Estimate:
         """By Google's published counts for frames and sound."""
@@ -113,10 +216,10 @@ class Gemini:
             raise self._named(error) from error
         except self._http.HTTPError as error:
             raise unavailable(f"{type(error).__name__}: {error}") from error
-        except (ValidationError, ValueError, KeyError) as error:
-            # Half an answer: JSON that ends too early, or an upload without its address.
-            raise unavailable(f"not an answer of the Gemini API: {type(error).__name__}: {error}") from error
-        return self._answer(response, time.monotonic() - started_s)
+        raw = response.sdk_http_response
+        headers = {name.lower(): value for name, value in (raw.headers or {}).items()}
+        body = json_object(raw.body or "", headers.get("content-type", ""))
+        return _answer(body, time.monotonic() - started_s)
 
     def _settings(self, question: Question) -> Any:
         config, types = self.config, self._types
@@ -124,10 +227,15 @@ class Gemini:
             types.SafetySetting(category=f"HARM_CATEGORY_{category}", threshold="OFF") for category in _CATEGORIES
         ]
         thinking = None
-        if config.thinking_budget is not None:
-            thinking = types.ThinkingConfig(thinking_budget=config.thinking_budget, include_thoughts=True)
+        if config.thinking_budget is not None or config.thinking_level is not None:
+            level = types.ThinkingLevel(config.thinking_level) if config.thinking_level else None
+            thinking = types.ThinkingConfig(
+                thinking_budget=config.thinking_budget, thinking_level=level, include_thoughts=True
+            )
         return types.GenerateContentConfig(
             temperature=config.temperature,
+            top_p=config.top_p,
+            top_k=config.top_k,
             seed=None if config.seed is None else config.seed + question.repeat,
             max_output_tokens=config.max_output_tokens,
             media_resolution=f"MEDIA_RESOLUTION_{config.resolution.upper()}",
@@ -135,6 +243,8 @@ class Gemini:
             safety_settings=safety if config.safety == "off" else None,
             response_logprobs=True if config.logprobs else None,
             logprobs=5 if config.logprobs else None,
+            # The raw body: the SDK turns bodies of another shape into exceptions of many kinds.
+            should_return_http_response=True,
         )
 
     async def _part(self, part: str | Video, question: Question) -> Any:
@@ -160,10 +270,10 @@ class Gemini:
         return await asyncio.shield(upload)
 
     async def _upload(self, video: Video) -> str:
-        file = await self._client.files.upload(file=video.path, config={"mime_type": video.mime_type})
+        file = await _file(self._client.files.upload(file=video.path, config={"mime_type": video.mime_type}))
         while file.state is not None and file.state.name == "PROCESSING":
             await asyncio.sleep(self.config.poll_s)
-            file = await self._client.files.get(name=file.name)
+            file = await _file(self._client.files.get(name=file.name))
         if file.state is not None and file.state.name == "FAILED":
             raise JudgeRefused(f"the Files API could not process {video.path.name}")
         if not file.uri:
@@ -173,55 +283,74 @@ class Gemini:
     def _named(self, error: Any) -> JudgeError:
         """The SDK's error by what can be done about it."""
         word = f"{error.code} {error.status or ''} {error.message or ''}"
-        if error.code in _BUSY:
-            return unavailable(word, retry_after_s(error.details))
+        if 300 <= error.code < 400:
+            headers = getattr(error.response, "headers", None) or {}
+            return redirected(error.code, headers.get("location", "nowhere"))
         if error.code == 403 and "access the File" in word:
             # The Files API forgets what is older than two days, or another project's.
             self._uploads.clear()
             return unavailable(word)
-        if error.code in (401, 403, 404) or "API_KEY" in str(error.details):
-            return JudgeError(f"judge.backend: {' '.join(word.split())[:300]}; check the key and the model's name")
-        return JudgeRefused(" ".join(word.split())[:200])
+        # A wrong key is status 400 here, with API_KEY_INVALID in its details.
+        status = 401 if "API_KEY" in str(error.details) else error.code
+        return failure(status, word, retry_after_s(error.details), _HINT)
 
-    def _answer(self, response: Any, latency_s: float) -> Answer:
-        finish, detail, parts, digits = self._ending(response)
-        return Answer(
-            text="".join(part.text for part in parts if part.text and not part.thought),
-            thoughts="".join(part.text for part in parts if part.text and part.thought),
-            finish=finish, finish_detail=detail, digits=digits, latency_s=latency_s,
-            model=(response.model_version or "").removeprefix("models/"), usage=_usage(response.usage_metadata),
-        )  # fmt: skip
 
-    def _ending(self, response: Any) -> tuple[Finish, str, list[Any], list[Digit]]:
-        """How the reply ended, the server's word for it, its parts and the token probabilities."""
-        feedback = response.prompt_feedback
-        if feedback is not None and feedback.block_reason is not None:
-            return "blocked", feedback.block_reason.name, [], []
-        if not response.candidates:
-            return "other", "no candidate", [], []
-        candidate = response.candidates[0]
-        parts = (candidate.content.parts or []) if candidate.content else []
-        word = candidate.finish_reason.name if candidate.finish_reason else "FINISH_REASON_UNSPECIFIED"
-        if word == "STOP":
-            return "stop", word, parts, _digits(candidate.logprobs_result)
-        finish: Finish = "length" if word in _LENGTH else "other" if word in _OTHER else "blocked"
-        return finish, word, parts, []
+async def _file(call: Awaitable[Any]) -> Any:
+    """What the Files API says of a file. Raises JudgeUnavailable when that is no description of one."""
+    try:
+        return await call
+    except _ODD_BODY as error:
+        raise unavailable(f"not an answer of the Files API: {type(error).__name__}: {error}") from error
+
+
+def _answer(body: Mapping[str, Any], latency_s: float) -> Answer:
+    """The answer in a body of status 200. Raises JudgeError when it holds none."""
+    raise_reported(body, retry_after_s(body), _HINT)
+    response = parsed(_Response, body, "the Gemini API")
+    usage, feedback = _usage(response.usage_metadata), response.prompt_feedback
+    if not response.candidates and not (feedback and feedback.block_reason) and usage.prompt is None:
+        raise unavailable(f"an answer without a candidate and without token counts: {str(body)[:100]}")
+    finish, detail, parts, digits = _ending(response)
+    return Answer(
+        text="".join(part.text for part in parts if part.text and not part.thought),
+        thoughts="".join(part.text for part in parts if part.text and part.thought),
+        finish=finish, finish_detail=detail, digits=digits, latency_s=latency_s,
+        model=(response.model_version or "").removeprefix("models/"), usage=usage,
+    )  # fmt: skip
+
+
+def _ending(response: _Response) -> tuple[Finish, str, list[_Part], list[Digit]]:
+    """How the reply ended, the server's word for it, its parts and the token probabilities."""
+    feedback = response.prompt_feedback
+    if feedback is not None and feedback.block_reason:
+        return "blocked", feedback.block_reason, [], []
+    if not response.candidates:
+        return "other", "no candidate", [], []
+    candidate = response.candidates[0]
+    parts = (candidate.content.parts or []) if candidate.content else []
+    word = candidate.finish_reason or "FINISH_REASON_UNSPECIFIED"
+    if word == "STOP":
+        return "stop", word, parts, _digits(candidate.logprobs_result)
+    finish: Finish = "length" if word in _LENGTH else "other" if word in _OTHER else "blocked"
+    return finish, word, parts, []
 
 
 def retry_after_s(details: Any) -> float | None:
     """The server's RetryInfo in the details of an error, in seconds: {"retryDelay": "23s"}."""
-    error = details.get("error", details) if isinstance(details, dict) else {}
-    for detail in error.get("details", []) if isinstance(error, dict) else []:
-        delay = str(detail.get("retryDelay", "")).removesuffix("s")
+    error = details.get("error", details) if isinstance(details, Mapping) else {}
+    listed = error.get("details") if isinstance(error, Mapping) else []
+    for detail in listed if isinstance(listed, list) else []:
+        delay = str(detail.get("retryDelay", "")) if isinstance(detail, Mapping) else ""
+        delay = delay.removesuffix("s")
         if delay.replace(".", "", 1).isdecimal():
             return float(delay)
     return None
 
 
-def _usage(usage: Any) -> Usage:
+def _usage(usage: _Usage | None) -> Usage:
     if usage is None:
         return Usage()
-    by_kind = {detail.modality.name: detail.token_count or 0 for detail in usage.prompt_tokens_details or []}
+    by_kind = {detail.modality: detail.token_count or 0 for detail in usage.prompt_tokens_details or []}
     return Usage(
         prompt=usage.prompt_token_count, output=usage.candidates_token_count or 0,
         thoughts=usage.thoughts_token_count or 0,
@@ -229,7 +358,7 @@ def _usage(usage: Any) -> Usage:
     )  # fmt: skip
 
 
-def _digits(logprobs: Any) -> list[Digit]:
+def _digits(logprobs: _Logprobs | None) -> list[Digit]:
     if logprobs is None or not logprobs.chosen_candidates:
         return []
     tops = logprobs.top_candidates or []

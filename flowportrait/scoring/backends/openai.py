@@ -13,14 +13,14 @@ import wave
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field
 
 from flowportrait import media
 from flowportrait.config import Frozen
-from flowportrait.errors import ConfigError, JudgeError, JudgeRefused, require
+from flowportrait.errors import ConfigError, JudgeError, require
 from flowportrait.scoring.backends import (
     Answer,
     Digit,
@@ -34,11 +34,84 @@ from flowportrait.scoring.backends import (
     text_tokens,
     unavailable,
 )
+from flowportrait.scoring.backends.wire import (
+    Count,
+    IfReadable,
+    Text,
+    Wire,
+    failure,
+    json_object,
+    parsed,
+    raise_reported,
+    redirected,
+)
 
 _SOUND_HZ = 16000
-_BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 _FINISHES: dict[str, Finish] = {"stop": "stop", "eos": "stop", "length": "length", "content_filter": "blocked"}
 _KEPT_PAYLOADS = 16
+_HINT = "check the key, the address and the model's name"
+
+
+class _TextPart(Wire):
+    type: Text
+    text: Text = ""
+    thinking: Annotated[Text | None, IfReadable] = None
+
+
+class _Message(Wire):
+    content: Text | list[_TextPart] | None = None
+    refusal: Annotated[Text | None, IfReadable] = None
+    reasoning_content: Annotated[Text | None, IfReadable] = None
+    reasoning: Annotated[Text | None, IfReadable] = None
+
+    @property
+    def text(self) -> str:
+        """What is said; some servers send it in parts, thinking among them."""
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content if part.type in ("text", "output_text"))
+        return self.content or ""
+
+    @property
+    def thoughts(self) -> str:
+        """Reasoning that is sent apart from the text."""
+        parts = self.content if isinstance(self.content, list) else []
+        return self.reasoning_content or self.reasoning or "".join(part.thinking or "" for part in parts)
+
+
+class _Top(Wire):
+    token: Text
+    logprob: float
+
+
+class _Token(_Top):
+    top_logprobs: list[_Top] = []
+
+
+class _Logprobs(Wire):
+    content: list[_Token] | None = None
+
+
+class _Choice(Wire):
+    message: _Message
+    finish_reason: Text | None = None
+    logprobs: Annotated[_Logprobs | None, IfReadable] = None
+
+
+class _PromptDetails(Wire):
+    audio_tokens: Count
+    video_tokens: Count
+
+
+class _Usage(Wire):
+    prompt_tokens: Count
+    completion_tokens: Count
+    prompt_tokens_details: Annotated[_PromptDetails | None, IfReadable] = None
+
+
+class _Completion(Wire):
+    choices: list[_Choice]
+    model: Text | None = None
+    usage: Annotated[_Usage | None, IfReadable] = None
 
 
 class OpenAICompatible:
@@ -54,6 +127,12 @@ class OpenAICompatible:
             default="wav", description="a second part, or left in the video (mm_processor_kwargs.use_audio_in_video)"
         )
         audio_part: Literal["input_audio", "audio_url"] = Field(default="input_audio", description="kind of that part")
+        video_part: Literal["video_url", "input_video"] = Field(
+            default="video_url", description="kind of the video's part; llama.cpp's server takes input_video"
+        )
+        processor_fps: bool = Field(
+            default=True, description="send fps to the model's processor too, as Qwen's reads it for its clock"
+        )
         fps: float | None = Field(
             default=24.0,
             gt=0,
@@ -83,6 +162,9 @@ class OpenAICompatible:
     def identity(self) -> dict[str, Any]:
         """Model, sampling and how video and sound are sent; not the address, which may change."""
         keys = {"model", "sound", "fps", "extra_body", "temperature", "seed", "max_output_tokens", "logprobs"}
+        # Settings that came later count only where they differ: answers stored before are found again.
+        later = {"video_part": "video_url", "processor_fps": True}
+        keys |= {name for name, usual in later.items() if getattr(self.config, name) != usual}
         return {"type": "openai", "version": self.version, **self.config.model_dump(include=keys)}
 
     def estimate(self, question: Question) -> Estimate:
@@ -98,7 +180,7 @@ class OpenAICompatible:
         self._sdk = require("openai", extra="judges")
         self._client = self._sdk.AsyncOpenAI(
             api_key=os.environ.get(self.config.api_key_env, "none"), base_url=self.config.base_url,
-            max_retries=0, timeout=None,
+            max_retries=0, timeout=None, http_client=self._sdk.DefaultAsyncHttpxClient(follow_redirects=False),
         )  # fmt: skip
         return self
 
@@ -110,22 +192,26 @@ class OpenAICompatible:
         started_s = time.monotonic()
         content = [part for piece in question.parts for part in await self._parts(piece)]
         try:
-            completion = await self._client.chat.completions.create(
+            # The raw response: the SDK builds its objects without checking what they are made of.
+            raw = await self._client.chat.completions.with_raw_response.create(
                 model=self.model, messages=[{"role": "user", "content": content}], **self._settings(question)
             )
         except self._sdk.APIStatusError as error:
             raise _named(error) from error
         except self._sdk.APIError as error:
-            raise unavailable(f"{type(error).__name__}: {error}") from error
-        except ValueError as error:
-            raise unavailable(f"not an answer of a chat server: {error}") from error
-        return _answer(completion, time.monotonic() - started_s)
+            cause = f" ({error.__cause__})" if error.__cause__ else ""
+            raise unavailable(f"{type(error).__name__}: {error}{cause}") from error
+        headers = raw.http_response.headers
+        body = json_object(raw.http_response.text, headers.get("content-type", ""))
+        return _answer(body, retry_after_s(headers), time.monotonic() - started_s)
 
     def _settings(self, question: Question) -> dict[str, Any]:
         config, fps = self.config, question.fps or self.fps
         body: dict[str, Any] = {}
         if fps:
-            body = {"media_io_kwargs": {"video": {"fps": fps, "num_frames": -1}}, "mm_processor_kwargs": {"fps": fps}}
+            body["media_io_kwargs"] = {"video": {"fps": fps, "num_frames": -1}}
+        if fps and config.processor_fps:
+            body["mm_processor_kwargs"] = {"fps": fps}
         if config.sound == "in-video":
             body.setdefault("mm_processor_kwargs", {})["use_audio_in_video"] = True
         settings = {"max_tokens": config.max_output_tokens, "extra_body": body | config.extra_body}
@@ -145,6 +231,8 @@ class OpenAICompatible:
         parts: list[dict[str, Any]] = [
             {"type": "video_url", "video_url": {"url": f"data:{piece.mime_type};base64,{video}"}}
         ]
+        if self.config.video_part == "input_video":
+            parts = [{"type": "input_video", "input_video": {"data": video, "format": piece.mime_type.split("/")[1]}}]
         if with_wav and self.config.audio_part == "input_audio":
             parts.append({"type": "input_audio", "input_audio": {"data": sound, "format": "wav"}})
         elif with_wav:
@@ -173,12 +261,11 @@ def _wav(path: Path) -> bytes:
 
 def _named(error: Any) -> JudgeError:
     """The SDK's error by what can be done about it."""
-    word = " ".join(f"{error.status_code} {error.message}".split())
-    if error.status_code in _BUSY:
-        return unavailable(word, retry_after_s(error.response.headers))
-    if error.status_code in (401, 403, 404):
-        return JudgeError(f"judge.backend: {word[:300]}; check the key, the address and the model's name")
-    return JudgeRefused(word[:200])
+    headers = error.response.headers
+    if 300 <= error.status_code < 400:
+        return redirected(error.status_code, headers.get("location", "nowhere"))
+    word = error.message.removeprefix(f"Error code: {error.status_code} - ")
+    return failure(error.status_code, f"{error.status_code} {word}", retry_after_s(headers), _HINT)
 
 
 def retry_after_s(headers: Any) -> float | None:
@@ -190,47 +277,42 @@ def retry_after_s(headers: Any) -> float | None:
         return float(after)
     try:
         return max(0.0, parsedate_to_datetime(after).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
-def _answer(completion: Any, latency_s: float) -> Answer:
+def _answer(body: dict[str, Any], retry_s: float | None, latency_s: float) -> Answer:
+    """The answer in a body of status 200. Raises JudgeError when it holds none."""
+    raise_reported(body, retry_s, _HINT)
+    for choice in body["choices"] if isinstance(body.get("choices"), list) else []:
+        if isinstance(choice, dict):
+            raise_reported(choice, retry_s, _HINT)
+    completion = parsed(_Completion, body, "a chat server")
+    usage, about = _usage(completion.usage), {"model": completion.model or "", "latency_s": latency_s}
     if not completion.choices:
-        return Answer(finish="other", finish_detail="no choice", model=completion.model or "", latency_s=latency_s)
+        if usage.prompt is None:
+            raise unavailable("an answer without a choice and without token counts")
+        return Answer(finish="other", finish_detail="no choice", usage=usage, **about)
     choice = completion.choices[0]
-    message, usage = choice.message, completion.usage
+    if choice.message.refusal:
+        return Answer(text=choice.message.refusal, finish="blocked", finish_detail="refusal", usage=usage, **about)
     word = choice.finish_reason or ""
-    further = message.model_extra or {}
-    if message.refusal:
-        return Answer(
-            text=message.refusal, finish="blocked", finish_detail="refusal", model=completion.model or "",
-            usage=_usage(usage), latency_s=latency_s,
-        )  # fmt: skip
     return Answer(
-        text=message.content or "", thoughts=further.get("reasoning_content") or further.get("reasoning") or "",
-        finish=_FINISHES.get(word, "other"), finish_detail=word, model=completion.model or "", usage=_usage(usage),
-        digits=_digits(choice.logprobs), latency_s=latency_s,
+        text=choice.message.text, thoughts=choice.message.thoughts, finish=_FINISHES.get(word, "other"),
+        finish_detail=word, usage=usage, digits=_digits(choice.logprobs), **about,
     )  # fmt: skip
 
 
-def _usage(usage: Any) -> Usage:
+def _usage(usage: _Usage | None) -> Usage:
     if usage is None:
         return Usage()
-    details = usage.prompt_tokens_details
+    details = usage.prompt_tokens_details or _PromptDetails()
     return Usage(
-        prompt=usage.prompt_tokens,
-        output=usage.completion_tokens,
-        audio=details.audio_tokens if details else None,
-        video=(details.model_extra or {}).get("video_tokens") if details else None,
-    )
+        prompt=usage.prompt_tokens, output=usage.completion_tokens, audio=details.audio_tokens,
+        video=details.video_tokens,
+    )  # fmt: skip
 
 
-def _digits(logprobs: Any) -> list[Digit]:
-    if logprobs is None or not logprobs.content:
-        return []
-    return digits_of(
-        [
-            (item.token, {other.token: probability(other.logprob) for other in item.top_logprobs})
-            for item in logprobs.content
-        ]
-    )
+def _digits(logprobs: _Logprobs | None) -> list[Digit]:
+    tokens = logprobs.content if logprobs and logprobs.content else []
+    return digits_of([(t.token, {top.token: probability(top.logprob) for top in t.top_logprobs}) for t in tokens])

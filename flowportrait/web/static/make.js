@@ -2,16 +2,22 @@
 const LOOK_MS = 500;
 const files = { portrait: "", audio: "" };
 const FIELDS = ["portrait", "audio", "consent"];
-let settings, job, recorder;
+const STRENGTHS = ["head", "lips", "eyes"];
+let settings, job, recorder, watching;
 
 function complain(error) {
   const field = FIELDS.includes(error.field) ? error.field : $(error.field)?.closest(".options") ? "option" : "form";
-  if (field === "option") $("option-error").closest("details").open = true;
+  if (field === "option") {
+    $("option-error").closest("details").open = true;
+    $(error.field).setAttribute("aria-invalid", "true");
+    $(error.field).focus();
+  }
   $(`${field}-error`).textContent = error.message;
 }
 
 function quiet(...fields) {
   for (const field of fields) $(`${field}-error`).textContent = "";
+  for (const input of document.querySelectorAll("[aria-invalid]")) input.removeAttribute("aria-invalid");
 }
 
 // ----------------------------------------------------------------------------------------------- what goes in
@@ -86,7 +92,16 @@ function wish() {
   return {
     ...files, consent: $("consent").checked, model: $("model").value, evaluations: number("evaluations"),
     guidance: number("guidance") ?? 1, seed: number("seed") ?? 0, crop: $("crop").value,
+    size: number("size") ?? "auto", frame: $("frame").value || null,
+    ...Object.fromEntries(STRENGTHS.map((name) => [name, number(name)])),
   };
+}
+
+function sayStrength(name) {
+  const value = Number($(name).value);
+  const word = value === 0 ? "still" : value < 1 ? "less" : value === 1 ? "natural" : value < 2 ? "more" : "most";
+  document.querySelector(`output[for="${name}"]`).textContent = word;
+  $(name).setAttribute("aria-valuetext", word);
 }
 
 async function make(event) {
@@ -103,21 +118,43 @@ async function make(event) {
     job = id;
     $("work").hidden = $("going").hidden = false;
     $("made").hidden = true;
+    const watched = showGrowing(id);
     $("work").scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth", block: "nearest" });
-    await follow(id);
+    await follow(id, watched);
   } catch (error) {
     complain(error);
   }
   $("make").disabled = false;
 }
 
-async function follow(id) {
+// The video as it grows, with its sound. Resolves to whether it was shown to its end so.
+async function showGrowing(id) {
+  clearVideo();
+  if (!canWatch()) return false;
+  watching = new AbortController();
+  return watch($("video"), `/api/jobs/${id}/stream`, watching.signal, () => {
+    $("video").hidden = false;
+    $("video").play().catch(() => {}); // the browser wants a click on the video first
+  });
+}
+
+function clearVideo() {
+  watching?.abort();
+  watching = null;
+  $("video").hidden = true;
+  $("video").loop = false;
+  $("video").removeAttribute("src");
+  $("video").load();
+}
+
+async function follow(id, watched) {
   while (job === id) {
     const state = await ask(`/api/jobs/${id}`);
-    if (state.state === "done") { showVideo(id, state); return; }
+    if (state.state === "done") { showVideo(state); takeOver(id, watched); return; }
     if (state.state === "failed" || state.state === "cancelled") {
       $("work").hidden = true;
       job = null;
+      clearVideo();
       throw Object.assign(new Error(state.reason || "Cancelled."), { field: state.field });
     }
     showProgress(state);
@@ -127,28 +164,40 @@ async function follow(id) {
 
 function showProgress(state) {
   const bar = $("bar");
-  if (state.done) bar.value = state.done / state.total; else bar.removeAttribute("value");
+  if (state.frames) bar.value = state.frames / state.num_frames; else bar.removeAttribute("value");
   $("words").textContent = state.state === "queued"
     ? (state.ahead ? `${state.ahead} before yours` : "Next")
     : !state.done ? "Loading the model and listening"
-    : state.done === state.total ? "Writing the video"
+    : state.frames === state.num_frames ? "Finishing the file"
     : `Making it, about ${Math.max(1, Math.round(state.left_s))} s left`;
 }
 
-function showVideo(id, state) {
+function showVideo(state) {
   $("going").hidden = true;
   $("made").hidden = false;
-  $("video").src = `/api/jobs/${id}/video`;
-  $("download").href = `/api/jobs/${id}/video?download=1`;
+  $("download").href = `/api/jobs/${state.id}/video?download=1`;
   $("warnings").replaceChildren(...state.warnings.map((text) => element("li", { textContent: text })));
+}
+
+// What plays goes on; the finished file, which can be moved about in without a gap, takes over behind its end.
+async function takeOver(id, watched) {
+  const video = $("video");
+  const whole = await watched;
+  if (whole && !video.ended) await until(video, "ended");
+  if (job !== id) return;
+  const seconds = whole ? 0 : video.currentTime;
+  video.hidden = false;
+  video.loop = true;
+  video.src = `/api/jobs/${id}/video`;
+  video.currentTime = seconds;
+  video.play().catch(() => {});
 }
 
 async function remove() {
   const id = job;
   job = null;
   $("work").hidden = true;
-  $("video").removeAttribute("src");
-  $("video").load();
+  clearVideo();
   if (id) await ask(`/api/jobs/${id}`, { method: "DELETE" }).catch(complain);
 }
 
@@ -177,6 +226,7 @@ async function begin() {
     return button;
   }));
   press();
+  for (const name of STRENGTHS) { sayStrength(name); $(name).addEventListener("input", () => sayStrength(name)); }
   $("audio-sample").addEventListener("click", () => useSample("audio", settings.samples.audio[0]));
   for (const kind of ["portrait", "audio"]) $(kind).addEventListener("change", (event) => { choose(kind, event.target.files[0]); event.target.value = ""; });
   for (const card of document.querySelectorAll(".drop")) {

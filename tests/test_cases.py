@@ -1,0 +1,183 @@
+"""Odd files of real people, through every command that reads them."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from cases import CASES, FOLDER, VIDEOS
+
+from flowportrait import cli, media
+from flowportrait.records import ManifestRow, Score, read_jsonl, write_jsonl
+
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="../shared/cases is not there")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The videos, with a manifest."""
+    for case in VIDEOS:
+        shutil.copy(FOLDER / case.name, tmp_path / case.name)
+    facts = {
+        "num_frames": 48,
+        "fps": 24.0,
+        "size_px": 128,
+        "sample_rate_hz": 48_000,
+        "split": "held_out",
+    }
+    facts |= {"identity": "a", "voice": "a", "text": ""}
+    write_jsonl(
+        tmp_path / "manifest.jsonl", [ManifestRow(id=c.name, video=c.name, **facts) for c in VIDEOS]
+    )
+    return tmp_path
+
+
+def shift_s(heard: media.Sound, said: media.Sound) -> float:
+    """By how many seconds `heard` comes later."""
+    a, b = (media.resample(sound.samples, sound.sample_rate, 16_000) for sound in (heard, said))
+    length = 2 ** int(np.ceil(np.log2(len(a) + len(b))))
+    lag = int(np.fft.irfft(np.fft.rfft(a, length) * np.fft.rfft(b, length).conj()).argmax())
+    return (lag if lag < length // 2 else lag - length) / 16_000
+
+
+@pytest.mark.parametrize("case", VIDEOS, ids=lambda case: case.name)
+def test_pictures_are_those_of_the_clean_film(case):
+    clean, seen = (
+        np.stack(list(media.read_frames(FOLDER / name, fps=24))) for name in (case.like, case.name)
+    )
+    assert seen.shape == clean.shape
+    seen = seen[:, ::-1, ::-1] if case.half_turn else seen
+    assert np.abs(seen.astype(int) - clean).mean() < 4
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_sound_is_that_of_the_clean_film(case):
+    clean, heard = (media.read_audio(FOLDER / name) for name in (case.like, case.name))
+    assert abs(shift_s(heard, clean)) < 0.5 / 24
+    assert abs(heard.duration_s - clean.duration_s) < 0.5 / 24
+    assert bool(heard.warnings) == (case.name == "antiphase.wav")
+
+
+def test_scores_are_those_of_the_clean_film(tmp_path):
+    out = tmp_path / "s.jsonl"
+    assert cli.run(["score", str(FOLDER), "--scorers", "sync-small,sharpness", "-o", str(out)]) == 0
+    rows = {(Path(row.clip).name, row.scorer): row for row in read_jsonl(out, Score)}
+    assert not any(row.reason for row in rows.values())
+    for case in VIDEOS:
+        found, clean = (rows[name, "sync-small"] for name in (case.name, case.like))
+        if not case.half_turn:  # nobody's lips are read upside down
+            assert found.value == pytest.approx(clean.value, abs=0.05), case.name
+            assert found.parts["offset"] == clean.parts["offset"], case.name
+
+
+def test_a_truth_is_read_like_the_clip(tmp_path, folder):
+    for name in ("made", "true"):
+        (tmp_path / name).mkdir()
+    for case in VIDEOS:
+        shutil.copy(FOLDER / case.like, tmp_path / "made" / f"{Path(case.name).stem}.mp4")
+        (folder / case.name).rename(tmp_path / "true" / case.name)
+    made, true = tmp_path / "made", tmp_path / "true"
+    arguments = [
+        "evaluate",
+        str(made),
+        "--truth",
+        str(true),
+        "--scorers",
+        "ssim",
+        "--sets",
+        "",
+        "-o",
+        str(tmp_path / "e"),
+    ]
+    assert cli.run(arguments) == 0
+    values = {
+        Path(row.clip).stem: row.value for row in read_jsonl(tmp_path / "e" / "scores.jsonl", Score)
+    }
+    for case in VIDEOS:
+        assert values[Path(case.name).stem] > (0.1 if case.half_turn else 0.85), case.name
+
+
+def test_a_study_takes_what_browsers_play(tmp_path, capsys):
+    for case in VIDEOS:
+        for side in ("a", "b"):
+            place = tmp_path / case.name / side
+            place.mkdir(parents=True)
+            shutil.copy(FOLDER / case.name, place)
+        versions = [f"--versions={side}={tmp_path / case.name / side}" for side in ("a", "b")]
+        out = tmp_path / case.name / "study"
+        code = cli.run(["study", "create", str(out), *versions, "--raters", "anna,ben"])
+        said = capsys.readouterr().err
+        assert code == (0 if case.playable else 2), said
+        if not case.playable:
+            assert said.count("\n") == 1 and "browsers do not play" in said
+            continue
+        clean = media.read_audio(FOLDER / case.like)
+        for copy in (out / "media").iterdir():
+            assert abs(shift_s(media.read_audio(copy), clean)) < 0.5 / 24
+            assert next(media.read_frames(copy)).shape == (128, 128, 3)
+
+
+def test_generate_hears_them(tmp_path):
+    from flowportrait.generate import load
+
+    pipeline = load("tiny")
+    portrait = Path(media.__file__).parent / "samples" / "portrait.png"
+    for case in CASES:
+        result = pipeline.generate(portrait, FOLDER / case.name, evaluations=1)
+        clean = media.read_audio(FOLDER / case.like)
+        assert abs(result.num_frames - media.frames_in(clean.duration_s)) <= 1, case.name
+        assert bool(result.warnings) == (case.name == "antiphase.wav")
+
+
+def test_a_dataset_of_them_is_generated_and_encoded(folder, tmp_path, capsys):
+    made, shards = tmp_path / "made", tmp_path / "shards"
+    assert cli.run(["generate", str(folder), "-o", str(made), "--evaluations", "1"]) == 0
+    assert sorted(row.id for row in read_jsonl(made / "manifest.jsonl", ManifestRow)) == sorted(
+        c.name for c in VIDEOS
+    )
+    assert cli.run(["encode", str(folder), "-o", str(shards)]) == 0
+    assert "left out" not in capsys.readouterr().err
+
+
+def test_prepare_finds_nothing_wrong_with_them(folder, tmp_path):
+    settings = [
+        "faces.detector_settings.side_px=160",
+        "faces.min_face_px=32",
+        "crop.min_side_px=48",
+    ]
+    settings += ["speaker.network=none", "clips.min_s=1"]
+    out = tmp_path / "prepared"
+    arguments = ["prepare", str(folder), "-o", str(out), "--workers", "1"]
+    (folder / "manifest.jsonl").unlink()
+    assert cli.run([*arguments, *(part for pair in settings for part in ("--set", pair))]) == 0
+    rows = [
+        json.loads(line) for path in out.glob("*.jsonl") for line in path.read_text().splitlines()
+    ]
+    sources = {Path(row["key"]).name: row for row in rows if "dropped" in row}
+    assert sorted(sources) == sorted(case.name for case in VIDEOS)
+    assert not any(row["notes"] for row in sources.values())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_page_takes_them_as_recordings(case):
+    pytest.importorskip("fastapi", reason="the extra 'web' is not installed")
+    from flowportrait.web.jobs import Limits
+    from flowportrait.web.uploads import Uploads
+
+    desk = SimpleNamespace(_desk=SimpleNamespace(limits=Limits()))
+    Uploads._check(desk, "audio", FOLDER / case.name, case.name)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_judges_hear_what_is_scored(case):
+    pytest.importorskip("openai", reason="the extra 'judges' is not installed")
+    from flowportrait.scoring.backends.openai import _wav
+
+    def heard(name):
+        return media.Sound(
+            np.frombuffer(_wav(FOLDER / name)[44:], "<i2").astype(np.float32) / 32768, 16_000
+        )
+
+    assert abs(shift_s(heard(case.name), heard(case.like))) < 0.5 / 24
