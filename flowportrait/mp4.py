@@ -133,7 +133,7 @@ def _video_stream(
     if height % 2 or width % 2:
         raise MediaError(f"frames of {width}x{height} px; H.264 in yuv420p needs even sides")
     # x264's macroblock tree reads beyond rows of other widths: the same frames would be other bytes each time.
-    tree = {"x264-params": "mbtree=0"} if width % 128 else {}
+    tree = {"mbtree": "0"} if width % 128 else {}
     stream = container.add_stream("libx264", rate=fps, options={"crf": "16"} | tree | x264)
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     stream.time_base = 1 / fps
