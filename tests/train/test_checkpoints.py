@@ -4,16 +4,19 @@ import os
 import random
 import resource
 import shutil
+import signal
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from flowportrait.errors import CheckpointError
+from flowportrait.errors import CheckpointError, TrainingError
 from flowportrait.train import checkpoint, digests
 from flowportrait.train.checkpoint import Checkpoints, load, newest_whole
 from flowportrait.train.parallel import Ranks
+from flowportrait.train.run import Run, RunConfig, Turn
 
 ALONE = Ranks()
 
@@ -188,3 +191,26 @@ def test_its_files_are_for_whom_the_user_says(tmp_path):
 def test_a_digest_names_every_file(run):
     named = digests.Digests.model_validate_json((run / "checkpoint-0000002" / "digests.json").read_text()).files
     assert set(named) == {".metadata", "__0_0.distcp"}
+
+
+def test_updates_minutes_and_a_signal_bring_a_checkpoint(tmp_path):
+    config = RunConfig(directory=tmp_path, num_updates=10, checkpoint_every=5, checkpoint_minutes=1)
+    run, written = Run(config, config), []
+    assert run.turn(0, 1) == Turn(stops=False, saves=False)
+    assert run.turn(4, 5).saves and run.turn(3, 6).saves
+    run._saved_at -= 61
+    assert run.turn(1, 2).saves
+    run.save(SimpleNamespace(save=written.append))
+    assert written == [run.checkpoints] and not run.turn(1, 2).saves
+    with run.stop.listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert run.turn(1, 2) == Turn(stops=True, saves=True)
+    assert run.turn(9, 10) == Turn(stops=False, saves=True)  # at its end it ends anyway
+
+
+def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
+    config = RunConfig(directory=tmp_path, num_updates=1)
+    run = Run(config, config)
+    (tmp_path / "log.jsonl").mkdir()
+    with pytest.raises(TrainingError, match=r"log.jsonl: cannot be written \(.+\); make room, and go on with"):
+        run.log(update=1)
