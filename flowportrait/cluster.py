@@ -143,6 +143,8 @@ def _connected(ray: Any, count: int) -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
+    # Ray reports its use to its makers unless it is told not to; nothing here is sent anywhere.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Nothing but what the driver says belongs on the terminal.
     quiet = {"log_to_driver": False, "logging_level": "error"}
     try:
