@@ -403,3 +403,17 @@ def test_only_the_promised_kinds_of_pictures_are_opened(tmp_path, kind):
     Image.new("RGB", (64, 64)).save(tmp_path / "me.png", kind)
     with pytest.raises(MediaError, match="not a picture this can read; give a JPEG, PNG"):
         media.read_portrait(tmp_path / "me.png")
+
+
+@pytest.mark.parametrize("width", [112, 208])
+def test_the_same_frames_are_the_same_file(tmp_path, width):
+    """`prepare` promises bytes; x264 with its usual settings gives ten other files in twenty at such widths."""
+    rng = np.random.default_rng(0)
+    soft = rng.integers(0, 255, (1, 14, width // 8, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+    frames = np.concatenate([np.roll(soft, 3 * step, 2) for step in range(48)])
+    sound = np.zeros(2 * 48_000, np.float32)
+    made = set()
+    for _ in range(20):
+        media.write_video(tmp_path / "a.mp4", frames, 24.0, sound, 48_000, {})
+        made.add((tmp_path / "a.mp4").read_bytes())
+    assert len(made) == 1

@@ -32,8 +32,9 @@ class HearingConfig(Frozen):
 
 def learn_hearing(
     config: HearingConfig, directory: Path, seed: int, sources: list[Source], ears: nn.ModuleDict
-) -> None:
-    """Train `ears` (encoder and shapes) in place; a run of its own in `directory`, resumed like any other."""
+) -> bool:
+    """Train `ears` (encoder and shapes) in place; a run of its own in `directory`, resumed like any other. Gives whether
+    it came to its end."""
     run_config = RunConfig(
         directory=directory, seed=seed, num_updates=config.num_updates,
         log_every=50, checkpoint_every=config.num_updates, sample_every=max(1, config.num_updates // 2),
@@ -53,8 +54,9 @@ def learn_hearing(
             loss, figures = _named_shapes(drawn, ears, None)
         return {"held_out_loss": float(loss), **figures}
 
-    train_loop(run, state, optimizer, parts_of, look)
+    ended = train_loop(run, state, optimizer, parts_of, look)
     ears.load_state_dict(state.averaged())
+    return ended
 
 
 def shapes_loss(predicted: Float[Tensor, "b f 27"], shapes: Float[Tensor, "b f 27"]) -> Tensor:

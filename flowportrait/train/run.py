@@ -274,8 +274,9 @@ def train_loop(
     optimizer_config: OptimizerConfig,
     parts_of: Callable[[int], Iterable[Part]],
     sample: Callable[[int], dict[str, float]],
-) -> None:
-    """Updates until the run's count is reached. `parts_of(update)` gives this rank's parts of an update, as many on
+) -> bool:
+    """Updates until the run's count is reached, or until SIGTERM asks for an end; gives whether all were made.
+    `parts_of(update)` gives this rank's parts of an update, as many on
     every rank; `sample(update)` looks at the model and gives figures.
 
     An update whose gradient is not finite is skipped by all ranks together, and the log names its clips. Raises
@@ -285,6 +286,7 @@ def train_loop(
     with run.stop.listening():
         _make_updates(run, state, optimizer_config, parts_of, sample)
     run.checkpoints.wait()
+    return state.update >= run.config.num_updates
 
 
 def _make_updates(

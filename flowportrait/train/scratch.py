@@ -116,7 +116,8 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
         state = TrainState.fresh(speaker, config.optimizer)
     elif state.update == 0:
         ears = nn.ModuleDict({"encoder": speaker.audio_encoder, "shapes": speaker.shapes})
-        learn_hearing(config.hearing, config.run.directory / "hearing", config.run.seed, sources, ears)
+        if not learn_hearing(config.hearing, config.run.directory / "hearing", config.run.seed, sources, ears):
+            return config.run.directory
         state = TrainState.fresh(speaker, config.optimizer)
 
     def parts_of(update: int) -> Iterator[Part]:

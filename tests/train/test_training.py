@@ -1,6 +1,8 @@
 """Whole runs at toy scale: both stages train, stop, continue exactly, and the result generates a video."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from safetensors.torch import load_file
 from flowportrait.config import load_recipe
 from flowportrait.errors import CheckpointError, ConfigError
 from flowportrait.registry import RECIPES_DIR
-from flowportrait.train import codec, sft
+from flowportrait.train import codec, hearing, sft
 from flowportrait.train.run import OptimizerConfig
 from flowportrait.train.scratch import ScratchRecipe
 
@@ -85,6 +87,24 @@ def test_a_stopped_sft_run_continues_with_the_update_it_would_have_made(tmp_path
     weights = "model/model.safetensors"
     assert same_weights(load_file(resumed / weights), load_file(whole / weights))
     assert [row["flow"] for row in log_of(resumed)] == [row["flow"] for row in log_of(whole)]
+
+
+def test_asked_to_end_while_it_learns_to_hear_it_goes_on_from_there(tmp_path, recipe, codec_run, sft_run, monkeypatch):
+    path, listened = recipe(tmp_path / "sft", codec=codec_run), hearing._named_shapes
+
+    def terminated(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return listened(*arguments)
+
+    monkeypatch.setattr(hearing, "_named_shapes", terminated)
+    run = sft.train(path, TINY_SFT, resume=None)
+    assert [row["update"] for row in log_of(run / "hearing", "stopped")] == [1]
+    assert not (run / "model").exists() and not (run / "log.jsonl").exists()
+    monkeypatch.setattr(hearing, "_named_shapes", listened)
+    assert sft.train(path, TINY_SFT, resume="auto") == run
+    weights = "model/model.safetensors"
+    assert same_weights(load_file(run / weights), load_file(sft_run / weights))
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_trained_model_directory_generates(sft_run):
