@@ -132,18 +132,12 @@ def _video_stream(
     """An H.264 stream whose colours are said to be what they are: BT.709, limited range."""
     if height % 2 or width % 2:
         raise MediaError(f"frames of {width}x{height} px; H.264 in yuv420p needs even sides")
-<<<<<<< HEAD
-    # x264's macroblock tree reads beyond rows of other widths: the same frames would be other bytes each time.
-    tree = {"mbtree": "0"} if width % 128 else {}
-    stream = container.add_stream("libx264", rate=fps, options={"crf": "16"} | tree | x264)
-=======
     options = {"crf": "16"} | x264
     if width % 128:
         # With rows of other than whole groups of eight blocks, x264's macroblock tree reads beyond them: the same
         # frames would give other bytes each time (measured at 112, 176, 208, 224, 272 and 368 px).
         options["mbtree"] = "0"
     stream = container.add_stream("libx264", rate=fps, options=options)
->>>>>>> main
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     stream.time_base = 1 / fps
     context = stream.codec_context
