@@ -69,12 +69,11 @@ class Options(TypedDict, total=False):
     """How a video is made.
 
     `size` is the side of the face's square in pixels from 128 to 1024, "auto" for its own; `frame` is "whole" for the
-    whole picture or "face" for that square alone (see `composite.compose`). A codec that shows its own size only takes
-    no other, and gives the square. `evaluations` is the number of network calls for each window, by default the
-    model's own. `guidance` 1 is none; another scale calls the network twice, the second time with all-zero audio
-    features, which is how training drops the audio. The same `seed` gives the same video. `crop` "none" takes the
-    largest centred square instead of that around the face. `head`, `lips` and `eyes` say how strong these movements
-    are: 1 is the model's own, 0 none, 2 the most.
+    whole picture or "face" for that square alone (see `composite.compose`); a codec that shows its own size only takes
+    no other. `evaluations` are the network's calls for each window, by default the model's own number. `guidance` 1 is
+    none; another calls the network twice, once with all-zero audio features, as training drops the audio. The same
+    `seed` gives the same video. `crop` "none" takes the largest centred square instead of that around the face. `head`,
+    `lips` and `eyes` say how strong these movements are: 1 is the model's own, 0 none, 2 the most.
     """
 
     size: Size
