@@ -36,11 +36,9 @@ from flowportrait.modeldir import PARTS, ModelSpec, find_device, load_parts
 from flowportrait.sampling import Schedule, guided, sample
 from flowportrait.weights import difference, shapes
 
-AUDIO_RATE_HZ = 16_000
-"""Samples per second of what the audio encoders hear."""
+AUDIO_RATE_HZ = 16_000  # of what the audio encoders hear
 
-SILENCE = 4
-"""Latent frames of silence in which is seen whether a portrait's lips close."""
+SILENCE = 4  # latent frames, in which is seen whether a portrait's lips close
 Crop = Literal["auto", "none"]
 Progress = Callable[[int, int], None]  # (evaluations done, evaluations in all)
 
