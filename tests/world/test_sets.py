@@ -70,7 +70,7 @@ def test_other_settings_are_refused(rendered, tmp_path):
     render_set(tmp_path, Settings(identities=2), clips=2)
     with pytest.raises(ConfigError, match="begun with seed 0, now 1; use another folder"):
         render_set(tmp_path, Settings(identities=2, seed=1), clips=2)
-    with pytest.raises(ConfigError, match="--size: got 100; give one of 64, 128, 256"):
+    with pytest.raises(ConfigError, match="--size: got 100; give one of 64, 128, 256, 512"):
         render_set(tmp_path, Settings(size_px=100), clips=2)
     (tmp_path / "clips.jsonl").write_text("{no json\n{}\n")
     with pytest.raises(DataError, match="clips.jsonl:1: no record"):
@@ -99,7 +99,7 @@ def test_the_command(rendered, tmp_path, capsys, monkeypatch):
     assert json.loads(lines[-1])["coverage"]["phones"]["zh"] == 0
     assert json.loads((tmp_path / "world.json").read_text())["identities"] == 2
     assert cli.run(["world", "render", str(tmp_path), "--clips", "7", "--size", "100"]) == 2
-    assert capsys.readouterr().err == "error: --size: got 100; give one of 64, 128, 256\n"
+    assert capsys.readouterr().err == "error: --size: got 100; give one of 64, 128, 256, 512\n"
     assert cli.run(["world", "import-rig", str(tmp_path), "-o", "rig.npz"]) == 2
     assert "no head known here" in capsys.readouterr().err
 
