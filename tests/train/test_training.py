@@ -91,6 +91,7 @@ def test_a_stopped_sft_run_continues_with_the_update_it_would_have_made(tmp_path
 
 def test_asked_to_end_while_it_learns_to_hear_it_goes_on_from_there(tmp_path, recipe, codec_run, sft_run, monkeypatch):
     path, listened = recipe(tmp_path / "sft", codec=codec_run), hearing._named_shapes
+    before = signal.getsignal(signal.SIGTERM)
 
     def terminated(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -104,7 +105,7 @@ def test_asked_to_end_while_it_learns_to_hear_it_goes_on_from_there(tmp_path, re
     assert sft.train(path, TINY_SFT, resume="auto") == run
     weights = "model/model.safetensors"
     assert same_weights(load_file(run / weights), load_file(sft_run / weights))
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_trained_model_directory_generates(sft_run):
