@@ -240,7 +240,7 @@ def rewrite(directory, change):
     path = directory / "config.json"
     values = json.loads(path.read_text())
     change(values)
-    values["sha256"].pop("config.json")  # changed on purpose
+    values["sha256"].pop("config.json", None)  # changed on purpose
     path.write_text(json.dumps(values))
 
 
