@@ -22,10 +22,10 @@ from flowportrait.codecs.canvas import Canvas, colour_line
 from flowportrait.codecs.eyes import BROWS, EyeShape
 from flowportrait.codecs.motion import gaussian
 from flowportrait.data.facemesh import FaceMesh
-from flowportrait.data.faces import FaceBox, FaceDetector, Square, portrait_square
+from flowportrait.data.faces import FaceBox, FaceDetector, Square, enlarged, find_face, portrait_square
 from flowportrait.data.matte import PersonMatte
 from flowportrait.data.mesh import Mesh, turn
-from flowportrait.errors import ConfigError, DataError
+from flowportrait.errors import ConfigError
 
 Frame = Literal["whole", "face"]
 Size = int | Literal["auto"]
@@ -176,32 +176,6 @@ def compose(
     return made if matte is None or moved is None else replace(made, moving=_moving(made, matte))
 
 
-def find_face(image: UInt8[np.ndarray, "h w 3"], detector: FaceDetector, warnings: list[str]) -> FaceBox:
-    """The largest face, also of a head that lies on its side or upside down. Raises DataError where there is none."""
-    for quarter_turns in range(4):
-        faces = detector.detect(np.ascontiguousarray(np.rot90(image, quarter_turns)))
-        if faces:
-            if len(faces) > 1:
-                warnings.append(f"portrait: {len(faces)} faces found; the largest is used")
-            return _turned_back(max(faces, key=lambda found: found.area), quarter_turns, image.shape)
-    height, width = image.shape[:2]
-    raise DataError(
-        f"portrait: no face found in {width}x{height} px; give a picture of one face, or one already cut "
-        "around it with --crop none"
-    )
-
-
-def _turned_back(box: FaceBox, quarter_turns: int, shape: tuple[int, ...]) -> FaceBox:
-    """A box found in np.rot90(image, quarter_turns), in the image."""
-    height, width = shape[:2]
-    x0, y0, x1, y1, score = box
-    turned_width = width if quarter_turns % 2 else height  # before the last turn
-    for _ in range(quarter_turns):  # np.rot90 brings (x, y) to (y, width - x)
-        x0, y0, x1, y1 = turned_width - y1, x0, turned_width - y0, x1
-        turned_width = height if turned_width == width else width
-    return FaceBox(x0, y0, x1, y1, score)
-
-
 def _middle_of(square: Square) -> FaceBox:
     """Where the face is in a square that was cut around it."""
     x, y, side = square
@@ -231,9 +205,7 @@ def _square_of(face: FaceBox, mesh: Mesh | None, width: int, height: int) -> tup
 
 
 def _warnings_of(square: Square, model_px: int, mesh: Mesh | None, roll: float) -> list[str]:
-    warnings = []
-    if square.side < model_px:
-        warnings.append(f"portrait: the face's square is {square.side} px, enlarged to {model_px}; it will look soft")
+    warnings = enlarged(square, model_px)
     if mesh is None:
         return warnings
     yaw, pitch = mesh.yaw_pitch

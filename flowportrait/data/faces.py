@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from flowportrait.errors import DataError
@@ -88,19 +89,40 @@ def frame_portrait(
 
 def _around_the_face(image: np.ndarray, detector: FaceDetector, size_px: int) -> FramingReport:
     height, width = image.shape[:2]
-    faces = detector.detect(image)
-    if not faces:
-        raise DataError(
-            f"portrait: no face found in {width}x{height} px; give a picture of one face, or one already cut "
-            "around it with --crop none"
-        )
-    face = max(faces, key=lambda found: found.area)
+    warnings: list[str] = []
+    face = find_face(image, detector, warnings)
     square = portrait_square(face, width, height)
-    warnings = []
-    if len(faces) > 1:
-        warnings.append(f"portrait: {len(faces)} faces found; the largest is used")
-    if square.side < size_px:
-        warnings.append(
-            f"portrait: the face's square is {square.side} px, enlarged to {size_px}; it will look soft"
-        )
-    return FramingReport(square, face, tuple(warnings))
+    return FramingReport(square, face, (*warnings, *enlarged(square, size_px)))
+
+
+def enlarged(square: Square, size_px: int) -> list[str]:
+    """A warning where the square has fewer pixels than it is shown with."""
+    if square.side >= size_px:
+        return []
+    return [f"portrait: the face's square is {square.side} px, enlarged to {size_px}; it will look soft"]
+
+
+def find_face(image: UInt8[np.ndarray, "h w 3"], detector: FaceDetector, warnings: list[str]) -> FaceBox:
+    """The largest face, also of a head that lies on its side or upside down. Raises DataError where there is none."""
+    for quarter_turns in range(4):
+        faces = detector.detect(np.ascontiguousarray(np.rot90(image, quarter_turns)))
+        if faces:
+            if len(faces) > 1:
+                warnings.append(f"portrait: {len(faces)} faces found; the largest is used")
+            return _turned_back(max(faces, key=lambda found: found.area), quarter_turns, image.shape)
+    height, width = image.shape[:2]
+    raise DataError(
+        f"portrait: no face found in {width}x{height} px; give a picture of one face, or one already cut "
+        "around it with --crop none"
+    )
+
+
+def _turned_back(box: FaceBox, quarter_turns: int, shape: tuple[int, ...]) -> FaceBox:
+    """A box found in np.rot90(image, quarter_turns), in the image."""
+    height, width = shape[:2]
+    x0, y0, x1, y1, score = box
+    turned_width = width if quarter_turns % 2 else height  # before the last turn
+    for _ in range(quarter_turns):  # np.rot90 brings (x, y) to (y, width - x)
+        x0, y0, x1, y1 = turned_width - y1, x0, turned_width - y0, x1
+        turned_width = height if turned_width == width else width
+    return FaceBox(x0, y0, x1, y1, score)

@@ -109,13 +109,6 @@ def rows(found: Iterable[Match]) -> list[tuple[str, ...]]:
     """Cells for people."""
     return [
         (one.scorer, one.part or "whole", str(one.clips),
-         *(_shown(f) for f in (one.offset, one.spread, one.same, one.spearman, one.kappa)))
+         *(figure.shown for figure in (one.offset, one.spread, one.same, one.spearman, one.kappa)))
         for one in found
     ]  # fmt: skip
-
-
-def _shown(figure: Figure) -> str:
-    if not math.isfinite(figure.value):
-        return "—"
-    interval = f" ({figure.low:.2f} to {figure.high:.2f})" if math.isfinite(figure.low) else ""
-    return f"{figure.value:.2f}{interval}"

@@ -35,6 +35,14 @@ class Figure(Record):
     low: MaybeNumber = math.nan
     high: MaybeNumber = math.nan
 
+    @property
+    def shown(self) -> str:
+        """The number with its interval for a table, a dash where there is none."""
+        if not math.isfinite(self.value):
+            return "—"
+        interval = f" ({self.low:.2f} to {self.high:.2f})" if math.isfinite(self.low) else ""
+        return f"{self.value:.2f}{interval}"
+
 
 # ------------------------------------------------------------------------------------- agreement of raters
 

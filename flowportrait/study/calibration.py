@@ -6,7 +6,6 @@ means. Its error is that of cross-validation over whole samples, because the ver
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -156,13 +155,6 @@ def table_rows(found: Sequence[Calibration]) -> list[tuple[str, ...]]:
     """Cells for people, in points."""
     return [
         (one.system, one.aspect or "mean", str(one.clips),
-         *(_shown(f) for f in (one.offset, one.error_unmapped, one.error, one.error_constant)))
+         *(figure.shown for figure in (one.offset, one.error_unmapped, one.error, one.error_constant)))
         for one in found
     ]  # fmt: skip
-
-
-def _shown(figure: Figure) -> str:
-    if not math.isfinite(figure.value):
-        return "—"
-    interval = f" ({figure.low:.2f} to {figure.high:.2f})" if math.isfinite(figure.low) else ""
-    return f"{figure.value:.2f}{interval}"

@@ -32,25 +32,6 @@ SAMPLES = Path(__file__).parents[2] / "flowportrait" / "samples"
 LIMITS = Limits(max_upload_bytes=1 << 20, max_sound_s=4.0, max_waiting=2, max_files=3)
 
 
-@pytest.fixture
-def desk():
-    made = Desk(LIMITS)
-    yield made
-    made.close()
-    assert not made._home.exists()
-
-
-@pytest.fixture
-def port(desk):
-    with served(desk) as port:
-        yield port
-
-
-@pytest.fixture
-def visitor(port):
-    return Visitor(port)
-
-
 @pytest.fixture(scope="module")
 def speech(tmp_path_factory):
     """A second of the sample speech, as a WAV file's bytes."""

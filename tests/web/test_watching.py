@@ -26,25 +26,6 @@ SPEECH_S = 6.27
 SLOW = {"size": 768, "frame": "face"}  # so that there is time to look
 
 
-@pytest.fixture
-def desk():
-    made = Desk(LIMITS)
-    yield made
-    made.close()
-    assert not made._home.exists()
-
-
-@pytest.fixture
-def port(desk):
-    with served(desk) as port:
-        yield port
-
-
-@pytest.fixture
-def visitor(port):
-    return Visitor(port)
-
-
 def open_stream(visitor, job):
     """The connection of a request for a growing video, and its answer."""
     connection = http.client.HTTPConnection("127.0.0.1", visitor.port, timeout=60)
