@@ -57,13 +57,18 @@ class Sequence:
 
     @classmethod
     def of(cls, layout: RowLayout, per_second: float, device: str, dtype: torch.dtype) -> Sequence:
-        lengths = list(zip(layout.audio_lengths, layout.image_lengths, layout.video_lengths, strict=True))
+        lengths = list(
+            zip(layout.audio_lengths, layout.image_lengths, layout.video_lengths, strict=True)
+        )
         owned = torch.cat([torch.arange(sum(clip)) >= sum(clip[:2]) for clip in lengths])
         positions = [
-            (g.audio_positions(per_second), g.image_positions(), g.video_positions(per_second)) for g in layout.grids
+            (g.audio_positions(per_second), g.image_positions(), g.video_positions(per_second))
+            for g in layout.grids
         ]
         seen = allowed([portrait_splits(*clip) for clip in lengths]).to(device)
-        mask = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, float("-inf"))
+        mask = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(
+            ~seen, float("-inf")
+        )
         return cls(
             torch.where(~owned)[0].to(device), torch.where(owned)[0].to(device),
             torch.cat([p for clip in positions for p in clip]).to(device), mask[None, None],
@@ -75,17 +80,28 @@ def plain_layer(layer: Layer, x: Tensor, sequence: Sequence, rope: tuple[Tensor,
     attention, und, gen = layer.self_attn, sequence.understood, sequence.generated
 
     def scattered(source: Tensor, name: str, holder: torch.nn.Module) -> Tensor:
-        parts = [holder._modules[f"{name}{expert}"](source[:, own]) for own, expert in ((und, UND), (gen, GEN))]
+        parts = [
+            holder._modules[f"{name}{expert}"](source[:, own])
+            for own, expert in ((und, UND), (gen, GEN))
+        ]
         result = parts[0].new_zeros(*source.shape[:2], *parts[0].shape[2:])
         result[:, und], result[:, gen] = parts
         return result
 
     normed = scattered(x, "input_layernorm", layer)
-    q, k, v = (scattered(normed, f"{name}_proj", attention).unflatten(-1, (-1, attention.head_size)) for name in "qkv")
-    q, k = (rotate(scattered(y, f"{name}_norm", attention), rope).to(v.dtype) for y, name in ((q, "q"), (k, "k")))
+    q, k, v = (
+        scattered(normed, f"{name}_proj", attention).unflatten(-1, (-1, attention.head_size))
+        for name in "qkv"
+    )
+    q, k = (
+        rotate(scattered(y, f"{name}_norm", attention), rope).to(v.dtype)
+        for y, name in ((q, "q"), (k, "k"))
+    )
     groups = q.shape[2] // k.shape[2]
     k, v = (y.repeat_interleave(groups, dim=2) for y in (k, v))
-    heads = F.scaled_dot_product_attention(*(y.transpose(1, 2) for y in (q, k, v)), attn_mask=sequence.mask)
+    heads = F.scaled_dot_product_attention(
+        *(y.transpose(1, 2) for y in (q, k, v)), attn_mask=sequence.mask
+    )
     x = x + scattered(heads.transpose(1, 2).flatten(2), "o_proj", attention)
     return x + scattered(scattered(x, "post_attention_layernorm", layer), "mlp", layer)
 
@@ -123,7 +139,9 @@ class Case:
         with torch.device(device):
             model = MoT(config)
             torch.nn.init.normal_(model.llm2vae.weight, std=0.02)
-            grids = tuple(TokenGrid(latent_frames_for(round(24 * s)), side, side, 27, 27) for s in seconds)
+            grids = tuple(
+                TokenGrid(latent_frames_for(round(24 * s)), side, side, 27, 27) for s in seconds
+            )
             layout = RowLayout(grids)
             row = Row(
                 layout, torch.randn(1, sum(layout.audio_lengths), config.audio_dim),
@@ -214,7 +232,9 @@ def peak_bytes(case: Case, way: Callable[[], Tensor], device: str) -> int:
     """The most bytes that tensors of a forward and backward hold at once, beyond weights and inputs."""
     case.model.zero_grad(set_to_none=True)
     if device == "cpu":
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        with torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+        ) as profile:
             trained(case, way)
         events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
         return max(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
@@ -239,13 +259,20 @@ def compare(size: str, seconds: tuple[float, ...], device: str, rounds: int) -> 
     with torch.no_grad():
         measured = {"layer_forward": times(layer_ways(case), rounds, device)}
         if len(seconds) == 1:
-            measured["sampling_8_evaluations"] = times(sampling_ways(case, 8), max(1, rounds // 3), device)
-    update = {name: (lambda way=way: trained(case, way)) for name, way in ways.items()}
+            measured["sampling_8_evaluations"] = times(
+                sampling_ways(case, 8), max(1, rounds // 3), device
+            )
+    update = {name: lambda way=way: trained(case, way) for name, way in ways.items()}
     measured["forward_backward"] = times(update, rounds, device)
     measured["peak_bytes"] = {name: peak_bytes(case, way, device) for name, way in ways.items()}
     measured["peak_bytes"]["plain"] += case.sequence.mask.nbytes
     ratios = {name: pair["plain"] / pair["ours"] for name, pair in measured.items()}
-    found = {"seconds": seconds, "tokens": case.row.layout.num_tokens, **measured, "plain_over_ours": ratios}
+    found = {
+        "seconds": seconds,
+        "tokens": case.row.layout.num_tokens,
+        **measured,
+        "plain_over_ours": ratios,
+    }
     found |= {"velocity_gap": gap, "gradient_gap": gradient_gap}
     print(json.dumps(found), flush=True)
     return found
@@ -261,7 +288,12 @@ def main(options: argparse.Namespace) -> dict:
     else:
         with matmul_precision(options.device):
             rows = [compare(options.size, case, options.device, options.rounds) for case in cases]
-    return {"size": options.size, "device": options.device, "load": os.getloadavg()[0], "rows": rows}
+    return {
+        "size": options.size,
+        "device": options.device,
+        "load": os.getloadavg()[0],
+        "rows": rows,
+    }
 
 
 if __name__ == "__main__":

@@ -36,7 +36,9 @@ def sources(folder: Path, count: int) -> Path:
     return folder
 
 
-def measure(films: Path, out: Path, engine: str, workers: int) -> tuple[float, float, dict[str, bytes]]:
+def measure(
+    films: Path, out: Path, engine: str, workers: int
+) -> tuple[float, float, dict[str, bytes]]:
     """Wall seconds, processor seconds of children that ended, and the clips' bytes by name."""
     config = load_recipe(None, PrepareConfig, SETTINGS)
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
@@ -59,13 +61,25 @@ def main() -> None:
         for number in range(arguments.rounds):
             for engine, workers in WAYS:
                 name = f"{engine} {workers}"
-                wall_s, spent_s, clips = measure(films, Path(folder) / f"{number} {name}", engine, workers)
+                wall_s, spent_s, clips = measure(
+                    films, Path(folder) / f"{number} {name}", engine, workers
+                )
                 first = first or clips
                 assert clips == first, f"{name}: other clips"
                 best[name] = min(wall_s, best.get(name, wall_s))
-                print(f"{name}: {wall_s:.1f} s, {spent_s:.1f} processor seconds of ended children", flush=True)
-    found = {"sources": arguments.sources, "rounds": arguments.rounds, "load": os.getloadavg()[0], "wall_s": best}
-    found["two_against_one"] = {engine: best[f"{engine} 1"] / best[f"{engine} 2"] for engine in ("local", "ray")}
+                print(
+                    f"{name}: {wall_s:.1f} s, {spent_s:.1f} processor seconds of ended children",
+                    flush=True,
+                )
+    found = {
+        "sources": arguments.sources,
+        "rounds": arguments.rounds,
+        "load": os.getloadavg()[0],
+        "wall_s": best,
+    }
+    found["two_against_one"] = {
+        engine: best[f"{engine} 1"] / best[f"{engine} 2"] for engine in ("local", "ray")
+    }
     arguments.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(found))
 

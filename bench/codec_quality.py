@@ -45,7 +45,11 @@ def reconstruct(codec: LatentCodec, frames: np.ndarray) -> np.ndarray:
 
 
 def measure_set(
-    name: str, clips: Iterable[FramedClip], codec: LatentCodec, landmarker: FaceLandmarker | None, out: Path
+    name: str,
+    clips: Iterable[FramedClip],
+    codec: LatentCodec,
+    landmarker: FaceLandmarker | None,
+    out: Path,
 ) -> dict:
     """Figures of one set of clips, a row per clip, and OUT/codec_NAME.png (true, decoded; worst first)."""
     rows, pictures = [], {}
@@ -57,7 +61,9 @@ def measure_set(
     if not rows:
         return {"clips": []}
     rows.sort(key=lambda row: row["psnr"])
-    shown = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, SHEET_CLIPS).round().astype(int))]
+    shown = [
+        rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, SHEET_CLIPS).round().astype(int))
+    ]
     sheet = []
     for row in shown:
         true, made = pictures[row["clip"]]
@@ -83,5 +89,7 @@ def _figures(
         row["psnr_mouth"] = psnr(frames, made, mouth)
         row["psnr_eyes"] = psnr(frames, made, eyes)
     if landmarker:
-        row["lip_r"] = correlation(lip_opening(seen), lip_opening(landmarker.track(made).landmarks68))
+        row["lip_r"] = correlation(
+            lip_opening(seen), lip_opening(landmarker.track(made).landmarks68)
+        )
     return row

@@ -23,7 +23,8 @@ def convert(onnx_path: Path) -> dict[str, torch.Tensor]:
 
     graph = onnx.load(str(onnx_path)).graph
     values = {
-        item.name: torch.from_numpy(onnx.numpy_helper.to_array(item).copy()) for item in graph.initializer
+        item.name: torch.from_numpy(onnx.numpy_helper.to_array(item).copy())
+        for item in graph.initializer
     }
     layers: list[tuple[torch.Tensor, torch.Tensor]] = []
     for node in graph.node:
@@ -36,7 +37,10 @@ def convert(onnx_path: Path) -> dict[str, torch.Tensor]:
     network = CenterFace()
     state = {}
     for name, (weight, bias) in zip(_running_order(network), layers, strict=False):
-        state[f"{name}.weight"], state[f"{name}.bias"] = weight.half().contiguous(), bias.half().contiguous()
+        state[f"{name}.weight"], state[f"{name}.bias"] = (
+            weight.half().contiguous(),
+            bias.half().contiguous(),
+        )
     network.load_state_dict(state)
     return state
 
@@ -54,7 +58,9 @@ def _running_order(network: CenterFace) -> list[str]:
     return [*backbone, *pyramid, "neck", "heat", "log_size", "offset"]
 
 
-def _folded(weight, bias, gamma, beta, mean, variance, epsilon: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _folded(
+    weight, bias, gamma, beta, mean, variance, epsilon: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """A transposed convolution (weight [in, out, h, w]) with the batch norm behind it worked in."""
     factor = gamma / torch.sqrt(variance + epsilon)
     return weight * factor[None, :, None, None], (bias - mean) * factor + beta

@@ -37,7 +37,10 @@ def measure(args: argparse.Namespace) -> None:
     clips = load_sources(world=args.world)
     train = one_by_one([clip for clip in clips if clip.split == "train"], args.clips)
     others = one_by_one([clip for clip in clips if clip.split != "train"], args.others)
-    for split, clip in [*(("train", clip) for clip in train), *(("held-out", clip) for clip in others)]:
+    for split, clip in [
+        *(("train", clip) for clip in train),
+        *(("held-out", clip) for clip in others),
+    ]:
         path = args.out / f"{clip.key}.npz"
         if path.is_file():
             continue
@@ -83,7 +86,9 @@ def landmarks_in_place(video: Path, truth: np.ndarray) -> tuple[np.ndarray, np.n
     left, top = np.clip(middle - side / 2, 0, [width - side, height - side])
     box = (left, top, left + side, top + side)
     size_px = SIZE_PX, SIZE_PX
-    cut = np.stack([Image.fromarray(f).resize(size_px, Image.Resampling.BICUBIC, box=box) for f in frames])
+    cut = np.stack(
+        [Image.fromarray(f).resize(size_px, Image.Resampling.BICUBIC, box=box) for f in frames]
+    )
     landmarks = find_landmarks(cut)
     return landmarks, blendshapes.eye_edges(cut, landmarks)
 
@@ -91,10 +96,15 @@ def landmarks_in_place(video: Path, truth: np.ndarray) -> tuple[np.ndarray, np.n
 def fit(args: argparse.Namespace) -> None:
     """Ridge regression, its penalty chosen on a fifth of the people it may learn from."""
     rows = [dict(np.load(path)) for path in sorted(args.out.glob("*.npz"))]
-    train, rest = ([row for row in rows if (str(row["split"]) == "train") == wanted] for wanted in (True, False))
+    train, rest = (
+        [row for row in rows if (str(row["split"]) == "train") == wanted]
+        for wanted in (True, False)
+    )
     people = sorted({str(row["identity"]) for row in train})
     inner = set(people[::5])
-    fitted, checked = ([r for r in train if (str(r["identity"]) in inner) == wanted] for wanted in (False, True))
+    fitted, checked = (
+        [r for r in train if (str(r["identity"]) in inner) == wanted] for wanted in (False, True)
+    )
     scores = {p: np.nanmean(correlations(ridge(fitted, p), checked)) for p in PENALTIES}
     penalty = max(scores, key=scores.get)
     weights = ridge(train, penalty)
@@ -102,12 +112,18 @@ def fit(args: argparse.Namespace) -> None:
     names = [name for name, r in zip(ARKIT, held_out, strict=True) if r > KEPT_ABOVE]
     others = {str(row["identity"]) for row in rest}
     print(f"{len(train)} clips of {len(people)} people; {len(rest)} of {len(others)} others")
-    print(f"penalty {penalty} by {len(inner)} of them\n\n| shape | r, others | r, fitted |\n|---|---|---|")
+    print(
+        f"penalty {penalty} by {len(inner)} of them\n\n| shape | r, others | r, fitted"
+        " |\n|---|---|---|"
+    )
     for name, r, own in zip(ARKIT, held_out, correlations(weights, train), strict=True):
         print(f"| {name} | {r:.2f} | {own:.2f} |" + ("" if name in names else " not kept"))
     if args.write:
         kept = [ARKIT.index(name) for name in names]
-        about = {"names": " ".join(names), "correlation": " ".join(f"{held_out[i]:.3f}" for i in kept)}
+        about = {
+            "names": " ".join(names),
+            "correlation": " ".join(f"{held_out[i]:.3f}" for i in kept),
+        }
         # A slice of columns lies across memory, and the file would take it as it lies.
         table = np.ascontiguousarray(weights[:, kept], np.float32)
         save_file({"weights": table}, blendshapes.TABLE, about)
@@ -159,7 +175,9 @@ def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     """See above."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(required=True)
     for function in (measure, fit, compare):
         command = commands.add_parser(function.__name__, help=function.__doc__)

@@ -49,7 +49,9 @@ def main() -> None:
     )
     parser.add_argument("clips", type=Path, help="folder of KEY.mp4 files")
     parser.add_argument("labels", type=Path, help="folder to write KEY.npz files to")
-    parser.add_argument("--landmarker", type=Path, required=True, help="MediaPipe's face_landmarker.task")
+    parser.add_argument(
+        "--landmarker", type=Path, required=True, help="MediaPipe's face_landmarker.task"
+    )
     arguments = parser.parse_args()
     arguments.labels.mkdir(parents=True, exist_ok=True)
     (arguments.labels / "arkit_names.json").write_text(json.dumps(ARKIT_NAMES))

@@ -94,7 +94,8 @@ class FaceLandmarker:
     def __init__(self, model: Path):
         if not model.is_file():
             raise FileNotFoundError(
-                f"{model}: no such file; give the path of MediaPipe's face_landmarker.task with --landmarker"
+                f"{model}: no such file; give the path of MediaPipe's face_landmarker.task with"
+                " --landmarker"
             )
         options = vision.FaceLandmarkerOptions(
             base_options=BaseOptions(model_asset_path=str(model)),
@@ -118,12 +119,18 @@ class FaceLandmarker:
                 continue
             mesh = np.array([(p.x, p.y) for p in result.face_landmarks[0]], np.float32)
             landmarks[i] = landmarks68(mesh) * (width, height)
-            scores = {category.category_name: category.score for category in result.face_blendshapes[0]}
-            arkit[i] = [scores.get(name, 0.0) for name in ARKIT_NAMES]  # MediaPipe knows no tongueOut
+            scores = {
+                category.category_name: category.score for category in result.face_blendshapes[0]
+            }
+            arkit[i] = [
+                scores.get(name, 0.0) for name in ARKIT_NAMES
+            ]  # MediaPipe knows no tongueOut
         return FaceTrack(landmarks, arkit, ~np.isnan(landmarks[:, 0, 0]))
 
     def _detect(self, frame: np.ndarray):
-        image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(frame))
+        image = mediapipe.Image(
+            image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(frame)
+        )
         return self._landmarker.detect(image)
 
 

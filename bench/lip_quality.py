@@ -21,7 +21,9 @@ SPEECH_S, SILENCE_S, SILENCE_EDGE_S = 2.0, 1.5, 0.2
 
 def generate(pipeline: Pipeline, clip: FramedClip, evaluations: int | None = None) -> np.ndarray:
     """Frames [f, s, s, 3] of the clip's first frame saying the clip's sound."""
-    return pipeline.generate(clip.frames[0], clip.sound, evaluations=evaluations, **AS_TRAINED).frames
+    return pipeline.generate(
+        clip.frames[0], clip.sound, evaluations=evaluations, **AS_TRAINED
+    ).frames
 
 
 def measure_lips(
@@ -40,7 +42,9 @@ def measure_lips(
         print(f"{clip.key}: r {rows[-1]['r']:.2f}, best lag {rows[-1]['best_lag']}", flush=True)
     rows.sort(key=lambda row: row["r"])
     sheet = []
-    for row in [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, SHEET_CLIPS).round().astype(int))]:
+    for row in [
+        rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, SHEET_CLIPS).round().astype(int))
+    ]:
         true, made = pictures[row["clip"]]
         sheet += [(f"{row['clip']}: true", true), (f"generated, r {row['r']:.2f}", made)]
     write_sheet(out / "lips.png", sheet)
@@ -52,7 +56,9 @@ def measure_lips(
     }
 
 
-def _lip_figures(clip: FramedClip, made: np.ndarray, landmarker: FaceLandmarker) -> dict[str, float]:
+def _lip_figures(
+    clip: FramedClip, made: np.ndarray, landmarker: FaceLandmarker
+) -> dict[str, float]:
     """Both clips are seen by the same landmarker; its agreement with the ground truth is given beside."""
     seen = lip_opening(landmarker.track(clip.frames).landmarks68)
     generated = lip_opening(landmarker.track(made).landmarks68)
@@ -66,7 +72,9 @@ def _lip_figures(clip: FramedClip, made: np.ndarray, landmarker: FaceLandmarker)
     if clip.segments is not None:
         pauses = pause_frames(clip.segments, len(generated), FPS)
         for name, opening in (("true", seen), ("generated", generated)):
-            row |= {f"pause_{key}_{name}": value for key, value in stillness(opening, pauses).items()}
+            row |= {
+                f"pause_{key}_{name}": value for key, value in stillness(opening, pauses).items()
+            }
     return row
 
 
@@ -80,9 +88,14 @@ def measure_silence(
     rows = []
     for clip in clips:
         samples, rate = clip.sound
-        speech, silence = samples[: round(SPEECH_S * rate)], np.zeros(round(SILENCE_S * rate), np.float32)
+        speech, silence = (
+            samples[: round(SPEECH_S * rate)],
+            np.zeros(round(SILENCE_S * rate), np.float32),
+        )
         sound = Sound(np.concatenate([speech, silence, speech]), rate)
-        frames = pipeline.generate(clip.frames[0], sound, evaluations=evaluations, **AS_TRAINED).frames
+        frames = pipeline.generate(
+            clip.frames[0], sound, evaluations=evaluations, **AS_TRAINED
+        ).frames
         start = len(speech) / rate + SILENCE_EDGE_S
         stop = (len(speech) + len(silence)) / rate - SILENCE_EDGE_S
         times = (np.arange(len(frames)) + 0.5) / FPS
@@ -92,7 +105,11 @@ def measure_silence(
 
 
 def measure_curve(
-    clips: list[FramedClip], pipeline: Pipeline, landmarker: FaceLandmarker, evaluations: list[int], out: Path
+    clips: list[FramedClip],
+    pipeline: Pipeline,
+    landmarker: FaceLandmarker,
+    evaluations: list[int],
+    out: Path,
 ) -> list[dict]:
     """A row per number of evaluations: lips, sharpness (truth: 1), closeness to the finest run, time."""
     finest = {clip.key: generate(pipeline, clip, max(evaluations)) for clip in clips}
@@ -103,7 +120,8 @@ def measure_curve(
         made = {clip.key: generate(pipeline, clip, count) for clip in clips}
         seconds = time.perf_counter() - started
         curves = [
-            lag_curve(openings[key], lip_opening(landmarker.track(frames).landmarks68)) for key, frames in made.items()
+            lag_curve(openings[key], lip_opening(landmarker.track(frames).landmarks68))
+            for key, frames in made.items()
         ]
         rows.append({
             "evaluations": count,

@@ -38,15 +38,23 @@ def talk(rng: np.random.Generator, presentation: str, split: Split, seconds: flo
         phones += [Phone(round(at + phone.start_s, 4), phone.name) for phone in spoken]
         texts.append(text)
     samples = np.concatenate(sounds)[: round(seconds * rate)]
-    return Utterance(samples, rate, [p for p in phones if p.start_s < seconds], " ".join(texts), first.voice)
+    return Utterance(
+        samples, rate, [p for p in phones if p.start_s < seconds], " ".join(texts), first.voice
+    )
 
 
 def render(out: Path, clips: int, seconds: float) -> None:
     """Writes KEY.mp4, KEY.npz and a line of clips.jsonl for every person; goes on where it stopped."""
     out.mkdir(parents=True, exist_ok=True)
     index = out / "clips.jsonl"
-    done = {json.loads(line)["key"] for line in index.read_text().splitlines()} if index.is_file() else set()
-    takes = [take for take in plan(Settings(identities=clips * 5), clips * 5) if take.split != "train"][:clips]
+    done = (
+        {json.loads(line)["key"] for line in index.read_text().splitlines()}
+        if index.is_file()
+        else set()
+    )
+    takes = [
+        take for take in plan(Settings(identities=clips * 5), clips * 5) if take.split != "train"
+    ][:clips]
     for take in takes:
         key = f"long_{take.identity_seed:05d}"
         if key in done:
@@ -56,11 +64,17 @@ def render(out: Path, clips: int, seconds: float) -> None:
         speech = talk(rng, head.person.presentation, take.split, seconds)
         manner = draw_manner(take.identity_seed)
         made = perform(rng, speech.phones, speech.samples, speech.sample_rate, manner, head.lips)
-        filmed = list(Scene(head, [take.identity_seed, 20], take.settings.size_px).film(made.motion))
+        filmed = list(
+            Scene(head, [take.identity_seed, 20], take.settings.size_px).film(made.motion)
+        )
         frames = np.stack([picture.frame for picture in filmed])
-        media.write_video(out / f"{key}.mp4", frames, media.FPS, speech.samples, speech.sample_rate, {})
+        media.write_video(
+            out / f"{key}.mp4", frames, media.FPS, speech.samples, speech.sample_rate, {}
+        )
         landmarks = np.stack([picture.landmarks for picture in filmed]).astype(np.float16)
-        np.savez_compressed(out / f"{key}.npz", landmarks68=landmarks, blink=made.blink.astype(np.float16))
+        np.savez_compressed(
+            out / f"{key}.npz", landmarks68=landmarks, blink=made.blink.astype(np.float16)
+        )
         record = {
             "key": key, "split": take.split, "identity": head.person.as_dict(), "text": speech.text,
             "voice": speech.voice.as_dict(), "n": len(frames), "emotion": made.emotion,
@@ -73,7 +87,9 @@ def render(out: Path, clips: int, seconds: float) -> None:
 
 def main() -> None:
     """See above."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--clips", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=20.0)

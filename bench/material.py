@@ -32,14 +32,18 @@ class FramedClip:
     key: str
     path: Path
     frames: np.ndarray  # uint8 [f, s, s, 3]
-    landmarks68: np.ndarray | None  # ground truth, float32 [f, 68, 2] in px of `frames`; rendered clips only
+    landmarks68: (
+        np.ndarray | None
+    )  # ground truth, float32 [f, 68, 2] in px of `frames`; rendered clips only
     segments: list[tuple[float, float, str]] | None  # visemes in time; rendered clips only
 
     @cached_property
     def sound(self) -> Sound:
         """The clip's own sound, mono, as long as its frames."""
         sound = read_audio(self.path)
-        return Sound(sound.samples[: round(len(self.frames) / FPS * sound.sample_rate)], sound.sample_rate)
+        return Sound(
+            sound.samples[: round(len(self.frames) / FPS * sound.sample_rate)], sound.sample_rate
+        )
 
 
 class Framing:
@@ -71,7 +75,9 @@ class Framing:
         x, y, side = square
         size = (self.size_px, self.size_px)
         box = (x, y, x + side, y + side)
-        return np.stack([Image.fromarray(f).resize(size, Image.Resampling.LANCZOS, box) for f in frames])
+        return np.stack(
+            [Image.fromarray(f).resize(size, Image.Resampling.LANCZOS, box) for f in frames]
+        )
 
 
 def world_clips(
@@ -93,7 +99,9 @@ def grid_clips(
         yield framing.clip(clip.key, clip.video, max_s)
 
 
-def real_clips(folder: Path, framing: Framing, limit: int, max_s: float = 4.0) -> Iterator[FramedClip]:
+def real_clips(
+    folder: Path, framing: Framing, limit: int, max_s: float = 4.0
+) -> Iterator[FramedClip]:
     """The videos real__* of a folder; those without a face in the first frame are named and left out."""
     for path in _spread(files_of([folder], VIDEO_KINDS, prefix="real__"), limit):
         try:
@@ -104,7 +112,9 @@ def real_clips(folder: Path, framing: Framing, limit: int, max_s: float = 4.0) -
 
 def files_of(paths: list[Path], kinds: tuple[str, ...], prefix: str = "") -> list[Path]:
     """The files among `paths` and in the folders among them, sorted by name."""
-    files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    files = [
+        file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])
+    ]
     return [file for file in files if file.suffix.lower() in kinds and file.name.startswith(prefix)]
 
 

@@ -29,7 +29,9 @@ def psnr(true: np.ndarray, made: np.ndarray, mask: np.ndarray | None = None) -> 
 def feature_masks(landmarks68: np.ndarray, size_px: int) -> tuple[np.ndarray, np.ndarray]:
     """Boxes of the mouth and of both eyes, bool [f, h, w] each, a little larger than their points."""
     mouth = _box_mask(landmarks68[:, MOUTH], size_px)
-    eyes = _box_mask(landmarks68[:, RIGHT_EYE], size_px) | _box_mask(landmarks68[:, LEFT_EYE], size_px)
+    eyes = _box_mask(landmarks68[:, RIGHT_EYE], size_px) | _box_mask(
+        landmarks68[:, LEFT_EYE], size_px
+    )
     return mouth, eyes
 
 
@@ -78,7 +80,9 @@ def lag_curve(true: np.ndarray, made: np.ndarray, max_lag: int = MAX_LAG_FRAMES)
     return LagCurve(by_lag[0], known[best_lag], best_lag)
 
 
-def pause_frames(segments: list[tuple[float, float, str]], num_frames: int, fps: float) -> list[np.ndarray]:
+def pause_frames(
+    segments: list[tuple[float, float, str]], num_frames: int, fps: float
+) -> list[np.ndarray]:
     """Frame indices well inside each pause; `segments` are (start_s, end_s, viseme), "sil" is silence."""
     pauses: list[list[float]] = []
     for start, end, viseme in segments:

@@ -39,7 +39,11 @@ def sharpness(frames: np.ndarray, mask: np.ndarray) -> float:
     luma = frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     laplacian = np.zeros_like(luma)
     laplacian[:, 1:-1, 1:-1] = (
-        luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:] - 4 * luma[:, 1:-1, 1:-1]
+        luma[:, :-2, 1:-1]
+        + luma[:, 2:, 1:-1]
+        + luma[:, 1:-1, :-2]
+        + luma[:, 1:-1, 2:]
+        - 4 * luma[:, 1:-1, 1:-1]
     )
     return float(laplacian[np.broadcast_to(mask, luma.shape)].var())
 
@@ -47,7 +51,9 @@ def sharpness(frames: np.ndarray, mask: np.ndarray) -> float:
 def judder(frames: np.ndarray, mask: np.ndarray) -> float:
     """Mean change of frames at the borders of latent frames over that within them; 1 is none."""
     luma = frames.astype(np.float32).mean(-1)
-    change = np.array([np.abs(a - b)[mask].mean() for a, b in zip(luma[1:], luma[:-1], strict=True)])
+    change = np.array(
+        [np.abs(a - b)[mask].mean() for a, b in zip(luma[1:], luma[:-1], strict=True)]
+    )
     at_border = np.arange(len(change)) % GROUP == 0
     return float(change[at_border][1:].mean() / change[~at_border].mean())
 
@@ -89,7 +95,9 @@ def portraits(arguments: argparse.Namespace) -> dict:
     rows, pictures = [], {}
     for path in sorted(arguments.portraits.iterdir())[:: arguments.every][: arguments.limit]:
         try:
-            made = pipeline.generate(str(path), (samples, sound.sample_rate), size=arguments.size, frame="face")
+            made = pipeline.generate(
+                str(path), (samples, sound.sample_rate), size=arguments.size, frame="face"
+            )
         except FlowPortraitError as error:
             print(f"left out: {error}", flush=True)
             continue
@@ -114,7 +122,9 @@ def portraits(arguments: argparse.Namespace) -> dict:
         })  # fmt: skip
         print(rows[-1], flush=True)
         numbers = [0, int(lip_opening(points).argmax()), int(openings.argmin())]
-        pictures[path.name] = np.concatenate([own.picture, *(frames[number] for number in numbers)], 1)
+        pictures[path.name] = np.concatenate(
+            [own.picture, *(frames[number] for number in numbers)], 1
+        )
     rows.sort(key=lambda row: row["sharpness"])
     _write_sheet(arguments.out / "portraits.jpg", [pictures[row["portrait"]] for row in rows])
     return {"median": _medians(rows, "portrait"), "portraits": rows}
@@ -125,7 +135,9 @@ def codec(arguments: argparse.Namespace) -> dict:
     """Held-out rendered clips, encoded at the model's size and shown at others; the first frame is the portrait."""
     pipeline = load(arguments.model, "cpu")
     part, size_px = pipeline.codec, pipeline.spec.size_px
-    clips = [clip for clip in load_sources(world=arguments.world) if clip.split == "test"][: arguments.limit]
+    clips = [clip for clip in load_sources(world=arguments.world) if clip.split == "test"][
+        : arguments.limit
+    ]
     rows, pictures = [], []
     for clip in clips:
         full = np.stack(list(media.read_frames(clip.video)))
@@ -138,7 +150,9 @@ def codec(arguments: argparse.Namespace) -> dict:
             latents = part.encode(video, context)
             made = _bytes(part.decode(latents, context)[0].transpose(0, 1))
             with np.load(clip.labels) as stored:
-                points = stored["landmarks68"].astype(np.float32)[: len(true)] * side / full.shape[1]
+                points = (
+                    stored["landmarks68"].astype(np.float32)[: len(true)] * side / full.shape[1]
+                )
             mouth, eyes = feature_masks(points, side)
             rows.append({
                 "clip": clip.key, "size": side, "psnr": psnr(true, made), "psnr_mouth": psnr(true, made, mouth),
@@ -147,15 +161,23 @@ def codec(arguments: argparse.Namespace) -> dict:
             print(rows[-1], flush=True)
             if side == max(arguments.sizes):
                 numbers = np.linspace(0, len(true) - 1, 4).astype(int)
-                pictures += [np.concatenate(list(true[numbers]), 1), np.concatenate(list(made[numbers]), 1)]
+                pictures += [
+                    np.concatenate(list(true[numbers]), 1),
+                    np.concatenate(list(made[numbers]), 1),
+                ]
     _write_sheet(arguments.out / "codec.jpg", pictures)
-    by_size = {side: _medians([row for row in rows if row["size"] == side], "clip") for side in arguments.sizes}
+    by_size = {
+        side: _medians([row for row in rows if row["size"] == side], "clip")
+        for side in arguments.sizes
+    }
     return {"median": by_size, "clips": rows}
 
 
 def _context(part, portrait: np.ndarray, small: np.ndarray):
     """The codec's context with a canvas as `generate` makes it of a portrait that is cut already."""
-    own = compose(portrait, len(small), len(portrait), "face", "none", None, FaceMesh(), PersonMatte())
+    own = compose(
+        portrait, len(small), len(portrait), "face", "none", None, FaceMesh(), PersonMatte()
+    )
     known = own.landmarks()
     landmarks = None if known is None else torch.from_numpy(known)[None]
     canvas: Canvas = own.canvas(torch.device("cpu"))
@@ -169,11 +191,18 @@ def _middle(side: int) -> FaceBox:
 def _scaled(frames: np.ndarray, side: int) -> np.ndarray:
     if frames.shape[1] == side:
         return frames
-    return np.stack([np.asarray(Image.fromarray(f).resize((side, side), Image.Resampling.LANCZOS)) for f in frames])
+    return np.stack(
+        [
+            np.asarray(Image.fromarray(f).resize((side, side), Image.Resampling.LANCZOS))
+            for f in frames
+        ]
+    )
 
 
 def _floats(frames: np.ndarray) -> torch.Tensor:
-    return rearrange(torch.from_numpy(np.ascontiguousarray(frames)).float() / 127.5 - 1, "n h w c -> n c h w")
+    return rearrange(
+        torch.from_numpy(np.ascontiguousarray(frames)).float() / 127.5 - 1, "n h w c -> n c h w"
+    )
 
 
 def _bytes(frames: torch.Tensor) -> np.ndarray:
@@ -191,7 +220,9 @@ def _write_sheet(path: Path, rows: list[np.ndarray]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     kinds = parser.add_subparsers(required=True)
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("model", help="a shipped model or a directory")

@@ -91,8 +91,13 @@ def measure(args: argparse.Namespace) -> None:
     for number, clip in enumerate(clips):
         whole = footage(clip, clips[(number + 1) % len(clips)], args.seconds)
         clean = view_of(clip.key, whole)
-        for name, strength in [("none", 0.0), *((n, s) for n in args.ladders for s in DEGRADATIONS[n].levels)]:
-            wanted = args.signals or (list(signals.SIGNALS) if args.all or name == "none" else asked_about(name))
+        for name, strength in [
+            ("none", 0.0),
+            *((n, s) for n in args.ladders for s in DEGRADATIONS[n].levels),
+        ]:
+            wanted = args.signals or (
+                list(signals.SIGNALS) if args.all or name == "none" else asked_about(name)
+            )
             known = done.get((clip.key, name, strength), {})
             if "reason" in known or set(wanted) <= known.keys():
                 continue
@@ -100,7 +105,12 @@ def measure(args: argparse.Namespace) -> None:
             view = clean if name == "none" else view_of(clip.key, worse)
             if view is not clean:
                 keep_what_stays(view, clean, worse.frames is whole.frames, "sync_fit" in wanted)
-            about = {"clip": clip.key, "identity": clip.identity, "voice": clip.voice, "seconds": args.seconds}
+            about = {
+                "clip": clip.key,
+                "identity": clip.identity,
+                "voice": clip.voice,
+                "seconds": args.seconds,
+            }
             row = about | {"degradation": name, "strength": strength, **read_signals(view, wanted)}
             with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
@@ -160,14 +170,25 @@ def fit(args: argparse.Namespace) -> None:
     scored = []
     for person in sorted({row["identity"] for row in rows}):
         table = fit_table([row for row in rows if row["identity"] != person])
-        scored += [row | {a: rated(row, table[a]) for a in ASPECTS} for row in rows if row["identity"] == person]
+        scored += [
+            row | {a: rated(row, table[a]) for a in ASPECTS}
+            for row in rows
+            if row["identity"] == person
+        ]
     for title, long in (("", False), ("long clips", True)):
         if some := [row for row in scored if is_long(row) == long]:
             people, voices = ({row[name] for row in some} for name in ("identity", "voice"))
-            print(f"\n{title} {len({r['clip'] for r in some})} clips, {len(people)} people, {len(voices)} voices\n")
+            print(
+                f"\n{title} {len({r['clip'] for r in some})} clips, {len(people)} people,"
+                f" {len(voices)} voices\n"
+            )
             report(some)
     if args.write:
-        made = {"made_by": "python -m bench.offline_judge fit --write", "clips": clips, "rows": len(rows)}
+        made = {
+            "made_by": "python -m bench.offline_judge fit --write",
+            "clips": clips,
+            "rows": len(rows),
+        }
         text = json.dumps(made | {"aspects": fit_table(rows)}, indent=1)
         offline.CALIBRATION.write_text(text + "\n")
         print(f"written: {offline.CALIBRATION}")
@@ -235,9 +256,13 @@ def report(scored: list[dict]) -> None:
     """Markdown: one line a ladder, and what each signal follows."""
     ladders = [name for name in DEGRADATIONS if any(row["degradation"] == name for row in scored)]
     clean = [row for row in scored if row["degradation"] == "none"]
-    print("clean: " + ", ".join(f"{aspect} {mean(row[aspect] for row in clean):.2f}" for aspect in ASPECTS))
     print(
-        "\n| damage | hurts | mean score by step | pairs in order | clean beats last step | falls at the last step: ",
+        "clean: "
+        + ", ".join(f"{aspect} {mean(row[aspect] for row in clean):.2f}" for aspect in ASPECTS)
+    )
+    print(
+        "\n| damage | hurts | mean score by step | pairs in order | clean beats last step | falls"
+        " at the last step: ",
         end="",
     )
     print(" | ".join(ASPECTS) + " |\n|---|---|---|---|---|" + "---|" * len(ASPECTS))
@@ -247,7 +272,9 @@ def report(scored: list[dict]) -> None:
             print(f"| {name} | {breaks} | " + ladder_line(scored, clean, name, aspect) + " |")
     print("\n| signal | " + " | ".join(ladders) + " |\n|---|" + "---|" * len(ladders))
     for signal in (name for name in signals.SIGNALS if any(name in row for row in scored)):
-        print(f"| {signal} | " + " | ".join(f"{order(scored, n, signal):.2f}" for n in ladders) + " |")
+        print(
+            f"| {signal} | " + " | ".join(f"{order(scored, n, signal):.2f}" for n in ladders) + " |"
+        )
 
 
 def ladder_line(scored: list[dict], clean: list[dict], name: str, aspect: str) -> str:
@@ -277,10 +304,15 @@ def order(scored: list[dict], name: str, value: str) -> float:
         steps = sorted(
             (r["strength"], r[value])
             for r in scored
-            if r["clip"] == clip and r["degradation"] in ("none", name) and value in r and not math.isnan(r[value])
+            if r["clip"] == clip
+            and r["degradation"] in ("none", name)
+            and value in r
+            and not math.isnan(r[value])
         )
         right += [
-            1.0 if a[1] > b[1] else 0.5 if a[1] == b[1] else 0.0 for i, a in enumerate(steps) for b in steps[i + 1 :]
+            1.0 if a[1] > b[1] else 0.5 if a[1] == b[1] else 0.0
+            for i, a in enumerate(steps)
+            for b in steps[i + 1 :]
         ]
     return float(np.mean(right)) if right else math.nan
 
@@ -289,7 +321,11 @@ def look(args: argparse.Namespace) -> None:
     """One JSON line a video: its signals, its scores, or the reason why there are none."""
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "look.jsonl"
-    done = {json.loads(line)["clip"] for line in path.read_text().splitlines()} if path.is_file() else set()
+    done = (
+        {json.loads(line)["clip"] for line in path.read_text().splitlines()}
+        if path.is_file()
+        else set()
+    )
     for video in args.videos:
         if video.name in done:
             continue
@@ -307,7 +343,9 @@ def look(args: argparse.Namespace) -> None:
 
 def beginning(video: Path) -> CandidateView:
     """The first 3 s of a video."""
-    frames = np.stack(list(itertools.islice(media.read_frames(video, fps=media.FPS), round(SHORT_S * media.FPS))))
+    frames = np.stack(
+        list(itertools.islice(media.read_frames(video, fps=media.FPS), round(SHORT_S * media.FPS)))
+    )
     samples, rate = media.read_audio(video, min_s=0.0)
     sound = Sound(samples[: round(len(frames) / media.FPS * rate)], rate)
     return CandidateView(Candidate(video.name, frames, media.FPS, sound, frames[0]))
@@ -315,7 +353,9 @@ def beginning(video: Path) -> CandidateView:
 
 def main() -> None:
     """See above."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(required=True)
     for function in (measure, fit, look):
         command = commands.add_parser(function.__name__, help=function.__doc__)
@@ -325,10 +365,18 @@ def main() -> None:
             command.add_argument("--world", type=Path, nargs="+", required=True)
             command.add_argument("--clips", type=int, default=20)
             command.add_argument("--seconds", type=float, default=SHORT_S)
-            command.add_argument("--ladders", nargs="+", choices=DEGRADATIONS, default=list(DEGRADATIONS))
+            command.add_argument(
+                "--ladders", nargs="+", choices=DEGRADATIONS, default=list(DEGRADATIONS)
+            )
             command.add_argument("--signals", nargs="+", choices=signals.SIGNALS)
-            command.add_argument("--all", action="store_true", help="all signals of all ladders, to see what they leak")
-            command.add_argument("--again", action="store_true", help="measure anew, as after another training")
+            command.add_argument(
+                "--all",
+                action="store_true",
+                help="all signals of all ladders, to see what they leak",
+            )
+            command.add_argument(
+                "--again", action="store_true", help="measure anew, as after another training"
+            )
         if function is fit:
             command.add_argument("--write", action="store_true")
         if function is look:

@@ -16,7 +16,15 @@ from pathlib import Path
 import torch
 
 from bench.landmarks import FaceLandmarker, lip_opening
-from bench.material import PICTURE_KINDS, SOUND_KINDS, Framing, files_of, grid_clips, real_clips, world_clips
+from bench.material import (
+    PICTURE_KINDS,
+    SOUND_KINDS,
+    Framing,
+    files_of,
+    grid_clips,
+    real_clips,
+    world_clips,
+)
 from bench.measures import lag_curve, summary
 from bench.speed import SAMPLES_DIR, measure_speed
 from flowportrait.errors import FlowPortraitError
@@ -60,7 +68,9 @@ def lips(arguments: Arguments) -> dict:
     """Generated against true lip opening on held-out identities: correlation, lag, stillness in pauses."""
     from bench.lip_quality import SILENCE_CLIPS, measure_lips, measure_silence
 
-    clips = list(world_clips(arguments.world, arguments.split, Framing(arguments.size), arguments.limit))
+    clips = list(
+        world_clips(arguments.world, arguments.split, Framing(arguments.size), arguments.limit)
+    )
     landmarker, pipeline = FaceLandmarker(arguments.landmarker), _pipeline(arguments)
     figures = measure_lips(clips, pipeline, landmarker, arguments.evaluations, arguments.out)
     silence = measure_silence(clips[:SILENCE_CLIPS], pipeline, landmarker, arguments.evaluations)
@@ -71,9 +81,13 @@ def curve(arguments: Arguments) -> dict:
     """Quality and time against the number of evaluations."""
     from bench.lip_quality import measure_curve
 
-    clips = list(world_clips(arguments.world, arguments.split, Framing(arguments.size), arguments.limit))
+    clips = list(
+        world_clips(arguments.world, arguments.split, Framing(arguments.size), arguments.limit)
+    )
     landmarker = FaceLandmarker(arguments.landmarker)
-    rows = measure_curve(clips, _pipeline(arguments), landmarker, arguments.evaluations, arguments.out)
+    rows = measure_curve(
+        clips, _pipeline(arguments), landmarker, arguments.evaluations, arguments.out
+    )
     return {"clips": [clip.key for clip in clips], "runs": rows}
 
 
@@ -86,21 +100,33 @@ def real(arguments: Arguments) -> dict:
     landmarker = FaceLandmarker(arguments.landmarker)
     pipeline = _pipeline(arguments)
     return measure_real(
-        portraits, audios, pipeline, landmarker, arguments.evaluations, arguments.seconds, arguments.out
+        portraits,
+        audios,
+        pipeline,
+        landmarker,
+        arguments.evaluations,
+        arguments.seconds,
+        arguments.out,
     )
 
 
 def speed(arguments: Arguments) -> dict:
     """Real-time factor and peak memory of whole processes."""
     return measure_speed(
-        str(arguments.model), arguments.evaluations, arguments.seconds, arguments.portrait, arguments.speech
+        str(arguments.model),
+        arguments.evaluations,
+        arguments.seconds,
+        arguments.portrait,
+        arguments.speech,
     )
 
 
 def landmarker(arguments: Arguments) -> dict:
     """How far to trust the landmarker itself: its lip opening against the rendered clips' ground truth."""
     tracker, rows = FaceLandmarker(arguments.landmarker), []
-    for clip in world_clips(arguments.world, arguments.split, Framing(arguments.size), arguments.limit):
+    for clip in world_clips(
+        arguments.world, arguments.split, Framing(arguments.size), arguments.limit
+    ):
         track = tracker.track(clip.frames)
         agreement = lag_curve(lip_opening(clip.landmarks68), lip_opening(track.landmarks68))
         rows.append({
@@ -117,11 +143,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench.quality", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
 
-    def command(run: Callable[[Arguments], dict], with_model: bool = True) -> argparse.ArgumentParser:
+    def command(
+        run: Callable[[Arguments], dict], with_model: bool = True
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
         if with_model:
-            sub.add_argument("model", type=Path, help="model directory or name (codec: also a codec run)")
-        sub.add_argument("--out", type=Path, required=True, help="folder for the JSON and the sheets")
+            sub.add_argument(
+                "model", type=Path, help="model directory or name (codec: also a codec run)"
+            )
+        sub.add_argument(
+            "--out", type=Path, required=True, help="folder for the JSON and the sheets"
+        )
         sub.add_argument("--threads", type=int, help="threads of torch")
         sub.set_defaults(run=run)
         return sub
@@ -130,7 +162,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--world", type=Path, required=required, help="folder of rendered clips")
         sub.add_argument("--split", choices=("test", "validation", "held-out"), default="test")
         sub.add_argument("--size", type=int, default=128, help="px of the square (128)")
-        sub.add_argument("--limit", type=int, default=limit, help=f"clips of each set at most ({limit})")
+        sub.add_argument(
+            "--limit", type=int, default=limit, help=f"clips of each set at most ({limit})"
+        )
         sub.add_argument("--landmarker", type=Path, required=required, help="face_landmarker.task")
 
     sub = command(codec)
@@ -148,7 +182,9 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command(real)
     sub.add_argument("--portraits", type=Path, required=True, help="folder of pictures")
-    sub.add_argument("--audios", type=Path, nargs="+", required=True, help="speech files, or folders of them")
+    sub.add_argument(
+        "--audios", type=Path, nargs="+", required=True, help="speech files, or folders of them"
+    )
     sub.add_argument("--landmarker", type=Path, required=True, help="face_landmarker.task")
     sub.add_argument("--evaluations", type=int, help="the model's own number by default")
     sub.add_argument("--seconds", type=float, default=4.0, help="of each speech (4)")
@@ -173,7 +209,8 @@ def _pipeline(arguments: Arguments):
 def _landmarker(arguments: Arguments) -> FaceLandmarker | None:
     if arguments.landmarker is None:
         print(
-            "no --landmarker given: no lips are measured, and mouth and eyes only where there is ground truth"
+            "no --landmarker given: no lips are measured, and mouth and eyes only where there is"
+            " ground truth"
         )
         return None
     return FaceLandmarker(arguments.landmarker)

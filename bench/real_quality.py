@@ -48,31 +48,53 @@ def measure_real(
         sound = read_audio(audios[i % len(audios)])
         sound = Sound(sound.samples[: round(max_s * sound.sample_rate)], sound.sample_rate)
         try:
-            portrait, _ = frame_portrait(read_portrait(path), pipeline.spec.size_px, "auto", detector)
+            portrait, _ = frame_portrait(
+                read_portrait(path), pipeline.spec.size_px, "auto", detector
+            )
         except FlowPortraitError as error:
             refused.append({"portrait": path.name, "error": str(error)})
             continue
         frames = pipeline.generate(portrait, sound, evaluations=evaluations, **AS_TRAINED).frames
         row = {"portrait": path.name, "audio": audios[i % len(audios)].name}
-        clips.append(RealClip(portrait, frames, row | _figures(portrait, frames, sound, landmarker, detector)))
+        clips.append(
+            RealClip(
+                portrait, frames, row | _figures(portrait, frames, sound, landmarker, detector)
+            )
+        )
         print(clips[-1].row, flush=True)
     clips.sort(key=_badness, reverse=True)
     rest = clips[SHEET_CLIPS // 2 :]
-    picked = np.unique(np.linspace(0, len(rest) - 1, SHEET_CLIPS // 2).round().astype(int)) if rest else []
+    picked = (
+        np.unique(np.linspace(0, len(rest) - 1, SHEET_CLIPS // 2).round().astype(int))
+        if rest
+        else []
+    )
     shown = clips[: SHEET_CLIPS // 2] + [rest[i] for i in picked]
     write_sheet(out / "real.png", [(_label(clip), _pictures(clip, landmarker)) for clip in shown])
     rows = [clip.row for clip in clips]
     return {
-        "share_with_face_in_95_percent": fmean(row["detected_share"] >= WANTED_FACE_SHARE for row in rows),
-        "share_with_landmarks_in_95_percent": fmean(row["face_share"] >= WANTED_FACE_SHARE for row in rows),
-        **{key: summary([row[key] for row in rows]) for key in rows[0] if key not in ("portrait", "audio")},
+        "share_with_face_in_95_percent": fmean(
+            row["detected_share"] >= WANTED_FACE_SHARE for row in rows
+        ),
+        "share_with_landmarks_in_95_percent": fmean(
+            row["face_share"] >= WANTED_FACE_SHARE for row in rows
+        ),
+        **{
+            key: summary([row[key] for row in rows])
+            for key in rows[0]
+            if key not in ("portrait", "audio")
+        },
         "refused": refused,
         "clips": rows,
     }
 
 
 def _figures(
-    portrait: np.ndarray, frames: np.ndarray, sound: Sound, landmarker: FaceLandmarker, detector: FaceDetector
+    portrait: np.ndarray,
+    frames: np.ndarray,
+    sound: Sound,
+    landmarker: FaceLandmarker,
+    detector: FaceDetector,
 ) -> dict[str, float]:
     """`face_in_portrait` tells a failing landmarker from a failing model; `detected_share` is CenterFace's, which
     unlike the landmarker knows profiles, too."""
@@ -85,7 +107,9 @@ def _figures(
         "face_share": float(track.valid.mean()),
         "detected_share": fmean(bool(detector.detect(frame)) for frame in frames),
         "colour_distance": _colour_distance(portrait, still.landmarks68, frames, track.landmarks68),
-        "shape_distance": float(np.nanmedian(shape_distance(track.landmarks68, still.landmarks68[0]))),
+        "shape_distance": float(
+            np.nanmedian(shape_distance(track.landmarks68, still.landmarks68[0]))
+        ),
         "sharpness": sharpness(frames) / sharpness(portrait[None]),
         "mouth_loudness_r": curve.at_zero,
         "mouth_loudness_best_r": curve.best,

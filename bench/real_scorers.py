@@ -64,7 +64,9 @@ def spoiled(clip: Candidate) -> Iterator[Candidate]:
     """The same clip still, shaken by up to 2 px, blurred and drifting in colour, with itself as the truth."""
     rng, frames = np.random.default_rng(0), clip.frames
     small = frames.shape[2] // 4, frames.shape[1] // 4
-    blurred = [np.asarray(Image.fromarray(f).resize(small).resize(frames.shape[2:0:-1])) for f in frames]
+    blurred = [
+        np.asarray(Image.fromarray(f).resize(small).resize(frames.shape[2:0:-1])) for f in frames
+    ]
     shaken = [np.roll(f, tuple(rng.integers(-2, 3, 2)), (0, 1)) for f in frames]
     drift = np.linspace(0, 24, len(frames))[:, None, None, None] * np.array([1.0, 0, -1.0])
     drifting = np.clip(frames + drift, 0, 255).astype(np.uint8)
@@ -103,7 +105,11 @@ class Heard(CandidateView):
 
     def __init__(self, candidate: Candidate, seen: CandidateView):
         super().__init__(candidate)
-        self._kept = {key: value for key, value in seen._kept.items() if key == "face" or key[0] == "sync-small lips"}
+        self._kept = {
+            key: value
+            for key, value in seen._kept.items()
+            if key == "face" or key[0] == "sync-small lips"
+        }
 
 
 def groups(options: argparse.Namespace) -> dict[str, list[Path]]:
@@ -145,13 +151,23 @@ def rows(options: argparse.Namespace, done: set[tuple[str, str, str]]) -> Iterat
     for clip in spoiled(replace(whole, frames=whole.frames[: 2 * options.jitter_frames])):
         if ("spoiled", "GRID, held-out", clip.key) not in done:
             numbers = said(CandidateView(clip), [*truths, *alone], options.jitter_frames)
-            yield {"table": "spoiled", "kind": "GRID, held-out", "clip": clip.key, "late": "", **numbers}
+            yield {
+                "table": "spoiled",
+                "kind": "GRID, held-out",
+                "clip": clip.key,
+                "late": "",
+                **numbers,
+            }
     for kind, paths in found.items():
         yield from _ladders(kind, paths[: options.ladder], heard, options, done)
 
 
 def _ladders(
-    kind: str, paths: list[Path], heard: list[Metric], options: argparse.Namespace, done: set[tuple[str, str, str]]
+    kind: str,
+    paths: list[Path],
+    heard: list[Metric],
+    options: argparse.Namespace,
+    done: set[tuple[str, str, str]],
 ) -> Iterator[dict]:
     for path, other in zip(paths, [*paths[1:], *paths[:1]], strict=True):
         if ("ladder", kind, path.stem) in done:
@@ -189,7 +205,15 @@ def write_csv(table: list[dict], path: Path) -> None:
     """Everything, one line a clip and rung."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["table", "kind", "clip", "late", *(f"{m}.{p}".removesuffix(".value") for m, p in COLUMNS)])
+        writer.writerow(
+            [
+                "table",
+                "kind",
+                "clip",
+                "late",
+                *(f"{m}.{p}".removesuffix(".value") for m, p in COLUMNS),
+            ]
+        )
         for row in table:
             numbers = (number(row, *column) for column in COLUMNS)
             shown = ["" if math.isnan(value) else f"{value:.4g}" for value in numbers]
@@ -205,12 +229,20 @@ def summary(table: list[dict]) -> Iterator[str]:
     yield "|---" * (len(names) + 1) + "|"
     for kind in kinds:
         of_kind = [row for row in clips if row["kind"] == kind]
-        yield f"| {kind} ({len(of_kind)}) | " + " | ".join(_middle(of_kind, *column) for column in names) + " |"
+        yield (
+            f"| {kind} ({len(of_kind)}) | "
+            + " | ".join(_middle(of_kind, *column) for column in names)
+            + " |"
+        )
     for table_name, kind in (("clip", "panels"), ("spoiled", "GRID, held-out")):
         for row in table:
             if (row["table"], row["kind"]) == (table_name, kind):
                 numbers = (number(row, *column) for column in COLUMNS)
-                yield f"| {row['clip']} | " + " | ".join("" if math.isnan(v) else f"{v:.3f}" for v in numbers) + " |"
+                yield (
+                    f"| {row['clip']} | "
+                    + " | ".join("" if math.isnan(v) else f"{v:.3f}" for v in numbers)
+                    + " |"
+                )
     yield from _ladder_summary([row for row in table if row["table"] == "ladder"])
 
 
@@ -231,23 +263,40 @@ def _ladder_summary(table: list[dict]) -> Iterator[str]:
         for row in table:
             if row["kind"] == kind:
                 by_clip[row["clip"]][row["late"]] = row
-        for metric, part in (("sync-small", "value"), ("mouth-loudness", "value"), ("mouth-in-silence", "value")):
-            numbers = np.array([[number(rows[r], metric, part) for r in rungs] for rows in by_clip.values()])
+        for metric, part in (
+            ("sync-small", "value"),
+            ("mouth-loudness", "value"),
+            ("mouth-in-silence", "value"),
+        ):
+            numbers = np.array(
+                [[number(rows[r], metric, part) for r in rungs] for rows in by_clip.values()]
+            )
             numbers = numbers[np.isfinite(numbers).all(1)]
             if len(numbers):
                 sign = -1 if metric == "mouth-in-silence" else 1
                 better = (sign * numbers[:, :1] > sign * numbers).mean(0)
-                cells = (f"{m:.3f}, {b:.2f}" for m, b in zip(np.median(numbers, 0), better, strict=True))
+                cells = (
+                    f"{m:.3f}, {b:.2f}" for m, b in zip(np.median(numbers, 0), better, strict=True)
+                )
                 yield f"| {metric}, {kind} ({len(numbers)}) | " + " | ".join(cells) + " |"
         for metric, part, sign in (("sync-small", "offset", -1), ("mouth-loudness", "lag", 1)):
-            found = np.array([[sign * number(rows[r], metric, part) for r in rungs[:-1]] for rows in by_clip.values()])
+            found = np.array(
+                [
+                    [sign * number(rows[r], metric, part) for r in rungs[:-1]]
+                    for rows in by_clip.values()
+                ]
+            )
             found = found[np.isfinite(found).all(1)]
             if len(found):
                 scale = np.array(LATE_FRAMES)
                 near = (np.abs(found - found[:, :1] - scale) <= 1).mean(0)
                 right = (np.abs(found - scale) <= 1).mean(0)
                 cells = (f"{r:.2f} ({n:.2f})" for r, n in zip(right, near, strict=True))
-                yield f"| {metric} says the delay to a frame, {kind} ({len(found)}) | " + " | ".join(cells) + " | |"
+                yield (
+                    f"| {metric} says the delay to a frame, {kind} ({len(found)}) | "
+                    + " | ".join(cells)
+                    + " | |"
+                )
 
 
 def main() -> None:

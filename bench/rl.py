@@ -29,12 +29,22 @@ from flowportrait.sampling import Schedule, WindowRule
 from flowportrait.train.grpo import ObjectiveConfig
 from flowportrait.train.prompts import latent_shape, velocity_of
 from flowportrait.train.rl import choose_trained
-from flowportrait.train.rollout import Plan, Sharing, Trajectories, first_noise, passes, rng_for, roll_out
+from flowportrait.train.rollout import (
+    Plan,
+    Sharing,
+    Trajectories,
+    first_noise,
+    passes,
+    rng_for,
+    roll_out,
+)
 
 SAMPLES = Path(__file__).parent.parent / "flowportrait" / "samples"
 WAYS = {
     "plain": Sharing(prefix=False, window=False, condition=False),
-    "condition": Sharing(prefix=False, window=False),  # keys and values once a prompt, and nothing else
+    "condition": Sharing(
+        prefix=False, window=False
+    ),  # keys and values once a prompt, and nothing else
     "shared": Sharing(),
 }
 GROUP_SIZE, EVALUATIONS, ETA = 4, 15, 0.5
@@ -77,13 +87,17 @@ def plan_of(number: int, width: int, num_groups: int) -> Plan:
     """The window's start spread evenly over all places."""
     starts = WindowRule(width=width).starts(EVALUATIONS)
     start = starts[int((number + 0.5) / num_groups * len(starts))]
-    return Plan(Schedule(EVALUATIONS, 3.0), range(start, start + width), ETA, range(EVALUATIONS - 1))
+    return Plan(
+        Schedule(EVALUATIONS, 3.0), range(start, start + width), ETA, range(EVALUATIONS - 1)
+    )
 
 
 def inputs(pipeline: Pipeline, seconds: float) -> tuple[np.ndarray, media.Sound]:
     """The bundled portrait, framed, and the first seconds of the bundled speech."""
     portrait = media.read_portrait(SAMPLES / "portrait.png")
-    framed, _ = frame_portrait(portrait, pipeline.spec.size_px, "auto", FACE_DETECTORS.load("centerface")())
+    framed, _ = frame_portrait(
+        portrait, pipeline.spec.size_px, "auto", FACE_DETECTORS.load("centerface")()
+    )
     speech = media.read_audio(SAMPLES / "speech.wav", AUDIO_RATE_HZ)
     return framed, media.Sound(speech.samples[: round(seconds * AUDIO_RATE_HZ)], AUDIO_RATE_HZ)
 
@@ -98,7 +112,9 @@ def one_group(pipeline: Pipeline, clip: Encoded, plan: Plan, number: int, sharin
     group, sampling_s = timed(lambda: roll_out(velocity, z1, rngs, plan, OBJECTIVE, sharing))
     sampled = velocity.calls
     _, learning_s = timed(lambda: learn(velocity, group, plan))
-    gradient = torch.cat([p.grad.flatten() for p in pipeline.model.parameters() if p.grad is not None])
+    gradient = torch.cat(
+        [p.grad.flatten() for p in pipeline.model.parameters() if p.grad is not None]
+    )
     return {
         "z0": group.z0, "gradient": gradient, "sampling_evaluations": sampled,
         "learning_evaluations": velocity.calls - sampled, "sampling_s": sampling_s, "learning_s": learning_s,
@@ -107,7 +123,10 @@ def one_group(pipeline: Pipeline, clip: Encoded, plan: Plan, number: int, sharin
 
 def learn(velocity: Counter, group: Trajectories, plan: Plan) -> None:
     """Forward and backward with made-up advantages."""
-    advantage, scored = torch.tensor([1.2, 0.4, -0.3, -1.3]), torch.ones(GROUP_SIZE, dtype=torch.bool)
+    advantage, scored = (
+        torch.tensor([1.2, 0.4, -0.3, -1.3]),
+        torch.ones(GROUP_SIZE, dtype=torch.bool),
+    )
     for part in passes(velocity, group, advantage, scored, plan, OBJECTIVE):
         part.loss.backward()
 
@@ -141,10 +160,16 @@ def summary(rows: list[dict], encode_s: float, worst: float) -> dict:
     network = {way: m["sampling_s"] + m["learning_s"] for way, m in means.items()}
     return {
         **means,
-        "cost_ratio_counted": (plain["sampling_evaluations"] + 3 * plain["learning_evaluations"])
-        / (shared["sampling_evaluations"] + 3 * shared["learning_evaluations"]),
-        "time_ratio_network": {way: seconds / network["shared"] for way, seconds in network.items()},
-        "time_ratio_update": {way: (s + apart) / (network["shared"] + apart) for way, s in network.items()},
+        "cost_ratio_counted": (
+            (plain["sampling_evaluations"] + 3 * plain["learning_evaluations"])
+            / (shared["sampling_evaluations"] + 3 * shared["learning_evaluations"])
+        ),
+        "time_ratio_network": {
+            way: seconds / network["shared"] for way, seconds in network.items()
+        },
+        "time_ratio_update": {
+            way: (s + apart) / (network["shared"] + apart) for way, s in network.items()
+        },
         "encode_s": encode_s,
         "decode_s": decode_s,
         "largest_gradient_gap": worst,
@@ -155,7 +180,10 @@ def summary(rows: list[dict], encode_s: float, worst: float) -> dict:
 
 
 def _line(row: dict) -> str:
-    parts = [f"{way} {run['sampling_s']:.2f}+{run['learning_s']:.2f} s" for way, run in sorted(row["runs"].items())]
+    parts = [
+        f"{way} {run['sampling_s']:.2f}+{run['learning_s']:.2f} s"
+        for way, run in sorted(row["runs"].items())
+    ]
     return f"window at {row['start']}: {', '.join(parts)}"
 
 

@@ -41,14 +41,21 @@ def draw(runs: list[Path], out: Path) -> None:
     axes = above.subplots(rows, COLUMNS, squeeze=False).flatten()
     for axis, name in zip(axes, names, strict=False):
         for run, lines in by_run.items():
-            axis.plot([line["update"] for line in lines], [line.get(name, np.nan) for line in lines], "o-", label=run)
+            axis.plot(
+                [line["update"] for line in lines],
+                [line.get(name, np.nan) for line in lines],
+                "o-",
+                label=run,
+            )
         axis.set_title(name, fontsize=9)
         axis.tick_params(labelsize=8)
     for axis in axes[len(names) :]:
         axis.axis("off")
     if len(runs) > 1:
         axes[0].legend(fontsize=8)
-    for axis, (label, frames) in zip(below.subplots(len(strips), 1, squeeze=False).flatten(), strips, strict=True):
+    for axis, (label, frames) in zip(
+        below.subplots(len(strips), 1, squeeze=False).flatten(), strips, strict=True
+    ):
         axis.imshow(np.concatenate(strip(frames, PICTURES), axis=1))
         axis.set_title(label, fontsize=8, loc="left", pad=1)
         axis.axis("off")
@@ -66,7 +73,9 @@ def _strips(run: Path) -> list[tuple[str, np.ndarray]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("-o", "--out", type=Path, required=True)
     arguments = parser.parse_args()

@@ -32,7 +32,9 @@ def decoded(path: Path) -> Frames:
 
 def over_folder(pairs: Pairs, distance: Callable[[Frames, Frames], Sequence[float]]) -> float:
     """The mean over clips of a distance of frames, the first left out, as a script would take it."""
-    return float(np.mean([np.mean(distance(decoded(made)[1:], decoded(truth)[1:])) for made, truth in pairs]))
+    return float(
+        np.mean([np.mean(distance(decoded(made)[1:], decoded(truth)[1:])) for made, truth in pairs])
+    )
 
 
 def ssim(made: Frames, truth: Frames, **how: object) -> list[float]:
@@ -98,7 +100,9 @@ def frechet_torchmetrics(a: np.ndarray, b: np.ndarray) -> float:
     """torchmetrics' own arithmetic, in double precision."""
     from torchmetrics.image.fid import _compute_fid
 
-    moments = ((torch.from_numpy(f.mean(0)), torch.from_numpy(np.cov(f, rowvar=False))) for f in (a, b))
+    moments = (
+        (torch.from_numpy(f.mean(0)), torch.from_numpy(np.cov(f, rowvar=False))) for f in (a, b)
+    )
     return float(_compute_fid(*(part for both in moments for part in both)))
 
 
@@ -129,7 +133,11 @@ def r3d18(network: torch.nn.Module, clip: Frames) -> np.ndarray:
 def inception(network: torch.nn.Module, frames: Frames) -> np.ndarray:
     """Features of pictures by pytorch-fid's network, which makes them 299 x 299 itself."""
     with torch.inference_mode():
-        return network(torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255)[0].flatten(1).numpy()
+        return (
+            network(torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255)[0]
+            .flatten(1)
+            .numpy()
+        )
 
 
 def fid(network: torch.nn.Module, pairs: Pairs) -> float:
@@ -142,7 +150,9 @@ def fid(network: torch.nn.Module, pairs: Pairs) -> float:
             for index, pair in enumerate(pairs):
                 ffmpeg("-i", pair[side], f"{folder}/{index:03}-%05d.png")
             files = sorted(Path(folder).glob("*.png"))
-            moments += fid_score.calculate_activation_statistics(files, network, 50, 2048, "cpu", num_workers=0)
+            moments += fid_score.calculate_activation_statistics(
+                files, network, 50, 2048, "cpu", num_workers=0
+            )
     return float(fid_score.calculate_frechet_distance(*moments))
 
 
@@ -156,14 +166,18 @@ def ffmpeg(*arguments: object) -> None:
         from imageio_ffmpeg import get_ffmpeg_exe
 
         program = get_ffmpeg_exe()
-    subprocess.run([program, "-loglevel", "error", "-threads", "1", "-y", *map(str, arguments)], check=True)
+    subprocess.run(
+        [program, "-loglevel", "error", "-threads", "1", "-y", *map(str, arguments)], check=True
+    )
 
 
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels."""
 
 
-def syncnet(network: SyncNet, path: Path, box: Box | None = None, seconds: float | None = None) -> list[float]:
+def syncnet(
+    network: SyncNet, path: Path, box: Box | None = None, seconds: float | None = None
+) -> list[float]:
     """LSE-D and LSE-C by the stages of the published pipeline.
 
     Video to AVI at 25 fps, frames to JPEG files, sound to a wav; a face detector on every frame; a crop for every
@@ -177,7 +191,9 @@ def syncnet(network: SyncNet, path: Path, box: Box | None = None, seconds: float
         return _score_stage(network, images, samples)
 
 
-def syncnet_cut(folder: Path, path: Path, box: Box | None = None, seconds: float | None = None) -> Path:
+def syncnet_cut(
+    folder: Path, path: Path, box: Box | None = None, seconds: float | None = None
+) -> Path:
     """The pipeline's video of the face, with its sound."""
     import cv2
     from scipy.signal import medfilt
@@ -185,24 +201,58 @@ def syncnet_cut(folder: Path, path: Path, box: Box | None = None, seconds: float
     first = ("-t", seconds) if seconds else ()
     ffmpeg("-i", path, *first, "-qscale:v", 2, "-async", 1, "-r", 25, folder / "video.avi")
     (folder / "frames").mkdir()
-    ffmpeg("-i", folder / "video.avi", "-qscale:v", 2, "-f", "image2", folder / "frames" / "%06d.jpg")
-    ffmpeg("-i", folder / "video.avi", "-ac", 1, "-vn", "-acodec", "pcm_s16le", "-ar", 16000, folder / "audio.wav")
+    ffmpeg(
+        "-i", folder / "video.avi", "-qscale:v", 2, "-f", "image2", folder / "frames" / "%06d.jpg"
+    )
+    ffmpeg(
+        "-i",
+        folder / "video.avi",
+        "-ac",
+        1,
+        "-vn",
+        "-acodec",
+        "pcm_s16le",
+        "-ar",
+        16000,
+        folder / "audio.wav",
+    )
     files = sorted((folder / "frames").glob("*.jpg"))
     boxes = [box] * len(files) if box else _boxes(path, files)
     x0, y0, x1, y1 = np.array(boxes).T
     sides = np.maximum(x1 - x0, y1 - y0) / 2, (y0 + y1) / 2, (x0 + x1) / 2
     half, middle_y, middle_x = (medfilt(path, kernel_size=13) for path in sides)
-    writer = cv2.VideoWriter(str(folder / "crop.avi"), cv2.VideoWriter_fourcc(*"XVID"), 25, (224, 224))
+    writer = cv2.VideoWriter(
+        str(folder / "crop.avi"), cv2.VideoWriter_fourcc(*"XVID"), 25, (224, 224)
+    )
     for i, file in enumerate(files):
         border = int(half[i] * 1.8)
-        image = np.pad(cv2.imread(str(file)), ((border, border), (border, border), (0, 0)), constant_values=110)
+        image = np.pad(
+            cv2.imread(str(file)), ((border, border), (border, border), (0, 0)), constant_values=110
+        )
         x, y, side = middle_x[i] + border, middle_y[i] + border, half[i]
         face = image[int(y - side) : int(y + side * 1.8), int(x - side * 1.4) : int(x + side * 1.4)]
         writer.write(cv2.resize(face, (224, 224)))
     writer.release()
-    whole = folder / "audio.wav", "-ss", "0.000", "-to", f"{len(files) / 25:.3f}", folder / "cut.wav"
+    whole = (
+        folder / "audio.wav",
+        "-ss",
+        "0.000",
+        "-to",
+        f"{len(files) / 25:.3f}",
+        folder / "cut.wav",
+    )
     ffmpeg("-i", *whole)
-    ffmpeg("-i", folder / "crop.avi", "-i", folder / "cut.wav", "-c:v", "copy", "-c:a", "copy", folder / "both.avi")
+    ffmpeg(
+        "-i",
+        folder / "crop.avi",
+        "-i",
+        folder / "cut.wav",
+        "-c:v",
+        "copy",
+        "-c:a",
+        "copy",
+        folder / "both.avi",
+    )
     return folder / "both.avi"
 
 
@@ -212,7 +262,9 @@ _FOUND: dict[Path, list[Box]] = {}
 def find_boxes(path: Path) -> None:
     """Looks for the largest face of every frame with our detector, for all later calls of `syncnet`."""
     detector = FACE_DETECTORS.load("centerface")(side_px=256)
-    _FOUND[path] = [max(detector.detect(frame), key=lambda box: box.area)[:4] for frame in decoded(path)]
+    _FOUND[path] = [
+        max(detector.detect(frame), key=lambda box: box.area)[:4] for frame in decoded(path)
+    ]
 
 
 def _boxes(path: Path, files: Sequence[Path]) -> list[Box]:
@@ -247,7 +299,9 @@ class _S3fd(torch.nn.Module):
             torch.nn.Sequential(conv(512, 128, 1), relu, conv(128, 256, 3, 2, 1), relu),
         ])  # fmt: skip
         widths = 256, 512, 512, 1024, 512, 256
-        self.heads = torch.nn.ModuleList(conv(w, 8 if i == 0 else 6, 3, padding=1) for i, w in enumerate(widths))
+        self.heads = torch.nn.ModuleList(
+            conv(w, 8 if i == 0 else 6, 3, padding=1) for i, w in enumerate(widths)
+        )
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         taps = []
@@ -274,7 +328,20 @@ def syncnet_files(video: Path, folder: Path) -> tuple[Frames, np.ndarray]:
 
     folder.mkdir()
     ffmpeg("-i", video, "-threads", 1, "-f", "image2", folder / "%06d.jpg")
-    ffmpeg("-i", video, "-async", 1, "-ac", 1, "-vn", "-acodec", "pcm_s16le", "-ar", 16000, folder / "audio.wav")
+    ffmpeg(
+        "-i",
+        video,
+        "-async",
+        1,
+        "-ac",
+        1,
+        "-vn",
+        "-acodec",
+        "pcm_s16le",
+        "-ar",
+        16000,
+        folder / "audio.wav",
+    )
     images = np.stack([cv2.imread(str(file)) for file in sorted(folder.glob("*.jpg"))])
     return images, wavfile.read(folder / "audio.wav")[1]
 
@@ -289,8 +356,13 @@ def _score_stage(network: SyncNet, images: Frames, samples: np.ndarray) -> list[
     for start in range(0, count, 20):
         window = range(start, min(count, start + 20))
         lips.append(network.seen(torch.cat([x[:, :, i : i + 5] for i in window])))
-        sounds.append(network.heard(torch.cat([cepstra[:, :, :, 4 * i : 4 * i + 20] for i in window])))
+        sounds.append(
+            network.heard(torch.cat([cepstra[:, :, :, 4 * i : 4 * i + 20] for i in window]))
+        )
     lip, sound = torch.cat(lips), torch.nn.functional.pad(torch.cat(sounds), (0, 0, 15, 15))
-    rows = [torch.nn.functional.pairwise_distance(lip[[i]].repeat(31, 1), sound[i : i + 31]) for i in range(len(lip))]
+    rows = [
+        torch.nn.functional.pairwise_distance(lip[[i]].repeat(31, 1), sound[i : i + 31])
+        for i in range(len(lip))
+    ]
     means = torch.stack(rows).mean(0)
     return [float(means.min()), float(means.median() - means.min())]

@@ -44,7 +44,9 @@ def processor_s() -> float:
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
-def measure(name: str, ours: Callable[[], np.ndarray], peer: Callable[[], np.ndarray], repeats: int) -> dict:
+def measure(
+    name: str, ours: Callable[[], np.ndarray], peer: Callable[[], np.ndarray], repeats: int
+) -> dict:
     """Least seconds of both, in turns, and the largest relative difference of their numbers."""
     times: dict[str, list[np.ndarray]] = {"ours": [], "peer": []}
     results = {}
@@ -53,7 +55,9 @@ def measure(name: str, ours: Callable[[], np.ndarray], peer: Callable[[], np.nda
             started = np.array(now())
             results[side] = np.asarray(work(), np.float64)
             times[side].append(now() - started)
-    (ours_s, ours_wall_s), (peer_s, peer_wall_s) = (np.min(times[side], 0).tolist() for side in ("ours", "peer"))
+    (ours_s, ours_wall_s), (peer_s, peer_wall_s) = (
+        np.min(times[side], 0).tolist() for side in ("ours", "peer")
+    )
     scale = np.maximum(np.abs(results["peer"]).max(), 1e-12)
     if results["peer"].ndim == 1 and len(results["peer"]) < 12:
         # Several metrics: each beside its own size.
@@ -77,9 +81,15 @@ def lpips_pair() -> tuple[perceptual.Lpips, torch.nn.Module]:
     import lpips
 
     peer = lpips.LPIPS(net="alex", pretrained=True, pnet_rand=True, verbose=False).eval()
-    trunk = torch.nn.Sequential(*(layer for i in range(1, 6) for layer in getattr(peer.net, f"slice{i}")))
+    trunk = torch.nn.Sequential(
+        *(layer for i in range(1, 6) for layer in getattr(peer.net, f"slice{i}"))
+    )
     state = {name: value.clone() for name, value in trunk.state_dict().items()}
-    own = networks.require("torchvision.models", extra="scorers").alexnet(weights=None).features[: len(trunk)]
+    own = (
+        networks.require("torchvision.models", extra="scorers")
+        .alexnet(weights=None)
+        .features[: len(trunk)]
+    )
     own.load_state_dict(dict(zip(own.state_dict(), state.values(), strict=True)))
     return perceptual.Lpips("alex", own), peer
 
@@ -90,16 +100,23 @@ def inception_pair() -> tuple[torch.nn.Module, torch.nn.Module]:
     for value in own.state_dict().values():
         if value.ndim > 1:
             torch.nn.init.kaiming_normal_(value)
-    peer = peers.pytorch_fid_network({name: value.clone() for name, value in own.state_dict().items()})
+    peer = peers.pytorch_fid_network(
+        {name: value.clone() for name, value in own.state_dict().items()}
+    )
     return networks.folded(own.eval()), peer
 
 
 def raft_pair(path: Path) -> tuple[torch.nn.Module, torch.nn.Module]:
     """Ours, prepared as scorers use it, and torchvision's as it comes, with the same weights."""
     own = raft.load_raft(path, "small")
-    peer = networks.require("torchvision.models.optical_flow", extra="scorers").raft_small(weights=None)
+    peer = networks.require("torchvision.models.optical_flow", extra="scorers").raft_small(
+        weights=None
+    )
     peer.load_state_dict(
-        {name: value.clone(memory_format=torch.contiguous_format) for name, value in own.state_dict().items()}
+        {
+            name: value.clone(memory_format=torch.contiguous_format)
+            for name, value in own.state_dict().items()
+        }
     )
     return own, peer.eval()
 
@@ -172,7 +189,9 @@ class Peers:
         self.syncnet, self.r3d18 = sync.SyncNet().eval(), networks.r3d18().eval()
 
 
-def whole_set(samples: list[Sample], nets: Peers, weights: Path, with_sets: bool) -> tuple[Callable, Callable]:
+def whole_set(
+    samples: list[Sample], nets: Peers, weights: Path, with_sets: bool
+) -> tuple[Callable, Callable]:
     """Ours over one decoding of each clip; the peers one after another as scripts would do it."""
     pairs = [(sample.clip.path, sample.truth.path) for sample in samples]
     metrics: list[Metric] = [
@@ -183,11 +202,15 @@ def whole_set(samples: list[Sample], nets: Peers, weights: Path, with_sets: bool
 
     def ours() -> np.ndarray:
         scores = list(read_all(((sample, metrics) for sample in samples), workers=2))
-        found = [np.mean([s.value for s in scores if s.scorer == metric.name]) for metric in metrics]
+        found = [
+            np.mean([s.value for s in scores if s.scorer == metric.name]) for metric in metrics
+        ]
         for metric in sets:
             looks = partial(look, metric)
             seen = dict(in_parallel(looks, (path for pair in pairs for path in pair), workers=2))
-            found.append(metric.compare(*([seen[pair[side]] for pair in pairs] for side in (0, 1))).value)
+            found.append(
+                metric.compare(*([seen[pair[side]] for pair in pairs] for side in (0, 1))).value
+            )
         return np.array(found)
 
     def theirs() -> np.ndarray:
@@ -207,49 +230,76 @@ def look(metric: SetMetric, path: Path) -> list[tuple[Path, np.ndarray]]:
     return [(path, metric.features(View(Sample("clip", Clip(path)))))]
 
 
-def make_pairs(folder: Path, sources: list[Path], count: int, frames: int, size: int) -> list[Sample]:
+def make_pairs(
+    folder: Path, sources: list[Path], count: int, frames: int, size: int
+) -> list[Sample]:
     """Clips with their own sound, and slightly blurred copies of them as what was generated."""
     found = [sorted(source.glob("*.mp4")) for source in sources]
     each = -(-count // max(1, len(found)))
-    chosen = [path for files in found for path in files[:: max(1, len(files) // each)][:each]][:count]
+    chosen = [path for files in found for path in files[:: max(1, len(files) // each)][:each]][
+        :count
+    ]
     samples = []
     for index, path in enumerate(chosen):
-        shown = np.stack([frame for _, frame in zip(range(frames), media.read_frames(path, fps=25), strict=False)])
+        shown = np.stack(
+            [
+                frame
+                for _, frame in zip(range(frames), media.read_frames(path, fps=25), strict=False)
+            ]
+        )
         shown = pixel.sized(shown, size, size)
         blurred = pixel.sized(pixel.sized(shown, size // 2, size // 2), size, size)
         sound = media.read_audio(path, 16_000, min_s=0.0).samples[: len(shown) * 640]
         sound = np.pad(sound, (0, len(shown) * 640 - len(sound)))
         for name, video in (("made", blurred), ("truth", shown)):
             media.write_video(folder / f"{index}-{name}.mp4", video, 25, sound, 16000, {})
-        samples.append(Sample(str(index), *(Clip(folder / f"{index}-{name}.mp4") for name in ("made", "truth"))))
+        samples.append(
+            Sample(
+                str(index), *(Clip(folder / f"{index}-{name}.mp4") for name in ("made", "truth"))
+            )
+        )
     return samples
 
 
 def main() -> None:
     """Prints one JSON line a metric and a table at the end."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sources", nargs="+", type=Path, help="folders of mp4 files that show faces")
+    parser.add_argument(
+        "sources", nargs="+", type=Path, help="folders of mp4 files that show faces"
+    )
     parser.add_argument("--raft", type=Path, required=True)
     parser.add_argument("--clips", type=int, default=4)
     parser.add_argument("--frames", type=int, default=24)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1, help="of torch; the scorers' two workers share them")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of torch; the scorers' two workers share them"
+    )
     parser.add_argument("--only", default="", help="rows whose names hold this")
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as name:
-        samples = make_pairs(Path(name), options.sources, options.clips, options.frames, options.size)
+        samples = make_pairs(
+            Path(name), options.sources, options.clips, options.frames, options.size
+        )
         chosen = (row for row in rows(samples, options) if options.only in row[0])
         table = [measure(*row) for row in chosen]
-    print(f"\n| metric / peer | ours, s | peer, s | times less | by the clock | difference |\n|{'---|' * 6}")
+    print(
+        "\n| metric / peer | ours, s | peer, s | times less | by the clock | difference"
+        f" |\n|{'---|' * 6}"
+    )
     for row in table:
-        times = f"{row['ours_s']:.3f} | {row['peer_s']:.3f} | {row['ratio']:.2f} | {row['wall_ratio']:.2f}"
+        times = (
+            f"{row['ours_s']:.3f} | {row['peer_s']:.3f} | {row['ratio']:.2f} |"
+            f" {row['wall_ratio']:.2f}"
+        )
         print(f"| {row['metric']} | {times} | {row['difference']:.0e} |")
 
 
-def rows(samples: list[Sample], options: argparse.Namespace) -> Iterator[tuple[str, Callable, Callable, int]]:
+def rows(
+    samples: list[Sample], options: argparse.Namespace
+) -> Iterator[tuple[str, Callable, Callable, int]]:
     """(name, ours, the peer's, rounds)."""
     nets, repeats = Peers(options.raft), options.repeats
     for sample in samples:
@@ -257,10 +307,22 @@ def rows(samples: list[Sample], options: argparse.Namespace) -> Iterator[tuple[s
     first = samples[0].clip.path
     made, truth = View(samples[0]).pairs
     blurred = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    uniform, gaussian = (partial(pixel.ssim, made, truth, window) for window in ("uniform", "gaussian"))
+    uniform, gaussian = (
+        partial(pixel.ssim, made, truth, window) for window in ("uniform", "gaussian")
+    )
     yield "ssim / scikit-image", uniform, lambda: peers.ssim(made, truth), repeats
-    yield "ssim gaussian / scikit-image", gaussian, lambda: peers.ssim(made, truth, **blurred), repeats
-    yield "ssim gaussian / torchmetrics", gaussian, lambda: peers.ssim_torchmetrics(made, truth), repeats
+    yield (
+        "ssim gaussian / scikit-image",
+        gaussian,
+        lambda: peers.ssim(made, truth, **blurred),
+        repeats,
+    )
+    yield (
+        "ssim gaussian / torchmetrics",
+        gaussian,
+        lambda: peers.ssim_torchmetrics(made, truth),
+        repeats,
+    )
     ours = lambda: [pixel.psnr_db(error) for error in pixel.squared_error(made, truth)]  # noqa: E731
     yield "psnr / scikit-image", ours, lambda: peers.psnr(made, truth), repeats
     ours = lambda: perceptual._in_batches(nets.lpips[0], made, truth, 8)  # noqa: E731
@@ -269,11 +331,26 @@ def rows(samples: list[Sample], options: argparse.Namespace) -> Iterator[tuple[s
     ours = lambda: torch.cat(list(raft.flows_between(nets.raft[0], [few]))).numpy()  # noqa: E731
     yield "flow / RAFT pair by pair", ours, lambda: peers.flows(nets.raft[1], few).numpy(), repeats
     ours = lambda: networks.inception_features(nets.inception[0], made[:8])  # noqa: E731
-    yield "inception features / pytorch-fid", ours, lambda: peers.inception(nets.inception[1], made[:8]), repeats
+    yield (
+        "inception features / pytorch-fid",
+        ours,
+        lambda: peers.inception(nets.inception[1], made[:8]),
+        repeats,
+    )
     ours = lambda: networks.r3d18_features(nets.r3d18, made[None, :16], square=False)  # noqa: E731
-    yield "r3d-18 features / torchvision's preset", ours, lambda: peers.r3d18(nets.r3d18, made[:16]), repeats
+    yield (
+        "r3d-18 features / torchvision's preset",
+        ours,
+        lambda: peers.r3d18(nets.r3d18, made[:16]),
+        repeats,
+    )
     every = GivenLse(nets.syncnet, detect_every=1)
-    yield "lse / published stages", lambda: every.both(first), lambda: peers.syncnet(nets.syncnet, first), repeats
+    yield (
+        "lse / published stages",
+        lambda: every.both(first),
+        lambda: peers.syncnet(nets.syncnet, first),
+        repeats,
+    )
     usual = GivenLse(nets.syncnet)
     name = "lse, every 4th frame searched / published stages"
     yield name, lambda: usual.both(first), lambda: peers.syncnet(nets.syncnet, first), repeats

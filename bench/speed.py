@@ -16,14 +16,23 @@ SAMPLES_DIR = Path(__file__).parent.parent / "flowportrait" / "samples"
 COMMAND = [sys.executable, "-c", "from flowportrait.cli import main; main()", "generate"]
 
 
-def measure_speed(model: str, evaluations: list[int], seconds: float, portrait: Path, speech: Path) -> dict:
+def measure_speed(
+    model: str, evaluations: list[int], seconds: float, portrait: Path, speech: Path
+) -> dict:
     """A row per number of evaluations: wall seconds, real-time factor and peak memory of the process."""
     with tempfile.TemporaryDirectory() as folder:
         audio = Path(folder) / "speech.wav"
         _write_speech(audio, speech, seconds)
         rows = []
         for count in evaluations:
-            arguments = [str(portrait), str(audio), "-o", str(Path(folder) / "out.mp4"), "--model", model]
+            arguments = [
+                str(portrait),
+                str(audio),
+                "-o",
+                str(Path(folder) / "out.mp4"),
+                "--model",
+                model,
+            ]
             wall_s, peak_bytes = _run(
                 [*COMMAND, *arguments, "--evaluations", str(count)], Path(folder) / "log"
             )
@@ -34,7 +43,12 @@ def measure_speed(model: str, evaluations: list[int], seconds: float, portrait: 
                 "peak_memory_gb": peak_bytes / 1e9,
             })  # fmt: skip
             print(rows[-1], flush=True)
-    return {"speech_s": seconds, "cpu_count": os.cpu_count(), "load_before": os.getloadavg()[0], "runs": rows}
+    return {
+        "speech_s": seconds,
+        "cpu_count": os.cpu_count(),
+        "load_before": os.getloadavg()[0],
+        "runs": rows,
+    }
 
 
 def _write_speech(path: Path, speech: Path, seconds: float) -> None:
@@ -63,5 +77,7 @@ def _run(command: list[str], log: Path) -> tuple[float, int]:
         wall_s = time.perf_counter() - started
     if status:
         lines = log.read_text().splitlines() or ["no output"]
-        raise FlowPortraitError(f"generate: exit code {os.waitstatus_to_exitcode(status)}: {lines[-1]}")
+        raise FlowPortraitError(
+            f"generate: exit code {os.waitstatus_to_exitcode(status)}: {lines[-1]}"
+        )
     return wall_s, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)

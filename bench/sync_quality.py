@@ -31,7 +31,10 @@ from flowportrait.scoring.tracking import FPS, track_face
 SHIFTS = (1, 2, 3, 5, 10)
 REACH = 12
 MAX_FRAMES = 72
-GRID_SOURCES = ("LipNet", "Deep-Learning-Based-Lip-Reading")  # repositories whose samples are GRID clips
+GRID_SOURCES = (
+    "LipNet",
+    "Deep-Learning-Based-Lip-Reading",
+)  # repositories whose samples are GRID clips
 TRAINED_ON = "__bbaf2n"  # one of those samples is a clip of speaker 1 that was trained on
 
 
@@ -48,7 +51,9 @@ def clips(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
     for group, found in (("world", args.world and load_sources(world=args.world)),
                          ("grid", args.grid and load_sources(grid=args.grid))):  # fmt: skip
         tested = [clip.video for clip in found or [] if clip.split == "test"]
-        yield from ((group, path) for path in tested[:: max(1, len(tested) // args.limit)][: args.limit])
+        yield from (
+            (group, path) for path in tested[:: max(1, len(tested) // args.limit)][: args.limit]
+        )
     for path in sorted(args.videos.glob("*__*")) if args.videos else ():
         if path.stem.endswith(TRAINED_ON):
             continue
@@ -61,8 +66,12 @@ def embedded(path: Path, kept: Path) -> Embedded:
     if not kept.is_file():
         frames = np.stack(list(itertools.islice(media.read_frames(path, fps=FPS), MAX_FRAMES)))
         samples, rate = media.read_audio(path, min_s=0.0)
-        samples = media.resample(samples, rate, SAMPLE_RATE)[: round(len(frames) / FPS * SAMPLE_RATE)]
-        view = CandidateView(Candidate(path.name, frames, FPS, Sound(samples, SAMPLE_RATE), frames[0]))
+        samples = media.resample(samples, rate, SAMPLE_RATE)[
+            : round(len(frames) / FPS * SAMPLE_RATE)
+        ]
+        view = CandidateView(
+            Candidate(path.name, frames, FPS, Sound(samples, SAMPLE_RATE), frames[0])
+        )
         network = load_sync(SHIPPED)
         lips = lips_of(network, track_face(view))
         with torch.inference_mode(), matmul_precision("cpu"):
@@ -70,13 +79,18 @@ def embedded(path: Path, kept: Path) -> Embedded:
             sounds = network.hear(network.sound.mels(torch.from_numpy(samples)[None]), count)[0]
         np.savez(kept, lips=lips[:count].numpy(), sounds=sounds.numpy())
     with np.load(kept) as stored:
-        return Embedded(path.name, torch.from_numpy(stored["lips"]), torch.from_numpy(stored["sounds"]))
+        return Embedded(
+            path.name, torch.from_numpy(stored["lips"]), torch.from_numpy(stored["sounds"])
+        )
 
 
 def row(group: str, found: list[Embedded]) -> str:
     """Shares of a group: true sound above the same shifted (either way), above others' sound; offset within one."""
     profiles = [shift_profile(one.lips, one.sounds, REACH) for one in found]
-    beats = [np.mean([float(p[REACH] > p[REACH + k]) for p in profiles for k in (-shift, shift)]) for shift in SHIFTS]
+    beats = [
+        np.mean([float(p[REACH] > p[REACH + k]) for p in profiles for k in (-shift, shift)])
+        for shift in SHIFTS
+    ]
     others = []
     for one, other in itertools.permutations(found, 2):
         count = min(len(one.lips), len(other.sounds))
@@ -84,14 +98,22 @@ def row(group: str, found: list[Embedded]) -> str:
         others.append(float((one.lips[:count] * one.sounds[:count]).sum(-1).mean() > crossed))
     fits = [Fit(profile, len(one.lips)) for profile, one in zip(profiles, found, strict=True)]
     within = np.mean([abs(fit.offset) <= 1 for fit in fits])
-    margin, confidence = (float(np.mean([getattr(fit, name) for fit in fits])) for name in ("margin", "confidence"))
-    cells = [*(f"{share:.2f}" for share in (*beats, np.mean(others), within)), f"{margin:.3f}", f"{confidence:.3f}"]
+    margin, confidence = (
+        float(np.mean([getattr(fit, name) for fit in fits])) for name in ("margin", "confidence")
+    )
+    cells = [
+        *(f"{share:.2f}" for share in (*beats, np.mean(others), within)),
+        f"{margin:.3f}",
+        f"{confidence:.3f}",
+    ]
     return f"| {group} ({len(found)}) | " + " | ".join(cells) + " |"
 
 
 def main() -> None:
     """See above."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("--world", "--grid", "--videos"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--out", type=Path, required=True)
@@ -109,7 +131,13 @@ def main() -> None:
         fit = Fit(shift_profile(one.lips, one.sounds, REACH), len(one.lips))
         print(f"{group} {path.name}: margin {fit.margin:.3f}, confidence {fit.confidence:.3f}, offset {fit.offset}",
               flush=True)  # fmt: skip
-    columns = [*(f"beats {shift}" for shift in SHIFTS), "beats others", "offset within 1", "margin", "confidence"]
+    columns = [
+        *(f"beats {shift}" for shift in SHIFTS),
+        "beats others",
+        "offset within 1",
+        "margin",
+        "confidence",
+    ]
     print("\n| clips | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
     for group, found in groups.items():
         print(row(group, found))

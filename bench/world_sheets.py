@@ -19,9 +19,18 @@ from flowportrait.world.phones import Phone
 from flowportrait.world.scene import Motion, Scene
 
 SAMPLES = Path(__file__).parents[1] / "flowportrait" / "samples" / "world"
-_CLIPS = ("anny_00000_0", "anny_00001_1", "anny_00002_2", "anny_00003_0", "anny_00008_1", "anny_00009_3")
+_CLIPS = (
+    "anny_00000_0",
+    "anny_00001_1",
+    "anny_00002_2",
+    "anny_00003_0",
+    "anny_00008_1",
+    "anny_00009_3",
+)
 _PEOPLE = (9, 29, 49)
-_SMILE = weights(mouthSmile=0.55, cheekSquint=0.4, eyeSquint=0.2, mouthUpperUp=0.15, mouthLowerDown=0.1)
+_SMILE = weights(
+    mouthSmile=0.55, cheekSquint=0.4, eyeSquint=0.2, mouthUpperUp=0.15, mouthLowerDown=0.1
+)
 
 
 def small() -> np.ndarray:
@@ -29,7 +38,9 @@ def small() -> np.ndarray:
     strips = []
     for key in _CLIPS:
         frames = media.Clip(SAMPLES / f"{key}.mp4").frames
-        strips.append(np.concatenate([frames[i] for i in np.linspace(6, len(frames) - 8, 4).astype(int)], 1))
+        strips.append(
+            np.concatenate([frames[i] for i in np.linspace(6, len(frames) - 8, 4).astype(int)], 1)
+        )
     return np.concatenate([np.concatenate(strips[row : row + 2], 1) for row in (0, 2, 4)])
 
 
@@ -52,7 +63,11 @@ def large() -> np.ndarray:
         (vowel, raised), (th, out) = spoken(head, seed, "eh"), spoken(head, seed, "th")
         faces = np.stack([rest, vowel, th, smile]).astype(np.float32)
         motion = Motion(faces, np.zeros((4, 6)), np.zeros((4, 2)), np.array([0, raised, out, 0]))
-        rows.append(np.concatenate([filmed.frame for filmed in Scene(head, [0, seed, 0], 256).film(motion)], 1))
+        rows.append(
+            np.concatenate(
+                [filmed.frame for filmed in Scene(head, [0, seed, 0], 256).film(motion)], 1
+            )
+        )
     return np.concatenate(rows)
 
 

@@ -64,16 +64,24 @@ def read_dataset(source: Path, split: Literal["train", "held_out", "all"]) -> Da
     manifest = source / MANIFEST if source.is_dir() else source
     if source.is_dir() and not manifest.is_file():
         if not (source / "clips.jsonl").is_file():
-            raise DataError(f"{source}: neither {MANIFEST} nor clips.jsonl; give a prepared or a rendered dataset")
+            raise DataError(
+                f"{source}: neither {MANIFEST} nor clips.jsonl; give a prepared or a rendered"
+                " dataset"
+            )
         rows = [_rendered(clip) for clip in load_sources(world=source)]
     else:
         rows = list(read_jsonl(manifest, ManifestRow))
     rows = [row for row in rows if split in ("all", row.split)]
     if not rows:
-        raise DataError(f"{source}: no clip of the split '{split}'; give another --split: train, held_out or all")
+        raise DataError(
+            f"{source}: no clip of the split '{split}'; give another --split: train, held_out"
+            " or all"
+        )
     for row in rows:
         if Path(row.id).is_absolute() or ".." in Path(row.id).parts:
-            raise DataError(f"{source}: the id '{row.id}' leads out of the output folder; give it another")
+            raise DataError(
+                f"{source}: the id '{row.id}' leads out of the output folder; give it another"
+            )
     return Dataset(manifest.parent, rows)
 
 
@@ -88,7 +96,11 @@ def _rendered(clip: SourceClip) -> ManifestRow:
 
 
 def generate_all(
-    pipeline: Pipeline, dataset: Dataset, out: Path, settings: Settings, progress: Callable[[int, int], None]
+    pipeline: Pipeline,
+    dataset: Dataset,
+    out: Path,
+    settings: Settings,
+    progress: Callable[[int, int], None],
 ) -> Made:
     """Makes `out`/ID.mp4 of every clip, `out`/manifest.jsonl of what there is, and `out`/runs.jsonl of how it was made.
 
@@ -104,7 +116,11 @@ def generate_all(
         try:
             info = known.get(f"{row.id}.mp4")
             digest = _sha256(source)
-            if info is not None and target.is_file() and _same(info, digest, model, pipeline, settings):
+            if (
+                info is not None
+                and target.is_file()
+                and _same(info, digest, model, pipeline, settings)
+            ):
                 made.kept += 1
             else:
                 info = _make(pipeline, source, target, row.id, digest, model, settings)
@@ -116,7 +132,8 @@ def generate_all(
         progress(count + 1, len(dataset.rows))
     if not made.infos:
         raise DataError(
-            f"{dataset.folder}: none of {len(dataset.rows)} clips could be used; the first: {made.left_out[0]}"
+            f"{dataset.folder}: none of {len(dataset.rows)} clips could be used; the first:"
+            f" {made.left_out[0]}"
         )
     write_jsonl(out / MANIFEST, _made_rows(dataset.rows, made.infos))
     return made
@@ -127,7 +144,13 @@ class _Unusable(DataError):
 
 
 def _make(
-    pipeline: Pipeline, source: Path, target: Path, id_: str, digest: str, model: str, settings: Settings
+    pipeline: Pipeline,
+    source: Path,
+    target: Path,
+    id_: str,
+    digest: str,
+    model: str,
+    settings: Settings,
 ) -> RunInfo:
     started_s = time.perf_counter()
     try:
@@ -138,7 +161,9 @@ def _make(
         raise _Unusable(str(error)) from error
     target.parent.mkdir(parents=True, exist_ok=True)
     result.save(target)
-    info = info_of(result, portrait=str(source), audio=str(source), output=f"{id_}.mp4", started_s=started_s)
+    info = info_of(
+        result, portrait=str(source), audio=str(source), output=f"{id_}.mp4", started_s=started_s
+    )
     return info.model_copy(update={"source_sha256": digest, "model_sha256": model})
 
 
@@ -157,8 +182,24 @@ def info_of(result: Result, portrait: str, audio: str, output: str, started_s: f
 
 def _same(info: RunInfo, digest: str, model: str, pipeline: Pipeline, settings: Settings) -> bool:
     evaluations = settings.evaluations or pipeline.spec.sampling.evaluations
-    wanted = digest, model, evaluations, settings.guidance, settings.seed, settings.crop, settings.size
-    was = info.source_sha256, info.model_sha256, info.evaluations, info.guidance, info.seed, info.crop, info.size
+    wanted = (
+        digest,
+        model,
+        evaluations,
+        settings.guidance,
+        settings.seed,
+        settings.crop,
+        settings.size,
+    )
+    was = (
+        info.source_sha256,
+        info.model_sha256,
+        info.evaluations,
+        info.guidance,
+        info.seed,
+        info.crop,
+        info.size,
+    )
     frame = settings.frame in (None, info.frame)
     strengths = (settings.head, settings.lips, settings.eyes) == (info.head, info.lips, info.eyes)
     return wanted == was and frame and strengths
@@ -168,7 +209,12 @@ def _made_rows(rows: Iterable[ManifestRow], infos: Iterable[RunInfo]) -> Iterato
     by_id = {row.id: row for row in rows}
     for info in infos:
         row = by_id[info.output.removesuffix(".mp4")]
-        facts = {"video": info.output, "num_frames": info.num_frames, "fps": info.fps, "size_px": info.size_px}
+        facts = {
+            "video": info.output,
+            "num_frames": info.num_frames,
+            "fps": info.fps,
+            "size_px": info.size_px,
+        }
         facts |= {"sample_rate_hz": info.sample_rate_hz}
         yield row.model_copy(update=facts | {"source": f"generated by {info.model}", "licence": ""})
 

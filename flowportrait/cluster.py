@@ -84,7 +84,9 @@ class _Crew:
     def __init__(self, ray: Any, start: Callable[[], Any], count: int):
         self._ray, self._start = ray, start
         self._idle: list[Any] = []
-        self._calls: dict[Any, tuple[Any, Any]] = {}  # of a call: its actor, and its task in a list; none: it starts
+        self._calls: dict[
+            Any, tuple[Any, Any]
+        ] = {}  # of a call: its actor, and its task in a list; none: it starts
         self._false_starts = 0
         for _ in range(count):
             self._hire()
@@ -109,7 +111,10 @@ class _Crew:
             actor, task = self._calls.pop(call)
             try:
                 answer = self._ray.get(call)
-            except (self._ray.exceptions.RayActorError, self._ray.exceptions.WorkerCrashedError) as error:
+            except (
+                self._ray.exceptions.RayActorError,
+                self._ray.exceptions.WorkerCrashedError,
+            ) as error:
                 # One that cannot be reached might still be at work.
                 self._ray.kill(actor, no_restart=True)
                 self._count_start(task is not None, error)
@@ -127,8 +132,8 @@ class _Crew:
         if self._false_starts == MAX_FALSE_STARTS:
             told = str(error).strip().splitlines()[-1]
             raise DataError(
-                f"--engine ray: {MAX_FALSE_STARTS} workers in a row died at their start ({told}); every node needs "
-                "flowportrait and its packages"
+                f"--engine ray: {MAX_FALSE_STARTS} workers in a row died at their start ({told});"
+                " every node needs flowportrait and its packages"
             ) from error
 
     def end(self) -> None:
@@ -155,8 +160,8 @@ def _connected(ray: Any, count: int) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         told = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"--engine ray: no cluster at {address or 'this machine'} ({told}); start one with `ray start`, or unset "
-            "RAY_ADDRESS for one of this machine alone"
+            f"--engine ray: no cluster at {address or 'this machine'} ({told}); start one with `ray"
+            " start`, or unset RAY_ADDRESS for one of this machine alone"
         ) from error
     try:
         if ray.cluster_resources().get("CPU", 0) < 1:

@@ -22,7 +22,9 @@ def as_rgb(image: Image.Image) -> Image.Image:
     if profile and image.mode in ("RGB", "CMYK"):
         try:
             source = ImageCms.ImageCmsProfile(BytesIO(profile))
-            return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            return ImageCms.profileToProfile(
+                image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
+            )
         except (ImageCms.PyCMSError, OSError):
             # A broken profile costs a shade of colour, not the picture.
             return image.convert("RGB")
@@ -47,11 +49,18 @@ HDR_TRANSFERS = (PQ, HLG)
 
 _WHITE_NITS = 203.0  # of diffuse white in both (BT.2408), which becomes white
 _HLG_NITS = 1000.0  # of the screen that HLG is defined for, with a gamma of 1.2
-_KNEE = 0.8  # of white: what is darker stays as it is, what is brighter is drawn together below white
+_KNEE = (
+    0.8  # of white: what is darker stays as it is, what is brighter is drawn together below white
+)
 _SDR_GAMMA = 2.4  # of a screen of standard range (BT.1886)
 # BT.2020's primaries as BT.709's (BT.2087).
 _TO_BT709 = np.array(
-    [[1.660491, -0.587641, -0.072850], [-0.124550, 1.132900, -0.008349], [-0.018151, -0.100579, 1.118730]], np.float32
+    [
+        [1.660491, -0.587641, -0.072850],
+        [-0.124550, 1.132900, -0.008349],
+        [-0.018151, -0.100579, 1.118730],
+    ],
+    np.float32,
 )
 _LEVELS = 65536
 
@@ -80,7 +89,9 @@ def _light(transfer: int) -> np.ndarray:
     signal = np.arange(65536) / 65535
     if transfer == HLG:
         a, b, c = 0.17883277, 0.28466892, 0.55991073
-        return np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12).astype(np.float32)
+        return np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12).astype(
+            np.float32
+        )
     m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128
     root = signal ** (1 / m2)
     nits = 10000 * (np.maximum(root - c1, 0) / (c2 - c3 * root)) ** (1 / m1)

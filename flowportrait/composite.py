@@ -22,7 +22,14 @@ from flowportrait.codecs.canvas import Canvas, colour_line
 from flowportrait.codecs.eyes import BROWS, EyeShape
 from flowportrait.codecs.motion import gaussian
 from flowportrait.data.facemesh import FaceMesh
-from flowportrait.data.faces import FaceBox, FaceDetector, Square, enlarged, find_face, portrait_square
+from flowportrait.data.faces import (
+    FaceBox,
+    FaceDetector,
+    Square,
+    enlarged,
+    find_face,
+    portrait_square,
+)
 from flowportrait.data.matte import PersonMatte
 from flowportrait.data.mesh import Mesh, turn
 from flowportrait.errors import ConfigError
@@ -76,7 +83,9 @@ class Composite:
 
     def landmarks(self) -> Float[np.ndarray, "68 2"] | None:
         """The portrait's 68 points in coordinates of the square, [-1, 1] from edge to edge."""
-        return None if self.mesh is None else self.to_square(self.mesh.landmarks68).astype(np.float32)
+        return (
+            None if self.mesh is None else self.to_square(self.mesh.landmarks68).astype(np.float32)
+        )
 
     def canvas(self, device: torch.device) -> Canvas:
         """The square's own pixels, what of them moves, and the portrait's eyes."""
@@ -101,7 +110,9 @@ class Composite:
         if self.roll:
             centre = (x + side / 2, y + side / 2)
             image = image.rotate(math.degrees(self.roll), Image.Resampling.BILINEAR, center=centre)
-        return np.asarray(image.resize((GRID, GRID), Image.Resampling.BOX, box=(x, y, x + side, y + side)))
+        return np.asarray(
+            image.resize((GRID, GRID), Image.Resampling.BOX, box=(x, y, x + side, y + side))
+        )
 
     def to_square(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
         """Points of the picture in coordinates of the upright square, [-1, 1] from edge to edge."""
@@ -121,9 +132,18 @@ class Composite:
             return _ease((1 - np.hypot(middles[:, None], middles[None]) - STILL) / (FULL - STILL))
         x, y, side = self.square
         height, width = self.picture.shape[:2]
-        ramps = _ease((1 + middles - STILL) / (FULL - STILL)), _ease((1 - middles - STILL) / (FULL - STILL))
-        columns = (1.0 if x == 0 else ramps[0]) * (1.0 if x + side == width else ramps[1]) * np.ones(GRID)
-        rows = (1.0 if y == 0 else ramps[0]) * (1.0 if y + side == height else ramps[1]) * np.ones(GRID)
+        ramps = (
+            _ease((1 + middles - STILL) / (FULL - STILL)),
+            _ease((1 - middles - STILL) / (FULL - STILL)),
+        )
+        columns = (
+            (1.0 if x == 0 else ramps[0]) * (1.0 if x + side == width else ramps[1]) * np.ones(GRID)
+        )
+        rows = (
+            (1.0 if y == 0 else ramps[0])
+            * (1.0 if y + side == height else ramps[1])
+            * np.ones(GRID)
+        )
         return rows[:, None] * columns[None]
 
     def _eyes(self, device: torch.device) -> tuple[EyeShape, EyeShape] | None:
@@ -132,10 +152,19 @@ class Composite:
         place = lambda points: torch.from_numpy(self.to_square(points)).to(device, torch.float32)  # noqa: E731
         irises = place(self.mesh.irises)
         radii = self.mesh.iris_radius * 2 / self.square.side
-        right, left = self.mesh.right_lids, self.mesh.left_lids[:, ::-1]  # both from left to right in the picture
+        right, left = (
+            self.mesh.right_lids,
+            self.mesh.left_lids[:, ::-1],
+        )  # both from left to right in the picture
         points = self.mesh.landmarks68
         first, second = (
-            EyeShape.of(place(lids[0]), place(lids[1]), irises[eye], float(radii[eye]), place(points[BROWS[eye]]))
+            EyeShape.of(
+                place(lids[0]),
+                place(lids[1]),
+                irises[eye],
+                float(radii[eye]),
+                place(points[BROWS[eye]]),
+            )
             for eye, lids in enumerate((right, left))
         )
         return first, second
@@ -153,7 +182,8 @@ def compose(
 ) -> Composite:
     """Makes a portrait ready: finds the face (not with crop "none": then the square is the largest centred one), cuts
     and scales. `size` is the side of the face's square: "auto" its own, at most 512 px, where the square alone is
-    shown; a whole picture keeps its size up to 1920 x 1080. Raises DataError without a face, ConfigError for a size."""
+    shown; a whole picture keeps its size up to 1920 x 1080. Raises DataError without a face, ConfigError for a size.
+    """
     low, high = min(SIZES_PX[0], model_px), SIZES_PX[1]
     if size != "auto" and not low <= size <= high:
         raise ConfigError(f"size: got {size}; give auto or a number of pixels from {low} to {high}")
@@ -201,7 +231,10 @@ def _square_of(face: FaceBox, mesh: Mesh | None, width: int, height: int) -> tup
     low, high = level.min(0), level.max(0)
     x, y = (low + high) / 2 @ turn(-mesh.roll)
     half = max(high - low) * 1.05 / 2
-    return portrait_square(FaceBox(x - half, y - half, x + half, y + half, 1.0), width, height), mesh.roll
+    return (
+        portrait_square(FaceBox(x - half, y - half, x + half, y + half, 1.0), width, height),
+        mesh.roll,
+    )
 
 
 def _warnings_of(square: Square, model_px: int, mesh: Mesh | None, roll: float) -> list[str]:
@@ -211,9 +244,14 @@ def _warnings_of(square: Square, model_px: int, mesh: Mesh | None, roll: float) 
     yaw, pitch = mesh.yaw_pitch
     if max(abs(yaw), abs(pitch)) > FAR_TURN:
         degrees = round(math.degrees(max(abs(yaw), abs(pitch))))
-        warnings.append(f"portrait: the head is turned by about {degrees} degrees; the model knows up to 45")
+        warnings.append(
+            f"portrait: the head is turned by about {degrees} degrees; the model knows up to 45"
+        )
     if roll:
-        warnings.append(f"portrait: the head is rolled by {round(math.degrees(roll))} degrees; it is turned upright")
+        warnings.append(
+            f"portrait: the head is rolled by {round(math.degrees(roll))} degrees; it is turned"
+            " upright"
+        )
     if _eyes_shut(mesh):
         warnings.append("portrait: the eyes are shut and stay so; give a picture with open eyes")
     return warnings
@@ -226,7 +264,9 @@ def _moving(composite: Composite, matte: PersonMatte) -> Float[np.ndarray, "g g"
     face = _oval(composite.to_square(composite.mesh.oval))
     if person[face > 0.5].mean() < 0.5:
         return None
-    grown = F.max_pool2d(torch.from_numpy(np.maximum(person, face)).float()[None], 2 * MARGIN + 1, 1, MARGIN)
+    grown = F.max_pool2d(
+        torch.from_numpy(np.maximum(person, face)).float()[None], 2 * MARGIN + 1, 1, MARGIN
+    )
     kernel = gaussian(MARGIN / 2, MARGIN)
     padded = F.pad(grown, (MARGIN,) * 4, mode="replicate")
     soft = F.conv2d(padded[None], (kernel[:, None] * kernel)[None, None])
@@ -272,13 +312,21 @@ def _scaled(
     return picture, Square(left, top, shown), scale
 
 
-def _resized(image: UInt8[np.ndarray, "h w 3"], width: int, height: int) -> UInt8[np.ndarray, "p q 3"]:
+def _resized(
+    image: UInt8[np.ndarray, "h w 3"], width: int, height: int
+) -> UInt8[np.ndarray, "p q 3"]:
     if image.shape[:2] == (height, width):
         return np.ascontiguousarray(image)
-    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.LANCZOS))
+    return np.asarray(
+        Image.fromarray(np.ascontiguousarray(image)).resize(
+            (width, height), Image.Resampling.LANCZOS
+        )
+    )
 
 
-def _turned_upright(picture: UInt8[np.ndarray, "h w 3"], square: Square, roll: float) -> tuple[Image.Image, int, int]:
+def _turned_upright(
+    picture: UInt8[np.ndarray, "h w 3"], square: Square, roll: float
+) -> tuple[Image.Image, int, int]:
     """The neighbourhood of a rolled square with the head upright, and the square's corner in it."""
     x, y, side = square
     margin = side // 2  # a turned square reaches 0.21 sides further

@@ -48,7 +48,9 @@ def validate(kind: type[C], values: Mapping[str, Any], where: str) -> C:
 
 def save_resolved(config: Frozen, path: str | Path) -> None:
     """Writes every value of `config`, defaults included, as JSON that `load_recipe` reads again."""
-    Path(path).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+    Path(path).write_text(
+        json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def read_values(path: str | Path) -> dict[str, Any]:
@@ -71,7 +73,9 @@ def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     *parents, leaf = key.strip().split(".")
     if not equals or not leaf or not all(parents):
-        raise ConfigError(f"--set: got '{override}'; write key=value, with dots for nesting: training.seed=1")
+        raise ConfigError(
+            f"--set: got '{override}'; write key=value, with dots for nesting: training.seed=1"
+        )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -80,7 +84,9 @@ def _override(values: dict[str, Any], override: str) -> None:
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"--set: got '{override}'; '{parent}' is a single value without a '{leaf}'")
+            raise ConfigError(
+                f"--set: got '{override}'; '{parent}' is a single value without a '{leaf}'"
+            )
     table[leaf] = value
 
 

@@ -22,7 +22,15 @@ from flowportrait.files import sha256_of
 from flowportrait.model import bagel
 from flowportrait.model.embed import Connector
 from flowportrait.model.mot import INIT_STD, MoT
-from flowportrait.modeldir import CONFIG, ModelSpec, SamplingConfig, build_part, check_files, load_spec, save_spec
+from flowportrait.modeldir import (
+    CONFIG,
+    ModelSpec,
+    SamplingConfig,
+    build_part,
+    check_files,
+    load_spec,
+    save_spec,
+)
 from flowportrait.weights import (
     Held,
     Weight,
@@ -41,7 +49,9 @@ INDEX = "*.safetensors.index.json"
 SIZE_STEP_PX = 16
 KEPT = "bagel"  # folder of a model directory: what of the source is neither weight nor ours
 NEW_FILE = "model-new.safetensors"
-SAMPLING = SamplingConfig(evaluations=25, shift=3.0, window_latent_frames=151, prefix_latent_frames=2)
+SAMPLING = SamplingConfig(
+    evaluations=25, shift=3.0, window_latent_frames=151, prefix_latent_frames=2
+)
 WHISPER_SIZES = (
     "d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "num_mel_bins", "max_source_positions",
     "activation_function", "scale_embedding",
@@ -65,7 +75,11 @@ def convert_bagel(source: Path, out: Path, size_px: int = 384) -> ModelSpec:
     ours, seen = bagel.split(weights)
     try:
         model = bagel.generator_sizes(shapes(ours), language)
-        image_encoder = {"type": "siglip", "size_px": size_px, **bagel.vision_sizes(shapes(seen), vision)}
+        image_encoder = {
+            "type": "siglip",
+            "size_px": size_px,
+            **bagel.vision_sizes(shapes(seen), vision),
+        }
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from None
     spec = ModelSpec(
@@ -73,19 +87,33 @@ def convert_bagel(source: Path, out: Path, size_px: int = 384) -> ModelSpec:
         image_encoder=image_encoder, sampling=SAMPLING, size_px=size_px, untrained=(*bagel.NEW, *bagel.OTHER_LATENTS),
     )  # fmt: skip
     with torch.device("meta"):
-        expected = {name: shape for name, shape in shapes(MoT(model).state_dict()).items() if not bagel.is_new(name)}
+        expected = {
+            name: shape
+            for name, shape in shapes(MoT(model).state_dict()).items()
+            if not bagel.is_new(name)
+        }
     encoder = build_part(registry.IMAGE_ENCODERS, image_encoder, empty=True)
     for got, wanted in ((ours, expected), (seen, shapes(encoder.state_dict()))):
         problem = difference(shapes(got), wanted)
         if problem:
-            raise CheckpointError(f"{source}: {problem}; give the weights of BAGEL as they were published")
+            raise CheckpointError(
+                f"{source}: {problem}; give the weights of BAGEL as they were published"
+            )
     if size_px > (most := SIZE_STEP_PX * model.latent_side):
         raise ConfigError(f"--size: got {size_px}; this model knows places of {most} px at most")
     kept = _keep(source, files, out)
-    new = read_header(source / OWN_FILE).weights if (source / OWN_FILE).is_file() else _fresh_connector(spec)
+    new = (
+        read_header(source / OWN_FILE).weights
+        if (source / OWN_FILE).is_file()
+        else _fresh_connector(spec)
+    )
     digests = {
         name: write_weights(out / name, own)
-        for name, own in (("model.safetensors", ours), (NEW_FILE, new), ("image_encoder.safetensors", seen))
+        for name, own in (
+            ("model.safetensors", ours),
+            (NEW_FILE, new),
+            ("image_encoder.safetensors", seen),
+        )
     }
     return _save(spec.model_copy(update={"sha256": digests | kept}), out)
 
@@ -95,7 +123,10 @@ def _require_size(size_px: int) -> None:
     not fit the portrait's."""
     if size_px % SIZE_STEP_PX:
         below = size_px // SIZE_STEP_PX * SIZE_STEP_PX
-        raise ConfigError(f"--size: got {size_px}; a multiple of {SIZE_STEP_PX}: {below} or {below + SIZE_STEP_PX}")
+        raise ConfigError(
+            f"--size: got {size_px}; a multiple of {SIZE_STEP_PX}: {below} or"
+            f" {below + SIZE_STEP_PX}"
+        )
 
 
 def _keep(source: Path, files: list[Path], out: Path) -> dict[str, str]:
@@ -111,13 +142,20 @@ def _keep(source: Path, files: list[Path], out: Path) -> dict[str, str]:
 def _bagel_files(source: Path) -> list[Path]:
     """The files with BAGEL's weights, without those of its codec."""
     if not source.is_dir():
-        raise ConfigError(f"{source}: no such folder; give the folder of BAGEL-7B-MoT as it was published")
+        raise ConfigError(
+            f"{source}: no such folder; give the folder of BAGEL-7B-MoT as it was published"
+        )
     if (source / BAGEL_FILE).is_file():
         return [source / BAGEL_FILE]
-    files = [file for file in sorted(source.glob("*.safetensors")) if file.name not in (FLUX_FILE, OWN_FILE)]
+    files = [
+        file
+        for file in sorted(source.glob("*.safetensors"))
+        if file.name not in (FLUX_FILE, OWN_FILE)
+    ]
     if not files:
         raise CheckpointError(
-            f"{source}: no {BAGEL_FILE} (29.2 GB) there; get it from huggingface.co/ByteDance-Seed/BAGEL-7B-MoT"
+            f"{source}: no {BAGEL_FILE} (29.2 GB) there; get it from"
+            " huggingface.co/ByteDance-Seed/BAGEL-7B-MoT"
         )
     require_all_shards(files)
     return files
@@ -135,10 +173,17 @@ def _settings(path: Path) -> dict[str, Any]:
 def _fresh_connector(spec: ModelSpec) -> dict[str, Weight]:
     """The connector of speech as the model starts it, always the same."""
     config = spec.model
-    connector, rng = Connector(config.audio_dim, config.hidden_size, config.audio_layers), torch.Generator()
+    connector, rng = (
+        Connector(config.audio_dim, config.hidden_size, config.audio_layers),
+        torch.Generator(),
+    )
     rng.manual_seed(0)
     for name, p in connector.named_parameters():
-        nn.init.normal_(p, std=INIT_STD, generator=rng) if name.endswith("weight") else nn.init.zeros_(p)
+        (
+            nn.init.normal_(p, std=INIT_STD, generator=rng)
+            if name.endswith("weight")
+            else nn.init.zeros_(p)
+        )
     return {f"audio_connector.{name}": Held(p.detach()) for name, p in connector.named_parameters()}
 
 
@@ -159,14 +204,16 @@ def convert_wan(source: Path, out: Path) -> ModelSpec:
         weights = _diffusers_names(weights)
         for name in ("encoder.conv_in.weight", "post_quant_conv.weight"):
             if name not in weights:
-                raise CheckpointError(f"{source}: no tensor '{name}' of a Wan-VAE; give Wan2.1_VAE.pth")
+                raise CheckpointError(
+                    f"{source}: no tensor '{name}' of a Wan-VAE; give Wan2.1_VAE.pth"
+                )
         codec = {
             "width": weights["encoder.conv_in.weight"].shape[0], "channels": weights["post_quant_conv.weight"].shape[0],
         }  # fmt: skip
     if codec["channels"] != spec.model.latent_channels:
         raise ConfigError(
-            f"{source}: {codec['channels']} latent channels, the generator has {spec.model.latent_channels}; "
-            "give a codec with as many"
+            f"{source}: {codec['channels']} latent channels, the generator has"
+            f" {spec.model.latent_channels}; give a codec with as many"
         )
     return _put(out, spec, "codec", {"type": "wan", **codec}, weights, source)
 
@@ -176,15 +223,21 @@ def _diffusers_names(weights: Mapping[str, Weight]) -> dict[str, Weight]:
     require("diffusers", extra="bagel")
     from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 
-    return convert_wan_vae_to_diffusers(dict(weights)) if "conv1.weight" in weights else dict(weights)
+    return (
+        convert_wan_vae_to_diffusers(dict(weights)) if "conv1.weight" in weights else dict(weights)
+    )
 
 
-def convert_speech(kind: str, source: Path, out: Path, layers: str | tuple[int, ...] | None = None) -> ModelSpec:
+def convert_speech(
+    kind: str, source: Path, out: Path, layers: str | tuple[int, ...] | None = None
+) -> ModelSpec:
     """Puts a speech network ("whisper" or "wav2vec2") into a model directory, from a folder as published. The
     generator's connector to it starts fresh."""
     spec = _opened(out)
     if NEW_FILE not in spec.sha256:
-        raise ConfigError(f"{out}: this model was trained with its own speech network; start from `convert bagel`")
+        raise ConfigError(
+            f"{out}: this model was trained with its own speech network; start from `convert bagel`"
+        )
     if not source.is_dir():
         raise ConfigError(f"{source}: no such folder; give one with config.json and the weights")
     network = _settings(source / "config.json")
@@ -194,19 +247,30 @@ def convert_speech(kind: str, source: Path, out: Path, layers: str | tuple[int, 
         network = {name: value for name, value in network.items() if _tells_sizes(name)}
     part: dict[str, Any] = {"type": kind, "network": network}
     if kind == "wav2vec2" and (source / "preprocessor_config.json").is_file():
-        part["levels"] = bool(_settings(source / "preprocessor_config.json").get("do_normalize", True))
+        part["levels"] = bool(
+            _settings(source / "preprocessor_config.json").get("do_normalize", True)
+        )
     if layers is not None:
         part["layers"] = layers
     encoder = build_part(registry.AUDIO_ENCODERS, part, empty=True)
     wanted = encoder.state_dict().keys()
-    found = {_network_name(kind, network, name): weight for name, weight in find_weights(source).items()}
-    spec = _put(out, spec, "audio_encoder", part, {k: v for k, v in found.items() if k in wanted}, source)
+    found = {
+        _network_name(kind, network, name): weight for name, weight in find_weights(source).items()
+    }
+    spec = _put(
+        out, spec, "audio_encoder", part, {k: v for k, v in found.items() if k in wanted}, source
+    )
     num_layers = 1 if encoder.layers == "last" else len(encoder.layers)
     sizes = spec.model.model_copy(update={"audio_dim": encoder.dim, "audio_layers": num_layers})
     spec = spec.model_copy(update={"model": sizes})
     digest = write_weights(out / NEW_FILE, _fresh_connector(spec))
     untrained = tuple(dict.fromkeys((*bagel.NEW, *spec.untrained)))
-    return _save(spec.model_copy(update={"sha256": {**spec.sha256, NEW_FILE: digest}, "untrained": untrained}), out)
+    return _save(
+        spec.model_copy(
+            update={"sha256": {**spec.sha256, NEW_FILE: digest}, "untrained": untrained}
+        ),
+        out,
+    )
 
 
 def layers_named(text: str | None) -> str | tuple[int, ...] | None:
@@ -216,17 +280,26 @@ def layers_named(text: str | None) -> str | tuple[int, ...] | None:
     try:
         return tuple(int(number) for number in text.split(","))
     except ValueError:
-        raise ConfigError(f"--layers: got '{text}'; give last, all, or numbers such as 8,16,24") from None
+        raise ConfigError(
+            f"--layers: got '{text}'; give last, all, or numbers such as 8,16,24"
+        ) from None
 
 
 def _tells_sizes(name: str) -> bool:
     """Whether an entry of a published config.json is about the network rather than about where it came from."""
-    return not name.startswith("_") and name not in ("architectures", "transformers_version", "torch_dtype", "dtype")
+    return not name.startswith("_") and name not in (
+        "architectures",
+        "transformers_version",
+        "torch_dtype",
+        "dtype",
+    )
 
 
 def _network_name(kind: str, network: Mapping[str, Any], name: str) -> str:
     """A published tensor's name here: networks lie within larger ones, and normed weights had other names once."""
-    for outer in ("model.encoder.", "encoder.") if kind == "whisper" else (f"{network.get('model_type')}.",):
+    for outer in (
+        ("model.encoder.", "encoder.") if kind == "whisper" else (f"{network.get('model_type')}.",)
+    ):
         if name.startswith(outer):
             name = name.removeprefix(outer)
             break
@@ -244,7 +317,9 @@ def export(directory: Path, out: Path) -> list[Path]:
     spec = _opened(directory)
     headers = sorted((directory / KEPT).glob("*.header"))
     if not headers:
-        raise ConfigError(f"{directory}: did not come from BAGEL, so there is nothing to export it to")
+        raise ConfigError(
+            f"{directory}: did not come from BAGEL, so there is nothing to export it to"
+        )
     check_files(directory, spec, ("model", "image_encoder", KEPT))
     model: dict[str, Weight] = {}
     for file in sorted(directory.glob("model*.safetensors")):
@@ -257,12 +332,16 @@ def export(directory: Path, out: Path) -> list[Path]:
         names = [name for name in json.loads(text) if name != "__metadata__"]
         lacking = [name for name in names if name not in left]
         if lacking:
-            raise CheckpointError(f"{directory}: lacks '{lacking[0]}'; get the whole model directory again")
+            raise CheckpointError(
+                f"{directory}: lacks '{lacking[0]}'; get the whole model directory again"
+            )
         written.append(out / header.name.removesuffix(".header"))
         write_weights(written[-1], {name: left.pop(name) for name in names}, text)
         same = same and read_header(written[-1]).text == text
     for path in sorted((directory / KEPT).glob(INDEX)):
-        total = sum(weight.size_bytes for file in written for weight in read_header(file).weights.values())
+        total = sum(
+            weight.size_bytes for file in written for weight in read_header(file).weights.values()
+        )
         written.append(_write_index(path, out / path.name, None if same else total))
     if left and not set(bagel.NEW) <= set(spec.untrained):
         written.append(out / OWN_FILE)
@@ -287,13 +366,19 @@ def _write_index(kept: Path, path: Path, total_bytes: int | None) -> Path:
 def _opened(directory: Path) -> ModelSpec:
     if not (directory / CONFIG).is_file():
         raise ConfigError(
-            f"{directory}: no model there; make one with: flowportrait convert bagel FOLDER -o {directory}"
+            f"{directory}: no model there; make one with: flowportrait convert bagel FOLDER -o"
+            f" {directory}"
         )
     return load_spec(directory)
 
 
 def _put(
-    out: Path, spec: ModelSpec, name: str, part: Mapping[str, Any], weights: Mapping[str, Weight], source: Path
+    out: Path,
+    spec: ModelSpec,
+    name: str,
+    part: Mapping[str, Any],
+    weights: Mapping[str, Weight],
+    source: Path,
 ) -> ModelSpec:
     """Writes the weights of a part, which must be exactly its own, and says so in config.json."""
     tables = {"codec": registry.CODECS, "audio_encoder": registry.AUDIO_ENCODERS}

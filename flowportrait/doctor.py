@@ -69,16 +69,21 @@ def _torch() -> Iterator[Check]:
     devices = ["cpu"]
     if torch.cuda.is_available():
         devices += [
-            f"cuda ({torch.cuda.get_device_name(index)})" for index in range(torch.cuda.device_count())
+            f"cuda ({torch.cuda.get_device_name(index)})"
+            for index in range(torch.cuda.device_count())
         ]
     if torch.backends.mps.is_available():
         devices.append("mps")
     yield Check("torch", "ok", f"{torch.__version__}; devices: {', '.join(devices)}")
-    yield Check("threads", "ok", f"{torch.get_num_threads()} for torch, {os.cpu_count()} logical processors")
+    yield Check(
+        "threads", "ok", f"{torch.get_num_threads()} for torch, {os.cpu_count()} logical processors"
+    )
     full, half = (_matmul_gflops(dtype) for dtype in (torch.float32, torch.bfloat16))
     faster = "bfloat16" if half > full else "float32"
     yield Check(
-        "matmul", "ok", f"float32 {full:.1f}, bfloat16 {half:.1f} GFLOP/s: {faster} is the faster here"
+        "matmul",
+        "ok",
+        f"float32 {full:.1f}, bfloat16 {half:.1f} GFLOP/s: {faster} is the faster here",
     )
     flags = _cpu_flags()
     if flags is not None:
@@ -115,7 +120,9 @@ def _codecs() -> Check:
     absent = [name for name in ("libx264", "aac") if name not in av.codecs_available]
     if absent:
         remedy = "pip install --force-reinstall av"
-        return Check("video", "broken", f"PyAV {av.__version__} lacks {', '.join(absent)}; {remedy}")
+        return Check(
+            "video", "broken", f"PyAV {av.__version__} lacks {', '.join(absent)}; {remedy}"
+        )
     return Check("video", "ok", f"PyAV {av.__version__} with H.264 (libx264) and AAC")
 
 
@@ -133,12 +140,19 @@ def _face_detector() -> Check:
 def _models() -> Iterator[Check]:
     names = registry.model_names()
     if not names:
-        yield Check("models", "broken", f"none in {registry.MODELS_DIR}; install flowportrait again")
+        yield Check(
+            "models", "broken", f"none in {registry.MODELS_DIR}; install flowportrait again"
+        )
     for name in names:
         problem = _damage(registry.MODELS_DIR / name)
-        size_mb = sum(file.stat().st_size for file in (registry.MODELS_DIR / name).glob("*.safetensors")) / 1e6
+        size_mb = (
+            sum(file.stat().st_size for file in (registry.MODELS_DIR / name).glob("*.safetensors"))
+            / 1e6
+        )
         found = (
-            f"{problem}; install flowportrait again" if problem else f"{size_mb:.1f} MB, sha256 as shipped"
+            f"{problem}; install flowportrait again"
+            if problem
+            else f"{size_mb:.1f} MB, sha256 as shipped"
         )
         yield Check(f"model {name}", "broken" if problem else "ok", found)
 
@@ -161,5 +175,7 @@ def _optional_packages() -> Iterator[Check]:
             yield Check(package, "ok", version(package))
         except PackageNotFoundError:
             yield Check(
-                package, "missing", f"only for the extra '{extra}'; pip install 'flowportrait[{extra}]'"
+                package,
+                "missing",
+                f"only for the extra '{extra}'; pip install 'flowportrait[{extra}]'",
             )

@@ -35,7 +35,14 @@ class DataError(FlowPortraitError):
 class StudyRefused(DataError):
     """What a rater asks or sends against the rules of a study. `code` is one of `CODES`, for programs."""
 
-    CODES = ("unknown_rater", "unknown_task", "unknown_item", "bad_rating", "bad_ranking", "unwatched")
+    CODES = (
+        "unknown_rater",
+        "unknown_task",
+        "unknown_item",
+        "bad_rating",
+        "bad_ranking",
+        "unwatched",
+    )
 
     def __init__(self, code: str, message: str):
         assert code in self.CODES
@@ -88,5 +95,6 @@ def require(module: str, extra: str) -> ModuleType:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise
         raise MissingDependency(
-            f"{module}: not installed; this needs the extra '{extra}': pip install 'flowportrait[{extra}]'"
+            f"{module}: not installed; this needs the extra '{extra}': pip install"
+            f" 'flowportrait[{extra}]'"
         ) from error

@@ -26,7 +26,9 @@ def files_below(folder: Path) -> Iterator[Path]:
     """
 
     def refuse(error: OSError) -> NoReturn:
-        raise DataError(f"{error.filename}: cannot be looked into ({error.strerror}); allow it, or leave it out")
+        raise DataError(
+            f"{error.filename}: cannot be looked into ({error.strerror}); allow it, or leave it out"
+        )
 
     seen = set()
     for root, folders, files in os.walk(folder, onerror=refuse, followlinks=True):

@@ -50,4 +50,7 @@ class Fragments:
     def _begin(self) -> None:
         self._whole.start_encoding()  # opens the encoders, whose heads the copies take over
         self._growing.metadata.update(self._whole.metadata)
-        self._copies = {stream.index: self._growing.add_stream_from_template(stream) for stream in self._whole.streams}
+        self._copies = {
+            stream.index: self._growing.add_stream_from_template(stream)
+            for stream in self._whole.streams
+        }

@@ -106,7 +106,9 @@ class Shot:
         """The clip's latent frames [1, c, l, h, w] as they are shown, in blocks, as their windows are sampled."""
         codec, clip = self.pipeline.codec, self.clip
         raw, done, before = None, 0, codec.settle_reach
-        for window in self.pipeline.sampled(clip, self.schedule, self.guidance, self.seed, progress):
+        for window in self.pipeline.sampled(
+            clip, self.schedule, self.guidance, self.seed, progress
+        ):
             raw = window if raw is None else torch.cat([raw, window], dim=2)
             known = raw.shape[2]
             ready = known if known == clip.latent_frames else max(done, known - codec.settle_reach)
@@ -119,7 +121,9 @@ class Shot:
         codec = self.pipeline.codec
         if not codec.moves_portrait:
             return latents
-        events = draw_eye_events(self.num_frames, self.seed, self.strengths.eyes).groups(first, latents.shape[2])
+        events = draw_eye_events(self.num_frames, self.seed, self.strengths.eyes).groups(
+            first, latents.shape[2]
+        )
         return codec.settle(latents, self.clip.context, events, self.strengths, self.rest)
 
     def frames(self, blocks: Iterable[Tensor]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
@@ -131,7 +135,9 @@ class Shot:
             with torch.inference_mode(), matmul_precision(self.pipeline.device.type):
                 frames = next(decoded)[0]
             pixels = (frames.float() + 1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-            pixels = self.composite.laid_back(rearrange(pixels, "c f h w -> f h w c").contiguous().cpu().numpy())
+            pixels = self.composite.laid_back(
+                rearrange(pixels, "c f h w -> f h w c").contiguous().cpu().numpy()
+            )
             yield from pixels[:left]
             left -= len(pixels)
 
@@ -206,7 +212,9 @@ class Result:
         from flowportrait import __version__
 
         mark = media.synthetic_mark(self.shot.pipeline.spec.name, self.shot.seed, __version__)
-        media.write_video(path, self.stream(), self.fps, self.sound.samples, self.sound.sample_rate, mark)
+        media.write_video(
+            path, self.stream(), self.fps, self.sound.samples, self.sound.sample_rate, mark
+        )
         return Path(path)
 
 
@@ -237,13 +245,21 @@ class Pipeline:
         Raises MediaError, DataError (no face, unusable arrays) or ConfigError.
         """
         shot = self.shot(portrait, audio, **options)
-        return Result(torch.cat(list(shot.latents(progress)), dim=2), shot, self.spec.sampling.window_latent_frames)
+        return Result(
+            torch.cat(list(shot.latents(progress)), dim=2),
+            shot,
+            self.spec.sampling.window_latent_frames,
+        )
 
     def stream(
-        self, portrait: str | Path | np.ndarray, audio: str | Path | tuple[np.ndarray, int], **options: Unpack[Options]
+        self,
+        portrait: str | Path | np.ndarray,
+        audio: str | Path | tuple[np.ndarray, int],
+        **options: Unpack[Options],
     ) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "s ..."]]]:
         """As `generate`, but gives each frame as soon as it is made, with the sound of its 1/24 s at the recording's
-        own rate. The first comes once the first window is sampled. Options and errors are those of `generate`."""
+        own rate. The first comes once the first window is sampled. Options and errors are those of `generate`.
+        """
         shot = self.shot(portrait, audio, **options)
         samples, rate = shot.sound.samples, shot.sound.sample_rate
         for index, frame in enumerate(shot.frames(shot.latents())):
@@ -267,14 +283,29 @@ class Pipeline:
         eyes: float = 1.0,
     ) -> Shot:
         """Portrait and recording, read and encoded, ready to be sampled; `Options` says what the options mean."""
-        strengths = validate(Strengths, {"head": head, "lips": lips, "eyes": eyes}, where="strengths")
+        strengths = validate(
+            Strengths, {"head": head, "lips": lips, "eyes": eyes}, where="strengths"
+        )
         image, sound, schedule = _picture(portrait), _sound(audio), self._schedule(evaluations)
         composite = self._composite(image, size, frame, crop, strengths)
         num_frames = media.frames_in(sound.duration_s)
         latent_frames = latent_frames_for(num_frames, self.codec.temporal_stride)
         clip = self.encode(composite.view(self.spec.size_px), sound, latent_frames, composite)
         rest = self._rest(clip, schedule) if self.codec.moves_portrait else None
-        return Shot(self, composite, size, sound, clip, schedule, guidance, seed, crop, strengths, num_frames, rest)
+        return Shot(
+            self,
+            composite,
+            size,
+            sound,
+            clip,
+            schedule,
+            guidance,
+            seed,
+            crop,
+            strengths,
+            num_frames,
+            rest,
+        )
 
     @torch.no_grad()
     def _rest(self, clip: Encoded, schedule: Schedule) -> Float[Tensor, "1"]:
@@ -282,7 +313,9 @@ class Pipeline:
         frames = 1 + self.codec.temporal_stride * (SILENCE - 1)
         silence = torch.zeros(1, round(frames / self.spec.fps * AUDIO_RATE_HZ), device=self.device)
         still = replace(clip, audio=self.audio_encoder(silence, frames), latent_frames=SILENCE)
-        return self.codec.lip_gap(torch.cat(list(self.sampled(still, schedule, 1.0, 0)), dim=2), clip.context)
+        return self.codec.lip_gap(
+            torch.cat(list(self.sampled(still, schedule, 1.0, 0)), dim=2), clip.context
+        )
 
     def _composite(
         self, image: np.ndarray, size: Size, frame: Frame | None, crop: Crop, strengths: Strengths
@@ -290,10 +323,20 @@ class Pipeline:
         own_px = self.spec.size_px
         detector = _kept(registry.FACE_DETECTORS.load("centerface")) if crop == "auto" else None
         if self.codec.moves_portrait:
-            return compose(image, own_px, size, frame or "whole", crop, detector, _kept(FaceMesh), _kept(PersonMatte))
+            return compose(
+                image,
+                own_px,
+                size,
+                frame or "whole",
+                crop,
+                detector,
+                _kept(FaceMesh),
+                _kept(PersonMatte),
+            )
         if size not in ("auto", own_px) or frame == "whole" or strengths != AS_IT_IS:
             raise ConfigError(
-                f"{self.spec.name}: its codec shows a square of {own_px} px as it is; leave size, frame and strengths"
+                f"{self.spec.name}: its codec shows a square of {own_px} px as it is; leave size,"
+                " frame and strengths"
             )
         return compose(image, own_px, own_px, "face", crop, detector)
 
@@ -303,7 +346,10 @@ class Pipeline:
         if not self.spec.untrained:
             return []
         what = ", ".join(self.spec.untrained)
-        return [f"{self.spec.name}: never trained: {what}; what it makes means nothing before `flowportrait train sft`"]
+        return [
+            f"{self.spec.name}: never trained: {what}; what it makes means nothing before"
+            " `flowportrait train sft`"
+        ]
 
     def _schedule(self, evaluations: int | None) -> Schedule:
         count = self.spec.sampling.evaluations if evaluations is None else evaluations
@@ -329,7 +375,9 @@ class Pipeline:
         return Encoded(
             context=context,
             image=self.image_encoder(picture, context),
-            audio=self.audio_encoder(torch.from_numpy(speech).to(self.device)[None], grid.num_frames),
+            audio=self.audio_encoder(
+                torch.from_numpy(speech).to(self.device)[None], grid.num_frames
+            ),
             latent_frames=latent_frames,
         )
 
@@ -342,7 +390,12 @@ class Pipeline:
 
     @torch.inference_mode()
     def sampled(
-        self, clip: Encoded, schedule: Schedule, guidance: float, seed: int, progress: Progress | None = None
+        self,
+        clip: Encoded,
+        schedule: Schedule,
+        guidance: float,
+        seed: int,
+        progress: Progress | None = None,
     ) -> Iterator[Float[Tensor, "1 c l h w"]]:
         """The latent frames of the clip, window by window; the noise comes from one generator per clip."""
         rng = torch.Generator().manual_seed(seed)
@@ -354,14 +407,22 @@ class Pipeline:
         known = torch.empty(1, self.codec.channels, 0, side, side, device=self.device)
         for window in windows:
             num_new = window.stop - window.start - window.prefix
-            noise = torch.randn(1, self.codec.channels, num_new, side, side, generator=rng).to(self.device)
-            velocity = self.velocity(clip, window, known[:, :, known.shape[2] - window.prefix :], guidance)
+            noise = torch.randn(1, self.codec.channels, num_new, side, side, generator=rng).to(
+                self.device
+            )
+            velocity = self.velocity(
+                clip, window, known[:, :, known.shape[2] - window.prefix :], guidance
+            )
             new = sample(velocity, noise, schedule, on_step=on_step)
             known = torch.cat([known, new], dim=2)[:, :, -longest:]
             yield new
 
     def velocity(
-        self, clip: Encoded, window: Window, known: Float[Tensor, "1 c p h w"], guidance: float = 1.0
+        self,
+        clip: Encoded,
+        window: Window,
+        known: Float[Tensor, "1 c p h w"],
+        guidance: float = 1.0,
     ) -> Callable[[Tensor, float], Tensor]:
         """(zt, t) -> velocity of the window's new latent frames; the `known` ones stand clean before them."""
         grid = self._grid(window.stop - window.start, opening=window.start == 0)
@@ -378,7 +439,9 @@ class Pipeline:
                 times = torch.full((1, grid.latent_frames), t, device=self.device)
                 times[:, : window.prefix] = 0
                 with matmul_precision(self.device.type):
-                    whole = self.model.velocity(torch.cat([known, zt], dim=2), times, condition, grid)
+                    whole = self.model.velocity(
+                        torch.cat([known, zt], dim=2), times, condition, grid
+                    )
                 return whole[:, :, window.prefix :]
 
             return velocity
@@ -430,26 +493,36 @@ def load(
     """
     if toward is not None:
         options = {"offload": offload, "wide": wide}
-        return _mixed(load(name_or_directory, device, **options), load(toward, device, **options), share)
+        return _mixed(
+            load(name_or_directory, device, **options), load(toward, device, **options), share
+        )
     spec, parts = load_parts(name_or_directory, PARTS, device, offload, wide)
     return Pipeline(spec, **parts, device=find_device(device), offload=offload)
 
 
-def mix_weights(one: Mapping[str, Tensor], other: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+def mix_weights(
+    one: Mapping[str, Tensor], other: Mapping[str, Tensor], share: float
+) -> dict[str, Tensor]:
     """Weights `share` of the way from `one` to `other`, which must have the same names and shapes."""
     return {name: torch.lerp(value, other[name], share) for name, value in one.items()}
 
 
 def _mixed(one: Pipeline, other: Pipeline, share: float) -> Pipeline:
     if not 0 <= share <= 1:
-        raise ConfigError(f"share: got {share}; give a number from 0 (the model) to 1 (the one it goes toward)")
+        raise ConfigError(
+            f"share: got {share}; give a number from 0 (the model) to 1 (the one it goes toward)"
+        )
     weights = one.model.state_dict(), other.model.state_dict()
     problem = difference(*map(shapes, reversed(weights)))
     if problem:
-        raise ConfigError(f"toward: {other.spec.name} {problem}; give a model tuned from {one.spec.name}")
+        raise ConfigError(
+            f"toward: {other.spec.name} {problem}; give a model tuned from {one.spec.name}"
+        )
     one.model.load_state_dict(mix_weights(*weights, share))
     name = f"{one.spec.name} {1 - share:g} + {other.spec.name} {share:g}"
-    digests = one.spec.sha256 | {f"toward/{file}": digest for file, digest in other.spec.sha256.items()}
+    digests = one.spec.sha256 | {
+        f"toward/{file}": digest for file, digest in other.spec.sha256.items()
+    }
     return replace(one, spec=one.spec.model_copy(update={"name": name, "sha256": digests}))
 
 
@@ -466,7 +539,9 @@ def _picture(portrait: str | Path | np.ndarray) -> np.ndarray:
     if not isinstance(portrait, np.ndarray):
         return media.read_portrait(portrait)
     if portrait.dtype != np.uint8 or portrait.ndim != 3 or portrait.shape[2] != 3:
-        raise DataError(f"portrait: got {portrait.dtype} {list(portrait.shape)}; give uint8 [h, w, 3] or a file")
+        raise DataError(
+            f"portrait: got {portrait.dtype} {list(portrait.shape)}; give uint8 [h, w, 3] or a file"
+        )
     return portrait
 
 
@@ -482,7 +557,9 @@ def _sound(audio: str | Path | tuple[np.ndarray, int]) -> media.Sound:
         )
     sound = media.Sound(samples.astype(np.float32), rate, getattr(audio, "warnings", ()))
     if sound.duration_s < media.MIN_SPEECH_S:
-        raise DataError(f"audio: {sound.duration_s:.2f} s of sound; give at least {media.MIN_SPEECH_S} s")
+        raise DataError(
+            f"audio: {sound.duration_s:.2f} s of sound; give at least {media.MIN_SPEECH_S} s"
+        )
     return sound
 
 

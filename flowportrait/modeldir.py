@@ -35,8 +35,12 @@ class SamplingConfig(Frozen):
 
     evaluations: int = Field(25, ge=1)
     shift: float = Field(3.0, gt=0, description="Unstated in the paper; 3 is BAGEL's at inference")
-    window_latent_frames: int = Field(16, ge=1, description="latent frames that are sampled together")
-    prefix_latent_frames: int = Field(2, ge=1, description="of these, taken over from the window before")
+    window_latent_frames: int = Field(
+        16, ge=1, description="latent frames that are sampled together"
+    )
+    prefix_latent_frames: int = Field(
+        2, ge=1, description="of these, taken over from the window before"
+    )
 
     @model_validator(mode="after")
     def _window_moves_on(self) -> SamplingConfig:
@@ -61,13 +65,22 @@ class ModelSpec(Frozen):
     size_px: int = Field(128, gt=0, description="side of the square video")
     fps: float = Field(media.FPS, gt=0)
     sha256: dict[str, str] = Field(
-        default={}, description="file to digest, written by save_spec; of config.json: of all else that stands there"
+        default={},
+        description=(
+            "file to digest, written by save_spec; of config.json: of all else that stands there"
+        ),
     )
-    untrained: tuple[str, ...] = Field((), description="weights that no training has touched yet, by their first words")
+    untrained: tuple[str, ...] = Field(
+        (), description="weights that no training has touched yet, by their first words"
+    )
 
 
 def load_parts(
-    name_or_directory: str | Path, names: Sequence[str], device: str = "auto", offload: bool = False, wide: bool = True
+    name_or_directory: str | Path,
+    names: Sequence[str],
+    device: str = "auto",
+    offload: bool = False,
+    wide: bool = True,
 ) -> tuple[ModelSpec, dict[str, nn.Module]]:
     """What a model directory says of itself, and the parts of it that are asked for, frozen. Raises as `load`."""
     where = find_device(device)
@@ -76,9 +89,15 @@ def load_parts(
     parts = {name: _built(name, spec) for name in names}
     for name, module in parts.items():
         parked = offload and name == "model"
-        half = _stay_short(module) if name == "model" and not wide and fast_bf16(where.type) else frozenset()
+        half = (
+            _stay_short(module)
+            if name == "model" and not wide and fast_bf16(where.type)
+            else frozenset()
+        )
         if module.state_dict():
-            _load_weights(module, directory, name, spec, torch.device("cpu") if parked else where, half)
+            _load_weights(
+                module, directory, name, spec, torch.device("cpu") if parked else where, half
+            )
         module.eval().requires_grad_(False)
         if parked:
             place(module, where)
@@ -90,7 +109,9 @@ def load_parts(
 def _built(name: str, spec: ModelSpec) -> nn.Module:
     """A part that waits for its weights; what is large and has nothing but weights takes no memory before they come."""
     if name == "model":
-        small = spec.model.hidden_size < 512  # meta imports torch's compiler: two seconds that no small model repays
+        small = (
+            spec.model.hidden_size < 512
+        )  # meta imports torch's compiler: two seconds that no small model repays
         with torch.device("cpu" if small else "meta"):
             return MoT(spec.model)
     encoders = {"audio_encoder": registry.AUDIO_ENCODERS, "image_encoder": registry.IMAGE_ENCODERS}
@@ -109,7 +130,10 @@ def _stay_short(model: MoT) -> frozenset[str]:
 
 
 def save_model(
-    directory: str | Path, spec: ModelSpec, parts: Mapping[str, nn.Module], dtype: torch.dtype = torch.float32
+    directory: str | Path,
+    spec: ModelSpec,
+    parts: Mapping[str, nn.Module],
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Writes a model directory: config.json and one safetensors file for each of `parts` that has weights.
 
@@ -122,11 +146,18 @@ def save_model(
     digests = {}
     for name, module in parts.items():
         weights = {
-            key: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous()
+            key: (
+                value.detach()
+                .cpu()
+                .to(dtype if value.is_floating_point() else value.dtype)
+                .contiguous()
+            )
             for key, value in module.state_dict().items()
         }
         if weights:
-            digests[f"{name}.safetensors"] = save_tensors(directory / f"{name}.safetensors", weights)
+            digests[f"{name}.safetensors"] = save_tensors(
+                directory / f"{name}.safetensors", weights
+            )
     save_spec(spec.model_copy(update={"sha256": digests}), directory)
 
 
@@ -139,8 +170,8 @@ def load_spec(directory: Path) -> ModelSpec:
         own = spec.sha256.get(CONFIG)
         if own is not None and own != _digest_of_values(read_values(path)):
             raise CheckpointError(
-                f"{path}: is not what was written; get it again, or, where it was changed on purpose, remove "
-                f"'{CONFIG}' from its sha256"
+                f"{path}: is not what was written; get it again, or, where it was changed on"
+                f" purpose, remove '{CONFIG}' from its sha256"
             )
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
@@ -163,15 +194,21 @@ def check_files(directory: Path, spec: ModelSpec, names: Sequence[str] = ("",)) 
         if name == CONFIG or not name.startswith(tuple(names)):
             continue
         if not path.is_file():
-            raise CheckpointError(f"{path}: not there, and {CONFIG} names it; get the whole model directory again")
+            raise CheckpointError(
+                f"{path}: not there, and {CONFIG} names it; get the whole model directory again"
+            )
         if sha256_of(path) != expected:
-            raise CheckpointError(f"{path}: its sha256 is not the one in {CONFIG}; get the file again")
+            raise CheckpointError(
+                f"{path}: its sha256 is not the one in {CONFIG}; get the file again"
+            )
 
 
 def _digest_of_values(values: Mapping[str, Any]) -> str:
     """Of what stands in a config.json, however it is laid out, but for this digest."""
     files = {name: digest for name, digest in values.get("sha256", {}).items() if name != CONFIG}
-    return hashlib.sha256(json.dumps({**values, "sha256": files}, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps({**values, "sha256": files}, sort_keys=True).encode()
+    ).hexdigest()
 
 
 def build_part(table: registry.Table, part: Mapping[str, Any], empty: bool = False) -> nn.Module:
@@ -186,7 +223,12 @@ def build_part(table: registry.Table, part: Mapping[str, Any], empty: bool = Fal
 
 
 def _load_weights(
-    module: nn.Module, directory: Path, name: str, spec: ModelSpec, device: torch.device, half: frozenset[str]
+    module: nn.Module,
+    directory: Path,
+    name: str,
+    spec: ModelSpec,
+    device: torch.device,
+    half: frozenset[str],
 ) -> None:
     """Fills `module` from its file or files, which must hold exactly its tensors and have their recorded digests."""
     check_files(directory, spec, (name,))
@@ -200,13 +242,19 @@ def _load_weights(
         weights |= read_header(path).weights
     problem = difference(shapes(weights), shapes(module.state_dict()))
     if problem:
-        raise CheckpointError(f"{whole}: {problem}; file and config.json must come from the same model")
+        raise CheckpointError(
+            f"{whole}: {problem}; file and config.json must come from the same model"
+        )
     load_into(module, weights, device, half)
 
 
 def find_device(name: str) -> torch.device:
     """The device called `name`; "auto" takes CUDA, then Apple's MPS, then the CPU."""
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
     if not available.get(name.split(":")[0], False):

@@ -54,7 +54,9 @@ class Html(str):
 def html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table that scrolls sideways where it is too wide, also by keyboard."""
     top = "".join(f"<th scope=col>{escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
     return f"<div class=scroll tabindex=0><table><tr>{top}</tr>{body}</table></div>"
 
 
@@ -68,7 +70,9 @@ def _cell(cell: object) -> str:
 def markdown_rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The lines of a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return [
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    ]
 
 
 def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -82,9 +86,20 @@ def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def latex_table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A booktabs table; every cell is text and is escaped."""
-    lines = ["\\begin{table}", "\\centering", "\\begin{tabular}{l" + "r" * (len(head) - 1) + "}", "\\toprule"]
+    lines = [
+        "\\begin{table}",
+        "\\centering",
+        "\\begin{tabular}{l" + "r" * (len(head) - 1) + "}",
+        "\\toprule",
+    ]
     body = [" & ".join(map(latex, row)) + r" \\" for row in rows]
-    lines += [" & ".join(map(latex, head)) + r" \\", "\\midrule", *body, "\\bottomrule", "\\end{tabular}"]
+    lines += [
+        " & ".join(map(latex, head)) + r" \\",
+        "\\midrule",
+        *body,
+        "\\bottomrule",
+        "\\end{tabular}",
+    ]
     return "\n".join([*lines, "\\caption{" + latex(caption) + "}", "\\end{table}", ""])
 
 
@@ -112,10 +127,13 @@ def histogram(values: Sequence[float]) -> str:
         for i, n in enumerate(counts)
     )
     ends = (
-        f"<text x=10 y=116 font-size=12 fill='currentColor'>{short(edges[0])}</text>"
-        f"<text x=510 y=116 font-size=12 fill='currentColor' text-anchor=end>{short(edges[-1])}</text>"
+        f"<text x=10 y=116 font-size=12 fill='currentColor'>{short(edges[0])}</text><text x=510"
+        f" y=116 font-size=12 fill='currentColor' text-anchor=end>{short(edges[-1])}</text>"
     )
-    return f"<svg viewBox='0 0 520 122' role=img aria-label='histogram of {len(values)} values'>{bars}{ends}</svg>"
+    return (
+        f"<svg viewBox='0 0 520 122' role=img aria-label='histogram of {len(values)}"
+        f" values'>{bars}{ends}</svg>"
+    )
 
 
 def data_url(data: bytes, kind: str) -> str:

@@ -76,20 +76,35 @@ class Cost:
 
     def as_dict(self) -> dict[str, Any]:
         """For programs."""
-        return {**asdict(self), "total_gib": self.total_gib, "fits": self.total_gib < 0.92 * self.gpu_memory_gib}
+        return {
+            **asdict(self),
+            "total_gib": self.total_gib,
+            "fits": self.total_gib < 0.92 * self.gpu_memory_gib,
+        }
 
     def lines(self) -> list[str]:
         """For people."""
         memory = ", ".join(f"{name} {size:.1f}" for name, size in self.memory_gib.items())
         fits = "fits" if self.as_dict()["fits"] else "does NOT fit"
         return [
-            f"model      {self.model}: {self.parameters / 1e9:.2f} billion parameters, "
-            f"{self.trained_parameters / 1e9:.2f} trained",
-            f"clip       {self.clip_s:g} s: {self.clip_tokens} tokens ({self.tokens_per_second_of_video:g} a second of "
-            f"video), {self.clip_forward_pflop:.3g} PFLOP forward",
-            f"update     {self.tokens_per_update} tokens, {self.update_pflop:.4g} PFLOP, {self.update_s:.3g} s on "
-            f"{self.num_gpus} x {self.gpu} at {self.utilisation:.0%} of its bf16 peak",
-            f"run        {self.num_updates} updates: {self.hours:.4g} hours, {self.gpu_hours:.4g} GPU hours",
+            (
+                f"model      {self.model}: {self.parameters / 1e9:.2f} billion parameters, "
+                f"{self.trained_parameters / 1e9:.2f} trained"
+            ),
+            (
+                f"clip       {self.clip_s:g} s: {self.clip_tokens} tokens"
+                f" ({self.tokens_per_second_of_video:g} a second of video),"
+                f" {self.clip_forward_pflop:.3g} PFLOP forward"
+            ),
+            (
+                f"update     {self.tokens_per_update} tokens, {self.update_pflop:.4g} PFLOP,"
+                f" {self.update_s:.3g} s on {self.num_gpus} x {self.gpu} at {self.utilisation:.0%}"
+                " of its bf16 peak"
+            ),
+            (
+                f"run        {self.num_updates} updates: {self.hours:.4g} hours,"
+                f" {self.gpu_hours:.4g} GPU hours"
+            ),
             f"memory     {self.total_gib:.1f} GiB of {self.gpu_memory_gib:g}, {fits}: {memory}",
             *(f"note       {note}" for note in self.notes),
         ]
@@ -108,9 +123,14 @@ def plan(
         raise ConfigError(f"--gpu: got '{gpu}'; {registry.name_hint(gpu, GPUS)}")
     values = read_values(recipe)
     if "codec" in values or ("start_from" not in values and "prompts" not in values):
-        raise ConfigError(f"{recipe}: plans are for SFT recipes with start_from and for RL recipes; this is neither")
+        raise ConfigError(
+            f"{recipe}: plans are for SFT recipes with start_from and for RL recipes; this is"
+            " neither"
+        )
     work, clip_s = (_rl, clip_s or 5.0) if "prompts" in values else (_sft, clip_s or 25.0)
-    return _laid_on(work(recipe, overrides or [], num_gpus, clip_s), recipe, clip_s, num_gpus, gpu, utilisation)
+    return _laid_on(
+        work(recipe, overrides or [], num_gpus, clip_s), recipe, clip_s, num_gpus, gpu, utilisation
+    )
 
 
 @dataclass(frozen=True)
@@ -135,18 +155,24 @@ def _sft(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _W
     num_clips = config.data.row_tokens // clip_tokens
     if not num_clips:
         raise ConfigError(
-            f"data.row_tokens {config.data.row_tokens}: a clip of {clip_s:g} s has {clip_tokens} tokens; give more"
+            f"data.row_tokens {config.data.row_tokens}: a clip of {clip_s:g} s has {clip_tokens}"
+            " tokens; give more"
         )
     if num_gpus % share:
         raise ConfigError(f"parallel.sequence {share}: must divide the {num_gpus} GPUs")
     if config.data.num_rows % (num_gpus // share):
-        notes.append(f"data.num_rows {config.data.num_rows} is no multiple of {num_gpus // share} groups of GPUs")
+        notes.append(
+            f"data.num_rows {config.data.num_rows} is no multiple of {num_gpus // share} groups of"
+            " GPUs"
+        )
     with torch.device("meta"):
         model = MoT(spec.model)
     choose_trained(model, config.trained, config.lora, "cuda")
     recompute, num_rows = config.parallel.recompute, config.data.num_rows
     state = _state_bytes(model, num_gpus, config.parallel.shard or num_gpus)
-    row_tokens = num_clips * (grid.num_frames + grid.num_image_tokens + grid.num_video_tokens // share)
+    row_tokens = num_clips * (
+        grid.num_frames + grid.num_image_tokens + grid.num_video_tokens // share
+    )
     state |= _row_bytes(spec.model, row_tokens, recompute)
     flops = _training_flops(spec.model, grid, config.trained, recompute)
     return _Work(
@@ -159,13 +185,17 @@ def _rl(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _Wo
     config = load_recipe(recipe, rl.RlRecipe, overrides)
     spec, notes = _spec(config.model)
     notes.append("scorers are not counted; judges answer while the next clips are sampled")
-    grid = _grid(spec, clip_s, config.prompts.max_latent_frames or spec.sampling.window_latent_frames)
+    grid = _grid(
+        spec, clip_s, config.prompts.max_latent_frames or spec.sampling.window_latent_frames
+    )
     rollout, per_rollout = config.rollout, config.objective.updates_per_rollout
     sampled, passes = rollout_evaluations(config)
     clip_tokens, whole = RowLayout((grid,)).num_tokens, clip_flops(spec.model, grid)
     sampling = sampled * (whole - condition_flops(spec.model, grid))
     decoding = rollout.group_size * DECODE_FLOPS_PER_PIXEL * spec.size_px**2 * grid.latent_frames
-    flops = rollout.num_groups * ((sampling + decoding) / per_rollout + (3 + config.recompute) * passes * whole)
+    flops = rollout.num_groups * (
+        (sampling + decoding) / per_rollout + (3 + config.recompute) * passes * whole
+    )
     with torch.device("meta"):
         model = MoT(spec.model)
     rl.choose_trained(model, config.trained)
@@ -174,7 +204,9 @@ def _rl(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _Wo
     state = _state_bytes(model, num_gpus, num_gpus)
     state |= _row_bytes(spec.model, clip_tokens, config.recompute)
     videos = rollout.num_groups * rollout.group_size
-    return _Work(spec, model, grid, notes, config.run.num_updates, videos * clip_tokens, flops, state)
+    return _Work(
+        spec, model, grid, notes, config.run.num_updates, videos * clip_tokens, flops, state
+    )
 
 
 def rollout_evaluations(config: rl.RlRecipe) -> tuple[float, float]:
@@ -182,9 +214,15 @@ def rollout_evaluations(config: rl.RlRecipe) -> tuple[float, float]:
     window is as likely to start at one place as at another."""
     rollout, size = config.rollout, config.rollout.group_size
     width = rollout.window.width
-    last = rollout.evaluations - 1 - width if rollout.window.last is None else rollout.window.last - width + 1
+    last = (
+        rollout.evaluations - 1 - width
+        if rollout.window.last is None
+        else rollout.window.last - width + 1
+    )
     start = (rollout.window.first + last) / 2
-    shared = start + rollout.sharing.window if rollout.shared_noise and rollout.sharing.prefix else 0
+    shared = (
+        start + rollout.sharing.window if rollout.shared_noise and rollout.sharing.prefix else 0
+    )
     sampled = shared + size * (rollout.evaluations - shared)
     once = rollout.shared_noise and rollout.sharing.window
     return sampled, (1 + (width - 1) * size if once else width * size)
@@ -202,7 +240,9 @@ def _spec(name: str) -> tuple[ModelSpec, list[str]]:
         image_encoder={"type": "siglip"}, size_px=384,
         sampling=SamplingConfig(window_latent_frames=151),
     )  # fmt: skip
-    return spec, [f"{name} is not there: taken to be BAGEL-7B-MoT at 384 px with Wan-VAE and Whisper"]
+    return spec, [
+        f"{name} is not there: taken to be BAGEL-7B-MoT at 384 px with Wan-VAE and Whisper"
+    ]
 
 
 def _grid(spec: ModelSpec, clip_s: float, longest: int) -> TokenGrid:
@@ -239,7 +279,9 @@ def _state_bytes(model: MoT, num_gpus: int, shards: int) -> dict[str, float]:
     # Sharded: two layers at a time in bf16 and what lies around the layers; alone: bf16 copies of what is trained.
     gathered = 2 * 2 * layer + outer if num_gpus > 1 else 2 * trained
     return {
-        "weights": sum(map(size, parameters)) / shards + sum(b.numel() * 4 for b in model.buffers()),
+        "weights": (
+            sum(map(size, parameters)) / shards + sum(b.numel() * 4 for b in model.buffers())
+        ),
         "gradients": 4 * trained / shards,
         "optimizer": 8 * trained / shards,
         "average": 4 * trained / shards,
@@ -249,7 +291,8 @@ def _state_bytes(model: MoT, num_gpus: int, shards: int) -> dict[str, float]:
 
 def _row_bytes(config: MoTConfig, num_tokens: int, recompute: bool) -> dict[str, float]:
     """What a GPU holds of the tokens that it computes. `working`: a layer's backward has, beside what was kept, the
-    gradients of SwiGLU's three products in bf16 and of the tokens and their norm in float32; an estimate."""
+    gradients of SwiGLU's three products in bf16 and of the tokens and their norm in float32; an estimate.
+    """
     working = num_tokens * (6 * config.mlp_size + 8 * config.hidden_size)
     return {"activations": activation_bytes(config, num_tokens, recompute), "working": working}
 
@@ -260,7 +303,11 @@ def activation_bytes(config: MoTConfig, num_tokens: int, recompute: bool) -> flo
     With recomputation the layers' inputs, and one layer at a time as it is without: what its norms need (fused norms
     need less), three bf16 copies of the normed tokens for q, k and v and two for the MLP, heads, SwiGLU.
     """
-    hidden, keys, inner = config.hidden_size, config.num_kv_heads * config.head_size, config.mlp_size
+    hidden, keys, inner = (
+        config.hidden_size,
+        config.num_kv_heads * config.head_size,
+        config.mlp_size,
+    )
     layer = SAVED_HIDDEN * hidden + SAVED_KEYS * keys + SAVED_INNER * inner
     each = 4 * hidden * config.num_layers + layer if recompute else layer * config.num_layers
     return num_tokens * each
@@ -270,7 +317,9 @@ SAVED_HIDDEN, SAVED_KEYS, SAVED_INNER = 38, 12, 8
 """Bytes that a layer keeps of a token, for each number of its width, of its keys, and of the MLP's inside."""
 
 
-def _laid_on(work: _Work, recipe: Path, clip_s: float, num_gpus: int, gpu: str, utilisation: float) -> Cost:
+def _laid_on(
+    work: _Work, recipe: Path, clip_s: float, num_gpus: int, gpu: str, utilisation: float
+) -> Cost:
     kind, parameters = GPUS[gpu], list(work.model.parameters())
     update_s = work.flops / (num_gpus * kind.bf16_tflops * 1e12 * utilisation)
     hours = update_s * work.num_updates / 3600

@@ -44,7 +44,10 @@ class Weights:
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file; {self._where()}")
         if not (found := sha256_of(path)).startswith(self.sha256):
-            raise CheckpointError(f"{path}: sha256 {found[:16]}..., but {self.file} has {self.sha256}; {self._where()}")
+            raise CheckpointError(
+                f"{path}: sha256 {found[:16]}..., but {self.file} has {self.sha256};"
+                f" {self._where()}"
+            )
         return path
 
     def _fetch(self, target: Path) -> None:
@@ -58,15 +61,17 @@ class Weights:
                     file.write(block)
             os.replace(partial, target)
         except (urllib.error.URLError, OSError) as error:
-            raise CheckpointError(f"{self.file}: cannot be fetched ({error}); {self._where()}") from error
+            raise CheckpointError(
+                f"{self.file}: cannot be fetched ({error}); {self._where()}"
+            ) from error
         finally:
             partial.unlink(missing_ok=True)
 
     def _where(self) -> str:
         size = f"about {self.size_mb:g} MB, " if self.size_mb else ""
         return (
-            f"get {self.url} ({size}sha256 {self.sha256}..., {self.licence}) and put it at {cache_dir() / self.file}, "
-            "or give its path as `weights` in the settings"
+            f"get {self.url} ({size}sha256 {self.sha256}..., {self.licence}) and put it at"
+            f" {cache_dir() / self.file}, or give its path as `weights` in the settings"
         )
 
 
@@ -91,7 +96,9 @@ _TORCHVISION = "https://download.pytorch.org/models/"
 
 def _torchvision(file: str, size_mb: float) -> Weights:
     """torchvision's files carry the first eight digits of their sha256 in their names."""
-    return Weights(file, _TORCHVISION + file, file.rsplit("-", 1)[1].split(".")[0], "BSD-3-Clause", size_mb)
+    return Weights(
+        file, _TORCHVISION + file, file.rsplit("-", 1)[1].split(".")[0], "BSD-3-Clause", size_mb
+    )
 
 
 WEIGHTS: Mapping[str, Weights] = {

@@ -61,8 +61,12 @@ class EncodedClip(Record):
     shard: str = Field(description="file name of the shard")
     split: Literal["train", "held_out"] = "train"
     latent_frames: int = Field(ge=1)
-    num_portraits: int = Field(ge=1, description="pictures of the clip whose features are kept; the first is frame 0")
-    latents_each: bool = Field(description="whether the codec sees the portrait, so that each has latents of its own")
+    num_portraits: int = Field(
+        ge=1, description="pictures of the clip whose features are kept; the first is frame 0"
+    )
+    latents_each: bool = Field(
+        description="whether the codec sees the portrait, so that each has latents of its own"
+    )
 
 
 Reason = Literal[
@@ -91,9 +95,13 @@ class PreparedClip(Record):
     size_px: int = Field(ge=1)
     sample_rate_hz: int = Field(ge=1)
     face_px: float = Field(description="longer side of the face's box in the source, median")
-    square: tuple[int, int, int] = Field(description="x, y and side of the first frame's square in the source")
+    square: tuple[int, int, int] = Field(
+        description="x, y and side of the first frame's square in the source"
+    )
     travel: float = Field(description="how far the face moves, as a share of its own size")
-    speaking: MaybeNumber = Field(description="mean confidence that this face speaks; nan when not asked")
+    speaking: MaybeNumber = Field(
+        description="mean confidence that this face speaks; nan when not asked"
+    )
     sha256: str = Field(description="of the video file")
 
 
@@ -103,7 +111,9 @@ class PreparedSource(Record):
     schema_version: Literal[1] = 1
     key: str = Field(description="name of the source within the run")
     size_bytes: int
-    changed_ns: int = Field(description="when the file was last changed; it is prepared again when this differs")
+    changed_ns: int = Field(
+        description="when the file was last changed; it is prepared again when this differs"
+    )
     identity: str = Field(description="who is seen; decides the split")
     voice: str
     text: str = ""
@@ -148,17 +158,27 @@ class RunInfo(Record):
     fps: float
     size_px: int = Field(description="side of the face's square in the video")
     size: int | Literal["auto"] = Field(default=128, description="the side that was asked for")
-    frame: Literal["whole", "face"] = Field(default="face", description="the whole picture, or the square alone")
-    head: float = Field(default=1.0, description="strength of the head's movements, as of `lips` and `eyes`")
+    frame: Literal["whole", "face"] = Field(
+        default="face", description="the whole picture, or the square alone"
+    )
+    head: float = Field(
+        default=1.0, description="strength of the head's movements, as of `lips` and `eyes`"
+    )
     lips: float = 1.0
     eyes: float = 1.0
     sample_rate_hz: int = Field(default=0, ge=0, description="of the sound; 0 in older records")
     video_s: float
-    computing_s: float = Field(description="wall time of the whole process, imports and writing included")
+    computing_s: float = Field(
+        description="wall time of the whole process, imports and writing included"
+    )
     real_time_factor: float = Field(description="seconds of computing for one second of video")
     warnings: list[str] = []
-    source_sha256: str = Field(default="", description="of the clip, where portrait and sound come from a dataset")
-    model_sha256: str = Field(default="", description="digest of the model's config.json, which holds its weights'")
+    source_sha256: str = Field(
+        default="", description="of the clip, where portrait and sound come from a dataset"
+    )
+    model_sha256: str = Field(
+        default="", description="digest of the model's config.json, which holds its weights'"
+    )
 
 
 class Measured(Record):
@@ -167,9 +187,13 @@ class Measured(Record):
     schema_version: Literal[1] = 1
     reason: str = Field(default="", description="why there is no result; empty when there is one")
     repeat: int = Field(default=0, ge=0, description="which of several independent askings")
-    fingerprint: str = Field(default="", description="digest of all that decides the result apart from the clips")
+    fingerprint: str = Field(
+        default="", description="digest of all that decides the result apart from the clips"
+    )
     model: str = Field(default="", description="what answered or computed, in its own words")
-    answers: list[str] = Field(default=[], description="keys of the raw answers in the answer store")
+    answers: list[str] = Field(
+        default=[], description="keys of the raw answers in the answer store"
+    )
     tokens: int = Field(default=0, ge=0, description="tokens of those answers, questions included")
 
 
@@ -180,15 +204,28 @@ class Score(Measured):
     scorer: str
     value: MaybeNumber = Field(default=math.nan, description="nan when unscored")
     unit: str = ""
-    parts: dict[str, MaybeNumber] = Field(default={}, description="what `value` is made of, by aspect")
-    expected: dict[str, float] = Field(default={}, description="by aspect, from token probabilities if known")
+    parts: dict[str, MaybeNumber] = Field(
+        default={}, description="what `value` is made of, by aspect"
+    )
+    expected: dict[str, float] = Field(
+        default={}, description="by aspect, from token probabilities if known"
+    )
     sha256: str = Field(default="", description="of the video file")
-    truth_sha256: str = Field(default="", description="of the ground-truth video, where the scorer needs one")
-    warnings: list[str] = Field(default=[], description="what can hardly have been meant about the clip")
-    settings: dict[str, Any] = Field(default={}, description="how a metric was set: crops, windows, readings")
+    truth_sha256: str = Field(
+        default="", description="of the ground-truth video, where the scorer needs one"
+    )
+    warnings: list[str] = Field(
+        default=[], description="what can hardly have been meant about the clip"
+    )
+    settings: dict[str, Any] = Field(
+        default={}, description="how a metric was set: crops, windows, readings"
+    )
     weights_sha256: str = Field(default="", description="of the file of pretrained weights")
     source: dict[str, float] = Field(
-        default={}, description="of the video: fps, num_frames, duration_s, and looked_at_fps, the metric's clock"
+        default={},
+        description=(
+            "of the video: fps, num_frames, duration_s, and looked_at_fps, the metric's clock"
+        ),
     )
 
     @model_validator(mode="after")
@@ -207,11 +244,15 @@ class SetScore(Record):
     value: MaybeNumber = Field(default=math.nan, description="nan when there is none")
     reason: str = ""
     unit: str = ""
-    parts: dict[str, MaybeNumber] = Field(default={}, description="numbers of vectors and dimensions")
+    parts: dict[str, MaybeNumber] = Field(
+        default={}, description="numbers of vectors and dimensions"
+    )
     warnings: list[str] = []
     num_clips: int = Field(ge=0)
     num_truth: int = Field(ge=0)
-    left_out: list[str] = Field(default=[], description="clips without features, each with its reason")
+    left_out: list[str] = Field(
+        default=[], description="clips without features, each with its reason"
+    )
     fingerprint: str = ""
     settings: dict[str, Any] = {}
     weights_sha256: str = ""
@@ -243,11 +284,19 @@ class Rating(Record):
 
     schema_version: Literal[1] = 1
     rater: str = Field(min_length=1)
-    sample: str = Field(min_length=1, description="what was spoken by whom; its versions form a set")
-    version: str = Field(min_length=1, description="which of the set: a generator's name, or the original's")
+    sample: str = Field(
+        min_length=1, description="what was spoken by whom; its versions form a set"
+    )
+    version: str = Field(
+        min_length=1, description="which of the set: a generator's name, or the original's"
+    )
     aspect: Aspect
-    score: int = Field(ge=1, le=5, strict=True, description="1 worst, 5 best, by the rubrics of Tables 6-8")
-    repeat: int = Field(default=0, ge=0, description="above 0: shown again, to see whether the rater is consistent")
+    score: int = Field(
+        ge=1, le=5, strict=True, description="1 worst, 5 best, by the rubrics of Tables 6-8"
+    )
+    repeat: int = Field(
+        default=0, ge=0, description="above 0: shown again, to see whether the rater is consistent"
+    )
     item: str = Field(default="", description="name under which the clip was shown")
 
 
@@ -265,7 +314,9 @@ class Ranking(Record):
     rater: str = Field(min_length=1)
     sample: str = Field(min_length=1)
     groups: list[list[str]]
-    between: list[Literal[">", ">="]] = Field(default=[], description="one less than groups; empty: all '>'")
+    between: list[Literal[">", ">="]] = Field(
+        default=[], description="one less than groups; empty: all '>'"
+    )
     repeat: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -276,14 +327,19 @@ class Ranking(Record):
         if len(names) != len(set(names)):
             raise ValueError("a version stands in the ranking twice")
         if self.between and len(self.between) != len(self.groups) - 1:
-            raise ValueError(f"{len(self.groups)} groups need {len(self.groups) - 1} signs between them")
+            raise ValueError(
+                f"{len(self.groups)} groups need {len(self.groups) - 1} signs between them"
+            )
         return self
 
     @classmethod
     def parse(cls, text: str, rater: str, sample: str, repeat: int = 0) -> Self:
         """The ranking that `text` writes down, such as "C > A >= B = D". Raises DataError."""
         words = re.split(r"(>=|≥|>|=)", text)
-        names, signs = [word.strip() for word in words[::2]], [sign.replace("≥", ">=") for sign in words[1::2]]
+        names, signs = (
+            [word.strip() for word in words[::2]],
+            [sign.replace("≥", ">=") for sign in words[1::2]],
+        )
         if not all(names):
             raise DataError(f"ranking {text!r}: a name is missing; write it like C > A >= B = D")
         groups, between = [[names[0]]], []
@@ -296,14 +352,19 @@ class Ranking(Record):
         try:
             return cls(rater=rater, sample=sample, groups=groups, between=between, repeat=repeat)
         except ValidationError as error:
-            raise DataError(f"ranking {text!r}: {error.errors(include_url=False)[0]['msg']}") from error
+            raise DataError(
+                f"ranking {text!r}: {error.errors(include_url=False)[0]['msg']}"
+            ) from error
 
     @property
     def text(self) -> str:
         """The ranking as App. A writes it."""
         parts = [" = ".join(group) for group in self.groups]
         signs = self.between or [">"] * (len(parts) - 1)
-        return "".join(part + (f" {sign} " if sign else "") for part, sign in zip(parts, [*signs, ""], strict=True))
+        return "".join(
+            part + (f" {sign} " if sign else "")
+            for part, sign in zip(parts, [*signs, ""], strict=True)
+        )
 
     def relation(self, a: str, b: str) -> Relation | None:
         """How `a` stands to `b`; None when one of them is not ranked."""
@@ -328,7 +389,10 @@ class Pair(Record):
     b: str
     winner: Literal["a", "b"] | None = None
     dropped: Literal["", "tie", "disagreement", "missing"] = Field(
-        default="", description="tie: someone sees no strict order, and nobody contradicts; missing: too few raters"
+        default="",
+        description=(
+            "tie: someone sees no strict order, and nobody contradicts; missing: too few raters"
+        ),
     )
     votes: dict[str, int] = Field(default={}, description="raters by what they said: a, b, tie")
 
@@ -352,7 +416,9 @@ def read_jsonl(path: str | Path, kind: type[R]) -> Iterator[R]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as JSON lines of {kind.__name__}: {error}") from error
+        raise DataError(
+            f"{path}: cannot be read as JSON lines of {kind.__name__}: {error}"
+        ) from error
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
@@ -361,4 +427,6 @@ def read_jsonl(path: str | Path, kind: type[R]) -> Iterator[R]:
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"])) or "the line"
-            raise DataError(f"{path}:{number}: no valid {kind.__name__}: {where}: {first['msg']}") from error
+            raise DataError(
+                f"{path}:{number}: no valid {kind.__name__}: {where}: {first['msg']}"
+            ) from error

@@ -58,7 +58,11 @@ class Table:
 
 
 CODECS = Table(
-    "codec", {"portrait": "flowportrait.codecs.portrait:PortraitCodec", "wan": "flowportrait.codecs.wan:WanCodec"}
+    "codec",
+    {
+        "portrait": "flowportrait.codecs.portrait:PortraitCodec",
+        "wan": "flowportrait.codecs.wan:WanCodec",
+    },
 )
 AUDIO_ENCODERS = Table(
     "audio encoder",
@@ -86,7 +90,9 @@ MEASURES = Table(
     },
 )  # fmt: skip
 """Functions of a generated clip that rewards and monitors name beside `SCORERS`; see `scoring/rewards.py`."""
-FACE_DETECTORS = Table("face detector", {"centerface": "flowportrait.data.centerface:CenterFaceDetector"})
+FACE_DETECTORS = Table(
+    "face detector", {"centerface": "flowportrait.data.centerface:CenterFaceDetector"}
+)
 OVERLAP_FINDERS = Table("overlap finder", {"pyannote": "flowportrait.data.overlap:PyannoteOverlap"})
 LANGUAGE_FINDERS = Table("language finder")
 """Speech filters of `prepare`; see `data/speech.py` for what they are given and give."""
@@ -192,4 +198,6 @@ def find_model(name_or_directory: str | Path) -> Path:
         return directory
     if directory.is_dir():
         raise ConfigError(f"model: {text} holds no config.json; {name_hint(text, model_names())}")
-    raise ConfigError(f"model: no '{text}' by name or as a directory; {name_hint(text, model_names())}")
+    raise ConfigError(
+        f"model: no '{text}' by name or as a directory; {name_hint(text, model_names())}"
+    )

@@ -56,7 +56,11 @@ class StageRun(Record):
 
     schema_version: Literal[1] = 1
     name: str
-    digest: str = Field(description="of its words, of the files from outside that they name, and of all stages before")
+    digest: str = Field(
+        description=(
+            "of its words, of the files from outside that they name, and of all stages before"
+        )
+    )
     command: list[str]
     wall_s: float
     flowportrait: str
@@ -68,7 +72,10 @@ def find_recipe(name: str) -> Path:
     for path in (Path(name), shipped):
         if path.is_file():
             return path
-    raise ConfigError(f"{name}: no such recipe; give a file, or run in a checkout, which brings recipes/{DEFAULT}.toml")
+    raise ConfigError(
+        f"{name}: no such recipe; give a file, or run in a checkout, which brings"
+        f" recipes/{DEFAULT}.toml"
+    )
 
 
 def reproduce(recipe: Path, out: Path | None, say: Callable[[str], None]) -> list[StageRun]:
@@ -79,10 +86,17 @@ def reproduce(recipe: Path, out: Path | None, say: Callable[[str], None]) -> lis
     chain = load_recipe(recipe, Chain)
     out = out or chain.out
     (out / "logs").mkdir(parents=True, exist_ok=True)
-    known = {done.name: done for done in read_jsonl(out / _DONE, StageRun)} if (out / _DONE).exists() else {}
+    known = (
+        {done.name: done for done in read_jsonl(out / _DONE, StageRun)}
+        if (out / _DONE).exists()
+        else {}
+    )
     runs: list[StageRun] = []
     for number, stage in enumerate(chain.stages, 1):
-        words = [word.replace("{out}", str(out)).replace("{recipes}", str(RECIPES_DIR)) for word in stage.run]
+        words = [
+            word.replace("{out}", str(out)).replace("{recipes}", str(RECIPES_DIR))
+            for word in stage.run
+        ]
         digest = _digest(words, out, runs[-1].digest if runs else "")
         head = f"[{number}/{len(chain.stages)}] {stage.name}"
         if (done := known.get(stage.name)) and done.digest == digest:
@@ -91,7 +105,13 @@ def reproduce(recipe: Path, out: Path | None, say: Callable[[str], None]) -> lis
             say(f"{head}: flowportrait {' '.join(words)}")
             log = out / "logs" / f"{stage.name}.log"
             wall_s = _run(stage.name, words, log, lambda told, head=head: say(f"{head}: {told}"))
-            done = StageRun(name=stage.name, digest=digest, command=words, wall_s=wall_s, flowportrait=__version__)
+            done = StageRun(
+                name=stage.name,
+                digest=digest,
+                command=words,
+                wall_s=wall_s,
+                flowportrait=__version__,
+            )
             say(f"{head}: {wall_s:.0f} s")
         runs.append(done)
         write_jsonl(out / _DONE, runs)
@@ -100,7 +120,9 @@ def reproduce(recipe: Path, out: Path | None, say: Callable[[str], None]) -> lis
 
 
 def _digest(words: list[str], out: Path, before: str) -> str:
-    outside = [Path(word) for word in words if not Path(word).is_relative_to(out) and Path(word).is_file()]
+    outside = [
+        Path(word) for word in words if not Path(word).is_relative_to(out) and Path(word).is_file()
+    ]
     contents = [sha256_of(path) for path in outside]
     return hashlib.sha256(json.dumps([words, contents, before, __version__]).encode()).hexdigest()
 
@@ -121,7 +143,9 @@ def _last_word(log: Path, begun: int) -> str:
     """What the command has said last, behind a semicolon; empty when it has said nothing yet."""
     with log.open("rb") as file:
         file.seek(max(begun, log.stat().st_size - 2000))
-        lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+        lines = [
+            line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()
+        ]
     return f"; {lines[-1].strip()[:120]}" if lines else ""
 
 
@@ -133,17 +157,27 @@ def _run(name: str, words: list[str], log: Path, say: Callable[[str], None]) -> 
         command = [sys.executable, "-m", "flowportrait", *words]
         with subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as running:
             try:
-                _wait(running, lambda: say(f"{time.perf_counter() - started_s:.0f} s so far{_last_word(log, begun)}"))
+                _wait(
+                    running,
+                    lambda: say(
+                        f"{time.perf_counter() - started_s:.0f} s so far{_last_word(log, begun)}"
+                    ),
+                )
             finally:
                 # An interrupted command does not go on unseen.
                 if running.poll() is None:
                     running.kill()
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n$ flowportrait")[-1].splitlines()
+    lines = (
+        log.read_text(encoding="utf-8", errors="replace").split("\n$ flowportrait")[-1].splitlines()
+    )
     last = next((line for line in reversed(lines) if line.strip()), "no word")
     if not running.returncode and '"event": "stopped"' in last:
-        raise StageFailed(f"{name}: was stopped before its end by SIGTERM, with a checkpoint; run again to go on")
+        raise StageFailed(
+            f"{name}: was stopped before its end by SIGTERM, with a checkpoint; run again to go on"
+        )
     if running.returncode:
         raise StageFailed(
-            f"{name}: {last.removeprefix('error: ')}; all it said is in {log}; run again to go on from there"
+            f"{name}: {last.removeprefix('error: ')}; all it said is in {log}; run again to go on"
+            " from there"
         )
     return time.perf_counter() - started_s

@@ -72,7 +72,9 @@ class Transition:
         if self.std == 0:
             return self.mean
         shape, device = self.mean.shape, self.mean.device
-        return self.mean + self.std * torch.randn(shape, generator=rng, device=device, dtype=self.mean.dtype)
+        return self.mean + self.std * torch.randn(
+            shape, generator=rng, device=device, dtype=self.mean.dtype
+        )
 
     def draw_each(self, rngs: Sequence[torch.Generator]) -> Float[Tensor, "g ..."]:
         """One next latent for each (CPU) generator: around the mean they all share, or each around its own."""
@@ -82,7 +84,10 @@ class Transition:
         return self.mean + self.std * noise.to(self.mean.device)
 
     def log_prob(
-        self, z_next: Float[Tensor, "b ..."], reduction: Reduction = "mean", variance: Variance = "none"
+        self,
+        z_next: Float[Tensor, "b ..."],
+        reduction: Reduction = "mean",
+        variance: Variance = "none",
     ) -> Float[Tensor, " b"]:
         """Eq. 10: minus the MEAN over elements of the squared deviation, without variance; at least float32.
 
@@ -132,18 +137,27 @@ class WindowRule(Frozen):
     kind: Literal["fixed", "random", "progressive"] = "random"
     width: int = Field(1, ge=1, description="W of §4.1")
     first: int = Field(0, ge=0, description="earliest evaluation of a window")
-    last: int | None = Field(None, ge=0, description="latest evaluation of a window; none: the last but one")
-    hold_updates: int = Field(25, ge=1, description="progressive: updates before the window moves on")
-    stride: int | None = Field(None, ge=1, description="progressive: how far it moves; none: its width")
-    rollback: bool = Field(True, description="progressive: begin again after the end; false: stay there")
+    last: int | None = Field(
+        None, ge=0, description="latest evaluation of a window; none: the last but one"
+    )
+    hold_updates: int = Field(
+        25, ge=1, description="progressive: updates before the window moves on"
+    )
+    stride: int | None = Field(
+        None, ge=1, description="progressive: how far it moves; none: its width"
+    )
+    rollback: bool = Field(
+        True, description="progressive: begin again after the end; false: stay there"
+    )
 
     def starts(self, evaluations: int) -> range:
         """Every first evaluation a window can have. Raises ConfigError when there is none."""
         last = evaluations - 2 if self.last is None else self.last
         if last > evaluations - 2 or self.first + self.width - 1 > last:
             raise ConfigError(
-                f"window: width {self.width} within evaluations {self.first} to {last} of {evaluations}; it must fit "
-                f"and end at {evaluations - 2} or before, since the last evaluation adds no noise"
+                f"window: width {self.width} within evaluations {self.first} to {last} of"
+                f" {evaluations}; it must fit and end at {evaluations - 2} or before, since the"
+                " last evaluation adds no noise"
             )
         return range(self.first, last - self.width + 2)
 

@@ -28,7 +28,18 @@ DTYPES = {
 }  # fmt: skip
 """Names of safetensors' number formats."""
 
-_RANKS = ("BOOL", "U8", "I8", "I16", "F16", "BF16", "I32", "F32", "F64", "I64")  # as safetensors orders them
+_RANKS = (
+    "BOOL",
+    "U8",
+    "I8",
+    "I16",
+    "F16",
+    "BF16",
+    "I32",
+    "F32",
+    "F64",
+    "I64",
+)  # as safetensors orders them
 BLOCK_BYTES = 1 << 22  # copied at a time
 MAX_HEADER_BYTES = 100_000_000  # what the safetensors library allows
 
@@ -130,17 +141,25 @@ def read_header(path: Path) -> Header:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(MAX_HEADER_BYTES, path.stat().st_size):
-            raise CheckpointError(f"{path}: no readable safetensors file (its header has no length); get it again")
+            raise CheckpointError(
+                f"{path}: no readable safetensors file (its header has no length); get it again"
+            )
         raw = file.read(length)
     try:
         text = raw.decode()
-        entries = {name: entry for name, entry in json.loads(text).items() if name != "__metadata__"}
+        entries = {
+            name: entry for name, entry in json.loads(text).items() if name != "__metadata__"
+        }
         weights = {name: _stored(path, 8 + length, entry) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: no readable safetensors file ({error!r}); get it again") from error
+        raise CheckpointError(
+            f"{path}: no readable safetensors file ({error!r}); get it again"
+        ) from error
     end = max((weight.start + weight.size_bytes for weight in weights.values()), default=8 + length)
     if path.stat().st_size != end:
-        raise CheckpointError(f"{path}: has {path.stat().st_size} bytes where its header says {end}; get it again")
+        raise CheckpointError(
+            f"{path}: has {path.stat().st_size} bytes where its header says {end}; get it again"
+        )
     return Header(text, weights)
 
 
@@ -157,10 +176,15 @@ def find_weights(source: Path) -> dict[str, Weight]:
 
     Raises CheckpointError where there is none, where one is damaged, or where two files hold the same name.
     """
-    files = [source] if source.is_file() else sorted(source.glob("*.safetensors")) or sorted(source.glob("*.bin"))
+    files = (
+        [source]
+        if source.is_file()
+        else sorted(source.glob("*.safetensors")) or sorted(source.glob("*.bin"))
+    )
     if not files:
         raise CheckpointError(
-            f"{source}: no weights there; give a .safetensors, .pth or .bin file, or a folder of them"
+            f"{source}: no weights there; give a .safetensors, .pth or .bin file, or a folder of"
+            " them"
         )
     if source.is_dir():
         require_all_shards(files)
@@ -169,7 +193,9 @@ def find_weights(source: Path) -> dict[str, Weight]:
         own = read_header(file).weights if file.suffix == ".safetensors" else _pickled(file)
         twice = sorted(own.keys() & found.keys())
         if twice:
-            raise CheckpointError(f"{file}: holds '{twice[0]}', which another file of {source} has, too; remove one")
+            raise CheckpointError(
+                f"{file}: holds '{twice[0]}', which another file of {source} has, too; remove one"
+            )
         found |= own
     return found
 
@@ -186,19 +212,35 @@ def require_all_shards(files: Sequence[Path]) -> None:
             continue
         stem, _, count, suffix = found.groups()
         for number in range(1, int(count) + 1):
-            _require_shard(file.with_name(f"{stem}-{number:05d}-of-{count}{suffix}"), names, f"{int(count)} files")
-    for index in sorted({path for file in files for path in file.parent.glob(f"*{file.suffix}.index.json")}):
+            _require_shard(
+                file.with_name(f"{stem}-{number:05d}-of-{count}{suffix}"),
+                names,
+                f"{int(count)} files",
+            )
+    for index in sorted(
+        {path for file in files for path in file.parent.glob(f"*{file.suffix}.index.json")}
+    ):
         try:
-            wanted = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            wanted = sorted(
+                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{index}: no readable index of weights ({error!r}); get it again") from error
+            raise CheckpointError(
+                f"{index}: no readable index of weights ({error!r}); get it again"
+            ) from error
         for name in wanted:
-            _require_shard(index.with_name(str(name)), names, f"the {len(wanted)} files that {index.name} names")
+            _require_shard(
+                index.with_name(str(name)),
+                names,
+                f"the {len(wanted)} files that {index.name} names",
+            )
 
 
 def _require_shard(path: Path, names: set[str], of: str) -> None:
     if path.name not in names:
-        raise CheckpointError(f"{path}: not there; the weights are {of}, and all are needed: get this one, too")
+        raise CheckpointError(
+            f"{path}: not there; the weights are {of}, and all are needed: get this one, too"
+        )
 
 
 def _pickled(path: Path) -> dict[str, Held]:
@@ -211,8 +253,12 @@ def _pickled(path: Path) -> dict[str, Held]:
             f"{path}: no readable file of tensors ({str(error).splitlines()[0]}); get it again"
         ) from None
     content = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{path}: holds no plain table of tensors; give the weights as they were published")
+    if not isinstance(content, dict) or not all(
+        isinstance(value, Tensor) for value in content.values()
+    ):
+        raise CheckpointError(
+            f"{path}: holds no plain table of tensors; give the weights as they were published"
+        )
     return {name: Held(value) for name, value in content.items()}
 
 
@@ -222,7 +268,11 @@ def write_weights(path: Path, weights: Mapping[str, Weight], header: str | None 
     `header` is a file's own header to be written again word for word, where it says the same of the tensors.
     """
     text = header if header is not None and _says(header, weights) else _header_text(weights)
-    order = sorted(weights, key=lambda name: json.loads(text)[name]["data_offsets"]) if text is header else weights
+    order = (
+        sorted(weights, key=lambda name: json.loads(text)[name]["data_offsets"])
+        if text is header
+        else weights
+    )
     needed = sum(weight.size_bytes for weight in weights.values())
     require_room(path, needed)
     part, digest = path.with_name(f"{path.name}.part"), hashlib.sha256()
@@ -235,7 +285,8 @@ def write_weights(path: Path, weights: Mapping[str, Weight], header: str | None 
     except OSError as error:
         part.unlink(missing_ok=True)
         raise CheckpointError(
-            f"{path}: cannot be written ({error.strerror}); it needs {needed / 1e9:.1f} GB; make room"
+            f"{path}: cannot be written ({error.strerror}); it needs {needed / 1e9:.1f} GB; make"
+            " room"
         ) from error
     return digest.hexdigest()
 
@@ -244,18 +295,27 @@ def require_room(path: Path, needed: int) -> None:
     """Raises CheckpointError where the disk of `path`, which need not exist, has less than `needed` bytes free."""
     free = shutil.disk_usage(path.parent).free
     if needed > free:
-        raise CheckpointError(f"{path}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; make room")
+        raise CheckpointError(
+            f"{path}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; make room"
+        )
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> str:
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None
+) -> str:
     """Writes tensors as safetensors' own `save_file` does, byte for byte, and gives the file's sha256; but readable for
-    whom the user's umask says, whole or not at all, and with a full disk named. `about`: the file's metadata."""
+    whom the user's umask says, whole or not at all, and with a full disk named. `about`: the file's metadata.
+    """
     held = {name: Held(value) for name, value in tensors.items()}
     order = sorted(held, key=lambda name: (-_RANKS.index(held[name].dtype), name))
     entries, at = {"__metadata__": dict(about)} if about else {}, 0
     for name in order:
         offsets = [at, at := at + held[name].size_bytes]
-        entries[name] = {"dtype": held[name].dtype, "shape": list(held[name].shape), "data_offsets": offsets}
+        entries[name] = {
+            "dtype": held[name].dtype,
+            "shape": list(held[name].shape),
+            "data_offsets": offsets,
+        }
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False)
     return write_weights(path, held, text + " " * (-len(text.encode()) % 8))
 
@@ -272,7 +332,11 @@ def _header_text(weights: Mapping[str, Weight]) -> str:
     entries, at = {}, 0
     for name, weight in weights.items():
         offsets = [at, at := at + weight.size_bytes]
-        entries[name] = {"dtype": weight.dtype, "shape": list(weight.shape), "data_offsets": offsets}
+        entries[name] = {
+            "dtype": weight.dtype,
+            "shape": list(weight.shape),
+            "data_offsets": offsets,
+        }
     text = json.dumps({"__metadata__": {"format": "pt"}, **entries}, separators=(",", ":"))
     return text + " " * (-len(text.encode()) % 8)
 
@@ -302,7 +366,10 @@ def shapes(weights: Mapping[str, Weight | Tensor]) -> dict[str, tuple[int, ...]]
 
 
 def load_into(
-    module: nn.Module, weights: Mapping[str, Weight], device: torch.device, half: frozenset[str] = frozenset()
+    module: nn.Module,
+    weights: Mapping[str, Weight],
+    device: torch.device,
+    half: frozenset[str] = frozenset(),
 ) -> None:
     """Fills a module, which may be on the meta device, one tensor after another; the names must be the same.
 

@@ -232,7 +232,12 @@ def _pictures(folder: Path, rng: np.random.Generator) -> None:
 
 def _sounds(folder: Path, rng: np.random.Generator) -> None:
     samples = (rng.standard_normal(16000) * 3000).astype("<i2")
-    for name, count in (("speech.wav", 16000), ("cut.wav", 16000), ("short.wav", 4800), ("silent.wav", 0)):
+    for name, count in (
+        ("speech.wav", 16000),
+        ("cut.wav", 16000),
+        ("short.wav", 4800),
+        ("silent.wav", 0),
+    ):
         with wave.open(str(folder / name), "wb") as file:
             file.setnchannels(1)
             file.setsampwidth(2)
@@ -263,11 +268,10 @@ def document() -> str:
     """docs/bad-inputs.md."""
     rows = "\n".join(f"| {bad.kind} | `{bad.command}` | {_cell(bad.line)} |" for bad in BAD_INPUTS)
     return (
-        "# Wrong input and what is said about it\n\n"
-        "Each of these ends with exit code 2 and exactly one line, `error: ...`, without a traceback and\n"
-        "without a file left behind. `tests/bad_inputs.py` makes the table; the tests try it line by line.\n\n"
-        f"| what | `flowportrait ...` | `error: ...` |\n|---|---|---|\n{rows}\n\n"
-        f"{table()}"
+        "# Wrong input and what is said about it\n\nEach of these ends with exit code 2 and"
+        " exactly one line, `error: ...`, without a traceback and\nwithout a file left behind."
+        " `tests/bad_inputs.py` makes the table; the tests try it line by line.\n\n| what |"
+        f" `flowportrait ...` | `error: ...` |\n|---|---|---|\n{rows}\n\n{table()}"
     )
 
 

@@ -26,8 +26,12 @@ def bagel(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
     """The golden tiny BAGEL in the files of the published one."""
     folder.mkdir(parents=True)
     weights = load_file(GOLDEN / "bagel_tiny" / "weights.safetensors")
-    save_file({name: value.to(dtype) for name, value in weights.items()}, folder / "ema.safetensors")
-    save_file({"encoder.conv_in.weight": torch.zeros(2)}, folder / "ae.safetensors")  # FLUX's codec lies beside it
+    save_file(
+        {name: value.to(dtype) for name, value in weights.items()}, folder / "ema.safetensors"
+    )
+    save_file(
+        {"encoder.conv_in.weight": torch.zeros(2)}, folder / "ae.safetensors"
+    )  # FLUX's codec lies beside it
     (folder / "llm_config.json").write_text(json.dumps(LANGUAGE))
     (folder / "vit_config.json").write_text(json.dumps(VISION))
     return folder
@@ -39,7 +43,9 @@ def wan(folder: Path) -> Path:
 
     torch.manual_seed(0)
     mean, std = [0.1, -0.2, 0.3, 0.0], [1.0, 2.0, 0.5, 1.5]
-    AutoencoderKLWan(base_dim=4, z_dim=4, latents_mean=mean, latents_std=std).save_pretrained(folder)
+    AutoencoderKLWan(base_dim=4, z_dim=4, latents_mean=mean, latents_std=std).save_pretrained(
+        folder
+    )
     return folder
 
 
@@ -67,7 +73,10 @@ def wav2vec2(folder: Path) -> Path:
     values = {name: value for name, value in WAV2VEC2.items() if name != "model_type"}
     state = transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**values)).state_dict()
     for old, new in (("original0", "weight_g"), ("original1", "weight_v")):
-        state = {name.replace(f"parametrizations.weight.{old}", new): value for name, value in state.items()}
+        state = {
+            name.replace(f"parametrizations.weight.{old}", new): value
+            for name, value in state.items()
+        }
     torch.save(state, folder / "pytorch_model.bin")
     (folder / "config.json").write_text(json.dumps(WAV2VEC2))
     (folder / "preprocessor_config.json").write_text(json.dumps({"do_normalize": False}))

@@ -43,9 +43,9 @@ def table() -> str:
     """The table of docs/bad-inputs.md."""
     rows = "\n".join(f"| {case.name} | {case.what} | {case.right} |" for case in CASES)
     return (
-        "# Files that are odd and not wrong\n\n"
-        "Each of these is read as the film it was made from, by `score`, `evaluate`, `compare`, `generate`, `encode`,\n"
-        "`prepare`, `study create` and the page of `serve`. `tests/cases.py` makes the table; `tests/test_cases.py`\n"
-        "tries every line where the files are there.\n\n"
-        f"| file | what it is | what becomes of it |\n|---|---|---|\n{rows}\n"
+        "# Files that are odd and not wrong\n\nEach of these is read as the film it was made from,"
+        " by `score`, `evaluate`, `compare`, `generate`, `encode`,\n`prepare`, `study create` and"
+        " the page of `serve`. `tests/cases.py` makes the table; `tests/test_cases.py`\ntries"
+        " every line where the files are there.\n\n| file | what it is | what becomes of it"
+        f" |\n|---|---|---|\n{rows}\n"
     )

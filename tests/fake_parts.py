@@ -36,9 +36,15 @@ class FakeCodec(nn.Module):
 
     def decode(self, latents, context, previous=None):
         level = latents[:, :1].mean(dim=(3, 4), keepdim=True)
-        before = torch.zeros_like(level[:, :, :1]) if previous is None else previous[:, :1].mean((3, 4), True)
+        before = (
+            torch.zeros_like(level[:, :, :1])
+            if previous is None
+            else previous[:, :1].mean((3, 4), True)
+        )
         shown = level + 0.5 * torch.cat([before, level[:, :, :-1]], dim=2)
-        frames = repeat(shown, "b 1 l 1 1 -> b c (l f) h w", f=4, c=3, h=context.shape[2], w=context.shape[3])
+        frames = repeat(
+            shown, "b 1 l 1 1 -> b c (l f) h w", f=4, c=3, h=context.shape[2], w=context.shape[3]
+        )
         frames = self.gain * frames + 0.2 * context[:, :, None]
         return frames if previous is not None else frames[:, :, 3:]
 
@@ -81,4 +87,6 @@ class FakeImageEncoder(nn.Module):
         super().__init__()
 
     def forward(self, portrait, context):
-        return torch.nn.functional.adaptive_avg_pool2d(portrait, self.grid).flatten(2).transpose(1, 2)
+        return (
+            torch.nn.functional.adaptive_avg_pool2d(portrait, self.grid).flatten(2).transpose(1, 2)
+        )

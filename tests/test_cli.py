@@ -28,7 +28,9 @@ class FakeResult:
     fps: float = 24.0
     size_px: int = 64
     warnings: tuple[str, ...] = ("portrait: 2 faces found; the largest is used",)
-    sound: media.Sound = field(default_factory=lambda: media.Sound(np.zeros(16_000, np.float32), 16_000))
+    sound: media.Sound = field(
+        default_factory=lambda: media.Sound(np.zeros(16_000, np.float32), 16_000)
+    )
 
     @property
     def video_s(self) -> float:
@@ -49,7 +51,12 @@ class FakePipeline:
         shown = SimpleNamespace(frame="whole")
         strengths = Strengths(head=options["head"], lips=options["lips"], eyes=options["eyes"])
         shot = SimpleNamespace(
-            seed=seed, guidance=guidance, crop=crop, size=options["size"], composite=shown, strengths=strengths
+            seed=seed,
+            guidance=guidance,
+            crop=crop,
+            size=options["size"],
+            composite=shown,
+            strengths=strengths,
         )
         return FakeResult(shot, evaluations=evaluations or 4)
 
@@ -83,9 +90,16 @@ def test_generate_says_how_long_it_took(inputs, capsys):
 
 
 def test_json_is_the_last_line(inputs, capsys):
-    assert cli.run([*COMMAND, "--json", "--seed", "5", "--evaluations", "7", "--guidance", "1.5"]) == 0
+    assert (
+        cli.run([*COMMAND, "--json", "--seed", "5", "--evaluations", "7", "--guidance", "1.5"]) == 0
+    )
     info = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (info["seed"], info["evaluations"], info["guidance"], info["output"]) == (5, 7, 1.5, "out.mp4")
+    assert (info["seed"], info["evaluations"], info["guidance"], info["output"]) == (
+        5,
+        7,
+        1.5,
+        "out.mp4",
+    )
     assert info["video_s"] == 1.0 and info["flowportrait"] == flowportrait.__version__
     assert info["real_time_factor"] == pytest.approx(info["computing_s"] / info["video_s"])
 
@@ -138,7 +152,9 @@ def test_long_silence_is_broken(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("what", ["models", "codecs", "encoders", "detectors", "recipes", "systems", "backends"])
+@pytest.mark.parametrize(
+    "what", ["models", "codecs", "encoders", "detectors", "recipes", "systems", "backends"]
+)
 def test_list(what, capsys):
     assert cli.run(["list", what, "--json"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -160,14 +176,18 @@ def test_lists_of_scorers_say_what_their_numbers_mean(what, capsys):
 
 def test_doctor_reports_every_part(capsys):
     code = cli.run(["doctor", "--json"])
-    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out.splitlines()[-1])}
+    checks = {
+        check["name"]: check for check in json.loads(capsys.readouterr().out.splitlines()[-1])
+    }
     assert {"python", "torch", "threads", "matmul", "video", "face detector"} <= checks.keys()
     assert checks["video"]["state"] == checks["face detector"]["state"] == "ok"
     assert code == (1 if any(check["state"] == "broken" for check in checks.values()) else 0)
 
 
 def test_doctor_sees_damaged_weights(inputs, capsys):
-    (inputs / "models" / "tiny" / "config.json").write_text('{"sha256": {"model.safetensors": "00"}}')
+    (inputs / "models" / "tiny" / "config.json").write_text(
+        '{"sha256": {"model.safetensors": "00"}}'
+    )
     assert cli.run(["doctor"]) == 1
     assert "model.safetensors is missing" in capsys.readouterr().out
     (inputs / "models" / "tiny" / "model.safetensors").write_bytes(b"x")

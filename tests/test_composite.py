@@ -74,7 +74,9 @@ def tools():
 def test_sizes(width, height, face, size, frame, shape, side):
     box = (width / 2 - face / 2, height / 2 - face / 2, width / 2 + face / 2, height / 2 + face / 2)
     made = compose(np.zeros((height, width, 3), np.uint8), 128, size, frame, "auto", FindsAt(box))
-    assert made.picture.shape == (*shape, 3) and all(length % 2 == 0 for length in made.picture.shape[:2])
+    assert made.picture.shape == (*shape, 3) and all(
+        length % 2 == 0 for length in made.picture.shape[:2]
+    )
     assert made.square.side == side
     x, y, _ = made.square
     assert 0 <= x <= made.picture.shape[1] - side and 0 <= y <= made.picture.shape[0] - side
@@ -82,7 +84,9 @@ def test_sizes(width, height, face, size, frame, shape, side):
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(ConfigError, match=r"size: got 2000; give auto or a number of pixels from 128 to 1024"):
+    with pytest.raises(
+        ConfigError, match=r"size: got 2000; give auto or a number of pixels from 128 to 1024"
+    ):
         compose(np.zeros((300, 300, 3), np.uint8), 128, 2000, "whole", "none")
     with pytest.raises(DataError, match="no face found in 400x300 px"):
         compose(np.zeros((300, 400, 3), np.uint8), 128, "auto", "whole", "auto", FindsAt(None))
@@ -97,7 +101,9 @@ def test_outside_the_square_and_at_its_border_every_pixel_is_the_portrait_s(scen
         moved |= (frame != scene).any(-1)
     assert not moved[: y + 2].any() and not moved[y + side - 2 :].any()
     assert not moved[:, : x + 2].any() and not moved[:, x + side - 2 :].any()
-    assert moved[y + side // 3 : y + 2 * side // 3, x + side // 3 : x + 2 * side // 3].mean() > 0.5, "the face moves"
+    assert (
+        moved[y + side // 3 : y + 2 * side // 3, x + side // 3 : x + 2 * side // 3].mean() > 0.5
+    ), "the face moves"
 
 
 def test_lines_behind_a_head_stay_straight_beside_it(scene, tools):
@@ -118,7 +124,9 @@ def test_a_rolled_head_is_seen_upright(sample, tools, degrees):
     assert np.rad2deg(made.roll) % 360 == pytest.approx(degrees, abs=6)
     assert any("rolled" in warning for warning in made.warnings)
     eyes = made.landmarks()[[36, 45]]
-    assert abs(eyes[0, 1] - eyes[1, 1]) < 0.08 and eyes[0, 0] < eyes[1, 0], "level, and the right way up"
+    assert abs(eyes[0, 1] - eyes[1, 1]) < 0.08 and eyes[0, 0] < eyes[1, 0], (
+        "level, and the right way up"
+    )
     upright = FaceMesh().find(made.view(256), FaceBox(50, 50, 206, 206, 1.0))
     assert abs(np.rad2deg(upright.roll)) < 6 and upright.presence > 0.9
 
@@ -149,5 +157,3 @@ def test_frames_come_with_their_sound_as_they_are_made(sample, speech):
     assert off.max() < 30 and off.mean() < 0.1, "the same but for the rounding of other blocks"
     sound = np.concatenate([samples for _, samples in streamed])
     assert np.array_equal(sound, made.sound.samples)
-
-

@@ -52,14 +52,18 @@ def test_missing_fields_are_the_defaults(recipe):
      ("optimizer.rate=3e-4", 3e-4), ("rollout.name='7'", "7")],
 )  # fmt: skip
 def test_an_override_sets_one_leaf(recipe, override, expected):
-    loaded = load_recipe(recipe("[rollout]\nwindow = 3\n[optimizer]\ntype = 'adam'"), Recipe, [override])
+    loaded = load_recipe(
+        recipe("[rollout]\nwindow = 3\n[optimizer]\ntype = 'adam'"), Recipe, [override]
+    )
     table, leaf = override.partition("=")[0].strip().split(".")
     assert getattr(getattr(loaded, table), leaf) == expected
 
 
 def test_without_a_file_overrides_are_laid_over_the_defaults():
     assert load_recipe(None, Recipe, ["rollout.window=5"]) == Recipe(rollout=Rollout(window=5))
-    with pytest.raises(ConfigError, match="^--set: unknown key 'rollout.windw'; did you mean 'window'"):
+    with pytest.raises(
+        ConfigError, match="^--set: unknown key 'rollout.windw'; did you mean 'window'"
+    ):
         load_recipe(None, Recipe, ["rollout.windw=5"])
 
 
@@ -71,9 +75,17 @@ def test_null_is_no_value(recipe):
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
-        ("[rollout]\nwindw = 3", [], "unknown key 'rollout.windw'; did you mean 'window'? allowed: name, window"),
+        (
+            "[rollout]\nwindw = 3",
+            [],
+            "unknown key 'rollout.windw'; did you mean 'window'? allowed: name, window",
+        ),
         ("rolout = 3", [], "unknown key 'rolout'; did you mean 'rollout'?"),
-        ("[optimizer]\ntype = 'sgd'\nmomentun = 1", [], "did you mean 'momentum'? allowed: momentum, type"),
+        (
+            "[optimizer]\ntype = 'sgd'\nmomentun = 1",
+            [],
+            "did you mean 'momentum'? allowed: momentum, type",
+        ),
         ("[[parts]]\nwindw = 1", [], "did you mean 'window'?"),
         ("", ["rollout.window=many"], "rollout.window: input should be a valid integer"),
         ("", ["rollout.window"], "got 'rollout.window'; write key=value"),

@@ -25,11 +25,20 @@ from flowportrait.model import bagel
 from flowportrait.model.mot import MoT, MoTConfig
 from flowportrait.modeldir import ModelSpec, load_parts, save_spec
 from flowportrait.records import ManifestRow, write_jsonl
-from flowportrait.weights import Held, find_weights, read_header, save_tensors, shapes, write_weights
+from flowportrait.weights import (
+    Held,
+    find_weights,
+    read_header,
+    save_tensors,
+    shapes,
+    write_weights,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 EXTRA = pytest.mark.skipif(
-    not all(__import__("importlib.util").util.find_spec(name) for name in ("diffusers", "transformers")),
+    not all(
+        __import__("importlib.util").util.find_spec(name) for name in ("diffusers", "transformers")
+    ),
     reason="the extra 'bagel' is not installed",
 )
 
@@ -40,12 +49,20 @@ def published_7b() -> dict[str, tuple[int, ...]]:
     found = dict(golden["other"]) | golden["vision"]["other"]
     for count, prefix, layer in (
         (golden["num_layers"], "language_model.model.layers", golden["layer"]),
-        (golden["vision"]["num_layers"], "vit_model.vision_model.encoder.layers", golden["vision"]["layer"]),
+        (
+            golden["vision"]["num_layers"],
+            "vit_model.vision_model.encoder.layers",
+            golden["vision"]["layer"],
+        ),
     ):
         for index in range(count):
             found |= {f"{prefix}.{index}.{name}": shape for name, shape in layer.items()}
     assert len(found) == golden["num_tensors"] == 1223
-    assert sum(torch.Size(shape).numel() for shape in found.values()) == golden["num_params"] == 14_607_260_128
+    assert (
+        sum(torch.Size(shape).numel() for shape in found.values())
+        == golden["num_params"]
+        == 14_607_260_128
+    )
     return {name: tuple(shape) for name, shape in found.items()}
 
 
@@ -65,9 +82,14 @@ def test_the_official_file_is_ours_but_for_the_connector_of_speech():
 def test_sizes_are_told_by_the_official_file():
     """Its shapes and the few numbers of its two config files give exactly the defaults."""
     ours, seen = bagel.split(published_7b())
-    assert bagel.generator_sizes(ours, {"rope_theta": 1000000.0, "rms_norm_eps": 1e-06}) == MoTConfig()
     assert (
-        SiglipConfig(**bagel.vision_sizes(seen, {"num_attention_heads": 16, "num_hidden_layers": 27})) == SiglipConfig()
+        bagel.generator_sizes(ours, {"rope_theta": 1000000.0, "rms_norm_eps": 1e-06}) == MoTConfig()
+    )
+    assert (
+        SiglipConfig(
+            **bagel.vision_sizes(seen, {"num_attention_heads": 16, "num_hidden_layers": 27})
+        )
+        == SiglipConfig()
     )
 
 
@@ -113,7 +135,9 @@ def test_shards_come_back_as_shards(source, tmp_path):
     folder = shards(source, tmp_path / "shards")
     convert_bagel(folder, tmp_path / "model", size_px=32)
     export(tmp_path / "model", tmp_path / "back")
-    assert {path.name for path in folder.iterdir()} == {path.name for path in (tmp_path / "back").iterdir()}
+    assert {path.name for path in folder.iterdir()} == {
+        path.name for path in (tmp_path / "back").iterdir()
+    }
     for path in folder.iterdir():
         assert (tmp_path / "back" / path.name).read_bytes() == path.read_bytes()
 
@@ -122,12 +146,19 @@ def test_the_index_counts_what_is_written(source, tmp_path):
     """Trained weights in float32 take twice the bytes."""
     folder = shards(source, tmp_path / "shards")
     spec = convert_bagel(folder, tmp_path / "model", size_px=32)
-    model = {name: value.float() for name, value in load_file(tmp_path / "model" / "model.safetensors").items()}
+    model = {
+        name: value.float()
+        for name, value in load_file(tmp_path / "model" / "model.safetensors").items()
+    }
     digest = save_tensors(tmp_path / "model" / "model.safetensors", model)
-    save_spec(spec.model_copy(update={"sha256": {**spec.sha256, "model.safetensors": digest}}), tmp_path / "model")
+    save_spec(
+        spec.model_copy(update={"sha256": {**spec.sha256, "model.safetensors": digest}}),
+        tmp_path / "model",
+    )
     export(tmp_path / "model", tmp_path / "back")
     before, after = (
-        json.loads((place / "model.safetensors.index.json").read_text()) for place in (folder, tmp_path / "back")
+        json.loads((place / "model.safetensors.index.json").read_text())
+        for place in (folder, tmp_path / "back")
     )
     sizes = [value.numel() * value.element_size() for path in (tmp_path / "back").glob("model-*")
              for value in load_file(path).values()]  # fmt: skip
@@ -141,7 +172,9 @@ def test_a_missing_shard_is_named_as_one(source, tmp_path, indexed):
     if not indexed:
         (folder / "model.safetensors.index.json").unlink()
     (folder / "model-00003-of-00005.safetensors").unlink()
-    message = r"model-00003-of-00005.safetensors: not there; the weights are 5 files, and all are needed"
+    message = (
+        r"model-00003-of-00005.safetensors: not there; the weights are 5 files, and all are needed"
+    )
     with pytest.raises(CheckpointError, match=message):
         convert_bagel(folder, tmp_path / "model", size_px=32)
     with pytest.raises(CheckpointError, match=message):
@@ -150,7 +183,10 @@ def test_a_missing_shard_is_named_as_one(source, tmp_path, indexed):
         path = folder / f"model-{number:05d}-of-00005.safetensors"
         path.rename(folder / f"{number}.safetensors")
     if indexed:
-        with pytest.raises(CheckpointError, match="not there; the weights are the 5 files that model.safetensors.ind"):
+        with pytest.raises(
+            CheckpointError,
+            match="not there; the weights are the 5 files that model.safetensors.ind",
+        ):
             convert_bagel(folder, tmp_path / "model", size_px=32)
 
 
@@ -162,7 +198,10 @@ def test_a_missing_shard_is_named_as_one(source, tmp_path, indexed):
     ],
 )  # fmt: skip
 def test_a_size_that_no_video_can_have_is_refused(source, tmp_path, size, message, capsys):
-    assert run(["convert", "bagel", str(source), "-o", str(tmp_path / "model"), "--size", str(size)]) == 2
+    assert (
+        run(["convert", "bagel", str(source), "-o", str(tmp_path / "model"), "--size", str(size)])
+        == 2
+    )
     assert message in capsys.readouterr().err and not (tmp_path / "model").exists()
 
 
@@ -170,7 +209,9 @@ def test_what_was_put_aside_is_checked_before_it_is_given_back(source, tmp_path)
     convert_bagel(source, tmp_path / "model", size_px=32)
     header = tmp_path / "model" / "bagel" / "ema.safetensors.header"
     header.write_text(header.read_text().replace('"vae2llm.bias"', '"vae2llm.bais"'))
-    with pytest.raises(CheckpointError, match="ema.safetensors.header: its sha256 is not the one in config.json"):
+    with pytest.raises(
+        CheckpointError, match="ema.safetensors.header: its sha256 is not the one in config.json"
+    ):
         export(tmp_path / "model", tmp_path / "back")
 
 
@@ -179,7 +220,9 @@ def test_a_trained_model_is_exported_with_what_bagel_has_not(source, converted, 
     trained = tmp_path / "trained"
     convert_bagel(source, trained, size_px=32)
     _, parts = load_parts(trained, ("model",), "cpu")
-    weights = {name: (value + 0.25).bfloat16() for name, value in parts["model"].state_dict().items()}
+    weights = {
+        name: (value + 0.25).bfloat16() for name, value in parts["model"].state_dict().items()
+    }
     (trained / NEW_FILE).unlink()
     save_file(weights, trained / "model.safetensors")
     values = json.loads((trained / "config.json").read_text())
@@ -209,10 +252,22 @@ def change(source, folder, edit):
     ("edit", "message"),
     [
         (lambda w: w.pop("connector.fc2.bias"), "lacks 'connector.fc2.bias'"),
-        (lambda w: w.update(left_over=torch.zeros(1)), "holds 'left_over', which the model has not"),
-        (lambda w: w.update({"vae2llm.bias": torch.zeros(3)}), r"'vae2llm.bias' is \[3\] where \[64\] is needed"),
-        (lambda w: w.pop("language_model.model.embed_tokens.weight"), "no tensor 'language_model.model.embed_tokens"),
-        (lambda w: w.pop("vit_model.vision_model.post_layernorm.bias"), "lacks 'vision_model.post_layernorm.bias'"),
+        (
+            lambda w: w.update(left_over=torch.zeros(1)),
+            "holds 'left_over', which the model has not",
+        ),
+        (
+            lambda w: w.update({"vae2llm.bias": torch.zeros(3)}),
+            r"'vae2llm.bias' is \[3\] where \[64\] is needed",
+        ),
+        (
+            lambda w: w.pop("language_model.model.embed_tokens.weight"),
+            "no tensor 'language_model.model.embed_tokens",
+        ),
+        (
+            lambda w: w.pop("vit_model.vision_model.post_layernorm.bias"),
+            "lacks 'vision_model.post_layernorm.bias'",
+        ),
     ],
 )
 def test_other_weights_are_refused(source, tmp_path, edit, message):
@@ -226,7 +281,10 @@ def test_what_is_not_there_is_named(source, converted, tmp_path, capsys):
     assert "no: not there; give the weights as they were published" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert run(["convert", "bagel", str(tmp_path / "empty"), "-o", str(tmp_path / "model")]) == 2
-    assert "no ema.safetensors (29.2 GB) there; get it from huggingface.co/ByteDance-Seed" in capsys.readouterr().err
+    assert (
+        "no ema.safetensors (29.2 GB) there; get it from huggingface.co/ByteDance-Seed"
+        in capsys.readouterr().err
+    )
     with pytest.raises(ConfigError, match="holds a model already"):
         convert_bagel(source, converted)
     with pytest.raises(ConfigError, match="make one with: flowportrait convert bagel"):
@@ -246,9 +304,13 @@ def test_a_cut_off_file_is_refused(source, tmp_path):
 
 @EXTRA
 def test_a_part_without_weights_says_where_they_come_from(converted):
-    with pytest.raises(CheckpointError, match="codec.safetensors: not there; Wan2.1_VAE.pth .*sha256 38071ab59bd9"):
+    with pytest.raises(
+        CheckpointError, match="codec.safetensors: not there; Wan2.1_VAE.pth .*sha256 38071ab59bd9"
+    ):
         load_parts(converted, ("codec",), "cpu")
-    with pytest.raises(CheckpointError, match="audio_encoder.safetensors: not there; .*whisper-large-v3"):
+    with pytest.raises(
+        CheckpointError, match="audio_encoder.safetensors: not there; .*whisper-large-v3"
+    ):
         load_parts(converted, ("audio_encoder",), "cpu")
 
 
@@ -278,7 +340,10 @@ def test_portrait_and_sound_become_a_video(whole, tmp_path, capsys):
     result = pipeline.generate(portrait, sound, evaluations=2, crop="none")
     assert result.frames.shape == (24, 32, 32, 3) and result.latents.isfinite().all()
     assert result.frames.std() > 1
-    assert any("never trained: audio_connector., vae2llm., llm2vae." in warning for warning in result.warnings)
+    assert any(
+        "never trained: audio_connector., vae2llm., llm2vae." in warning
+        for warning in result.warnings
+    )
     assert result.save(tmp_path / "out.mp4").stat().st_size > 1000
 
 
@@ -287,13 +352,19 @@ def test_it_is_trained_as_any_model_and_goes_back(whole, tmp_path):
     """encode, train sft, generate, export: what was trained is no longer called untrained, and BAGEL's file has it."""
     rng = np.random.default_rng(0)
     for index in range(2):
-        frames, sound = rng.integers(0, 255, (24, 64, 64, 3), np.uint8), rng.normal(0, 0.1, 16_000).astype(np.float32)
+        frames, sound = (
+            rng.integers(0, 255, (24, 64, 64, 3), np.uint8),
+            rng.normal(0, 0.1, 16_000).astype(np.float32),
+        )
         media.write_video(tmp_path / f"{index}.mp4", frames, 24.0, sound, 16_000, {})
     facts = {"num_frames": 24, "fps": 24.0, "size_px": 64, "sample_rate_hz": 16_000}
     rows = [ManifestRow(id=f"clip{index}", video=f"{index}.mp4", **facts) for index in range(2)]
     write_jsonl(tmp_path / "manifest.jsonl", rows)
     encoded = tmp_path / "encoded"
-    assert run(["encode", str(tmp_path), "-o", str(encoded), "--model", str(whole), "--device", "cpu"]) == 0
+    assert (
+        run(["encode", str(tmp_path), "-o", str(encoded), "--model", str(whole), "--device", "cpu"])
+        == 0
+    )
     values = {
         "run.directory": tmp_path / "run", "run.num_updates": 2, "run.sample_every": 2, "start_from": whole,
         "data.num_rows": 1, "data.row_tokens": 300, "device": "cpu", "optimizer.learning_rate": 0.01,
@@ -323,7 +394,12 @@ def test_both_layouts_of_the_video_codec_are_one(source, tmp_path):
         weights |= {"llm2vae.bias": torch.zeros(64)}
 
     AutoencoderKLWan(base_dim=4).save_pretrained(tmp_path / "vae")
-    names = {new: old for old, (new, _) in json.loads((GOLDEN / "wanvae_manifest.json").read_text())["tensors"].items()}
+    names = {
+        new: old
+        for old, (new, _) in json.loads((GOLDEN / "wanvae_manifest.json").read_text())[
+            "tensors"
+        ].items()
+    }
     weights = load_file(tmp_path / "vae" / "diffusion_pytorch_model.safetensors")
     torch.save({names[name]: value for name, value in weights.items()}, tmp_path / "Wan2.1_VAE.pth")
     folder, specs = change(source, tmp_path / "sixteen", sixteen_channels), []
@@ -331,14 +407,21 @@ def test_both_layouts_of_the_video_codec_are_one(source, tmp_path):
         convert_bagel(folder, tmp_path / f"model of {layout}", size_px=32)
         specs.append(convert_wan(tmp_path / layout, tmp_path / f"model of {layout}"))
         _, parts = load_parts(tmp_path / f"model of {layout}", ("codec",), "cpu")
-        assert all(torch.equal(value, weights[name]) for name, value in parts["codec"].state_dict().items())
+        assert all(
+            torch.equal(value, weights[name]) for name, value in parts["codec"].state_dict().items()
+        )
         assert parts["codec"].mean.flatten().tolist() == pytest.approx(PUBLISHED_MEAN)
     assert [spec.codec["width"] for spec in specs] == [4, 4]
 
 
 @EXTRA
 def test_statistics_of_another_codec_must_be_told(source, whole, tmp_path):
-    names = {new: old for old, (new, _) in json.loads((GOLDEN / "wanvae_manifest.json").read_text())["tensors"].items()}
+    names = {
+        new: old
+        for old, (new, _) in json.loads((GOLDEN / "wanvae_manifest.json").read_text())[
+            "tensors"
+        ].items()
+    }
     weights = load_file(whole / "codec.safetensors")
     torch.save({names[name]: value for name, value in weights.items()}, tmp_path / "four.pth")
     with pytest.raises(ConfigError, match="give one for each of the 4 channels"):
@@ -349,9 +432,9 @@ def test_statistics_of_another_codec_must_be_told(source, whole, tmp_path):
 def test_a_codec_of_other_channels_is_refused(whole, tmp_path):
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
-    AutoencoderKLWan(base_dim=4, z_dim=6, latents_mean=[0.0] * 6, latents_std=[1.0] * 6).save_pretrained(
-        tmp_path / "six"
-    )
+    AutoencoderKLWan(
+        base_dim=4, z_dim=6, latents_mean=[0.0] * 6, latents_std=[1.0] * 6
+    ).save_pretrained(tmp_path / "six")
     with pytest.raises(ConfigError, match="6 latent channels, the generator has 4"):
         convert_wan(tmp_path / "six", whole)
 
@@ -366,10 +449,17 @@ def test_an_older_wav2vec2_takes_the_place_of_whisper(source, tmp_path):
     folder = bagel_source.wav2vec2(tmp_path / "wav2vec2")
     convert_speech("whisper", bagel_source.whisper(tmp_path / "whisper"), out)
     spec = convert_speech("wav2vec2", folder, out)
-    assert spec.audio_encoder["levels"] is False and (spec.model.audio_dim, spec.model.audio_layers) == (48, 3)
+    assert spec.audio_encoder["levels"] is False and (
+        spec.model.audio_dim,
+        spec.model.audio_layers,
+    ) == (48, 3)
     _, parts = load_parts(out, ("audio_encoder", "model"), "cpu")
     audio = torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0))
-    values = {k: v for k, v in bagel_source.WAV2VEC2.items() if k not in ("model_type", "transformers_version")}
+    values = {
+        k: v
+        for k, v in bagel_source.WAV2VEC2.items()
+        if k not in ("model_type", "transformers_version")
+    }
     theirs = transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**values)).eval()
     state = torch.load(folder / "pytorch_model.bin", weights_only=True)
     renamed = {
@@ -381,9 +471,16 @@ def test_an_older_wav2vec2_takes_the_place_of_whisper(source, tmp_path):
     theirs.load_state_dict(renamed)
     with torch.no_grad():
         heard = theirs.wav2vec2(audio).last_hidden_state
-    torch.testing.assert_close(parts["audio_encoder"].listen(audio)[..., 32:], heard, atol=1e-5, rtol=0)
-    (folder / "config.json").write_text(json.dumps(bagel_source.WAV2VEC2 | {"intermediate_size": 48}))
-    with pytest.raises(CheckpointError, match=r"intermediate_dense.weight' is \[32, 16\] where \[48, 16\] is needed"):
+    torch.testing.assert_close(
+        parts["audio_encoder"].listen(audio)[..., 32:], heard, atol=1e-5, rtol=0
+    )
+    (folder / "config.json").write_text(
+        json.dumps(bagel_source.WAV2VEC2 | {"intermediate_size": 48})
+    )
+    with pytest.raises(
+        CheckpointError,
+        match=r"intermediate_dense.weight' is \[32, 16\] where \[48, 16\] is needed",
+    ):
         convert_speech("wav2vec2", folder, out)
 
 
@@ -417,14 +514,20 @@ def test_a_large_checkpoint_in_many_shards_needs_the_memory_of_a_tensor(source, 
     )  # fmt: skip
     with torch.device("meta"):
         wanted = MoT(config).state_dict()
-    seen = {k: v for k, v in load_file(source / "ema.safetensors").items() if k.startswith("vit_model.")}
+    seen = {
+        k: v for k, v in load_file(source / "ema.safetensors").items() if k.startswith("vit_model.")
+    }
     names = [name for name in wanted if not bagel.is_new(name)]
     for index in range(24):
-        own = {name: torch.zeros(wanted[name].shape, dtype=torch.bfloat16) for name in names[index::24]}
+        own = {
+            name: torch.zeros(wanted[name].shape, dtype=torch.bfloat16) for name in names[index::24]
+        }
         save_file(own | (seen if index == 0 else {}), folder / f"part-{index:02d}.safetensors")
     size_mb = sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 2**20
     assert size_mb > 200
-    done = subprocess.run([sys.executable, "-c", LARGE, str(folder), str(tmp_path)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE, str(folder), str(tmp_path)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     converted, exported, loaded = map(float, done.stdout.split())
     assert exported < 40 and converted < 40
@@ -446,7 +549,10 @@ def test_files_of_tensors_are_those_of_safetensors_but_for_their_mode(tmp_path):
     finally:
         os.umask(before)
     content = (tmp_path / "ours").read_bytes()
-    assert content == (tmp_path / "theirs").read_bytes() and digest == hashlib.sha256(content).hexdigest()
+    assert (
+        content == (tmp_path / "theirs").read_bytes()
+        and digest == hashlib.sha256(content).hexdigest()
+    )
     assert (tmp_path / "ours").stat().st_mode & 0o777 == 0o640
 
 
@@ -466,7 +572,9 @@ def test_writing_keeps_numbers_of_every_format(tmp_path):
 
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10))
-    with pytest.raises(CheckpointError, match="big.safetensors: needs 0.0 GB, 0.0 GB are free; make room"):
+    with pytest.raises(
+        CheckpointError, match="big.safetensors: needs 0.0 GB, 0.0 GB are free; make room"
+    ):
         write_weights(tmp_path / "big.safetensors", {"a": Held(torch.zeros(3))})
     assert not list(tmp_path.iterdir())
 

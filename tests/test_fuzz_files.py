@@ -76,9 +76,9 @@ def outcomes(whole: Path, seed: int, count: int) -> tuple[list[dict], str]:
             process.kill()
             break
     code = process.wait()
-    return [
-        json.loads(line) for line in said.splitlines() if line.endswith(b"}")
-    ], "" if code == 0 else f"code {code}"
+    return [json.loads(line) for line in said.splitlines() if line.endswith(b"}")], (
+        "" if code == 0 else f"code {code}"
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as Linux does it")

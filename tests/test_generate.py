@@ -98,7 +98,10 @@ def test_windows_cover_and_overlap(total, longest, prefix):
     assert windows[0].start == 0 and windows[-1].stop == total
     assert all(window.stop - window.start <= longest for window in windows)
     for before, after in zip(windows, windows[1:], strict=False):
-        assert (after.start, after.prefix) == (before.stop - prefix, prefix) and after.stop > before.stop
+        assert (after.start, after.prefix) == (
+            before.stop - prefix,
+            prefix,
+        ) and after.stop > before.stop
     sizes = [window.stop - window.start for window in windows]
     assert max(sizes) - min(sizes) <= 1
 
@@ -223,7 +226,10 @@ def test_no_evaluations(pipeline):
 
 
 def test_half_precision_files_load(directory, pipeline):
-    parts = {name: getattr(pipeline, name) for name in ("model", "codec", "audio_encoder", "image_encoder")}
+    parts = {
+        name: getattr(pipeline, name)
+        for name in ("model", "codec", "audio_encoder", "image_encoder")
+    }
     save_model(directory, SPEC, parts, dtype=torch.float16)
     again = load(directory, device="cpu")
     weights = again.model.vae2llm.weight
@@ -268,7 +274,9 @@ def test_weights_that_are_no_weights(directory):
 
 def test_weights_of_another_size(directory):
     rewrite(directory, lambda values: values["model"].update(mlp_size=32))
-    with pytest.raises(CheckpointError, match=r"gate_proj.weight' is \[24, 16\] where \[32, 16\] is needed"):
+    with pytest.raises(
+        CheckpointError, match=r"gate_proj.weight' is \[24, 16\] where \[32, 16\] is needed"
+    ):
         load(directory, device="cpu")
 
 
@@ -302,9 +310,14 @@ def test_a_mixture_lies_between_two_models(directory, tmp_path):
         for p in parts["model"].parameters():
             p.add_(0.1)
     save_model(tmp_path / "tuned", SPEC.model_copy(update={"name": "tuned"}), parts)
-    mixed = {share: load(directory, "cpu", toward=tmp_path / "tuned", share=share) for share in (0.0, 0.25, 1.0)}
+    mixed = {
+        share: load(directory, "cpu", toward=tmp_path / "tuned", share=share)
+        for share in (0.0, 0.25, 1.0)
+    }
     for share, pipeline in mixed.items():
-        for weight, found in zip(load(directory, "cpu").model.parameters(), pipeline.model.parameters(), strict=True):
+        for weight, found in zip(
+            load(directory, "cpu").model.parameters(), pipeline.model.parameters(), strict=True
+        ):
             torch.testing.assert_close(found - weight, torch.full_like(weight, 0.1 * share))
     assert mixed[0.25].spec.name == "fake 0.75 + tuned 0.25"
     with pytest.raises(ConfigError, match="share: got 1.5"):
@@ -316,5 +329,7 @@ def test_a_mixture_of_unlike_models_is_refused(directory, tmp_path):
     spec = SPEC.model_copy(update={"model": MODEL.model_copy(update={"mlp_size": 32})})
     parts = {name: getattr(pipeline, name) for name in ("codec", "audio_encoder", "image_encoder")}
     save_model(tmp_path / "wide", spec, {"model": MoT(spec.model), **parts})
-    with pytest.raises(ConfigError, match="toward: fake 'language_model.*give a model tuned from fake"):
+    with pytest.raises(
+        ConfigError, match="toward: fake 'language_model.*give a model tuned from fake"
+    ):
         load(directory, "cpu", toward=tmp_path / "wide")

@@ -53,11 +53,15 @@ def shift_of(heard: np.ndarray, said: np.ndarray) -> int:
     return lag if lag < length // 2 else lag - length
 
 
-def write_sound(path, samples: np.ndarray, rate: int, codec: str, sample_format: str, layout: str) -> None:
+def write_sound(
+    path, samples: np.ndarray, rate: int, codec: str, sample_format: str, layout: str
+) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, layout=layout)
         stream.format = sample_format
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T), format="fltp", layout=layout)
+        frame = av.AudioFrame.from_ndarray(
+            np.ascontiguousarray(samples.T), format="fltp", layout=layout
+        )
         frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
         converter = av.AudioResampler(format=sample_format, layout=layout, rate=rate)
         for part in (*converter.resample(frame), *converter.resample(None)):
@@ -143,7 +147,9 @@ def test_colour_profile_is_applied(tmp_path):
 
 
 def test_animation_gives_its_first_frame(tmp_path):
-    quarters().save(tmp_path / "p.gif", save_all=True, append_images=[Image.new("RGB", (64, 48), GREEN)])
+    quarters().save(
+        tmp_path / "p.gif", save_all=True, append_images=[Image.new("RGB", (64, 48), GREEN)]
+    )
     assert_quarters(media.read_portrait(tmp_path / "p.gif"), tolerance=25)
 
 
@@ -205,7 +211,9 @@ def test_compressed_sound_starts_where_it_started(tmp_path, name, codec, sample_
     assert abs(len(sound.samples) - len(said)) < 0.1 * rate
 
 
-@pytest.mark.parametrize(("from_hz", "to_hz"), [(48000, 16000), (44100, 16000), (8000, 16000), (11025, 48000)])
+@pytest.mark.parametrize(
+    ("from_hz", "to_hz"), [(48000, 16000), (44100, 16000), (8000, 16000), (11025, 48000)]
+)
 def test_resampling_keeps_time_and_length(from_hz, to_hz):
     said = voice(1.0, from_hz)[:, 0]
     heard = media.resample(said, from_hz, to_hz)
@@ -226,7 +234,9 @@ def test_resampling_stereo_keeps_the_channels_apart():
 # ------------------------------------------------------------------------------------------------- video
 
 
-@pytest.mark.parametrize(("seconds", "frames"), [(0.0, 1), (0.5, 12), (1.0, 24), (1.02, 24), (1.03, 25), (60, 1440)])
+@pytest.mark.parametrize(
+    ("seconds", "frames"), [(0.0, 1), (0.5, 12), (1.0, 24), (1.02, 24), (1.03, 25), (60, 1440)]
+)
 def test_length_rule(seconds, frames):
     assert media.frames_in(seconds) == frames
 
@@ -261,7 +271,10 @@ def test_mp4_says_what_it_is(tmp_path):
     with av.open(str(path)) as container:
         video, sound = container.streams.video[0], container.streams.audio[0]
         assert {key: container.metadata[key] for key in mark} == mark
-        assert "synthetic=true" in container.metadata["description"] and "seed 7" in container.metadata["comment"]
+        assert (
+            "synthetic=true" in container.metadata["description"]
+            and "seed 7" in container.metadata["comment"]
+        )
         assert (video.codec_context.name, video.codec_context.pix_fmt) == ("h264", "yuv420p")
         assert (video.average_rate, sound.codec_context.name) == (Fraction(24), "aac")
         assert abs(container.duration / av.time_base - 1) < 1 / 24
@@ -271,7 +284,9 @@ def test_mp4_says_what_it_is(tmp_path):
 
 def test_same_frames_give_the_same_bytes(tmp_path):
     for name in ("a.mp4", "b.mp4"):
-        media.write_video(tmp_path / name, pictures(24), 24, voice(1, 16000)[:, 0], 16000, {"title": "x"})
+        media.write_video(
+            tmp_path / name, pictures(24), 24, voice(1, 16000)[:, 0], 16000, {"title": "x"}
+        )
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
 
 
@@ -297,7 +312,9 @@ def test_an_earlier_video_survives_a_failure(tmp_path):
 
 def test_odd_sides_are_refused(tmp_path):
     with pytest.raises(MediaError, match="even sides"):
-        media.write_video(tmp_path / "v.mp4", pictures(24, 63), 24, voice(1, 16000)[:, 0], 16000, {})
+        media.write_video(
+            tmp_path / "v.mp4", pictures(24, 63), 24, voice(1, 16000)[:, 0], 16000, {}
+        )
 
 
 def test_clip_reads_when_looked_at(tmp_path):
@@ -328,7 +345,9 @@ def long_flac(path, duration_s, says_so=True):
     """Stereo silence at 48 kHz: minutes of it are a few kilobytes."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("flac", rate=48000, layout="stereo")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 2 * 4800), np.int16), format="s16", layout="stereo")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 2 * 4800), np.int16), format="s16", layout="stereo"
+        )
         frame.sample_rate = 48000
         for index in range(round(duration_s * 10)):
             frame.pts = index * 4800
@@ -342,7 +361,9 @@ def long_flac(path, duration_s, says_so=True):
         path.write_bytes(head)
 
 
-@pytest.mark.parametrize("says_so, words", [(True, "600 s of sound; give at most 60 s"), (False, "over 60 s of sound")])
+@pytest.mark.parametrize(
+    "says_so, words", [(True, "600 s of sound; give at most 60 s"), (False, "over 60 s of sound")]
+)
 def test_no_more_sound_is_decoded_than_is_allowed(tmp_path, says_so, words):
     long_flac(tmp_path / "long.flac", 600, says_so)
     tracemalloc.start()
@@ -374,7 +395,9 @@ def test_a_picture_that_says_it_is_too_large_is_not_decoded(tmp_path, monkeypatc
         media.read_portrait(tmp_path / "p.png", max_px=59_999)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the most memory that a process had")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="Linux tells the most memory that a process had"
+)
 def test_a_cover_picture_is_not_decoded_with_the_sound(tmp_path):
     """Memory outside of Python, so in a process of its own."""
     cover = io.BytesIO()
@@ -382,16 +405,23 @@ def test_a_cover_picture_is_not_decoded_with_the_sound(tmp_path):
     long_flac(tmp_path / "s.flac", 2.0)
     flac = (tmp_path / "s.flac").read_bytes()
     head_end = 8 + int.from_bytes(flac[5:8], "big")
-    picture = struct.pack(">II9sIIIIII", 3, 9, b"image/png", 0, 9000, 9000, 24, 0, len(cover.getvalue()))
+    picture = struct.pack(
+        ">II9sIIIIII", 3, 9, b"image/png", 0, 9000, 9000, 24, 0, len(cover.getvalue())
+    )
     picture += cover.getvalue()
     block = bytes([6]) + len(picture).to_bytes(3, "big") + picture
     (tmp_path / "cover.flac").write_bytes(flac[:head_end] + block + flac[head_end:])
     code = (
-        "import sys; from pathlib import Path; from flowportrait import media; media.read_audio(sys.argv[1]);"
+        "import sys; from pathlib import Path; from flowportrait import media;"
+        " media.read_audio(sys.argv[1]);"
         "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
     )
     plain, covered = (
-        int(subprocess.run([sys.executable, "-c", code, tmp_path / name], capture_output=True, check=True).stdout)
+        int(
+            subprocess.run(
+                [sys.executable, "-c", code, tmp_path / name], capture_output=True, check=True
+            ).stdout
+        )
         for name in ("s.flac", "cover.flac")
     )
     assert covered < plain + 50_000  # KB; the picture has 243 MB

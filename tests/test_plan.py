@@ -25,7 +25,9 @@ def test_the_papers_setting():
     assert (cost.clip_tokens, cost.tokens_per_update) == (151 * 576 + 601 + 729, 64 * 88_306)
     assert cost.clip_forward_pflop == pytest.approx(4.24, abs=0.01)
     assert cost.update_pflop == pytest.approx(64 * 4 * 4.24, rel=0.01)
-    assert cost.update_s == pytest.approx(4 * 4240 / 395.6, rel=0.01)  # a row a GPU at 40 % of 989 TFLOP/s: 43 s
+    assert cost.update_s == pytest.approx(
+        4 * 4240 / 395.6, rel=0.01
+    )  # a row a GPU at 40 % of 989 TFLOP/s: 43 s
     assert cost.hours == pytest.approx(300_000 * cost.update_s / 3600)
     assert cost.gpu_hours == pytest.approx(64 * cost.hours)
 
@@ -36,7 +38,9 @@ def test_a_full_row():
     assert linear_flops(config) == pytest.approx(13.05e9, rel=0.001)
     assert linear_flops(config) * 89_600 == pytest.approx(1.17e15, rel=0.005)
     assert attention_flops(config, 86_400, 89_600) == pytest.approx(3.11e15, rel=0.005)
-    assert linear_flops(config) * 89_600 + attention_flops(config, 86_400, 89_600) == pytest.approx(4.28e15, rel=0.002)
+    assert linear_flops(config) * 89_600 + attention_flops(config, 86_400, 89_600) == pytest.approx(
+        4.28e15, rel=0.002
+    )
     five_s = TokenGrid(31, 24, 24, 27, 27)
     assert clip_flops(config, five_s) == pytest.approx(0.38e15, rel=0.02)
 
@@ -49,8 +53,13 @@ def test_memory_of_what_is_trained():
     states = sum(full[name] for name in ("weights", "gradients", "optimizer", "average"))
     tables = (4096 + 4900) * 3584 * 4 / GIB
     frozen = (cost.parameters - cost.trained_parameters) * 2 / 8 / GIB
-    assert states == pytest.approx(20 * cost.trained_parameters / 8 / GIB + frozen + tables, rel=0.001)
-    assert spread["optimizer"] == full["optimizer"] / 4 and spread["activations"] == full["activations"]
+    assert states == pytest.approx(
+        20 * cost.trained_parameters / 8 / GIB + frozen + tables, rel=0.001
+    )
+    assert (
+        spread["optimizer"] == full["optimizer"] / 4
+        and spread["activations"] == full["activations"]
+    )
     half = plan(SFT, ["trained=generation"], num_gpus=8)
     assert half.trained_parameters == pytest.approx(6.57e9, rel=0.01)
     adapters = plan(SFT, ["trained=lora"], num_gpus=8)
@@ -75,9 +84,14 @@ def kept_bytes(config: MoTConfig, grid: TokenGrid) -> dict[str, int]:
         layout, torch.randn(1, grid.num_frames, 8), torch.randn(1, grid.num_image_tokens, 8),
         torch.randn(1, grid.num_video_tokens, config.token_size), torch.rand(1, grid.latent_frames),
     )  # fmt: skip
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
         model(row)
-    weights = sum(p.numel() for p in model.parameters()) * 2  # bf16 copies, which autocast makes on one device
+    weights = (
+        sum(p.numel() for p in model.parameters()) * 2
+    )  # bf16 copies, which autocast makes on one device
     return sum(size for size, _ in kept.values()) - weights
 
 
@@ -107,7 +121,12 @@ def test_activations_are_what_layers_keep():
 )
 def test_what_siblings_share(options, sampled, passes):
     """The table of docs/rl.md."""
-    values = {"run": {"directory": "x"}, "model": "tiny", "prompts": {"manifest": "x"}, "rollout": options}
+    values = {
+        "run": {"directory": "x"},
+        "model": "tiny",
+        "prompts": {"manifest": "x"},
+        "rollout": options,
+    }
     assert rollout_evaluations(RlRecipe.model_validate(values)) == (sampled, passes)
 
 
@@ -115,8 +134,12 @@ def test_reinforcement_learning():
     cost = plan(RL, num_gpus=8)
     assert cost.num_updates == 400 and cost.clip_s == 5
     velocity = 0.37
-    assert cost.update_pflop == pytest.approx(32 * (37.5 * velocity + 4 * 0.38 + 4 * 0.155), rel=0.05)
-    assert cost.as_dict()["fits"] and not plan(RL, ["recompute=false"], num_gpus=8).as_dict()["fits"]
+    assert cost.update_pflop == pytest.approx(
+        32 * (37.5 * velocity + 4 * 0.38 + 4 * 0.155), rel=0.05
+    )
+    assert (
+        cost.as_dict()["fits"] and not plan(RL, ["recompute=false"], num_gpus=8).as_dict()["fits"]
+    )
     plain = ["rollout.sharing.prefix=false", "rollout.sharing.window=false"]
     assert plan(RL, plain, num_gpus=8).update_pflop > 1.5 * cost.update_pflop
 
@@ -125,8 +148,14 @@ def test_command(capsys):
     assert run(["plan", str(SFT), "--gpus", "64", "--gpu", "h200", "--json"]) == 0
     out = capsys.readouterr().out.splitlines()
     found = json.loads(out[-1])
-    assert found["num_gpus"] == 64 and found["gpu_memory_gib"] == 141 and found["fits"] in (True, False)
-    assert any("models/flowportrait-7b is not there: taken to be BAGEL-7B-MoT" in line for line in out)
+    assert (
+        found["num_gpus"] == 64
+        and found["gpu_memory_gib"] == 141
+        and found["fits"] in (True, False)
+    )
+    assert any(
+        "models/flowportrait-7b is not there: taken to be BAGEL-7B-MoT" in line for line in out
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,7 +163,10 @@ def test_command(capsys):
     [
         ([str(SFT), "--gpu", "h10"], "--gpu: got 'h10'; did you mean 'h100'?"),
         ([str(RECIPES / "tiny-codec.toml")], "this is neither"),
-        ([str(SFT), "--set", "data.row_tokens=50000"], "a clip of 25 s has 88306 tokens; give more"),
+        (
+            [str(SFT), "--set", "data.row_tokens=50000"],
+            "a clip of 25 s has 88306 tokens; give more",
+        ),
         ([str(SFT), "--set", "parallel.sequence=3"], "must divide the 8 GPUs"),
     ],
 )
@@ -145,7 +177,9 @@ def test_what_cannot_be_planned(arguments, message, capsys):
 
 def test_every_run_of_the_paper_can_be_planned():
     for recipe in sorted(RECIPES.glob("*.toml")):
-        if "codec" in recipe.read_text() or any(name in recipe.name for name in ("landmarker", "tiny", "prepare")):
+        if "codec" in recipe.read_text() or any(
+            name in recipe.name for name in ("landmarker", "tiny", "prepare")
+        ):
             continue
         assert plan(recipe).hours > 0
 

@@ -15,7 +15,9 @@ def test_rows_come_back(tmp_path):
     assert rows[0].duration_s == 2.0
 
 
-@pytest.mark.parametrize("wrong", ["{", '{"id": "a"}', ROW.model_dump_json().replace('version":1', 'version":2')])
+@pytest.mark.parametrize(
+    "wrong", ["{", '{"id": "a"}', ROW.model_dump_json().replace('version":1', 'version":2')]
+)
 def test_a_wrong_line_is_named(tmp_path, wrong):
     path = tmp_path / "m.jsonl"
     path.write_text(ROW.model_dump_json() + "\n\n" + wrong + "\n")
@@ -30,5 +32,7 @@ def test_a_missing_file_is_one_line(tmp_path):
 
 def test_a_missing_package_names_its_extra():
     assert require("json", extra="eval").dumps(1) == "1"
-    with pytest.raises(MissingDependency, match=r"no_such_package: .*pip install 'flowportrait\[eval\]'"):
+    with pytest.raises(
+        MissingDependency, match=r"no_such_package: .*pip install 'flowportrait\[eval\]'"
+    ):
         require("no_such_package", extra="eval")

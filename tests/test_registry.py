@@ -28,8 +28,13 @@ def test_hint_without_a_near_name():
 
 def test_other_packages_add_parts_but_do_not_replace_ours(monkeypatch):
     table = Table("codec", {"ours": "pathlib:Path"})
-    outside = [EntryPoint("theirs", "pathlib:PurePath", table.group), EntryPoint("ours", "os:sep", table.group)]
-    monkeypatch.setattr(registry, "entry_points", lambda group: outside if group == table.group else [])
+    outside = [
+        EntryPoint("theirs", "pathlib:PurePath", table.group),
+        EntryPoint("ours", "os:sep", table.group),
+    ]
+    monkeypatch.setattr(
+        registry, "entry_points", lambda group: outside if group == table.group else []
+    )
     assert table.names() == ["ours", "theirs"]
     assert table.load("theirs").__name__ == "PurePath" and table.load("ours").__name__ == "Path"
 

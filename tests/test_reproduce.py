@@ -40,11 +40,14 @@ def test_each_stage_runs_once(recipe, capsys):
     assert lines[-2].endswith("s in 2 stages: run/b.txt")
     assert [run["name"] for run in json.loads(lines[-1])] == ["one", "two"]
     assert (
-        '["tiny"]' in Path("run/logs/one.log").read_text() and "frechet-lite0" in Path("run/logs/two.log").read_text()
+        '["tiny"]' in Path("run/logs/one.log").read_text()
+        and "frechet-lite0" in Path("run/logs/two.log").read_text()
     )
     assert cli.run(["reproduce", "chain.toml"]) == 0
     again = capsys.readouterr().out.splitlines()
-    assert again[0].startswith("[1/2] one: done before") and again[1].startswith("[2/2] two: done before")
+    assert again[0].startswith("[1/2] one: done before") and again[1].startswith(
+        "[2/2] two: done before"
+    )
 
 
 def test_a_long_stage_is_heard_of(recipe, capsys, monkeypatch):
@@ -59,7 +62,11 @@ def test_a_stage_that_fails_stops_the_chain_and_is_tried_again(recipe, capsys):
     recipe("wrong")
     assert cli.run(["reproduce", "chain.toml"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: two: ") and "'wrong'" in line and "run/logs/two.log; run again" in line
+    assert (
+        line.startswith("error: two: ")
+        and "'wrong'" in line
+        and "run/logs/two.log; run again" in line
+    )
     recipe("sets")
     assert cli.run(["reproduce", "chain.toml"]) == 0
     assert "one: done before" in capsys.readouterr().out
@@ -67,11 +74,26 @@ def test_a_stage_that_fails_stops_the_chain_and_is_tried_again(recipe, capsys):
 
 def test_what_has_changed_is_run_again_with_all_behind_it(recipe, capsys):
     Path("settings.json").write_text("{}")
-    words = ["score", "v.mp4", "--scorers", "ssim", "-o", "{out}/s.jsonl", "--config", "settings.json", "--dry-run"]
-    text = CHAIN.replace('["list", "models", "--json"]', json.dumps(words)).replace("{what}", "sets")
+    words = [
+        "score",
+        "v.mp4",
+        "--scorers",
+        "ssim",
+        "-o",
+        "{out}/s.jsonl",
+        "--config",
+        "settings.json",
+        "--dry-run",
+    ]
+    text = CHAIN.replace('["list", "models", "--json"]', json.dumps(words)).replace(
+        "{what}", "sets"
+    )
     Path("v.mp4").write_bytes(b"a video, as far as a dry run looks")
     Path("chain.toml").write_text(text)
-    assert cli.run(["reproduce", "chain.toml", "-o", "elsewhere"]) == 0 and Path("elsewhere/stages.jsonl").exists()
+    assert (
+        cli.run(["reproduce", "chain.toml", "-o", "elsewhere"]) == 0
+        and Path("elsewhere/stages.jsonl").exists()
+    )
     Path("settings.json").write_text('{"scorers": {}}')
     capsys.readouterr()
     assert cli.run(["reproduce", "chain.toml", "-o", "elsewhere"]) == 0
@@ -103,4 +125,6 @@ def test_the_shipped_chain_goes_from_data_to_a_report():
     chain = load_recipe(RECIPES_DIR / "reproduce-tiny.toml", Chain)
     commands = [" ".join(stage.run[:2]) for stage in chain.stages]
     assert commands[0] == "world render" and commands[-1] == "report page"
-    assert {"train sft", "train rl"} <= set(commands) and sum(c.startswith("generate") for c in commands) == 3
+    assert {"train sft", "train rl"} <= set(commands) and sum(
+        c.startswith("generate") for c in commands
+    ) == 3

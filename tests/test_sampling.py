@@ -44,7 +44,9 @@ def test_schedule_digest_names_the_times():
 def test_cps_step_equals_flow_grpo(step, eta):
     times = GOLDEN["sigmas/f64"].tolist()
     case = f"vid/step{step:02}/eta{eta}/f64/"
-    golden = {name.removeprefix(case): value for name, value in GOLDEN.items() if name.startswith(case)}
+    golden = {
+        name.removeprefix(case): value for name, value in GOLDEN.items() if name.startswith(case)
+    }
     z, v, eps, v_new = (GOLDEN[f"in/vid/{name}"].double() for name in ("z", "v", "eps", "v_new"))
     v_new.requires_grad_()
     old = cps_step(z, v, times[step], times[step + 1], float(eta))
@@ -60,7 +62,9 @@ def test_cps_step_equals_flow_grpo(step, eta):
 
 
 def test_schedule_equals_flow_grpo():
-    assert_close(torch.tensor(Schedule(15, 3.0).times, dtype=torch.float64), GOLDEN["sigmas/f64"], **CLOSE)
+    assert_close(
+        torch.tensor(Schedule(15, 3.0).times, dtype=torch.float64), GOLDEN["sigmas/f64"], **CLOSE
+    )
 
 
 def test_eta_zero_is_euler_to_the_last_bit():
@@ -145,7 +149,9 @@ def test_schedules_equal_those_of_peers(name):
     """BAGEL counts points, Mix-GRPO and diffusers evaluations; diffusers with its sigmas given shifts once."""
     source, count, shift, _ = name.split("/")
     number = int(count.removeprefix("points").removeprefix("steps"))
-    schedule = Schedule(number - 1 if source == "bagel" else number, float(shift.removeprefix("shift")))
+    schedule = Schedule(
+        number - 1 if source == "bagel" else number, float(shift.removeprefix("shift"))
+    )
     assert_close(torch.tensor(schedule.times), SCHEDULES[name], **CLOSE)
 
 
@@ -176,7 +182,9 @@ def test_pull_is_the_derivative_of_the_mean():
     assert_close(pull(0.7, 0.6, 0.0), 0.6 - 0.7)
 
 
-@pytest.mark.parametrize("name", [name for name in sorted(WINDOWS) if "/w1/" in name or "overlap1" in name])
+@pytest.mark.parametrize(
+    "name", [name for name in sorted(WINDOWS) if "/w1/" in name or "overlap1" in name]
+)
 def test_progressive_windows_are_mix_grpos(name):
     """Where theirs stop short at the end, ours stay whole; these cases never do."""
     width, overlap = int(name.split("/w")[1][0]), "overlap1" in name
@@ -195,8 +203,12 @@ def test_progressive_windows_are_mix_grpos(name):
 def test_windows_fit_reach_everything_and_miss_the_last_evaluation(kind, width):
     rule = WindowRule(kind=kind, width=width, hold_updates=1, stride=1)
     windows = [rule.at(7, update, 15) for update in range(300)]
-    assert all(len(window) == width and window.start >= 0 and window.stop <= 14 for window in windows)
-    assert {index for window in windows for index in window} == set(range(width if kind == "fixed" else 14))
+    assert all(
+        len(window) == width and window.start >= 0 and window.stop <= 14 for window in windows
+    )
+    assert {index for window in windows for index in window} == set(
+        range(width if kind == "fixed" else 14)
+    )
     assert windows == [rule.at(7, update, 15) for update in range(300)]
 
 

@@ -13,7 +13,13 @@ import typer
 from flowportrait import __version__
 from flowportrait.cli import about, data, make, score, study, train
 from flowportrait.cli.shared import Unheard
-from flowportrait.errors import CheckpointError, ConfigError, DataError, FlowPortraitError, MediaError
+from flowportrait.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    FlowPortraitError,
+    MediaError,
+)
 
 _INPUT_ERRORS = (ConfigError, DataError, MediaError, CheckpointError)
 _INTERRUPTED = 130
@@ -35,7 +41,9 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Runs one command line and gives its exit code; an error of the user's input is one line on stderr."""
     try:
-        outcome = app(args=list(arguments) or ["--help"], prog_name="flowportrait", standalone_mode=False)
+        outcome = app(
+            args=list(arguments) or ["--help"], prog_name="flowportrait", standalone_mode=False
+        )
         code = outcome if isinstance(outcome, int) else 0
         # typer answers Ctrl-C with this code and no word.
         return _fail("interrupted", code) if code == _INTERRUPTED else code
@@ -50,7 +58,9 @@ def run(arguments: Sequence[str]) -> int:
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.")
+    ] = False,
 ) -> None:
     """A portrait and a speech recording become a talking video."""
     if version and context.invoked_subcommand is None:

@@ -28,7 +28,15 @@ def doctor(json: Json = False, debug: Debug = False) -> int:
 def list_names(
     what: Annotated[
         Literal[
-            "models", "codecs", "encoders", "detectors", "speech-filters", "recipes", "scorers", "sets", "systems",
+            "models",
+            "codecs",
+            "encoders",
+            "detectors",
+            "speech-filters",
+            "recipes",
+            "scorers",
+            "sets",
+            "systems",
             "backends",
         ],
         typer.Argument(),

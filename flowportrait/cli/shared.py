@@ -16,19 +16,32 @@ _FIRST_BEAT_S = 1.0
 
 AllowHost = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME", help="A name it is reached under, as behind a proxy; may stand more than once."),
+    typer.Option(
+        metavar="NAME",
+        help="A name it is reached under, as behind a proxy; may stand more than once.",
+    ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable line last.")]
-Recipe = Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="What differs from the defaults.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override one value.")]
+Recipe = Annotated[
+    Path, typer.Argument(metavar="RECIPE.toml", help="What differs from the defaults.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override one value.")
+]
 ScoringFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE.toml", help="The judge and the scorers' settings.")
+    Path | None,
+    typer.Option("--config", metavar="FILE.toml", help="The judge and the scorers' settings."),
 ]
 Answers = Annotated[
-    Path | None, typer.Option(metavar="FILE.jsonl", help="Where raw answers are kept; beside the output by default.")
+    Path | None,
+    typer.Option(
+        metavar="FILE.jsonl", help="Where raw answers are kept; beside the output by default."
+    ),
 ]
-Resume = Annotated[str | None, typer.Option(metavar="auto|DIR", help="Go on from the last saved state.")]
+Resume = Annotated[
+    str | None, typer.Option(metavar="auto|DIR", help="Go on from the last saved state.")
+]
 
 
 class Unheard:
@@ -89,7 +102,8 @@ def progress_bar(label: str, beats: bool = False) -> Iterator[Callable[[int, int
 
 class _plain_progress:
     """Lines of progress. The time left is told by the pace since the first report, not since the start: loading comes
-    before it, and what an earlier run has done counts as done at once. Too little to go by gives no estimate."""
+    before it, and what an earlier run has done counts as done at once. Too little to go by gives no estimate.
+    """
 
     def __init__(self, label: str):
         self._label = label

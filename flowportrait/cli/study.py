@@ -9,30 +9,52 @@ from flowportrait.cli.shared import AllowHost, Debug, Json, progress_bar
 from flowportrait.errors import require
 
 app = typer.Typer()
-study_app = typer.Typer(no_args_is_help=True, help="Have people rate and rank videos, and compare judges with them.")
-report_app = typer.Typer(no_args_is_help=True, help="The paper's tables and figures from what lies on disk.")
+study_app = typer.Typer(
+    no_args_is_help=True, help="Have people rate and rank videos, and compare judges with them."
+)
+report_app = typer.Typer(
+    no_args_is_help=True, help="The paper's tables and figures from what lies on disk."
+)
 app.add_typer(study_app, name="study")
 app.add_typer(report_app, name="report")
 
-StudyDir = Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="A study, or what was exported of one.")]
-Draws = Annotated[int, typer.Option(min=100, max=1_000_000, help="Resamplings behind each interval.")]
+StudyDir = Annotated[
+    Path, typer.Argument(metavar="STUDY_DIR", help="A study, or what was exported of one.")
+]
+Draws = Annotated[
+    int, typer.Option(min=100, max=1_000_000, help="Resamplings behind each interval.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of all that is drawn at random.")]
 
 
 @study_app.command()
 def create(
     directory: Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="A new folder.")],
-    more: Annotated[list[str] | None, typer.Argument(metavar="[NAME=DIR]...", help="More versions.")] = None,
-    versions: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=DIR...", help="A folder of videos for each version.")
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME=DIR]...", help="More versions.")
     ] = None,
-    raters: Annotated[str, typer.Option(metavar="N|a,b,c", help="How many raters, or their names.")] = "3",
-    per_sample: Annotated[int | None, typer.Option(min=1, help="Raters for each sample; up to 3 by default.")] = None,
-    truth: Annotated[str | None, typer.Option(metavar="NAME", help="The version that is the recording itself.")] = None,
-    repeats: Annotated[int, typer.Option(min=0, help="Sets each rater sees again unknowingly.")] = 0,
-    training: Annotated[int, typer.Option(min=0, help="Samples to learn with, which do not count.")] = 0,
+    versions: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=DIR...", help="A folder of videos for each version."),
+    ] = None,
+    raters: Annotated[
+        str, typer.Option(metavar="N|a,b,c", help="How many raters, or their names.")
+    ] = "3",
+    per_sample: Annotated[
+        int | None, typer.Option(min=1, help="Raters for each sample; up to 3 by default.")
+    ] = None,
+    truth: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The version that is the recording itself.")
+    ] = None,
+    repeats: Annotated[
+        int, typer.Option(min=0, help="Sets each rater sees again unknowingly.")
+    ] = 0,
+    training: Annotated[
+        int, typer.Option(min=0, help="Samples to learn with, which do not count.")
+    ] = 0,
     incomplete: Annotated[
-        Literal["refuse", "skip"], typer.Option(help="What to do with samples that a version lacks.")
+        Literal["refuse", "skip"],
+        typer.Option(help="What to do with samples that a version lacks."),
     ] = "refuse",
     seed: Seed = 0,
     json: Json = False,
@@ -51,7 +73,9 @@ def create(
 @study_app.command()
 def serve(
     directory: Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="A study.")],
-    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for raters on other machines.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Where to listen; 0.0.0.0 for raters on other machines.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7861,
     allow_host: AllowHost = None,
     debug: Debug = False,
@@ -67,7 +91,9 @@ def serve(
 @study_app.command()
 def export(
     directory: StudyDir,
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="STUDY_DIR/export by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="STUDY_DIR/export by default.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -96,25 +122,41 @@ def agreement(
 def align(
     directory: StudyDir,
     more: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FILE]...", help="More scores or verdicts, told by what they hold.")
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FILE]...", help="More scores or verdicts, told by what they hold."
+        ),
     ] = None,
     scores: Annotated[
-        list[Path] | None, typer.Option(metavar="[NAME=]FILE...", help="What `score` wrote; names tell judges apart.")
+        list[Path] | None,
+        typer.Option(metavar="[NAME=]FILE...", help="What `score` wrote; names tell judges apart."),
     ] = None,
     verdicts: Annotated[
         list[Path] | None, typer.Option(metavar="[NAME=]FILE...", help="What `compare` wrote.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="STUDY_DIR by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="STUDY_DIR by default.")
+    ] = None,
     preference: Annotated[
-        Literal["ranking", "scores"], typer.Option(help="Whether raters' orders or the sums of their scores decide.")
+        Literal["ranking", "scores"],
+        typer.Option(help="Whether raters' orders or the sums of their scores decide."),
     ] = "ranking",
     higher: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="A foreign scorer: higher is better.")
     ] = None,
-    lower: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A foreign scorer: lower is better.")] = None,
-    needs_truth: Annotated[list[str] | None, typer.Option(metavar="NAME", help="It compares with the truth.")] = None,
+    lower: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A foreign scorer: lower is better.")
+    ] = None,
+    needs_truth: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="It compares with the truth.")
+    ] = None,
     width: Annotated[
-        float, typer.Option(min=0.001, max=1, help="Wanted width of Acc's interval; says how many pairs are missing.")
+        float,
+        typer.Option(
+            min=0.001,
+            max=1,
+            help="Wanted width of Acc's interval; says how many pairs are missing.",
+        ),
     ] = 0.04,
     draws: Draws = 10_000,
     seed: Seed = 0,
@@ -138,11 +180,19 @@ Made = Annotated[
     ),
 ]
 Judge = Annotated[
-    str, typer.Option(metavar="NAME|a,b,c", help="Which judge gives the aspects; or three scorers, one an aspect.")
+    str,
+    typer.Option(
+        metavar="NAME|a,b,c", help="Which judge gives the aspects; or three scorers, one an aspect."
+    ),
 ]
-Baseline = Annotated[str | None, typer.Option(metavar="LABEL", help="The run that Table 5 compares with.")]
+Baseline = Annotated[
+    str | None, typer.Option(metavar="LABEL", help="The run that Table 5 compares with.")
+]
 Curves = Annotated[
-    list[str] | None, typer.Option("--curve", metavar="NAME", help="What of the log Figure 5 shows; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--curve", metavar="NAME", help="What of the log Figure 5 shows; may be repeated."
+    ),
 ]
 
 
@@ -190,4 +240,6 @@ def page(
     """Put all tables and figures that have data into one HTML page that needs no network."""
     from flowportrait.report import command
 
-    command.page(sources, out, title=title, judge=judge, baseline=baseline, curves=curves or [], as_json=json)
+    command.page(
+        sources, out, title=title, judge=judge, baseline=baseline, curves=curves or [], as_json=json
+    )

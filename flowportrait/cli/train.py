@@ -15,19 +15,36 @@ app.add_typer(train_app, name="train")
 
 @app.command()
 def encode(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A folder of clips with its index.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="DATASET", help="Goes on with what is there.")],
-    model: Annotated[str, typer.Option(metavar="NAME|DIR", help="Whose codec and encoders.")] = "tiny",
-    portraits: Annotated[int, typer.Option(min=1, help="Pictures of a clip that can serve as its portrait.")] = 2,
-    longest: Annotated[float, typer.Option(min=0.5, help="Seconds that are taken of a longer clip.")] = 25.0,
+    dataset: Annotated[
+        Path, typer.Argument(metavar="DATASET", help="A folder of clips with its index.")
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="DATASET", help="Goes on with what is there.")
+    ],
+    model: Annotated[
+        str, typer.Option(metavar="NAME|DIR", help="Whose codec and encoders.")
+    ] = "tiny",
+    portraits: Annotated[
+        int, typer.Option(min=1, help="Pictures of a clip that can serve as its portrait.")
+    ] = 2,
+    longest: Annotated[
+        float, typer.Option(min=0.5, help="Seconds that are taken of a longer clip.")
+    ] = 25.0,
     clips_per_shard: Annotated[int, typer.Option(min=1, help="Clips in one file.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Which pictures serve as portraits.")] = 0,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")] = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")
+    ] = "auto",
     engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="This process (or torchrun's), or the cluster at RAY_ADDRESS.")
+        Literal["local", "ray"],
+        typer.Option(help="This process (or torchrun's), or the cluster at RAY_ADDRESS."),
     ] = "local",
-    workers: Annotated[int, typer.Option(min=1, max=4096, help="ray: processes, each at a shard of its own.")] = 1,
-    part: Annotated[str | None, typer.Option(metavar="i/n", help="Only this share of the shards, same -o.")] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=4096, help="ray: processes, each at a shard of its own.")
+    ] = 1,
+    part: Annotated[
+        str | None, typer.Option(metavar="i/n", help="Only this share of the shards, same -o.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -58,7 +75,9 @@ def encode(
 
 
 @train_app.command("codec")
-def train_codec(recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False) -> None:
+def train_codec(
+    recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False
+) -> None:
     """Train the codec that turns frames into latents and back."""
     from flowportrait.train import codec
 
@@ -66,7 +85,9 @@ def train_codec(recipe: Recipe, overrides: Overrides = None, resume: Resume = No
 
 
 @train_app.command("mouth")
-def train_mouth(recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False) -> None:
+def train_mouth(
+    recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False
+) -> None:
     """Train the painter of mouths at full resolution, for a codec that is trained already."""
     from flowportrait.train import mouth
 
@@ -74,7 +95,9 @@ def train_mouth(recipe: Recipe, overrides: Overrides = None, resume: Resume = No
 
 
 @train_app.command("sft")
-def train_sft(recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False) -> None:
+def train_sft(
+    recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False
+) -> None:
     """Train the model by supervised flow matching (§3.1); many processes by `torchrun --no-python flowportrait ...`."""
     from flowportrait.train import sft
 
@@ -82,7 +105,9 @@ def train_sft(recipe: Recipe, overrides: Overrides = None, resume: Resume = None
 
 
 @train_app.command("sync")
-def train_sync(recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False) -> None:
+def train_sync(
+    recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False
+) -> None:
     """Train the network of the scorer sync-small: mouths and sounds that belong together."""
     from flowportrait.train import sync
 
@@ -90,7 +115,9 @@ def train_sync(recipe: Recipe, overrides: Overrides = None, resume: Resume = Non
 
 
 @train_app.command("rl")
-def train_rl(recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False) -> None:
+def train_rl(
+    recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False
+) -> None:
     """Tune a model by reinforcement learning (§3.2); `torchrun --no-python flowportrait ...` uses many processes."""
     from flowportrait.train import rl
 
@@ -101,9 +128,15 @@ def train_rl(recipe: Recipe, overrides: Overrides = None, resume: Resume = None,
 def plan(
     recipe: Recipe,
     gpus: Annotated[int, typer.Option(min=1, help="How many.")] = 8,
-    gpu: Annotated[str, typer.Option(metavar="h100|h200|a100|b200|...", help="Of which kind.")] = "h100",
-    utilisation: Annotated[float, typer.Option(min=0.01, max=1, help="Share of its bf16 peak, assumed.")] = 0.4,
-    clip: Annotated[float | None, typer.Option(min=0.5, help="Seconds of a clip; 25 for SFT and 5 for RL.")] = None,
+    gpu: Annotated[
+        str, typer.Option(metavar="h100|h200|a100|b200|...", help="Of which kind.")
+    ] = "h100",
+    utilisation: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of its bf16 peak, assumed.")
+    ] = 0.4,
+    clip: Annotated[
+        float | None, typer.Option(min=0.5, help="Seconds of a clip; 25 for SFT and 5 for RL.")
+    ] = None,
     overrides: Overrides = None,
     json: Json = False,
     debug: Debug = False,
@@ -121,9 +154,14 @@ def plan(
 @app.command()
 def reproduce(
     recipes: Annotated[
-        list[str] | None, typer.Argument(metavar="[RECIPE]...", help="Chains of commands; reproduce-tiny by default.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[RECIPE]...", help="Chains of commands; reproduce-tiny by default."
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Goes on where it ends.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Goes on where it ends.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -132,7 +170,9 @@ def reproduce(
 
     found = [chains.find_recipe(name) for name in recipes or [chains.DEFAULT]]
     if out is not None and len(found) > 1:
-        raise ConfigError(f"--out: {len(found)} recipes would share {out}; give one recipe, or leave -o out")
+        raise ConfigError(
+            f"--out: {len(found)} recipes would share {out}; give one recipe, or leave -o out"
+        )
     for recipe in found:
         runs = chains.reproduce(recipe, out, typer.echo)
         if json:
@@ -141,11 +181,20 @@ def reproduce(
 
 @app.command()
 def convert(
-    kind: Annotated[Literal["bagel", "wan", "whisper", "wav2vec2"], typer.Argument(help="Whose weights.")],
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The folder or file as published.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="MODEL_DIR", help="bagel makes it, others add to it.")],
+    kind: Annotated[
+        Literal["bagel", "wan", "whisper", "wav2vec2"], typer.Argument(help="Whose weights.")
+    ],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="The folder or file as published.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("-o", "--out", metavar="MODEL_DIR", help="bagel makes it, others add to it."),
+    ],
     size: Annotated[int, typer.Option(min=16, help="bagel: side of the videos in pixels.")] = 384,
-    layers: Annotated[str | None, typer.Option(metavar="last|all|1,2,3", help="Speech: what is taken of it.")] = None,
+    layers: Annotated[
+        str | None, typer.Option(metavar="last|all|1,2,3", help="Speech: what is taken of it.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -160,15 +209,24 @@ def convert(
         spec = conversion.convert_wan(source, out)
     else:
         spec = conversion.convert_speech(kind, source, out, conversion.layers_named(layers))
-    typer.echo(f"{spec.name}: {kind} is in {out}; never trained: {', '.join(spec.untrained) or 'nothing'}")
+    typer.echo(
+        f"{spec.name}: {kind} is in {out}; never trained: {', '.join(spec.untrained) or 'nothing'}"
+    )
     if json:
-        typer.echo(json_line({"model": str(out), "sha256": spec.sha256, "untrained": spec.untrained}))
+        typer.echo(
+            json_line({"model": str(out), "sha256": spec.sha256, "untrained": spec.untrained})
+        )
 
 
 @app.command()
 def export(
-    directory: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A model that came from BAGEL.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="SOURCE", help="The folder of BAGEL's files to write.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="MODEL_DIR", help="A model that came from BAGEL.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("-o", "--out", metavar="SOURCE", help="The folder of BAGEL's files to write."),
+    ],
     json: Json = False,
     debug: Debug = False,
 ) -> None:

@@ -22,13 +22,17 @@ class LatentCodec(Protocol):
     def prepare(self, portrait: Float[Tensor, "b 3 h w"]) -> Any:
         """What the codec needs of the portrait, computed once per clip (None where it needs nothing)."""
 
-    def encode(self, frames: Float[Tensor, "b 3 f h w"], context: Any) -> Float[Tensor, "b c l hl wl"]:
+    def encode(
+        self, frames: Float[Tensor, "b 3 f h w"], context: Any
+    ) -> Float[Tensor, "b c l hl wl"]:
         """Latents of 1 + 4 (l - 1) frames."""
 
     def settle(self, latents: Float[Tensor, "b c l hl wl"]) -> Float[Tensor, "b c l hl wl"]:
         """The latents of a whole generated clip as they should be decoded; most codecs give them back as they are."""
 
-    def decode(self, latents: Float[Tensor, "b c l hl wl"], context: Any) -> Float[Tensor, "b 3 f h w"]:
+    def decode(
+        self, latents: Float[Tensor, "b c l hl wl"], context: Any
+    ) -> Float[Tensor, "b 3 f h w"]:
         """Frames of a clip from its start on: the first latent frame gives one frame, each other `temporal_stride`."""
 
     def decode_stream(self, blocks: Iterable[Tensor], context: Any) -> Iterator[Tensor]:

@@ -21,12 +21,16 @@ from flowportrait.codecs.eyes import EyeMotion, EyeShape, move_eye, region_of
 from flowportrait.codecs.mouth import MouthFrame, pixel_places
 from flowportrait.codecs.mouth_net import SkullFrame
 
-KEPT = (0.2, 0.6)  # masks below the first show paint alone, above the second the portrait's own detail
+KEPT = (
+    0.2,
+    0.6,
+)  # masks below the first show paint alone, above the second the portrait's own detail
 
 
 class Painted(NamedTuple):
     """Frames at the model's size: the `flow` [n, 2, u, v] to the portrait in half-squares, the portrait `warped` by it
-    [n, 3, s, s], the `paint` [n, 3, s, s], and the `mask` [n, 1, s, s], 1 where the warped portrait is shown."""
+    [n, 3, s, s], the `paint` [n, 3, s, s], and the `mask` [n, 1, s, s], 1 where the warped portrait is shown.
+    """
 
     flow: Tensor
     warped: Tensor
@@ -80,14 +84,20 @@ class Canvas:
     def lifted(self, fields: Float[Tensor, "n c u v"]) -> Float[Tensor, "n c h w"]:
         """Fields over the square at the canvas's resolution, by cubic interpolation."""
         rows = cubic_matrix(fields.shape[-2], self.size[0], fields.device)
-        columns = rows if self.size[0] == self.size[1] else cubic_matrix(fields.shape[-1], self.size[1], fields.device)
+        columns = (
+            rows
+            if self.size[0] == self.size[1]
+            else cubic_matrix(fields.shape[-1], self.size[1], fields.device)
+        )
         lifted = rows @ (fields.float() @ columns.T)
         if self.roll:
             places = self.places.expand(len(lifted), -1, -1, -1)
             lifted = F.grid_sample(lifted, places, padding_mode="border", align_corners=False)
         return lifted
 
-    def show(self, painted: Painted, eyes: list[tuple[EyeMotion, EyeMotion]] | None = None) -> Tensor:
+    def show(
+        self, painted: Painted, eyes: list[tuple[EyeMotion, EyeMotion]] | None = None
+    ) -> Tensor:
         """Frames [n, 3, h, w] with moved eyes, but for the mouth."""
         flow, residual, shown = self._fields(painted)
         flow = rearrange(self.lifted(flow), "n d y x -> n y x d")
@@ -97,11 +107,16 @@ class Canvas:
         if self.eyes is not None and eyes is not None:
             for number, motions in enumerate(eyes):
                 for shape, motion in zip(self.eyes, motions, strict=True):
-                    self._move_eye(shape, motion, flow[number], warped[number], residual[number], shown[number])
+                    self._move_eye(
+                        shape, motion, flow[number], warped[number], residual[number], shown[number]
+                    )
         return warped.mul_(shown).add_(residual)
 
     def _warped(
-        self, flow: Float[Tensor, "n y x 2"], rows: slice = slice(None), columns: slice = slice(None)
+        self,
+        flow: Float[Tensor, "n y x 2"],
+        rows: slice = slice(None),
+        columns: slice = slice(None),
     ) -> Float[Tensor, "n 3 y x"]:
         """The portrait's pixels moved by flows in square coordinates, in a window of the canvas."""
         flow = flow @ self._turn if self.roll else flow  # the transpose of the turn is its inverse
@@ -124,7 +139,9 @@ class Canvas:
         that of an ordinary patch as a share of the square's: patches are made finer or coarser by it, alike in every
         frame."""
         if self.grey is not None:
-            patch = torch.cat([on_colour_line(patch[:, :3], self.grey, patch[:, 3:]), patch[:, 3:]], 1)
+            patch = torch.cat(
+                [on_colour_line(patch[:, :3], self.grey, patch[:, 3:]), patch[:, 3:]], 1
+            )
         patch = _at_scale(patch, width * self.size[1])
         window = self._window(*where.window())
         if window is not None:
@@ -148,7 +165,13 @@ class Canvas:
         return flow, added + (1 - shown) * painted.warped, shown
 
     def _move_eye(
-        self, shape: EyeShape, motion: EyeMotion, flow: Tensor, warped: Tensor, residual: Tensor, shown: Tensor
+        self,
+        shape: EyeShape,
+        motion: EyeMotion,
+        flow: Tensor,
+        warped: Tensor,
+        residual: Tensor,
+        shown: Tensor,
     ) -> None:
         """Changes one frame about one eye, in place."""
         centre, half = region_of(motion)
@@ -159,14 +182,22 @@ class Canvas:
         eye = move_eye(shape, motion, self.places[window], flow[window], 2 / self.size[0])
         warped[:, rows, columns] = (self._warped(eye.flows, *window) * eye.shares[:, None]).sum(0)
         residual[:, rows, columns] *= 1 - eye.weight
-        shown[:, rows, columns] = torch.lerp(shown[:, rows, columns], torch.ones_like(eye.weight), eye.weight)
+        shown[:, rows, columns] = torch.lerp(
+            shown[:, rows, columns], torch.ones_like(eye.weight), eye.weight
+        )
 
     def _window(self, centre: Tensor, half: Tensor) -> tuple[slice, slice] | None:
         """Rows and columns about a place of the canvas, as far as they are on it."""
         (x, y), reach = centre.tolist(), float(half)
         height, width = self.size
-        rows = slice(max(0, int((y - reach + 1) / 2 * height)), min(height, int((y + reach + 1) / 2 * height) + 1))
-        columns = slice(max(0, int((x - reach + 1) / 2 * width)), min(width, int((x + reach + 1) / 2 * width) + 1))
+        rows = slice(
+            max(0, int((y - reach + 1) / 2 * height)),
+            min(height, int((y + reach + 1) / 2 * height) + 1),
+        )
+        columns = slice(
+            max(0, int((x - reach + 1) / 2 * width)),
+            min(width, int((x + reach + 1) / 2 * width) + 1),
+        )
         return (rows, columns) if rows.start < rows.stop and columns.start < columns.stop else None
 
 
@@ -186,13 +217,17 @@ def cubic_matrix(source: int, target: int, device: torch.device) -> Float[Tensor
             distance = (at - (base + tap)).abs()
             near = 1.5 * distance**3 - 2.5 * distance**2 + 1
             far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
-            weight = torch.where(distance <= 1, near, far.where(distance < 2, torch.zeros_like(far)))
+            weight = torch.where(
+                distance <= 1, near, far.where(distance < 2, torch.zeros_like(far))
+            )
             matrix.scatter_add_(1, (base + tap).clamp(0, source - 1)[:, None], weight[:, None])
         _MATRICES[key] = matrix.float().to(device)
     return _MATRICES[key]
 
 
-def colour_line(pixels: Float[Tensor, "1 3 h w"], tolerance: float = 0.02) -> Float[Tensor, "2 3"] | None:
+def colour_line(
+    pixels: Float[Tensor, "1 3 h w"], tolerance: float = 0.02
+) -> Float[Tensor, "2 3"] | None:
     """(offset, slope) of the colours of a grey or toned picture as a function of its luma, None for a coloured one.
 
     Where every pixel lies on such a line within `tolerance` (of a range of 2), painting must too: lips painted red on a
@@ -200,7 +235,9 @@ def colour_line(pixels: Float[Tensor, "1 3 h w"], tolerance: float = 0.02) -> Fl
     colours = rearrange(pixels, "1 c h w -> (h w) c").float()
     luma = _luma(colours)
     spread = luma - luma.mean()
-    slope = (spread[:, None] * (colours - colours.mean(0))).mean(0) / spread.square().mean().clamp(min=1e-6)
+    slope = (spread[:, None] * (colours - colours.mean(0))).mean(0) / spread.square().mean().clamp(
+        min=1e-6
+    )
     offset = colours.mean(0) - slope * luma.mean()
     missed = (offset + luma[:, None] * slope - colours).square().mean().sqrt()
     return torch.stack([offset, slope]) if missed < tolerance else None

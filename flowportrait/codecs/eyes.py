@@ -13,11 +13,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-EYES = (slice(36, 42), slice(42, 48))  # of the 68 points: corner, two of the upper lid, corner, two of the lower
+EYES = (
+    slice(36, 42),
+    slice(42, 48),
+)  # of the 68 points: corner, two of the upper lid, corner, two of the lower
 BROWS = slice(17, 22), slice(22, 27)
 TABLE = 33  # samples of a lid's height from corner to corner
-BROW, CHEEK = 0.95, 0.6  # how far above and below the lids the skin moves with them, at most, in half widths
-LASHES, FOLDED = 0.14, 0.35  # how high the upper lashes stand, and the share of it that is seen of a shut eye
+BROW, CHEEK = (
+    0.95,
+    0.6,
+)  # how far above and below the lids the skin moves with them, at most, in half widths
+LASHES, FOLDED = (
+    0.14,
+    0.35,
+)  # how high the upper lashes stand, and the share of it that is seen of a shut eye
 MEET = 0.15  # lids meet this share of the opening above the lower lid
 RIM = 0.07  # of the lower lid: the bright edge that a shut upper lid covers, in half widths
 SIDE = 1.45  # where the eye's region ends beyond its corners, in half widths
@@ -80,9 +89,12 @@ def eyes_of(landmarks: Float[Tensor, "68 2"]) -> tuple[EyeShape, EyeShape]:
     return first, second
 
 
-def lid_ratio(landmarks: Float[Tensor, "n 68 2"], portrait: Float[Tensor, "68 2"], eye: int) -> Float[Tensor, " n"]:
+def lid_ratio(
+    landmarks: Float[Tensor, "n 68 2"], portrait: Float[Tensor, "68 2"], eye: int
+) -> Float[Tensor, " n"]:
     """How far the eye (0 or 1) stands open in each frame, as a share of the portrait's opening: 0 is shut, and what is
-    nearly shut or nearly as the portrait's is taken as such. Landmarks tremble, and lids must not."""
+    nearly shut or nearly as the portrait's is taken as such. Landmarks tremble, and lids must not.
+    """
     now, own = _gap(landmarks[:, EYES[eye]]), _gap(portrait[None, EYES[eye]])
     share = now / own.clamp(min=1e-3)
     level = (share - SHUT) / (OPEN - SHUT)
@@ -112,10 +124,15 @@ def eye_motions(
     scale = after.norm(dim=-1) / before.norm().clamp(min=1e-3)
     turn = torch.atan2(after[:, 1], after[:, 0]) - torch.atan2(before[1], before[0])
     cos, sin = torch.cos(turn), torch.sin(turn)
-    along = torch.stack([cos * shape.along[0] - sin * shape.along[1], sin * shape.along[0] + cos * shape.along[1]], -1)
+    along = torch.stack(
+        [cos * shape.along[0] - sin * shape.along[1], sin * shape.along[0] + cos * shape.along[1]],
+        -1,
+    )
     is_open = lid_ratio(landmarks, portrait, eye)
     return [
-        EyeMotion(shape.centre + shift[i], along[i], shape.half_width * scale[i], is_open[i], gaze[i])
+        EyeMotion(
+            shape.centre + shift[i], along[i], shape.half_width * scale[i], is_open[i], gaze[i]
+        )
         for i in range(len(landmarks))
     ]
 
@@ -123,7 +140,8 @@ def eye_motions(
 class MovedEye(NamedTuple):
     """An eye in a window of a frame, as three layers that cover each other: what is over the upper lid's edge, what is
     under the lower lid's, and the eyeball between them. `flows` [3, h, w, 2] in square coordinates say where each comes
-    from, `shares` [3, h, w] what is seen of it; `weight` [h, w] is how much of each pixel the eye decides."""
+    from, `shares` [3, h, w] what is seen of it; `weight` [h, w] is how much of each pixel the eye decides.
+    """
 
     flows: Tensor
     shares: Tensor
@@ -131,7 +149,11 @@ class MovedEye(NamedTuple):
 
 
 def move_eye(
-    shape: EyeShape, motion: EyeMotion, places: Float[Tensor, "h w 2"], flow: Float[Tensor, "h w 2"], pixel: float
+    shape: EyeShape,
+    motion: EyeMotion,
+    places: Float[Tensor, "h w 2"],
+    flow: Float[Tensor, "h w 2"],
+    pixel: float,
 ) -> MovedEye:
     """The eye at `places`, on top of a `flow`; `pixel` is the width of one in square coordinates. Layers meet within a
     pixel: one flow that jumps at the lid's edge would show the edge as stairs."""
@@ -150,7 +172,9 @@ def move_eye(
     is_over = ((now_upper - y) * sharp + 0.5).clamp(0, 1)
     is_under = torch.minimum(((y - now_lower) * sharp + 0.5).clamp(0, 1), 1 - is_over)
     own_across = torch.stack([-shape.along[1], shape.along[0]])
-    from_x, from_y = (torch.stack(layers)[..., None] for layers in ([x, x, ball_x], [over, under, ball_y]))
+    from_x, from_y = (
+        torch.stack(layers)[..., None] for layers in ([x, x, ball_x], [over, under, ball_y])
+    )
     sources = shape.centre + shape.half_width * (from_x * shape.along + from_y * own_across)
     weight = _ease((SIDE - x.abs()) / (SIDE - 1.1))
     weight = weight * _ease((y - brow) / (0.5 * shape.brow)) * _ease((cheek - y) / CHEEK)
@@ -169,7 +193,9 @@ def _over_lid(height: Tensor, room: Tensor, own_room: Tensor, is_open: Tensor) -
     shown = LASHES * (FOLDED + (1 - FOLDED) * is_open.clamp(max=1))
     stretch = (own_room - LASHES) / (room - shown).clamp(min=1e-3)
     skin = LASHES + (height - shown) * stretch
-    return torch.where(height < shown, height * LASHES / shown, torch.where(height < room, skin, height))
+    return torch.where(
+        height < shown, height * LASHES / shown, torch.where(height < room, skin, height)
+    )
 
 
 def _ball(
@@ -178,7 +204,9 @@ def _ball(
     """Where the eyeball's pixels come from: the iris as a whole turns, white makes room, lids are never looked at."""
     centre = shape.iris + motion.turned
     distance = torch.hypot(x - centre[0], y - centre[1])
-    share = ((shape.radius + 0.55 - distance) / 0.5).clamp(0, 1) * ((1.0 - x.abs()) / 0.2).clamp(0, 1)
+    share = ((shape.radius + 0.55 - distance) / 0.5).clamp(0, 1) * ((1.0 - x.abs()) / 0.2).clamp(
+        0, 1
+    )
     edge = 0.06 * (lower - upper)
     ball_y = torch.minimum(torch.maximum(y - share * motion.turned[1], upper + edge), lower - edge)
     return x - share * motion.turned[0], ball_y
@@ -190,7 +218,9 @@ def _ease(x: Tensor) -> Tensor:
     return x * x * (3 - 2 * x)
 
 
-def _local(points: Float[Tensor, "n 2"], centre: Tensor, along: Tensor, half_width: Tensor) -> Float[Tensor, "n 2"]:
+def _local(
+    points: Float[Tensor, "n 2"], centre: Tensor, along: Tensor, half_width: Tensor
+) -> Float[Tensor, "n 2"]:
     offset = (points - centre) / half_width
     return torch.stack([offset @ along, offset @ torch.stack([-along[1], along[0]])], -1)
 

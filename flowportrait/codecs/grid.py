@@ -22,7 +22,9 @@ class GridBlock(nn.Module):
         self.query_key_value = nn.Linear(width, 3 * width)
         self.attention_out = nn.Linear(width, width)
         self.mlp_norm = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 3 * width), nn.GELU("tanh"), nn.Linear(3 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 3 * width), nn.GELU("tanh"), nn.Linear(3 * width, width)
+        )
         self.modulation = nn.Linear(control, 4 * width) if control else None
 
     def forward(self, x: Tensor, control: Tensor | None = None) -> Tensor:
@@ -39,7 +41,9 @@ class GridBlock(nn.Module):
         return rearrange(x, "b (y x) c -> b y x c", y=height)
 
     def _attend(self, x: Tensor) -> Tensor:
-        heads = rearrange(self.query_key_value(x), "b n (p h d) -> p b h n d", p=3, h=self.num_heads)
+        heads = rearrange(
+            self.query_key_value(x), "b n (p h d) -> p b h n d", p=3, h=self.num_heads
+        )
         attended = F.scaled_dot_product_attention(*heads.unbind(0))
         return self.attention_out(rearrange(attended, "b h n d -> b n (h d)"))
 
@@ -67,7 +71,9 @@ class FineStem(nn.Module):
         self.patch = nn.Conv2d(in_channels, fine_width, 4, stride=4)
         self.depthwise = nn.Conv2d(fine_width, fine_width, 5, padding=2, groups=fine_width)
         self.mix = nn.Sequential(
-            nn.Linear(fine_width, 2 * fine_width), nn.GELU("tanh"), nn.Linear(2 * fine_width, fine_width)
+            nn.Linear(fine_width, 2 * fine_width),
+            nn.GELU("tanh"),
+            nn.Linear(2 * fine_width, fine_width),
         )
         self.merge = nn.Linear(4 * fine_width, width)
 

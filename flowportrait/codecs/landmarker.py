@@ -50,7 +50,9 @@ class Landmarker(nn.Module):
             nn.SiLU(),
         )
         self.points = nn.Linear(self.READ * (grid // 2) ** 2, 2 * POINTS)
-        self.refiners = nn.ModuleList(PointRefiner(fine, 2 / grid / 2**step) for step in range(refinements))
+        self.refiners = nn.ModuleList(
+            PointRefiner(fine, 2 / grid / 2**step) for step in range(refinements)
+        )
 
     def forward(self, frames: Tensor) -> Tensor:
         fine = self.body[:2](frames.contiguous(memory_format=torch.channels_last))
@@ -79,13 +81,19 @@ class PointRefiner(nn.Module):
         self.which = nn.Parameter(torch.randn(POINTS, hidden) * 0.02)
         self.place = nn.Linear(2, hidden)
         self.together = nn.Linear(POINTS, POINTS)
-        self.step = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 2))
+        self.step = nn.Sequential(
+            nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 2)
+        )
         nn.init.zeros_(self.step[-1].weight)
         nn.init.zeros_(self.step[-1].bias)
 
     def forward(self, features: Tensor, points: Tensor) -> Tensor:
         places = points.detach()[:, :, None] + self.taps
         seen = F.grid_sample(features.float(), places, padding_mode="border", align_corners=False)
-        hidden = self.look(rearrange(seen, "n c k t -> n k (c t)")) + self.which + self.place(points.detach())
+        hidden = (
+            self.look(rearrange(seen, "n c k t -> n k (c t)"))
+            + self.which
+            + self.place(points.detach())
+        )
         hidden = hidden + self.together(F.silu(hidden).transpose(1, 2)).transpose(1, 2)
         return self.step(hidden).float()

@@ -19,7 +19,19 @@ from flowportrait.codecs.eyes import EYES, MEET
 from flowportrait.config import Frozen
 
 FPS = 24
-STABLE = (27, 28, 29, 30, 31, 33, 35, 36, 39, 42, 45)  # points that move with the skull: nose bridge, eye corners
+STABLE = (
+    27,
+    28,
+    29,
+    30,
+    31,
+    33,
+    35,
+    36,
+    39,
+    42,
+    45,
+)  # points that move with the skull: nose bridge, eye corners
 MOUTH = (*range(3, 14), *range(48, 68))
 LIDS_AND_BROWS = (*range(17, 27), 37, 38, 40, 41, 43, 44, 46, 47)
 UPPER, LOWER = (37, 38, 43, 44), (41, 40, 47, 46)
@@ -75,7 +87,9 @@ def draw_eye_events(num_frames: int, seed: int, strength: float = 1.0) -> EyeEve
     while strength > 0 and at * FPS < num_frames:
         first = int(at * FPS)
         close[first : first + len(BLINK)] = np.maximum(close[first : first + len(BLINK)], BLINK)
-        at += BLINK_AT_LEAST_S + blinks.exponential((BLINK_EVERY_S - BLINK_AT_LEAST_S) / max(1.0, strength))
+        at += BLINK_AT_LEAST_S + blinks.exponential(
+            (BLINK_EVERY_S - BLINK_AT_LEAST_S) / max(1.0, strength)
+        )
     start = 0
     while start < num_frames:
         stop = start + max(5, int(looks.gamma(3.0, FIXATION_S / 3) * FPS))
@@ -99,14 +113,20 @@ def with_events(
     corners = [eye.start for eye in EYES] + [eye.start + 3 for eye in EYES]
     half_width = (portrait[:, [39, 45]] - portrait[:, [36, 42]]).norm(dim=-1).mean(1) / 2
     over_eyes = moves[..., 30, :] - moves[..., corners, :].mean(-2)
-    gaze = events.look.to(moves) - COUNTER * over_eyes / half_width[:, None, None, None].clamp(min=1e-3)
+    gaze = events.look.to(moves) - COUNTER * over_eyes / half_width[:, None, None, None].clamp(
+        min=1e-3
+    )
     farthest = torch.tensor(FARTHEST, device=moves.device)
     return moved, torch.minimum(torch.maximum(gaze, -farthest), farthest)
 
 
 def lip_gap(points: Float[Tensor, "*n k 2"]) -> Float[Tensor, "*n"]:
     """The gap between the inner lips across the mouth, 0 where they cross."""
-    return (_across(points) * (points[..., LOWER_LIP, :] - points[..., UPPER_LIP, :]).mean(-2)).sum(-1).clamp(min=0)
+    return (
+        (_across(points) * (points[..., LOWER_LIP, :] - points[..., UPPER_LIP, :]).mean(-2))
+        .sum(-1)
+        .clamp(min=0)
+    )
 
 
 def with_closed_lips(

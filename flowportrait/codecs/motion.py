@@ -21,7 +21,12 @@ class Motion(nn.Module):
 
     HEAD = 3  # the first components: the whole head across, up and down, and turning; lips begin with the fourth
     FLOOR = 0.006  # half-pictures: components and frequencies that hardly move count less than their spread alone says
-    GAZE_SPREAD = (0.2, 0.08, 0.05, 0.04)  # of a gaze's four temporal frequencies, in half widths of the eye
+    GAZE_SPREAD = (
+        0.2,
+        0.08,
+        0.05,
+        0.04,
+    )  # of a gaze's four temporal frequencies, in half widths of the eye
 
     def __init__(self, size: int, gaze: bool = False):
         """`size` numbers a frame. With `gaze` the last two of them are where the eyes look and no components."""
@@ -52,7 +57,8 @@ class Motion(nn.Module):
         self, moves: Float[Tensor, "b l 4 k 2"], gaze: Float[Tensor, "b l 4 2"] | None = None
     ) -> Float[Tensor, "b l 4 d"]:
         """Normalised temporal frequencies of the movements of groups of four frames, and of their gaze: how far the
-        irises are from where the portrait has them, in half widths of the eye, x to the right and y down."""
+        irises are from where the portrait has them, in half widths of the eye, x to the right and y down.
+        """
         numbers = _project(moves.flatten(-2), self.basis.T)
         if gaze is not None and self.num_components < len(self.basis):
             numbers = torch.cat([numbers[..., : self.num_components], gaze.to(numbers)], -1)
@@ -62,13 +68,20 @@ class Motion(nn.Module):
         """The gaze in the four frames of each group; 0 where the motion knows none."""
         if self.num_components == len(self.basis):
             return parts.new_zeros(*parts.shape[:-1], 2)
-        return _mix(self.cosines.T, parts[..., self.num_components :] * self.spread[:, self.num_components :])
+        return _mix(
+            self.cosines.T,
+            parts[..., self.num_components :] * self.spread[:, self.num_components :],
+        )
 
     def moves_of(self, parts: Float[Tensor, "b l 4 d"]) -> Float[Tensor, "b l 4 k 2"]:
         """Movements of the points in the four frames of each group; the inverse of `parts_of`."""
-        return _project(_mix(self.cosines.T, parts * self.spread), self.basis).unflatten(-1, (POINTS, 2))
+        return _project(_mix(self.cosines.T, parts * self.spread), self.basis).unflatten(
+            -1, (POINTS, 2)
+        )
 
-    def settle_head(self, parts: Float[Tensor, "b l 4 d"], width: float = 2.0) -> Float[Tensor, "b l 4 d"]:
+    def settle_head(
+        self, parts: Float[Tensor, "b l 4 d"], width: float = 2.0
+    ) -> Float[Tensor, "b l 4 d"]:
         """The head's components averaged over `width` frames (a Gaussian's) to both sides; all others as they are.
 
         Heads are heavy, and a small generator draws each latent frame a little elsewhere: the eye sees a jump at
@@ -109,10 +122,21 @@ def _mix(matrix: Tensor, vectors: Float[Tensor, "*n f d"]) -> Float[Tensor, "*n 
     return (matrix[:, :, None] * vectors[..., None, :, :]).sum(-2)
 
 
-def spread_over_grid(parts: Float[Tensor, "b l k d"], height: int, width: int) -> Float[Tensor, "b c l h w"]:
+def spread_over_grid(
+    parts: Float[Tensor, "b l k d"], height: int, width: int
+) -> Float[Tensor, "b c l h w"]:
     """Four vectors of 4 c numbers each, laid out over 2 x 2 tokens and repeated over the whole latent frame."""
     rows, columns = height // (2 * PATCH), width // (2 * PATCH)
-    return repeat(parts, "b l (k m) (p q c) -> b c l (y k p) (x m q)", k=2, m=2, p=PATCH, q=PATCH, y=rows, x=columns)
+    return repeat(
+        parts,
+        "b l (k m) (p q c) -> b c l (y k p) (x m q)",
+        k=2,
+        m=2,
+        p=PATCH,
+        q=PATCH,
+        y=rows,
+        x=columns,
+    )
 
 
 def gather_from_grid(latents: Float[Tensor, "b c l h w"]) -> Float[Tensor, "b l k d"]:
@@ -127,7 +151,9 @@ class LandmarkFlow(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.log_reach = nn.Parameter(torch.tensor(math.log(0.12)))  # of a landmark, in half pictures
+        self.log_reach = nn.Parameter(
+            torch.tensor(math.log(0.12))
+        )  # of a landmark, in half pictures
         self.still = nn.Parameter(torch.tensor(-8.0))  # logit of not moving
 
     def forward(
@@ -137,15 +163,21 @@ class LandmarkFlow(nn.Module):
         landmarks = portrait[:, None] + moves
         places = pixel_places(side, side, moves.device).flatten(0, 1)
         distance = (
-            places.square().sum(-1)[:, None] - 2 * _dot(places, landmarks) + landmarks.square().sum(-1)[:, :, None]
+            places.square().sum(-1)[:, None]
+            - 2 * _dot(places, landmarks)
+            + landmarks.square().sum(-1)[:, :, None]
         )
         logits = -distance / (2 * torch.exp(2 * self.log_reach))
-        weights = torch.cat([logits, self.still.expand(*logits.shape[:-1], 1)], -1).softmax(-1)[..., :-1]
+        weights = torch.cat([logits, self.still.expand(*logits.shape[:-1], 1)], -1).softmax(-1)[
+            ..., :-1
+        ]
         flow = torch.stack([(weights * -moves[:, :, None, :, axis]).sum(-1) for axis in (0, 1)], 2)
         return rearrange(flow, "b n d (y x) -> b n d y x", y=side)
 
 
-def _dot(places: Float[Tensor, "p 2"], points: Float[Tensor, "b n k 2"]) -> Float[Tensor, "b n p k"]:
+def _dot(
+    places: Float[Tensor, "p 2"], points: Float[Tensor, "b n k 2"]
+) -> Float[Tensor, "b n p k"]:
     """Scalar products, in float32 also under autocast."""
     x, y = places.unbind(-1)
     return x[:, None] * points[:, :, None, :, 0] + y[:, None] * points[:, :, None, :, 1]

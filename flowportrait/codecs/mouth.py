@@ -38,7 +38,8 @@ PATCH_REACH = (1.3, 2.2)  # of the painted patch, in half widths and half height
 
 class MouthFrame(NamedTuple):
     """Where a mouth lies, [n, 1, 2] each but the sizes [n, 1]: the middle of the gap between the inner lips, the
-    direction from corner to corner and the one across; half the width, and half the height of the gap."""
+    direction from corner to corner and the one across; half the width, and half the height of the gap.
+    """
 
     centre: Tensor
     along: Tensor
@@ -55,10 +56,15 @@ class MouthFrame(NamedTuple):
         along = span / width
         across = torch.stack([-along[:, 1], along[:, 0]], -1)
         gap = ((lower - upper) * across).sum(-1, keepdim=True).clamp(min=0)
-        return cls((upper + lower)[:, None] / 2, along[:, None], across[:, None], width / 2, gap / 2 + 0.02)
+        return cls(
+            (upper + lower)[:, None] / 2, along[:, None], across[:, None], width / 2, gap / 2 + 0.02
+        )
 
     def cut(
-        self, frames: Float[Tensor, "n c h w"], size: tuple[int, int], reach: tuple[float, float] = PATCH_REACH
+        self,
+        frames: Float[Tensor, "n c h w"],
+        size: tuple[int, int],
+        reach: tuple[float, float] = PATCH_REACH,
     ) -> Tensor:
         """What lies in the frame, [n, c, *size], as far as `reach` half widths and half heights."""
         cells = pixel_places(*size, frames.device).flatten(0, 1)

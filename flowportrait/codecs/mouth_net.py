@@ -48,16 +48,22 @@ class SkullFrame(NamedTuple):
         """The patch of each frame."""
         cells = pixel_places(*SIZE, frames.device).flatten(0, 1)
         places = self.centre + cells[:, :1] * self.along + cells[:, 1:] * self.across
-        return F.grid_sample(frames.float(), places.unflatten(1, SIZE), padding_mode="border", align_corners=False)
+        return F.grid_sample(
+            frames.float(), places.unflatten(1, SIZE), padding_mode="border", align_corners=False
+        )
 
     def within(self, points: Float[Tensor, "n k 2"]) -> Float[Tensor, "n k 2"]:
         """Points in coordinates of the patch, [-1, 1] from edge to edge."""
         offset = points - self.centre
         return torch.stack([_share(offset, self.along), _share(offset, self.across)], -1)
 
-    def lay(self, patch: Float[Tensor, "n c y x"], places: Float[Tensor, "h w 2"]) -> Float[Tensor, "n c h w"]:
+    def lay(
+        self, patch: Float[Tensor, "n c y x"], places: Float[Tensor, "h w 2"]
+    ) -> Float[Tensor, "n c h w"]:
         """Patches on an empty picture whose pixels have these places in the square; the reverse of `cut`."""
-        at = self.within(places.flatten(0, 1)[None].expand(len(patch), -1, -1)).unflatten(1, places.shape[:2])
+        at = self.within(places.flatten(0, 1)[None].expand(len(patch), -1, -1)).unflatten(
+            1, places.shape[:2]
+        )
         return F.grid_sample(patch, at, align_corners=False)
 
     def window(self) -> tuple[Float[Tensor, "2"], Float[Tensor, ""]]:
@@ -127,7 +133,9 @@ def lip_maps(frame: SkullFrame, landmarks: Float[Tensor, "n 68 2"]) -> Float[Ten
         x = places[0, :, 0].expand(len(points), -1).contiguous()
         above, below = (_curve(points[:, list(part)], x) for part in (upper, lower))
         y = places[:, 0, 1][None, :, None]
-        inside = torch.sigmoid((y - above[:, None]) / SOFT) * torch.sigmoid((below[:, None] - y) / SOFT)
+        inside = torch.sigmoid((y - above[:, None]) / SOFT) * torch.sigmoid(
+            (below[:, None] - y) / SOFT
+        )
         left, right = points[:, upper[0], :1], points[:, upper[-1], :1]
         beside = torch.sigmoid((x - left) / SOFT) * torch.sigmoid((right - x) / SOFT)
         maps.append(inside * beside[:, None])
@@ -150,7 +158,9 @@ def _share(offset: Float[Tensor, "n k 2"], side: Float[Tensor, "n 1 2"]) -> Floa
 def _grown(x: Float[Tensor, "n 1 y x"], reach: int) -> Float[Tensor, "n 1 y x"]:
     """A soft map whose edge lies `reach` cells further out."""
     side = 2 * reach + 1
-    wider = F.max_pool2d(F.max_pool2d(x, (side, 1), 1, (reach, 0)), (1, side), 1, (0, reach))  # as the square's, faster
+    wider = F.max_pool2d(
+        F.max_pool2d(x, (side, 1), 1, (reach, 0)), (1, side), 1, (0, reach)
+    )  # as the square's, faster
     return F.avg_pool2d(wider, reach + 1 - reach % 2, 1, reach // 2)
 
 

@@ -53,22 +53,42 @@ class Painter(nn.Module):
         nn.init.zeros_(self.flow.weight)
         nn.init.zeros_(self.flow.bias)
 
-    def draft(self, tokens: Float[Tensor, "b y x d"]) -> tuple[Float[Tensor, "n 2 u v"], Float[Tensor, "n u v c"]]:
+    def draft(
+        self, tokens: Float[Tensor, "b y x d"]
+    ) -> tuple[Float[Tensor, "n 2 u v"], Float[Tensor, "n u v c"]]:
         """The fine flow and the features of the four frames of each group of tokens."""
-        fine = rearrange(self.flow(tokens).float(), "b y x (f p q d) -> (b f) d (y p) (x q)", f=GROUP, p=4, q=4, d=2)
-        paint = rearrange(self.paint(tokens), "b y x (f p q c) -> (b f) (y p) (x q) c", f=GROUP, p=4, q=4)
+        fine = rearrange(
+            self.flow(tokens).float(),
+            "b y x (f p q d) -> (b f) d (y p) (x q)",
+            f=GROUP,
+            p=4,
+            q=4,
+            d=2,
+        )
+        paint = rearrange(
+            self.paint(tokens), "b y x (f p q c) -> (b f) (y p) (x q) c", f=GROUP, p=4, q=4
+        )
         return fine, paint
 
     def finish(self, drafts: Drafts, portrait: Float[Tensor, "n 3 h w"]) -> Painted:
         """Frames at the model's size; `portrait` is that of each frame."""
-        coarse = F.interpolate(drafts.coarse, drafts.fine.shape[-2:], mode="bilinear", align_corners=False)
+        coarse = F.interpolate(
+            drafts.coarse, drafts.fine.shape[-2:], mode="bilinear", align_corners=False
+        )
         flow = coarse + self.FLOW_SCALE * drafts.fine
         height, width = portrait.shape[-2:]
-        full = F.interpolate(flow, (height, width), mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+        full = F.interpolate(flow, (height, width), mode="bilinear", align_corners=False).permute(
+            0, 2, 3, 1
+        )
         places = pixel_places(height, width, flow.device) + full
         warped = F.grid_sample(portrait.float(), places, padding_mode="border", align_corners=False)
-        half = rearrange(warped.to(drafts.paint.dtype), "n c (y p) (x q) -> n y x (p q c)", p=2, q=2)
-        told = torch.cat([drafts.mouth, F.interpolate(drafts.coarse, drafts.mouth.shape[-2:]) / self.FLOW_SCALE], 1)
+        half = rearrange(
+            warped.to(drafts.paint.dtype), "n c (y p) (x q) -> n y x (p q c)", p=2, q=2
+        )
+        told = torch.cat(
+            [drafts.mouth, F.interpolate(drafts.coarse, drafts.mouth.shape[-2:]) / self.FLOW_SCALE],
+            1,
+        )
         seen = torch.cat([half, drafts.paint, told.permute(0, 2, 3, 1).to(drafts.paint.dtype)], -1)
         refined = self.refine(seen.permute(0, 3, 1, 2))
         refined = rearrange(refined, "n (p q c) y x -> n c (y p) (x q)", p=2, q=2).float()
@@ -86,7 +106,10 @@ def smoothed(blocks: Iterable[Drafts]) -> Iterator[Drafts]:
     changed there as elsewhere. A block comes out once `REACH` frames behind it are known; the ends of a clip repeat.
     """
     kernel = gaussian(SMOOTHING, REACH)
-    held, past = None, REACH  # frames in hand; how many of the first are there for their neighbours only
+    held, past = (
+        None,
+        REACH,
+    )  # frames in hand; how many of the first are there for their neighbours only
     for block in blocks:
         held = _joined(_repeated(block, 0, REACH) if held is None else held, block)
         ready = len(held.fine) - past - REACH

@@ -35,7 +35,14 @@ from flowportrait.codecs.liveliness import (
     with_closed_lips,
     with_events,
 )
-from flowportrait.codecs.motion import GROUP, PATCH, LandmarkFlow, Motion, gather_from_grid, spread_over_grid
+from flowportrait.codecs.motion import (
+    GROUP,
+    PATCH,
+    LandmarkFlow,
+    Motion,
+    gather_from_grid,
+    spread_over_grid,
+)
 from flowportrait.codecs.mouth import POINTS, MouthFrame, MouthPainter, mouth_map
 from flowportrait.codecs.mouth_net import MouthNet
 from flowportrait.codecs.painter import Drafts, Painter, smoothed
@@ -48,7 +55,8 @@ SHOWN = 4  # frames that are put on a canvas together
 @dataclass(frozen=True)
 class PortraitContext:
     """A portrait as the codec sees it: `image` [b, 3, h, w] in [-1, 1], its `tokens` [b, h/8, w/8, width] and its
-    `landmarks` [b, 68, 2] as (x, y) in [-1, 1]; and the `canvas` that a single portrait is shown on."""
+    `landmarks` [b, 68, 2] as (x, y) in [-1, 1]; and the `canvas` that a single portrait is shown on.
+    """
 
     image: Tensor
     tokens: Tensor
@@ -59,12 +67,16 @@ class PortraitContext:
         """What each clip is shown on: the `canvas` of the one portrait, or the portraits themselves."""
         if self.canvas is not None:
             return [self.canvas]
-        return [Canvas(image[None], eyes=eyes_of(own)) for image, own in zip(self.image, self.landmarks, strict=True)]
+        return [
+            Canvas(image[None], eyes=eyes_of(own))
+            for image, own in zip(self.image, self.landmarks, strict=True)
+        ]
 
 
 class Decoded(NamedTuple):
     """Frames [..., 4, 3, h, w] of groups; the warped portrait alone, which training also holds against the truth, since
-    painting, quicker to learn, would leave the flow untaught; how much of each pixel is painted [..., 4, 1, h, w]."""
+    painting, quicker to learn, would leave the flow untaught; how much of each pixel is painted [..., 4, 1, h, w].
+    """
 
     frames: Tensor
     warped: Tensor
@@ -107,10 +119,14 @@ class PortraitCodec(nn.Module):
         self.config = config
         self.channels = config.channels
         self.grid = config.size_px // STRIDE
-        self.landmarker = Landmarker(config.landmarker_widths, self.grid, config.landmarker_refinements)
+        self.landmarker = Landmarker(
+            config.landmarker_widths, self.grid, config.landmarker_refinements
+        )
         self.motion = Motion(config.motion_size, config.gaze)
         self.portrait_stem = FineStem(3, config.width)
-        self.portrait_stack = GridStack(config.width, config.portrait_depth, config.num_heads, self.grid)
+        self.portrait_stack = GridStack(
+            config.width, config.portrait_depth, config.num_heads, self.grid
+        )
         self.control = nn.Sequential(
             nn.Linear(2 * GROUP * config.motion_size + 2 * POINTS, config.control),
             nn.SiLU(),
@@ -121,7 +137,9 @@ class PortraitCodec(nn.Module):
         self.place = nn.Linear(16, config.width)
         self.landmark_flow = LandmarkFlow()
         self.tell_flow = nn.Linear(GROUP * 2 * 2 * 2, config.width)
-        self.decoder_stack = GridStack(config.width, config.decoder_depth, config.num_heads, self.grid, config.control)
+        self.decoder_stack = GridStack(
+            config.width, config.decoder_depth, config.num_heads, self.grid, config.control
+        )
         self.painter = Painter(config.width)
         self.mouth_painter = MouthPainter()
         self.mouth_net = MouthNet() if config.native_mouth else None
@@ -138,9 +156,12 @@ class PortraitCodec(nn.Module):
         found = self.landmarker(portrait) if landmarks is None else landmarks
         return PortraitContext(portrait, tokens, found, canvas)
 
-    def encode(self, frames: Float[Tensor, "b 3 f h w"], context: PortraitContext) -> Float[Tensor, "b c l hl wl"]:
+    def encode(
+        self, frames: Float[Tensor, "b 3 f h w"], context: PortraitContext
+    ) -> Float[Tensor, "b c l hl wl"]:
         """Latents of 1 + 4 n frames. ValueError for another count. Movement is what the landmarker finds against what
-        it finds in the portrait, whoever found the context's landmarks: finders differ in where a jaw or a brow is."""
+        it finds in the portrait, whoever found the context's landmarks: finders differ in where a jaw or a brow is.
+        """
         num_frames = frames.shape[2]
         found = self.landmarker(rearrange(frames, "b c f h w -> (b f) c h w"))
         own = self.landmarker(context.image)
@@ -187,17 +208,19 @@ class PortraitCodec(nn.Module):
             parts = self.motion.parts_of(moves, gaze)
         return spread_over_grid(parts, self.grid, self.grid)
 
-    def lip_gap(self, latents: Float[Tensor, "b c l hl wl"], context: PortraitContext) -> Float[Tensor, " b"]:
+    def lip_gap(
+        self, latents: Float[Tensor, "b c l hl wl"], context: PortraitContext
+    ) -> Float[Tensor, " b"]:
         """How far the lips are apart on average, in half-squares."""
         return lip_gap(self.landmarks_of(latents, context.landmarks)).mean((1, 2))
 
-    def decode(self, latents: Float[Tensor, "b c l hl wl"], context: PortraitContext) -> Float[Tensor, "b 3 f h w"]:
+    def decode(
+        self, latents: Float[Tensor, "b c l hl wl"], context: PortraitContext
+    ) -> Float[Tensor, "b 3 f h w"]:
         """Frames of a clip in [-1, 1], as large as the context's canvas."""
         return torch.cat(list(self.decode_stream([latents], context)), 2)
 
-    def decode_stream(
-        self, blocks: Iterable[Tensor], context: PortraitContext
-    ) -> Iterator[Tensor]:
+    def decode_stream(self, blocks: Iterable[Tensor], context: PortraitContext) -> Iterator[Tensor]:
         """The frames [b, 3, f, h, w] of latents [b, c, l, hl, wl] that come in blocks, a few at a time; a block's come
         once the two latent frames behind it are known."""
         num_clips = len(context.landmarks)
@@ -216,7 +239,9 @@ class PortraitCodec(nn.Module):
             if before is None:
                 before = _standing_still(parts)
             drafts = self._draft(parts, context, before)
-            yield Drafts(*(rearrange(part, "(b f) ... -> (f b) ...", b=len(parts)) for part in drafts))
+            yield Drafts(
+                *(rearrange(part, "(b f) ... -> (f b) ...", b=len(parts)) for part in drafts)
+            )
             before = parts[:, -1]
 
     def _show(self, drafts: Drafts, context: PortraitContext) -> Float[Tensor, "n 3 h w"]:
@@ -224,7 +249,9 @@ class PortraitCodec(nn.Module):
         num_frames = len(drafts.fine) // len(context.landmarks)
         portraits = repeat(context.image, "b ... -> (f b) ...", f=num_frames)
         painted = self.painter.finish(drafts, portraits)
-        with torch.autocast(drafts.fine.device.type, enabled=False):  # places need more than bf16's eight bits
+        with torch.autocast(
+            drafts.fine.device.type, enabled=False
+        ):  # places need more than bf16's eight bits
             clips = [
                 self._shown_clip(index, canvas, painted, drafts, context)
                 for index, canvas in enumerate(context.canvases())
@@ -240,14 +267,19 @@ class PortraitCodec(nn.Module):
         eyes = None
         if canvas.eyes is not None:
             gaze = drafts.gaze[rows]
-            both = (eye_motions(landmarks, own, shape, eye, gaze) for eye, shape in enumerate(canvas.eyes))
+            both = (
+                eye_motions(landmarks, own, shape, eye, gaze)
+                for eye, shape in enumerate(canvas.eyes)
+            )
             eyes = list(zip(*both, strict=True))
         frames = canvas.show(Painted(*(part[rows] for part in painted)), eyes)
         at = canvas.points(landmarks)
         if self.mouth_net is None:
             mouths = self.mouth_painter.paint(context.image[one], context.landmarks[one], landmarks)
             return canvas.lay(frames, mouths.patch, MouthFrame.of(at), mouth.PATCH_WIDTH)
-        where, patch = self.mouth_net.paint(frames, at, canvas.pixels, canvas.points(context.landmarks[one]))
+        where, patch = self.mouth_net.paint(
+            frames, at, canvas.pixels, canvas.points(context.landmarks[one])
+        )
         return canvas.lay(frames, patch, where, mouth_net.PATCH_WIDTH)
 
     def without_mouth(
@@ -262,12 +294,15 @@ class PortraitCodec(nn.Module):
 
     def decode_parts(self, parts: Float[Tensor, "b l 4 d"], context: PortraitContext) -> Decoded:
         """Four frames for every latent frame at the model's size, as training sees them: neither averaged over time
-        nor with eyes moved, so that flow and painting learn all they can. Before the first the clip stands still."""
+        nor with eyes moved, so that flow and painting learn all they can. Before the first the clip stands still.
+        """
         num_groups = parts.shape[1]
         drafts = self._draft(parts, context, _standing_still(parts))
         repeated = repeat(context.image, "b ... -> (b n) ...", n=GROUP * num_groups)
         painted = self.painter.finish(drafts, repeated)
-        frames = self.mouth_painter(painted.mixed, context.image, context.landmarks, drafts.landmarks)
+        frames = self.mouth_painter(
+            painted.mixed, context.image, context.landmarks, drafts.landmarks
+        )
         return Decoded(
             *(
                 rearrange(x, "(b l g) c h w -> b l g c h w", l=num_groups, g=GROUP)
@@ -276,7 +311,10 @@ class PortraitCodec(nn.Module):
         )
 
     def _draft(
-        self, parts: Float[Tensor, "b l 4 d"], context: PortraitContext, before: Float[Tensor, "b 4 d"]
+        self,
+        parts: Float[Tensor, "b l 4 d"],
+        context: PortraitContext,
+        before: Float[Tensor, "b 4 d"],
     ) -> Drafts:
         """Drafts of all frames of groups, in order; `before` is the group that precedes them."""
         num_groups = parts.shape[1]
@@ -287,7 +325,9 @@ class PortraitCodec(nn.Module):
         moves = self.motion.moves_of(parts).flatten(1, 2)
         landmarks = (context.landmarks[:, None] + moves).flatten(0, 1)
         coarse = self.landmark_flow(context.landmarks, moves, self.config.size_px // 4)
-        tokens = self._tokens(repeat(context.tokens, "b ... -> (b n) ...", n=num_groups), control, coarse)
+        tokens = self._tokens(
+            repeat(context.tokens, "b ... -> (b n) ...", n=num_groups), control, coarse
+        )
         fine, paint = self.painter.draft(self.decoder_stack(tokens, control))
         gap = mouth_map(landmarks, self.config.size_px // 2)
         gaze = self.motion.gaze_of(parts).flatten(0, 2)
@@ -298,7 +338,9 @@ class PortraitCodec(nn.Module):
         known = torch.arange(parts.shape[-1], device=parts.device) < self.motion.num_components
         return (parts * known).flatten(-2)
 
-    def _tokens(self, portrait: Float[Tensor, "b y x d"], control: Tensor, coarse: Tensor) -> Tensor:
+    def _tokens(
+        self, portrait: Float[Tensor, "b y x d"], control: Tensor, coarse: Tensor
+    ) -> Tensor:
         """What the decoder starts from: the portrait, what the motion says of each place, the first flow."""
         placed = rearrange(self.placed(control), "b (y x c) -> b y x c", y=self.grid, x=self.grid)
         flow = rearrange(coarse, "b (l g) d (y p) (x q) -> (b l) y x (g d p q)", g=GROUP, p=2, q=2)

@@ -43,8 +43,8 @@ class WanConfig(Frozen):
     def _one_of_each_channel(self) -> WanConfig:
         if not self.channels == len(self.latent_mean) == len(self.latent_std):
             raise ValueError(
-                f"latent_mean has {len(self.latent_mean)} and latent_std {len(self.latent_std)} numbers; "
-                f"give one for each of the {self.channels} channels"
+                f"latent_mean has {len(self.latent_mean)} and latent_std {len(self.latent_std)}"
+                f" numbers; give one for each of the {self.channels} channels"
             )
         return self
 
@@ -56,16 +56,20 @@ class WanCodec(nn.Module):
     spatial_stride = 8
     moves_portrait, settle_reach = False, 0
     weights_from = (
-        "Wan2.1_VAE.pth (507,609,880 bytes, Apache-2.0) is at huggingface.co/Wan-AI/Wan2.1-T2V-1.3B, sha256 "
-        "38071ab59bd94681c686fa51d75a1968f64e470262043be31f7a094e442fd981: "
-        "flowportrait convert wan Wan2.1_VAE.pth -o MODEL_DIR"
+        "Wan2.1_VAE.pth (507,609,880 bytes, Apache-2.0) is at"
+        " huggingface.co/Wan-AI/Wan2.1-T2V-1.3B, sha256"
+        " 38071ab59bd94681c686fa51d75a1968f64e470262043be31f7a094e442fd981: flowportrait convert"
+        " wan Wan2.1_VAE.pth -o MODEL_DIR"
     )
     Config = WanConfig
 
     def __init__(self, config: WanConfig):
         super().__init__()
         require("diffusers", extra="bagel")
-        from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d
+        from diffusers.models.autoencoders.autoencoder_kl_wan import (
+            AutoencoderKLWan,
+            WanCausalConv3d,
+        )
 
         self.channels = config.channels
         network = AutoencoderKLWan(
@@ -79,13 +83,16 @@ class WanCodec(nn.Module):
             for part in (self.encoder, self.decoder)
         }
         self.mean, self.std = (
-            torch.tensor(values).view(1, -1, 1, 1, 1) for values in (config.latent_mean, config.latent_std)
+            torch.tensor(values).view(1, -1, 1, 1, 1)
+            for values in (config.latent_mean, config.latent_std)
         )
 
     def prepare(self, portrait: Float[Tensor, "b 3 h w"]) -> None:
         """Nothing: this codec does not look at the portrait."""
 
-    def encode(self, frames: Float[Tensor, "b 3 f h w"], context: Any) -> Float[Tensor, "b c l hl wl"]:
+    def encode(
+        self, frames: Float[Tensor, "b 3 f h w"], context: Any
+    ) -> Float[Tensor, "b c l hl wl"]:
         """Latents (the posterior's mean) of 1 + 4 n frames. ValueError for another count, or sides that 8 does not
         divide."""
         return torch.cat(list(self.encode_stream([frames])), dim=2)
@@ -104,7 +111,10 @@ class WanCodec(nn.Module):
                 yield self._encode_group(now, memory)
         if waiting is None or due == 1 or waiting.shape[2]:
             left = 0 if waiting is None else waiting.shape[2]
-            raise ValueError(f"codec: got {left} frames beyond the last group; allowed are 1 + 4 n (1, 5, 9, ...)")
+            raise ValueError(
+                f"codec: got {left} frames beyond the last group; allowed are 1 + 4 n (1, 5, 9,"
+                " ...)"
+            )
 
     def _encode_group(self, frames: Tensor, memory: list[Any]) -> Float[Tensor, "b c 1 hl wl"]:
         """One frame at the start, later four."""
@@ -114,13 +124,13 @@ class WanCodec(nn.Module):
             mean = self.quant_conv(found).chunk(2, dim=1)[0]
         return (mean - self.mean.to(device)) / self.std.to(device)
 
-    def decode(self, latents: Float[Tensor, "b c l hl wl"], context: Any) -> Float[Tensor, "b 3 f h w"]:
+    def decode(
+        self, latents: Float[Tensor, "b c l hl wl"], context: Any
+    ) -> Float[Tensor, "b 3 f h w"]:
         """Frames in [-1, 1]: one of the first latent frame, four of each other."""
         return torch.cat(list(self.decode_stream(latents.split(1, dim=2), context)), dim=2)
 
-    def decode_stream(
-        self, blocks: Iterable[Tensor], context: Any
-    ) -> Iterator[Tensor]:
+    def decode_stream(self, blocks: Iterable[Tensor], context: Any) -> Iterator[Tensor]:
         """The frames [b, 3, f, h, w] of a clip that comes in blocks of latent frames, block by block."""
         memory = [None] * self.memories[self.decoder]
         opens = True
@@ -131,14 +141,20 @@ class WanCodec(nn.Module):
                 opens = False
             yield torch.cat(groups, dim=2)
 
-    def _decode_group(self, latents: Float[Tensor, "b c 1 hl wl"], memory: list[Any], opens: bool) -> Tensor:
+    def _decode_group(
+        self, latents: Float[Tensor, "b c 1 hl wl"], memory: list[Any], opens: bool
+    ) -> Tensor:
         device = self.post_quant_conv.weight.device
         plain = latents.to(device).float() * self.std.to(device) + self.mean.to(device)
-        frames = self.decoder(self.post_quant_conv(plain), feat_cache=memory, feat_idx=[0], first_chunk=opens)
+        frames = self.decoder(
+            self.post_quant_conv(plain), feat_cache=memory, feat_idx=[0], first_chunk=opens
+        )
         return frames.float().clamp(-1, 1)
 
 
 def _check_sides(frames: Tensor, stride: int) -> None:
     height, width = frames.shape[-2:]
     if height % stride or width % stride:
-        raise ValueError(f"codec: got frames of {height} x {width} px; sides must be multiples of {stride}")
+        raise ValueError(
+            f"codec: got frames of {height} x {width} px; sides must be multiples of {stride}"
+        )

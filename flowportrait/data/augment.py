@@ -36,7 +36,11 @@ class Look:
 
 
 def draw_look(
-    rng: np.random.Generator, landmarks: np.ndarray, source_px: int, strength: float = 1.0, bend: float = BEND
+    rng: np.random.Generator,
+    landmarks: np.ndarray,
+    source_px: int,
+    strength: float = 1.0,
+    bend: float = BEND,
 ) -> Look:
     """A random look for a clip whose first-frame `landmarks` [68, 2] are in px (nan: the centre square is cut).
 
@@ -58,29 +62,46 @@ def draw_look(
     scale, stretch = side / source_px, spread(0.94, 1.06)
     cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
     offset = centre / source_px * 2 - 1
-    matrix = np.array([[cos * flip * stretch, -sin, offset[0]], [sin * flip * stretch, cos, offset[1]]])
+    matrix = np.array(
+        [[cos * flip * stretch, -sin, offset[0]], [sin * flip * stretch, cos, offset[1]]]
+    )
     strange = strength > 0 and rng.random() < 0.06
     return Look(
         matrix=torch.from_numpy(matrix).float(),
-        bend=torch.from_numpy(rng.normal(0, bend * strength * (rng.random() < 0.7), (2, 4, 4))).float(),
+        bend=torch.from_numpy(
+            rng.normal(0, bend * strength * (rng.random() < 0.7), (2, 4, 4))
+        ).float(),
         gain=torch.tensor([spread(0.82, 1.2) for _ in range(3)]),
         gamma=spread(0.7, 1.4),
         saturation=spread(0.3, 1.5),
         contrast=spread(0.75, 1.25),
-        light=torch.tensor([spread(0.85, 1.15), strength * rng.normal(0, 0.12), strength * rng.normal(0, 0.1)]).float(),
+        light=torch.tensor(
+            [spread(0.85, 1.15), strength * rng.normal(0, 0.12), strength * rng.normal(0, 0.1)]
+        ).float(),
         channels=tuple(int(c) for c in rng.permutation(3)) if strange else (0, 1, 2),
         blurred=strength > 0 and rng.random() < 0.15,
     )
 
 
-def apply_look(look: Look, frames: UInt8[np.ndarray, "f s s 3"], size_px: int) -> Float[Tensor, "f 3 size size"]:
+def apply_look(
+    look: Look, frames: UInt8[np.ndarray, "f s s 3"], size_px: int
+) -> Float[Tensor, "f 3 size size"]:
     """Frames cut and coloured, in [-1, 1]."""
     x = rearrange(torch.from_numpy(np.array(frames)), "f h w c -> f c h w").float()
-    bend = F.interpolate(look.bend[None], (size_px, size_px), mode="bicubic", align_corners=True)[0].permute(1, 2, 0)
+    bend = F.interpolate(look.bend[None], (size_px, size_px), mode="bicubic", align_corners=True)[
+        0
+    ].permute(1, 2, 0)
     grid = F.affine_grid(look.matrix[None], (1, 3, size_px, size_px), align_corners=False) + bend
-    x = F.grid_sample(x, grid.expand(len(x), -1, -1, -1), padding_mode="reflection", align_corners=False) / 255
+    x = (
+        F.grid_sample(
+            x, grid.expand(len(x), -1, -1, -1), padding_mode="reflection", align_corners=False
+        )
+        / 255
+    )
     if look.blurred:
-        x = F.interpolate(F.avg_pool2d(x, 2), (size_px, size_px), mode="bilinear", align_corners=False)
+        x = F.interpolate(
+            F.avg_pool2d(x, 2), (size_px, size_px), mode="bilinear", align_corners=False
+        )
     return recolour(look, x).mul_(2).sub_(1)
 
 
@@ -112,7 +133,9 @@ def move_landmarks(look: Look, landmarks: np.ndarray, source_px: int, size_px: i
 def _bend_at(look: Look, places: np.ndarray) -> np.ndarray:
     """The bend [..., 2] at places of the cut picture; beyond its edge as at the edge."""
     at = torch.from_numpy(np.nan_to_num(places)).float().reshape(1, -1, 1, 2)
-    bend = F.grid_sample(look.bend[None], at, mode="bicubic", padding_mode="border", align_corners=True)
+    bend = F.grid_sample(
+        look.bend[None], at, mode="bicubic", padding_mode="border", align_corners=True
+    )
     return rearrange(bend, "1 d n 1 -> n d").numpy().reshape(places.shape)
 
 
@@ -126,6 +149,8 @@ def region_weight(
         region = landmarks[:, points]
         centre = region.mean(1)
         radius = (region[..., 0].amax(1) - region[..., 0].amin(1)).clamp(6, size_px) * 0.55
-        bell = torch.exp(-0.5 * ((axis[None, None] - centre[..., None]) / radius[:, None, None]) ** 2)
+        bell = torch.exp(
+            -0.5 * ((axis[None, None] - centre[..., None]) / radius[:, None, None]) ** 2
+        )
         weight += height * torch.nan_to_num(bell[:, 1, :, None] * bell[:, 0, None, :])
     return weight

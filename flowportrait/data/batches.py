@@ -35,10 +35,17 @@ class Pool:
 
     def draw(self, rng: np.random.Generator) -> tuple[ClipCache, CachedClip]:
         """A random clip of the split whose every frame has landmarks; caches are drawn by their share."""
-        cache = self.caches[rng.choice(len(self.caches), p=np.asarray(self.shares) / sum(self.shares))]
-        candidates = [clip for clip in cache.clips if clip.split == self.split and cache.tracked(clip)]
+        cache = self.caches[
+            rng.choice(len(self.caches), p=np.asarray(self.shares) / sum(self.shares))
+        ]
+        candidates = [
+            clip for clip in cache.clips if clip.split == self.split and cache.tracked(clip)
+        ]
         if not candidates:
-            raise DataError(f"{cache.root}: no clip of the split '{self.split}' has landmarks; label the clips first")
+            raise DataError(
+                f"{cache.root}: no clip of the split '{self.split}' has landmarks; label the clips"
+                " first"
+            )
         return cache, candidates[rng.integers(len(candidates))]
 
 
@@ -53,9 +60,11 @@ def codec_batch(
     strength: float = 1.0,
 ) -> CodecBatch:
     """Random stretches of `4 num_groups` frames; the first group of a quarter of them is one frame four times, as the
-    first latent frame of a clip is. Half of the portraits are the clip's first frame, half any frame of it."""
+    first latent frame of a clip is. Half of the portraits are the clip's first frame, half any frame of it.
+    """
     samples = [
-        _codec_sample(pool, rng, num_groups, size_px, mouth_weight, eye_weight, strength) for _ in range(num_clips)
+        _codec_sample(pool, rng, num_groups, size_px, mouth_weight, eye_weight, strength)
+        for _ in range(num_clips)
     ]
     return CodecBatch(*(torch.stack(column) for column in zip(*samples, strict=True)))
 
@@ -68,9 +77,13 @@ def landmark_groups(
     for _ in range(count):
         cache, clip = pool.draw(rng)
         start = int(rng.integers(0, clip.num_frames - 3))
-        indices = clip.frame_start + np.array([rng.integers(clip.num_frames), *range(start, start + 4)])
+        indices = clip.frame_start + np.array(
+            [rng.integers(clip.num_frames), *range(start, start + 4)]
+        )
         look = draw_look(rng, cache.landmarks[clip.frame_start], cache.size_px, bend=0.0)
-        drawn.append(torch.from_numpy(move_landmarks(look, cache.landmarks[indices], cache.size_px, 2) - 1))
+        drawn.append(
+            torch.from_numpy(move_landmarks(look, cache.landmarks[indices], cache.size_px, 2) - 1)
+        )
     points = torch.stack(drawn)
     return points[:, 0], points[:, 1:]
 

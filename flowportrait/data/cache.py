@@ -47,7 +47,9 @@ class ClipCache:
         self.size_px: int = index["size_px"]
         self.clips = [CachedClip(**clip) for clip in index["clips"]]
         total = index["num_frames"]
-        self.frames = np.memmap(self.root / "frames.u8", np.uint8, "r", shape=(total, self.size_px, self.size_px, 3))
+        self.frames = np.memmap(
+            self.root / "frames.u8", np.uint8, "r", shape=(total, self.size_px, self.size_px, 3)
+        )
         self.audio = np.memmap(self.root / "audio.i16", np.int16, "r")
         self.landmarks = np.load(self.root / "landmarks.npy")
         self.arkit = np.load(self.root / "arkit.npy")
@@ -55,7 +57,10 @@ class ClipCache:
 
     def audio_of(self, clip: CachedClip) -> np.ndarray:
         """The whole sound of a clip, float32 in [-1, 1]."""
-        return self.audio[clip.audio_start : clip.audio_start + clip.num_samples].astype(np.float32) / 32768
+        return (
+            self.audio[clip.audio_start : clip.audio_start + clip.num_samples].astype(np.float32)
+            / 32768
+        )
 
     def tracked(self, clip: CachedClip) -> bool:
         """Whether every frame of a clip has landmarks."""
@@ -74,12 +79,18 @@ class ClipCache:
             return cls(root)
         root.mkdir(parents=True, exist_ok=True)
         rows, landmarks, arkit, num_frames, num_samples = [], [], [], 0, 0
-        with (root / "frames.u8").open("wb") as frame_file, (root / "audio.i16").open("wb") as audio_file:
+        with (
+            (root / "frames.u8").open("wb") as frame_file,
+            (root / "audio.i16").open("wb") as audio_file,
+        ):
             for number, clip in enumerate(clips):
                 frames, audio = _decode(clip.video, size_px)
                 clip_landmarks, clip_arkit = _labels(clip, len(frames), size_px)
                 rows.append(
-                    {name: getattr(clip, name) for name in ("key", "source", "identity", "voice", "text", "split")}
+                    {
+                        name: getattr(clip, name)
+                        for name in ("key", "source", "identity", "voice", "text", "split")
+                    }
                     | dict(
                         frame_start=num_frames,
                         num_frames=len(frames),
@@ -108,7 +119,10 @@ def _decode(path: Path, size_px: int) -> tuple[np.ndarray, np.ndarray]:
     if not len(sound):
         raise DataError(f"{path}: its sound track is empty; give a clip with sound")
     if frames.shape[1:3] != (size_px, size_px):
-        sized = [Image.fromarray(frame).resize((size_px, size_px), Image.Resampling.BICUBIC) for frame in frames]
+        sized = [
+            Image.fromarray(frame).resize((size_px, size_px), Image.Resampling.BICUBIC)
+            for frame in frames
+        ]
         frames = np.stack([np.asarray(frame) for frame in sized])
     return frames, sound
 
@@ -119,7 +133,10 @@ def _labels(clip: SourceClip, num_frames: int, size_px: int) -> tuple[np.ndarray
     if clip.labels is None:
         return landmarks, arkit
     with np.load(clip.labels) as stored:
-        points, shapes = stored["landmarks68"].astype(np.float32), stored["arkit"].astype(np.float32)
+        points, shapes = (
+            stored["landmarks68"].astype(np.float32),
+            stored["arkit"].astype(np.float32),
+        )
         scale = size_px / (float(stored["size_px"]) if "size_px" in stored else 128.0)
         if clip.source == "grid":
             indices = media.nearest_frames(len(points), 25.0, FPS)[:num_frames]

@@ -44,7 +44,9 @@ class Pointwise(nn.Conv2d):
         super().__init__(channels_in, channels_out, 1)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
-        return functional.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        return functional.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(
+            0, 3, 1, 2
+        )
 
 
 class InvertedResidual(nn.Module):
@@ -136,16 +138,22 @@ class CenterFaceDetector:
         """One pass over the picture with a grey `border` (share of its longest side), `side_px` in all."""
         height, width = image.shape[:2]
         scale = side_px / (max(height, width) * (1 + 2 * border))
-        pixels = rearrange(torch.tensor(np.ascontiguousarray(image), dtype=torch.float32), "h w c -> 1 c h w")
+        pixels = rearrange(
+            torch.tensor(np.ascontiguousarray(image), dtype=torch.float32), "h w c -> 1 c h w"
+        )
         inner = max(1, round(height * scale)), max(1, round(width * scale))
-        pixels = functional.interpolate(pixels, inner, mode="bilinear", antialias=True, align_corners=False)
+        pixels = functional.interpolate(
+            pixels, inner, mode="bilinear", antialias=True, align_corners=False
+        )
         margin = round(border * max(inner))
         below, right = (margin + -(side + 2 * margin) % _PADDED_TO_PX for side in inner)
         pixels = functional.pad(pixels, (margin, right, margin, below), value=127.0)
         boxes = _decode(*self.network(pixels), min_score=self.min_score)
         boxes[:, 0:4:2] = ((boxes[:, 0:4:2] - margin) / scale).clamp(0, width)
         boxes[:, 1:4:2] = ((boxes[:, 1:4:2] - margin) / scale).clamp(0, height)
-        return [FaceBox(*box) for box in boxes.tolist() if box[2] - box[0] >= 1 and box[3] - box[1] >= 1]
+        return [
+            FaceBox(*box) for box in boxes.tolist() if box[2] - box[0] >= 1 and box[3] - box[1] >= 1
+        ]
 
 
 def _decode(
@@ -161,7 +169,9 @@ def _decode(
     dy, dx = offset[0, :, ys, xs]
     y, x = (ys + dy + 0.5) * STRIDE_PX, (xs + dx + 0.5) * STRIDE_PX
     scores = heat[0, 0, ys, xs]
-    boxes = torch.stack((x - width / 2, y - height / 2, x + width / 2, y + height / 2, scores), dim=1)
+    boxes = torch.stack(
+        (x - width / 2, y - height / 2, x + width / 2, y + height / 2, scores), dim=1
+    )
     return _without_doubles(boxes[scores.argsort(descending=True)])
 
 

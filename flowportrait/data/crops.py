@@ -52,7 +52,9 @@ class Crops:
     kept_image: Bool[Tensor, "b 1 1"]
 
 
-def draw_clips(sources: list[Source], split: str, count: int, rng: np.random.Generator, longer_than: int = 0) -> Drawn:
+def draw_clips(
+    sources: list[Source], split: str, count: int, rng: np.random.Generator, longer_than: int = 0
+) -> Drawn:
     """Random clips with more than `longer_than` latent frames, sources by their share."""
     shares = np.array([source.share for source in sources])
     drawn = []
@@ -84,7 +86,9 @@ def draw_crops(
         first_frames.append(clip.first_frame + (GROUP * (skip - 1) + 1 if skip else 0))
     return Crops(
         latents=rearrange(torch.stack(latents), "b l c h w -> b c l h w"),
-        image=torch.stack([torch.from_numpy(source.latents.image[clip.copy]).float() for source, clip in drawn]),
+        image=torch.stack(
+            [torch.from_numpy(source.latents.image[clip.copy]).float() for source, clip in drawn]
+        ),
         mels=mels_of(drawn, rng),
         shapes=shapes_of(drawn),
         first_frame=first_frames,
@@ -110,7 +114,11 @@ def shapes_of(drawn: Drawn) -> Float[Tensor, "b f 27"]:
     for source, clip in drawn:
         cached = source.cache.clips[clip.clip]
         rows.append(
-            torch.from_numpy(source.hearing.shapes[cached.frame_start : cached.frame_start + cached.num_frames])
+            torch.from_numpy(
+                source.hearing.shapes[cached.frame_start : cached.frame_start + cached.num_frames]
+            )
         )
     longest = max(len(row) for row in rows)
-    return torch.stack([F.pad(row, (0, 0, 0, longest - len(row)), value=float("nan")) for row in rows])
+    return torch.stack(
+        [F.pad(row, (0, 0, 0, longest - len(row)), value=float("nan")) for row in rows]
+    )

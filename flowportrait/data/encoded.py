@@ -82,7 +82,8 @@ def begin(root: Path, header: EncodedHeader) -> None:
         if known != header:
             settings = ", ".join(f"{name} {value:g}" for name, value in known.settings.items())
             raise DataError(
-                f"{root}: was begun with other parts or settings ({known.model}, {settings}); give another -o"
+                f"{root}: was begun with other parts or settings ({known.model}, {settings}); give"
+                " another -o"
             )
         return
     root.mkdir(parents=True, exist_ok=True)
@@ -99,7 +100,9 @@ class EncodedSet:
     def header(self) -> EncodedHeader:
         """Sizes and origin."""
         if not (self.root / INDEX).is_file():
-            raise DataError(f"{self.root}: no {INDEX}; give a dataset that `flowportrait encode` has finished")
+            raise DataError(
+                f"{self.root}: no {INDEX}; give a dataset that `flowportrait encode` has finished"
+            )
         return load_recipe(self.root / HEADER, EncodedHeader)
 
     @cached_property
@@ -125,5 +128,7 @@ def half(values: Float[Tensor, "..."], what: str) -> Float[Tensor, "..."]:
     """As float16. Raises DataError for what is not finite there."""
     stored = values.to("cpu", torch.float16).contiguous()
     if not torch.isfinite(stored).all():
-        raise DataError(f"{what}: is not finite in float16; leave the clip out, or look at the encoder")
+        raise DataError(
+            f"{what}: is not finite in float16; leave the clip out, or look at the encoder"
+        )
     return stored

@@ -68,7 +68,10 @@ def portrait_square(box: FaceBox, width: int, height: int, scale: float = SCALE)
 
 
 def frame_portrait(
-    image: np.ndarray, size_px: int, crop: Literal["auto", "none"], detector: FaceDetector | None = None
+    image: np.ndarray,
+    size_px: int,
+    crop: Literal["auto", "none"],
+    detector: FaceDetector | None = None,
 ) -> tuple[np.ndarray, FramingReport]:
     """The portrait as the model wants it, uint8 [size_px, size_px, 3], and how it was cut.
 
@@ -99,21 +102,27 @@ def enlarged(square: Square, size_px: int) -> list[str]:
     """A warning where the square has fewer pixels than it is shown with."""
     if square.side >= size_px:
         return []
-    return [f"portrait: the face's square is {square.side} px, enlarged to {size_px}; it will look soft"]
+    return [
+        f"portrait: the face's square is {square.side} px, enlarged to {size_px}; it will look soft"
+    ]
 
 
-def find_face(image: UInt8[np.ndarray, "h w 3"], detector: FaceDetector, warnings: list[str]) -> FaceBox:
+def find_face(
+    image: UInt8[np.ndarray, "h w 3"], detector: FaceDetector, warnings: list[str]
+) -> FaceBox:
     """The largest face, also of a head that lies on its side or upside down. Raises DataError where there is none."""
     for quarter_turns in range(4):
         faces = detector.detect(np.ascontiguousarray(np.rot90(image, quarter_turns)))
         if faces:
             if len(faces) > 1:
                 warnings.append(f"portrait: {len(faces)} faces found; the largest is used")
-            return _turned_back(max(faces, key=lambda found: found.area), quarter_turns, image.shape)
+            return _turned_back(
+                max(faces, key=lambda found: found.area), quarter_turns, image.shape
+            )
     height, width = image.shape[:2]
     raise DataError(
-        f"portrait: no face found in {width}x{height} px; give a picture of one face, or one already cut "
-        "around it with --crop none"
+        f"portrait: no face found in {width}x{height} px; give a picture of one face, or one"
+        " already cut around it with --crop none"
     )
 
 

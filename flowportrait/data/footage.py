@@ -77,12 +77,17 @@ class Footage:
             track = _SoundWriter(self.path, file)
             track.run()
         if track.written < 0.1 * track.rate:
-            raise Unusable("no_sound", f"{self.path}: no sound can be decoded ({track.damage or 'the track is empty'})")
+            raise Unusable(
+                "no_sound",
+                f"{self.path}: no sound can be decoded ({track.damage or 'the track is empty'})",
+            )
         samples = np.memmap(own, np.int16, "r").reshape(-1, track.channels)
         with pcm.open("wb") as file:
             for block in _at_16k(samples, track.rate):
                 file.write(block.tobytes())
-        return SoundTrack(samples, track.rate, np.memmap(pcm, np.int16, "r"), track.from_s, track.damage)
+        return SoundTrack(
+            samples, track.rate, np.memmap(pcm, np.int16, "r"), track.from_s, track.damage
+        )
 
 
 class _SoundWriter:
@@ -104,7 +109,10 @@ class _SoundWriter:
                     layout = "mono" if self.channels == 1 else "stereo"
                     resampler = av.AudioResampler("s16", layout, self.rate)
                 with told(f"{self.path}: damaged sound", "give another"):
-                    parts = [out.to_ndarray().reshape(-1, self.channels) for out in resampler.resample(frame)]
+                    parts = [
+                        out.to_ndarray().reshape(-1, self.channels)
+                        for out in resampler.resample(frame)
+                    ]
                 for samples in parts:
                     self._write(samples)
         except MediaError as error:

@@ -26,7 +26,9 @@ class Hearing:
     @classmethod
     def of(cls, cache: ClipCache, encoder: MelEncoder) -> Hearing:
         """Mels of every clip of the cache, in its order."""
-        mels = [encoder.mels(torch.from_numpy(cache.audio_of(clip))[None])[0] for clip in cache.clips]
+        mels = [
+            encoder.mels(torch.from_numpy(cache.audio_of(clip))[None])[0] for clip in cache.clips
+        ]
         shapes = cache.arkit[:, MOUTH_SHAPES]
         return cls(mels, (shapes - np.nanmean(shapes, 0)) / (np.nanstd(shapes, 0) + 0.02))
 
@@ -44,7 +46,8 @@ def augment_mels(mels: Float[Tensor, "80 m"], rng: np.random.Generator) -> Float
     mels = (
         torch.logaddexp(
             mels * 3,
-            torch.full_like(mels, floor * 3) + 0.5 * torch.from_numpy(rng.normal(size=mels.shape)).float(),
+            torch.full_like(mels, floor * 3)
+            + 0.5 * torch.from_numpy(rng.normal(size=mels.shape)).float(),
         )
         / 3
     )

@@ -45,7 +45,8 @@ class LatentCache:
         index = json.loads((Path(root) / "index.json").read_text())
         self.clips = [LatentClip(**clip) for clip in index["clips"]]
         self.latents, self.image, self.portrait, self.opening = (
-            np.load(Path(root) / f"{name}.npy") for name in ("latents", "image", "portrait", "opening")
+            np.load(Path(root) / f"{name}.npy")
+            for name in ("latents", "image", "portrait", "opening")
         )
 
     @classmethod
@@ -76,7 +77,11 @@ class LatentCache:
             for copy in range(copies if clip.split == "train" else 1):
                 rng = np.random.default_rng([seed, number, copy])
                 first_frame, rows, image, portrait = _encode(cache, clip, codec, image_encoder, rng)
-                clips.append(LatentClip(number, len(images), clip.split, start, len(rows["latents"]), first_frame))
+                clips.append(
+                    LatentClip(
+                        number, len(images), clip.split, start, len(rows["latents"]), first_frame
+                    )
+                )
                 start += len(rows["latents"])
                 images.append(image)
                 portraits.append(portrait)
@@ -108,12 +113,16 @@ def _encode(
     offsets = first + np.arange(1 + GROUP * (num_latents - 1))
     chosen = first if not training or rng.random() < 0.5 else int(rng.integers(clip.num_frames))
     indices = clip.frame_start + np.concatenate([[chosen], offsets])
-    look = draw_look(rng, cache.landmarks[clip.frame_start], cache.size_px, 1.0 if training else 0.0, bend=0.0)
+    look = draw_look(
+        rng, cache.landmarks[clip.frame_start], cache.size_px, 1.0 if training else 0.0, bend=0.0
+    )
     picture = apply_look(look, cache.frames[indices[:1]], size_px)
     landmarks = move_landmarks(look, cache.landmarks[indices], cache.size_px, 2) - 1
     points = torch.from_numpy(landmarks)
     latents = codec.encode_landmarks(points[None, 1:], points[:1])[0].transpose(0, 1)
-    found = points[:1] + (PORTRAIT_ERROR * torch.from_numpy(rng.normal(size=(1, 68, 2))).float() if training else 0)
+    found = points[:1] + (
+        PORTRAIT_ERROR * torch.from_numpy(rng.normal(size=(1, 68, 2))).float() if training else 0
+    )
     image = image_encoder(picture, codec.prepare(picture, found))[0]
     gaps = lip_opening(landmarks[1:])
     opening = np.concatenate([np.repeat(gaps[:1], GROUP - 1), gaps]).reshape(num_latents, GROUP)

@@ -54,7 +54,9 @@ def merge(roots: Sequence[Path], out: Path) -> prepared.Prepared:
 
 def _open(root: Path) -> _Finished:
     if not (root / parts.FILE).is_file():
-        raise DataError(f"{root}: no part of a dataset; give folders that `prepare --part` has made")
+        raise DataError(
+            f"{root}: no part of a dataset; give folders that `prepare --part` has made"
+        )
     if not (root / "manifest.jsonl").is_file():
         raise DataError(f"{root}: is not finished; run its `prepare --part` again to the end")
     file = load_recipe(root / parts.FILE, PartFile)
@@ -73,23 +75,35 @@ def _require_fit(found: list[_Finished]) -> None:
     first = found[0]
     for part in found[1:]:
         if part.file.part.of != first.file.part.of:
-            raise DataError(f"{part.root}: is {part.file.part}, {first.root} is {first.file.part}; give parts of one")
+            raise DataError(
+                f"{part.root}: is {part.file.part}, {first.root} is {first.file.part}; give parts"
+                " of one"
+            )
         if part.file.sources != first.file.sources:
-            raise DataError(f"{part.root}: was made of other sources than {first.root}; all parts need the same list")
+            raise DataError(
+                f"{part.root}: was made of other sources than {first.root}; all parts need the same"
+                " list"
+            )
         if _fingerprint(part) != _fingerprint(first) or part.config != first.config:
-            raise DataError(f"{part.root}: was made with other settings or weights than {first.root}; make it again")
+            raise DataError(
+                f"{part.root}: was made with other settings or weights than {first.root}; make it"
+                " again"
+            )
     numbers = [part.file.part.number for part in found]
     for part, before in zip(found[1:], found, strict=False):
         if part.file.part.number == before.file.part.number:
             raise DataError(f"{part.root}: is {part.file.part}, as is {before.root}; leave one out")
     lacking = sorted(set(range(1, first.file.part.of + 1)) - set(numbers))
     if lacking:
-        raise DataError(f"part {lacking[0]} of {first.file.part.of} is not among {len(found)} parts; give all of them")
+        raise DataError(
+            f"part {lacking[0]} of {first.file.part.of} is not among {len(found)} parts; give all"
+            " of them"
+        )
     count = sum(len(part.records) for part in found)
     if count != first.file.num_sources:
         raise DataError(
-            f"{first.root} and the others hold {count} sources where {first.file.num_sources} were listed; run each "
-            "`prepare --part` again to the end"
+            f"{first.root} and the others hold {count} sources where {first.file.num_sources} were"
+            " listed; run each `prepare --part` again to the end"
         )
 
 

@@ -31,7 +31,8 @@ STRETCH = 2 * GROUP  # frames in a row
 @dataclass(frozen=True)
 class MouthPatches:
     """n stretches of 8 frames: patches `shown` and `true` uint8 [n, 8, 96, 112, 3], the `landmarks` [n, 8, 68, 2] in
-    the square; the portrait's patch [n, 96, 112, 3] and landmarks [n, 68, 2]; and the `split` of each stretch."""
+    the square; the portrait's patch [n, 96, 112, 3] and landmarks [n, 68, 2]; and the `split` of each stretch.
+    """
 
     shown: UInt8[np.ndarray, "n 8 96 112 3"]
     true: UInt8[np.ndarray, "n 8 96 112 3"]
@@ -41,7 +42,9 @@ class MouthPatches:
     split: list[str]
 
     @classmethod
-    def build(cls, root: Path, clips: list[SourceClip], codec: PortraitCodec, seed: int, log=print) -> MouthPatches:
+    def build(
+        cls, root: Path, clips: list[SourceClip], codec: PortraitCodec, seed: int, log=print
+    ) -> MouthPatches:
         """Cuts the patches of all clips but the test split's into `root`; what is there already is read."""
         root.mkdir(parents=True, exist_ok=True)
         index = root / "index.json"
@@ -56,23 +59,34 @@ class MouthPatches:
                     for name, value in zip(rows, (*row, clip.split), strict=True):
                         rows[name].append(value)
                 if number % 20 == 0:
-                    log(f"mouth patches: {number}/{len(clips)} clips, {len(rows['split'])} stretches", flush=True)
+                    log(
+                        f"mouth patches: {number}/{len(clips)} clips, {len(rows['split'])}"
+                        " stretches",
+                        flush=True,
+                    )
             splits = rows.pop("split")
             for name, values in rows.items():
                 np.save(root / f"{name}.npy", np.stack(values))
             index.write_text(json.dumps({"keys": keys, "split": splits}))
         arrays = {
-            name: np.load(root / f"{name}.npy", mmap_mode="r") for name in cls.__dataclass_fields__ if name != "split"
+            name: np.load(root / f"{name}.npy", mmap_mode="r")
+            for name in cls.__dataclass_fields__
+            if name != "split"
         }
         return cls(**arrays, split=json.loads(index.read_text())["split"])
 
 
-def _stretches(clip: SourceClip, codec: PortraitCodec, mesh: FaceMesh, rng: np.random.Generator) -> Iterator[tuple]:
+def _stretches(
+    clip: SourceClip, codec: PortraitCodec, mesh: FaceMesh, rng: np.random.Generator
+) -> Iterator[tuple]:
     """Of a clip: from its first frame, from one with an open mouth and, where it is rendered, from another."""
     frames = np.stack(list(read_frames(clip.video)))
     size = frames.shape[1]
     if len(frames) < STRETCH + 1 or frames.shape[2] != size:
-        raise DataError(f"{clip.video}: {len(frames)} frames of {frames.shape[2]}x{size} px; give longer square clips")
+        raise DataError(
+            f"{clip.video}: {len(frames)} frames of {frames.shape[2]}x{size} px; give longer square"
+            " clips"
+        )
     known = _labels(clip, size)
     find = lambda number: mesh.find(frames[number], _face(size))  # noqa: E731
     if known is None:
@@ -98,10 +112,19 @@ def _stretches(clip: SourceClip, codec: PortraitCodec, mesh: FaceMesh, rng: np.r
 
 
 @torch.inference_mode()
-def _cut(frames, portrait: int, numbers: np.ndarray, own: np.ndarray, moves: np.ndarray, codec: PortraitCodec) -> tuple:
+def _cut(
+    frames,
+    portrait: int,
+    numbers: np.ndarray,
+    own: np.ndarray,
+    moves: np.ndarray,
+    codec: PortraitCodec,
+) -> tuple:
     size_px = codec.config.size_px
     pixels = _pixels(frames[portrait][None])
-    small = torch.nn.functional.interpolate(pixels, (size_px, size_px), mode="bilinear", antialias=True)
+    small = torch.nn.functional.interpolate(
+        pixels, (size_px, size_px), mode="bilinear", antialias=True
+    )
     landmarks = torch.from_numpy(own).float()[None]
     context = codec.prepare(small, landmarks, Canvas(pixels))
     groups = torch.from_numpy(moves).float().unflatten(0, (-1, GROUP))[None]
@@ -131,8 +154,12 @@ def _in_square(points: np.ndarray, size: int) -> np.ndarray:
 
 
 def _pixels(frames: UInt8[np.ndarray, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
-    return rearrange(torch.from_numpy(np.ascontiguousarray(frames)).float() / 127.5 - 1, "n h w c -> n c h w")
+    return rearrange(
+        torch.from_numpy(np.ascontiguousarray(frames)).float() / 127.5 - 1, "n h w c -> n c h w"
+    )
 
 
 def _bytes(patches: Float[Tensor, "n 3 y x"]) -> UInt8[np.ndarray, "n y x 3"]:
-    return rearrange((patches.clamp(-1, 1) + 1) * 127.5, "n c y x -> n y x c").round().byte().numpy()
+    return (
+        rearrange((patches.clamp(-1, 1) + 1) * 127.5, "n c y x -> n y x c").round().byte().numpy()
+    )

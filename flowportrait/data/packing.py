@@ -43,7 +43,9 @@ class Piece(Generic[T]):
     cost: float
 
 
-def pack(piece_at: Callable[[int], Piece[T]], position: int, num_rows: int, budget: int) -> tuple[list[list[T]], int]:
+def pack(
+    piece_at: Callable[[int], Piece[T]], position: int, num_rows: int, budget: int
+) -> tuple[list[list[T]], int]:
     """Rows of at most `budget` tokens each, filled with the pieces from `position` on, and the position after them.
 
     As many pieces as the rows have room for, less what does not go in; then the most expensive piece first, each into
@@ -61,7 +63,9 @@ def pack(piece_at: Callable[[int], Piece[T]], position: int, num_rows: int, budg
     return [[piece.content for piece in row] for row in rows], position + len(taken)
 
 
-def _assigned(pieces: Sequence[Piece[T]], num_rows: int, budget: int) -> list[list[Piece[T]]] | None:
+def _assigned(
+    pieces: Sequence[Piece[T]], num_rows: int, budget: int
+) -> list[list[Piece[T]]] | None:
     """The balanced rows of these pieces; None if one finds no room."""
     rows: list[list[Piece[T]]] = [[] for _ in range(num_rows)]
     costs, rooms = [0.0] * num_rows, [budget] * num_rows

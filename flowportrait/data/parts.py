@@ -28,7 +28,9 @@ class Part(Frozen):
         """From "2/8". Raises ConfigError."""
         found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
         if found is None or not 1 <= int(found[1]) <= int(found[2]):
-            raise ConfigError(f"--part: got '{text}'; give number/count, such as 2/8 for the second of eight")
+            raise ConfigError(
+                f"--part: got '{text}'; give number/count, such as 2/8 for the second of eight"
+            )
         return cls(number=int(found[1]), of=int(found[2]))
 
     def of_list(self, items: Sequence[Any]) -> list[Any]:
@@ -65,7 +67,10 @@ def settle(out: Path, wanted: PartFile | None) -> None:
         save_resolved(wanted, path)
         return
     if known is not None and wanted is not None and known.part == wanted.part:
-        raise DataError(f"{out}: is {known.part} of other sources ({known.num_sources}); give the same, or another -o")
+        raise DataError(
+            f"{out}: is {known.part} of other sources ({known.num_sources}); give the same, or"
+            " another -o"
+        )
     holds = f"is {known.part}" if known else "is no part"
     asked = f"--part {wanted.part.number}/{wanted.part.of}" if wanted else "no --part"
     raise DataError(f"{out}: {holds}, got {asked}; give another -o")

@@ -25,7 +25,14 @@ from pydantic import Field
 from flowportrait.config import load_recipe, save_resolved
 from flowportrait.data import parts
 from flowportrait.data.parts import Part, PartFile
-from flowportrait.data.preprocess import STAGES, PrepareConfig, Preparer, SourceFile, SplitConfig, split_of
+from flowportrait.data.preprocess import (
+    STAGES,
+    PrepareConfig,
+    Preparer,
+    SourceFile,
+    SplitConfig,
+    split_of,
+)
 from flowportrait.data.workers import prepare_all, prepare_all_on_ray
 from flowportrait.errors import ConfigError, DataError, require
 from flowportrait.files import VIDEO_SUFFIXES, files_below, is_video, readable, replace
@@ -56,7 +63,9 @@ class SourceRow(Record):
     text: str = ""
     licence: str = ""
     source: str = Field("", description="the collection")
-    face_direction: str = Field("", description="frontal, side, or another that is dropped (App. B)")
+    face_direction: str = Field(
+        "", description="frontal, side, or another that is dropped (App. B)"
+    )
 
 
 @dataclass(frozen=True)
@@ -73,10 +82,16 @@ class Prepared:
 
     def rows(self) -> list[ManifestRow]:
         """The manifest, in the order of the sources' names."""
-        return [_row(record, clip, self.config.split) for record in self.records for clip in record.clips]
+        return [
+            _row(record, clip, self.config.split)
+            for record in self.records
+            for clip in record.clips
+        ]
 
 
-def find_sources(paths: Sequence[Path], config: SplitConfig, out: Path) -> tuple[list[SourceFile], int]:
+def find_sources(
+    paths: Sequence[Path], config: SplitConfig, out: Path
+) -> tuple[list[SourceFile], int]:
     """The videos of files, folders (all below but `out`) and lists, and how many files of folders are no videos by
     their names.
 
@@ -90,21 +105,37 @@ def find_sources(paths: Sequence[Path], config: SplitConfig, out: Path) -> tuple
             videos = [file for file in files if is_video(file)]
             ignored += len(files) - len(videos)
             root = path.resolve().name
-            rows = [(f"{root}/{file.relative_to(path).as_posix()}", file, SourceRow(video="")) for file in videos]
+            rows = [
+                (f"{root}/{file.relative_to(path).as_posix()}", file, SourceRow(video=""))
+                for file in videos
+            ]
         elif path.suffix == ".jsonl":
-            rows = [(row.video, path.parent / row.video, row) for row in read_jsonl(path, SourceRow)]
+            rows = [
+                (row.video, path.parent / row.video, row) for row in read_jsonl(path, SourceRow)
+            ]
         elif path.is_file():
             rows = [(path.name, path, SourceRow(video=""))]
         else:
-            raise DataError(f"{path}: no such file or folder; give a video, a folder of videos or a list (.jsonl)")
+            raise DataError(
+                f"{path}: no such file or folder; give a video, a folder of videos or a list"
+                " (.jsonl)"
+            )
         for key, file, row in rows:
             if readable(key) != key:
-                raise DataError(f"{readable(str(file))}: its name is not written in UTF-8; rename it, or leave it out")
+                raise DataError(
+                    f"{readable(str(file))}: its name is not written in UTF-8; rename it, or leave"
+                    " it out"
+                )
             if key in found and found[key].path.resolve() != file.resolve():
-                raise DataError(f"{file}: '{key}' is the name of {found[key].path} already; rename a folder or a file")
+                raise DataError(
+                    f"{file}: '{key}' is the name of {found[key].path} already; rename a folder or"
+                    " a file"
+                )
             found[key] = _source(key, file, row, config)
     if not found:
-        raise DataError(f"no video in {', '.join(map(str, paths))}; give {', '.join(VIDEO_SUFFIXES)} files")
+        raise DataError(
+            f"no video in {', '.join(map(str, paths))}; give {', '.join(VIDEO_SUFFIXES)} files"
+        )
     return list(found.values()), ignored
 
 
@@ -114,7 +145,16 @@ def _is_below(file: Path, folder: Path) -> bool:
 
 def _source(key: str, file: Path, row: SourceRow, config: SplitConfig) -> SourceFile:
     identity = row.identity or _identity(key, config)
-    return SourceFile(key, file, identity, row.voice or identity, row.text, row.licence, row.source, row.face_direction)
+    return SourceFile(
+        key,
+        file,
+        identity,
+        row.voice or identity,
+        row.text,
+        row.licence,
+        row.source,
+        row.face_direction,
+    )
 
 
 def _identity(key: str, config: SplitConfig) -> str:
@@ -125,11 +165,13 @@ def _identity(key: str, config: SplitConfig) -> str:
     try:
         match = re.search(config.identity, key)
     except re.error as error:
-        raise ConfigError(f"split.identity: got {config.identity!r}, no regular expression ({error})") from error
+        raise ConfigError(
+            f"split.identity: got {config.identity!r}, no regular expression ({error})"
+        ) from error
     if match is None or not match.groups():
         raise ConfigError(
-            f"split.identity: {config.identity!r} has no group or is not found in '{key}'; give file, folder, or an "
-            "expression whose first group names the person"
+            f"split.identity: {config.identity!r} has no group or is not found in '{key}'; give"
+            " file, folder, or an expression whose first group names the person"
         )
     return match[1]
 
@@ -156,12 +198,17 @@ def prepare(
     sources = part.of_list(sorted(sources, key=lambda source: source.key)) if part else sources
     preparer = Preparer(config, out)
     preparer.load()
-    unchecked = [*preparer.filters.unchecked, *(["active speaker"] if preparer.network is None else [])]
+    unchecked = [
+        *preparer.filters.unchecked,
+        *(["active speaker"] if preparer.network is None else []),
+    ]
     compute = prepare_all if engine == "local" else prepare_all_on_ray
     with held(out):
         begin(out, config, preparer.fingerprint, part_file)
         records = {record.key: record for record in read_jsonl(out / _JOURNAL, PreparedSource)}
-        missing = [source for source in sources if not _is_done(source, records.get(source.key), out)]
+        missing = [
+            source for source in sources if not _is_done(source, records.get(source.key), out)
+        ]
         done = kept = len(sources) - len(missing)
         # What was loaded to be checked need not travel to the workers.
         for source, record in compute(Preparer(config, out), missing, workers):
@@ -185,9 +232,13 @@ def held(out: Path) -> Iterator[None]:
         lock = FileLock(out / ".lock", timeout=0)
         lock.acquire()
     except Timeout as error:
-        raise DataError(f"{out}: another run is writing there; wait for it, or give another -o") from error
+        raise DataError(
+            f"{out}: another run is writing there; wait for it, or give another -o"
+        ) from error
     except OSError as error:
-        raise DataError(f"{out}: cannot be written to ({error.strerror}); give another -o") from error
+        raise DataError(
+            f"{out}: cannot be written to ({error.strerror}); give another -o"
+        ) from error
     try:
         yield
     finally:
@@ -199,12 +250,17 @@ def begin(out: Path, config: PrepareConfig, fingerprint: str, part: PartFile | N
     settings, journal = out / _CONFIG, out / _JOURNAL
     others = [path.name for path in out.iterdir() if path.name != ".lock"]
     if others and not journal.exists():
-        raise DataError(f"{out}: holds {others[0]} and is no dataset of `prepare`; give an empty or a new folder")
+        raise DataError(
+            f"{out}: holds {others[0]} and is no dataset of `prepare`; give an empty or a new"
+            " folder"
+        )
     if journal.exists():
         _mend(journal)
         for record in read_jsonl(journal, PreparedSource):
             if record.fingerprint != fingerprint:
-                raise DataError(f"{out}: was made with other settings or weights ({settings}); give another -o")
+                raise DataError(
+                    f"{out}: was made with other settings or weights ({settings}); give another -o"
+                )
     # The journal comes first: it tells the next run that the folder is ours.
     journal.touch()
     parts.settle(out, part)
@@ -227,7 +283,9 @@ def _is_done(source: SourceFile, record: PreparedSource | None, out: Path) -> bo
         return False
     same = source.record(record.fingerprint)
     known = record.model_dump(include=set(SOURCE_FIELDS))
-    return known == same.model_dump(include=set(SOURCE_FIELDS)) and all((out / c.video).is_file() for c in record.clips)
+    return known == same.model_dump(include=set(SOURCE_FIELDS)) and all(
+        (out / c.video).is_file() for c in record.clips
+    )
 
 
 def _append(journal: Path, record: PreparedSource) -> None:
@@ -274,7 +332,9 @@ def summarize(result: Prepared) -> dict[str, Any]:
     return {
         "flowportrait": version("flowportrait"),
         "settings": result.config.model_dump(mode="json"),
-        "fingerprint": result.records[0].fingerprint if result.records else result.config.fingerprint,
+        "fingerprint": (
+            result.records[0].fingerprint if result.records else result.config.fingerprint
+        ),
         "sources": len(result.records),
         "sources_without_clips": sum(not record.clips for record in result.records),
         "ignored_files": result.ignored,
@@ -282,7 +342,9 @@ def summarize(result: Prepared) -> dict[str, Any]:
         "seconds_in": round(seconds_in, 3),
         "seconds_out": round(math.fsum(row.duration_s for row in rows), 3),
         "dropped": {
-            name: {"seconds": round(seconds[name], 3), "sources": sources[name]} for name in REASONS if sources[name]
+            name: {"seconds": round(seconds[name], 3), "sources": sources[name]}
+            for name in REASONS
+            if sources[name]
         },
         "splits": {
             split: {
@@ -292,7 +354,9 @@ def summarize(result: Prepared) -> dict[str, Any]:
             for split in ("train", "held_out")
         },
         "computing_s": {
-            stage: round(math.fsum(record.computing_s.get(stage, 0.0) for record in result.records), 2)
+            stage: round(
+                math.fsum(record.computing_s.get(stage, 0.0) for record in result.records), 2
+            )
             for stage in STAGES
         },
         "not_checked": result.unchecked,
@@ -303,23 +367,35 @@ def markdown(summary: dict[str, Any], result: Prepared) -> str:
     """The report for people."""
     seconds_in, lines = summary["seconds_in"], ["# Prepared dataset", ""]
     lines.append(
-        f"{summary['sources']} sources, {seconds_in:.1f} s: {summary['clips']} clips, {summary['seconds_out']:.1f} s."
+        f"{summary['sources']} sources, {seconds_in:.1f} s: {summary['clips']} clips,"
+        f" {summary['seconds_out']:.1f} s."
     )
     if summary["not_checked"]:
         lines += ["", f"**Not checked: {', '.join(summary['not_checked'])}.**"]
     share = 100 / seconds_in if seconds_in else 0.0
     reasons = [
-        [name, f"{found['seconds']:.1f}", f"{found['seconds'] * share:.1f} %", str(found["sources"])]
+        [
+            name,
+            f"{found['seconds']:.1f}",
+            f"{found['seconds'] * share:.1f} %",
+            str(found["sources"]),
+        ]
         for name, found in summary["dropped"].items()
     ]
-    lines += ["", *markdown_rows(["dropped because", "seconds", "share", "in sources"], reasons)] if reasons else []
+    lines += (
+        ["", *markdown_rows(["dropped because", "seconds", "share", "in sources"], reasons)]
+        if reasons
+        else []
+    )
     per_second = [
         [stage, f"{spent:.1f}", f"{spent / seconds_in:.3f}" if seconds_in else "-"]
         for stage, spent in summary["computing_s"].items()
     ]
     lines += ["", *markdown_rows(["stage", "processor seconds", "per second of video"], per_second)]
     notes = [note for record in result.records for note in record.notes]
-    lines += ["", "## What is wrong with files", "", *(f"- {note}" for note in notes)] if notes else []
+    lines += (
+        ["", "## What is wrong with files", "", *(f"- {note}" for note in notes)] if notes else []
+    )
     return "\n".join(lines) + "\n"
 
 

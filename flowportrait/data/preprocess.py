@@ -58,24 +58,36 @@ class ClipsConfig(Frozen):
     """How long clips are. Unstated in the paper."""
 
     min_s: float = Field(2.0, gt=0, description="shorter ones are dropped")
-    max_s: float = Field(25.0, gt=0, description="longer ones become equal parts; `encode` takes 25 s of a clip")
+    max_s: float = Field(
+        25.0, gt=0, description="longer ones become equal parts; `encode` takes 25 s of a clip"
+    )
 
 
 class SplitConfig(Frozen):
     """Which identities are held out. Unstated in the paper but for the test split's rule."""
 
-    held_out_share: float = Field(0.05, ge=0, le=1, description="of the identities, by a digest of their names")
+    held_out_share: float = Field(
+        0.05, ge=0, le=1, description="of the identities, by a digest of their names"
+    )
     seed: int = 0
     identity: str = Field(
         "file",
-        description="who is seen in a source whose identity is not given: file, folder, or a regular expression whose "
-        "first group is searched for in the source's name",
+        description=(
+            "who is seen in a source whose identity is not given: file, folder, or a regular"
+            " expression whose first group is searched for in the source's name"
+        ),
     )
     rule: Literal["any", "paper"] = Field(
-        "any", description="paper: held-out clips have at least `test_min_s` and a head of `test_min_face_px` (§2.3)"
+        "any",
+        description=(
+            "paper: held-out clips have at least `test_min_s` and a head of `test_min_face_px`"
+            " (§2.3)"
+        ),
     )
     test_min_s: float = Field(5.0, gt=0, description="§2.3")
-    test_min_face_px: float = Field(512.0, gt=0, description="§2.3; the longer side of the face's box in the source")
+    test_min_face_px: float = Field(
+        512.0, gt=0, description="§2.3; the longer side of the face's box in the source"
+    )
 
 
 class PrepareConfig(Frozen):
@@ -89,7 +101,8 @@ class PrepareConfig(Frozen):
     clips: ClipsConfig = ClipsConfig()
     split: SplitConfig = SplitConfig()
     directions: tuple[str, ...] = Field(
-        ("frontal", "side"), description="App. B: face directions that are kept, where a source says its own"
+        ("frontal", "side"),
+        description="App. B: face directions that are kept, where a source says its own",
     )
 
     @property
@@ -140,7 +153,9 @@ class Preparer:
     @cached_property
     def detector(self) -> FaceDetector:
         """What finds faces."""
-        return FACE_DETECTORS.load(self.config.faces.detector)(**self.config.faces.detector_settings)
+        return FACE_DETECTORS.load(self.config.faces.detector)(
+            **self.config.faces.detector_settings
+        )
 
     @cached_property
     def filters(self) -> SpeechFilters:
@@ -192,7 +207,12 @@ class _Run:
         except Unusable as error:
             self.notes.append(str(error))
             dropped = [Dropped(start_s=0.0, end_s=self.duration_s, reason=error.reason)]
-        changes = {"duration_s": self.duration_s, "clips": clips, "dropped": dropped, "notes": self.notes}
+        changes = {
+            "duration_s": self.duration_s,
+            "clips": clips,
+            "dropped": dropped,
+            "notes": self.notes,
+        }
         costs = {stage: round(self.costs.get(stage, 0.0), 3) for stage in STAGES}
         return record.model_copy(update=changes | {"computing_s": costs})
 
@@ -202,7 +222,9 @@ class _Run:
             footage = probe(self.source.path)
             self.duration_s = footage.declared_s
             if self.source.direction and self.source.direction not in config.directions:
-                raise Unusable("direction", f"{self.source.path}: face direction '{self.source.direction}'")
+                raise Unusable(
+                    "direction", f"{self.source.path}: face direction '{self.source.direction}'"
+                )
             sound = self._sound(footage)
         with self._stage("speech"):
             speakers = self._speakers(sound)
@@ -210,12 +232,18 @@ class _Run:
             tracks = self._tracks(footage, sound)
         with self._stage("speaker"):
             network = self.parts.network
-            found = speaker.confidences(footage, sound, tracks, network, config.speaker) if network else None
+            found = (
+                speaker.confidences(footage, sound, tracks, network, config.speaker)
+                if network
+                else None
+            )
             stretches = speaker.speaking_stretches(tracks, found, config.speaker)
             for track in tracks:
                 self._mark(track.start, track.stop, "not_speaking")
         with self._stage("crop"):
-            plans = [plan for stretch in stretches for plan in self._plans(stretch, footage, speakers)]
+            plans = [
+                plan for stretch in stretches for plan in self._plans(stretch, footage, speakers)
+            ]
         with self._stage("write"):
             return list(self._written(footage, sound, plans))
 
@@ -243,9 +271,13 @@ class _Run:
             spoken = filters.language_finder.identify(sound.pcm)
             if spoken.language != config.keep_language:
                 raise Unusable(
-                    "language", f"{self.source.path}: spoken in '{spoken.language}' (certainty {spoken.certainty:.2f})"
+                    "language",
+                    f"{self.source.path}: spoken in '{spoken.language}' (certainty"
+                    f" {spoken.certainty:.2f})",
                 )
-        return filters.overlap_finder.find(sound.pcm) if filters.overlap_finder is not None else None
+        return (
+            filters.overlap_finder.find(sound.pcm) if filters.overlap_finder is not None else None
+        )
 
     def _tracks(self, footage: Footage, sound: SoundTrack) -> list[Track]:
         """The faces that may speak; marks the ticks that show none, and those without sound."""
@@ -255,7 +287,9 @@ class _Run:
         decoded_s, declared_s = count / FPS, footage.declared_s
         lost = declared_s - decoded_s > _LOST_S
         self.duration_s = declared_s if lost else decoded_s
-        self.outcome = np.full(max(count, round(self.duration_s * FPS)), REASONS.index("no_face"), np.uint8)
+        self.outcome = np.full(
+            max(count, round(self.duration_s * FPS)), REASONS.index("no_face"), np.uint8
+        )
         self._mark(count, len(self.outcome), "damaged")
         if lost or footage.damage:
             why = footage.damage or f"the picture ends at {decoded_s:.2f} s of {declared_s:.2f} s"
@@ -282,7 +316,9 @@ class _Run:
         changes, last, seen = [], None, None
         for tick, frame in enumerate(footage.frames(FPS)):
             small = seen if frame is last else thumbnail(frame)
-            changes.append(0.0 if seen is None or frame is last else float(np.abs(small - seen).mean()))
+            changes.append(
+                0.0 if seen is None or frame is last else float(np.abs(small - seen).mean())
+            )
             last, seen = frame, small
             if tick % self.parts.config.faces.detect_every == 0:
                 detections[tick] = self.parts.detector.detect(frame)
@@ -294,7 +330,9 @@ class _Run:
         codes = [REASONS.index(name) for name in over]
         part[np.isin(part, codes) if over else slice(None)] = REASONS.index(reason)
 
-    def _plans(self, stretch: Stretch, footage: Footage, speakers: Speakers | None) -> Iterator[_Plan]:
+    def _plans(
+        self, stretch: Stretch, footage: Footage, speakers: Speakers | None
+    ) -> Iterator[_Plan]:
         """The clips of a stretch that pass; ticks of others get their reason."""
         config = self.parts.config
         if stretch.stop - stretch.start < round(config.clips.min_s * FPS):
@@ -316,13 +354,25 @@ class _Run:
         start_s, end_s = plan.start / FPS, plan.stop / FPS
         if plan.squares[:, 2].min() < config.crop.min_side_px:
             return "small_face"
-        if speakers and filters.overlapping_share(speakers, start_s, end_s) > config.speech.max_overlap:
+        if (
+            speakers
+            and filters.overlapping_share(speakers, start_s, end_s) > config.speech.max_overlap
+        ):
             return "overlap"
-        held_out = split_of(self.source.identity, config.split) == "held_out" and config.split.rule == "paper"
+        held_out = (
+            split_of(self.source.identity, config.split) == "held_out"
+            and config.split.rule == "paper"
+        )
         least_s, least_px = config.split.test_min_s, config.split.test_min_face_px
-        return "not_for_test" if held_out and (end_s - start_s < least_s or plan.face_px < least_px) else None
+        return (
+            "not_for_test"
+            if held_out and (end_s - start_s < least_s or plan.face_px < least_px)
+            else None
+        )
 
-    def _written(self, footage: Footage, sound: SoundTrack, plans: list[_Plan]) -> Iterator[PreparedClip]:
+    def _written(
+        self, footage: Footage, sound: SoundTrack, plans: list[_Plan]
+    ) -> Iterator[PreparedClip]:
         """Writes the clips, which do not overlap, as the source passes by."""
         frames, at = footage.frames(FPS), 0
         for plan in plans:
@@ -351,7 +401,9 @@ class _Run:
         edges = [0, *(np.flatnonzero(np.diff(self.outcome)) + 1).tolist(), len(self.outcome)]
         for start, stop in zip(edges, edges[1:], strict=False):
             if stop > start and self.outcome[start] != _KEPT:
-                yield Dropped(start_s=start / FPS, end_s=stop / FPS, reason=REASONS[self.outcome[start]])
+                yield Dropped(
+                    start_s=start / FPS, end_s=stop / FPS, reason=REASONS[self.outcome[start]]
+                )
 
 
 @dataclass(frozen=True)
@@ -372,10 +424,14 @@ class _Plan:
         piece = frame[y : y + side, x : x + side]
         if side == self.side_px:
             return piece
-        return np.asarray(Image.fromarray(piece).resize((self.side_px,) * 2, Image.Resampling.LANCZOS))
+        return np.asarray(
+            Image.fromarray(piece).resize((self.side_px,) * 2, Image.Resampling.LANCZOS)
+        )
 
 
-def _plan(stretch: Stretch, start: int, stop: int, size_px: tuple[int, int], config: CropConfig) -> _Plan:
+def _plan(
+    stretch: Stretch, start: int, stop: int, size_px: tuple[int, int], config: CropConfig
+) -> _Plan:
     boxes = stretch.track.boxes_at(np.arange(start, stop, dtype=float))
     cut = squares(boxes, size_px, config)
     face_px = float(np.median(np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])))

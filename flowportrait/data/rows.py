@@ -25,16 +25,35 @@ class RowsConfig(Frozen):
     """Where clips come from and how they are packed."""
 
     encoded: list[Path] = Field(min_length=1, description="datasets made by `flowportrait encode`")
-    row_tokens: int = Field(89_600, gt=0, description="§4.1: the most tokens that are trained on in one row")
-    num_rows: int = Field(8, ge=1, description="rows of an update, over all processes. Unstated in the paper")
-    max_latent_frames: int = Field(151, ge=2, description="longer clips are cut to a stretch of so many: 25 s")
-    prefix_latent_frames: int = Field(2, ge=1, description="that stand clean where a stretch continues from others")
-    opening_share: float = Field(0.4, ge=0, le=1, description="of the stretches that start their clip")
-    prefix_share: float = Field(0.5, ge=0, le=1, description="of the others that continue from clean latent frames")
-    first_portrait_share: float = Field(
-        0.5, ge=0, le=1, description="of the portraits that are the first frame. Unstated; others keep it from copying"
+    row_tokens: int = Field(
+        89_600, gt=0, description="§4.1: the most tokens that are trained on in one row"
     )
-    drop_audio: float = Field(0.1, ge=0, le=1, description="Unstated; so that guidance can be turned on later")
+    num_rows: int = Field(
+        8, ge=1, description="rows of an update, over all processes. Unstated in the paper"
+    )
+    max_latent_frames: int = Field(
+        151, ge=2, description="longer clips are cut to a stretch of so many: 25 s"
+    )
+    prefix_latent_frames: int = Field(
+        2, ge=1, description="that stand clean where a stretch continues from others"
+    )
+    opening_share: float = Field(
+        0.4, ge=0, le=1, description="of the stretches that start their clip"
+    )
+    prefix_share: float = Field(
+        0.5, ge=0, le=1, description="of the others that continue from clean latent frames"
+    )
+    first_portrait_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description=(
+            "of the portraits that are the first frame. Unstated; others keep it from copying"
+        ),
+    )
+    drop_audio: float = Field(
+        0.1, ge=0, le=1, description="Unstated; so that guidance can be turned on later"
+    )
     drop_image: float = Field(0.1, ge=0, le=1, description="Unstated")
 
 
@@ -101,7 +120,10 @@ class Rows:
         start = 0
         if length < clip.latent_frames and not opens:
             start = int(rng.integers(1, clip.latent_frames - length + 1))
-        first, portrait = rng.random() < config.first_portrait_share, int(rng.integers(clip.num_portraits))
+        first, portrait = (
+            rng.random() < config.first_portrait_share,
+            int(rng.integers(clip.num_portraits)),
+        )
         return Cut(
             dataset, clip, self.grid(dataset, length, opening=start == 0), start,
             prefix=min(config.prefix_latent_frames, length - 1) if start and continues else 0,
@@ -113,7 +135,11 @@ class Rows:
     def held_out_cut(self, index: int) -> Cut:
         """The opening of a held-out clip, whole if it is not too long."""
         dataset, clip = self.held_out[index]
-        return Cut(dataset, clip, self.grid(dataset, min(clip.latent_frames, self.config.max_latent_frames), True))
+        return Cut(
+            dataset,
+            clip,
+            self.grid(dataset, min(clip.latent_frames, self.config.max_latent_frames), True),
+        )
 
     def grid(self, dataset: EncodedSet, latent_frames: int, opening: bool) -> TokenGrid:
         """The token layout of a stretch."""
@@ -133,7 +159,9 @@ class Rows:
             audio.append(heard[first : first + cut.grid.num_frames] * cut.keeps_audio)
             image.append(seen * cut.keeps_image)
         layout = RowLayout(tuple(cut.grid for cut in cuts))
-        return Loaded(cuts, layout, *(torch.cat(x)[None].to(device) for x in (audio, image)), latents)
+        return Loaded(
+            cuts, layout, *(torch.cat(x)[None].to(device) for x in (audio, image)), latents
+        )
 
     def _check(self, dataset: EncodedSet) -> None:
         header, model = dataset.header, self.model
@@ -141,13 +169,16 @@ class Rows:
         wanted = model.latent_channels, model.audio_dim, model.image_dim
         if got != wanted:
             raise DataError(
-                f"{dataset.root}: latent channels, audio and image width are {got}, the model's are {wanted}; "
-                "encode the clips with the parts of this model"
+                f"{dataset.root}: latent channels, audio and image width are {got}, the model's are"
+                f" {wanted}; encode the clips with the parts of this model"
             )
-        longest = min(max((clip.latent_frames for clip in dataset.clips), default=1), self.config.max_latent_frames)
+        longest = min(
+            max((clip.latent_frames for clip in dataset.clips), default=1),
+            self.config.max_latent_frames,
+        )
         tokens = RowLayout((self.grid(dataset, longest, opening=False),)).num_tokens
         if tokens > self.config.row_tokens:
             raise ConfigError(
-                f"data.row_tokens {self.config.row_tokens}: a clip of {longest} latent frames has {tokens} tokens; "
-                "give more, or a smaller data.max_latent_frames"
+                f"data.row_tokens {self.config.row_tokens}: a clip of {longest} latent frames has"
+                f" {tokens} tokens; give more, or a smaller data.max_latent_frames"
             )

@@ -42,11 +42,15 @@ def load_sources(
     world: Path | Sequence[Path] = (), grid: Path | None = None, grid_labels: Path | None = None
 ) -> list[SourceClip]:
     """All usable clips, test and validation included; raises DataError when a folder lacks its index."""
-    clips = _read_worlds([Path(world)] if isinstance(world, (str, Path)) else [Path(root) for root in world])
+    clips = _read_worlds(
+        [Path(world)] if isinstance(world, (str, Path)) else [Path(root) for root in world]
+    )
     if grid:
         clips += _read_grid(Path(grid), Path(grid_labels) if grid_labels else None)
     if not clips:
-        raise DataError("training data: no source given; name at least one of data.world and data.grid")
+        raise DataError(
+            "training data: no source given; name at least one of data.world and data.grid"
+        )
     return clips
 
 
@@ -79,7 +83,10 @@ def _read_worlds(roots: list[Path]) -> list[SourceClip]:
 def _records(root: Path) -> list[dict]:
     index = root / "clips.jsonl"
     if not index.is_file():
-        raise DataError(f"{root}: no clips.jsonl; expected a folder of rendered clips (`flowportrait world render`)")
+        raise DataError(
+            f"{root}: no clips.jsonl; expected a folder of rendered clips (`flowportrait world"
+            " render`)"
+        )
     return [json.loads(line) for line in index.read_text().splitlines()]
 
 
@@ -88,7 +95,9 @@ def _split(record: dict) -> Split:
     by_seed = {9: "test", 8: "validation"}.get(record["identity"]["seed"] % 10, "train")
     split = record.get("split", by_seed)
     if split not in get_args(Split):
-        raise DataError(f"{record['key']}: got split '{split}'; give one of {', '.join(get_args(Split))}")
+        raise DataError(
+            f"{record['key']}: got split '{split}'; give one of {', '.join(get_args(Split))}"
+        )
     return split
 
 

@@ -37,25 +37,41 @@ class SpeakerConfig(Frozen):
     """Whether the face is the one that is heard."""
 
     network: Literal["ava", "talkset", "none"] = Field(
-        "ava", description="which of Light-ASD's two files; none: not asked. TalkSet's sees speech in silence, too"
+        "ava",
+        description=(
+            "which of Light-ASD's two files; none: not asked. TalkSet's sees speech in silence, too"
+        ),
     )
-    weights: Path | None = Field(None, description="the file; else it is fetched from its home once")
+    weights: Path | None = Field(
+        None, description="the file; else it is fetched from its home once"
+    )
     confidence: Literal["softmax", "logit"] = Field(
-        "softmax", description="App. B's confidence. Unstated; the authors' demo takes the sign of a logit"
+        "softmax",
+        description="App. B's confidence. Unstated; the authors' demo takes the sign of a logit",
     )
-    threshold: float | None = Field(None, description="null: App. B's 0.5 for softmax, the demo's 0 for logit")
-    durations_s: tuple[int, ...] = Field(DURATIONS_S, min_length=1, description="pieces averaged over; the demo's")
+    threshold: float | None = Field(
+        None, description="null: App. B's 0.5 for softmax, the demo's 0 for logit"
+    )
+    durations_s: tuple[int, ...] = Field(
+        DURATIONS_S, min_length=1, description="pieces averaged over; the demo's"
+    )
     max_pause_s: float = Field(
         1.0,
         ge=0,
-        description="a shorter silence within speech is kept. Unstated; App. B removes frames, which would cut sound "
-        "and picture to pieces at every breath: 0 does that",
+        description=(
+            "a shorter silence within speech is kept. Unstated; App. B removes frames, which would"
+            " cut sound and picture to pieces at every breath: 0 does that"
+        ),
     )
 
     @property
     def least(self) -> float:
         """The confidence from which a frame counts as spoken."""
-        return self.threshold if self.threshold is not None else {"softmax": 0.5, "logit": 0.0}[self.confidence]
+        return (
+            self.threshold
+            if self.threshold is not None
+            else {"softmax": 0.5, "logit": 0.0}[self.confidence]
+        )
 
     def find_weights(self) -> Path | None:
         """The checked file. Raises CheckpointError when it is not there and cannot be fetched."""
@@ -64,7 +80,9 @@ class SpeakerConfig(Frozen):
         try:
             return WEIGHTS[f"light-asd-{self.network}"].find(self.weights)
         except CheckpointError as error:
-            raise CheckpointError(f"{error}; or set speaker.network=none, which asks nobody who speaks") from error
+            raise CheckpointError(
+                f"{error}; or set speaker.network=none, which asks nobody who speaks"
+            ) from error
 
 
 class Stretch(NamedTuple):
@@ -77,7 +95,11 @@ class Stretch(NamedTuple):
 
 
 def confidences(
-    footage: Footage, sound: SoundTrack, tracks: Sequence[Track], network: LightAsd, config: SpeakerConfig
+    footage: Footage,
+    sound: SoundTrack,
+    tracks: Sequence[Track],
+    network: LightAsd,
+    config: SpeakerConfig,
 ) -> list[Float[np.ndarray, " t"]]:
     """How sure it is that each track's face speaks, at every tick of 24 fps of the track.
 
@@ -113,7 +135,9 @@ class _Watcher:
     def look(self, index: int, frame: np.ndarray) -> None:
         """Takes the face out of frame `index` at 25 fps, if it is this one's time."""
         if self.first <= index < self.end:
-            self.faces.append(face_of_crop(crop_face(frame, *self.path[index - self.first])[None])[0])
+            self.faces.append(
+                face_of_crop(crop_face(frame, *self.path[index - self.first])[None])[0]
+            )
             if len(self.faces) == self.block:
                 self._run()
 
@@ -122,7 +146,9 @@ class _Watcher:
         start, stop = (round(i / FPS * PCM_HZ) for i in (self.begun, self.begun + count))
         pcm = np.asarray(self.sound.pcm[start : stop + _LAST_WINDOW])
         pcm = np.pad(pcm, (0, stop + _LAST_WINDOW - start - len(pcm)))
-        self.logits.append(speaking_logits(self.network, np.stack(self.faces), mfcc(pcm), self.config.durations_s))
+        self.logits.append(
+            speaking_logits(self.network, np.stack(self.faces), mfcc(pcm), self.config.durations_s)
+        )
         self.faces, self.begun = [], self.begun + count
 
     def finish(self) -> Float[np.ndarray, " t"]:
@@ -134,14 +160,19 @@ class _Watcher:
             return np.full(len(ticks), -np.inf if self.config.confidence == "logit" else 0.0)
         logits = _smoothed(np.concatenate(self.logits))
         found = logits[:, 1] if self.config.confidence == "logit" else speaking_probability(logits)
-        return found[np.clip(np.round(ticks * FPS / TICKS_HZ).astype(int) - self.first, 0, len(found) - 1)]
+        return found[
+            np.clip(np.round(ticks * FPS / TICKS_HZ).astype(int) - self.first, 0, len(found) - 1)
+        ]
 
 
 def _smoothed(values: Float[np.ndarray, "f c"]) -> Float[np.ndarray, "f c"]:
     """Means over two frames to either side, fewer at the ends."""
     sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values.astype(float), 0)])
     at = np.arange(len(values))
-    low, high = np.maximum(at - _SMOOTHED_FRAMES, 0), np.minimum(at + _SMOOTHED_FRAMES + 1, len(values))
+    low, high = (
+        np.maximum(at - _SMOOTHED_FRAMES, 0),
+        np.minimum(at + _SMOOTHED_FRAMES + 1, len(values)),
+    )
     return (sums[high] - sums[low]) / (high - low)[:, None]
 
 
@@ -166,7 +197,9 @@ def speaking_stretches(
     else:
         runs = []
         for track, values in zip(tracks, found, strict=True):
-            for start, stop in runs_of(values >= config.least, round(config.max_pause_s * TICKS_HZ)):
+            for start, stop in runs_of(
+                values >= config.least, round(config.max_pause_s * TICKS_HZ)
+            ):
                 mean = float(values[start:stop].mean())
                 runs.append(Stretch(track, track.start + start, track.start + stop, mean))
         runs.sort(key=lambda run: (-run.confidence, run.start))

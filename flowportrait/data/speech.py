@@ -61,9 +61,14 @@ class SpeechConfig(Frozen):
 
     overlap: str = Field(NONE, description="an overlap finder, or none: not checked")
     overlap_settings: dict[str, Any] = {}
-    max_overlap: float = Field(0.10, ge=0, le=1, description="App. B: clips with more overlapping speech are dropped")
+    max_overlap: float = Field(
+        0.10, ge=0, le=1, description="App. B: clips with more overlapping speech are dropped"
+    )
     overlap_share_of: Literal["speech", "clip"] = Field(
-        "speech", description="what the 10 % are a share of. Unstated; pauses say nothing about how people talk"
+        "speech",
+        description=(
+            "what the 10 % are a share of. Unstated; pauses say nothing about how people talk"
+        ),
     )
     language: str = Field(NONE, description="a language finder, or none: not checked")
     language_settings: dict[str, Any] = {}
@@ -111,4 +116,7 @@ def within(spans: Spans, start_s: float, end_s: float) -> float:
 
 def is_silent(pcm: Int16[np.ndarray, " s"], block: int = 1 << 20) -> bool:
     """Whether a sound track holds nothing but an encoder's noise."""
-    return all(np.abs(pcm[i : i + block].astype(np.int32)).max() < _SILENT_LEVEL for i in range(0, len(pcm), block))
+    return all(
+        np.abs(pcm[i : i + block].astype(np.int32)).max() < _SILENT_LEVEL
+        for i in range(0, len(pcm), block)
+    )

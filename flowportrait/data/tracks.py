@@ -23,22 +23,31 @@ class FacesConfig(Frozen):
     """Finding faces and telling them apart."""
 
     detector: str = Field(
-        "centerface", description="see `list detectors`. The paper's buffalo_sc may not be used freely"
+        "centerface",
+        description="see `list detectors`. The paper's buffalo_sc may not be used freely",
     )
     detector_settings: dict[str, Any] = {}
     detect_every: int = Field(
         4, ge=1, le=24, description="frames at 24 fps; between, boxes are interpolated. App. B: 1"
     )
-    max_gap_s: float = Field(1.0, gt=0, description="App. B: a face gone for longer splits the video")
-    min_overlap: float = Field(0.2, gt=0, lt=1, description="intersection over union of the same face. Unstated")
-    min_face_px: int = Field(64, ge=1, description="longer side of the smallest face that is used. Unstated")
+    max_gap_s: float = Field(
+        1.0, gt=0, description="App. B: a face gone for longer splits the video"
+    )
+    min_overlap: float = Field(
+        0.2, gt=0, lt=1, description="intersection over union of the same face. Unstated"
+    )
+    min_face_px: int = Field(
+        64, ge=1, description="longer side of the smallest face that is used. Unstated"
+    )
 
 
 class ScenesConfig(Frozen):
     """Finding cuts. Unstated in the paper: a track that runs on over a cut would join two people."""
 
     split: bool = True
-    min_change: float = Field(8.0, gt=0, description="mean change of a pixel's level, 0-255, from frame to frame")
+    min_change: float = Field(
+        8.0, gt=0, description="mean change of a pixel's level, 0-255, from frame to frame"
+    )
     min_ratio: float = Field(4.0, gt=1, description="to the largest change of the frames around")
     reach: int = Field(3, ge=1, description="frames to either side that are compared")
 
@@ -46,16 +55,23 @@ class ScenesConfig(Frozen):
 class CropConfig(Frozen):
     """Cutting the square."""
 
-    scale: float = Field(SCALE, gt=0, description="App. B: the square against the face's longer side")
+    scale: float = Field(
+        SCALE, gt=0, description="App. B: the square against the face's longer side"
+    )
     path: Literal["clip", "smooth", "frame"] = Field(
         "clip",
-        description="clip: one square that holds the face all along; smooth: one size, follows the face within a "
-        "second; frame: a square for every frame, as App. B can be read. Unstated; all but the first make the "
-        "background swim, and a model learns to",
+        description=(
+            "clip: one square that holds the face all along; smooth: one size, follows the face"
+            " within a second; frame: a square for every frame, as App. B can be read. Unstated;"
+            " all but the first make the background swim, and a model learns to"
+        ),
     )
     max_side_px: int = Field(384, ge=16, description="§4.1; frames are never enlarged")
     multiple_px: int = Field(
-        16, ge=2, multiple_of=2, description="of the side: spatial stride 8 of Wan-VAE times patch 2 (§4.1)"
+        16,
+        ge=2,
+        multiple_of=2,
+        description="of the side: spatial stride 8 of Wan-VAE times patch 2 (§4.1)",
     )
     min_side_px: int = Field(128, ge=16, description="of the square in the source. Unstated")
 
@@ -93,7 +109,9 @@ def find_cuts(changes: Num[np.ndarray, " f"], config: ScenesConfig) -> list[int]
     values = changes.astype(float)
     cuts = []
     for i in np.flatnonzero(values >= config.min_change):
-        around = np.concatenate([values[max(0, i - config.reach) : i], values[i + 1 : i + 1 + config.reach]])
+        around = np.concatenate(
+            [values[max(0, i - config.reach) : i], values[i + 1 : i + 1 + config.reach]]
+        )
         # Doubled frames of a slower source change nothing; what is left says how much moves.
         moving = around[around > 0]
         if values[i] >= config.min_ratio * (moving.max() if len(moving) else 0):
@@ -104,7 +122,9 @@ def find_cuts(changes: Num[np.ndarray, " f"], config: ScenesConfig) -> list[int]
 def thumbnail(frame: np.ndarray) -> np.ndarray:
     """A few hundred pixels of a frame, enough to see a cut: int16 [about 36, about 36, 3]."""
     height, width = frame.shape[:2]
-    return frame[height // 72 :: max(1, height // 36), width // 72 :: max(1, width // 36)].astype(np.int16)
+    return frame[height // 72 :: max(1, height // 36), width // 72 :: max(1, width // 36)].astype(
+        np.int16
+    )
 
 
 def link(detections: Mapping[int, list[FaceBox]], scene: range, config: FacesConfig) -> list[Track]:
@@ -117,7 +137,9 @@ def link(detections: Mapping[int, list[FaceBox]], scene: range, config: FacesCon
     live, ended = [], []
     most = round(config.max_gap_s * FPS)
     for tick in looks:
-        for track in [t for t in live if _missed(t.ticks[-1], tick, looks) * config.detect_every > most]:
+        for track in [
+            t for t in live if _missed(t.ticks[-1], tick, looks) * config.detect_every > most
+        ]:
             live.remove(track)
             ended.append(track)
         for track, box in _matched(live, detections[tick], config.min_overlap):
@@ -137,10 +159,16 @@ def _missed(last: int, tick: int, looks: list[int]) -> int:
     return bisect_left(looks, tick) - bisect_right(looks, last)
 
 
-def _matched(live: list[Track], boxes: list[FaceBox], least: float) -> list[tuple[Track | None, FaceBox]]:
+def _matched(
+    live: list[Track], boxes: list[FaceBox], least: float
+) -> list[tuple[Track | None, FaceBox]]:
     """Every box with the track it goes on with, or None; the best overlaps first."""
     pairs = sorted(
-        ((overlap(track.boxes[-1], box), i, j) for i, track in enumerate(live) for j, box in enumerate(boxes)),
+        (
+            (overlap(track.boxes[-1], box), i, j)
+            for i, track in enumerate(live)
+            for j, box in enumerate(boxes)
+        ),
         key=lambda pair: (-pair[0], *pair[1:]),
     )
     tracks: dict[int, int] = {}
@@ -157,19 +185,26 @@ def overlap(a: FaceBox, b: FaceBox) -> float:
     return shared / (a.area + b.area - shared) if shared else 0.0
 
 
-def squares(boxes: Float[np.ndarray, "f 4"], size_px: tuple[int, int], config: CropConfig) -> Int[np.ndarray, "f 3"]:
+def squares(
+    boxes: Float[np.ndarray, "f 4"], size_px: tuple[int, int], config: CropConfig
+) -> Int[np.ndarray, "f 3"]:
     """The square of every frame, x, y and side, within a picture of (width, height) px: shifted first where it would
     leave the picture, and smaller only where the picture is."""
     width, height = size_px
     if config.path == "frame":
-        return np.array([portrait_square(FaceBox(*box, 1.0), width, height, config.scale) for box in boxes])
+        return np.array(
+            [portrait_square(FaceBox(*box, 1.0), width, height, config.scale) for box in boxes]
+        )
     sides = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
     side = config.scale * float(np.median(sides))
     x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
     if config.path == "clip":
         low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
         side = max(side, float((high - low).max()))
-        x, y = np.full(len(boxes), (low[0] + high[0]) / 2), np.full(len(boxes), (low[1] + high[1]) / 2)
+        x, y = (
+            np.full(len(boxes), (low[0] + high[0]) / 2),
+            np.full(len(boxes), (low[1] + high[1]) / 2),
+        )
     else:
         x, y = _smoothed(x), _smoothed(y)
     around = np.stack([x - side / 2, y - side / 2, x + side / 2, y + side / 2], 1)

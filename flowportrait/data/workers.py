@@ -74,7 +74,9 @@ def _prepared(preparer: Preparer, source: SourceFile) -> PreparedSource:
     try:
         return preparer.prepare(source)
     except OSError as error:
-        raise DataError(f"{preparer.out}: cannot be written ({error.strerror}), at {source.path}") from error
+        raise DataError(
+            f"{preparer.out}: cannot be written ({error.strerror}), at {source.path}"
+        ) from error
 
 
 def _given(worker: _Worker, waiting: deque[SourceFile]) -> bool:

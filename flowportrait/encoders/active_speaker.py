@@ -28,7 +28,9 @@ DURATIONS_S = (1, 2, 3, 4, 5, 6)
 which forgets them."""
 _WIDTHS = (32, 64, 128)
 _MEAN, _STD = 0.4161, 0.1688
-_REACH = 6  # frames to either side that a frame's embedding depends on: two for each of three blocks
+_REACH = (
+    6  # frames to either side that a frame's embedding depends on: two for each of three blocks
+)
 _STRETCH = 50  # frames; more than fit a cache take longer
 
 
@@ -42,9 +44,14 @@ class _Block(nn.Module):
             across = (1, window, window) if pictures else (window, 1)
             along = (window, 1, 1) if pictures else (1, window)
             steps = (1, stride, stride) if pictures else 1
-            for name, inner, shape, step in ((self.across, narrow, across, steps), ("t", wide, along, 1)):
+            for name, inner, shape, step in (
+                (self.across, narrow, across, steps),
+                ("t", wide, along, 1),
+            ):
                 padding = tuple(side // 2 for side in shape)
-                self.add_module(f"{name}_{window}", convolution(inner, wide, shape, step, padding, bias=False))
+                self.add_module(
+                    f"{name}_{window}", convolution(inner, wide, shape, step, padding, bias=False)
+                )
                 self.add_module(f"bn_{name}_{window}", norm(wide, eps=1e-3))
         self.last, self.bn_last = convolution(wide, wide, 1, bias=False), norm(wide, eps=1e-3)
 
@@ -59,7 +66,9 @@ class _Block(nn.Module):
 
     def fold(self) -> None:
         """Makes the batch norms part of the convolutions before them."""
-        for name in [name.removeprefix("bn_") for name, _ in self.named_children() if name.startswith("bn_")]:
+        for name in [
+            name.removeprefix("bn_") for name, _ in self.named_children() if name.startswith("bn_")
+        ]:
             folded = fuse_conv_bn_eval(getattr(self, name), getattr(self, f"bn_{name}"))
             setattr(self, name, _AlongTime(folded) if folded.kernel_size[1:] == (1, 1) else folded)
             setattr(self, f"bn_{name}", nn.Identity())
@@ -70,7 +79,11 @@ class _AlongTime(nn.Module):
 
     def __init__(self, layer: nn.Conv3d):
         super().__init__()
-        self.weight, self.bias, self.padding = layer.weight[..., 0], layer.bias, (layer.padding[0], 0)
+        self.weight, self.bias, self.padding = (
+            layer.weight[..., 0],
+            layer.bias,
+            (layer.padding[0], 0),
+        )
 
     def forward(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b d f h w"]:
         found = F.conv2d(x.flatten(3), self.weight, self.bias, padding=self.padding)
@@ -85,12 +98,21 @@ class LightAsd(nn.Module):
         pairs = list(zip((1, *_WIDTHS), _WIDTHS, strict=False))
         seen = {f"block{i + 1}": _Block(*pair, True, 1 if i else 2) for i, pair in enumerate(pairs)}
         heard = {f"block{i + 1}": _Block(*pair, False) for i, pair in enumerate(pairs)}
-        grus = {name: nn.GRU(_WIDTHS[-1], _WIDTHS[-1], batch_first=True) for name in ("gru_forward", "gru_backward")}
+        grus = {
+            name: nn.GRU(_WIDTHS[-1], _WIDTHS[-1], batch_first=True)
+            for name in ("gru_forward", "gru_backward")
+        }
         self.model = nn.ModuleDict(
-            {"visualEncoder": nn.ModuleDict(seen), "audioEncoder": nn.ModuleDict(heard), "GRU": nn.ModuleDict(grus)}
+            {
+                "visualEncoder": nn.ModuleDict(seen),
+                "audioEncoder": nn.ModuleDict(heard),
+                "GRU": nn.ModuleDict(grus),
+            }
         )
         # The second head, on pictures alone, served training only.
-        self.lossAV, self.lossV = (nn.ModuleDict({"FC": nn.Linear(_WIDTHS[-1], 2)}) for _ in range(2))
+        self.lossAV, self.lossV = (
+            nn.ModuleDict({"FC": nn.Linear(_WIDTHS[-1], 2)}) for _ in range(2)
+        )
 
     def seen(self, faces: Float[Tensor, "b f 112 112"]) -> Float[Tensor, "b f 128"]:
         """Of grey levels from 0 to 255 at 25 fps."""
@@ -114,7 +136,9 @@ class LightAsd(nn.Module):
         """Logits of every frame: silent, speaking."""
         return self.decided(self.seen(faces), self.heard(cepstra))
 
-    def decided(self, seen: Float[Tensor, "b f 128"], heard: Float[Tensor, "b f 128"]) -> Float[Tensor, "b f 2"]:
+    def decided(
+        self, seen: Float[Tensor, "b f 128"], heard: Float[Tensor, "b f 128"]
+    ) -> Float[Tensor, "b f 2"]:
         """Logits of what was seen and heard."""
         grus = self.model["GRU"]
         x = F.gelu(grus["gru_forward"](seen + heard)[0])
@@ -126,10 +150,13 @@ class LightAsd(nn.Module):
 def load_light_asd(path: Path) -> LightAsd:
     """Light-ASD with official weights. Raises CheckpointError when the file holds another network."""
     network = LightAsd()
-    missing, unexpected = network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=False)
+    missing, unexpected = network.load_state_dict(
+        torch.load(path, map_location="cpu", weights_only=True), strict=False
+    )
     if missing or unexpected:
         raise CheckpointError(
-            f"{path}: not Light-ASD's weights (lacks {len(missing)} tensors, has {len(unexpected)} of another network)"
+            f"{path}: not Light-ASD's weights (lacks {len(missing)} tensors, has {len(unexpected)}"
+            " of another network)"
         )
     network.eval().requires_grad_(False)
     for block in network.modules():
@@ -150,13 +177,17 @@ def speaking_logits(
     The network was trained on pieces of such lengths, and knows nothing beyond the ends of one.
     """
     count = min(len(faces), len(cepstra) // CEPSTRA_PER_FRAME)
-    seen_in = _seen_in_pieces(network, torch.from_numpy(faces[:count]).float(), max(durations_s) > 1)
+    seen_in = _seen_in_pieces(
+        network, torch.from_numpy(faces[:count]).float(), max(durations_s) > 1
+    )
     sounds = torch.from_numpy(cepstra).float()
     found = torch.zeros(count, 2)
     for duration in durations_s:
         for start in range(0, count, duration * FPS):
             stop = min(start + duration * FPS, count)
-            heard = network.heard(sounds[None, CEPSTRA_PER_FRAME * start : CEPSTRA_PER_FRAME * stop])
+            heard = network.heard(
+                sounds[None, CEPSTRA_PER_FRAME * start : CEPSTRA_PER_FRAME * stop]
+            )
             found[start:stop] += network.decided(seen_in(start, stop)[None], heard)[0]
     return (found / len(durations_s)).numpy()
 
@@ -174,19 +205,25 @@ def _seen_in_pieces(
     if not longer or count <= FPS:
         return lambda start, stop: seconds[start:stop]
     # In stretches that overlap, since the whole needs memory for every frame.
-    whole = torch.cat([_middle(network, faces, i, min(i + _STRETCH, count)) for i in range(0, count, _STRETCH)])
+    whole = torch.cat(
+        [_middle(network, faces, i, min(i + _STRETCH, count)) for i in range(0, count, _STRETCH)]
+    )
     tail = network.seen(faces[None, -2 * _REACH :])[0, -_REACH:]
 
     def seen_in(start: int, stop: int) -> Tensor:
         if stop - start <= FPS:
             return seconds[start:stop]
         end = tail if stop == count else seconds[stop - _REACH : stop]
-        return torch.cat([seconds[start : start + _REACH], whole[start + _REACH : stop - _REACH], end])
+        return torch.cat(
+            [seconds[start : start + _REACH], whole[start + _REACH : stop - _REACH], end]
+        )
 
     return seen_in
 
 
-def _middle(network: LightAsd, faces: Float[Tensor, "f 112 112"], start: int, stop: int) -> Float[Tensor, "m 128"]:
+def _middle(
+    network: LightAsd, faces: Float[Tensor, "f 112 112"], start: int, stop: int
+) -> Float[Tensor, "m 128"]:
     first, last = max(0, start - _REACH), min(len(faces), stop + _REACH)
     return network.seen(faces[None, first:last])[0, start - first : stop - first]
 

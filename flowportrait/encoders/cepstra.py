@@ -29,7 +29,9 @@ def mfcc(samples: Int16[np.ndarray, " s"]) -> Float[np.ndarray, "n 13"]:
     energy = np.maximum(power.sum(1), tiny)
     logs = np.log(np.maximum(power @ _filters().T, tiny))
     n = np.arange(FILTERS)
-    cosines = np.cos(np.pi / FILTERS * (n + 0.5) * np.arange(CEPSTRA)[:, None]) * math.sqrt(2 / FILTERS)
+    cosines = np.cos(np.pi / FILTERS * (n + 0.5) * np.arange(CEPSTRA)[:, None]) * math.sqrt(
+        2 / FILTERS
+    )
     cepstra = logs @ cosines.T
     cepstra *= 1 + LIFTER / 2 * np.sin(np.pi * np.arange(CEPSTRA) / LIFTER)
     cepstra[:, 0] = np.log(energy)

@@ -26,12 +26,16 @@ def _median_of_13(path: np.ndarray) -> np.ndarray:
     return np.median(np.lib.stride_tricks.sliding_window_view(padded, 13), axis=1)
 
 
-def crop_face(frame: UInt8[np.ndarray, "h w 3"], x: float, y: float, half: float) -> UInt8[np.ndarray, "224 224 3"]:
+def crop_face(
+    frame: UInt8[np.ndarray, "h w 3"], x: float, y: float, half: float
+) -> UInt8[np.ndarray, "224 224 3"]:
     """The square about (x, y); what lies outside the frame is grey."""
     border = int(half * (1 + 2 * CHIN))
     rows = _cut(y + border, half, half * (1 + 2 * CHIN), len(frame), border)
     columns = _cut(x + border, half * (1 + CHIN), half * (1 + CHIN), frame.shape[1], border)
-    inside = frame[max(rows.start, 0) : max(rows.stop, 0), max(columns.start, 0) : max(columns.stop, 0)]
+    inside = frame[
+        max(rows.start, 0) : max(rows.stop, 0), max(columns.start, 0) : max(columns.stop, 0)
+    ]
     above, below = max(0, -rows.start), max(0, rows.stop - len(frame))
     left, right = max(0, -columns.start), max(0, columns.stop - frame.shape[1])
     edges = (above, below), (left, right), (0, 0)
@@ -40,7 +44,9 @@ def crop_face(frame: UInt8[np.ndarray, "h w 3"], x: float, y: float, half: float
 
 def _cut(middle: float, before: float, behind: float, side: int, border: int) -> slice:
     """Pixels of the frame, whose grey border is `border` wide; the authors round in a frame that has it."""
-    start, stop = (min(int(at), side + 2 * border) - border for at in (middle - before, middle + behind))
+    start, stop = (
+        min(int(at), side + 2 * border) - border for at in (middle - before, middle + behind)
+    )
     return slice(start, stop)
 
 

@@ -26,7 +26,9 @@ def mel_filters() -> Float[Tensor, "80 257"]:
     points = 700 * (10 ** (torch.linspace(mel(50), mel(8000), NUM_MELS + 2) / 2595) - 1)
     bins = torch.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1)
     left, centre, right = points[:-2, None], points[1:-1, None], points[2:, None]
-    return torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)).clamp(min=0)
+    return torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)).clamp(
+        min=0
+    )
 
 
 class ResidualConv(nn.Module):
@@ -77,7 +79,14 @@ class MelEncoder(nn.Module):
         with torch.autocast(audio.device.type, enabled=False):
             window = torch.hann_window(400, device=audio.device)
             spectrum = torch.stft(
-                audio.float(), FFT, HOP, 400, window, center=True, pad_mode="constant", return_complex=True
+                audio.float(),
+                FFT,
+                HOP,
+                400,
+                window,
+                center=True,
+                pad_mode="constant",
+                return_complex=True,
             )
             logs = (self.filters @ spectrum.abs().square()).clamp(min=1e-10).log()
             loud = logs.mean(1).quantile(0.9, dim=1)[:, None, None].clamp(min=-12)

@@ -36,7 +36,9 @@ class PortraitTokens(nn.Module):
         super().__init__()
         self.grid = (config.size_px // TOKEN_PX, config.size_px // TOKEN_PX)
 
-    def forward(self, portrait: Float[Tensor, "b 3 h w"], context: SeesPortrait) -> Float[Tensor, "b n d"]:
+    def forward(
+        self, portrait: Float[Tensor, "b 3 h w"], context: SeesPortrait
+    ) -> Float[Tensor, "b n d"]:
         """One vector for every 16 x 16 pixels, row by row."""
         cells = F.avg_pool2d(portrait, CELL_PX)
         side = TOKEN_PX // CELL_PX

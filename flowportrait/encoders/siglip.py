@@ -22,7 +22,9 @@ from flowportrait.config import Frozen
 class SiglipConfig(Frozen):
     """Sizes of the network. The defaults are those of BAGEL-7B-MoT's checkpoint."""
 
-    size_px: int = Field(384, gt=0, description="side of the model's square portraits; it decides the grid of tokens")
+    size_px: int = Field(
+        384, gt=0, description="side of the model's square portraits; it decides the grid of tokens"
+    )
     width: int = Field(1152, gt=0)
     num_layers: int = Field(26, gt=0, description="BAGEL leaves out the last of SigLIP's 27")
     num_heads: int = Field(16, gt=0)
@@ -40,14 +42,18 @@ class Attention(nn.Module):
     def __init__(self, config: SiglipConfig):
         super().__init__()
         self.num_heads = config.num_heads
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(config.width, config.width) for _ in range(4))
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
+            nn.Linear(config.width, config.width) for _ in range(4)
+        )
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         split = (
             rearrange(proj(x), "b n (h e) -> b h n e", h=self.num_heads)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        return self.out_proj(rearrange(F.scaled_dot_product_attention(*split), "b h n e -> b n (h e)"))
+        return self.out_proj(
+            rearrange(F.scaled_dot_product_attention(*split), "b h n e -> b n (h e)")
+        )
 
 
 class Layer(nn.Module):
@@ -59,7 +65,10 @@ class Layer(nn.Module):
         self.self_attn = Attention(config)
         self.layer_norm2 = nn.LayerNorm(config.width, config.norm_eps)
         self.mlp = nn.ModuleDict(
-            {"fc1": nn.Linear(config.width, config.mlp_size), "fc2": nn.Linear(config.mlp_size, config.width)}
+            {
+                "fc1": nn.Linear(config.width, config.mlp_size),
+                "fc2": nn.Linear(config.mlp_size, config.width),
+            }
         )
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
@@ -88,7 +97,9 @@ class SiglipEncoder(nn.Module):
                         "position_embedding": nn.Embedding(config.side**2, config.width),
                     }
                 ),
-                "encoder": nn.ModuleDict({"layers": nn.ModuleList(Layer(config) for _ in range(config.num_layers))}),
+                "encoder": nn.ModuleDict(
+                    {"layers": nn.ModuleList(Layer(config) for _ in range(config.num_layers))}
+                ),
                 "post_layernorm": nn.LayerNorm(config.width, config.norm_eps),
             }
         )
@@ -115,7 +126,9 @@ class SiglipEncoder(nn.Module):
             x = layer(x)
         return self.vision_model["post_layernorm"](x)
 
-    def patches(self, portrait: Float[Tensor, "b 3 h w"], rows: int, cols: int) -> Float[Tensor, "b n p"]:
+    def patches(
+        self, portrait: Float[Tensor, "b 3 h w"], rows: int, cols: int
+    ) -> Float[Tensor, "b n p"]:
         """The picture in `rows x cols` patches, their numbers ordered (row, column, colour)."""
         size = rows * self.config.patch_px, cols * self.config.patch_px
         if portrait.shape[-2:] != size:
@@ -128,7 +141,9 @@ class SiglipEncoder(nn.Module):
         row, col = torch.arange(rows, device=device), torch.arange(cols, device=device)
         return (row[:, None] * self.config.side + col).flatten()
 
-    def embed(self, patches: Float[Tensor, "b n p"], places: Int[Tensor, " n"]) -> Float[Tensor, "b n d"]:
+    def embed(
+        self, patches: Float[Tensor, "b n p"], places: Int[Tensor, " n"]
+    ) -> Float[Tensor, "b n d"]:
         """Patches and where they are, as vectors."""
         embeddings = self.vision_model["embeddings"]
         return embeddings["patch_embedding"](patches) + embeddings["position_embedding"](places)

@@ -61,7 +61,9 @@ class SpeakerTurns(nn.Module):
             {
                 "wav_norm1d": nn.InstanceNorm1d(1, affine=True),
                 "conv1d": nn.ModuleList([first, nn.Conv1d(_FILTERS, 60, 5), nn.Conv1d(60, 60, 5)]),
-                "norm1d": nn.ModuleList(nn.InstanceNorm1d(width, affine=True) for width in (_FILTERS, 60, 60)),
+                "norm1d": nn.ModuleList(
+                    nn.InstanceNorm1d(width, affine=True) for width in (_FILTERS, 60, 60)
+                ),
             }
         )
         self.lstm = nn.LSTM(60, 128, num_layers=4, bidirectional=True, batch_first=True)
@@ -71,7 +73,9 @@ class SpeakerTurns(nn.Module):
     def forward(self, sound: Float[Tensor, "b s"]) -> Float[Tensor, "b f 7"]:
         """Of sound in [-1, 1] at 16 kHz, at least `FIELD` samples; answer i is about those from STEP * i on."""
         x = self.sincnet["wav_norm1d"](sound[:, None])
-        for index, (conv, norm) in enumerate(zip(self.sincnet["conv1d"], self.sincnet["norm1d"], strict=True)):
+        for index, (conv, norm) in enumerate(
+            zip(self.sincnet["conv1d"], self.sincnet["norm1d"], strict=True)
+        ):
             x = conv(x) if index else conv["filterbank"](x).abs()
             x = F.leaky_relu(norm(F.max_pool1d(x, 3)))
         x = self.lstm(x.transpose(1, 2))[0]
@@ -88,7 +92,9 @@ def load_speaker_turns(path: Path) -> SpeakerTurns:
     try:
         network.load_state_dict(state["state_dict"])
     except (KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: not the weights of segmentation 3.0; {str(error).splitlines()[0]}") from error
+        raise CheckpointError(
+            f"{path}: not the weights of segmentation 3.0; {str(error).splitlines()[0]}"
+        ) from error
     return network.eval().requires_grad_(False)
 
 

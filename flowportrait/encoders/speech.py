@@ -39,7 +39,9 @@ class SpeechEncoder(nn.Module):
     """
 
     rate_hz = FRAME_HZ
-    builds_empty = True  # has nothing but weights, so that it need not be filled before these are loaded
+    builds_empty = (
+        True  # has nothing but weights, so that it need not be filled before these are loaded
+    )
     window: int
     stride: int
     centre: float
@@ -49,7 +51,9 @@ class SpeechEncoder(nn.Module):
         self.network = network
         self.layers = tuple(range(num_layers + 1)) if layers == "all" else layers
         if layers != "last" and not all(0 <= layer <= num_layers for layer in self.layers):
-            raise ConfigError(f"layers: got {list(self.layers)}; the network has 0 (its input) to {num_layers}")
+            raise ConfigError(
+                f"layers: got {list(self.layers)}; the network has 0 (its input) to {num_layers}"
+            )
         self.dim = width * (1 if layers == "last" else len(self.layers))
 
     def forward(self, audio: Float[Tensor, "b s"], num_frames: int) -> Float[Tensor, "b n d"]:
@@ -72,13 +76,17 @@ class SpeechEncoder(nn.Module):
                 return torch.cat(pieces, dim=1)
             start += hop
 
-    def at_video_rate(self, heard: Float[Tensor, "b m d"], num_frames: int) -> Float[Tensor, "b n d"]:
+    def at_video_rate(
+        self, heard: Float[Tensor, "b m d"], num_frames: int
+    ) -> Float[Tensor, "b n d"]:
         """Vectors at the moments i / 24 s, between the two nearest of the network's."""
         moments = torch.arange(num_frames, device=heard.device, dtype=torch.float64) / FRAME_HZ
         place = ((moments * SAMPLE_RATE - self.centre) / self.stride).clamp(0, heard.shape[1] - 1)
         before = place.floor().long()
         after = (before + 1).clamp(max=heard.shape[1] - 1)
-        return torch.lerp(heard[:, before], heard[:, after], (place - before).to(heard.dtype)[:, None])
+        return torch.lerp(
+            heard[:, before], heard[:, after], (place - before).to(heard.dtype)[:, None]
+        )
 
     def hear(self, audio: Float[Tensor, "b s"]) -> Float[Tensor, "b m d"]:
         """Vectors of at most one window."""
@@ -95,8 +103,8 @@ class WhisperEncoder(SpeechEncoder):
     """The encoder of a Whisper model (arXiv:2212.04356). It hears 30 s at once, filled up with silence."""
 
     weights_from = (
-        "its weights come from a Whisper model such as openai/whisper-large-v3 (Apache-2.0, 1280 wide): "
-        "flowportrait convert whisper FOLDER -o MODEL_DIR"
+        "its weights come from a Whisper model such as openai/whisper-large-v3 (Apache-2.0, 1280"
+        " wide): flowportrait convert whisper FOLDER -o MODEL_DIR"
     )
 
     class Config(Frozen):
@@ -113,10 +121,15 @@ class WhisperEncoder(SpeechEncoder):
         network = Network(WhisperConfig(**config.network, attn_implementation="sdpa"))
         sizes = network.config
         super().__init__(network, sizes.d_model, sizes.encoder_layers, config.layers)
-        self.stride, self.centre = 320, 0.0  # mels every 10 ms, halved; both kinds of convolution are centred
+        self.stride, self.centre = (
+            320,
+            0.0,
+        )  # mels every 10 ms, halved; both kinds of convolution are centred
         self.window = sizes.max_source_positions * self.stride
         self.mels = WhisperFeatureExtractor(
-            feature_size=sizes.num_mel_bins, chunk_length=self.window // SAMPLE_RATE, sampling_rate=SAMPLE_RATE
+            feature_size=sizes.num_mel_bins,
+            chunk_length=self.window // SAMPLE_RATE,
+            sampling_rate=SAMPLE_RATE,
         )
 
     def hear(self, audio: Float[Tensor, "b s"]) -> Float[Tensor, "b m d"]:
@@ -136,8 +149,9 @@ class Wav2Vec2Encoder(SpeechEncoder):
     FAMILY = ("wav2vec2", "hubert", "wavlm")
     WINDOW_S = 30
     weights_from = (
-        "its weights come from a wav2vec2, HuBERT or WavLM model such as facebook/wav2vec2-large-xlsr-53 "
-        "(Apache-2.0, 1024 wide): flowportrait convert wav2vec2 FOLDER -o MODEL_DIR"
+        "its weights come from a wav2vec2, HuBERT or WavLM model such as"
+        " facebook/wav2vec2-large-xlsr-53 (Apache-2.0, 1024 wide): flowportrait convert wav2vec2"
+        " FOLDER -o MODEL_DIR"
     )
 
     class Config(Frozen):
@@ -145,7 +159,9 @@ class Wav2Vec2Encoder(SpeechEncoder):
 
         network: dict[str, Any]
         layers: Layers = Field("all", description="0 is the input of the first layer")
-        levels: bool = Field(True, description="recordings are brought to mean 0 and variance 1 (do_normalize)")
+        levels: bool = Field(
+            True, description="recordings are brought to mean 0 and variance 1 (do_normalize)"
+        )
 
     def __init__(self, config: Config):
         require("transformers", extra="bagel")
@@ -154,9 +170,13 @@ class Wav2Vec2Encoder(SpeechEncoder):
         values = dict(config.network)
         kind = values.pop("model_type", None)
         if kind not in self.FAMILY:
-            raise ConfigError(f"network.model_type: got {kind!r}; allowed: {', '.join(self.FAMILY)}")
+            raise ConfigError(
+                f"network.model_type: got {kind!r}; allowed: {', '.join(self.FAMILY)}"
+            )
         # Spans of the sound are hidden in pre-training alone; without that its one weight is not there.
-        sizes = AutoConfig.for_model(kind, **{**values, "mask_time_prob": 0.0, "mask_feature_prob": 0.0})
+        sizes = AutoConfig.for_model(
+            kind, **{**values, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
+        )
         network = AutoModel.from_config(sizes)
         super().__init__(network, sizes.hidden_size, sizes.num_hidden_layers, config.layers)
         self.levels = config.levels

@@ -33,7 +33,9 @@ class LipEncoder(nn.Module):
     def __init__(self, width: int, dim: int):
         super().__init__()
         widths = (24, 64, 96, 128)
-        self.stem = nn.Conv2d(3, widths[0], 5, stride=2, padding=2)  # a frame between its neighbours
+        self.stem = nn.Conv2d(
+            3, widths[0], 5, stride=2, padding=2
+        )  # a frame between its neighbours
         stages = []
         for narrow, wide in zip(widths[:-1], widths[1:], strict=True):
             stages += [
@@ -97,7 +99,9 @@ class SyncNetwork(nn.Module):
         return F.normalize(self.sound_out(self.sound.encode(mels, num_frames)).float(), dim=-1)
 
 
-def shift_profile(lips: Float[Tensor, "n d"], sounds: Float[Tensor, "m d"], reach: int) -> Float[Tensor, " shifts"]:
+def shift_profile(
+    lips: Float[Tensor, "n d"], sounds: Float[Tensor, "m d"], reach: int
+) -> Float[Tensor, " shifts"]:
     """Mean cosine of the frames with the sound `shift` frames later, shift = -reach .. reach, where both exist; nan
     where nothing overlaps."""
     means = []
@@ -118,11 +122,19 @@ def mouth_places(landmarks: Float[Tensor, "f 68 2"]) -> Float[Tensor, "f 2 3"]:
     nose = landmarks[:, _NOSE].mean(1)
     eyes = (left + right) / 2
     across = right - left
-    scale = torch.maximum(across.norm(dim=-1), _NOSE_PER_EYES * (nose - eyes).norm(dim=-1)).clamp(min=1e-3)
+    scale = torch.maximum(across.norm(dim=-1), _NOSE_PER_EYES * (nose - eyes).norm(dim=-1)).clamp(
+        min=1e-3
+    )
     axis = across / across.norm(dim=-1, keepdim=True).clamp(min=1e-3)
-    turn = torch.stack([axis, torch.stack([-axis[:, 1], axis[:, 0]], -1)], -1)  # columns: right and down of the face
+    turn = torch.stack(
+        [axis, torch.stack([-axis[:, 1], axis[:, 0]], -1)], -1
+    )  # columns: right and down of the face
     mouth = landmarks[:, _LIP_CORNERS].mean(1)
-    beneath = torch.linalg.solve(turn, ((mouth - nose) / scale[:, None])[..., None])[..., 0].median(0).values
+    beneath = (
+        torch.linalg.solve(turn, ((mouth - nose) / scale[:, None])[..., None])[..., 0]
+        .median(0)
+        .values
+    )
     centre = nose + scale[:, None] * (turn @ beneath[:, None])[..., 0]
     maps = torch.cat([turn * (scale.median() * _SIDE / 2), centre[..., None]], -1)
     return _smoothed(maps.flatten(1)).unflatten(1, (2, 3))
@@ -138,27 +150,36 @@ def _smoothed(rows: Float[Tensor, "f k"]) -> Float[Tensor, "f k"]:
 
 
 def cut_mouths(
-    frames: UInt8[Tensor, "f h w 3"], places: Float[Tensor, "f 2 3"], bend: Float[Tensor, "2 p q"] | None = None
+    frames: UInt8[Tensor, "f h w 3"],
+    places: Float[Tensor, "f 2 3"],
+    bend: Float[Tensor, "2 p q"] | None = None,
 ) -> Float[Tensor, "f 3 s s"]:
     """The squares at `places` in [0, 1], bent by offsets in half-squares where given; beyond the picture its edge."""
     height, width = frames.shape[1:3]
     axis = (torch.arange(MOUTH_PX) + 0.5) * 2 / MOUTH_PX - 1
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
     if bend is not None:
-        smooth = F.interpolate(bend[None], (MOUTH_PX, MOUTH_PX), mode="bicubic", align_corners=True)[0]
+        smooth = F.interpolate(
+            bend[None], (MOUTH_PX, MOUTH_PX), mode="bicubic", align_corners=True
+        )[0]
         grid = grid + smooth.permute(1, 2, 0)
     pixels = torch.einsum("fij,yxj->fyxi", places[..., :2], grid) + places[:, None, None, :, 2]
     low = pixels.amin((0, 1, 2)).floor().long() - 1
     high = pixels.amax((0, 1, 2)).ceil().long() + 2
     x0, y0 = (int(v) for v in low.clamp(min=0).minimum(torch.tensor([width - 2, height - 2])))
-    x1, y1 = (int(v) for v in high.minimum(torch.tensor([width, height])).maximum(torch.tensor([x0 + 2, y0 + 2])))
+    x1, y1 = (
+        int(v)
+        for v in high.minimum(torch.tensor([width, height])).maximum(torch.tensor([x0 + 2, y0 + 2]))
+    )
     part = rearrange(frames[:, y0:y1, x0:x1], "f h w c -> f c h w").float() / 255
     size = torch.tensor([x1 - x0, y1 - y0], dtype=torch.float32)
     unit = (pixels - torch.tensor([x0, y0])) * 2 / size - 1
     return F.grid_sample(part, unit, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def as_seen(mouths: Float[Tensor, "... f 3 s s"], weights: Float[Tensor, "3"] | None = None) -> Tensor:
+def as_seen(
+    mouths: Float[Tensor, "... f 3 s s"], weights: Float[Tensor, "3"] | None = None
+) -> Tensor:
     """Grey, of zero mean and unit spread over each clip: [..., f, s, s]."""
     weights = torch.tensor(LUMA) if weights is None else weights
     grey = torch.einsum("...chw,c->...hw", mouths, weights)

@@ -22,7 +22,9 @@ HALF = (torch.float16, torch.bfloat16)
 
 def attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention; every group of query heads shares a key head."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, enable_gqa=q.shape[1] != k.shape[1])
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=allowed, enable_gqa=q.shape[1] != k.shape[1]
+    )
 
 
 def attend_spans(q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths: Lengths) -> Tensor:
@@ -44,7 +46,9 @@ def _clips_as_batch(x: Tensor, count: int) -> Tensor:
     return x.unflatten(2, (count, -1)).transpose(1, 2).flatten(0, 1)
 
 
-def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths: Lengths) -> Tensor:
+def _attend_varlen(
+    q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths: Lengths
+) -> Tensor:
     """One kernel for all spans of all rows of the batch; it wants tokens first and cumulative lengths."""
     from torch.nn.attention.varlen import varlen_attn
 
@@ -77,17 +81,24 @@ class Spans:
             found.append(attend_spans(*heard, self.audio, self.audio))
         if sum(self.image):
             keys, values = (self._by_clip((x, self.audio + self.image)) for x in (k, v))
-            found.append(attend_spans(q[:, :, num_audio:], keys, values, self.image, self._seen_by_image))
+            found.append(
+                attend_spans(q[:, :, num_audio:], keys, values, self.image, self._seen_by_image)
+            )
         return torch.cat(found, dim=2)
 
-    def generate(self, q: Tensor, k: Tensor, v: Tensor, known: tuple[Tensor, Tensor] | None) -> Tensor:
+    def generate(
+        self, q: Tensor, k: Tensor, v: Tensor, known: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
         """What video tokens find among all tokens of their clip; `known` are keys and values of audio and image."""
         q_lengths = k_lengths = self.video
         if self.share is not None:
             q_lengths = self.share.lengths(self.video)
             k, v = self.share.gather(k, v)
         if known is not None:
-            blocks = ((old, self.audio + self.image) for old in known), ((new, self.video) for new in (k, v))
+            blocks = (
+                ((old, self.audio + self.image) for old in known),
+                ((new, self.video) for new in (k, v)),
+            )
             k, v = (self._by_clip(*pair) for pair in zip(*blocks, strict=True))
             k_lengths = tuple(map(sum, zip(self._seen_by_image, self.video, strict=True)))
         return attend_spans(q, k, v, q_lengths, k_lengths)

@@ -25,7 +25,11 @@ T = TypeVar("T")
 def split(weights: Mapping[str, T]) -> tuple[dict[str, T], dict[str, T]]:
     """What is the generator's and what is the image encoder's, each by its name here."""
     ours = {name: value for name, value in weights.items() if not name.startswith(VISION)}
-    vision = {name.removeprefix(VISION): value for name, value in weights.items() if name.startswith(VISION)}
+    vision = {
+        name.removeprefix(VISION): value
+        for name, value in weights.items()
+        if name.startswith(VISION)
+    }
     return ours, vision
 
 
@@ -39,7 +43,9 @@ def is_new(name: str) -> bool:
     return name.startswith(NEW)
 
 
-def generator_sizes(shapes: Mapping[str, tuple[int, ...]], language: Mapping[str, Any]) -> MoTConfig:
+def generator_sizes(
+    shapes: Mapping[str, tuple[int, ...]], language: Mapping[str, Any]
+) -> MoTConfig:
     """The sizes of the generator by its tensors and by what they do not tell: `llm_config.json`'s rope_theta and
     rms_norm_eps. Raises CheckpointError where a tensor that tells is not there."""
     layer = "language_model.model.layers.0"
@@ -62,7 +68,9 @@ def generator_sizes(shapes: Mapping[str, tuple[int, ...]], language: Mapping[str
     )
 
 
-def vision_sizes(shapes: Mapping[str, tuple[int, ...]], vision: Mapping[str, Any]) -> dict[str, int | float]:
+def vision_sizes(
+    shapes: Mapping[str, tuple[int, ...]], vision: Mapping[str, Any]
+) -> dict[str, int | float]:
     """The sizes of the image encoder, as its `Config` names them. `vit_config.json` counts one layer more than the file
     holds: BAGEL leaves the last one out."""
     stem = "vision_model.embeddings"
@@ -83,7 +91,9 @@ def vision_sizes(shapes: Mapping[str, tuple[int, ...]], vision: Mapping[str, Any
 
 def _shape(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, ...]:
     if name not in shapes:
-        raise CheckpointError(f"no tensor '{name}', which every BAGEL checkpoint has; give one of BAGEL")
+        raise CheckpointError(
+            f"no tensor '{name}', which every BAGEL checkpoint has; give one of BAGEL"
+        )
     return shapes[name]
 
 
@@ -93,7 +103,13 @@ def _side(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
 
 
 def _count(shapes: Mapping[str, tuple[int, ...]], layers: str) -> int:
-    numbers = {int(name.removeprefix(f"{layers}.").split(".")[0]) for name in shapes if name.startswith(f"{layers}.")}
+    numbers = {
+        int(name.removeprefix(f"{layers}.").split(".")[0])
+        for name in shapes
+        if name.startswith(f"{layers}.")
+    }
     if not numbers:
-        raise CheckpointError(f"no tensor '{layers}.0...', which every BAGEL checkpoint has; give one of BAGEL")
+        raise CheckpointError(
+            f"no tensor '{layers}.0...', which every BAGEL checkpoint has; give one of BAGEL"
+        )
     return max(numbers) + 1

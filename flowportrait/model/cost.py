@@ -29,4 +29,6 @@ def condition_flops(config: MoTConfig, grid: TokenGrid) -> int:
     """Of its audio and image tokens alone, which sampling computes once."""
     audio, image = grid.num_frames, grid.num_image_tokens
     spans = ((audio, audio), (image, audio + image))
-    return linear_flops(config) * (audio + image) + sum(attention_flops(config, *span) for span in spans)
+    return linear_flops(config) * (audio + image) + sum(
+        attention_flops(config, *span) for span in spans
+    )

@@ -28,7 +28,9 @@ class TimeEmbedder(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(TIME_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(TIME_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width)
+        )
 
     def forward(self, t: Float[Tensor, "*n"]) -> Float[Tensor, "*n d"]:
         with torch.autocast(t.device.type, enabled=False):
@@ -49,7 +51,9 @@ class Connector(nn.Module):
     def forward(self, features: Float[Tensor, "b n f"]) -> Float[Tensor, "b n d"]:
         if hasattr(self, "mixture"):
             shares = self.mixture.float().softmax(0)
-            features = torch.einsum("bnlf, l -> bnf", features.unflatten(-1, (len(shares), -1)), shares)
+            features = torch.einsum(
+                "bnlf, l -> bnf", features.unflatten(-1, (len(shares), -1)), shares
+            )
         return self.fc2(F.gelu(self.fc1(features), approximate="tanh"))
 
 
@@ -85,8 +89,8 @@ class GridPositions(nn.Module):
         """Row of the table for each token of a `rows x cols` grid. Raises ConfigError for one too large."""
         if max(rows, cols) > self.side:
             raise ConfigError(
-                f"position table: a grid of {rows} x {cols} tokens; up to {self.side} a side are allowed; "
-                "use a smaller picture or a model with a larger table"
+                f"position table: a grid of {rows} x {cols} tokens; up to {self.side} a side are"
+                " allowed; use a smaller picture or a model with a larger table"
             )
         device = self.pos_embed.device
         row, col = torch.arange(rows, device=device), torch.arange(cols, device=device)

@@ -36,7 +36,9 @@ class TokenGrid:
     opening: bool = True
 
     @classmethod
-    def of_latents(cls, latents: Float[Tensor, "b c l h w"], patch: int, opening: bool) -> TokenGrid:
+    def of_latents(
+        cls, latents: Float[Tensor, "b c l h w"], patch: int, opening: bool
+    ) -> TokenGrid:
         """The layout of these latents where the image has as many tokens as a latent frame."""
         rows, cols = latents.shape[-2] // patch, latents.shape[-1] // patch
         return cls(latents.shape[2], rows, cols, rows, cols, patch=patch, opening=opening)
@@ -135,17 +137,22 @@ class RowLayout:
 
     def latent_frame_of_token(self) -> Int[Tensor, " n"]:
         """The latent frame that each video token belongs to, counted over all clips of the row."""
-        per_frame = [grid.tokens_per_latent_frame for grid in self.grids for _ in range(grid.latent_frames)]
+        per_frame = [
+            grid.tokens_per_latent_frame for grid in self.grids for _ in range(grid.latent_frames)
+        ]
         return torch.arange(len(per_frame)).repeat_interleave(torch.tensor(per_frame))
 
     def patchify(self, latents: Sequence[Float[Tensor, "b c l h w"]]) -> Float[Tensor, "b n d"]:
         """Video tokens of the clips' latents."""
-        return torch.cat([grid.patchify(z) for grid, z in zip(self.grids, latents, strict=True)], dim=1)
+        return torch.cat(
+            [grid.patchify(z) for grid, z in zip(self.grids, latents, strict=True)], dim=1
+        )
 
     def unpatchify(self, tokens: Float[Tensor, "b n d"]) -> list[Float[Tensor, "b c l h w"]]:
         """The latents of each clip."""
         return [
-            grid.unpatchify(own) for grid, own in zip(self.grids, tokens.split(self.video_lengths, dim=1), strict=True)
+            grid.unpatchify(own)
+            for grid, own in zip(self.grids, tokens.split(self.video_lengths, dim=1), strict=True)
         ]
 
 

@@ -28,11 +28,17 @@ class AdaptedLinear(nn.Linear):
     """A frozen linear layer with an adapter beside it, which starts at zero."""
 
     def __init__(self, linear: nn.Linear, config: LoraConfig):
-        super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
+        super().__init__(
+            linear.in_features, linear.out_features, linear.bias is not None, device="meta"
+        )
         self.weight, self.bias = linear.weight, linear.bias
         self.scale = config.alpha / config.rank
-        self.lora_a = nn.Parameter(linear.weight.new_empty(config.rank, linear.in_features, dtype=torch.float32))
-        self.lora_b = nn.Parameter(linear.weight.new_empty(linear.out_features, config.rank, dtype=torch.float32))
+        self.lora_a = nn.Parameter(
+            linear.weight.new_empty(config.rank, linear.in_features, dtype=torch.float32)
+        )
+        self.lora_b = nn.Parameter(
+            linear.weight.new_empty(linear.out_features, config.rank, dtype=torch.float32)
+        )
         with torch.no_grad():
             for own, fresh in zip((self.lora_a, self.lora_b), self.fresh(None), strict=True):
                 own.copy_(fresh)
@@ -67,5 +73,7 @@ def merged(weights: dict[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:
         if name.endswith(".lora_b"):
             base = name.removesuffix("lora_b")
             change = b.float() @ weights[f"{base}lora_a"].float() * (config.alpha / config.rank)
-            plain[f"{base}weight"] = (plain[f"{base}weight"].float() + change).to(plain[f"{base}weight"].dtype)
+            plain[f"{base}weight"] = (plain[f"{base}weight"].float() + change).to(
+                plain[f"{base}weight"].dtype
+            )
     return plain

@@ -19,7 +19,14 @@ from torch.utils.checkpoint import checkpoint
 
 from flowportrait.config import Frozen
 from flowportrait.model.attention import Spans
-from flowportrait.model.embed import Connector, GridPositions, Rope, TimeEmbedder, rope_table, rotate
+from flowportrait.model.embed import (
+    Connector,
+    GridPositions,
+    Rope,
+    TimeEmbedder,
+    rope_table,
+    rotate,
+)
 from flowportrait.model.layout import RowLayout, TokenGrid
 from flowportrait.model.sequence import SequenceShare
 
@@ -35,21 +42,34 @@ class MoTConfig(Frozen):
     num_heads: int = Field(28, gt=0)
     num_kv_heads: int = Field(4, gt=0)
     mlp_size: int = Field(18944, gt=0)
-    vocab_size: int = Field(152064, ge=0, description="0: no text, the embedding and the head are absent")
+    vocab_size: int = Field(
+        152064, ge=0, description="0: no text, the embedding and the head are absent"
+    )
     rope_theta: float = Field(1e6, gt=1)
     norm_eps: float = Field(1e-6, gt=0)
     positions_per_second: float = Field(
-        6.0, gt=0, description="Unstated in the paper; 6 is BAGEL's one position per latent frame at 24 fps"
+        6.0,
+        gt=0,
+        description="Unstated in the paper; 6 is BAGEL's one position per latent frame at 24 fps",
     )
     latent_channels: int = Field(16, gt=0)
     patch: int = Field(2, gt=0, description="latent cells along a side of a token")
     latent_side: int = Field(64, gt=0, description="rows of the position table of latent tokens")
-    audio_dim: int = Field(1280, gt=0, description="Unstated in the paper; 1280 is Whisper-large's width")
-    audio_layers: int = Field(1, gt=0, description="layers of the speech network that stand side by side in audio_dim")
+    audio_dim: int = Field(
+        1280, gt=0, description="Unstated in the paper; 1280 is Whisper-large's width"
+    )
+    audio_layers: int = Field(
+        1, gt=0, description="layers of the speech network that stand side by side in audio_dim"
+    )
     image_dim: int = Field(1152, gt=0)
     image_side: int = Field(70, gt=0, description="rows of the position table of image tokens")
     local_heads: int = Field(
-        0, ge=0, description="query heads that start out attending to the same moment; an aid to training from scratch"
+        0,
+        ge=0,
+        description=(
+            "query heads that start out attending to the same moment; an aid to training from"
+            " scratch"
+        ),
     )
 
     @property
@@ -63,14 +83,21 @@ class MoTConfig(Frozen):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> MoTConfig:
-        if self.hidden_size % self.num_heads or self.head_size % 2 or self.num_heads % self.num_kv_heads:
+        if (
+            self.hidden_size % self.num_heads
+            or self.head_size % 2
+            or self.num_heads % self.num_kv_heads
+        ):
             raise ValueError(
-                f"hidden_size {self.hidden_size}, num_heads {self.num_heads}, "
-                f"num_kv_heads {self.num_kv_heads}; hidden_size must divide into heads of even size, "
-                "and num_heads into num_kv_heads groups"
+                f"hidden_size {self.hidden_size}, num_heads {self.num_heads}, num_kv_heads"
+                f" {self.num_kv_heads}; hidden_size must divide into heads of even size, and"
+                " num_heads into num_kv_heads groups"
             )
         if self.audio_dim % self.audio_layers:
-            raise ValueError(f"audio_dim {self.audio_dim}: must be a multiple of audio_layers {self.audio_layers}")
+            raise ValueError(
+                f"audio_dim {self.audio_dim}: must be a multiple of audio_layers"
+                f" {self.audio_layers}"
+            )
         return self
 
     @classmethod
@@ -110,14 +137,20 @@ class Attention(nn.Module):
             self.add_module(f"q_proj{expert}", nn.Linear(config.hidden_size, config.hidden_size))
             self.add_module(f"k_proj{expert}", nn.Linear(config.hidden_size, kv_size))
             self.add_module(f"v_proj{expert}", nn.Linear(config.hidden_size, kv_size))
-            self.add_module(f"o_proj{expert}", nn.Linear(config.hidden_size, config.hidden_size, bias=False))
+            self.add_module(
+                f"o_proj{expert}", nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+            )
             self.add_module(f"q_norm{expert}", RMSNorm(config.head_size, config.norm_eps))
             self.add_module(f"k_norm{expert}", RMSNorm(config.head_size, config.norm_eps))
 
-    def project(self, x: Float[Tensor, "b n d"], expert: str, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
+    def project(
+        self, x: Float[Tensor, "b n d"], expert: str, rope: Rope
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values [b, heads, n, e]; the first two are normed per head and turned."""
         part = self._modules
-        q, k, v = (part[f"{name}_proj{expert}"](x).unflatten(-1, (-1, self.head_size)) for name in "qkv")
+        q, k, v = (
+            part[f"{name}_proj{expert}"](x).unflatten(-1, (-1, self.head_size)) for name in "qkv"
+        )
         q = rotate(part[f"q_norm{expert}"](q), rope).to(v.dtype)
         k = rotate(part[f"k_norm{expert}"](k), rope).to(v.dtype)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
@@ -163,10 +196,16 @@ class Layer(nn.Module):
         self.self_attn = Attention(config)
         for expert in (UND, GEN):
             self.add_module(f"mlp{expert}", MLP(config.hidden_size, config.mlp_size))
-            self.add_module(f"input_layernorm{expert}", RMSNorm(config.hidden_size, config.norm_eps))
-            self.add_module(f"post_attention_layernorm{expert}", RMSNorm(config.hidden_size, config.norm_eps))
+            self.add_module(
+                f"input_layernorm{expert}", RMSNorm(config.hidden_size, config.norm_eps)
+            )
+            self.add_module(
+                f"post_attention_layernorm{expert}", RMSNorm(config.hidden_size, config.norm_eps)
+            )
 
-    def project(self, x: Float[Tensor, "b n d"], expert: str, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
+    def project(
+        self, x: Float[Tensor, "b n d"], expert: str, rope: Rope
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of the tokens `x`, each [b, heads, n, e]."""
         return self.self_attn.project(self._modules[f"input_layernorm{expert}"](x), expert, rope)
 
@@ -175,7 +214,9 @@ class Layer(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         """The tokens `x` after what attention found for them (`heads`) and after the MLP."""
         x = x + self.self_attn.output(heads, expert)
-        return x + self._modules[f"mlp{expert}"](self._modules[f"post_attention_layernorm{expert}"](x))
+        return x + self._modules[f"mlp{expert}"](
+            self._modules[f"post_attention_layernorm{expert}"](x)
+        )
 
     def understand(
         self, x: Float[Tensor, "b n d"], rope: Rope, spans: Spans, last: bool
@@ -191,14 +232,21 @@ class Layer(nn.Module):
         """Video tokens after this layer."""
         if self.recomputes and torch.is_grad_enabled():
             inputs = x, rope, spans, known
-            return checkpoint(self._generate, *inputs, use_reentrant=False, preserve_rng_state=False)
+            return checkpoint(
+                self._generate, *inputs, use_reentrant=False, preserve_rng_state=False
+            )
         return self._generate(x, rope, spans, known)
 
     def _generate(self, x, rope, spans, known):
         return self.update(x, spans.generate(*self.project(x, GEN, rope), known), GEN)
 
     def forward(
-        self, condition: Tensor | None, video: Tensor, ropes: tuple[Rope | None, Rope], spans: Spans, last: bool
+        self,
+        condition: Tensor | None,
+        video: Tensor,
+        ropes: tuple[Rope | None, Rope],
+        spans: Spans,
+        last: bool,
     ) -> tuple[Tensor | None, Tensor]:
         """Both: the condition's tokens (None where there is none, and after the last layer) and the video's."""
         if self.recomputes and torch.is_grad_enabled():
@@ -283,7 +331,10 @@ class MoT(nn.Module):
         return self.language_model.model.layers
 
     def condition(
-        self, audio: Float[Tensor, "b a da"] | None, image: Float[Tensor, "b i di"] | None, grid: TokenGrid
+        self,
+        audio: Float[Tensor, "b a da"] | None,
+        image: Float[Tensor, "b i di"] | None,
+        grid: TokenGrid,
     ) -> Condition:
         """What the video will see of the audio (one vector per video frame) and of the portrait.
 
@@ -305,14 +356,20 @@ class MoT(nn.Module):
         return Condition(tuple(known))
 
     def velocity(
-        self, zt: Float[Tensor, "b c l h w"], t: Float[Tensor, "b l"], condition: Condition, grid: TokenGrid
+        self,
+        zt: Float[Tensor, "b c l h w"],
+        t: Float[Tensor, "b l"],
+        condition: Condition,
+        grid: TokenGrid,
     ) -> Float[Tensor, "b c l h w"]:
         """The velocity at `zt`, float32. `t` in [0, 1] per latent frame; 0 marks a clean latent frame."""
         layout = RowLayout((grid,))
         x, rope = self._video_tokens(grid.patchify(zt), t, layout)
         spans = Spans(layout.audio_lengths, layout.image_lengths, layout.video_lengths)
         for index, layer in enumerate(self.layers):
-            x = layer.generate(x, rope, spans, condition.layers[index] if condition.layers else None)
+            x = layer.generate(
+                x, rope, spans, condition.layers[index] if condition.layers else None
+            )
         return grid.unpatchify(self._velocity_tokens(x))
 
     def forward(self, row: Row) -> Float[Tensor, "b n p"]:
@@ -332,9 +389,14 @@ class MoT(nn.Module):
         """Video tokens: the noisy latents, plus their time, plus their place in the picture."""
         return self._video_tokens(grid.patchify(zt), t, RowLayout((grid,)))[0]
 
-    def embed_image(self, image: Float[Tensor, "b i di"], grid: TokenGrid) -> Float[Tensor, "b i d"]:
+    def embed_image(
+        self, image: Float[Tensor, "b i di"], grid: TokenGrid
+    ) -> Float[Tensor, "b i d"]:
         """Image tokens: the portrait's features, plus their place in the picture."""
-        return self.connector(image).float() + self.vit_pos_embed(grid.image_rows, grid.image_cols).float()
+        return (
+            self.connector(image).float()
+            + self.vit_pos_embed(grid.image_rows, grid.image_cols).float()
+        )
 
     def embed_audio(self, audio: Float[Tensor, "b a da"]) -> Float[Tensor, "b a d"]:
         """Audio tokens: the features alone; their position says when they are heard."""
@@ -366,11 +428,15 @@ class MoT(nn.Module):
     ) -> tuple[Float[Tensor, "b n d"], Rope]:
         """The noisy latents plus their time plus their place, of the `share` of them; and their rotary tables."""
         mine = slice(None) if share is None else share.span
-        places = [self.latent_pos_embed.ids(g.rows, g.cols).repeat(g.latent_frames) for g in layout.grids]
+        places = [
+            self.latent_pos_embed.ids(g.rows, g.cols).repeat(g.latent_frames) for g in layout.grids
+        ]
         place = self.latent_pos_embed.pos_embed[torch.cat(places)[mine]].float()
         time = self.time_embedder(t)[:, layout.latent_frame_of_token()[mine].to(t.device)]
         positions = layout.video_positions(self.config.positions_per_second)[mine]
-        return self.vae2llm(patches[:, mine]).float() + time + place, self._rope(positions, patches.device)
+        return self.vae2llm(patches[:, mine]).float() + time + place, self._rope(
+            positions, patches.device
+        )
 
     def _velocity_tokens(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n p"]:
         return self.llm2vae(self.language_model.model.norm_moe_gen(x)).float()

@@ -15,7 +15,11 @@ SAMPLING = ("time_embedder.", "vae2llm.", "llm2vae.")
 
 def understanding_weights(model: MoT) -> list[nn.Parameter]:
     """The weights that `condition` uses and `velocity` does not: half of the model, 14 GB of BAGEL-7B in bf16."""
-    return [p for name, p in model.named_parameters() if GEN not in name and not name.startswith(SAMPLING)]
+    return [
+        p
+        for name, p in model.named_parameters()
+        if GEN not in name and not name.startswith(SAMPLING)
+    ]
 
 
 def place(model: MoT, device: torch.device) -> None:

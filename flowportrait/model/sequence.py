@@ -34,12 +34,16 @@ class SequenceShare:
     @property
     def span(self) -> slice:
         """This part's tokens in the row."""
-        return slice(min(self.index * self.size, self.total), min((self.index + 1) * self.size, self.total))
+        return slice(
+            min(self.index * self.size, self.total), min((self.index + 1) * self.size, self.total)
+        )
 
     def lengths(self, clips: tuple[int, ...]) -> tuple[int, ...]:
         """How many tokens of each clip lie in this part."""
         mine, edges = self.span, accumulate(clips, initial=0)
-        return tuple(max(0, min(mine.stop, stop) - max(mine.start, start)) for start, stop in pairwise(edges))
+        return tuple(
+            max(0, min(mine.stop, stop) - max(mine.start, start)) for start, stop in pairwise(edges)
+        )
 
     def gather(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [b, heads, n, e] of all parts. Gradients go back to the part that they came from."""

@@ -14,7 +14,9 @@ from flowportrait.report.sources import Sources, read
 from flowportrait.report.table import Table
 
 
-def tables(paths: Sequence[str], out: Path, *, judge: str, baseline: str | None, as_json: bool) -> None:
+def tables(
+    paths: Sequence[str], out: Path, *, judge: str, baseline: str | None, as_json: bool
+) -> None:
     """`flowportrait report tables`: tables.md, and each table as CSV and LaTeX."""
     sources = read(paths)
     _folder(out)
@@ -31,7 +33,9 @@ def tables(paths: Sequence[str], out: Path, *, judge: str, baseline: str | None,
     _print_json({"output": str(out), "filled": filled, "empty_cells": gaps}, as_json)
 
 
-def figures(paths: Sequence[str], out: Path, *, judge: str, curves: Sequence[str], as_json: bool) -> None:
+def figures(
+    paths: Sequence[str], out: Path, *, judge: str, curves: Sequence[str], as_json: bool
+) -> None:
     """`flowportrait report figures`: each figure as SVG and PNG."""
     from flowportrait.report import figures as figures_
 
@@ -83,13 +87,22 @@ def _told(table: Table) -> str:
     """The table without its empty rows and columns, or one line; why cells are empty stands in tables.md."""
     reasons = sorted({cell.reason for _, cells in table.rows for cell in cells if cell.reason})
     if not table.filled:
-        return f"Table {table.number}, {table.title}: no data ({reasons[0] if reasons else 'nothing was given'})\n"
+        return (
+            f"Table {table.number}, {table.title}: no data"
+            f" ({reasons[0] if reasons else 'nothing was given'})\n"
+        )
     rows = [row for row in table.rows if not all(cell.empty or cell.text for cell in row[1])]
     used = [k for k in range(len(table.head) - 1) if not all(cells[k].empty for _, cells in rows)]
     empty = sum(cell.empty for _, cells in table.rows for cell in cells)
-    left = f"{empty} cells are empty or left out here; the reasons stand in tables.md.\n" if empty else ""
+    left = (
+        f"{empty} cells are empty or left out here; the reasons stand in tables.md.\n"
+        if empty
+        else ""
+    )
     head = [table.head[0], *(table.head[k + 1] for k in used)]
-    shown = replace(table, head=head, rows=[(label, [cells[k] for k in used]) for label, cells in rows])
+    shown = replace(
+        table, head=head, rows=[(label, [cells[k] for k in used]) for label, cells in rows]
+    )
     return shown.markdown(gaps=False) + left
 
 

@@ -16,7 +16,14 @@ from flowportrait.registry import name_hint
 from flowportrait.report.sources import Run, Sources, StudySource
 from flowportrait.study.alignment import Row
 
-PERCEPTUAL, CONSISTENCY = ("lpips", "perceptual-lite0", "closeness"), ("raft-jitter", "smoothness", "jitter")
+PERCEPTUAL, CONSISTENCY = (
+    ("lpips", "perceptual-lite0", "closeness"),
+    (
+        "raft-jitter",
+        "smoothness",
+        "jitter",
+    ),
+)
 """Names under which runs log R_perceptual and R_consistency, the paper's own first."""
 
 _COLOURS = ("#3b6ea5", "#c1554d", "#5a9367", "#8a63a8", "#c58b2a", "#4b9aa8", "#7a7a7a")
@@ -46,7 +53,12 @@ def build(sources: Sources, judge: Sequence[str], curves: Sequence[str]) -> list
     Raises MissingDependency without matplotlib.
     """
     require("matplotlib", extra="report")
-    return [figure_2(sources, judge), figure_3(sources, judge), figure_5(sources, curves), figure_6(sources)]
+    return [
+        figure_2(sources, judge),
+        figure_3(sources, judge),
+        figure_5(sources, curves),
+        figure_6(sources),
+    ]
 
 
 # ------------------------------------------------------------------------------------------ against people
@@ -57,7 +69,9 @@ def figure_2(sources: Sources, judge: Sequence[str]) -> Drawn:
     drawn = Drawn(2, "Error rates by pair of generators")
     found = _judged_row(sources, judge)
     if found is None:
-        drawn.reason = f"no study with an align.json that holds {judge[0]}; make it with: study align"
+        drawn.reason = (
+            f"no study with an align.json that holds {judge[0]}; make it with: study align"
+        )
         return drawn
     study, row = found
     bars = [pair for pair in row.by_pair if math.isfinite(pair.rate.value)]
@@ -69,15 +83,24 @@ def figure_2(sources: Sources, judge: Sequence[str]) -> Drawn:
     ends = np.array([[100 * pair.rate.low, 100 * pair.rate.high] for pair in bars]).T
     axes[0].bar(range(len(bars)), rates, color=_COLOURS[0], width=0.65)
     spread = np.abs(ends - rates)
-    axes[0].errorbar(range(len(bars)), rates, spread, fmt="none", ecolor="#333333", capsize=3, linewidth=1)
+    axes[0].errorbar(
+        range(len(bars)), rates, spread, fmt="none", ecolor="#333333", capsize=3, linewidth=1
+    )
     for place, (pair, top) in enumerate(zip(bars, ends[1], strict=True)):
         ties = f" + {pair.ties} tied" if pair.ties else ""
-        axes[0].text(place, top + 1, f"{pair.errors}{ties}\nof {pair.pairs - pair.missing}", ha="center", fontsize=8)
+        axes[0].text(
+            place,
+            top + 1,
+            f"{pair.errors}{ties}\nof {pair.pairs - pair.missing}",
+            ha="center",
+            fontsize=8,
+        )
     axes[0].set_xticks(range(len(bars)), [f"{pair.a}\nvs. {pair.b}" for pair in bars], fontsize=9)
     axes[0].set_ylabel(f"error rate of {row.system} (%)")
     axes[0].set_ylim(0, max(10.0, float(ends.max()) * 1.25))
     drawn.notes.append(
-        f"{row.system} in {study.name}; ties count half, bars have Wilson's 95 % interval, numbers are cases."
+        f"{row.system} in {study.name}; ties count half, bars have Wilson's 95 % interval, numbers"
+        " are cases."
     )
     return _finished(drawn, figure)
 
@@ -94,7 +117,12 @@ def figure_3(sources: Sources, judge: Sequence[str]) -> Drawn:
     """Histograms of people's and the judge's scores by aspect, each summing to 100 %."""
     drawn = Drawn(3, f"Score distributions of people and {' + '.join(judge)}")
     versions = {version for study in sources.studies for version in study.data.versions}
-    scores = [score for scored in sources.scored if scored.generator in versions for score in scored.scores]
+    scores = [
+        score
+        for scored in sources.scored
+        if scored.generator in versions
+        for score in scored.scores
+    ]
     judged, human = [], []
     for number, aspect in enumerate(ASPECTS):
         if len(judge) == len(ASPECTS):
@@ -105,7 +133,10 @@ def figure_3(sources: Sources, judge: Sequence[str]) -> Drawn:
         tables = [study.data.table(aspect).ravel() for study in sources.studies] or [np.zeros(0)]
         ratings = np.concatenate(tables)
         human.append(ratings[np.isfinite(ratings)])
-    for whose, arrays in (("ratings of people", human), (f"scores of {' + '.join(judge)} of a study's clips", judged)):
+    for whose, arrays in (
+        ("ratings of people", human),
+        (f"scores of {' + '.join(judge)} of a study's clips", judged),
+    ):
         if not all(len(values) for values in arrays):
             drawn.reason = f"no {whose} for every aspect were given"
             return drawn
@@ -115,9 +146,18 @@ def figure_3(sources: Sources, judge: Sequence[str]) -> Drawn:
         return drawn
     figure, axes = _canvas(3, width=10)
     for axis, aspect, people, machine in zip(axes, ASPECTS, human, judged, strict=True):
-        for values, shift, colour, label in ((people, -0.2, _HUMAN, "people"), (machine, 0.2, _JUDGE, judge[0])):
+        for values, shift, colour, label in (
+            (people, -0.2, _HUMAN, "people"),
+            (machine, 0.2, _JUDGE, judge[0]),
+        ):
             shares = np.histogram(values, np.arange(0.5, 6))[0] * 100 / len(values)
-            axis.bar(np.arange(1, 6) + shift, shares, 0.4, color=colour, label=f"{label} (n {len(values)})")
+            axis.bar(
+                np.arange(1, 6) + shift,
+                shares,
+                0.4,
+                color=colour,
+                label=f"{label} (n {len(values)})",
+            )
         axis.set_title(aspect.replace("_", "-"), fontsize=10)
         axis.set_xticks(range(1, 6))
         axis.set_xlabel("score")
@@ -125,7 +165,9 @@ def figure_3(sources: Sources, judge: Sequence[str]) -> Drawn:
         axis.legend(fontsize=8, frameon=False, loc="upper left")
     axes[0].set_ylabel("share (%)")
     if any((values != np.round(values)).any() for values in judged):
-        drawn.notes.append(f"{judge[0]} gives fractions; each is counted at the nearest whole score.")
+        drawn.notes.append(
+            f"{judge[0]} gives fractions; each is counted at the nearest whole score."
+        )
     return _finished(drawn, figure)
 
 
@@ -150,7 +192,9 @@ def figure_6(sources: Sources) -> Drawn:
         if name is None and sources.runs:
             drawn.notes.append(f"{title}: no run logs any of {', '.join(names)}")
         elif name is not None:
-            panels[f"{title}: mean_{name}"] = {run.label: _curve(run, f"mean_{name}") for run in sources.runs}
+            panels[f"{title}: mean_{name}"] = {
+                run.label: _curve(run, f"mean_{name}") for run in sources.runs
+            }
     if sources.runs and not panels:
         drawn.reason, drawn.notes = "; ".join(drawn.notes), []
         return drawn
@@ -167,15 +211,27 @@ def _curve(run: Run, name: str) -> np.ndarray:
     return np.array(sorted(found.items()), float).reshape(-1, 2)
 
 
-def _curves_figure(drawn: Drawn, panels: dict[str, dict[str, np.ndarray]], runs: Sequence[Run]) -> Drawn:
+def _curves_figure(
+    drawn: Drawn, panels: dict[str, dict[str, np.ndarray]], runs: Sequence[Run]
+) -> Drawn:
     if not runs:
         drawn.reason = "no training run was given"
         return drawn
     for name, curves in panels.items():
         if not any(len(curve) for curve in curves.values()):
-            logged = sorted({key for run in runs for row in run.log for key, v in row.items() if isinstance(v, float)})
+            logged = sorted(
+                {
+                    key
+                    for run in runs
+                    for row in run.log
+                    for key, v in row.items()
+                    if isinstance(v, float)
+                }
+            )
             raise ConfigError(f"curves: no run logs '{name}'; {name_hint(name, logged)}")
-        drawn.notes += [f"{label} logs no {name}" for label, curve in curves.items() if not len(curve)]
+        drawn.notes += [
+            f"{label} logs no {name}" for label, curve in curves.items() if not len(curve)
+        ]
     figure, axes = _canvas(len(panels), width=5 * len(panels) + 1)
     for axis, (name, curves) in zip(axes, panels.items(), strict=True):
         for number, (label, curve) in enumerate(curves.items()):
@@ -189,7 +245,9 @@ def _curves_figure(drawn: Drawn, panels: dict[str, dict[str, np.ndarray]], runs:
         axis.set_title(name, fontsize=10)
         axis.legend(fontsize=8, frameon=False)
     if any(len(curve) > 20 for curves in panels.values() for curve in curves.values()):
-        drawn.notes.append("Thin: as logged. Thick: mean over the last tenth of the updates so far.")
+        drawn.notes.append(
+            "Thin: as logged. Thick: mean over the last tenth of the updates so far."
+        )
     return _finished(drawn, figure)
 
 
@@ -229,6 +287,11 @@ def _finished(drawn: Drawn, figure: Any) -> Drawn:
     with matplotlib.rc_context({"svg.hashsalt": drawn.name}):
         for kind in ("svg", "png"):
             out = io.BytesIO()
-            figure.savefig(out, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {"Software": None})
+            figure.savefig(
+                out,
+                format=kind,
+                dpi=150,
+                metadata={"Date": None} if kind == "svg" else {"Software": None},
+            )
             setattr(drawn, kind, out.getvalue())
     return drawn

@@ -21,7 +21,10 @@ details{margin:.5rem 0;color:var(--dim)}details li{overflow-wrap:anywhere}
 
 def html(title: str, sources: Sources, tables: Sequence[Table], drawn: Sequence[Drawn]) -> str:
     """The whole page; tables and figures without any data are listed at its end."""
-    parts = [f"<h1>{escape(title)}</h1>", f"<p class=dim>Made from {escape(', '.join(sources.given))}.</p>"]
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f"<p class=dim>Made from {escape(', '.join(sources.given))}.</p>",
+    ]
     parts += [part for study in sources.studies for part in _study(study)]
     for table in tables:
         if table.filled:
@@ -39,18 +42,28 @@ def _study(study) -> Iterator[str]:
     yield f"<h2>Study {escape(study.name)}</h2>"
     left = sum(facts.unfinished.values())
     yield (
-        f"<p>{len(facts.samples)} samples, {len(facts.versions)} versions ({escape(', '.join(facts.versions))}), "
-        f"{len(facts.raters)} raters, {facts.raters_per_sample} for each sample; {left or 'no'} sets unanswered.</p>"
+        f"<p>{len(facts.samples)} samples, {len(facts.versions)} versions"
+        f" ({escape(', '.join(facts.versions))}), {len(facts.raters)} raters,"
+        f" {facts.raters_per_sample} for each sample; {left or 'no'} sets unanswered.</p>"
     )
     if study.agreement:
         found = study.agreement
         rows = [
-            (a.aspect, str(a.clips), _figure_text(a.alpha_ordinal), _figure_text(a.same), _figure_text(a.within_one))
+            (
+                a.aspect,
+                str(a.clips),
+                _figure_text(a.alpha_ordinal),
+                _figure_text(a.same),
+                _figure_text(a.within_one),
+            )
             for a in found.aspects
         ]
         head = ("aspect", "clips", "Krippendorff's alpha, ordinal", "same score", "within one")
         yield pages.html_table(head, rows)
-        yield f"<p>Kendall's W of the orders: {_figure_text(found.kendall_w)} over {found.sets} sets.</p>"
+        yield (
+            f"<p>Kendall's W of the orders: {_figure_text(found.kendall_w)} over {found.sets}"
+            " sets.</p>"
+        )
         strengths = ((s.version, _figure_text(s.strength)) for s in found.strengths)
         yield pages.html_table(("version", "Bradley-Terry strength (log odds)"), strengths)
         yield from (f"<p class=bad>{escape(note)}</p>" for note in found.notes)
@@ -70,23 +83,36 @@ def _table(table: Table) -> Iterator[str]:
         row = [f"<td>{escape(label)}</td>"]
         for cell in cells:
             short, full = cell.shown(full=False), cell.shown()
-            about = f"<small>{escape(full.removeprefix(short).strip(' []'))}</small>" if full != short else ""
+            about = (
+                f"<small>{escape(full.removeprefix(short).strip(' []'))}</small>"
+                if full != short
+                else ""
+            )
             why = f" title='{escape(cell.reason, quote=True)}'" if cell.empty else ""
             row.append(f"<td{why}>{escape(short)}{about}</td>")
         rows.append("<tr>" + "".join(row) + "</tr>")
     top = "".join(f"<th scope=col>{escape(name)}</th>" for name in table.head)
-    yield f"<div class=scroll tabindex=0><table class=paper><tr>{top}</tr>{''.join(rows)}</table></div>"
+    yield (
+        "<div class=scroll tabindex=0><table"
+        f" class=paper><tr>{top}</tr>{''.join(rows)}</table></div>"
+    )
     yield from (f"<p class=dim>{escape(note)}</p>" for note in table.notes)
     if gaps := table.gaps():
         items = "".join(f"<li>{escape(gap)}</li>" for gap in gaps)
-        yield f"<details><summary>Why cells are empty ({len(gaps)})</summary><ul>{items}</ul></details>"
+        yield (
+            "<details><summary>Why cells are empty"
+            f" ({len(gaps)})</summary><ul>{items}</ul></details>"
+        )
 
 
 def _figure(figure: Drawn) -> Iterator[str]:
     yield f"<h2>Figure {figure.number}: {escape(figure.title)}</h2>"
     source = pages.data_url(figure.svg, "image/svg+xml")
     alt = " ".join((f"Figure {figure.number}: {figure.title}.", *figure.notes))
-    yield f"<figure class=scroll tabindex=0><img alt='{escape(alt, quote=True)}' src='{source}'></figure>"
+    yield (
+        f"<figure class=scroll tabindex=0><img alt='{escape(alt, quote=True)}'"
+        f" src='{source}'></figure>"
+    )
     yield from (f"<p class=dim>{escape(note)}</p>" for note in figure.notes)
 
 
@@ -94,7 +120,9 @@ def _left_out(tables: Sequence[Table], drawn: Sequence[Drawn]) -> Iterator[str]:
     lost = []
     for table in tables:
         if not table.filled:
-            reasons = sorted({cell.reason for _, cells in table.rows for cell in cells if cell.reason})
+            reasons = sorted(
+                {cell.reason for _, cells in table.rows for cell in cells if cell.reason}
+            )
             lost.append((f"Table {table.number}", "; ".join(reasons)))
     lost += [(f"Figure {figure.number}", figure.reason) for figure in drawn if not figure.svg]
     if lost:

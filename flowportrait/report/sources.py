@@ -21,7 +21,9 @@ from flowportrait.study.systems import Clips
 
 ABLATION = "ablation"
 """The set whose scores stand in Table 5 beside the runs, such as those of the untuned model."""
-_KINDS = "a study, an exported study, a folder or file of scores, or the directory of a training run"
+_KINDS = (
+    "a study, an exported study, a folder or file of scores, or the directory of a training run"
+)
 
 
 @dataclass
@@ -105,7 +107,10 @@ def _parsed(argument: str) -> tuple[str, str, Path]:
 
 def _study(name: str, path: Path) -> StudySource:
     return StudySource(
-        name, data.load(path), _record(path / "align.json", Alignment), _record(path / "agreement.json", Agreement)
+        name,
+        data.load(path),
+        _record(path / "align.json", Alignment),
+        _record(path / "agreement.json", Agreement),
     )
 
 
@@ -117,7 +122,9 @@ def _record(path: Path, kind: type[Any]) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise DataError(f"{path}: {where}: {first['msg']}; make it again with: study align or agreement") from error
+        raise DataError(
+            f"{path}: {where}: {first['msg']}; make it again with: study align or agreement"
+        ) from error
 
 
 def _run(label: str, path: Path) -> Run:
@@ -126,9 +133,19 @@ def _run(label: str, path: Path) -> Run:
     except ValueError as error:
         raise DataError(f"{path / 'config.json'}: no JSON: {error}") from error
     if not isinstance(config, dict) or "rollout" not in config:
-        raise DataError(f"{path}: no run of reinforcement learning (its config.json has no rollout)")
-    found = next((p for p in (path / "scores.jsonl", path / "evaluation" / "scores.jsonl") if p.is_file()), None)
-    return Run(label, config, list(_log(path / "log.jsonl")), list(read_jsonl(found, Score)) if found else [])
+        raise DataError(
+            f"{path}: no run of reinforcement learning (its config.json has no rollout)"
+        )
+    found = next(
+        (p for p in (path / "scores.jsonl", path / "evaluation" / "scores.jsonl") if p.is_file()),
+        None,
+    )
+    return Run(
+        label,
+        config,
+        list(_log(path / "log.jsonl")),
+        list(read_jsonl(found, Score)) if found else [],
+    )
 
 
 def _log(path: Path) -> Iterator[dict[str, Any]]:
@@ -145,7 +162,9 @@ def _log(path: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _scored(label: str, set_name: str, path: Path, studies: list[StudySource], notes: list[str]) -> Iterator[Scored]:
+def _scored(
+    label: str, set_name: str, path: Path, studies: list[StudySource], notes: list[str]
+) -> Iterator[Scored]:
     """One entry for each version of a study that knows the clips, and one for each folder of the rest.
 
     With a label all of it is one generator's.
@@ -184,7 +203,9 @@ def _ends(folders: list[str]) -> list[str]:
     return ["/".join(part[-length:]) or "." for part in parts]
 
 
-def _by_version(scores: list[Score], set_name: str, studies: list[StudySource]) -> tuple[list[Scored], list[Score]]:
+def _by_version(
+    scores: list[Score], set_name: str, studies: list[StudySource]
+) -> tuple[list[Scored], list[Score]]:
     """(entries by version of the study that knows most of the clips, the scores of clips that it does not know)."""
     best: tuple[list[Scored], list[Score]] = ([], scores)
     for study in studies:
@@ -193,7 +214,11 @@ def _by_version(scores: list[Score], set_name: str, studies: list[StudySource]) 
         rest = [score for score in scores if score.clip in clips.unknown]
         if len(rest) < len(best[1]):
             versions = [
-                Scored(version, set_name, [s for s, at in zip(scores, places, strict=True) if at and at[1] == number])
+                Scored(
+                    version,
+                    set_name,
+                    [s for s, at in zip(scores, places, strict=True) if at and at[1] == number],
+                )
                 for number, version in enumerate(study.data.versions)
             ]
             best = (versions, rest)
@@ -208,7 +233,8 @@ def _refuse_doubles(sources: Sources) -> None:
             key = (scored.generator, scored.set_name, score.clip, score.scorer, score.repeat)
             if known.setdefault(key, score) != score:
                 raise DataError(
-                    f"{scored.generator}: two different scores of {score.clip} by {score.scorer}; give one file of each"
+                    f"{scored.generator}: two different scores of {score.clip} by {score.scorer};"
+                    " give one file of each"
                 )
     labels = [run.label for run in sources.runs]
     if twice := next((label for label in labels if labels.count(label) > 1), None):

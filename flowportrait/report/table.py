@@ -77,7 +77,9 @@ class Table:
             for name, cell in zip(self.head[1:], cells, strict=True):
                 if cell.empty:
                     reasons.setdefault((label, cell.reason), []).append(name)
-        return [f"{label}, {', '.join(names)}: {reason}" for (label, reason), names in reasons.items()]
+        return [
+            f"{label}, {', '.join(names)}: {reason}" for (label, reason), names in reasons.items()
+        ]
 
     def texts(self, full: bool = True) -> Iterator[list[str]]:
         """The rows as text."""
@@ -86,7 +88,12 @@ class Table:
 
     def markdown(self, gaps: bool = True) -> str:
         """The table, its notes and its empty cells."""
-        lines = [f"## Table {self.number}: {self.title}", "", *pages.markdown_rows(self.head, self.texts()), ""]
+        lines = [
+            f"## Table {self.number}: {self.title}",
+            "",
+            *pages.markdown_rows(self.head, self.texts()),
+            "",
+        ]
         lines += [f"{note}\n" for note in self.notes]
         if gaps and (found := self.gaps()):
             lines += ["Empty cells:", "", *(f"- {gap}" for gap in found), ""]
@@ -98,17 +105,25 @@ class Table:
         for label, cells in self.rows:
             for name, cell in zip(self.head[1:], cells, strict=True):
                 numbers = (cell.value, cell.low, cell.high, cell.difference)
-                value, low, high, difference = ("" if math.isnan(x) else repr(float(x)) for x in numbers)
+                value, low, high, difference = (
+                    "" if math.isnan(x) else repr(float(x)) for x in numbers
+                )
                 value = value or cell.text
-                rows.append((label, name, value, low, high, difference, cell.count or "", cell.reason))
-        return pages.csv_text(("row", "column", "value", "low", "high", "difference", "n", "reason"), rows)
+                rows.append(
+                    (label, name, value, low, high, difference, cell.count or "", cell.reason)
+                )
+        return pages.csv_text(
+            ("row", "column", "value", "low", "high", "difference", "n", "reason"), rows
+        )
 
     def latex(self) -> str:
         """A booktabs table of the numbers; intervals and counts stand in the CSV file."""
         return pages.latex_table(f"{self.title}.", self.head, self.texts(full=False))
 
 
-def mean_cell(values: np.ndarray, reason: str, digits: int = 2, baseline: np.ndarray | None = None) -> Cell:
+def mean_cell(
+    values: np.ndarray, reason: str, digits: int = 2, baseline: np.ndarray | None = None
+) -> Cell:
     """The mean over samples with its interval from resampling them; empty with `reason` where there are none."""
     known = values[np.isfinite(values)]
     if not len(known):

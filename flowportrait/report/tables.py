@@ -22,7 +22,8 @@ _TABLE_1 = (
     ("Score models", "MAS-SA", ("mas-sa",)), ("Score models", "MAS-MA", ("mas-ma",)),
 )  # fmt: skip
 _NO_CLIP_VALUE = (
-    "the FID of two sets has no value for one video; score fid-clip, the distance of a clip's frames to its truth's"
+    "the FID of two sets has no value for one video; score fid-clip, the distance of a clip's"
+    " frames to its truth's"
 )
 _MOST_COMPARISONS = 6
 _TABLE_2 = (
@@ -59,8 +60,14 @@ def _add_alignment(table: Table, study: StudySource | None, suffix: str) -> None
     known = {name for _, _, names in _TABLE_1 for name in names}
     for _, label, names in _TABLE_1:
         row = next((_default(rows, name) for name in names if _default(rows, name)), None)
-        lost = _NO_CLIP_VALUE if label == "FID" else f"no scores or verdicts of {names[0]} were aligned"
-        table.rows.append((label + suffix, _accuracy_cells(row, lost if study else "no aligned study was given")))
+        lost = (
+            _NO_CLIP_VALUE
+            if label == "FID"
+            else f"no scores or verdicts of {names[0]} were aligned"
+        )
+        table.rows.append(
+            (label + suffix, _accuracy_cells(row, lost if study else "no aligned study was given"))
+        )
     for system in dict.fromkeys(name for name, _ in rows):
         if system not in known:
             table.rows.append((system + suffix, _accuracy_cells(_default(rows, system), "")))
@@ -71,22 +78,26 @@ def _add_alignment(table: Table, study: StudySource | None, suffix: str) -> None
         a = study.alignment
         dropped = ", ".join(f"{count} {name}" for name, count in a.dropped.items())
         table.notes.append(
-            f"{a.kept} of {a.possible} pairs of {a.samples} samples, on which all {a.raters_per_sample} raters agree "
-            f"by {a.preference} (dropped: {dropped}). Ties are half right; intervals resample samples {a.draws} times. "
-            "Metrics that need the truth skip pairs that contain it."
+            f"{a.kept} of {a.possible} pairs of {a.samples} samples, on which all"
+            f" {a.raters_per_sample} raters agree by {a.preference} (dropped: {dropped}). Ties are"
+            f" half right; intervals resample samples {a.draws} times. Metrics that need the truth"
+            " skip pairs that contain it."
         )
         compared = [one for one in a.comparisons if one.pairs]
         table.notes += [_comparison_note(one) for one in compared[:_MOST_COMPARISONS]]
         if len(compared) > _MOST_COMPARISONS:
-            table.notes.append(f"{len(compared) - _MOST_COMPARISONS} more comparisons stand in align.md.")
+            table.notes.append(
+                f"{len(compared) - _MOST_COMPARISONS} more comparisons stand in align.md."
+            )
 
 
 def _comparison_note(one: Comparison) -> str:
     """Two systems on the same pairs."""
     d = [100 * x for x in (one.difference.value, one.difference.low, one.difference.high)]
     return (
-        f"{one.a} against {one.b} on the {one.pairs} pairs that both answered: {d[0]:+.1f} points "
-        f"({d[1]:+.1f} to {d[2]:+.1f}), only one right {one.only_a} : {one.only_b}, McNemar p {one.mcnemar_p:.3g}."
+        f"{one.a} against {one.b} on the {one.pairs} pairs that both answered: {d[0]:+.1f} points"
+        f" ({d[1]:+.1f} to {d[2]:+.1f}), only one right {one.only_a} : {one.only_b}, McNemar p"
+        f" {one.mcnemar_p:.3g}."
     )
 
 
@@ -119,13 +130,17 @@ def table_2(sources: Sources) -> Table:
     used |= {metric.set_metric for scored in found for metric in scored.sets}
     shown = {name for _, name in _TABLE_2}
     columns = [*_TABLE_2, *((f"{name} {_arrow(name)}", name) for name in sorted(used - shown))]
-    table = Table(2, "Scores by generator", ["Generator", *(title for title, _ in columns), "Human ↑"])
+    table = Table(
+        2, "Scores by generator", ["Generator", *(title for title, _ in columns), "Human ↑"]
+    )
     versions = [version for study in sources.studies for version in study.data.versions]
     for generator in dict.fromkeys([*versions, *(scored.generator for scored in found)]):
         own = [scored for scored in found if scored.generator == generator]
         cells = [_metric_cell(own, name, generator == sources.truth) for _, name in columns]
         table.rows.append((generator, [*cells, _human_cells(sources, generator)[-1]]))
-    table.notes.append("Means over samples; people: over raters, then samples. Intervals resample samples.")
+    table.notes.append(
+        "Means over samples; people: over raters, then samples. Intervals resample samples."
+    )
     return table
 
 
@@ -138,7 +153,10 @@ def _arrow(name: str) -> str:
 def _metric_cell(own: list[Scored], name: str, is_truth: bool) -> Cell:
     for metric in (metric for scored in own for metric in scored.sets if metric.set_metric == name):
         return Cell(metric.value, metric.num_clips, reason=metric.reason)
-    if is_truth and (name in ("fvd-r3d18", "fid") or (name in SCORERS.names() and "truth" in SCORERS.load(name).needs)):
+    if is_truth and (
+        name in ("fvd-r3d18", "fid")
+        or (name in SCORERS.names() and "truth" in SCORERS.load(name).needs)
+    ):
         return Cell(reason="compares with the truth, which this is")
     values = _values(own, lambda score: score.value if score.scorer == name else None)
     if not values and any(score.scorer == name for scored in own for score in scored.scores):
@@ -158,7 +176,9 @@ def _values(own: Sequence[Scored], pick: Callable[[Score], float | None]) -> dic
 
 def table_3(sources: Sources, judge: Sequence[str]) -> Table:
     """The judge's scores by aspect, for each set of samples."""
-    sets = list(dict.fromkeys(s.set_name for s in sources.scored if s.set_name != ABLATION)) or ["in-domain"]
+    sets = list(dict.fromkeys(s.set_name for s in sources.scored if s.set_name != ABLATION)) or [
+        "in-domain"
+    ]
     head = ["Generator", *(f"{set_name} {name}" for set_name in sets for name in _ASPECT_HEAD)]
     table = Table(3, f"Evaluation of generators by {' + '.join(judge)}", head)
     for generator in dict.fromkeys(s.generator for s in sources.scored if s.set_name != ABLATION):
@@ -172,12 +192,18 @@ def table_3(sources: Sources, judge: Sequence[str]) -> Table:
     return table
 
 
-def aspect_cells(own: Sequence[Scored], judge: Sequence[str], baseline: Sequence[Scored] = ()) -> list[Cell]:
+def aspect_cells(
+    own: Sequence[Scored], judge: Sequence[str], baseline: Sequence[Scored] = ()
+) -> list[Cell]:
     """Means of the three aspects and of their mean, with differences to the baseline's where one is given."""
     reason = f"no scores of {' + '.join(judge)} by aspect were given"
     now, before = _by_aspect(own, judge), _by_aspect(baseline, judge)
     return [
-        mean_cell(np.array(list(a.values())), reason, baseline=np.array(list(b.values())) if baseline else None)
+        mean_cell(
+            np.array(list(a.values())),
+            reason,
+            baseline=np.array(list(b.values())) if baseline else None,
+        )
         for a, b in zip(now, before, strict=True)
     ]
 
@@ -193,13 +219,18 @@ def _by_aspect(own: Sequence[Scored], judge: Sequence[str]) -> list[dict[str, fl
                 None if score.scorer != scorer else score.value if whole else score.parts.get(aspect)))
         )  # fmt: skip
     common = set.intersection(*(set(found) for found in picks))
-    return [*picks, {clip: sum(found[clip] for found in picks) / len(picks) for clip in sorted(common)}]
+    return [
+        *picks,
+        {clip: sum(found[clip] for found in picks) / len(picks) for clip in sorted(common)},
+    ]
 
 
 def table_4(sources: Sources) -> Table:
     """What people give each version, by aspect."""
     table = Table(4, "Human scores by generator", ["Generator", *_ASPECT_HEAD])
-    for version in dict.fromkeys(version for study in sources.studies for version in study.data.versions):
+    for version in dict.fromkeys(
+        version for study in sources.studies for version in study.data.versions
+    ):
         table.rows.append((version, _human_cells(sources, version)))
     if not table.rows:
         table.rows.append(("—", [Cell(reason="no study was given")] * 4))
@@ -221,7 +252,9 @@ def _human_cells(sources: Sources, version: str) -> list[Cell]:
                 sums, counts = np.where(known, scores, 0).sum(1), known.sum(1)
                 parts[number].append(sums[counts > 0] / counts[counts > 0])
     reason = f"no ratings of {version} were given"
-    return [mean_cell(np.concatenate(values) if values else np.zeros(0), reason) for values in parts]
+    return [
+        mean_cell(np.concatenate(values) if values else np.zeros(0), reason) for values in parts
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ Table 5
@@ -260,5 +293,6 @@ def _setting(run: Run) -> tuple[Cell, Cell]:
     window = rollout.get("window", {})
     values = (window.get("width") if isinstance(window, dict) else None, rollout.get("eta"))
     return tuple(
-        Cell(reason="not in the run's config.json") if value is None else Cell(text=f"{value:g}") for value in values
+        Cell(reason="not in the run's config.json") if value is None else Cell(text=f"{value:g}")
+        for value in values
     )

@@ -83,7 +83,9 @@ class Comparer(Protocol):
         """The verdicts on all pairs, each as soon as it is known, in any order."""
 
 
-def score_row(scorer: Scorer, sample: Sample, value: float = math.nan, reason: str = "", **fields: Any) -> Score:
+def score_row(
+    scorer: Scorer, sample: Sample, value: float = math.nan, reason: str = "", **fields: Any
+) -> Score:
     """The record of one score; give either `value` or `reason`."""
     truth = sample.truth_sha256 if "truth" in scorer.needs else ""
     return Score(

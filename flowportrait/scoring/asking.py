@@ -31,18 +31,37 @@ T, R = TypeVar("T"), TypeVar("R")
 class JudgeConfig(Frozen):
     """A judge and how to ask it. The default backend is the paper's judge model (§2.2)."""
 
-    preset: str | None = Field(default=None, description="a judge by name (`judges presets`) or a .toml file of yours")
-    backend: dict[str, Any] = Field(default={}, description="{type, ...} of a judge backend, laid over the preset")
-    prompts: Path | None = Field(default=None, description="folder whose files replace the shipped prompts")
-    repeats: int = Field(default=1, ge=1, description="independent askings of every clip; Unstated, one is cheapest")
+    preset: str | None = Field(
+        default=None, description="a judge by name (`judges presets`) or a .toml file of yours"
+    )
+    backend: dict[str, Any] = Field(
+        default={}, description="{type, ...} of a judge backend, laid over the preset"
+    )
+    prompts: Path | None = Field(
+        default=None, description="folder whose files replace the shipped prompts"
+    )
+    repeats: int = Field(
+        default=1, ge=1, description="independent askings of every clip; Unstated, one is cheapest"
+    )
     use_expected: bool = Field(
-        default=False, description="score by token probabilities instead of by the integer; the paper uses integers"
+        default=False,
+        description=(
+            "score by token probabilities instead of by the integer; the paper uses integers"
+        ),
     )
     seed: int = Field(default=0, description="decides which of two clips is shown first (Unstated)")
-    both_orders: bool = Field(default=False, description="ask in both orders; if the verdicts differ it is a tie")
-    check: Literal["tokens", "none"] = Field(default="tokens", description="refuse a judge that hears or sees nothing")
-    accept_models: list[str] = Field(default=[], description="further names under which the model may answer")
-    renew_unusable: bool = Field(default=False, description="ask anew where the stored answer is unusable")
+    both_orders: bool = Field(
+        default=False, description="ask in both orders; if the verdicts differ it is a tie"
+    )
+    check: Literal["tokens", "none"] = Field(
+        default="tokens", description="refuse a judge that hears or sees nothing"
+    )
+    accept_models: list[str] = Field(
+        default=[], description="further names under which the model may answer"
+    )
+    renew_unusable: bool = Field(
+        default=False, description="ask anew where the stored answer is unusable"
+    )
     limits: Limits = Limits()
     retries: Retries = Retries()
     budget: Budget = Budget()
@@ -128,7 +147,9 @@ class Judge:
             task.add_done_callback(lambda _: self._under_way.pop(key, None))
         return await self._under_way[key]
 
-    def _to_be_renewed(self, key: str, stored: Answer, question: Question, demand: Demand | None) -> bool:
+    def _to_be_renewed(
+        self, key: str, stored: Answer, question: Question, demand: Demand | None
+    ) -> bool:
         if not self.config.renew_unusable or demand is None or key in self._renewed:
             return False
         self._renewed.add(key)
@@ -158,7 +179,9 @@ class Judge:
         estimate, answer = self.backend.estimate(question), None
         self.purse.reserve(estimate)
         try:
-            await self._breaker.rest(max(self._requests.reserve(1), self._tokens.reserve(estimate.total)))
+            await self._breaker.rest(
+                max(self._requests.reserve(1), self._tokens.reserve(estimate.total))
+            )
             answer = await self._timed(question)
         except JudgeUnavailable as error:
             self._breaker.failed(error.retry_after_s)
@@ -192,7 +215,12 @@ class Judge:
         expected = {} if reply.reason else _expected(reply, answer, demand)
         numeric = [key for key, allowed in demand.items() if isinstance(allowed[0], int)]
         if self.config.use_expected and not reply.reason and len(expected) < len(numeric):
-            reply = Reply(reason="no token probabilities; unset judge.use_expected or use a server that gives them")
+            reply = Reply(
+                reason=(
+                    "no token probabilities; unset judge.use_expected or use a server that gives"
+                    " them"
+                )
+            )
         reasoning = "\n".join(part for part in (answer.thoughts, answer.text) if part)
         return Finding(reply.values, expected, reply.reason, reasoning, answer.model)
 
@@ -206,19 +234,28 @@ class Judge:
             told = f"'{answer.model}' answered instead of '{self.backend.model}'"
             if self._replaced_in_a_row >= _REPLACED_STOPS_AFTER:
                 error = JudgeError(
-                    f"judge: {told}, {_REPLACED_STOPS_AFTER} times in a row; to go on with that model, name it "
-                    f"(--set judge.backend.model={answer.model}) and write to a new file, for its scores are on "
-                    "another scale; if both names mean one model, add it to judge.accept_models; 'judges agree' and "
-                    "docs/judges.md help to move a study"
+                    f"judge: {told}, {_REPLACED_STOPS_AFTER} times in a row; to go on with that"
+                    f" model, name it (--set judge.backend.model={answer.model}) and write to a new"
+                    " file, for its scores are on another scale; if both names mean one model, add"
+                    " it to judge.accept_models; 'judges agree' and docs/judges.md help to move a"
+                    " study"
                 )
                 self._breaker.stop(error)
                 raise error
             return told
         self._replaced_in_a_row = 0
         if answer.finish != "stop":
-            kinds = {"length": "cut off at the limit of output tokens", "blocked": "blocked", "other": "broken off"}
+            kinds = {
+                "length": "cut off at the limit of output tokens",
+                "blocked": "blocked",
+                "other": "broken off",
+            }
             return f"{kinds[answer.finish]} ({answer.finish_detail or 'no word why'})"
-        if self.hears_by_count and answer.usage.audio == 0 and any(v.facts.has_sound for v in question.videos):
+        if (
+            self.hears_by_count
+            and answer.usage.audio == 0
+            and any(v.facts.has_sound for v in question.videos)
+        ):
             return "the sound was not heard (0 audio tokens)"
         return ""
 
@@ -244,7 +281,9 @@ async def all_of(calls: Iterable[Awaitable[R]]) -> list[R]:
     return results
 
 
-async def in_parallel(items: Iterable[T], work: Callable[[T], Awaitable[R]], workers: int) -> AsyncIterator[R]:
+async def in_parallel(
+    items: Iterable[T], work: Callable[[T], Awaitable[R]], workers: int
+) -> AsyncIterator[R]:
     """`work` of every item as it is done, at most `workers` at a time. An error lets work under way end first."""
     pending, results, failure = iter(items), asyncio.Queue[R | None](), None
 

@@ -47,11 +47,15 @@ def upright(landmarks: Float[np.ndarray, "f 68 2"]) -> Float[np.ndarray, "f 68 2
     size = np.linalg.norm(across, axis=1)
     cos, sin = (across[:, axis] / size for axis in (0, 1))
     turn = np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], 1)
-    return np.einsum("fij,fkj->fki", turn, landmarks - ((left + right) / 2)[:, None]) / np.median(size)
+    return np.einsum("fij,fkj->fki", turn, landmarks - ((left + right) / 2)[:, None]) / np.median(
+        size
+    )
 
 
 @torch.inference_mode()
-def eye_edges(frames: UInt8[np.ndarray, "f h w 3"], landmarks: Float[np.ndarray, "f 68 2"]) -> Float[np.ndarray, "f 2"]:
+def eye_edges(
+    frames: UInt8[np.ndarray, "f h w 3"], landmarks: Float[np.ndarray, "f 68 2"]
+) -> Float[np.ndarray, "f 2"]:
     """Mean upright slope of light in a box about each eye, over its median in the clip: 1 open, about 0.4 shut."""
     light = torch.from_numpy(frames.mean(-1, dtype=np.float32))[:, None]
     left, right = (landmarks[:, eye].mean(1) for eye in _EYES)
@@ -66,13 +70,17 @@ def eye_edges(frames: UInt8[np.ndarray, "f h w 3"], landmarks: Float[np.ndarray,
             (x + side)[..., None] * along[:, None, None] + y[..., None] * down[:, None, None]
         )
         where = (where + 0.5) * 2 / np.array(light.shape[:1:-1]) - 1
-        box = F.grid_sample(light, torch.from_numpy(where).float(), padding_mode="border", align_corners=False)[:, 0]
+        box = F.grid_sample(
+            light, torch.from_numpy(where).float(), padding_mode="border", align_corners=False
+        )[:, 0]
         edges.append(box.diff(dim=2).abs().mean((1, 2)).numpy())
     both = np.stack(edges, 1)
     return both / np.maximum(np.median(both, 0), 1e-6)
 
 
-def features(landmarks: Float[np.ndarray, "f 68 2"], eyes: Float[np.ndarray, "f 2"]) -> Float[np.ndarray, "f 138"]:
+def features(
+    landmarks: Float[np.ndarray, "f 68 2"], eyes: Float[np.ndarray, "f 2"]
+) -> Float[np.ndarray, "f 138"]:
     """What the table multiplies: upright landmarks less their median over the clip, and how far `eye_edges` fall."""
     points = upright(landmarks).reshape(len(landmarks), -1)
     return np.concatenate([points - np.median(points, 0), 1 - eyes], 1)
@@ -89,4 +97,6 @@ def face_shapes(
 def _calm(path: np.ndarray) -> np.ndarray:
     """[f, 2] smoothed over seven frames: the landmarker's noise would move the box over the eye."""
     padded = np.pad(path, ((3, 3), (0, 0)), mode="edge")
-    return np.stack([np.convolve(padded[:, axis], np.ones(7) / 7, mode="valid") for axis in (0, 1)], 1)
+    return np.stack(
+        [np.convolve(padded[:, axis], np.ones(7) / 7, mode="valid") for axis in (0, 1)], 1
+    )

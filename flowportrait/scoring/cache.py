@@ -22,7 +22,11 @@ _KEY_START, _KEY_LENGTH = len('{"key":"'), 64
 class StoredAnswer(Record):
     """An answer with its question. The key comes first in the line, so that it is found without parsing."""
 
-    key: str = Field(description="digest of the question and of everything about the judge that changes the answer")
+    key: str = Field(
+        description=(
+            "digest of the question and of everything about the judge that changes the answer"
+        )
+    )
     schema_version: Literal[1] = 1
     question: str = Field(description="digest of the question alone")
     topic: str = ""
@@ -83,7 +87,9 @@ class AnswerStore:
                         self._places[key] = (start, len(line))
                     start += len(line)
         except OSError as error:
-            raise DataError(f"{self.path}: cannot be read as a store of answers: {error.strerror}") from error
+            raise DataError(
+                f"{self.path}: cannot be read as a store of answers: {error.strerror}"
+            ) from error
 
     def _read(self, start: int, length: int) -> StoredAnswer:
         with self.path.open("rb") as file:

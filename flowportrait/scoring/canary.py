@@ -46,7 +46,9 @@ async def check_senses(judge: Judge) -> None:
         }
         if judge.backend.fps is not None and judge.backend.fps > 1:
             questions["slow"] = Question((canary.whole, text), topic="canary", fps=1.0)
-        answers = dict(zip(questions, await all_of(map(judge.answer, questions.values())), strict=True))
+        answers = dict(
+            zip(questions, await all_of(map(judge.answer, questions.values())), strict=True)
+        )
     except (JudgeUnavailable, JudgeRefused) as error:
         raise JudgeError(f"judge: its hearing and sight could not be checked: {error}") from error
     finally:
@@ -54,8 +56,8 @@ async def check_senses(judge: Judge) -> None:
     problem = _problem(answers)
     if problem:
         raise JudgeError(
-            f"judge: {judge.backend.model} {problem}; see docs/judges.md on sending sound and frames, or set "
-            "judge.check = 'none' to go on without being sure"
+            f"judge: {judge.backend.model} {problem}; see docs/judges.md on sending sound and"
+            " frames, or set judge.check = 'none' to go on without being sure"
         )
     judge.hears_by_count = bool(answers["whole"].usage.audio)
     judge.checked = True
@@ -69,9 +71,15 @@ def _problem(answers: dict[str, Answer]) -> str:
     if counts["whole"] <= counts["silent"]:
         return f"does not hear: {counts['whole']} tokens with sound and {counts['silent']} without"
     if counts["whole"] <= counts["still"]:
-        return f"does not see motion: {counts['whole']} tokens for {CANARY_S:g} s and {counts['still']} for one frame"
+        return (
+            f"does not see motion: {counts['whole']} tokens for {CANARY_S:g} s and"
+            f" {counts['still']} for one frame"
+        )
     if "slow" in counts and counts["whole"] <= counts["slow"]:
-        return f"looks at one frame a second whatever is asked for ({counts['whole']} tokens either way)"
+        return (
+            f"looks at one frame a second whatever is asked for ({counts['whole']} tokens either"
+            " way)"
+        )
     return ""
 
 

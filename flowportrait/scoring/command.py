@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowportrait.config import load_recipe
-from flowportrait.errors import CheckpointError, ConfigError, DataError, FlowPortraitError, JudgeError
+from flowportrait.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    FlowPortraitError,
+    JudgeError,
+)
 from flowportrait.pages import markdown_rows
 from flowportrait.records import Score, SetScore, Verdict
 from flowportrait.scoring import Scorer
@@ -87,7 +93,9 @@ def score(
     for score in summary.unscored[:_SHOWN_REASONS]:
         _warn(f"unscored: {score.clip} by {score.scorer}: {score.reason}")
     if len(summary.unscored) > _SHOWN_REASONS:
-        _warn(f"{len(summary.unscored) - _SHOWN_REASONS} more unscored; their reasons stand in {out}")
+        _warn(
+            f"{len(summary.unscored) - _SHOWN_REASONS} more unscored; their reasons stand in {out}"
+        )
     _warn_of_clips(summary.scores)
     # What stands beside a metric's number (frames, offsets) are counts, not verdicts.
     judges = {scorer.name for scorer in scorers if isinstance(scorer, ScoreSystem)}
@@ -96,7 +104,10 @@ def score(
     for spread in saturated:
         _warn(spread.line())
     spent = _spent(scorers)
-    print(f"{len(summary.scores)} scores, {summary.kept} of them from before{spent.pop('line')}: {out}")
+    print(
+        f"{len(summary.scores)} scores, {summary.kept} of them from before{spent.pop('line')}:"
+        f" {out}"
+    )
     _print_json(
         {
             "output": str(out), "scores": len(summary.scores), "kept": summary.kept,
@@ -117,8 +128,8 @@ def _settle(missing: dict[str, str], skip: bool, others: bool) -> None:
         print(f"{'missing' if refused else 'warning: skipped'}: {name}: {why}", file=sys.stderr)
     if refused:
         raise CheckpointError(
-            f"{', '.join(missing)}: the weights named above are not there; put them where they are looked for, or go "
-            "on without these scorers: --skip-missing"
+            f"{', '.join(missing)}: the weights named above are not there; put them where they are"
+            " looked for, or go on without these scorers: --skip-missing"
         )
 
 
@@ -134,7 +145,9 @@ def _tell_generators(found: Sequence[Standing], apart: Sequence[Difference]) -> 
 def _generators_json(found: Sequence[Standing], apart: Sequence[Difference]) -> dict[str, Any]:
     return {
         "generators": [{**vars(one), "mean": one.mean.model_dump(mode="json")} for one in found],
-        "differences": [{**vars(one), "difference": one.difference.model_dump(mode="json")} for one in apart],
+        "differences": [
+            {**vars(one), "difference": one.difference.model_dump(mode="json")} for one in apart
+        ],
     }
 
 
@@ -142,8 +155,8 @@ def _refuse_nothing(asked: int, lost: int, out: Path) -> None:
     """Raises FlowPortraitError when not one result came of a run."""
     if asked and lost == asked:
         raise FlowPortraitError(
-            f"nothing was scored: all {asked} results are missing; their reasons stand in {out}, and "
-            "--retry-unscored tries them again"
+            f"nothing was scored: all {asked} results are missing; their reasons stand in {out},"
+            " and --retry-unscored tries them again"
         )
 
 
@@ -184,7 +197,9 @@ def evaluate(
     if dry_run:
         _print_json({"plans": [vars(plan) for plan in plans]}, as_json)
         return
-    result = evaluation.evaluate(samples, truth, scorers, set_metrics, out, workers, retry_unscored, progress)
+    result = evaluation.evaluate(
+        samples, truth, scorers, set_metrics, out, workers, retry_unscored, progress
+    )
     result.skipped = missing
     report.write(result, out)
     _tell_evaluation(result, _spent(scorers), out, as_json)
@@ -210,7 +225,9 @@ def _tell_evaluation(result: "Evaluation", spent: dict[str, Any], out: Path, as_
             "clips": len(result.samples),
             "unscored": len(result.unscored),
             "means": {scorer.name: result.mean(scorer.name) for scorer in result.scorers},
-            "sets": {_set_name(found): None if found.reason else found.value for found in result.sets},
+            "sets": {
+                _set_name(found): None if found.reason else found.value for found in result.sets
+            },
             **_generators_json(result.standings, result.differences),
             "skipped": result.skipped,
             **spent,
@@ -225,7 +242,10 @@ def _set_lines(sets: Iterable[SetScore]) -> Iterator[str]:
     for found in sets:
         lost = f", {len(found.left_out)} left out" if found.left_out else ""
         value = found.reason or f"{found.value:.4f}"
-        yield f"{_set_name(found)}: {value} ({found.num_clips} clips, {found.num_truth} of the truth{lost})"
+        yield (
+            f"{_set_name(found)}: {value} ({found.num_clips} clips, {found.num_truth} of the"
+            f" truth{lost})"
+        )
 
 
 def _set_name(found: SetScore) -> str:
@@ -290,18 +310,33 @@ def _tell_one(verdicts: Sequence[Verdict], a: Path, b: Path, as_json: bool) -> N
 
 
 def _tell_many(
-    verdicts: Sequence[Verdict], kept: int, alone: Sequence[str], a: Path, b: Path, out: Path, as_json: bool
+    verdicts: Sequence[Verdict],
+    kept: int,
+    alone: Sequence[str],
+    a: Path,
+    b: Path,
+    out: Path,
+    as_json: bool,
 ) -> None:
     """How often which side won; a pair without a verdict is counted, and no side's."""
-    counts = {side: sum(verdict.winner == side for verdict in verdicts) for side in ("a", "b", "tie", None)}
+    counts = {
+        side: sum(verdict.winner == side for verdict in verdicts)
+        for side in ("a", "b", "tie", None)
+    }
     for verdict in [verdict for verdict in verdicts if verdict.reason][:_SHOWN_REASONS]:
         _warn(f"no verdict: {verdict.a} and {verdict.b}: {verdict.reason}")
     unsaid = f", {counts[None]} without a verdict" if counts[None] else ""
-    print(f"{verdicts[0].system}: {a} is better in {counts['a']}, {b} in {counts['b']}, {counts['tie']} ties{unsaid}")
+    print(
+        f"{verdicts[0].system}: {a} is better in {counts['a']}, {b} in {counts['b']},"
+        f" {counts['tie']} ties{unsaid}"
+    )
     share, p = _preference(verdicts)
     if math.isfinite(share.value):
         ends = f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})"
-        print(f"{a} is preferred in {ends}, ties counted half; p {p:.3g} by the sign test, ties left out")
+        print(
+            f"{a} is preferred in {ends}, ties counted half; p {p:.3g} by the sign test, ties"
+            " left out"
+        )
     print(f"{len(verdicts)} verdicts, {kept} of them from before: {out}")
     unsaid_count = counts.pop(None)
     _print_json(
@@ -319,12 +354,16 @@ def _preference(verdicts: Sequence[Verdict]) -> tuple[agreement.Figure, float]:
     credit: dict[tuple[str, str], list[float]] = {}
     for verdict in verdicts:
         if verdict.winner is not None:
-            credit.setdefault((verdict.a, verdict.b), []).append({"a": 1.0, "b": 0.0, "tie": 0.5}[verdict.winner])
+            credit.setdefault((verdict.a, verdict.b), []).append(
+                {"a": 1.0, "b": 0.0, "tie": 0.5}[verdict.winner]
+            )
     won = np.array([sum(found) / len(found) for found in credit.values()])
     if not len(won):
         return agreement.Figure(), 1.0
     ones = np.ones(len(won))
-    drawn = agreement.resampled_ratios(won[:, None], ones[:, None], agreement.resampled(len(won), DRAWS))[:, 0]
+    drawn = agreement.resampled_ratios(
+        won[:, None], ones[:, None], agreement.resampled(len(won), DRAWS)
+    )[:, 0]
     low, high = agreement.share_interval(won, ones, drawn)
     p = agreement.mcnemar(int((won > 0.5).sum()), int((won < 0.5).sum()))
     return agreement.Figure(value=float(won.mean()), low=low, high=high), p
@@ -338,7 +377,9 @@ def judge_sim(host: str, port: int, faults: Path | None) -> None:
     try:
         asyncio.run(serve(behaviour, host, port, lambda url: print(url, flush=True)))
     except OSError as error:
-        raise DataError(f"{host}:{port}: cannot listen there ({error.strerror}); give another --port") from error
+        raise DataError(
+            f"{host}:{port}: cannot listen there ({error.strerror}); give another --port"
+        ) from error
 
 
 def _settings(config: Path | None, overrides: Sequence[str]) -> ScoringConfig:
@@ -358,14 +399,18 @@ def _outcome(scorer: Scorer, scores: Sequence[Score]) -> str:
         return f"{scorer.name}: no score{unscored}"
     parts = "".join(f", {name} {mean:.4g}" for name, mean in _part_means(scores))
     mean = f"{sum(values) / len(values):.3f}{f' {scorer.unit}' if scorer.unit not in ('', '1') else ''}"
-    return f"{scorer.name}: {mean} ({scorer.better} is better{parts}), {len(values)} scored{unscored}"
+    return (
+        f"{scorer.name}: {mean} ({scorer.better} is better{parts}), {len(values)} scored{unscored}"
+    )
 
 
 def _part_means(scores: Sequence[Score]) -> Iterator[tuple[str, float]]:
     """The mean of every part over the clips that are scored as a whole."""
     scored = [score for score in scores if not score.reason]
     for name in dict.fromkeys(name for score in scored for name in score.parts):
-        values = [value for score in scored if math.isfinite(value := score.parts.get(name, math.nan))]
+        values = [
+            value for score in scored if math.isfinite(value := score.parts.get(name, math.nan))
+        ]
         if values:
             yield name, sum(values) / len(values)
 
@@ -390,7 +435,11 @@ def _sentence(verdict: Verdict, a: Path, b: Path) -> str:
         return f"{verdict.system}: no verdict"
     names = {"a": str(a), "b": str(b)}
     parts = ", ".join(f"{aspect}: {names[name]}" for aspect, name in verdict.parts.items())
-    winner = f"{names[verdict.winner]} is better" if verdict.winner != "tie" else "a tie, the verdict follows the order"
+    winner = (
+        f"{names[verdict.winner]} is better"
+        if verdict.winner != "tie"
+        else "a tie, the verdict follows the order"
+    )
     return f"{verdict.system}: {winner}{f' ({parts})' if parts else ''}"
 
 

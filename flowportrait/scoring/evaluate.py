@@ -23,7 +23,13 @@ from flowportrait.files import replace
 from flowportrait.records import Score, SetScore, write_jsonl
 from flowportrait.registry import SET_METRICS, name_hint
 from flowportrait.scoring import Sample, Scorer, digest_of
-from flowportrait.scoring.generators import Difference, Standing, differences, generators_of, standings
+from flowportrait.scoring.generators import (
+    Difference,
+    Standing,
+    differences,
+    generators_of,
+    standings,
+)
 from flowportrait.scoring.metric import Metric, Reading, SetMetric, Unscorable, View
 from flowportrait.scoring.reward import CompositeReward
 from flowportrait.scoring.run import ScoringConfig, noted, score_to_file
@@ -69,7 +75,11 @@ class Evaluation:
     def generated(self) -> str:
         """Where the videos lie, for a headline."""
         folders = list(dict.fromkeys(str(sample.clip.path.parent) for sample in self.samples))
-        return folders[0] if len(folders) == 1 else f"{len(self.samples)} videos of {len(folders)} folders"
+        return (
+            folders[0]
+            if len(folders) == 1
+            else f"{len(self.samples)} videos of {len(folders)} folders"
+        )
 
     @property
     def generators(self) -> list[str]:
@@ -166,7 +176,9 @@ def build_sets(
     built, settings = [], {}
     for name, values in config.sets.items():
         if _ALIASES.get(name, name) not in SET_METRICS.names():
-            raise ConfigError(f"sets.{name}: no such set metric; {name_hint(name, SET_METRICS.names())}")
+            raise ConfigError(
+                f"sets.{name}: no such set metric; {name_hint(name, SET_METRICS.names())}"
+            )
         settings[_ALIASES.get(name, name)] = values
     for name in dict.fromkeys(_ALIASES.get(name, name) for name in names):
         kind = SET_METRICS.load(name)
@@ -194,13 +206,20 @@ def evaluate(
     keepers = [_Features(metric, out / "features") for metric in sets]
     real = _real(truth) if sets else []
     made = score_to_file(
-        samples, [*scorers, *keepers], out / "scores.jsonl", retry_unscored, progress("scoring"), workers
+        samples,
+        [*scorers, *keepers],
+        out / "scores.jsonl",
+        retry_unscored,
+        progress("scoring"),
+        workers,
     )
     scores = [s for s in made.scores if not s.scorer.endswith(_FEATURES)]
     result = Evaluation(str(truth), scorers, samples, scores, sets)
     if not sets:
         return result
-    known = score_to_file(real, keepers, out / "truth.jsonl", retry_unscored, progress("reading truth"), workers)
+    known = score_to_file(
+        real, keepers, out / "truth.jsonl", retry_unscored, progress("reading truth"), workers
+    )
     for keeper in keepers:
         sides = [(samples, made.scores), (real, known.scores)]
         ours, true = ([s for s in rows if s.scorer == keeper.name] for _, rows in sides)
@@ -212,7 +231,9 @@ def evaluate(
             rows = [score for score in ours if score.clip in ids]
             lost = [f"{s.clip}: {s.reason}" for s in (*rows, *true) if s.reason]
             name = generator if len(result.generators) > 1 else ""
-            result.sets.append(_set_score(keeper.of, keeper.load(own, rows), truth_features, lost, name))
+            result.sets.append(
+                _set_score(keeper.of, keeper.load(own, rows), truth_features, lost, name)
+            )
     write_jsonl(out / "sets.jsonl", result.sets)
     return result
 
@@ -241,7 +262,9 @@ def _set_score(
         reading = metric.compare(a, b)
     except Unscorable as error:
         return SetScore(reason=str(error), **shared)
-    return SetScore(value=reading.value, parts=dict(reading.parts), warnings=list(reading.warnings), **shared)
+    return SetScore(
+        value=reading.value, parts=dict(reading.parts), warnings=list(reading.warnings), **shared
+    )
 
 
 def provenance(result: Evaluation) -> dict[str, Any]:

@@ -67,7 +67,9 @@ def look(weights: Path, blocks: Blocks) -> Seen:
     """The surest face of each frame by itself: MediaPipe's tracking smooths over time, which delays lips and lids."""
     mediapipe = require("mediapipe", extra="scorers-faces")
     vision = require("mediapipe.tasks.python.vision", extra="scorers-faces")
-    base = require("mediapipe.tasks.python", extra="scorers-faces").BaseOptions(model_asset_path=str(weights))
+    base = require("mediapipe.tasks.python", extra="scorers-faces").BaseOptions(
+        model_asset_path=str(weights)
+    )
     options = vision.FaceLandmarkerOptions(
         base_options=base, running_mode=vision.RunningMode.IMAGE, output_face_blendshapes=True
     )
@@ -75,7 +77,9 @@ def look(weights: Path, blocks: Blocks) -> Seen:
     with vision.FaceLandmarker.create_from_options(options) as landmarker:
         for frame in chain.from_iterable(blocks):
             height, width = frame.shape[:2]
-            image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(frame))
+            image = mediapipe.Image(
+                image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(frame)
+            )
             rows.append(_row(landmarker.detect(image), width, height))
     return Seen(*(np.array(column) for column in zip(*rows, strict=True)))
 
@@ -91,10 +95,19 @@ def _row(result: Any, width: int, height: int) -> tuple[bool, float, float, np.n
     return True, float(opening), float(blink), points[list(EYES_NOSE_MOUTH)]
 
 
-def loudness_db(sound: Float[np.ndarray, " s"], num_frames: int, fps: float) -> Float[np.ndarray, " f"]:
+def loudness_db(
+    sound: Float[np.ndarray, " s"], num_frames: int, fps: float
+) -> Float[np.ndarray, " f"]:
     """Level of the 16 kHz sound under each frame, in dB of full scale, at least -80."""
-    edges = np.minimum(np.round(np.arange(num_frames + 1) / fps * SAMPLE_RATE).astype(int), len(sound))
-    power = np.array([np.square(sound[a:b]).mean() if b > a else 0.0 for a, b in zip(edges, edges[1:], strict=False)])
+    edges = np.minimum(
+        np.round(np.arange(num_frames + 1) / fps * SAMPLE_RATE).astype(int), len(sound)
+    )
+    power = np.array(
+        [
+            np.square(sound[a:b]).mean() if b > a else 0.0
+            for a, b in zip(edges, edges[1:], strict=False)
+        ]
+    )
     return 10 * np.log10(np.maximum(power, 1e-8))
 
 
@@ -125,13 +138,16 @@ class MouthInSilence(_FaceMetric):
         known = np.isfinite(speed)
         if (silent & known).sum() < self.config.min_silence_s * view.fps:
             raise Unscorable(
-                f"has {silent.sum() / view.fps:.2f} s of silence; {self.config.min_silence_s} s are needed"
+                f"has {silent.sum() / view.fps:.2f} s of silence; {self.config.min_silence_s} s are"
+                " needed"
             )
         spoken = speed[~silent & known]
         if not len(spoken) or spoken.mean() < 1e-3:
             raise Unscorable("its mouth does not move while it speaks")
         quiet = float(speed[silent & known].mean())
-        return Reading(quiet / float(spoken.mean()), {"in_silence": quiet, "in_speech": float(spoken.mean())})
+        return Reading(
+            quiet / float(spoken.mean()), {"in_silence": quiet, "in_speech": float(spoken.mean())}
+        )
 
 
 class MouthLoudness(_FaceMetric):
@@ -149,7 +165,9 @@ class MouthLoudness(_FaceMetric):
         seen = self.seen(view)
         level = np.maximum(loudness_db(view.sound, len(seen.found), view.fps), -60)
         reach = round(view.fps / 2)
-        by_lag = {lag: correlation(seen.lip_opening, level, lag) for lag in range(-reach, reach + 1)}
+        by_lag = {
+            lag: correlation(seen.lip_opening, level, lag) for lag in range(-reach, reach + 1)
+        }
         if math.isnan(by_lag[0]):
             raise Unscorable("its mouth or its sound does not vary")
         best = max(by_lag, key=lambda lag: (by_lag[lag], -abs(lag)))
@@ -186,7 +204,9 @@ class BlinkRate(_FaceMetric):
         blink = self.seen(view).blink
         seconds = len(blink) / view.fps
         if seconds < self.config.least_s:
-            raise Unscorable(f"lasts {seconds:.2f} s; a rate of blinks needs {self.config.least_s:g} s")
+            raise Unscorable(
+                f"lasts {seconds:.2f} s; a rate of blinks needs {self.config.least_s:g} s"
+            )
         count, shut = 0, True
         for value in blink[np.isfinite(blink)]:
             if shut and value < self.config.open:
@@ -221,8 +241,12 @@ class Identity(_FaceMetric):
         points = self.seen(view).five_points
         cv2 = require("cv2", extra="scorers-faces")
         network = cv2.FaceRecognizerSF.create(str(self._sface), "")
-        looked = islice(zip(chain.from_iterable(view.blocks()), points, strict=True), 0, None, self.config.every)
-        faces = [_embedded(network, frame, five) for frame, five in looked if np.isfinite(five).all()]
+        looked = islice(
+            zip(chain.from_iterable(view.blocks()), points, strict=True), 0, None, self.config.every
+        )
+        faces = [
+            _embedded(network, frame, five) for frame, five in looked if np.isfinite(five).all()
+        ]
         if len(faces) < 2:
             raise Unscorable(f"shows a face in {len(faces)} of the frames looked at; 2 are needed")
         alike = np.stack(faces[1:]) @ faces[0]
@@ -231,6 +255,8 @@ class Identity(_FaceMetric):
 
 def _embedded(network: Any, frame: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Unit vector of an aligned face; OpenCV wants BGR and a detector's row (box, five points, score)."""
-    row = np.concatenate([points.min(0), np.ptp(points, axis=0), points.ravel(), [1.0]]).astype(np.float32)[None]
+    row = np.concatenate([points.min(0), np.ptp(points, axis=0), points.ravel(), [1.0]]).astype(
+        np.float32
+    )[None]
     feature = network.feature(network.alignCrop(np.ascontiguousarray(frame[..., ::-1]), row))[0]
     return feature / np.linalg.norm(feature)

@@ -14,7 +14,9 @@ from pydantic import Field
 
 from flowportrait.config import Frozen
 
-CallFault = Literal["rate-limit", "overloaded", "server-error", "hang", "cut", "bad-request", "file-failed"]
+CallFault = Literal[
+    "rate-limit", "overloaded", "server-error", "hang", "cut", "bad-request", "file-failed"
+]
 """There is no answer."""
 TextFault = Literal[
     "truncated", "thought-away", "single-quotes", "fenced", "wrong-range", "fraction", "two-scores", "nested-score",
@@ -39,10 +41,14 @@ class Fault(Frozen):
     """One way to go wrong, in all calls or in those from `first` to `last`, counted from 0."""
 
     kind: FaultKind
-    share: float = Field(default=1.0, ge=0, le=1, description="of these calls, as far as no fault before took them")
+    share: float = Field(
+        default=1.0, ge=0, le=1, description="of these calls, as far as no fault before took them"
+    )
     first: int | None = Field(default=None, ge=0)
     last: int | None = Field(default=None, ge=0)
-    retry_after_s: float = Field(default=1.0, ge=0, description="what a rate-limit tells the client to wait")
+    retry_after_s: float = Field(
+        default=1.0, ge=0, description="what a rate-limit tells the client to wait"
+    )
 
     def hits(self, call: int, luck: float) -> bool:
         """Whether this call is hit; `luck` is uniform in [0, 1)."""
@@ -57,18 +63,29 @@ class Faults(Frozen):
     seed: int = 0
     latency_s: float = Field(default=0.0, ge=0, description="before every answer")
     hang_s: float = Field(default=3600.0, ge=0, description="how long a hanging call hangs")
-    processing_s: float = Field(default=0.0, ge=0, description="how long an uploaded file is PROCESSING")
-    model: str = Field(default="", description="the name under which it answers; empty: the one asked for")
-    modalities: bool = Field(default=True, description="whether tokens are counted by kind, as Gemini does")
+    processing_s: float = Field(
+        default=0.0, ge=0, description="how long an uploaded file is PROCESSING"
+    )
+    model: str = Field(
+        default="", description="the name under which it answers; empty: the one asked for"
+    )
+    modalities: bool = Field(
+        default=True, description="whether tokens are counted by kind, as Gemini does"
+    )
     dialect: Literal["vllm", "llama.cpp"] = Field(
-        default="vllm", description="which of OpenAI's protocol is spoken: the parts taken, what is heard and counted"
+        default="vllm",
+        description=(
+            "which of OpenAI's protocol is spoken: the parts taken, what is heard and counted"
+        ),
     )
     fault: list[Fault] = []
 
 
 def spoilt(values: dict[str, int | str], kind: FaultKind | None) -> tuple[str, int | None]:
     """The reply's text, and where its first value stands when it is a good one."""
-    thinking = '<think>\nThe lips close on the stops, {mostly}. A first thought: {"score": 9}.\n</think>\n'
+    thinking = (
+        '<think>\nThe lips close on the stops, {mostly}. A first thought: {"score": 9}.\n</think>\n'
+    )
     key = next(iter(values))
     if kind == "wrong-range":
         values = values | {key: 0}
@@ -93,13 +110,23 @@ def spoilt(values: dict[str, int | str], kind: FaultKind | None) -> tuple[str, i
     return text, None if kind in texts else len(thinking) + good.index(":") + 2
 
 
-def odd_body(kind: BodyFault, content: Mapping[str, Any], protocol: Literal["openai", "gemini"]) -> Sent:
+def odd_body(
+    kind: BodyFault, content: Mapping[str, Any], protocol: Literal["openai", "gemini"]
+) -> Sent:
     """What is sent instead of the good `content` of this protocol."""
     body = copy.deepcopy(dict(content))
     if kind == "login":
-        return 302, b"", {"Location": "https://login.example.org/sign-in", "Content-Type": "text/html"}
+        return (
+            302,
+            b"",
+            {"Location": "https://login.example.org/sign-in", "Content-Type": "text/html"},
+        )
     if kind == "web-page":
-        return 200, b"<!doctype html><html><title>Sign in</title></html>", {"Content-Type": "text/html"}
+        return (
+            200,
+            b"<!doctype html><html><title>Sign in</title></html>",
+            {"Content-Type": "text/html"},
+        )
     if kind == "nested-deeply":
         return 200, b'{"choices": ' + 100_000 * b"[", {}
     if kind in _WHOLE:
@@ -133,7 +160,9 @@ def _spoil_openai(kind: BodyFault, body: dict[str, Any]) -> None:
     elif kind == "content-dict":
         message["content"] = {"text": message["content"]}
     elif kind == "content-parts":
-        message["content"] = [{"type": "text", "text": part} for part in message["content"].partition("</think>")]
+        message["content"] = [
+            {"type": "text", "text": part} for part in message["content"].partition("</think>")
+        ]
     elif kind == "bad-logprobs":
         choice["logprobs"] = {"content": [{"token": 4, "logprob": "high", "top_logprobs": None}]}
 

@@ -65,8 +65,11 @@ class _Frechet(SetMetric):
         warnings = ()
         if min(len(a), len(b)) <= a.shape[1]:
             warnings = (
-                f"{self.name}: {len(a)} and {len(b)} vectors of {a.shape[1]} dimensions: the covariance is singular "
-                "and the distance biased upward; compare only sets of the same size",
+                (
+                    f"{self.name}: {len(a)} and {len(b)} vectors of {a.shape[1]} dimensions: the"
+                    " covariance is singular and the distance biased upward; compare only sets of"
+                    " the same size"
+                ),
             )
         counts = {
             "num_clips": len(made), "num_truth": len(truth), "vectors": len(a), "vectors_truth": len(b),
@@ -78,7 +81,9 @@ class _Frechet(SetMetric):
 class FramesConfig(Frozen):
     """How features of frames become those of a clip."""
 
-    pool: Literal["video", "frame"] = Field("video", description="video: the paper's, one mean vector a clip")
+    pool: Literal["video", "frame"] = Field(
+        "video", description="video: the paper's, one mean vector a clip"
+    )
     every: int = Field(1, ge=1, description="of how many frames one is looked at")
     batch_frames: int = Field(16, ge=1)
     weights: Path | None = None
@@ -90,7 +95,9 @@ class _OfFrames(_Frechet):
     def features(self, view: View) -> np.ndarray:
         """One vector of the clip, or of each of its frames."""
         rows = self.rows(view.blocks())
-        return rows.mean(0, keepdims=True) if self.config.pool == "video" else rows.astype(np.float32)
+        return (
+            rows.mean(0, keepdims=True) if self.config.pool == "video" else rows.astype(np.float32)
+        )
 
     def rows(self, blocks: Iterable[np.ndarray]) -> np.ndarray:
         """One vector of each frame that is looked at, float64 [n, d]."""
@@ -164,7 +171,9 @@ class _ClipFrechet(Metric):
         """The distance, with the numbers of vectors and dimensions, which it hangs on."""
         a, b = (self._features.rows(blocks) for blocks in (view.blocks(), view.truth_blocks()))
         if min(len(a), len(b)) < 2:
-            raise Unscorable(f"{len(a)} frames and {len(b)} of the truth; a distance needs 2 of each")
+            raise Unscorable(
+                f"{len(a)} frames and {len(b)} of the truth; a distance needs 2 of each"
+            )
         parts = {"vectors": len(a), "vectors_truth": len(b), "dimensions": a.shape[1]}
         return Reading(max(0.0, frechet_distance(a, b)), parts)
 
@@ -194,11 +203,19 @@ class FvdR3d18(_Frechet):
     class Config(Frozen):
         """Which frames are looked at, and how they are cut; the paper says neither."""
 
-        num_frames: int = Field(16, ge=8, description="Unstated: of one piece; shorter clips have no features")
-        pieces: Literal["first", "all", "mean"] = Field(
-            "mean", description="Unstated: the first piece; every piece a vector; their mean a vector ('video-level')"
+        num_frames: int = Field(
+            16, ge=8, description="Unstated: of one piece; shorter clips have no features"
         )
-        aspect: Literal["preset", "square"] = Field("preset", description="preset stretches squares by a third")
+        pieces: Literal["first", "all", "mean"] = Field(
+            "mean",
+            description=(
+                "Unstated: the first piece; every piece a vector; their mean a vector"
+                " ('video-level')"
+            ),
+        )
+        aspect: Literal["preset", "square"] = Field(
+            "preset", description="preset stretches squares by a third"
+        )
         batch_pieces: int = Field(4, ge=1)
         weights: Path | None = None
 
@@ -213,11 +230,18 @@ class FvdR3d18(_Frechet):
     def features(self, view: View) -> np.ndarray:
         """One vector of the clip, or of each of its pieces."""
         length, network = self.config.num_frames, load_r3d18(self._file)
-        pieces = (piece for piece in _stacked(chain.from_iterable(view.blocks()), length) if len(piece) == length)
+        pieces = (
+            piece
+            for piece in _stacked(chain.from_iterable(view.blocks()), length)
+            if len(piece) == length
+        )
         if self.config.pieces == "first":
             pieces = islice(pieces, 1)
         square = self.config.aspect == "square"
-        rows = [r3d18_features(network, some, square) for some in _stacked(pieces, self.config.batch_pieces)]
+        rows = [
+            r3d18_features(network, some, square)
+            for some in _stacked(pieces, self.config.batch_pieces)
+        ]
         if not rows:
             raise Unscorable(f"has fewer than {length} frames, which {self.name} needs")
         rows = np.concatenate(rows)

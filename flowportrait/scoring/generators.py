@@ -52,7 +52,9 @@ def generators_of(samples: Iterable[Sample]) -> list[str]:
     return list(dict.fromkeys(sample.generator for sample in samples))
 
 
-def standings(samples: Sequence[Sample], scores: Iterable[Score], scorers: Sequence[Scorer]) -> list[Standing]:
+def standings(
+    samples: Sequence[Sample], scores: Iterable[Score], scorers: Sequence[Scorer]
+) -> list[Standing]:
     """Every generator by every scorer; repeats of a clip are averaged first."""
     table = _table(samples, scores)
     made = []
@@ -65,7 +67,9 @@ def standings(samples: Sequence[Sample], scores: Iterable[Score], scorers: Seque
     return made
 
 
-def differences(samples: Sequence[Sample], scores: Iterable[Score], scorers: Sequence[Scorer]) -> list[Difference]:
+def differences(
+    samples: Sequence[Sample], scores: Iterable[Score], scorers: Sequence[Scorer]
+) -> list[Difference]:
     """Every two generators by every scorer; empty for those that share no sample."""
     table = _table(samples, scores)
     made = []
@@ -76,21 +80,30 @@ def differences(samples: Sequence[Sample], scores: Iterable[Score], scorers: Seq
             if not shared:
                 continue
             apart = np.array([values[0][item] - values[1][item] for item in shared])
-            figure, sign = agreement.mean_figure(apart, DRAWS), 1 if scorer.better == "higher" else -1
+            figure, sign = (
+                agreement.mean_figure(apart, DRAWS),
+                (1 if scorer.better == "higher" else -1),
+            )
             better = "" if figure.value == 0 else a if sign * figure.value > 0 else b
             p = agreement.sign_flip_p(apart)
             made.append(Difference(scorer.name, a, b, len(shared), figure, p, better))
     return made
 
 
-def _table(samples: Sequence[Sample], scores: Iterable[Score]) -> dict[tuple[str, str], dict[str, float]]:
+def _table(
+    samples: Sequence[Sample], scores: Iterable[Score]
+) -> dict[tuple[str, str], dict[str, float]]:
     """By (scorer, generator): the mean value of each sample."""
     known = {sample.id: sample for sample in samples}
     found: dict[tuple[str, str], dict[str, list[float]]] = {}
     for score in scores:
         if not score.reason and (sample := known.get(score.clip)):
-            found.setdefault((score.scorer, sample.generator), {}).setdefault(sample.item, []).append(score.value)
-    return {key: {item: float(np.mean(v)) for item, v in items.items()} for key, items in found.items()}
+            found.setdefault((score.scorer, sample.generator), {}).setdefault(
+                sample.item, []
+            ).append(score.value)
+    return {
+        key: {item: float(np.mean(v)) for item, v in items.items()} for key, items in found.items()
+    }
 
 
 def shown(figure: Figure, signed: bool = False) -> str:
@@ -110,7 +123,9 @@ def standing_rows(found: Sequence[Standing]) -> tuple[tuple[str, ...], list[tupl
         for generator in generators:
             one = cells[scorer, generator]
             lost = f", {one.unscored} unscored" if one.unscored else ""
-            row.append(f"{shown(one.mean)}, n {one.scored}{lost}" if one.scored else f"no score{lost}")
+            row.append(
+                f"{shown(one.mean)}, n {one.scored}{lost}" if one.scored else f"no score{lost}"
+            )
         rows.append(tuple(row))
     return ("scorer", *generators), rows
 
@@ -121,6 +136,14 @@ DIFFERENCE_HEAD = ("scorer", "A", "B", "samples", "A - B", "p", "better")
 def difference_rows(found: Sequence[Difference]) -> list[tuple[str, ...]]:
     """Cells for people."""
     return [
-        (d.scorer, d.a, d.b, str(d.samples), shown(d.difference, signed=True), f"{d.p:.3g}", d.better or "equal")
+        (
+            d.scorer,
+            d.a,
+            d.b,
+            str(d.samples),
+            shown(d.difference, signed=True),
+            f"{d.p:.3g}",
+            d.better or "equal",
+        )
         for d in found
     ]

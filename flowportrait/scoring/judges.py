@@ -56,19 +56,25 @@ class _System:
     @cached_property
     def fingerprint(self) -> str:
         """Digest of the judge's settings and of the prompts."""
-        return digest_of(self.judge.fingerprint, {name: prompt.digest for name, prompt in self.prompts.items()})
+        return digest_of(
+            self.judge.fingerprint, {name: prompt.digest for name, prompt in self.prompts.items()}
+        )
 
     @property
     def repeats(self) -> int:
         """How often each clip or pair is asked about."""
         return self.config.repeats
 
-    async def _stream(self, items: Iterable[T], work: Callable[[T, int], Awaitable[R]]) -> AsyncIterator[R]:
+    async def _stream(
+        self, items: Iterable[T], work: Callable[[T, int], Awaitable[R]]
+    ) -> AsyncIterator[R]:
         """`work` of every item and repeat, as it is done."""
         jobs = ((item, repeat) for item in items for repeat in range(self.repeats))
         async with self.judge:
             await check_senses(self.judge)
-            async for result in in_parallel(jobs, lambda job: work(*job), self.config.limits.in_flight):
+            async for result in in_parallel(
+                jobs, lambda job: work(*job), self.config.limits.in_flight
+            ):
                 yield result
 
 
@@ -91,7 +97,10 @@ class ScoreSystem(_System):
     def questions(self, sample: Sample, repeat: int = 0) -> list[Question]:
         """What is asked about a clip."""
         video = Video(sample.clip.path)
-        return [Question((video, self.prompts[ask.prompt].text), topic=ask.prompt, repeat=repeat) for ask in self.asks]
+        return [
+            Question((video, self.prompts[ask.prompt].text), topic=ask.prompt, repeat=repeat)
+            for ask in self.asks
+        ]
 
     async def score_one(self, sample: Sample, repeat: int) -> Score:
         """The score of one clip; all questions at the same time."""
@@ -101,7 +110,8 @@ class ScoreSystem(_System):
             return score_row(self, sample, reason=problem, repeat=repeat)
         questions = self.questions(sample, repeat)
         findings = await all_of(
-            self.judge.ask(question, ask.demand) for question, ask in zip(questions, self.asks, strict=True)
+            self.judge.ask(question, ask.demand)
+            for question, ask in zip(questions, self.asks, strict=True)
         )
         parts, expected, reasons = {}, {}, []
         for ask, finding in zip(self.asks, findings, strict=True):
@@ -114,7 +124,14 @@ class ScoreSystem(_System):
         made_of = expected if self.config.use_expected else parts
         value = math.nan if reasons else sum(made_of.values()) / len(made_of)
         return score_row(
-            self, sample, value, "; ".join(reasons), parts=parts, expected=expected, repeat=repeat, **_source(findings)
+            self,
+            sample,
+            value,
+            "; ".join(reasons),
+            parts=parts,
+            expected=expected,
+            repeat=repeat,
+            **_source(findings),
         )
 
 
@@ -198,7 +215,9 @@ class CompareSystem(_System):
         findings, winners, aspects, reasons = [], {}, {}, [problem] if problem else []
         for order, (found, by_aspect) in zip(shown, await all_of(asked), strict=True):
             findings += found
-            aspects = aspects or {aspect: _by_name(finding, order) for aspect, finding in by_aspect.items()}
+            aspects = aspects or {
+                aspect: _by_name(finding, order) for aspect, finding in by_aspect.items()
+            }
             unsaid = [f"shown {order}: {finding.reason}" for finding in found if finding.reason]
             reasons += unsaid
             if not unsaid:
@@ -213,7 +232,9 @@ class CompareSystem(_System):
             sha256=[a.sha256, b.sha256], **_source(findings),
         )  # fmt: skip
 
-    async def verdict(self, shown: tuple[Sample, Sample], repeat: int) -> tuple[list[Finding], dict[str, Finding]]:
+    async def verdict(
+        self, shown: tuple[Sample, Sample], repeat: int
+    ) -> tuple[list[Finding], dict[str, Finding]]:
         """The findings on two clips in the order shown, the deciding one last; and those by aspect."""
         (question,) = self.questions(*shown, repeat)
         return [await self.judge.ask(question, _WINNER)], {}
@@ -247,20 +268,27 @@ class MaComp(CompareSystem):
         """The three about the aspects."""
         return [self._question(f"compare-{aspect}", first, second, repeat) for aspect in ASPECTS]
 
-    async def verdict(self, shown: tuple[Sample, Sample], repeat: int) -> tuple[list[Finding], dict[str, Finding]]:
+    async def verdict(
+        self, shown: tuple[Sample, Sample], repeat: int
+    ) -> tuple[list[Finding], dict[str, Finding]]:
         """The three aspects' findings and the aggregator's, which is only asked when all three have decided."""
-        findings = await all_of(self.judge.ask(question, _WINNER) for question in self.questions(*shown, repeat))
+        findings = await all_of(
+            self.judge.ask(question, _WINNER) for question in self.questions(*shown, repeat)
+        )
         by_aspect = dict(zip(ASPECTS, findings, strict=True))
         if any(finding.reason for finding in findings):
             return findings, by_aspect
-        question = Question((_panel(self.prompts["compare-verdict"], by_aspect),), "compare-verdict", repeat)
+        question = Question(
+            (_panel(self.prompts["compare-verdict"], by_aspect),), "compare-verdict", repeat
+        )
         return [*findings, await self.judge.ask(question, _WINNER)], by_aspect
 
 
 def _panel(prompt: Prompt, by_aspect: dict[str, Finding]) -> str:
     """The aggregator's question: its prompt with what the three found below."""
     findings = (
-        f"### {aspect}\n{finding.reasoning[-_REASONING_CHARACTERS:]}\nThis expert prefers {finding.values['winner']}."
+        f"### {aspect}\n{finding.reasoning[-_REASONING_CHARACTERS:]}\nThis expert prefers"
+        f" {finding.values['winner']}."
         for aspect, finding in by_aspect.items()
     )
     return "\n\n".join((prompt.text, *findings))

@@ -24,7 +24,9 @@ def presets(name: str | None, as_json: bool) -> None:
         print(f"{one}: {model}. {preset.about}.")
         if name:
             print(f"source: {preset.source}\nchecked: {preset.checked}")
-            print("\n".join(f"{key} = {json.dumps(value)}" for key, value in preset.backend.items()))
+            print(
+                "\n".join(f"{key} = {json.dumps(value)}" for key, value in preset.backend.items())
+            )
             print("\n".join(f"{key} is not sent" for key in preset.unset))
     if as_json:
         print(json.dumps({one: preset.model_dump(mode="json") for one, preset in found.items()}))
@@ -39,7 +41,10 @@ def prompts(copy: Path | None, as_json: bool) -> None:
             print(f"{name}: version {prompt.version}, {prompt.source}")
     else:
         _copy(names, copy)
-        print(f"{len(names)} prompts: {copy}; change them there and use them with --set judge.prompts={copy}")
+        print(
+            f"{len(names)} prompts: {copy}; change them there and use them with --set"
+            f" judge.prompts={copy}"
+        )
     if as_json:
         print(json.dumps({"prompts": names, "output": str(copy) if copy else None}))
 
@@ -48,7 +53,9 @@ def _copy(names: Sequence[str], folder: Path) -> None:
     """Raises DataError when a file would be replaced or cannot be written."""
     there = [name for name in names if (folder / f"{name}.md").exists()]
     if there:
-        raise DataError(f"{folder / there[0]}.md: is there already and may be yours; give an empty folder")
+        raise DataError(
+            f"{folder / there[0]}.md: is there already and may be yours; give an empty folder"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in names:
@@ -62,13 +69,22 @@ def agree(old: Path, new: Path, out: Path | None, as_json: bool) -> None:
     files = [named(path) for path in (old, new)]
     scores = [list(read_jsonl(path, Score)) for _, path in files]
     found = moving.match(*scores)
-    labels = [name or _models(rows) or str(path) for (name, path), rows in zip(files, scores, strict=True)]
+    labels = [
+        name or _models(rows) or str(path) for (name, path), rows in zip(files, scores, strict=True)
+    ]
     print(f"old: {labels[0]}; new: {labels[1]}\n")
     print("\n".join(markdown_rows(moving.HEAD, moving.rows(found))))
     lost = found[0]
     if lost.only_old or lost.only_new:
-        print(f"\nleft out: {lost.only_old} clips that only the old one scored, {lost.only_new} that only the new one")
-    record = {"old": labels[0], "new": labels[1], "matches": [one.model_dump(mode="json") for one in found]}
+        print(
+            f"\nleft out: {lost.only_old} clips that only the old one scored, {lost.only_new} that"
+            " only the new one"
+        )
+    record = {
+        "old": labels[0],
+        "new": labels[1],
+        "matches": [one.model_dump(mode="json") for one in found],
+    }
     if out is not None:
         try:
             out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -112,7 +112,9 @@ class View:
             fps = fps or self.fps
         elif fps is not None and abs(fps - self.fps) < 1e-3:
             fps = None
-        yield from self._blocks(("blocks", fps), lambda: media.read_frames(self.sample.clip.path, fps=fps))
+        yield from self._blocks(
+            ("blocks", fps), lambda: media.read_frames(self.sample.clip.path, fps=fps)
+        )
 
     def truth_blocks(self) -> Blocks:
         """The frames of `truth` block by block. Raises Unscorable when there is none."""
@@ -131,7 +133,9 @@ class View:
                 count = min(len(made), len(truth))
                 yield _same_size(made[:count], truth[:count])
         if abs(num_truth - num_made) > self.fps:
-            raise Unscorable(f"lasts {num_made} frames, its truth {num_truth} on the same clock; cut them alike")
+            raise Unscorable(
+                f"lasts {num_made} frames, its truth {num_truth} on the same clock; cut them alike"
+            )
 
     def _blocks(self, key: Hashable, read: Callable[[], Iterator[np.ndarray]]) -> Blocks:
         if key in self._kept:
@@ -236,7 +240,9 @@ def _same_size(made: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndar
     if (h, w) == (true_h, true_w):
         return made, truth
     if abs(w / h - true_w / true_h) > 0.02 * w / h:
-        raise Unscorable(f"is {w}x{h}, its truth {true_w}x{true_h}: not the same shape; cut them alike")
+        raise Unscorable(
+            f"is {w}x{h}, its truth {true_w}x{true_h}: not the same shape; cut them alike"
+        )
     if h < true_h:
         return made, _resized(truth, w, h)
     return _resized(made, true_w, true_h), truth
@@ -244,7 +250,10 @@ def _same_size(made: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def _resized(frames: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.stack(
-        [np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS)) for frame in frames]
+        [
+            np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS))
+            for frame in frames
+        ]
     )
 
 
@@ -287,7 +296,10 @@ class _Computed:
 
     def about_scores(self) -> dict[str, Any]:
         """What the record of every score holds of the metric, with or without a number."""
-        return {"settings": self.config.model_dump(mode="json"), "weights_sha256": self.weights_sha256}
+        return {
+            "settings": self.config.model_dump(mode="json"),
+            "weights_sha256": self.weights_sha256,
+        }
 
     def provenance(self) -> dict[str, Any]:
         """What a report must say about a number: settings, weights, version."""
@@ -349,7 +361,9 @@ def look_together(metrics: Sequence[FrameMetric], view: View) -> None:
         _look(paired, view, view.pair_blocks())
 
 
-def _look(metrics: Sequence[FrameMetric], view: View, blocks: Iterator[tuple[np.ndarray, ...]]) -> None:
+def _look(
+    metrics: Sequence[FrameMetric], view: View, blocks: Iterator[tuple[np.ndarray, ...]]
+) -> None:
     found: dict[FrameMetric, Any] = {metric: [] for metric in metrics}
     try:
         first = True
@@ -397,7 +411,9 @@ def read_all(jobs: Iterable[tuple[Sample, Sequence[Metric]]], workers: int = 2) 
     return in_parallel(_rows, jobs, workers)
 
 
-def in_parallel(work: Callable[[T], Sequence[Any]], jobs: Iterable[T], workers: int) -> Iterator[Any]:
+def in_parallel(
+    work: Callable[[T], Sequence[Any]], jobs: Iterable[T], workers: int
+) -> Iterator[Any]:
     """All that `work` gives for the jobs, as it is done; a job starts when another has ended and been taken.
 
     The workers share the threads that torch computes with, where torch is in use at all.
@@ -411,7 +427,9 @@ def in_parallel(work: Callable[[T], Sequence[Any]], jobs: Iterable[T], workers: 
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for ended in done:
                 yield from ended.result()
-                running |= {pool.submit(work, job) for _, job in zip(range(1), waiting, strict=False)}
+                running |= {
+                    pool.submit(work, job) for _, job in zip(range(1), waiting, strict=False)
+                }
 
 
 def _rows(job: tuple[Sample, Sequence[Metric]]) -> list[Score]:
@@ -430,7 +448,9 @@ def _row(metric: Metric, view: View) -> Score:
     except (Unscorable, MediaError) as error:
         return score_row(metric, sample, reason=" ".join(str(error).split()), **about)
     if not math.isfinite(reading.value):
-        return score_row(metric, sample, reason=f"{metric.name} is {reading.value} for this clip", **about)
+        return score_row(
+            metric, sample, reason=f"{metric.name} is {reading.value} for this clip", **about
+        )
     model = metric.weights_sha256[:16]
     about["warnings"] = list(dict.fromkeys(view.warnings))
     return score_row(metric, sample, reading.value, parts=dict(reading.parts), model=model, **about)

@@ -60,15 +60,26 @@ class RaftJitter(Metric):
         weights: Path | None = None
         reading: Reading15 = "means"
         epsilon_px: float = Field(
-            1.0, gt=0, description="Unstated; with 1e-6 the noise of still background decides (talking 1.1, shaken 1.5)"
+            1.0,
+            gt=0,
+            description=(
+                "Unstated; with 1e-6 the noise of still background decides (talking 1.1, shaken"
+                " 1.5)"
+            ),
         )
-        max_side_px: int = Field(512, ge=64, description="Unstated; larger frames are made smaller, px are of these")
+        max_side_px: int = Field(
+            512, ge=64, description="Unstated; larger frames are made smaller, px are of these"
+        )
         iterations: int = Field(12, ge=1)
         batch_pairs: int = Field(0, ge=0, description="0: as many as fill a processor's cache")
 
     @cached_property
     def _file(self) -> Path:
-        names = ("raft-small", "raft-small-princeton") if self.config.network == "small" else ("raft-large",)
+        names = (
+            ("raft-small", "raft-small-princeton")
+            if self.config.network == "small"
+            else ("raft-large",)
+        )
         return find_any(names, self.config.weights)
 
     @property
@@ -83,7 +94,10 @@ class RaftJitter(Metric):
         if len(first) < 3:
             raise Unscorable(f"has {len(first)} frames; jitter needs 3")
         flows = flows_between(
-            load_raft(self._file, config.network), chain([first], blocks), config.iterations, config.batch_pairs
+            load_raft(self._file, config.network),
+            chain([first], blocks),
+            config.iterations,
+            config.batch_pairs,
         )
         last, jitters, moved = None, [], []
         for flow in flows:
@@ -91,7 +105,11 @@ class RaftJitter(Metric):
             flow = flow if last is None else torch.cat([last, flow])
             jitters.append(jitter(flow, config.reading, config.epsilon_px))
             last = flow[-1:].clone()
-        beside = {"mean_flow_px": float(torch.cat(moved).mean()), "frames": looked.count, "width": looked.width}
+        beside = {
+            "mean_flow_px": float(torch.cat(moved).mean()),
+            "frames": looked.count,
+            "width": looked.width,
+        }
         return Reading(float(torch.cat(jitters).mean()), beside)
 
 
@@ -106,6 +124,9 @@ class _Looked:
             block = at_most(block, self.max_side_px)
             height, self.width = block.shape[1:3]
             if min(height, self.width) < MIN_SIDE_PX:
-                raise Unscorable(f"is looked at in {self.width}x{height} px; RAFT needs {MIN_SIDE_PX} px either way")
+                raise Unscorable(
+                    f"is looked at in {self.width}x{height} px; RAFT needs {MIN_SIDE_PX} px"
+                    " either way"
+                )
             self.count += len(block)
             yield block

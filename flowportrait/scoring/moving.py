@@ -57,13 +57,18 @@ def match(old: Iterable[Score], new: Iterable[Score], seed: int = 0) -> list[Mat
         before, after = tables[0][key], tables[1].get(key, {})
         shared = sorted(before.keys() & after.keys())
         if shared:
-            names = {stem: k for k, stem in enumerate(dict.fromkeys(before[clip][1] for clip in shared))}
+            names = {
+                stem: k for k, stem in enumerate(dict.fromkeys(before[clip][1] for clip in shared))
+            }
             pairs = _Pairs(*(np.array(column) for column in zip(
                 *((before[c][0], after[c][0], names[before[c][1]]) for c in shared), strict=True)))  # fmt: skip
             lost = len(before) - len(shared), len(after) - len(shared)
             found.append(_matched(*key, pairs, *lost, seed))
     if not found:
-        raise DataError("the two files share no clip that both judges scored by the same scorer; score the same videos")
+        raise DataError(
+            "the two files share no clip that both judges scored by the same scorer; score the same"
+            " videos"
+        )
     return found
 
 
@@ -79,19 +84,28 @@ def _table(scores: Iterable[Score]) -> dict[tuple[str, str], dict[str, tuple[flo
             if math.isfinite(value):
                 values.setdefault((score.scorer, part), {}).setdefault(clip, []).append(value)
     return {
-        key: {clip: (sum(v) / len(v), samples[clip]) for clip, v in by_clip.items()} for key, by_clip in values.items()
+        key: {clip: (sum(v) / len(v), samples[clip]) for clip, v in by_clip.items()}
+        for key, by_clip in values.items()
     }
 
 
-def _matched(scorer: str, part: str, pairs: _Pairs, only_old: int, only_new: int, seed: int) -> Match:
+def _matched(
+    scorer: str, part: str, pairs: _Pairs, only_old: int, only_new: int, seed: int
+) -> Match:
     count = int(pairs.sample.max()) + 1
     members = [np.nonzero(pairs.sample == k)[0] for k in range(count)]
     rng = np.random.default_rng(seed)
-    draws = [np.concatenate([members[k] for k in rng.integers(0, count, count)]) for _ in range(DRAWS)]
+    draws = [
+        np.concatenate([members[k] for k in rng.integers(0, count, count)]) for _ in range(DRAWS)
+    ]
 
     def figure(of: Callable[[np.ndarray, np.ndarray], float]) -> Figure:
         drawn = np.array([of(pairs.old[rows], pairs.new[rows]) for rows in draws])
-        ends = agreement.percentile_interval(drawn) if count > 1 else agreement.Interval(math.nan, math.nan)
+        ends = (
+            agreement.percentile_interval(drawn)
+            if count > 1
+            else agreement.Interval(math.nan, math.nan)
+        )
         return Figure(value=of(pairs.old, pairs.new), low=ends.low, high=ends.high)
 
     return Match(
@@ -102,7 +116,16 @@ def _matched(scorer: str, part: str, pairs: _Pairs, only_old: int, only_new: int
     )  # fmt: skip
 
 
-HEAD = ("Scorer", "Part", "Clips", "Offset (new - old)", "Apart", "Same", "Spearman", "Kappa, quadratic")
+HEAD = (
+    "Scorer",
+    "Part",
+    "Clips",
+    "Offset (new - old)",
+    "Apart",
+    "Same",
+    "Spearman",
+    "Kappa, quadratic",
+)
 
 
 def rows(found: Iterable[Match]) -> list[tuple[str, ...]]:

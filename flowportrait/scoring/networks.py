@@ -29,8 +29,8 @@ def load_exactly(network: nn.Module, path: Path) -> nn.Module:
     missing, unexpected = network.load_state_dict(state, strict=False)
     if missing or unexpected:
         raise CheckpointError(
-            f"{path}: not the weights of {type(network).__name__} (lacks {len(missing)} tensors, has {len(unexpected)} "
-            "of another network)"
+            f"{path}: not the weights of {type(network).__name__} (lacks {len(missing)} tensors,"
+            f" has {len(unexpected)} of another network)"
         )
     return network.eval().requires_grad_(False)
 
@@ -56,12 +56,16 @@ def folded(network: nn.Module) -> nn.Module:
 def inception() -> nn.Module:
     """FID's Inception-V3: torchvision's, but average pools leave padding out and the last block pools by maxima."""
     models = require("torchvision.models", extra="scorers")
-    network = models.Inception3(num_classes=1008, aux_logits=False, transform_input=False, init_weights=False)
+    network = models.Inception3(
+        num_classes=1008, aux_logits=False, transform_input=False, init_weights=False
+    )
     forwards = {"InceptionA": _inception_a, "InceptionC": _inception_c, "InceptionE": _inception_e}
     for block in network.children():
         if type(block).__name__ in forwards:
             block.forward = partial(forwards[type(block).__name__], block, pool=_average)
-    network.Mixed_7c.forward = partial(_inception_e, network.Mixed_7c, pool=partial(F.max_pool2d, **_POOL))
+    network.Mixed_7c.forward = partial(
+        _inception_e, network.Mixed_7c, pool=partial(F.max_pool2d, **_POOL)
+    )
     return network
 
 
@@ -91,10 +95,14 @@ def _inception_e(block: nn.Module, x: Tensor, pool: Callable[[Tensor], Tensor]) 
     return torch.cat([block.branch1x1(x), *parts, block.branch_pool(pool(x))], 1)
 
 
-def inception_features(network: nn.Module, frames: UInt8[np.ndarray, "f h w 3"]) -> Float[np.ndarray, "f 2048"]:
+def inception_features(
+    network: nn.Module, frames: UInt8[np.ndarray, "f h w 3"]
+) -> Float[np.ndarray, "f 2048"]:
     """Pooled features; frames are made 299 x 299 bilinearly as pytorch-fid does, without antialiasing."""
     x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 255
-    return pooled(network, F.interpolate(x, (299, 299), mode="bilinear", align_corners=False) * 2 - 1)
+    return pooled(
+        network, F.interpolate(x, (299, 299), mode="bilinear", align_corners=False) * 2 - 1
+    )
 
 
 @torch.inference_mode()
@@ -124,7 +132,9 @@ class _SamePad(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         pads = []
         for size in (x.shape[-1], x.shape[-2]):
-            total = max((-(-size // self.stride[0]) - 1) * self.stride[0] + self.kernel_size[0] - size, 0)
+            total = max(
+                (-(-size // self.stride[0]) - 1) * self.stride[0] + self.kernel_size[0] - size, 0
+            )
             pads += [total // 2, total - total // 2]
         return super().forward(F.pad(x, pads))
 
@@ -157,7 +167,9 @@ class EfficientNetLite0(nn.Module):
         self._conv_stem = _SamePad(3, 32, 3, 2, bias=False)
         self._bn0 = nn.BatchNorm2d(32, eps=1e-3)
         inputs = (32, *(block[-1] for block in _LITE0))
-        self._blocks = nn.ModuleList(_Block(n, *block) for n, block in zip(inputs, _LITE0, strict=False))
+        self._blocks = nn.ModuleList(
+            _Block(n, *block) for n, block in zip(inputs, _LITE0, strict=False)
+        )
         self._conv_head = nn.Conv2d(320, 1280, 1, bias=False)
         self._bn1 = nn.BatchNorm2d(1280, eps=1e-3)
         self._fc = nn.Linear(1280, 1000)
@@ -185,7 +197,9 @@ class EfficientNetLite0(nn.Module):
 
 def _normal(frames: np.ndarray) -> Tensor:
     x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 255
-    return (x - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[:, None, None]
+    return (x - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[
+        :, None, None
+    ]
 
 
 def lite0_file(path: Path | None = None) -> Path:
@@ -229,6 +243,13 @@ def r3d18_features(
         top, left = (pieces.shape[2] - side) // 2, (pieces.shape[3] - side) // 2
         pieces = pieces[:, :, top : top + side, left : left + side]
     presets = require("torchvision.transforms._presets", extra="scorers")
-    prepare = presets.VideoClassification(crop_size=(112, 112), resize_size=(112, 112) if square else (128, 171))
-    x = torch.stack([prepare(torch.from_numpy(np.ascontiguousarray(piece)).permute(0, 3, 1, 2)) for piece in pieces])
+    prepare = presets.VideoClassification(
+        crop_size=(112, 112), resize_size=(112, 112) if square else (128, 171)
+    )
+    x = torch.stack(
+        [
+            prepare(torch.from_numpy(np.ascontiguousarray(piece)).permute(0, 3, 1, 2))
+            for piece in pieces
+        ]
+    )
     return pooled(network, x)

@@ -53,7 +53,9 @@ def rate(view: View, aspect: str) -> Reading:
     return Reading(combined(signals, table, sure), signals | {"trust": sure})
 
 
-def combined(signals: Mapping[str, float], table: Mapping[str, list[list[float]]], sure: float) -> float:
+def combined(
+    signals: Mapping[str, float], table: Mapping[str, list[list[float]]], sure: float
+) -> float:
     """What the worst of the signals in the table says, nearer to 3 the less the face's track is to be trusted."""
     worst = min(score_of(signals[name], knots) for name, knots in table.items())
     return 3 + sure * (worst - 3)

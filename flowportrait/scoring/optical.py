@@ -20,7 +20,9 @@ DAMPING = 2e-4
 
 
 @torch.inference_mode()
-def face_flow(light: Float[Tensor, "f h w"]) -> tuple[Float[Tensor, "f-1 2 h w"], Float[Tensor, "f-1 h w"]]:
+def face_flow(
+    light: Float[Tensor, "f h w"],
+) -> tuple[Float[Tensor, "f-1 2 h w"], Float[Tensor, "f-1 h w"]]:
     """Flow (x, y) in px from every frame to the next, and how far each of it can be trusted, 0 to 1.
 
     `light` in 0..1, its sides multiples of 2**(LEVELS - 1). Where nothing has an edge, flow and trust are 0.
@@ -31,7 +33,9 @@ def face_flow(light: Float[Tensor, "f h w"]) -> tuple[Float[Tensor, "f-1 2 h w"]
     flow = torch.zeros(len(light) - 1, 2, *levels[-1].shape[2:])
     for level in reversed(levels):
         if flow.shape[2:] != level.shape[2:]:
-            flow = 2 * F.interpolate(flow, size=level.shape[2:], mode="bilinear", align_corners=False)
+            flow = 2 * F.interpolate(
+                flow, size=level.shape[2:], mode="bilinear", align_corners=False
+            )
         flow, trust = _refined(_smooth(level), flow)
     return flow, trust
 
@@ -42,7 +46,9 @@ def _refined(light: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     padded = F.pad(before, (1, 1, 1, 1), mode="replicate")
     slope_x = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
     slope_y = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
-    xx, xy, yy = (_window(a * b) for a, b in ((slope_x, slope_x), (slope_x, slope_y), (slope_y, slope_y)))
+    xx, xy, yy = (
+        _window(a * b) for a, b in ((slope_x, slope_x), (slope_x, slope_y), (slope_y, slope_y))
+    )
     weaker = (xx + yy) / 2 - torch.sqrt(((xx - yy) / 2) ** 2 + xy**2)
     xx, yy = xx + DAMPING, yy + DAMPING
     determinant = xx * yy - xy * xy
@@ -58,7 +64,9 @@ def _moved(image: Tensor, flow: Tensor) -> Tensor:
     """The image with each pixel taken from where the flow points."""
     height, width = image.shape[2:]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    where = torch.stack([(x + flow[:, 0]) * 2 / (width - 1) - 1, (y + flow[:, 1]) * 2 / (height - 1) - 1], -1)
+    where = torch.stack(
+        [(x + flow[:, 0]) * 2 / (width - 1) - 1, (y + flow[:, 1]) * 2 / (height - 1) - 1], -1
+    )
     return F.grid_sample(image, where, mode="bilinear", padding_mode="border", align_corners=True)
 
 
@@ -73,7 +81,9 @@ def _smooth(image: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def head_flow(flow: Float[Tensor, "n 2 h w"], weight: Float[Tensor, "n h w"]) -> Float[Tensor, "n 2 h w"]:
+def head_flow(
+    flow: Float[Tensor, "n 2 h w"], weight: Float[Tensor, "n h w"]
+) -> Float[Tensor, "n 2 h w"]:
     """The part of the flow that a rigid, gently curved head would make, fitted where `weight` says.
 
     Eight numbers a frame: a shift, a linear map, and the two of a plane that turns. Fitted again with less weight
@@ -89,14 +99,19 @@ def head_flow(flow: Float[Tensor, "n 2 h w"], weight: Float[Tensor, "n h w"]) ->
         normal = torch.einsum("nakp,alp->nkl", weighted, basis) + 1e-4 * torch.eye(8)
         found = torch.linalg.solve(normal, torch.einsum("nakp,nap->nk", weighted, target))
         error = (target - torch.einsum("nk,akp->nap", found, basis)).norm(dim=1)
-        scale = 2 * (error * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1e-6) + 1e-4
+        scale = (
+            2 * (error * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1e-6)
+            + 1e-4
+        )
         used = weight / (1 + (error / scale) ** 2)
     return torch.einsum("nk,akhw->nahw", found, whole)
 
 
 def _plane(height: int, width: int) -> Float[Tensor, "2 8 h w"]:
     """What each of the eight numbers of a plane's motion does to the flow (x, y)."""
-    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    y, x = torch.meshgrid(
+        torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
+    )
     zero, one = torch.zeros_like(x), torch.ones_like(x)
     across = torch.stack([one, x, y, zero, zero, zero, x * x, x * y])
     return torch.stack([across, torch.stack([zero, zero, zero, one, x, y, x * y, y * y])])
@@ -104,6 +119,8 @@ def _plane(height: int, width: int) -> Float[Tensor, "2 8 h w"]:
 
 def framed_light(frames: np.ndarray, side_px: int = 64) -> Float[Tensor, "f h w"]:
     """Frames uint8 [f, h, w, 3] or [f, h, w] as light in 0..1, made small by whole pixels."""
-    light = torch.from_numpy(frames.mean(-1, dtype=np.float32) if frames.ndim == 4 else frames.astype(np.float32))
+    light = torch.from_numpy(
+        frames.mean(-1, dtype=np.float32) if frames.ndim == 4 else frames.astype(np.float32)
+    )
     step = light.shape[-1] // side_px
     return F.avg_pool2d(light[:, None] / 255, step)[:, 0] if step > 1 else light / 255

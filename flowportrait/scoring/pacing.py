@@ -18,7 +18,9 @@ class Limits(Frozen):
 
     in_flight: int = Field(default=8, ge=1, description="calls at the same time")
     requests_per_minute: float | None = Field(default=None, gt=0)
-    tokens_per_minute: float | None = Field(default=None, gt=0, description="of questions and answers together")
+    tokens_per_minute: float | None = Field(
+        default=None, gt=0, description="of questions and answers together"
+    )
     timeout_s: float = Field(default=300.0, gt=0, description="for one call, uploads included")
 
 
@@ -28,10 +30,16 @@ class Retries(Frozen):
     attempts: int = Field(default=6, ge=1)
     first_s: float = Field(default=1.0, ge=0, description="the longest first wait; it doubles")
     longest_s: float = Field(default=60.0, ge=0)
-    patience_s: float = Field(default=600.0, ge=0, description="a server that asks for a longer wait stops the run")
-    breaker_after: int = Field(default=20, ge=1, description="failures in a row, over all calls, that open the circuit")
+    patience_s: float = Field(
+        default=600.0, ge=0, description="a server that asks for a longer wait stops the run"
+    )
+    breaker_after: int = Field(
+        default=20, ge=1, description="failures in a row, over all calls, that open the circuit"
+    )
     breaker_s: float = Field(default=30.0, ge=0, description="how long it then stays open")
-    breaker_openings: int = Field(default=5, ge=1, description="openings in a row that stop the run")
+    breaker_openings: int = Field(
+        default=5, ge=1, description="openings in a row that stop the run"
+    )
 
     def wait_s(self, attempt: int, told_s: float | None) -> float:
         """Seconds before attempt `attempt` + 1: the server's word and a little, or a random part of the next step."""
@@ -61,7 +69,12 @@ class Budget(Frozen):
 class Bucket:
     """Lets through `per_minute` units a minute, first come first served, with a burst of up to `burst_s` seconds."""
 
-    def __init__(self, per_minute: float | None, burst_s: float = 1.0, now: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        per_minute: float | None,
+        burst_s: float = 1.0,
+        now: Callable[[], float] = time.monotonic,
+    ):
         self._per_s = per_minute / 60 if per_minute else None
         self._burst_s, self._now = burst_s, now
         self._free_at_s = now() - burst_s
@@ -103,8 +116,9 @@ class Breaker:
             if self._openings > self._retries.breaker_openings:
                 self.stop(
                     JudgeError(
-                        f"judge: down; {self._retries.breaker_after} calls in a row failed, and {self._openings - 1} "
-                        "more after pauses; run the same command again later, what is done is kept"
+                        f"judge: down; {self._retries.breaker_after} calls in a row failed, and"
+                        f" {self._openings - 1} more after pauses; run the same command again"
+                        " later, what is done is kept"
                     )
                 )
             wait_s = self._open_until_s - time.monotonic()
@@ -139,8 +153,8 @@ class Breaker:
         if retry_after_s is not None and retry_after_s > self._retries.patience_s:
             self.stop(
                 JudgeError(
-                    f"judge: busy, and asks to come back in {retry_after_s:.0f} s; run the same command again then, "
-                    "or raise judge.retries.patience_s"
+                    f"judge: busy, and asks to come back in {retry_after_s:.0f} s; run the same"
+                    " command again then, or raise judge.retries.patience_s"
                 )
             )
         elif retry_after_s is not None:
@@ -158,7 +172,10 @@ class Purse:
 
     def __init__(self, budget: Budget, prices: Prices | None):
         if budget.max_usd is not None and prices is None:
-            raise ConfigError("judge.budget.max_usd: needs judge.prices, which differ by vendor and month; give them")
+            raise ConfigError(
+                "judge.budget.max_usd: needs judge.prices, which differ by vendor and month; give"
+                " them"
+            )
         self._budget, self._prices = budget, prices
         self.calls = self.prompt_tokens = self.output_tokens = 0
         self._reserved_prompt = self._reserved_output = 0
@@ -194,7 +211,9 @@ class Purse:
             self.calls += 1
             # A server that counts nothing is booked as estimated, so that the budget still stops the run.
             self.prompt_tokens += estimate.prompt if usage.prompt is None else usage.prompt
-            self.output_tokens += estimate.output if usage.output is None else usage.output + usage.thoughts
+            self.output_tokens += (
+                estimate.output if usage.output is None else usage.output + usage.thoughts
+            )
 
     def _message(self, key: str, spent: str) -> str:
         return (

@@ -44,7 +44,12 @@ class Lpips(nn.Module):
 
     def __init__(self, name: Trunk, trunk: nn.Sequential):
         super().__init__()
-        self.trunk = trunk[: TAPS[name][-1] + 1].eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.trunk = (
+            trunk[: TAPS[name][-1] + 1]
+            .eval()
+            .requires_grad_(False)
+            .to(memory_format=torch.channels_last)
+        )
         self.layers = [_faster(layer) for layer in self.trunk]
         self.taps = TAPS[name]
         heads = load_file(_HEADS)
@@ -54,7 +59,9 @@ class Lpips(nn.Module):
     def features(self, frames: UInt8[np.ndarray, "f h w 3"]) -> list[Tensor]:
         """What is compared: features of unit length at each place of each tap."""
         shift, scale = torch.tensor(_SHIFT), torch.tensor(_SCALE)
-        levels = torch.from_numpy(frames).float().mul_(1 / (127.5 * scale)).sub_((1 + shift) / scale)
+        levels = (
+            torch.from_numpy(frames).float().mul_(1 / (127.5 * scale)).sub_((1 + shift) / scale)
+        )
         x, found = levels.permute(0, 3, 1, 2), []
         for index, layer in enumerate(self.layers):
             x = layer(x)
@@ -63,7 +70,9 @@ class Lpips(nn.Module):
         return found
 
     @torch.inference_mode()
-    def forward(self, a: UInt8[np.ndarray, "f h w 3"], b: UInt8[np.ndarray, "f h w 3"]) -> Float[Tensor, " f"]:
+    def forward(
+        self, a: UInt8[np.ndarray, "f h w 3"], b: UInt8[np.ndarray, "f h w 3"]
+    ) -> Float[Tensor, " f"]:
         """The distance of each pair of pictures; 0 for equal ones."""
         total = torch.zeros(len(a))
         for x, y, head in zip(self.features(a), self.features(b), self.heads, strict=True):
@@ -164,12 +173,18 @@ _BATCH_PX = 2**21
 
 
 def _in_batches(
-    distance: Callable[[np.ndarray, np.ndarray], Tensor], made: np.ndarray, truth: np.ndarray, most: int
+    distance: Callable[[np.ndarray, np.ndarray], Tensor],
+    made: np.ndarray,
+    truth: np.ndarray,
+    most: int,
 ) -> Float[np.ndarray, " f"]:
     """Of all pairs; fewer at a time where pictures are large."""
     step = max(1, min(most, _BATCH_PX // (made.shape[1] * made.shape[2])))
     return np.concatenate(
-        [distance(made[i : i + step], truth[i : i + step]).double().numpy() for i in range(0, len(made), step)]
+        [
+            distance(made[i : i + step], truth[i : i + step]).double().numpy()
+            for i in range(0, len(made), step)
+        ]
     )
 
 

@@ -26,7 +26,9 @@ class PairConfig(Frozen):
 
 
 def ssim(
-    made: UInt8[np.ndarray, "f h w c"], truth: UInt8[np.ndarray, "f h w c"], window: Literal["uniform", "gaussian"]
+    made: UInt8[np.ndarray, "f h w c"],
+    truth: UInt8[np.ndarray, "f h w c"],
+    window: Literal["uniform", "gaussian"],
 ) -> Float[np.ndarray, " f"]:
     """Structural similarity of each frame, mean over channels and places (Wang et al. 2004), levels 0 to 255.
 
@@ -36,12 +38,16 @@ def ssim(
     """
     size = 7 if window == "uniform" else 11
     if min(made.shape[1:3]) < size:
-        raise ValueError(f"ssim: got {made.shape[2]}x{made.shape[1]} px; a window has {size}x{size}")
+        raise ValueError(
+            f"ssim: got {made.shape[2]}x{made.shape[1]} px; a window has {size}x{size}"
+        )
     moments = _uniform_moments if window == "uniform" else _gaussian_moments
     return np.array([_ssim_of(*moments(a, b)) for a, b in zip(made, truth, strict=True)])
 
 
-def _ssim_of(means: np.ndarray, mean_squares: np.ndarray, covariance: np.ndarray, variances: np.ndarray) -> float:
+def _ssim_of(
+    means: np.ndarray, mean_squares: np.ndarray, covariance: np.ndarray, variances: np.ndarray
+) -> float:
     """`means` the product of both means, `mean_squares` the sum of their squares, `variances` the sum of both."""
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     similar = (2 * means + c1) * (2 * covariance + c2) / ((mean_squares + c1) * (variances + c2))
@@ -73,7 +79,9 @@ def _box_sums(x: np.ndarray) -> np.ndarray:
 def _gaussian_moments(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, ...]:
     # In double: in single precision flat and dark pictures, whose variances are small, are up to 1.6e-5 off.
     x, y = (frame.transpose(2, 0, 1).astype(np.float64) - 128 for frame in (a, b))
-    mean_x, mean_y, squares, products = (_gaussian_means(part) for part in (x, y, x * x + y * y, x * y))
+    mean_x, mean_y, squares, products = (
+        _gaussian_means(part) for part in (x, y, x * x + y * y, x * y)
+    )
     covariance = products - mean_x * mean_y
     variances = squares - (mean_x * mean_x + mean_y * mean_y)
     mean_x, mean_y = mean_x + 128, mean_y + 128
@@ -93,7 +101,9 @@ def _gaussian_means(x: np.ndarray) -> np.ndarray:
     return x
 
 
-def squared_error(made: UInt8[np.ndarray, "f h w c"], truth: UInt8[np.ndarray, "f h w c"]) -> Float[np.ndarray, " f"]:
+def squared_error(
+    made: UInt8[np.ndarray, "f h w c"], truth: UInt8[np.ndarray, "f h w c"]
+) -> Float[np.ndarray, " f"]:
     """Mean squared difference of each frame, in levels squared."""
     differences = (np.subtract(a, b, dtype=np.int16) for a, b in zip(made, truth, strict=True))
     return np.array([np.square(difference, dtype=np.int32).mean() for difference in differences])
@@ -157,15 +167,33 @@ class Psnr(FrameMetric):
         if not len(differing):
             raise Unscorable("every frame is the truth's own: its PSNR is infinite")
         whole = psnr_db(float(errors.mean()))
-        value = whole if self.config.aggregate == "mse" else float(np.mean([psnr_db(e) for e in differing]))
-        return Reading(value, {"frames": len(errors), "identical": len(errors) - len(differing), "of_mean_mse": whole})
+        value = (
+            whole
+            if self.config.aggregate == "mse"
+            else float(np.mean([psnr_db(e) for e in differing]))
+        )
+        return Reading(
+            value,
+            {
+                "frames": len(errors),
+                "identical": len(errors) - len(differing),
+                "of_mean_mse": whole,
+            },
+        )
 
 
-def sized(frames: UInt8[np.ndarray, "f h w 3"], height: int, width: int) -> UInt8[np.ndarray, "f height width 3"]:
+def sized(
+    frames: UInt8[np.ndarray, "f h w 3"], height: int, width: int
+) -> UInt8[np.ndarray, "f height width 3"]:
     """Frames of another size, by bicubic interpolation with antialiasing."""
     if frames.shape[1:3] == (height, width):
         return frames
-    return np.stack([np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.BICUBIC)) for f in frames])
+    return np.stack(
+        [
+            np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.BICUBIC))
+            for f in frames
+        ]
+    )
 
 
 def sharpness(frames: UInt8[np.ndarray, "f h w 3"]) -> Float[np.ndarray, " f"]:
@@ -195,7 +223,9 @@ class Sharpness(FrameMetric):
 
     def conclude(self, values: np.ndarray) -> Reading:
         value, first = float(values.mean()), float(values[0])
-        return Reading(value, {"to_first": value / first if first else math.nan, "frames": len(values)})
+        return Reading(
+            value, {"to_first": value / first if first else math.nan, "frames": len(values)}
+        )
 
 
 class ColourDrift(FrameMetric):

@@ -27,7 +27,10 @@ class Plan:
         """For people."""
         money = f", {self.usd:.2f} USD" if self.usd is not None else ""
         stored = f" ({self.stored:,} answers are stored already)" if self.stored else ""
-        tokens = f"about {_short(self.prompt_tokens)} tokens in and {_short(self.output_tokens)} out{money}"
+        tokens = (
+            f"about {_short(self.prompt_tokens)} tokens in and {_short(self.output_tokens)}"
+            f" out{money}"
+        )
         return f"{self.system}: {self.calls:,} calls{stored}, {tokens}"
 
 
@@ -36,7 +39,12 @@ def plan_scores(system: ScoreSystem, samples: Iterable[Sample]) -> Plan:
     usable = (sample for sample in samples if not unusable(sample))
     return _plan(
         system,
-        (q for sample in usable for repeat in range(system.repeats) for q in system.questions(sample, repeat)),
+        (
+            q
+            for sample in usable
+            for repeat in range(system.repeats)
+            for q in system.questions(sample, repeat)
+        ),
     )
 
 
@@ -45,7 +53,9 @@ def plan_verdicts(system: CompareSystem, pairs: Iterable[tuple[Sample, Sample]])
     return _plan(system, _comparisons(system, pairs))
 
 
-def _comparisons(system: CompareSystem, pairs: Iterable[tuple[Sample, Sample]]) -> Iterable[Question]:
+def _comparisons(
+    system: CompareSystem, pairs: Iterable[tuple[Sample, Sample]]
+) -> Iterable[Question]:
     for a, b in pairs:
         if unusable(a) or unusable(b):
             continue
@@ -67,7 +77,9 @@ def _plan(system: ScoreSystem | CompareSystem, questions: Iterable[Question]) ->
         estimate = backend.estimate(question)
         calls, prompt, output = calls + 1, prompt + estimate.prompt, output + estimate.output
     prices = system.config.prices
-    return Plan(system.name, calls, stored, prompt, output, prices.usd(prompt, output) if prices else None)
+    return Plan(
+        system.name, calls, stored, prompt, output, prices.usd(prompt, output) if prices else None
+    )
 
 
 def _short(count: int) -> str:

@@ -40,7 +40,9 @@ def load_preset(name: str) -> Preset:
     if own.suffix == ".toml" and own.is_file():
         return load_recipe(own, Preset)
     if name not in preset_names():
-        raise ConfigError(f"judge.preset: no '{name}', and no such .toml file; {name_hint(name, preset_names())}")
+        raise ConfigError(
+            f"judge.preset: no '{name}', and no such .toml file; {name_hint(name, preset_names())}"
+        )
     return load_recipe(PRESETS_DIR / f"{name}.toml", Preset)
 
 
@@ -51,5 +53,7 @@ def backend_of(preset: str | None, own: Mapping[str, Any]) -> dict[str, Any]:
     found = load_preset(preset)
     kind = found.backend.get("type")
     if own.get("type", kind) != kind:
-        raise ConfigError(f"judge.backend.type: got '{own['type']}', but the preset '{preset}' is one of '{kind}'")
+        raise ConfigError(
+            f"judge.backend.type: got '{own['type']}', but the preset '{preset}' is one of '{kind}'"
+        )
     return found.backend | dict.fromkeys(found.unset) | dict(own)

@@ -42,7 +42,9 @@ def load_prompt(name: str, folder: Path | None = None) -> Prompt:
     head, body = _parted(text, path)
     if not body:
         raise ConfigError(f"{path}: holds no text; write the prompt below the head")
-    return Prompt(name, body, version=head.get("version", ""), source=head.get("source", "the user's own"))
+    return Prompt(
+        name, body, version=head.get("version", ""), source=head.get("source", "the user's own")
+    )
 
 
 def prompt_names() -> list[str]:
@@ -59,4 +61,6 @@ def _parted(text: str, path: Path) -> tuple[dict[str, str], str]:
         raise ConfigError(f"{path}: its head never ends; close it with a line '{_FENCE}'")
     end = lines.index(_FENCE, 1)
     pairs = (line.partition(":") for line in lines[1:end] if line.strip())
-    return {key.strip(): value.strip() for key, _, value in pairs}, "\n".join(lines[end + 1 :]).strip()
+    return {key.strip(): value.strip() for key, _, value in pairs}, "\n".join(
+        lines[end + 1 :]
+    ).strip()

@@ -52,7 +52,8 @@ def load_raft(path: Path, size: Literal["small", "large"]) -> nn.Module:
     missing, unexpected = network.load_state_dict(state, strict=False)
     if missing or unexpected:
         raise CheckpointError(
-            f"{path}: not the weights of RAFT {size} (lacks {len(missing)} tensors, has {len(unexpected)} of another)"
+            f"{path}: not the weights of RAFT {size} (lacks {len(missing)} tensors, has"
+            f" {len(unexpected)} of another)"
         )
     _quicken(network)
     return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
@@ -64,7 +65,11 @@ def _quicken(network: nn.Module) -> None:
     for parent in network.modules():
         for name, child in parent.named_children():
             if isinstance(child, nn.InstanceNorm2d):
-                setattr(parent, name, nn.GroupNorm(child.num_features, child.num_features, child.eps, affine=False))
+                setattr(
+                    parent,
+                    name,
+                    nn.GroupNorm(child.num_features, child.num_features, child.eps, affine=False),
+                )
             if isinstance(child, nn.Conv2d) and child.kernel_size == child.stride == (1, 1):
                 setattr(parent, name, _ByPixel(child))
 
@@ -75,7 +80,9 @@ class _ByPixel(nn.Module):
         self.weight, self.bias = layer.weight, layer.bias
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
-        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(
+            0, 3, 1, 2
+        )
 
 
 def from_princeton(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -90,7 +97,10 @@ def from_princeton(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def flows_between(
-    raft: nn.Module, blocks: Iterable[UInt8[np.ndarray, "f h w 3"]], iterations: int = 12, batch_pairs: int = 0
+    raft: nn.Module,
+    blocks: Iterable[UInt8[np.ndarray, "f h w 3"]],
+    iterations: int = 12,
+    batch_pairs: int = 0,
 ) -> Iterator[Float[Tensor, "n 2 h w"]]:
     """Flow in px from every frame to the next, over a clip that comes in blocks; `batch_pairs` of them at a time, or
     for 0 as many as fill a processor's cache.
@@ -120,13 +130,17 @@ class _Encoded(NamedTuple):
     @classmethod
     def of(cls, raft: nn.Module, frames: np.ndarray) -> _Encoded:
         """One picture at a time, which leaves all of a layer in the cache."""
-        return cls(*map(torch.cat, zip(*(cls._one(raft, frame[None]) for frame in frames), strict=True)))
+        return cls(
+            *map(torch.cat, zip(*(cls._one(raft, frame[None]) for frame in frames), strict=True))
+        )
 
     @classmethod
     def _one(cls, raft: nn.Module, frames: np.ndarray) -> _Encoded:
         x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
         down, right = -x.shape[-2] % 8, -x.shape[-1] % 8
-        x = F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2), mode="replicate")
+        x = F.pad(
+            x, (right // 2, right - right // 2, down // 2, down - down // 2), mode="replicate"
+        )
         x = x.contiguous(memory_format=torch.channels_last)
         return cls(raft.feature_encoder(x), raft.context_encoder(x))
 
@@ -143,7 +157,9 @@ def _flow(raft: nn.Module, update: _Update, encoded: _Encoded, iterations: int) 
     correlations = update.correlations(encoded.features)
     context, size = encoded.context[:-1], raft.update_block.hidden_state_size
     update.begin(torch.tanh(context[:, :size]), F.relu(context[:, size:]))
-    start = parts.make_coords_grid(len(context), *context.shape[-2:]).contiguous(memory_format=torch.channels_last)
+    start = parts.make_coords_grid(len(context), *context.shape[-2:]).contiguous(
+        memory_format=torch.channels_last
+    )
     flow = torch.zeros_like(start)
     for _ in range(iterations):
         flow = flow + update(correlations.around(start + flow), flow)
@@ -160,7 +176,11 @@ class _Correlations:
     """
 
     def __init__(self, batch: int, height: int, width: int, block: nn.Module):
-        self.shape, self.radius, self.side = (batch, height, width), block.radius, 2 * block.radius + 2
+        self.shape, self.radius, self.side = (
+            (batch, height, width),
+            block.radius,
+            2 * block.radius + 2,
+        )
         self.sizes = [(height >> level, width >> level) for level in range(block.num_levels)]
         self.strides = torch.tensor([w + self.side for _, w in self.sizes])
         ends = [0, *((h + 1) * (w + self.side) for h, w in self.sizes)]
@@ -168,9 +188,15 @@ class _Correlations:
         self.all = torch.zeros(batch * height * width * int(self.starts[-1]) + 2 * self.side)
         self.planes = self.all[self.side : -self.side].view(batch * height * width, -1)
         self.runs = self.all.as_strided((len(self.all) - self.side, self.side), (1, 1))
-        self.rows = torch.arange(len(self.planes))[:, None] * self.planes.shape[1] + self.starts[:-1] + self.side
+        self.rows = (
+            torch.arange(len(self.planes))[:, None] * self.planes.shape[1]
+            + self.starts[:-1]
+            + self.side
+        )
 
-    def between(self, first: Float[Tensor, "b c h w"], second: Float[Tensor, "b c h w"]) -> _Correlations:
+    def between(
+        self, first: Float[Tensor, "b c h w"], second: Float[Tensor, "b c h w"]
+    ) -> _Correlations:
         """Itself, filled for the pairs of these features."""
         channels = first.shape[1]
         places = (first / math.sqrt(channels)).flatten(2).transpose(1, 2)
@@ -184,7 +210,10 @@ class _Correlations:
 
     def around(self, where: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b c h w"]:
         """The windows about these places, in torchvision's order: down, then to the right."""
-        centres = where.permute(0, 2, 3, 1).reshape(-1, 1, 2) * 0.5 ** torch.arange(len(self.sizes))[:, None]
+        centres = (
+            where.permute(0, 2, 3, 1).reshape(-1, 1, 2)
+            * 0.5 ** torch.arange(len(self.sizes))[:, None]
+        )
         whole = centres.floor()
         part = (centres - whole)[..., None, None]
         heights, widths = torch.tensor(self.sizes).T
@@ -205,11 +234,16 @@ class _Update:
     def __init__(self, raft: nn.Module):
         block = raft.update_block
         recurrent, size = block.recurrent_block, block.hidden_state_size
-        units = [unit for unit in (recurrent.convgru1, recurrent.convgru2) if isinstance(unit, nn.Module)]
+        units = [
+            unit for unit in (recurrent.convgru1, recurrent.convgru2) if isinstance(unit, nn.Module)
+        ]
         context = units[0].convz.in_channels - size - block.motion_encoder.out_channels
         self.units = [_Unit(unit, size, context) for unit in units]
         self.motion, self.head = block.motion_encoder, block.flow_head
-        self._mixed, self._first = Convolution3x3.of(self.motion.conv[0]), Convolution3x3.of(self.head.conv1)
+        self._mixed, self._first = (
+            Convolution3x3.of(self.motion.conv[0]),
+            Convolution3x3.of(self.head.conv1),
+        )
         self._block, self._kept = raft.corr_block, None
 
     def correlations(self, features: Tensor) -> _Correlations:
@@ -226,7 +260,9 @@ class _Update:
     def seen(self, windows: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
         """Features of the correlations and of the flow."""
         encoder = self.motion
-        return encoder.convcorr2(encoder.convcorr1(windows)), encoder.convflow2(encoder.convflow1(flow))
+        return encoder.convcorr2(encoder.convcorr1(windows)), encoder.convflow2(
+            encoder.convflow1(flow)
+        )
 
     def __call__(self, windows: Tensor, flow: Tensor) -> Tensor:
         """What one iteration adds to the flow."""
@@ -254,10 +290,19 @@ class _SmallUpdate(_Update):
         (unit,), (batch, size, height, width) = self.units, hidden.shape
         if hidden.shape != self._shape:
             self._shape = hidden.shape
-            channels = self._mixed.weight.shape[1], self._of_motion[0].shape[1], size, size, self._first.weight.shape[2]
+            channels = (
+                self._mixed.weight.shape[1],
+                self._of_motion[0].shape[1],
+                size,
+                size,
+                self._first.weight.shape[2],
+            )
             canvases = [Canvas(batch, height, width, count) for count in channels]
             self._seen, self._moved, self._state, self._reset, self._headed = canvases
-            self._context, self._chunks = Canvas(batch, height, width, 3 * size), self._state.chunks()
+            self._context, self._chunks = (
+                Canvas(batch, height, width, 3 * size),
+                self._state.chunks(),
+            )
         self._state.pixels.copy_(hidden.permute(0, 2, 3, 1))
         self._context.pixels.copy_(unit.given(context).permute(0, 2, 3, 1))
         self._given = [self._context.results(rows) for rows in self._chunks]
@@ -274,7 +319,9 @@ class _SmallUpdate(_Update):
         _, _, height, width = self._shape
         # Two results a pixel: all nine taps as one product, then added up, take half of a convolution's time.
         taps = (self._headed.padded @ self._taps).unflatten(-1, (9, 2))
-        moved = sum(taps[:, i : i + height, j : j + width, 3 * i + j] for i in range(3) for j in range(3))
+        moved = sum(
+            taps[:, i : i + height, j : j + width, 3 * i + j] for i in range(3) for j in range(3)
+        )
         return (moved + self.head.conv2.bias).permute(0, 3, 1, 2)
 
     def _move(self, windows: Tensor, flow: Tensor) -> None:
@@ -283,7 +330,9 @@ class _SmallUpdate(_Update):
         self._seen.pixels[..., : correlated.shape[-1]] = correlated
         self._seen.pixels[..., correlated.shape[-1] :] = flowing
         for rows in self._chunks:
-            self._moved.write(rows, _convolved(self._seen.turned(rows), self._mixed).relu_(), slice(None, -2))
+            self._moved.write(
+                rows, _convolved(self._seen.turned(rows), self._mixed).relu_(), slice(None, -2)
+            )
         self._moved.clear_ends()
         self._moved.pixels[..., -2:] = flow.permute(0, 2, 3, 1)
 
@@ -293,7 +342,9 @@ class _SmallUpdate(_Update):
             self._shape[1], self._of_state, self._of_motion
         )  # fmt: skip
         begun = []
-        for rows, given, state, turned in zip(self._chunks, self._given, self._states, self._turned, strict=True):
+        for rows, given, state, turned in zip(
+            self._chunks, self._given, self._states, self._turned, strict=True
+        ):
             motion = self._moved.turned(rows)
             products = torch.bmm(motion, gates_of_motion).baddbmm_(turned, gates_of_state)
             gates = results_of(products).add_(given[..., : 2 * size]).sigmoid_()
@@ -326,7 +377,9 @@ class _Unit:
         self.size, padding = size, unit.convz.padding
         self._of_context = _convolution(weights[:, size : size + context], padding, bias)
         moving = torch.cat([weights[:, :size], weights[:, size + context :]], 1)
-        self.gates, self.new = (_convolution(part, padding) for part in (moving[: 2 * size], moving[2 * size :]))
+        self.gates, self.new = (
+            _convolution(part, padding) for part in (moving[: 2 * size], moving[2 * size :])
+        )
 
     def given(self, context: Tensor) -> Tensor:
         """The context's share of all gates, biases included."""
@@ -340,8 +393,15 @@ class _Unit:
         return torch.lerp(hidden, _tanh(new), update)
 
 
-def _convolution(weight: Tensor, padding: tuple[int, int], bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+def _convolution(
+    weight: Tensor, padding: tuple[int, int], bias: Tensor | None = None
+) -> Callable[[Tensor], Tensor]:
     """RAFT-large has windows of 1 x 5 and 5 x 1 beside those of 3 x 3."""
     if weight.shape[-2:] == (3, 3):
         return Convolution3x3(weight, bias)
-    return partial(F.conv2d, weight=weight.contiguous(memory_format=torch.channels_last), bias=bias, padding=padding)
+    return partial(
+        F.conv2d,
+        weight=weight.contiguous(memory_format=torch.channels_last),
+        bias=bias,
+        padding=padding,
+    )

@@ -18,22 +18,34 @@ class Replay:
         """A store may hold the answers of several models; then `model` says whose to give."""
 
         answers: Path = Field(default=Path("answers.jsonl"), description="an answer store")
-        model: str = Field(default="", description="the model that once answered; empty where there is only one")
+        model: str = Field(
+            default="", description="the model that once answered; empty where there is only one"
+        )
 
     version = 1
     keeps_answers = counts_tokens = False
 
     def __init__(self, config: Config):
         if not config.answers.is_file():
-            raise ConfigError(f"judge.backend.answers: no file '{config.answers}'; give the store of an earlier run")
-        recorded = [stored for stored in AnswerStore(config.answers).all() if stored.topic != "canary"]
+            raise ConfigError(
+                f"judge.backend.answers: no file '{config.answers}'; give the store of an"
+                " earlier run"
+            )
+        recorded = [
+            stored for stored in AnswerStore(config.answers).all() if stored.topic != "canary"
+        ]
         models = sorted({stored.judge.get("model", "") for stored in recorded})
         if config.model not in models and (config.model or len(models) > 1):
-            raise ConfigError(f"judge.backend.model: got '{config.model}'; {config.answers} holds {', '.join(models)}")
+            raise ConfigError(
+                f"judge.backend.model: got '{config.model}'; {config.answers} holds"
+                f" {', '.join(models)}"
+            )
         self.config = config
         self.model, self.fps = config.model or (models[0] if models else ""), None
         self._answers = {
-            stored.question: stored for stored in reversed(recorded) if stored.judge.get("model") == self.model
+            stored.question: stored
+            for stored in reversed(recorded)
+            if stored.judge.get("model") == self.model
         }
 
     def identity(self) -> dict[str, Any]:
@@ -53,5 +65,7 @@ class Replay:
         """The recorded answer. Raises JudgeRefused where there is none."""
         stored = self._answers.get(question.digest)
         if stored is None:
-            raise JudgeRefused(f"no recorded answer of {self.model or 'any model'} to this question")
+            raise JudgeRefused(
+                f"no recorded answer of {self.model or 'any model'} to this question"
+            )
         return stored.answer

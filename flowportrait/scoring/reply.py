@@ -41,7 +41,6 @@ class _Found(NamedTuple):
     end: int
 
 
-
 @dataclass(frozen=True)
 class Reply:
     """The values by key with their place in the text, or the reason why the reply is unusable."""
@@ -58,7 +57,11 @@ def read_reply(text: str, demand: Demand) -> Reply:
         return Reply(reason="the thinking never ends")
     if not text[start:].strip():
         return Reply(reason="an empty reply")
-    found = [one for one in _objects(text, start) if any(list(_values(one.object, key)) for key in demand)]
+    found = [
+        one
+        for one in _objects(text, start)
+        if any(list(_values(one.object, key)) for key in demand)
+    ]
     if not found:
         return _from_prose(text, start, demand)
     readings = [_checked(one.object, demand) for one in found]
@@ -201,7 +204,9 @@ def _from_prose(text: str, start: int, demand: Demand) -> Reply:
             return Reply(reason=f"no '{key}' in {_excerpt(text[start:])}")
         readings = {_normal(hit.group("value"), allowed) for hit in hits}
         if len(readings) > 1:
-            return Reply(reason=f"several values of '{key}': {_listed(hit.group('value') for hit in hits)}")
+            return Reply(
+                reason=f"several values of '{key}': {_listed(hit.group('value') for hit in hits)}"
+            )
         (values[key],) = readings
         if values[key] not in allowed:
             return Reply(reason=f"'{key}' is {hits[0].group('value')}; allowed: {_listed(allowed)}")

@@ -33,8 +33,8 @@ WORST = 6
 THUMB_PX = 120
 _STYLE = f".words td,.words th{{text-align:left}}{viewer.STYLE}"
 _NOTE = (
-    "Means over the clips that have a score; intervals (95 %) resample samples. p: paired sign-flip test over the "
-    "samples that both have, not corrected for the number of comparisons."
+    "Means over the clips that have a score; intervals (95 %) resample samples. p: paired sign-flip"
+    " test over the samples that both have, not corrected for the number of comparisons."
 )
 
 
@@ -54,8 +54,26 @@ def write(result: Evaluation, out: Path) -> None:
             raise DataError(f"{out / name}: cannot be written: {error.strerror}") from error
 
 
-_COLUMNS = ("clip", "scorer", "value", "unit", "reason", "parts", "sha256", "truth_sha256", "fingerprint")
-_MORE_COLUMNS = ("weights_sha256", "settings", "frames", "fps", "looked_at_fps", "generator", "sample")
+_COLUMNS = (
+    "clip",
+    "scorer",
+    "value",
+    "unit",
+    "reason",
+    "parts",
+    "sha256",
+    "truth_sha256",
+    "fingerprint",
+)
+_MORE_COLUMNS = (
+    "weights_sha256",
+    "settings",
+    "frames",
+    "fps",
+    "looked_at_fps",
+    "generator",
+    "sample",
+)
 
 
 def _csv(result: Evaluation) -> str:
@@ -82,16 +100,39 @@ def _summary_csv(result: Evaluation) -> str:
     for found in result.sets:
         whose = found.generator or result.generators[0]
         lost = len(found.left_out)
-        rows.append((whose, found.set_metric, _exact(found.value), "", "", found.num_clips, lost, found.reason))
-    return csv_text(("generator", "scorer", "value", "low", "high", "clips", "unscored", "reason"), rows)
+        rows.append(
+            (
+                whose,
+                found.set_metric,
+                _exact(found.value),
+                "",
+                "",
+                found.num_clips,
+                lost,
+                found.reason,
+            )
+        )
+    return csv_text(
+        ("generator", "scorer", "value", "low", "high", "clips", "unscored", "reason"), rows
+    )
 
 
 def _differences_csv(result: Evaluation) -> str:
     rows = (
-        (d.scorer, d.a, d.b, d.samples, *map(_exact, d.difference.model_dump().values()), _exact(d.p), d.better)
+        (
+            d.scorer,
+            d.a,
+            d.b,
+            d.samples,
+            *map(_exact, d.difference.model_dump().values()),
+            _exact(d.p),
+            d.better,
+        )
         for d in result.differences
     )
-    return csv_text(("scorer", "a", "b", "samples", "difference", "low", "high", "p", "better"), rows)
+    return csv_text(
+        ("scorer", "a", "b", "samples", "difference", "low", "high", "p", "better"), rows
+    )
 
 
 def _exact(value: float) -> str:
@@ -104,10 +145,14 @@ def _latex(result: Evaluation) -> str:
     sets = {(found.set_metric, found.generator): found for found in result.sets}
     for name in dict.fromkeys(found.set_metric for found in result.sets):
         own = (sets.get((name, whose)) or sets.get((name, "")) for whose in head[1:])
-        rows.append((name, *("—" if found is None or found.reason else short(found.value) for found in own)))
+        rows.append(
+            (name, *("—" if found is None or found.reason else short(found.value) for found in own))
+        )
     text = latex_table(f"Against {result.truth}. {_NOTE}", head, rows)
     if result.differences:
-        text += "\n" + latex_table("Every two generators.", DIFFERENCE_HEAD, difference_rows(result.differences))
+        text += "\n" + latex_table(
+            "Every two generators.", DIFFERENCE_HEAD, difference_rows(result.differences)
+        )
     return text
 
 
@@ -146,7 +191,10 @@ def _markdown(result: Evaluation) -> str:
     lines += [f"- {line}" for line in result.clip_warnings]
     if lacking := result.without_score:
         lines += ["", f"## Without a score ({len(lacking)})", ""]
-        lines += [f"- `{' '.join(lack.clip.split())}` by {', '.join(lack.scorers)}: {lack.reason}" for lack in lacking]
+        lines += [
+            f"- `{' '.join(lack.clip.split())}` by {', '.join(lack.scorers)}: {lack.reason}"
+            for lack in lacking
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -157,13 +205,23 @@ def _set_cells(result: Evaluation) -> Iterator[tuple[str, ...]]:
     for found in result.sets:
         value = found.reason or short(found.value)
         whose = found.generator or result.generators[0]
-        yield (found.set_metric, whose, value, str(found.num_clips), str(found.num_truth), str(len(found.left_out)))
+        yield (
+            found.set_metric,
+            whose,
+            value,
+            str(found.num_clips),
+            str(found.num_truth),
+            str(len(found.left_out)),
+        )
 
 
 def _page(result: Evaluation, clips: viewer.Media) -> str:
     """The whole page; everything it shows is inside it but the videos, which lie in `clips` beside it."""
     parts = [
-        f"<h1>{escape(result.generated)} <span class=dim>against {escape(result.truth)}</span></h1>",
+        (
+            f"<h1>{escape(result.generated)} <span class=dim>against"
+            f" {escape(result.truth)}</span></h1>"
+        ),
         html_table(*standing_rows(result.standings)),
     ]
     if result.differences:
@@ -171,8 +229,15 @@ def _page(result: Evaluation, clips: viewer.Media) -> str:
     parts.append(f"<p class=dim>{escape(_NOTE)}</p>")
     if result.sets:
         parts.append(html_table(_SET_HEAD, _set_cells(result)))
-        parts += [f"<p class=bad>{escape(warning)}</p>" for found in result.sets for warning in found.warnings]
-    parts += [f"<p class=bad>Not computed: {escape(name)}: {escape(why)}</p>" for name, why in result.skipped.items()]
+        parts += [
+            f"<p class=bad>{escape(warning)}</p>"
+            for found in result.sets
+            for warning in found.warnings
+        ]
+    parts += [
+        f"<p class=bad>Not computed: {escape(name)}: {escape(why)}</p>"
+        for name, why in result.skipped.items()
+    ]
     parts += [f"<p class=bad>{escape(line)}</p>" for line in result.clip_warnings]
     thumbs = _Thumbs(result.samples)
     parts.append(viewer.section(result, clips))
@@ -192,12 +257,17 @@ def _section(result: Evaluation, scorer: Scorer, thumbs: _Thumbs, clips: viewer.
     """One scorer: what it measures, how its values are spread, its worst clips."""
     scores = [s for s in result.of(scorer.name) if not s.reason]
     about = (type(scorer).__doc__ or "").strip().split("\n")[0]
-    head = f"<h2>{escape(scorer.name)}</h2><p class=dim>{escape(about)} Unit: {escape(scorer.unit)}.</p>"
+    head = (
+        f"<h2>{escape(scorer.name)}</h2><p class=dim>{escape(about)} Unit:"
+        f" {escape(scorer.unit)}.</p>"
+    )
     if not scores:
         return head + "<p>No clip has a score.</p>"
     worst = sorted(scores, key=lambda s: s.value, reverse=scorer.better == "lower")[:WORST]
     cases = "".join(_case(s, thumbs, clips) for s in worst)
-    return f"{head}{histogram([s.value for s in scores])}<h3>Worst</h3><div class=cases>{cases}</div>"
+    return (
+        f"{head}{histogram([s.value for s in scores])}<h3>Worst</h3><div class=cases>{cases}</div>"
+    )
 
 
 def _case(score: Score, thumbs: _Thumbs, clips: viewer.Media) -> str:
@@ -219,7 +289,10 @@ def _all_clips(result: Evaluation, clips: viewer.Media) -> str:
         return "" if score is None else "unscored" if score.reason else short(score.value)
 
     rows = (
-        (Html(viewer.link(clips.address(s.clip, s.sha256), s.id)), *(cell(s.id, name) for name in names))
+        (
+            Html(viewer.link(clips.address(s.clip, s.sha256), s.id)),
+            *(cell(s.id, name) for name in names),
+        )
         for s in result.samples
     )
     return html_table(("clip", *names), rows)
@@ -246,7 +319,9 @@ class _Thumbs:
         try:
             count = sample.clip.facts.num_frames
             wanted = {0, count // 2, count - 1}
-            shown = [frame for i, frame in enumerate(media.read_frames(sample.clip.path)) if i in wanted]
+            shown = [
+                frame for i, frame in enumerate(media.read_frames(sample.clip.path)) if i in wanted
+            ]
         except MediaError:
             return ""
         pictures = [Image.fromarray(frame) for frame in shown]

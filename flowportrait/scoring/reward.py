@@ -80,20 +80,28 @@ class RewardConfig(Frozen):
     )
     ddof: Literal[0, 1] = Field(0, description="Unstated: of the std within the batch")
     statistics: Literal["batch", "running"] = Field(
-        "batch", description="running: of earlier batches, so that a group can be rewarded before the batch is complete"
+        "batch",
+        description=(
+            "running: of earlier batches, so that a group can be rewarded before the batch is"
+            " complete"
+        ),
     )
     running_decay: float = Field(0.9, ge=0, lt=1)
     unscored: Literal["sample", "group"] = Field(
         "sample", description="what drops out with an unscored clip: the clip, or its group"
     )
-    max_unscored_share: float = Field(0.1, ge=0, le=1, description="of a batch; above it the run stops")
+    max_unscored_share: float = Field(
+        0.1, ge=0, le=1, description="of a batch; above it the run stops"
+    )
     workers: int = Field(4, ge=1, description="scorers that run at the same time")
 
     @model_validator(mode="after")
     def _names_differ(self) -> RewardConfig:
         names = [term.name for term in self.terms]
         if len(set(names)) < len(names):
-            raise ValueError(f"terms {names}: two are the same; give one of them the sum of the weights")
+            raise ValueError(
+                f"terms {names}: two are the same; give one of them the sum of the weights"
+            )
         return self
 
     @property
@@ -113,7 +121,9 @@ class Statistics:
         for name, value in values.items():
             fresh = (float(value.mean()), float(value.var(ddof=ddof)))
             known = self.moments.get(name, fresh)
-            self.moments[name] = tuple(decay * a + (1 - decay) * b for a, b in zip(known, fresh, strict=True))
+            self.moments[name] = tuple(
+                decay * a + (1 - decay) * b for a, b in zip(known, fresh, strict=True)
+            )
 
     def normalise(self, name: str, value: np.ndarray) -> np.ndarray:
         """(R - mean) / std; 0 where the term does not vary."""
@@ -142,14 +152,19 @@ class Rewards:
 
 
 def composite(
-    scores: Mapping[str, np.ndarray], group: np.ndarray, config: RewardConfig, running: Statistics | None = None
+    scores: Mapping[str, np.ndarray],
+    group: np.ndarray,
+    config: RewardConfig,
+    running: Statistics | None = None,
 ) -> Rewards:
     """Eq. 17 over a whole batch, all ranks together: `scores` [n] by scorer, `group` [n].
 
     R = sum of w (R_term - mean) / std, a term being the mean of its scorers (Eq. 11). Given `running` statistics, these
     normalise the batch and then learn from it. Raises TrainingError when too many clips are unscored.
     """
-    raw = {term.name: np.mean([scores[name] for name in term.scorers], axis=0) for term in config.terms}
+    raw = {
+        term.name: np.mean([scores[name] for name in term.scorers], axis=0) for term in config.terms
+    }
     unscored = ~np.isfinite(np.stack(list(raw.values()))).all(0)
     _refuse_too_many(unscored, scores, config)
     dropped = np.isin(group, group[unscored]) if config.unscored == "group" else unscored
@@ -176,12 +191,16 @@ class CompositeReward:
 
     def __init__(self, config: RewardConfig, scorers: Sequence[scoring.Scorer]):
         self.config = config
-        self.scorers = {name: next(s for s in scorers if s.name == scorer_of(name)) for name in config.scorers}
+        self.scorers = {
+            name: next(s for s in scorers if s.name == scorer_of(name)) for name in config.scorers
+        }
 
     @property
     def fingerprint(self) -> str:
         """Digest of the terms and of their scorers; the batch stands in the records."""
-        return digest_of(self._settings(), {name: scorer.fingerprint for name, scorer in self.scorers.items()})
+        return digest_of(
+            self._settings(), {name: scorer.fingerprint for name, scorer in self.scorers.items()}
+        )
 
     def provenance(self) -> dict[str, Any]:
         """What a report must say about it."""
@@ -190,15 +209,21 @@ class CompositeReward:
     def score(self, samples: Iterable[Sample]) -> Iterator[Score]:
         """See `scoring.Scorer`; the number of a clip depends on the others."""
         samples, scorers = list(samples), dict.fromkeys(self.scorers.values())
-        yield from self.of_batch(samples, [row for scorer in scorers for row in scorer.score(samples)])
+        yield from self.of_batch(
+            samples, [row for scorer in scorers for row in scorer.score(samples)]
+        )
 
     def of_batch(self, samples: Sequence[Sample], scores: Iterable[Score]) -> list[Score]:
         """The rewards of these clips by the scores of their terms; a clip that lacks one has none."""
         found: dict[tuple[str, str], list[Score]] = {}
         for score in scores:
             found.setdefault((score.clip, score.scorer), []).append(score)
-        columns = {name: [self._value(sample, name, found) for sample in samples] for name in self.scorers}
-        values = {name: np.array([value for value, _ in column]) for name, column in columns.items()}
+        columns = {
+            name: [self._value(sample, name, found) for sample in samples] for name in self.scorers
+        }
+        values = {
+            name: np.array([value for value, _ in column]) for name, column in columns.items()
+        }
         complete = np.isfinite(np.stack(list(values.values()))).all(0)
         lacking = [
             "; ".join(f"{name}: {column[i][1]}" for name, column in columns.items() if column[i][1])
@@ -206,11 +231,17 @@ class CompositeReward:
         ]
         if complete.sum() < 2:
             alone = "no other clip of this run has all scores; a batch needs two"
-            return [score_row(self, sample, reason=why or alone) for sample, why in zip(samples, lacking, strict=True)]
+            return [
+                score_row(self, sample, reason=why or alone)
+                for sample, why in zip(samples, lacking, strict=True)
+            ]
         config = self.config.model_copy(update={"max_unscored_share": 1.0, "unscored": "sample"})
         rewards = composite(values, np.zeros(len(samples), int), config)
         scored = {name: column[complete] for name, column in values.items()}
-        spread = {name: [float(c.mean()), float(c.std(ddof=self.config.ddof))] for name, c in scored.items()}
+        spread = {
+            name: [float(c.mean()), float(c.std(ddof=self.config.ddof))]
+            for name, c in scored.items()
+        }
         settings = self._settings() | {"batch_clips": int(complete.sum()), "mean_and_std": spread}
         return [
             score_row(self, sample, reason=why, settings=settings) if why
@@ -224,7 +255,9 @@ class CompositeReward:
     def _settings(self) -> dict[str, Any]:
         return self.config.model_dump(mode="json", include={"terms", "ddof"})
 
-    def _value(self, sample: Sample, name: str, found: Mapping[tuple[str, str], list[Score]]) -> tuple[float, str]:
+    def _value(
+        self, sample: Sample, name: str, found: Mapping[tuple[str, str], list[Score]]
+    ) -> tuple[float, str]:
         """A clip's number by one scorer, its repeats averaged, more is better; else nan and the reason."""
         rows = found.get((sample.id, scorer_of(name)), [])
         values = [row.value for row in rows if not row.reason]
@@ -234,14 +267,17 @@ class CompositeReward:
         return sign * sum(values) / len(values), ""
 
 
-def _refuse_too_many(unscored: np.ndarray, scores: Mapping[str, np.ndarray], config: RewardConfig) -> None:
+def _refuse_too_many(
+    unscored: np.ndarray, scores: Mapping[str, np.ndarray], config: RewardConfig
+) -> None:
     if unscored.mean() <= config.max_unscored_share and not unscored.all():
         return
     failures = {name: int((~np.isfinite(scores[name])).sum()) for name in config.scorers}
     worst = max(failures, key=failures.get)
     raise TrainingError(
-        f"reward: {unscored.sum()} of {len(unscored)} clips have no score ('{worst}' gave none for {failures[worst]}); "
-        f"allowed is a share of {config.max_unscored_share}; mend the scorer, then resume"
+        f"reward: {unscored.sum()} of {len(unscored)} clips have no score ('{worst}' gave none for"
+        f" {failures[worst]}); allowed is a share of {config.max_unscored_share}; mend the scorer,"
+        " then resume"
     )
 
 
@@ -262,12 +298,17 @@ class ScoringDesk:
     def submit(self, candidate: Candidate | None) -> None:
         """Takes a clip to be scored by all scorers; None stands for a clip that came out unusable, never scored."""
         jobs = {} if candidate is None else self.scorers
-        self._due.append({name: self._threads.submit(scorer, candidate) for name, scorer in jobs.items()})
+        self._due.append(
+            {name: self._threads.submit(scorer, candidate) for name, scorer in jobs.items()}
+        )
 
     def collect(self) -> list[dict[str, float]]:
         """The scores of every clip submitted since the last time, waiting for those that are not ready."""
         due, self._due = self._due, []
-        return [{name: float(jobs[name].result()) if jobs else math.nan for name in self.scorers} for jobs in due]
+        return [
+            {name: float(jobs[name].result()) if jobs else math.nan for name in self.scorers}
+            for jobs in due
+        ]
 
     def close(self) -> None:
         """Lets the threads go; what was not collected is dropped."""

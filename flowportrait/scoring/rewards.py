@@ -28,7 +28,9 @@ from flowportrait.scoring.reward import Scorer as Measure
 from flowportrait.scoring.run import ScoringConfig, build_scorers
 
 
-def build_measures(names: Iterable[str], own: Table, config: ScoringConfig, answers: Path) -> dict[str, Measure]:
+def build_measures(
+    names: Iterable[str], own: Table, config: ScoringConfig, answers: Path
+) -> dict[str, Measure]:
     """What scores candidates under these names: functions of the table `own`, else scorers.
 
     Raises ConfigError for a name that neither has, CheckpointError for weights that are not there.
@@ -44,7 +46,10 @@ def build_measures(names: Iterable[str], own: Table, config: ScoringConfig, answ
     by_name = {scorer.name: scorer for scorer in build_scorers(scorers.values(), config, answers)}
     built = {name: by_name[scorer] for name, scorer in scorers.items()}
     judged, views = _Loop(), Views()
-    return {name: _measure(built[name], judged, views) if name in built else own.load(name) for name in names}
+    return {
+        name: _measure(built[name], judged, views) if name in built else own.load(name)
+        for name in names
+    }
 
 
 def _measure(scorer: Scorer, loop: _Loop, views: Views) -> Measure:
@@ -52,7 +57,9 @@ def _measure(scorer: Scorer, loop: _Loop, views: Views) -> Measure:
         return MetricMeasure(scorer, views)
     if isinstance(scorer, ScoreSystem):
         return JudgeMeasure(scorer, loop)
-    raise ConfigError(f"reward: '{scorer.name}' is neither a metric nor a judge; a training run cannot ask it")
+    raise ConfigError(
+        f"reward: '{scorer.name}' is neither a metric nor a judge; a training run cannot ask it"
+    )
 
 
 class Views:

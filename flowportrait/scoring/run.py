@@ -25,7 +25,10 @@ from flowportrait.scoring.scores import Key, RecordFile, both, key_of
 
 STANDARD = ("ssim", "psnr", "perceptual-lite0", "sharpness", "colour-drift")
 """Scorers that need no download."""
-PRESETS = {"standard": STANDARD, "paper": ("ssim", "psnr", "lpips", "raft-jitter", "lse-c", "lse-d")}
+PRESETS = {
+    "standard": STANDARD,
+    "paper": ("ssim", "psnr", "lpips", "raft-jitter", "lse-c", "lse-d"),
+}
 """What stands for several scorers wherever scorers are named."""
 
 
@@ -33,9 +36,15 @@ class ScoringConfig(Frozen):
     """How to score: the judge that all judge systems share, and settings by scorer."""
 
     judge: JudgeConfig = JudgeConfig()
-    scorers: dict[str, dict[str, Any]] = Field(default={}, description="by name; for judges, laid over [judge]")
-    sets: dict[str, dict[str, Any]] = Field(default={}, description="settings of set metrics by name")
-    reward: RewardConfig | None = Field(None, description="adds Eq. 17's reward over all clips of a run")
+    scorers: dict[str, dict[str, Any]] = Field(
+        default={}, description="by name; for judges, laid over [judge]"
+    )
+    sets: dict[str, dict[str, Any]] = Field(
+        default={}, description="settings of set metrics by name"
+    )
+    reward: RewardConfig | None = Field(
+        None, description="adds Eq. 17's reward over all clips of a run"
+    )
 
 
 @dataclass
@@ -52,7 +61,10 @@ class Summary:
 
 
 def build_scorers(
-    names: Iterable[str], config: ScoringConfig, answers: Path, missing: dict[str, str] | None = None
+    names: Iterable[str],
+    config: ScoringConfig,
+    answers: Path,
+    missing: dict[str, str] | None = None,
 ) -> list[Scorer]:
     """The scorers of these names or presets; judge systems of the same settings share one judge, its rates, its budget.
 
@@ -72,12 +84,18 @@ def build_scorers(
         wanted.pop(CompositeReward.name, None)
         wanted |= dict.fromkeys(scorer_of(name) for name in reward.scorers)
         if CompositeReward.name in wanted:
-            raise ConfigError("reward.terms: 'reward' cannot be a term of itself; name other scorers")
+            raise ConfigError(
+                "reward.terms: 'reward' cannot be a term of itself; name other scorers"
+            )
     built = []
     for name in wanted:
         with noted(name, missing):
             built.append(_built(SCORERS, name, config, answers, judges))
-    lost = [name for name in map(scorer_of, reward.scorers) if name in (missing or {})] if reward else []
+    lost = (
+        [name for name in map(scorer_of, reward.scorers) if name in (missing or {})]
+        if reward
+        else []
+    )
     if reward and not lost:
         return [*built, CompositeReward(reward, built)]
     if missing is not None and lost:
@@ -102,7 +120,9 @@ def build_comparer(name: str, config: ScoringConfig, answers: Path) -> Comparer:
     return _built(COMPARERS, full if full in COMPARERS.names() else name, config, answers, {})
 
 
-def _built(table: Table, name: str, config: ScoringConfig, answers: Path, judges: dict[str, Judge]) -> Any:
+def _built(
+    table: Table, name: str, config: ScoringConfig, answers: Path, judges: dict[str, Judge]
+) -> Any:
     for key in config.scorers:
         if key not in (known := {*SCORERS.names(), *COMPARERS.names()}):
             raise ConfigError(f"scorers.{key}: no such scorer; {name_hint(key, known)}")
@@ -138,7 +158,10 @@ def score_to_file(
     """
     file = RecordFile(out, Score, {scorer.name: scorer.fingerprint for scorer in scorers})
     parts = [scorer for scorer in scorers if not isinstance(scorer, CompositeReward)]
-    current, by_name = {sample.id: sample for sample in samples}, {scorer.name: scorer for scorer in parts}
+    current, by_name = (
+        {sample.id: sample for sample in samples},
+        {scorer.name: scorer for scorer in parts},
+    )
     done = {
         key: score
         for key, score in file.found.items()
@@ -148,7 +171,9 @@ def score_to_file(
             and not (retry_unscored and score.reason and score.scorer in by_name)
         )
     }
-    wanted = [(s.id, scorer.name, r) for s in samples for scorer in parts for r in range(_repeats(scorer))]
+    wanted = [
+        (s.id, scorer.name, r) for s in samples for scorer in parts for r in range(_repeats(scorer))
+    ]
     missing = set(wanted) - done.keys()
     summary = Summary(kept=len(wanted) - len(missing))
     progress(len(wanted) - len(missing), len(wanted))
@@ -160,7 +185,10 @@ def score_to_file(
             missing.discard(key)
             progress(len(wanted) - len(missing), len(wanted))
     for reward in (scorer for scorer in scorers if isinstance(scorer, CompositeReward)):
-        rows = {key_of(row): row for row in reward.of_batch(samples, [done[key] for key in wanted if key in done])}
+        rows = {
+            key_of(row): row
+            for row in reward.of_batch(samples, [done[key] for key in wanted if key in done])
+        }
         # Rewards of another batch must not stand beside these.
         done = {key: score for key, score in done.items() if score.scorer != reward.name} | rows
         summary.kept += sum(file.found.get(key) == row for key, row in rows.items())
@@ -194,12 +222,16 @@ def compare_to_file(
         or verdict.system != comparer.name
         or (verdict.sha256 == current[key[0]] and not (retry_unsaid and verdict.reason))
     }
-    wanted = [(both(a.id, b.id), comparer.name, r) for a, b in pairs for r in range(_repeats(comparer))]
+    wanted = [
+        (both(a.id, b.id), comparer.name, r) for a, b in pairs for r in range(_repeats(comparer))
+    ]
     missing = set(wanted) - done.keys()
     kept = len(wanted) - len(missing)
     lacking = {clips for clips, _, _ in missing}
     progress(kept, len(wanted))
-    for verdict in comparer.compare([pair for pair in pairs if both(pair[0].id, pair[1].id) in lacking]):
+    for verdict in comparer.compare(
+        [pair for pair in pairs if both(pair[0].id, pair[1].id) in lacking]
+    ):
         if (key := key_of(verdict)) in missing:
             file.append(verdict)
             done[key] = verdict
@@ -209,7 +241,9 @@ def compare_to_file(
     return [done[key] for key in wanted if key in done], kept
 
 
-def _all_scores(samples: list[Sample], scorers: list[Scorer], missing: set[Key], workers: int) -> Iterator[Score]:
+def _all_scores(
+    samples: list[Sample], scorers: list[Scorer], missing: set[Key], workers: int
+) -> Iterator[Score]:
     """The missing scores: what cannot be scored at once, then metrics clip by clip, then judges one by one."""
     lacking = {(id_, name) for id_, name, _ in missing}
     metrics: dict[str, list[Metric]] = {}
@@ -225,7 +259,9 @@ def _all_scores(samples: list[Sample], scorers: list[Scorer], missing: set[Key],
                 metrics.setdefault(sample.id, []).append(scorer)
             else:
                 judged.setdefault(scorer.name, []).append(sample)
-    yield from read_all(((sample, metrics[sample.id]) for sample in samples if sample.id in metrics), workers)
+    yield from read_all(
+        ((sample, metrics[sample.id]) for sample in samples if sample.id in metrics), workers
+    )
     for scorer in scorers:
         if scorer.name in judged:
             yield from scorer.score(judged[scorer.name])
@@ -253,4 +289,6 @@ def _still_holds(score: Score, sample: Sample, scorer: Scorer | None) -> bool:
         return False
     if scorer is None:
         return True
-    return bool(score.sha256) and (bool(score.reason) or getattr(scorer, "still_has", lambda _: True)(sample))
+    return bool(score.sha256) and (
+        bool(score.reason) or getattr(scorer, "still_has", lambda _: True)(sample)
+    )

@@ -37,18 +37,31 @@ def find_samples(sources: Iterable[Path], truth: Path | None = None) -> list[Sam
         for found in videos_of(source):
             known = samples.get(found.id)
             if known is not None and known.clip.path != found.video:
-                raise DataError(f"{source}: the id '{found.id}' stands for {known.clip.path} already; ids must differ")
+                raise DataError(
+                    f"{source}: the id '{found.id}' stands for {known.clip.path} already; ids must"
+                    " differ"
+                )
             true = truths.of(found) if truths else None
-            samples[found.id] = Sample(found.id, Clip(found.video), true, generator, _pair_name(source, found))
+            samples[found.id] = Sample(
+                found.id, Clip(found.video), true, generator, _pair_name(source, found)
+            )
     if not samples:
-        raise DataError(f"no video in {', '.join(map(str, sources))}; give {', '.join(VIDEO_SUFFIXES)} files")
+        raise DataError(
+            f"no video in {', '.join(map(str, sources))}; give {', '.join(VIDEO_SUFFIXES)} files"
+        )
     return list(samples.values())
 
 
 def _generators(given: Sequence[tuple[str, Path]]) -> list[str]:
     """A name for each source: the one it was given, else the end of its folder's path that tells it from others."""
-    homes = [(path if path.is_dir() or path.suffix == ".jsonl" else path.parent).absolute() for _, path in given]
-    places = {home: home.with_suffix("").parts if home.suffix == ".jsonl" else home.parts for home in homes}
+    homes = [
+        (path if path.is_dir() or path.suffix == ".jsonl" else path.parent).absolute()
+        for _, path in given
+    ]
+    places = {
+        home: home.with_suffix("").parts if home.suffix == ".jsonl" else home.parts
+        for home in homes
+    }
     length = 1
     while len({parts[-length:] for parts in places.values()}) < len(places) and length < 50:
         length += 1
@@ -70,34 +83,54 @@ def videos_of(source: Path) -> Iterator[Found]:
             whole = Path(row.video)
             inside = not whole.is_absolute() and ".." not in whole.parts
             alone = names[whole.name] == 1
-            yield Found(row.id, source.parent / row.video, (whole,) * inside + (Path(whole.name),) * alone)
+            yield Found(
+                row.id, source.parent / row.video, (whole,) * inside + (Path(whole.name),) * alone
+            )
     elif source.is_file():
         yield Found(readable(source.as_posix()), source, (Path(source.name),))
     else:
-        raise DataError(f"{source}: no such file or folder; give a video, a folder of videos or a manifest (.jsonl)")
+        raise DataError(
+            f"{source}: no such file or folder; give a video, a folder of videos or a manifest"
+            " (.jsonl)"
+        )
 
 
 def find_pairs(a: Path, b: Path) -> tuple[list[tuple[Sample, Sample]], list[str]]:
     """The clips of two videos, or those of the same name in two folders or of the same id in two manifests; and the
-    names that only one of them has. Raises DataError: nothing there, or nothing of the same name."""
+    names that only one of them has. Raises DataError: nothing there, or nothing of the same name.
+    """
     for path in (a, b):
         if not path.exists():
             raise DataError(f"{path}: no such file; give two videos, two folders or two manifests")
     if a.is_dir() != b.is_dir() or (a.suffix == ".jsonl") != (b.suffix == ".jsonl"):
-        raise DataError(f"{a}, {b}: not of the same kind; give two videos, two folders or two manifests")
+        raise DataError(
+            f"{a}, {b}: not of the same kind; give two videos, two folders or two manifests"
+        )
     alone = a.is_file() and a.suffix != ".jsonl"
-    sides = [{} if alone else {_pair_name(path, found): found.video for found in videos_of(path)} for path in (a, b)]
+    sides = [
+        {} if alone else {_pair_name(path, found): found.video for found in videos_of(path)}
+        for path in (a, b)
+    ]
     if alone:
         sides = [{"": a}, {"": b}]
     shared = [name for name in sides[0] if name in sides[1]]
     if not shared:
-        raise DataError(f"{a}, {b}: no video of one has the name of one of the other; nothing to compare")
-    pairs = [tuple(Sample(readable(side[name].as_posix()), Clip(side[name])) for side in sides) for name in shared]
+        raise DataError(
+            f"{a}, {b}: no video of one has the name of one of the other; nothing to compare"
+        )
+    pairs = [
+        tuple(Sample(readable(side[name].as_posix()), Clip(side[name])) for side in sides)
+        for name in shared
+    ]
     return pairs, sorted(sides[0].keys() ^ sides[1].keys())
 
 
 def _pair_name(source: Path, found: Found) -> str:
-    return found.id if source.suffix == ".jsonl" else readable(found.names[0].with_suffix("").as_posix())
+    return (
+        found.id
+        if source.suffix == ".jsonl"
+        else readable(found.names[0].with_suffix("").as_posix())
+    )
 
 
 class _Truths:
@@ -105,12 +138,16 @@ class _Truths:
 
     def __init__(self, source: Path):
         if not source.is_dir() and (source.suffix != ".jsonl" or not source.is_file()):
-            raise DataError(f"{source}: no such folder; --truth takes a folder of videos or a manifest (.jsonl)")
+            raise DataError(
+                f"{source}: no such folder; --truth takes a folder of videos or a manifest (.jsonl)"
+            )
         self.source, self._ids, self._names = source, {}, {}
         listed = source / "manifest.jsonl" if source.is_dir() else source
         for found in videos_of(listed) if listed.is_file() else []:
             if self._ids.setdefault(found.id, found.video) != found.video:
-                raise DataError(f"{source}: the id '{found.id}' is there twice; a truth must be one video")
+                raise DataError(
+                    f"{source}: the id '{found.id}' is there twice; a truth must be one video"
+                )
             self._names |= {name.with_suffix("").as_posix(): found.video for name in found.names}
 
     def of(self, found: Found) -> Clip | None:
@@ -118,11 +155,18 @@ class _Truths:
         video = None
         if self.source.is_dir():
             suffixes = (found.video.suffix, *VIDEO_SUFFIXES)
-            tried = ((self.source / name).with_suffix(suffix) for name in found.names for suffix in suffixes)
+            tried = (
+                (self.source / name).with_suffix(suffix)
+                for name in found.names
+                for suffix in suffixes
+            )
             video = next((path for path in tried if path.is_file()), None)
         if video is None:
             keys = (found.id, *(name.with_suffix("").as_posix() for name in found.names))
-            video = next((known for key in keys if (known := self._ids.get(key) or self._names.get(key))), None)
+            video = next(
+                (known for key in keys if (known := self._ids.get(key) or self._names.get(key))),
+                None,
+            )
             if video and self.source.is_dir() and not video.is_file():
                 video = None
         return Clip(video) if video else None

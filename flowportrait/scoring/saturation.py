@@ -32,9 +32,9 @@ class Spread:
     def line(self) -> str:
         """A warning for people."""
         return (
-            f"{self.scorer}: {self.part} hardly tells clips apart: {self.high_share:.0%} of {self.count} scores are "
-            f"4 or 5, entropy {self.entropy_bits:.2f} bits; try token probabilities (judge.use_expected), several "
-            "repeats, or another judge"
+            f"{self.scorer}: {self.part} hardly tells clips apart: {self.high_share:.0%} of"
+            f" {self.count} scores are 4 or 5, entropy {self.entropy_bits:.2f} bits; try token"
+            " probabilities (judge.use_expected), several repeats, or another judge"
         )
 
 

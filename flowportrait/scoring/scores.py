@@ -66,8 +66,8 @@ class RecordFile(Generic[R]):
             asked = _asked(record)
             if self.fingerprints.get(asked, record.fingerprint) != record.fingerprint:
                 raise DataError(
-                    f"{self.path}: holds {self.kind.__name__.lower()}s of {asked} with other settings, model or "
-                    "prompts; give another -o"
+                    f"{self.path}: holds {self.kind.__name__.lower()}s of {asked} with other"
+                    " settings, model or prompts; give another -o"
                 )
         return {key_of(record): record for record in records}
 
@@ -83,7 +83,9 @@ class RecordFile(Generic[R]):
         asked_for = set(wanted)
         with self._lock:
             now = self.read()
-            others = {key: r for key, r in now.items() if key not in known and r != self.found.get(key)}
+            others = {
+                key: r for key, r in now.items() if key not in known and r != self.found.get(key)
+            }
             ordered = [r for key, r in {**others, **known}.items() if key not in asked_for]
             ordered += [known[key] for key in wanted if key in known]
             self._replace("".join(record.model_dump_json() + "\n" for record in ordered).encode())
@@ -99,10 +101,17 @@ class RecordFile(Generic[R]):
             self._replace(text + b"\n")
             return
         first = text[: text.find(b"\n")]
-        ours = self._is_record(first) and torn.startswith(b"{") if whole else torn.startswith(_HEAD[: len(torn)])
+        ours = (
+            self._is_record(first) and torn.startswith(b"{")
+            if whole
+            else torn.startswith(_HEAD[: len(torn)])
+        )
         if not ours:
             kind = self.kind.__name__
-            raise DataError(f"{self.path}: is no file of JSON lines of {kind}; it was left as it is, give another -o")
+            raise DataError(
+                f"{self.path}: is no file of JSON lines of {kind}; it was left as it is, give"
+                " another -o"
+            )
         self._replace(text[:whole])
 
     def _is_record(self, line: bytes) -> bool:

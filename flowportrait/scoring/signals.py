@@ -30,7 +30,9 @@ _ANCHORS = [27, 28, 29, 30, 33, 36, 39, 42, 45]
 _FLOW_PX = 64
 _STILL_LEVELS = 0.15, 0.35
 """Of 255: a change of light below the first is none (codecs leave about 0.1), one above the second always is one."""
-_STILL_SHARE = 0.25  # of the change that nine frames in ten stay below: between the two levels this decides
+_STILL_SHARE = (
+    0.25  # of the change that nine frames in ten stay below: between the two levels this decides
+)
 _EVEN_SHARE = 0.7  # of the gaps between repeated frames, that are alike when a steady lower frame rate made them
 _SLOWEST_EVEN = 2  # frames that a picture may stay, at most; below 12 frames a second even an even rate is no motion
 _LATE = 0.05  # cosines that a frame of offset costs
@@ -194,7 +196,9 @@ class FaceMotion(NamedTuple):
 
 def face_motion(view: View) -> FaceMotion:
     """The flow of a clip's face, computed once for all signals."""
-    return view.keep("face motion", lambda: _face_motion(_long_enough(view), find_repeats(view).even))
+    return view.keep(
+        "face motion", lambda: _face_motion(_long_enough(view), find_repeats(view).even)
+    )
 
 
 def _face_motion(track: FaceTrack, even: Bool[np.ndarray, " f"]) -> FaceMotion:
@@ -209,7 +213,9 @@ def _face_motion(track: FaceTrack, even: Bool[np.ndarray, " f"]) -> FaceMotion:
     # The square follows the face: what it does is the head's too.
     follows = np.diff(track.squares[shown, :2], axis=0) / track.squares[0, 2] * _FLOW_PX
     shift = (mean.numpy() + follows) / eyes_px
-    return FaceMotion(whole, whole - head, sure, face, shift, points, eyes_px, FPS * len(whole) / len(even))
+    return FaceMotion(
+        whole, whole - head, sure, face, shift, points, eyes_px, FPS * len(whole) / len(even)
+    )
 
 
 class Repeats(NamedTuple):
@@ -261,7 +267,9 @@ def eyes(view: View) -> Float[np.ndarray, "f 2"]:
 def blinks(openness: Float[np.ndarray, "f 2"]) -> list[int]:
     """Frames at which the eyes have just shut."""
     both = openness.mean(1)
-    around = np.lib.stride_tricks.sliding_window_view(np.pad(both, _BLINK_FRAMES // 2, mode="edge"), _BLINK_FRAMES)
+    around = np.lib.stride_tricks.sliding_window_view(
+        np.pad(both, _BLINK_FRAMES // 2, mode="edge"), _BLINK_FRAMES
+    )
     dip = np.median(around, -1) - both
     # Of white noise, second differences have sqrt(6) of its deviation, and their median size is 0.67 of theirs.
     noise = np.median(np.abs(np.diff(both, n=2))) / 0.67 / math.sqrt(6)
@@ -287,7 +295,9 @@ def _at_most(count: int, expected: Float[np.ndarray, " n"]) -> Float[np.ndarray,
 def _long_enough(view: View) -> FaceTrack:
     track = track_face(view)
     if len(track.frames) < _LEAST_FRAMES:
-        raise Unscorable(f"has {len(track.frames)} frames at 24 fps; the offline judge needs {_LEAST_FRAMES}")
+        raise Unscorable(
+            f"has {len(track.frames)} frames at 24 fps; the offline judge needs {_LEAST_FRAMES}"
+        )
     return track
 
 
@@ -311,13 +321,17 @@ def _smooth(path: np.ndarray) -> np.ndarray:
     return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
 
 
-def _mean_over(values: Float[Tensor, "n 64 64"], moves: FaceMotion, part: np.ndarray) -> Float[Tensor, " n"]:
+def _mean_over(
+    values: Float[Tensor, "n 64 64"], moves: FaceMotion, part: np.ndarray
+) -> Float[Tensor, " n"]:
     """Mean over a part of the face, where the flow is to be trusted."""
     weight = moves.trust * _ellipse(moves.points, part, (1.0, 1.3))
     return (values * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-6)
 
 
-def _ellipse(points: np.ndarray, part: np.ndarray, wider: tuple[float, float]) -> Float[Tensor, "64 64"]:
+def _ellipse(
+    points: np.ndarray, part: np.ndarray, wider: tuple[float, float]
+) -> Float[Tensor, "64 64"]:
     """1 within the ellipse around landmarks, so many times their width and height."""
     low, high = points[part].min(0), points[part].max(0)
     middle, half = (low + high) / 2, np.maximum((high - low) / 2 * wider, 2)

@@ -22,7 +22,15 @@ from flowportrait.errors import MediaError
 from flowportrait.media import Clip, Facts
 from flowportrait.scoring import ASPECTS
 from flowportrait.scoring.backends import text_tokens
-from flowportrait.scoring.faults import BODY_FAULTS, Fault, FaultKind, Faults, Sent, odd_body, spoilt
+from flowportrait.scoring.faults import (
+    BODY_FAULTS,
+    Fault,
+    FaultKind,
+    Faults,
+    Sent,
+    odd_body,
+    spoilt,
+)
 
 _CAMEL = re.compile("_([a-z])")
 _HEAD_LIMIT_BYTES = 64 * 1024
@@ -81,7 +89,9 @@ class JudgeSim:
         self._connections: set[asyncio.Task[Any] | None] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, self.host, self.port, limit=_HEAD_LIMIT_BYTES)
+        self._server = await asyncio.start_server(
+            self._connected, self.host, self.port, limit=_HEAD_LIMIT_BYTES
+        )
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -112,7 +122,12 @@ class JudgeSim:
         try:
             while await self._exchange(reader, writer):
                 pass
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
+        except (
+            ConnectionError,
+            asyncio.IncompleteReadError,
+            asyncio.LimitOverrunError,
+            asyncio.CancelledError,
+        ):
             pass
         finally:
             self._connections.discard(asyncio.current_task())
@@ -122,7 +137,10 @@ class JudgeSim:
         """One request and its response; False when the connection is to be cut."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         method, path, _ = head[0].split(" ", 2)
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
+        headers = {
+            name.lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in head[1:])
+        }
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
@@ -131,7 +149,10 @@ class JudgeSim:
         except _Fail as error:
             status, (content, extra) = error.status, _failure(path, error)
         except (KeyError, TypeError, ValueError) as error:
-            status, (content, extra) = 400, _failure(path, _Fail(400, f"not a request of this protocol: {error!r}"))
+            status, (content, extra) = (
+                400,
+                _failure(path, _Fail(400, f"not a request of this protocol: {error!r}")),
+            )
         finally:
             self.in_flight -= 1
         if status == 0:
@@ -139,25 +160,38 @@ class JudgeSim:
         payload = content if isinstance(content, bytes) else json.dumps(content).encode()
         extra = {"Content-Type": "application/json", **extra}
         lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}"]
-        lines += [f"Content-Length: {len(payload)}", *(f"{name}: {value}" for name, value in extra.items())]
+        lines += [
+            f"Content-Length: {len(payload)}",
+            *(f"{name}: {value}" for name, value in extra.items()),
+        ]
         writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + payload)
         await writer.drain()
         return True
 
-    async def _answered(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Sent:
+    async def _answered(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes
+    ) -> Sent:
         """(status, content, further headers) of a request; status 0 cuts the connection."""
         if path == "/stats":
             return 200, self.stats(), {}
         if path == "/v1/chat/completions":
             self.last_request = json.loads(body)
-            return await self._judged(_read_openai(self.last_request, self.faults.dialect), _say_openai)
-        if path.startswith(("/v1/models/", "/v1beta/models/")) and path.endswith(":generateContent"):
+            return await self._judged(
+                _read_openai(self.last_request, self.faults.dialect), _say_openai
+            )
+        if path.startswith(("/v1/models/", "/v1beta/models/")) and path.endswith(
+            ":generateContent"
+        ):
             model = path.split("/")[-1].partition(":")[0]
             self.last_request = _camel(json.loads(body))
             ask = _read_gemini(self.last_request, model, self._files)
             return await self._judged(ask, _say_gemini)
         if path == "/v1/models":
-            return 200, {"object": "list", "data": [{"id": self.faults.model or "sim", "object": "model"}]}, {}
+            return (
+                200,
+                {"object": "list", "data": [{"id": self.faults.model or "sim", "object": "model"}]},
+                {},
+            )
         if "/files" in path:
             return self._file(method, path, headers, body)
         raise _Fail(404, f"no such path: {path}")
@@ -169,7 +203,14 @@ class JudgeSim:
             name = f"files/f{len(self._files)}"
             mime_type = headers.get("x-goog-upload-header-content-type", "video/mp4")
             self._files[name] = {"mime_type": mime_type, "bytes": b"", "ready_at": None}
-            return 200, {}, {"X-Goog-Upload-URL": f"{self.url}/upload/{name}", "X-Goog-Upload-Status": "active"}
+            return (
+                200,
+                {},
+                {
+                    "X-Goog-Upload-URL": f"{self.url}/upload/{name}",
+                    "X-Goog-Upload-Status": "active",
+                },
+            )
         if name not in self._files:
             raise _Fail(404, f"no file {name}")
         file = self._files[name]
@@ -202,7 +243,10 @@ class JudgeSim:
         if fault is not None and kind == "rate-limit":
             raise _Fail(429, "Resource has been exhausted (e.g. check quota).", fault.retry_after_s)
         if kind in ("overloaded", "server-error"):
-            raise _Fail(503 if kind == "overloaded" else 500, "The model is overloaded. Please try again later.")
+            raise _Fail(
+                503 if kind == "overloaded" else 500,
+                "The model is overloaded. Please try again later.",
+            )
         if kind == "bad-request":
             raise _Fail(400, "Request contains an invalid argument.")
         if kind == "hang":
@@ -230,7 +274,9 @@ class JudgeSim:
         self.served[seed.hex()] += 1
         tokens = {"TEXT": text_tokens(ask.text), **self._seen(ask, kind)}
         reply, score_at = spoilt(_reply(ask.text, seed), kind)
-        finish: Any = {"truncated": "length", "thought-away": "length", "blocked": "blocked"}.get(kind or "", "stop")
+        finish: Any = {"truncated": "length", "thought-away": "length", "blocked": "blocked"}.get(
+            kind or "", "stop"
+        )
         model = "sim-replacement" if kind == "replaced" else self.faults.model or ask.model
         return _Said(model, reply, finish, tokens, score_at)
 
@@ -241,7 +287,11 @@ class JudgeSim:
             facts = self._looked_at(data)
             if facts is None:
                 raise _Fail(400, "The video cannot be decoded.")
-            frames = 1 if kind == "blind" else max(1, min(facts.num_frames, round(facts.duration_s * fps)))
+            frames = (
+                1
+                if kind == "blind"
+                else max(1, min(facts.num_frames, round(facts.duration_s * fps)))
+            )
             video += frames * ask.frame_tokens
             audio += round(facts.duration_s * 32) if facts.has_sound and ask.sound_in_video else 0
         audio += sum((len(sound) - 44) // 32000 * 25 + 1 for sound in ask.sounds)
@@ -277,7 +327,13 @@ _LLAMA_FPS = 4.0
 
 
 def _read_openai(body: Mapping[str, Any], dialect: str) -> _Ask:
-    ask = _Ask(body.get("model", ""), "", sound_in_video=False, frame_tokens=130, logprobs=bool(body.get("logprobs")))
+    ask = _Ask(
+        body.get("model", ""),
+        "",
+        sound_in_video=False,
+        frame_tokens=130,
+        logprobs=bool(body.get("logprobs")),
+    )
     processor = body.get("mm_processor_kwargs") or {}
     ask.sound_in_video = bool(processor.get("use_audio_in_video")) and dialect == "vllm"
     fps = (body.get("media_io_kwargs") or {}).get("video", {}).get("fps", 2.0)
@@ -308,7 +364,10 @@ def _from_data_url(url: str) -> bytes:
 def _camel(value: Any) -> Any:
     """The same with keys in camelCase; either spelling is taken, as at Google, because the SDK sends both."""
     if isinstance(value, dict):
-        return {_CAMEL.sub(lambda hit: hit.group(1).upper(), key): _camel(item) for key, item in value.items()}
+        return {
+            _CAMEL.sub(lambda hit: hit.group(1).upper(), key): _camel(item)
+            for key, item in value.items()
+        }
     return [_camel(item) for item in value] if isinstance(value, list) else value
 
 
@@ -318,7 +377,9 @@ def _read_gemini(body: Mapping[str, Any], model: str, files: Mapping[str, dict[s
     if "thinkingLevel" in thinking and "thinkingBudget" in thinking:
         raise _Fail(400, "Thinking level and thinking budget cannot be set together.")
     low = settings.get("mediaResolution") == "MEDIA_RESOLUTION_LOW"
-    ask = _Ask(model, "", frame_tokens=66 if low else 258, logprobs=bool(settings.get("responseLogprobs")))
+    ask = _Ask(
+        model, "", frame_tokens=66 if low else 258, logprobs=bool(settings.get("responseLogprobs"))
+    )
     texts = []
     for part in (part for content in body["contents"] for part in content["parts"]):
         fps = part.get("videoMetadata", {}).get("fps", 1.0)
@@ -330,7 +391,10 @@ def _read_gemini(body: Mapping[str, Any], model: str, files: Mapping[str, dict[s
         elif "fileData" in part:
             name = "files/" + part["fileData"]["fileUri"].rsplit("/", 1)[-1]
             if name not in files:
-                raise _Fail(403, f"You do not have permission to access the File {name} or it may not exist.")
+                raise _Fail(
+                    403,
+                    f"You do not have permission to access the File {name} or it may not exist.",
+                )
             ask.videos.append((files[name]["bytes"], fps))
     ask.text = "\n\n".join(texts)
     return ask
@@ -338,7 +402,11 @@ def _read_gemini(body: Mapping[str, Any], model: str, files: Mapping[str, dict[s
 
 def _say_openai(said: _Said, ask: _Ask, modalities: bool) -> dict[str, Any]:
     prompt, output = sum(said.tokens.values()), text_tokens(said.text)
-    usage: dict[str, Any] = {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output}
+    usage: dict[str, Any] = {
+        "prompt_tokens": prompt,
+        "completion_tokens": output,
+        "total_tokens": prompt + output,
+    }
     if modalities:
         usage["prompt_tokens_details"] = {"audio_tokens": said.tokens["AUDIO"], "cached_tokens": 0}
     choice: dict[str, Any] = {
@@ -347,7 +415,11 @@ def _say_openai(said: _Said, ask: _Ask, modalities: bool) -> dict[str, Any]:
         "finish_reason": {"blocked": "content_filter"}.get(said.finish, said.finish),
     }
     if ask.logprobs and said.score_at is not None:
-        before, digit, after = said.text[: said.score_at], said.text[said.score_at], said.text[said.score_at + 1 :]
+        before, digit, after = (
+            said.text[: said.score_at],
+            said.text[said.score_at],
+            said.text[said.score_at + 1 :],
+        )
         choice["logprobs"] = {
             "content": [{**_token(text, digit), "bytes": None} for text in (before, digit, after)],
             "refusal": None,
@@ -373,12 +445,17 @@ def _say_gemini(said: _Said, ask: _Ask, modalities: bool) -> dict[str, Any]:
     prompt, output = sum(said.tokens.values()), text_tokens(said.text)
     usage: dict[str, Any] = {"promptTokenCount": prompt, "totalTokenCount": prompt + output}
     if modalities:
-        usage["promptTokensDetails"] = [{"modality": k, "tokenCount": n} for k, n in said.tokens.items() if n]
+        usage["promptTokensDetails"] = [
+            {"modality": k, "tokenCount": n} for k, n in said.tokens.items() if n
+        ]
     if said.finish == "blocked":
         feedback = {"blockReason": "PROHIBITED_CONTENT"}
         return {"promptFeedback": feedback, "usageMetadata": usage, "modelVersion": said.model}
     usage["candidatesTokenCount"] = output
-    candidate: dict[str, Any] = {"index": 0, "finishReason": "MAX_TOKENS" if said.finish == "length" else "STOP"}
+    candidate: dict[str, Any] = {
+        "index": 0,
+        "finishReason": "MAX_TOKENS" if said.finish == "length" else "STOP",
+    }
     # A model whose thinking ate all tokens answers with a candidate that has no content.
     if said.text:
         candidate["content"] = {"role": "model", "parts": [{"text": said.text}]}
@@ -402,7 +479,9 @@ def _failure(path: str, error: _Fail) -> tuple[dict[str, Any], dict[str, str]]:
         kind = "type.googleapis.com/google.rpc.RetryInfo"
         details.append({"@type": kind, "retryDelay": f"{error.retry_after_s:g}s"})
     word = status.get(error.status, "INVALID_ARGUMENT")
-    return {"error": {"code": error.status, "message": str(error), "status": word, "details": details}}, {}
+    return {
+        "error": {"code": error.status, "message": str(error), "status": word, "details": details}
+    }, {}
 
 
 async def serve(faults: Faults, host: str, port: int, announce: Any) -> None:

@@ -42,8 +42,12 @@ class ActiveSpeaker(Metric):
         """Which of the two official files, and the lengths that the mean is over."""
 
         network: Literal["ava", "talkset"] = "ava"
-        durations_s: tuple[int, ...] = Field(DURATIONS_S, min_length=1, description="pieces of the clip; the demo's")
-        detect_every: int = Field(4, ge=1, description="frames; faces between are interpolated, as for LSE")
+        durations_s: tuple[int, ...] = Field(
+            DURATIONS_S, min_length=1, description="pieces of the clip; the demo's"
+        )
+        detect_every: int = Field(
+            4, ge=1, description="frames; faces between are interpolated, as for LSE"
+        )
         weights: Path | None = None
 
     @cached_property
@@ -57,10 +61,17 @@ class ActiveSpeaker(Metric):
     def read(self, view: View) -> Reading:
         """`speaking_share` counts frames of at least 0.5, those that Appendix B keeps; `logit` is the demo's score."""
         cepstra = mfcc(view.pcm)
-        faces = np.stack([*chain.from_iterable(map(face_of_crop, face_crops(view, self.config.detect_every)))])
+        faces = np.stack(
+            [*chain.from_iterable(map(face_of_crop, face_crops(view, self.config.detect_every)))]
+        )
         if min(len(faces), len(cepstra) // CEPSTRA_PER_FRAME) < 1:
             raise Unscorable(f"has no whole frame of sound and picture at {FPS} fps")
-        logits = speaking_logits(load_light_asd(self._file), faces, cepstra, self.config.durations_s)
+        logits = speaking_logits(
+            load_light_asd(self._file), faces, cepstra, self.config.durations_s
+        )
         likely = speaking_probability(logits)
-        beside = {"speaking_share": float((likely >= 0.5).mean()), "logit": float(logits[:, 1].mean())}
+        beside = {
+            "speaking_share": float((likely >= 0.5).mean()),
+            "logit": float(logits[:, 1].mean()),
+        }
         return Reading(float(likely.mean()), beside | {"frames": len(likely)})

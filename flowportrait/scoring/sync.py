@@ -105,7 +105,9 @@ def embeddings(
     count = min(num_frames, heard) - WINDOW
     if count < 1:
         both = min(num_frames, heard)
-        raise Unscorable(f"has {both} frames of sound and picture at 25 fps; SyncNet needs {WINDOW + 1}")
+        raise Unscorable(
+            f"has {both} frames of sound and picture at 25 fps; SyncNet needs {WINDOW + 1}"
+        )
     cepstra = torch.from_numpy(mfcc(samples)).float().T
     sounds = []
     for start in range(0, count, batch):
@@ -116,7 +118,8 @@ def embeddings(
 
 def _lips_by_frames(network: SyncNet) -> Callable[[np.ndarray], Tensor]:
     """`seen` of every five frames in a row. No layer goes beyond those five in time, so that all are layers of pictures
-    with 15 channels, which are computed half as fast again; batch norms become part of the convolutions before them."""
+    with 15 channels, which are computed half as fast again; batch norms become part of the convolutions before them.
+    """
     layers: list[nn.Module] = []
     for layer, after in pairwise([*network.netcnnlip, nn.Identity()]):
         if isinstance(layer, nn.Conv3d):
@@ -139,8 +142,13 @@ def _lips_by_frames(network: SyncNet) -> Callable[[np.ndarray], Tensor]:
 
 def _of_pictures(layer: nn.Conv3d) -> nn.Conv2d:
     depth, *size = layer.kernel_size
-    flat = nn.Conv2d(layer.in_channels * depth, layer.out_channels, size, layer.stride[1:], layer.padding[1:])
-    flat.weight, flat.bias = nn.Parameter(layer.weight.transpose(1, 2).flatten(1, 2), False), layer.bias
+    flat = nn.Conv2d(
+        layer.in_channels * depth, layer.out_channels, size, layer.stride[1:], layer.padding[1:]
+    )
+    flat.weight, flat.bias = (
+        nn.Parameter(layer.weight.transpose(1, 2).flatten(1, 2), False),
+        layer.bias,
+    )
     return flat
 
 
@@ -154,7 +162,10 @@ class Lse(NamedTuple):
 
 
 def distances(
-    lips: Float[Tensor, "n d"], sounds: Float[Tensor, "n d"], reach: int = 15, padding: Padding = "zero"
+    lips: Float[Tensor, "n d"],
+    sounds: Float[Tensor, "n d"],
+    reach: int = 15,
+    padding: Padding = "zero",
 ) -> Float[Tensor, "n k"]:
     """Euclidean distances of each window's lips to the sound -reach...reach windows later.
 
@@ -162,15 +173,29 @@ def distances(
     """
     padded = F.pad(sounds, (0, 0, reach, reach), value=0.0 if padding == "zero" else math.nan)
     return torch.stack(
-        [F.pairwise_distance(lips, padded[shift : shift + len(lips)]) for shift in range(2 * reach + 1)], 1
+        [
+            F.pairwise_distance(lips, padded[shift : shift + len(lips)])
+            for shift in range(2 * reach + 1)
+        ],
+        1,
     )
 
 
-def lse(lips: Float[Tensor, "n d"], sounds: Float[Tensor, "n d"], reach: int = 15, padding: Padding = "zero") -> Lse:
+def lse(
+    lips: Float[Tensor, "n d"],
+    sounds: Float[Tensor, "n d"],
+    reach: int = 15,
+    padding: Padding = "zero",
+) -> Lse:
     """LSE-D: the least mean distance over all shifts; LSE-C: the median over shifts less that."""
     means = distances(lips, sounds, reach, padding).nanmean(0)
     least = means.min(0)
-    return Lse(float(least.values), float(means.median() - least.values), reach - int(least.indices), len(lips))
+    return Lse(
+        float(least.values),
+        float(means.median() - least.values),
+        reach - int(least.indices),
+        len(lips),
+    )
 
 
 @lru_cache(maxsize=1)
@@ -181,7 +206,8 @@ def load_syncnet(path: Path) -> SyncNet:
     missing, unexpected = network.load_state_dict(state, strict=False)
     if missing or unexpected:
         raise CheckpointError(
-            f"{path}: not SyncNet's weights (lacks {len(missing)} tensors, has {len(unexpected)} of another)"
+            f"{path}: not SyncNet's weights (lacks {len(missing)} tensors, has {len(unexpected)} of"
+            " another)"
         )
     return network.eval().requires_grad_(False)
 
@@ -195,7 +221,9 @@ def face_crops(
     passes by twice, once to be searched and once to be cut. Raises Unscorable when fewer than half of the frames show
     a face.
     """
-    path = view.keep(("lse faces", detect_every, fps), lambda: _face_path(view.blocks(fps), detect_every))
+    path = view.keep(
+        ("lse faces", detect_every, fps), lambda: _face_path(view.blocks(fps), detect_every)
+    )
     places = iter(path)
     for block in view.blocks(fps):
         yield np.stack([crop_face(frame, *next(places)) for frame in block])
@@ -209,7 +237,9 @@ def _face_path(blocks: Blocks, detect_every: int) -> Float[np.ndarray, "f 3"]:
             found[count - 1] = max(detector.detect(frame), key=lambda box: box.area, default=None)
     seen = [i for i, box in found.items() if box is not None]
     if len(seen) < len(found) / 2:
-        raise Unscorable(f"shows a face in {len(seen)} of {len(found)} frames; half are needed, or crop = 'none'")
+        raise Unscorable(
+            f"shows a face in {len(seen)} of {len(found)} frames; half are needed, or crop = 'none'"
+        )
     boxes = np.array([found[i][:4] for i in seen], float)
     sides = [np.interp(np.arange(count), seen, boxes[:, side]) for side in range(4)]
     return smoothed_path(np.stack(sides, 1))
@@ -218,13 +248,17 @@ def _face_path(blocks: Blocks, detect_every: int) -> Float[np.ndarray, "f 3"]:
 class LseConfig(Frozen):
     """How LSE is computed; the defaults are the authors' for videos in the wild."""
 
-    crop: Literal["face", "none"] = Field("face", description="none: the whole frame, for clips cut to a face already")
+    crop: Literal["face", "none"] = Field(
+        "face", description="none: the whole frame, for clips cut to a face already"
+    )
     padding: Padding = "zero"
     frames: Literal["by_time", "as_they_come"] = Field(
         "by_time", description="25 a second; as_they_come: every frame as if it were one of those, as scripts do that "
         "skip the conversion: at 24 fps the sound then runs away by a frame a second"
     )  # fmt: skip
-    detect_every: int = Field(4, ge=1, description="frames; faces between are interpolated, then smoothed over 13")
+    detect_every: int = Field(
+        4, ge=1, description="frames; faces between are interpolated, then smoothed over 13"
+    )
     reach: int = Field(15, ge=1, le=50, description="frames at 25 fps to either side")
     weights: Path | None = None
 
@@ -253,8 +287,16 @@ class _LseScorer(Metric):
     def _computed(self, view: View) -> Lse:
         fps = self.looks_at_fps
         whole = self.config.crop == "none"
-        cut = map(resized, view.blocks(fps)) if whole else face_crops(view, self.config.detect_every, fps)
-        return lse(*embeddings(load_syncnet(self._file), cut, view.pcm), self.config.reach, self.config.padding)
+        cut = (
+            map(resized, view.blocks(fps))
+            if whole
+            else face_crops(view, self.config.detect_every, fps)
+        )
+        return lse(
+            *embeddings(load_syncnet(self._file), cut, view.pcm),
+            self.config.reach,
+            self.config.padding,
+        )
 
 
 class LseD(_LseScorer):

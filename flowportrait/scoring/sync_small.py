@@ -75,12 +75,16 @@ def lips_of(network: SyncNetwork, track: FaceTrack) -> Float[Tensor, "f d"]:
 
 
 @torch.inference_mode()
-def fit(network: SyncNetwork, lips: Float[Tensor, "f d"], samples: Float[np.ndarray, " s"], reach: int) -> Fit:
+def fit(
+    network: SyncNetwork, lips: Float[Tensor, "f d"], samples: Float[np.ndarray, " s"], reach: int
+) -> Fit:
     """Of lips at 24 fps and sound at 16 kHz. Raises Unscorable for less than two reaches and a half, or silence."""
     needed = math.ceil(2.5 * reach)
     num_frames = min(len(lips), int(len(samples) / 16_000 * FPS))
     if num_frames < needed:
-        raise Unscorable(f"has {num_frames} frames of picture and sound at {FPS} fps; sync-small needs {needed}")
+        raise Unscorable(
+            f"has {num_frames} frames of picture and sound at {FPS} fps; sync-small needs {needed}"
+        )
     if np.abs(samples).max() < QUIET:
         raise Unscorable("is silent throughout")
     mels = network.sound.mels(torch.from_numpy(samples)[None])
@@ -98,7 +102,9 @@ def load_sync(path: Path) -> SyncNetwork:
         network.load_state_dict({name: value.float() for name, value in load_file(path).items()})
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
-        raise CheckpointError(f"{path}: not of the sizes in sync.json ({reason}); take both from one run") from error
+        raise CheckpointError(
+            f"{path}: not of the sizes in sync.json ({reason}); take both from one run"
+        ) from error
     return network.eval().requires_grad_(False)
 
 
@@ -126,7 +132,9 @@ class SyncSmall(Metric):
 
     def fit(self, view: View) -> Fit:
         """The whole profile of a clip, computed once for all that ask."""
-        return view.keep(("sync-small", self.config.model_dump_json()), lambda: self._computed(view))
+        return view.keep(
+            ("sync-small", self.config.model_dump_json()), lambda: self._computed(view)
+        )
 
     def _computed(self, view: View) -> Fit:
         path = self._file()
@@ -139,5 +147,7 @@ class SyncSmall(Metric):
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file; `flowportrait train sync` writes one")
         if path == SHIPPED and sha256_of(path) != SHIPPED_SHA256:
-            raise CheckpointError(f"{path}: damaged, not the file that was shipped; install flowportrait again")
+            raise CheckpointError(
+                f"{path}: damaged, not the file that was shipped; install flowportrait again"
+            )
         return path

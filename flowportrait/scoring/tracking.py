@@ -78,7 +78,9 @@ def face_squares(blocks: Blocks) -> np.ndarray:
         found[count - 1] = _largest_face(frame)
     seen = [i for i, box in found.items() if box is not None]
     if len(seen) < max(1, len(found)) / 2:
-        raise Unscorable(f"shows a face in {len(seen)} of {len(found)} frames looked at; half are needed")
+        raise Unscorable(
+            f"shows a face in {len(seen)} of {len(found)} frames looked at; half are needed"
+        )
     boxes = np.stack([found[i] for i in seen])
     centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).max(1)
     x, y = (_smooth(np.interp(np.arange(count), seen, centres[:, axis])) for axis in (0, 1))
@@ -106,14 +108,20 @@ def _smooth(path: np.ndarray) -> np.ndarray:
 def _inside(x: np.ndarray, y: np.ndarray, side: float, width: int, height: int) -> np.ndarray:
     """Squares about centres, shifted back into the picture; they shrink only where they are larger than it."""
     side = min(side, width, height)
-    left, top = (np.clip(middle - side / 2, 0, size - side) for middle, size in ((x, width), (y, height)))
+    left, top = (
+        np.clip(middle - side / 2, 0, size - side) for middle, size in ((x, width), (y, height))
+    )
     return np.stack([left, top, np.full_like(left, side)], 1)
 
 
 def _cut(frame: np.ndarray, square: np.ndarray) -> np.ndarray:
     x, y, side = square
     size = SIZE_PX, SIZE_PX
-    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC, box=(x, y, x + side, y + side)))
+    return np.asarray(
+        Image.fromarray(frame).resize(
+            size, Image.Resampling.BICUBIC, box=(x, y, x + side, y + side)
+        )
+    )
 
 
 @torch.inference_mode()
@@ -121,7 +129,9 @@ def find_landmarks(frames: np.ndarray, batch: int = 32) -> np.ndarray:
     """The 68 landmarks [f, 68, 2] of framed faces uint8 [f, 128, 128, 3], in pixels."""
     network, found = load_landmarker(), []
     for start in range(0, len(frames), batch):
-        part = torch.from_numpy(frames[start : start + batch]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        part = (
+            torch.from_numpy(frames[start : start + batch]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        )
         with matmul_precision("cpu"):
             found.append(network(part))
     return ((torch.cat(found) + 1) * SIZE_PX / 2).numpy()
@@ -131,7 +141,10 @@ def mirror_error(track: FaceTrack, every: int = 8) -> float:
     """How far the landmarks of mirrored frames lie from the landmarks mirrored, in eye distances; large where the
     landmarker only guesses. One frame in `every` is asked."""
     straight, size = track.landmarks[::every], SIZE_PX - 1
-    mirrored = find_landmarks(np.ascontiguousarray(track.frames[::every, :, ::-1]))[:, MIRRORED] * [-1, 1] + [size, 0]
+    mirrored = find_landmarks(np.ascontiguousarray(track.frames[::every, :, ::-1]))[:, MIRRORED] * [
+        -1,
+        1,
+    ] + [size, 0]
     eyes = np.linalg.norm(straight[:, 36:42].mean(1) - straight[:, 42:48].mean(1), axis=1).mean()
     return float(np.linalg.norm(mirrored - straight, axis=-1).mean() / eyes)
 

@@ -77,8 +77,9 @@ def section(result: Evaluation, media: Media) -> str:
     text = json.dumps(_data(result, media), separators=(",", ":")).replace("<", "\\u003c")
     script = (Path(__file__).parent / "viewer.js").read_text(encoding="utf-8")
     return (
-        "<h2>Clips</h2><noscript><p>Playing the clips here needs JavaScript; the tables below do not.</p></noscript>"
-        f"<div id=viewer></div><script type='application/json' id=clips-data>{text}</script><script>{script}</script>"
+        "<h2>Clips</h2><noscript><p>Playing the clips here needs JavaScript; the tables below do"
+        " not.</p></noscript><div id=viewer></div><script type='application/json'"
+        f" id=clips-data>{text}</script><script>{script}</script>"
     )
 
 
@@ -108,4 +109,6 @@ def _data(result: Evaluation, media: Media) -> dict[str, Any]:
 
 def link(address: str, text: str) -> str:
     """An HTML link to a video, or the text alone where there is none."""
-    return f"<a href='{escape(address, quote=True)}'>{escape(text)}</a>" if address else escape(text)
+    return (
+        f"<a href='{escape(address, quote=True)}'>{escape(text)}</a>" if address else escape(text)
+    )

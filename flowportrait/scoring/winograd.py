@@ -21,7 +21,9 @@ def _of_points(a: float, b: float) -> tuple[Tensor, Tensor, Tensor]:
     points = torch.tensor([0.0, a, -a, b, -b], dtype=torch.float64)
     powers = points[:, None] ** torch.arange(6)
     others = [torch.cat([points[:i], points[i + 1 :]]) for i in range(5)]
-    scales = torch.stack([(point - rest).prod() for point, rest in zip(points, others, strict=True)])
+    scales = torch.stack(
+        [(point - rest).prod() for point, rest in zip(points, others, strict=True)]
+    )
     results = torch.cat([powers[:, :4], torch.tensor([[0.0, 0, 0, 1]])]).T
     weights = torch.cat([powers[:, :3] / scales[:, None], torch.tensor([[0.0, 0, 1]])])
     pixels = torch.zeros(6, 6, dtype=torch.float64)
@@ -73,9 +75,13 @@ class Canvas:
 
     def turned(self, rows: slice) -> Float[Tensor, "36 n c"]:
         """Some rows of tiles, ready to be multiplied with weights."""
-        return (_TILE @ self._read[:, :, :, rows].reshape(36, -1)).view(36, -1, self.padded.shape[-1])
+        return (_TILE @ self._read[:, :, :, rows].reshape(36, -1)).view(
+            36, -1, self.padded.shape[-1]
+        )
 
-    def write(self, rows: slice, results: Float[Tensor, "16 n c"], channels: slice = slice(None)) -> None:
+    def write(
+        self, rows: slice, results: Float[Tensor, "16 n c"], channels: slice = slice(None)
+    ) -> None:
         """Results of some rows of tiles."""
         place = self._written[:, :, :, rows, :, channels]
         place.copy_(results.view(place.shape))
@@ -115,7 +121,10 @@ class Convolution3x3:
         pixels = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1 + right, 1, 1 + down))
         rows, columns = (height + down) // 4, (width + right) // 4
         step = max(1, _TILES_AT_ONCE // (columns * len(x)))
-        parts = [self._rows(pixels[:, 4 * i : 4 * min(i + step, rows) + 2], columns) for i in range(0, rows, step)]
+        parts = [
+            self._rows(pixels[:, 4 * i : 4 * min(i + step, rows) + 2], columns)
+            for i in range(0, rows, step)
+        ]
         found = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
         found = found[:, :height, :width]
         return (found if self.bias is None else found.add_(self.bias)).permute(0, 3, 1, 2)
@@ -125,7 +134,9 @@ class Convolution3x3:
         batch, height, _, channels = pixels.shape
         rows, (over, down, right, _) = (height - 2) // 4, pixels.stride()
         shape = 6, 6, batch, rows, columns, channels
-        tiles = pixels.as_strided(shape, (down, right, over, 4 * down, 4 * right, 1), pixels.storage_offset())
+        tiles = pixels.as_strided(
+            shape, (down, right, over, 4 * down, 4 * right, 1), pixels.storage_offset()
+        )
         turned = (_TILE @ tiles.reshape(36, -1)).view(36, -1, channels)
         products = torch.bmm(turned, self.weight)
         back = (_WINDOW @ products.flatten(1)).view(4, 4, batch, rows, columns, -1)

@@ -102,7 +102,9 @@ def fleiss_kappa(values: np.ndarray) -> float:
     return math.nan if chance == 1 else float((agreed.mean() - chance) / (1 - chance))
 
 
-def cohen_kappa(a: np.ndarray, b: np.ndarray, weights: Literal["none", "quadratic"] = "none") -> float:
+def cohen_kappa(
+    a: np.ndarray, b: np.ndarray, weights: Literal["none", "quadratic"] = "none"
+) -> float:
     """Cohen's kappa of two raters over the items that both rated; quadratic weights for ordered scores."""
     a, b = _both_known(a, b)
     if not len(a):
@@ -115,7 +117,9 @@ def cohen_kappa(a: np.ndarray, b: np.ndarray, weights: Literal["none", "quadrati
     return math.nan if chance == 0 else 1 - float((apart * table).sum()) / chance
 
 
-def pairwise_kappa(values: np.ndarray, weights: Literal["none", "quadratic"] = "none") -> np.ndarray:
+def pairwise_kappa(
+    values: np.ndarray, weights: Literal["none", "quadratic"] = "none"
+) -> np.ndarray:
     """Cohen's kappa of every two raters, [raters, raters]; nan on the diagonal."""
     raters = np.asarray(values).shape[1]
     table = np.full((raters, raters), math.nan)
@@ -162,9 +166,14 @@ def kendall_tau_b(a: np.ndarray, b: np.ndarray) -> float:
     """Kendall's tau-b, corrected for ties, over the items known in both."""
     a, b = _both_known(a, b)
     # One row at a time: the whole matrix of pairs would not fit for long lists.
-    agreed = sum(float(np.sum(np.sign(a[i + 1 :] - a[i]) * np.sign(b[i + 1 :] - b[i]))) for i in range(len(a)))
+    agreed = sum(
+        float(np.sum(np.sign(a[i + 1 :] - a[i]) * np.sign(b[i + 1 :] - b[i])))
+        for i in range(len(a))
+    )
     pairs = len(a) * (len(a) - 1) / 2
-    untied = [pairs - float((counts * (counts - 1) / 2).sum()) for counts in map(_tie_counts, (a, b))]
+    untied = [
+        pairs - float((counts * (counts - 1) / 2).sum()) for counts in map(_tie_counts, (a, b))
+    ]
     scale = math.sqrt(untied[0] * untied[1])
     return math.nan if scale == 0 else agreed / scale
 
@@ -255,7 +264,10 @@ def _check_bounded(beats: np.ndarray, wins: np.ndarray) -> None:
     for k in range(len(beats)):
         reach |= reach[:, k : k + 1] & reach[k : k + 1, :]
     if not reach.all():
-        raise DataError("Bradley-Terry: a version never loses to, or is never compared with, the others; no strength")
+        raise DataError(
+            "Bradley-Terry: a version never loses to, or is never compared with, the others; no"
+            " strength"
+        )
     if not wins.any():
         raise DataError("Bradley-Terry: every pair is a tie; no strength")
 
@@ -282,7 +294,9 @@ def resampled(num_clusters: int, draws: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     counts = np.empty((draws, num_clusters))
     for row in range(draws):
-        counts[row] = np.bincount(rng.integers(0, num_clusters, num_clusters), minlength=num_clusters)
+        counts[row] = np.bincount(
+            rng.integers(0, num_clusters, num_clusters), minlength=num_clusters
+        )
     return counts
 
 
@@ -348,7 +362,9 @@ def mcnemar(only_first: int, only_second: int) -> float:
         return 1.0
     log_half = count * math.log(2)
     terms = [
-        math.exp(math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1) - log_half)
+        math.exp(
+            math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1) - log_half
+        )
         for k in range(least + 1)
     ]
     return min(1.0, 2 * math.fsum(terms))

@@ -20,7 +20,14 @@ from flowportrait.records import ASPECTS, MaybeNumber, Record
 from flowportrait.study import agreement
 from flowportrait.study.agreement import Figure as Figure
 from flowportrait.study.calibration import Calibration, calibrate
-from flowportrait.study.data import Preference, StudyData, all_pairs, consensus, votes, votes_by_scores
+from flowportrait.study.data import (
+    Preference,
+    StudyData,
+    all_pairs,
+    consensus,
+    votes,
+    votes_by_scores,
+)
 from flowportrait.study.systems import System
 
 Scope = Literal["all pairs", "without the truth"]
@@ -79,7 +86,9 @@ class Row(Record):
     aspects: dict[str, Accuracy] = {}
     by_pair: list[PairErrors] = []
     position: Position | None = None
-    spearman: MaybeNumber = Field(default=math.nan, description="of clip scores with the raters' mean scores")
+    spearman: MaybeNumber = Field(
+        default=math.nan, description="of clip scores with the raters' mean scores"
+    )
     tau_b: MaybeNumber = math.nan
     spearman_versions: MaybeNumber = Field(default=math.nan, description="of the versions' means")
     means: dict[str, MaybeNumber] = Field(default={}, description="mean score by version")
@@ -92,11 +101,16 @@ class Comparison(Record):
     b: str
     pairs: int
     difference: Figure = Field(description="Acc of a minus Acc of b; paired resampling of samples")
-    mcnemar_p: float = Field(description="exact, as if pairs were independent; ties count as not right")
+    mcnemar_p: float = Field(
+        description="exact, as if pairs were independent; ties count as not right"
+    )
     only_a: int = Field(default=0, description="pairs that a alone has right")
     only_b: int = 0
     pairs_to_separate: int | None = Field(
-        default=None, description="independent pairs at which McNemar's test finds this difference in 80 % of cases"
+        default=None,
+        description=(
+            "independent pairs at which McNemar's test finds this difference in 80 % of cases"
+        ),
     )
 
 
@@ -107,9 +121,13 @@ class Power(Record):
     pairs: int = Field(description="answered, with a human winner")
     width: MaybeNumber = Field(description="of Acc's interval, 0 to 1")
     wanted: float
-    pairs_needed: int | None = Field(description="for an interval of the wanted width; None where none is known")
+    pairs_needed: int | None = Field(
+        description="for an interval of the wanted width; None where none is known"
+    )
     pairs_missing: int | None = None
-    samples_missing: int | None = Field(default=None, description="at as many pairs a sample as so far")
+    samples_missing: int | None = Field(
+        default=None, description="at as many pairs a sample as so far"
+    )
 
 
 class Ceiling(Record):
@@ -135,7 +153,9 @@ class Alignment(Record):
     calibration: list[Calibration] = []
     power: list[Power] = []
     ceiling: list[Ceiling] = []
-    unknown_clips: list[str] = Field(default=[], description="scored clips that are none of the study's")
+    unknown_clips: list[str] = Field(
+        default=[], description="scored clips that are none of the study's"
+    )
     unknown_total: int = 0
 
 
@@ -192,7 +212,8 @@ def align(
     unknown_clips: Sequence[str] = (),
 ) -> Alignment:
     """Compares all systems with the raters. Every system has a row over all pairs and, where the study holds the
-    truth, one without the pairs that contain it: metrics that need the truth are judged by that one."""
+    truth, one without the pairs that contain it: metrics that need the truth are judged by that one.
+    """
     human, reason = consensus(votes(data, preference), data.facts.raters_per_sample)
     scopes = _scopes(data)
     by_aspect = {aspect: _aspect_winners(data, aspect) for aspect in ASPECTS}
@@ -203,8 +224,13 @@ def align(
             for aspect, said in system.aspects.items():
                 wanted.append((system, scope, aspect, _Counts(said, by_aspect[aspect] * inside)))
     ceiling = _left_out(data, preference)
-    found = accuracies([counts for *_, counts in wanted] + [counts for _, counts in ceiling], draws, seed)
-    known = {(id(system), scope, aspect): acc for (system, scope, aspect, _), acc in zip(wanted, found, strict=False)}
+    found = accuracies(
+        [counts for *_, counts in wanted] + [counts for _, counts in ceiling], draws, seed
+    )
+    known = {
+        (id(system), scope, aspect): acc
+        for (system, scope, aspect, _), acc in zip(wanted, found, strict=False)
+    }
     rows = [
         _row(system, scope, scopes[scope], known, data, human)
         for system in systems for scope in scopes
@@ -232,7 +258,9 @@ def _scopes(data: StudyData) -> dict[Scope, np.ndarray]:
 
 
 def _default_scope(system: System, scopes: dict[Scope, np.ndarray]) -> Scope:
-    return "without the truth" if system.needs_truth and "without the truth" in scopes else "all pairs"
+    return (
+        "without the truth" if system.needs_truth and "without the truth" in scopes else "all pairs"
+    )
 
 
 def _aspect_winners(data: StudyData, aspect: str) -> np.ndarray:
@@ -270,10 +298,16 @@ def _row(
         by_pair=_by_pair(system, human, inside, data),
         position=_position(system.orders) if system.orders is not None else None,
     )  # fmt: skip
-    return row.model_copy(update=_correlations(system, scope, data)) if system.values is not None else row
+    return (
+        row.model_copy(update=_correlations(system, scope, data))
+        if system.values is not None
+        else row
+    )
 
 
-def _by_pair(system: System, human: np.ndarray, inside: np.ndarray, data: StudyData) -> list[PairErrors]:
+def _by_pair(
+    system: System, human: np.ndarray, inside: np.ndarray, data: StudyData
+) -> list[PairErrors]:
     result = []
     for p, (i, j) in enumerate(all_pairs(len(data.versions))):
         if not inside[p]:
@@ -304,7 +338,11 @@ def _position(orders: np.ndarray) -> Position:
 
 
 def _correlations(system: System, scope: Scope, data: StudyData) -> dict[str, object]:
-    columns = [v for v, name in enumerate(data.versions) if scope == "all pairs" or name != data.facts.truth]
+    columns = [
+        v
+        for v, name in enumerate(data.versions)
+        if scope == "all pairs" or name != data.facts.truth
+    ]
     sums, sign = data.sums(), 1 if system.better == "higher" else -1
     known = np.isfinite(sums)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -312,7 +350,10 @@ def _correlations(system: System, scope: Scope, data: StudyData) -> dict[str, ob
     values = sign * system.values[:, columns]
     both = np.isfinite(human) & np.isfinite(values)
     means = [
-        [float(x[both[:, v], v].mean()) if both[:, v].any() else math.nan for v in range(len(columns))]
+        [
+            float(x[both[:, v], v].mean()) if both[:, v].any() else math.nan
+            for v in range(len(columns))
+        ]
         for x in (values, human)
     ]
     return {
@@ -329,14 +370,21 @@ def _known_mean(values: np.ndarray) -> float:
 
 
 def _comparisons(
-    systems: Sequence[System], human: np.ndarray, scopes: dict[Scope, np.ndarray], draws: int, seed: int
+    systems: Sequence[System],
+    human: np.ndarray,
+    scopes: dict[Scope, np.ndarray],
+    draws: int,
+    seed: int,
 ) -> list[Comparison]:
     """Every two systems on what both answered, on the narrower of their default scopes."""
     above, below, made = [], [], []
     for a, b in combinations(systems, 2):
         narrow = scopes[_default_scope(a, scopes)] * scopes[_default_scope(b, scopes)]
         used = (human * narrow != 0) & np.isfinite(a.said) & np.isfinite(b.said)
-        credit = [np.where(used, np.where(s.said == human, 1.0, np.where(s.said == 0, 0.5, 0.0)), 0) for s in (a, b)]
+        credit = [
+            np.where(used, np.where(s.said == human, 1.0, np.where(s.said == 0, 0.5, 0.0)), 0)
+            for s in (a, b)
+        ]
         right = [used & (s.said == human) for s in (a, b)]
         above.append((credit[0] - credit[1]).sum(1))
         below.append(used.sum(1).astype(float))
@@ -362,7 +410,9 @@ def _power(row: Row, wanted: float, human: np.ndarray) -> Power:
     acc, answered = row.accuracy.acc, row.accuracy.answered
     width = acc.high - acc.low
     if not (answered and width > 0):
-        return Power(system=row.system, pairs=answered, width=math.nan, wanted=wanted, pairs_needed=None)
+        return Power(
+            system=row.system, pairs=answered, width=math.nan, wanted=wanted, pairs_needed=None
+        )
     needed = agreement.pairs_for_width(answered, width, wanted)
     missing = max(0, needed - answered)
     samples = int((human != 0).any(1).sum())
@@ -386,7 +436,9 @@ def table_rows(alignment: Alignment) -> list[tuple[str, ...]]:
         if row.default or row.needs_truth:
             rows.append((row.system, row.scope, *accuracy_cells(row.accuracy)))
     for one in alignment.ceiling:
-        rows.append((f"rater {one.rater} against the others", "all pairs", *accuracy_cells(one.accuracy)))
+        rows.append(
+            (f"rater {one.rater} against the others", "all pairs", *accuracy_cells(one.accuracy))
+        )
     return rows
 
 
@@ -394,12 +446,25 @@ def accuracy_cells(accuracy: Accuracy) -> tuple[str, ...]:
     """Acc, its interval, Acc_nt, Cov, answered, missing."""
     acc = accuracy.acc
     interval = f"{100 * acc.low:.1f}–{100 * acc.high:.1f}" if math.isfinite(acc.low) else "—"
-    percents = (f"{100 * f.value:.1f}" if math.isfinite(f.value) else "—" for f in (accuracy.acc_nt, accuracy.cov))
+    percents = (
+        f"{100 * f.value:.1f}" if math.isfinite(f.value) else "—"
+        for f in (accuracy.acc_nt, accuracy.cov)
+    )
     first = f"{100 * acc.value:.1f}" if math.isfinite(acc.value) else "—"
     return (first, interval, *percents, str(accuracy.answered), str(accuracy.missing))
 
 
-COMPARISON_HEAD = ("A", "B", "Pairs", "Acc A - B", "95 %", "only A right", "only B right", "McNemar p", "to separate")
+COMPARISON_HEAD = (
+    "A",
+    "B",
+    "Pairs",
+    "Acc A - B",
+    "95 %",
+    "only A right",
+    "only B right",
+    "McNemar p",
+    "to separate",
+)
 
 
 def comparison_rows(alignment: Alignment) -> list[tuple[str, ...]]:
@@ -411,5 +476,16 @@ def comparison_rows(alignment: Alignment) -> list[tuple[str, ...]]:
         interval = f"{100 * d.low:+.1f} to {100 * d.high:+.1f}" if math.isfinite(d.low) else "—"
         separate = "—" if one.pairs_to_separate is None else str(one.pairs_to_separate)
         counts = str(one.only_a), str(one.only_b)
-        rows.append((one.a, one.b, str(one.pairs), value, interval, *counts, f"{one.mcnemar_p:.3g}", separate))
+        rows.append(
+            (
+                one.a,
+                one.b,
+                str(one.pairs),
+                value,
+                interval,
+                *counts,
+                f"{one.mcnemar_p:.3g}",
+                separate,
+            )
+        )
     return rows

@@ -10,7 +10,10 @@ from flowportrait.records import ASPECTS, Aspect, Ranking
 UNWATCHED_S = 0.25
 """How much of a clip's length may be missing from what is reported: players do not report its very ends."""
 
-Span = tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+Span = tuple[
+    Annotated[float, Field(ge=0, allow_inf_nan=False)],
+    Annotated[float, Field(ge=0, allow_inf_nan=False)],
+]
 
 
 class Answer(BaseModel):
@@ -34,13 +37,21 @@ class Answer(BaseModel):
     def read(cls, body: Any) -> Self:
         """The answer in a JSON value. Raises StudyRefused (bad_rating, bad_ranking) with the first thing wrong."""
         try:
-            return cls.model_validate_json(body) if isinstance(body, str | bytes) else cls.model_validate(body)
+            return (
+                cls.model_validate_json(body)
+                if isinstance(body, str | bytes)
+                else cls.model_validate(body)
+            )
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            code = "bad_ranking" if first["loc"][:1] in (("groups",), ("between",)) else "bad_rating"
+            code = (
+                "bad_ranking" if first["loc"][:1] in (("groups",), ("between",)) else "bad_rating"
+            )
             where = ".".join(map(str, first["loc"])) or "answer"
             got = f" (got {str(first.get('input'))[:80]!r})"
-            raise StudyRefused(code, f"{where}: {first['msg']}{got}; nothing was kept, send the whole set") from error
+            raise StudyRefused(
+                code, f"{where}: {first['msg']}{got}; nothing was kept, send the whole set"
+            ) from error
 
 
 class Receipt(NamedTuple):
@@ -65,11 +76,15 @@ def checked(answer: Answer, durations_s: dict[str, float], before: Answer | None
     """The answer with the playing of an earlier one added, if it keeps the rules. Raises StudyRefused."""
     for item in (*answer.scores, *answer.played):
         if item not in durations_s:
-            raise StudyRefused("unknown_item", f"item {item!r}: not in this set; it has {', '.join(durations_s)}")
+            raise StudyRefused(
+                "unknown_item", f"item {item!r}: not in this set; it has {', '.join(durations_s)}"
+            )
     for item in durations_s:
         missing = [aspect for aspect in ASPECTS if aspect not in answer.scores.get(item, {})]
         if missing:
-            raise StudyRefused("bad_rating", f"item {item}: no score for {', '.join(missing)}; give each 1 to 5")
+            raise StudyRefused(
+                "bad_rating", f"item {item}: no score for {', '.join(missing)}; give each 1 to 5"
+            )
     _check_ranking(answer, durations_s)
     played = {}
     for item, duration_s in durations_s.items():
@@ -78,7 +93,8 @@ def checked(answer: Answer, durations_s: dict[str, float], before: Answer | None
         seen_s = covered_s(played[item], duration_s)
         if seen_s < duration_s - UNWATCHED_S:
             raise StudyRefused(
-                "unwatched", f"item {item}: {seen_s:.1f} of {duration_s:.1f} s were played; watch it to its end"
+                "unwatched",
+                f"item {item}: {seen_s:.1f} of {duration_s:.1f} s were played; watch it to its end",
             )
     return answer.model_copy(update={"played": played})
 
@@ -89,10 +105,17 @@ def _check_ranking(answer: Answer, durations_s: dict[str, float]) -> None:
             if item not in durations_s:
                 raise StudyRefused("bad_ranking", f"ranking: item {item!r} is not in this set")
     try:
-        Ranking(rater="r", sample="s", groups=[list(g) for g in answer.groups], between=list(answer.between))
+        Ranking(
+            rater="r",
+            sample="s",
+            groups=[list(g) for g in answer.groups],
+            between=list(answer.between),
+        )
     except ValidationError as error:
         message = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-        raise StudyRefused("bad_ranking", f"ranking: {message}; name every item at most once") from error
+        raise StudyRefused(
+            "bad_ranking", f"ranking: {message}; name every item at most once"
+        ) from error
 
 
 def _merged(spans: set[Span]) -> tuple[Span, ...]:

@@ -35,13 +35,20 @@ def find_sets(versions: Mapping[str, Path]) -> tuple[dict[str, dict[str, Path]],
     Raises DataError: fewer than two versions, a folder missing or empty, one name twice, no complete set.
     """
     if len(versions) < 2:
-        raise ConfigError("versions: a study compares at least two; give --versions NAME=DIR twice or more")
+        raise ConfigError(
+            "versions: a study compares at least two; give --versions NAME=DIR twice or more"
+        )
     for name in versions:
         if not name or set(name) & set(">=@≥"):
-            raise ConfigError(f"versions: {name!r} cannot be a name; it must not be empty or hold > = @")
+            raise ConfigError(
+                f"versions: {name!r} cannot be a name; it must not be empty or hold > = @"
+            )
     found = {name: _videos_below(folder) for name, folder in versions.items()}
     samples = sorted({sample for videos in found.values() for sample in videos})
-    sets = {sample: {name: videos[sample] for name, videos in found.items() if sample in videos} for sample in samples}
+    sets = {
+        sample: {name: videos[sample] for name, videos in found.items() if sample in videos}
+        for sample in samples
+    }
     left_out = [
         f"{sample}: not in {', '.join(name for name in versions if name not in videos)}"
         for sample, videos in sets.items()
@@ -49,7 +56,9 @@ def find_sets(versions: Mapping[str, Path]) -> tuple[dict[str, dict[str, Path]],
     ]
     complete = {sample: videos for sample, videos in sets.items() if len(videos) == len(versions)}
     if not complete:
-        raise DataError(f"no sample has all of {', '.join(versions)}; the same name must be in each folder")
+        raise DataError(
+            f"no sample has all of {', '.join(versions)}; the same name must be in each folder"
+        )
     return complete, left_out
 
 
@@ -104,7 +113,9 @@ def _videos_below(folder: Path) -> dict[str, Path]:
         if is_video(path) and path.is_file():
             name = path.relative_to(folder).with_suffix("").as_posix()
             if name in videos:
-                raise DataError(f"{path}: {videos[name]} has the same name; each sample needs one video")
+                raise DataError(
+                    f"{path}: {videos[name]} has the same name; each sample needs one video"
+                )
             videos[name] = path
     if not videos:
         raise DataError(f"{folder}: holds no videos; give {', '.join(VIDEO_SUFFIXES)} files")
@@ -141,23 +152,37 @@ def _fill(
     }  # fmt: skip
     db = make_database(folder / DATABASE)
     db.execute("BEGIN")
-    db.executemany("INSERT INTO facts VALUES (?, ?)", [(name, json.dumps(value)) for name, value in facts.items()])
+    db.executemany(
+        "INSERT INTO facts VALUES (?, ?)",
+        [(name, json.dumps(value)) for name, value in facts.items()],
+    )
     db.executemany("INSERT INTO sample VALUES (?, ?)", enumerate(sets))
     clip_ids = {}
     for number, (sample, videos) in enumerate(sets.items()):
         for version, source in videos.items():
             name, blind = blinds[sample, version]
             row = db.execute(
-                "INSERT INTO clip (sample, version, file, duration_s, source, source_sha256, sha256) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (number, version, name, blind.duration_s, str(source.resolve()), blind.source_sha256, blind.sha256),
+                "INSERT INTO clip (sample, version, file, duration_s, source, source_sha256,"
+                " sha256) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    number,
+                    version,
+                    name,
+                    blind.duration_s,
+                    str(source.resolve()),
+                    blind.source_sha256,
+                    blind.sha256,
+                ),
             )
             clip_ids[number, versions.index(version)] = row.lastrowid
     for rater, (name, shown) in enumerate(zip(raters, showings, strict=True)):
         db.execute("INSERT INTO rater VALUES (?, ?, ?)", (rater, name, secrets.token_urlsafe(16)))
         for position, showing in enumerate(shown):
             task = secrets.token_urlsafe(9)
-            db.execute("INSERT INTO task VALUES (?, ?, ?, ?, ?)", (task, rater, position, showing.sample, showing.kind))
+            db.execute(
+                "INSERT INTO task VALUES (?, ?, ?, ?, ?)",
+                (task, rater, position, showing.sample, showing.kind),
+            )
             db.executemany(
                 "INSERT INTO item VALUES (?, ?, ?, ?)",
                 [
@@ -180,6 +205,7 @@ def _telling(blinds: dict[tuple[str, str], tuple[str, Blind]]) -> list[str]:
     if len({tuple(seen) for seen in kinds.values()}) == 1:
         return []
     words = "; ".join(
-        f"{version} {', '.join(f'{w}x{h} at {fps:g} fps' for w, h, fps in seen[:3])}" for version, seen in kinds.items()
+        f"{version} {', '.join(f'{w}x{h} at {fps:g} fps' for w, h, fps in seen[:3])}"
+        for version, seen in kinds.items()
     )
     return [f"versions differ in size or frame rate, which raters may learn to see: {words}"]

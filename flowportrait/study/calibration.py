@@ -36,15 +36,27 @@ class Calibration(Record):
     clips: int
     samples: int
     folds: int
-    points: list[Point] = Field(description="by rising score; between two of them lies a straight line")
-    error: Figure = Field(description="mean absolute error in points, each sample foretold from the others")
-    error_unmapped: Figure = Field(description="of the scores as they are; nan where they are no points from 1 to 5")
-    error_constant: Figure = Field(description="of the mean of the other samples: what knowing nothing gives")
-    offset: Figure = Field(description="mean of score minus people's; nan where scores are no points")
+    points: list[Point] = Field(
+        description="by rising score; between two of them lies a straight line"
+    )
+    error: Figure = Field(
+        description="mean absolute error in points, each sample foretold from the others"
+    )
+    error_unmapped: Figure = Field(
+        description="of the scores as they are; nan where they are no points from 1 to 5"
+    )
+    error_constant: Figure = Field(
+        description="of the mean of the other samples: what knowing nothing gives"
+    )
+    offset: Figure = Field(
+        description="mean of score minus people's; nan where scores are no points"
+    )
 
     def mapped(self, scores: np.ndarray) -> np.ndarray:
         """The scores on people's scale; beyond the scores that were seen, the outermost point's."""
-        return np.interp(scores, [p.score for p in self.points], [p.human.value for p in self.points])
+        return np.interp(
+            scores, [p.score for p in self.points], [p.human.value for p in self.points]
+        )
 
 
 def isotonic(scores: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -60,12 +72,18 @@ def isotonic(scores: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.
             mean, weight_sum, count = blocks.pop()
             before = blocks[-1]
             total = before[1] + weight_sum
-            blocks[-1] = [(before[0] * before[1] + mean * weight_sum) / total, total, before[2] + count]
+            blocks[-1] = [
+                (before[0] * before[1] + mean * weight_sum) / total,
+                total,
+                before[2] + count,
+            ]
     fitted = np.repeat([block[0] for block in blocks], [int(block[2]) for block in blocks])
     return np.interp(scores, scores[used], fitted)
 
 
-def calibrate(system: System, data: StudyData, draws: int = MAPPING_DRAWS, seed: int = 0) -> list[Calibration]:
+def calibrate(
+    system: System, data: StudyData, draws: int = MAPPING_DRAWS, seed: int = 0
+) -> list[Calibration]:
     """The mappings of a system that gives scores: of the whole, then of each aspect that it tells apart.
 
     Empty for what compares, for metrics that need the truth's clip, and below five samples with both kinds of scores.
@@ -73,8 +91,15 @@ def calibrate(system: System, data: StudyData, draws: int = MAPPING_DRAWS, seed:
     if system.values is None or system.needs_truth:
         return []
     tables = [("", system.values, data.sums() / len(ASPECTS))]
-    tables += [(aspect, system.parts[aspect], data.table(aspect)) for aspect in ASPECTS if aspect in system.parts]
-    made = (_calibration(system, aspect, scores, ratings, draws, seed) for aspect, scores, ratings in tables)
+    tables += [
+        (aspect, system.parts[aspect], data.table(aspect))
+        for aspect in ASPECTS
+        if aspect in system.parts
+    ]
+    made = (
+        _calibration(system, aspect, scores, ratings, draws, seed)
+        for aspect, scores, ratings in tables
+    )
     return [one for one in made if one is not None]
 
 
@@ -115,7 +140,11 @@ def _calibration(
     gaps = {"error": np.abs(foretold - y), "error_constant": np.abs(constant - y),
             "error_unmapped": np.abs(x - y), "offset": x - y}  # fmt: skip
     figures = {
-        name: _mean(gap, sample, weights) if in_points or name in ("error", "error_constant") else Figure()
+        name: (
+            _mean(gap, sample, weights)
+            if in_points or name in ("error", "error_constant")
+            else Figure()
+        )
         for name, gap in gaps.items()
     }
     return Calibration(
@@ -129,13 +158,17 @@ def _levels(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     distinct, place = np.unique(scores, return_inverse=True)
     if len(distinct) <= MOST_LEVELS:
         return distinct, place
-    place = np.searchsorted(np.quantile(scores, np.linspace(0, 1, MOST_LEVELS + 1)[1:-1]), scores, side="right")
+    place = np.searchsorted(
+        np.quantile(scores, np.linspace(0, 1, MOST_LEVELS + 1)[1:-1]), scores, side="right"
+    )
     taken, place = np.unique(place, return_inverse=True)
     counts = np.bincount(place, minlength=len(taken))
     return np.bincount(place, scores, len(taken)) / counts, place
 
 
-def _fitted(levels: np.ndarray, place: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _fitted(
+    levels: np.ndarray, place: np.ndarray, y: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
     totals = np.bincount(place, weights, len(levels))
     sums = np.bincount(place, weights * y, len(levels))
     return isotonic(levels, sums / np.maximum(totals, 1e-300), totals)
@@ -148,7 +181,15 @@ def _mean(values: np.ndarray, sample: np.ndarray, weights: np.ndarray) -> Figure
     return Figure(value=float(values.mean()), **agreement.percentile_interval(drawn)._asdict())
 
 
-TABLE_HEAD = ("Method", "Aspect", "Clips", "Offset", "Error as is", "Error mapped", "Error of a constant")
+TABLE_HEAD = (
+    "Method",
+    "Aspect",
+    "Clips",
+    "Offset",
+    "Error as is",
+    "Error mapped",
+    "Error of a constant",
+)
 
 
 def table_rows(found: Sequence[Calibration]) -> list[tuple[str, ...]]:

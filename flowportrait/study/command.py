@@ -38,7 +38,13 @@ def create(
     names = _rater_names(raters)
     plan = Plan(len(names), per_sample or min(3, len(names)), repeats, training, seed)
     made = build.create(
-        directory, _named_folders(versions), names, plan, truth=truth, incomplete=incomplete, progress=progress
+        directory,
+        _named_folders(versions),
+        names,
+        plan,
+        truth=truth,
+        incomplete=incomplete,
+        progress=progress,
     )
     for line in made.left_out:
         _warn(f"left out: {line}")
@@ -71,7 +77,8 @@ def export(directory: Path, out: Path | None, *, as_json: bool) -> None:
     for name, left in found.facts.unfinished.items():
         _warn(f"{name} has {left} sets left")
     print(
-        f"{len(found.ratings)} ratings, {len(found.rankings)} rankings, {kept} of {len(pairs)} pairs agreed on: {out}"
+        f"{len(found.ratings)} ratings, {len(found.rankings)} rankings, {kept} of {len(pairs)}"
+        f" pairs agreed on: {out}"
     )
     _print_json(
         {
@@ -86,15 +93,33 @@ def agreement(directory: Path, out: Path | None, *, draws: int, seed: int, as_js
     """`flowportrait study agreement`."""
     found = findings.find(data.load(directory), draws, seed)
     _write_record(found, out or directory / "agreement.json")
-    head = ("aspect", "clips", "alpha ordinal", "alpha interval", "Fleiss", "kappa", "same", "within 1")
+    head = (
+        "aspect",
+        "clips",
+        "alpha ordinal",
+        "alpha interval",
+        "Fleiss",
+        "kappa",
+        "same",
+        "within 1",
+    )
     print("\n".join(markdown_rows(head, (_aspect_cells(a) for a in found.aspects))))
     print(f"\nKendall's W of the orders: {_shown(found.kendall_w)} over {found.sets} sets")
     for kept in found.pairs:
         dropped = ", ".join(f"{count} {name}" for name, count in kept.dropped.items())
-        print(f"pairs agreed on by {kept.preference}: {kept.kept} of {kept.possible} (dropped: {dropped})")
+        print(
+            f"pairs agreed on by {kept.preference}: {kept.kept} of {kept.possible} (dropped:"
+            f" {dropped})"
+        )
     print(
         "\n".join(
-            ["", *markdown_rows(("version", "strength"), ((s.version, _shown(s.strength)) for s in found.strengths))]
+            [
+                "",
+                *markdown_rows(
+                    ("version", "strength"),
+                    ((s.version, _shown(s.strength)) for s in found.strengths),
+                ),
+            ]
         )
     )
     head = ("rater", "sets", "left", "means", "ties", "repeats", "same again", "order again")
@@ -123,11 +148,22 @@ def align(
     """`flowportrait study align`."""
     study = data.load(directory)
     clips = Clips(study)
-    scored, said = _by_label(scores, others, _read_scores), _by_label(verdicts, others, _read_verdicts)
-    directions = _directions([row for rows in scored.values() for row in rows], higher, lower, needs_truth)
-    systems = [s for label, rows in scored.items() for s in from_scores(rows, study, clips, directions, label)]
+    scored, said = (
+        _by_label(scores, others, _read_scores),
+        _by_label(verdicts, others, _read_verdicts),
+    )
+    directions = _directions(
+        [row for rows in scored.values() for row in rows], higher, lower, needs_truth
+    )
+    systems = [
+        s
+        for label, rows in scored.items()
+        for s in from_scores(rows, study, clips, directions, label)
+    ]
     systems += [s for label, rows in said.items() for s in from_verdicts(rows, study, clips, label)]
-    _refuse_strangers(systems, sum(map(len, scored.values())), sum(map(len, said.values())), clips, directory)
+    _refuse_strangers(
+        systems, sum(map(len, scored.values())), sum(map(len, said.values())), clips, directory
+    )
     found = alignment.align(
         study, systems, preference=preference, draws=draws, seed=seed, wanted_width=width,
         unknown_clips=list(clips.unknown),
@@ -143,13 +179,17 @@ def align(
     (folder / "align.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
     print(
-        f"\n{found.kept} of {found.possible} pairs agreed on by all raters ({_dropped(found)}): {folder / 'align.json'}"
+        f"\n{found.kept} of {found.possible} pairs agreed on by all raters ({_dropped(found)}):"
+        f" {folder / 'align.json'}"
     )
     for position in (row for row in found.rows if row.position and row.default):
         print(f"{position.system}: first shown wins {_shown(position.position.first_wins)}, "
               f"same winner after swapping {_shown(position.position.consistent)}")  # fmt: skip
     if clips.unknown:
-        _warn(f"{len(clips.unknown)} scored clips are none of this study's, such as {next(iter(clips.unknown))}")
+        _warn(
+            f"{len(clips.unknown)} scored clips are none of this study's, such as"
+            f" {next(iter(clips.unknown))}"
+        )
     _print_json(found.model_dump(mode="json"), as_json)
 
 
@@ -159,7 +199,10 @@ def _align_lines(found: Alignment, table: Sequence[tuple[str, ...]]) -> list[str
     if compared := alignment.comparison_rows(found):
         lines += ["", *markdown_rows(alignment.COMPARISON_HEAD, compared)]
     if found.calibration:
-        lines += ["", *markdown_rows(calibration.TABLE_HEAD, calibration.table_rows(found.calibration))]
+        lines += [
+            "",
+            *markdown_rows(calibration.TABLE_HEAD, calibration.table_rows(found.calibration)),
+        ]
     lines += [""] * bool(found.power) + [_power_line(one) for one in found.power]
     return lines
 
@@ -171,10 +214,15 @@ def _power_line(one: alignment.Power) -> str:
     head += f" give an interval {100 * one.width:.1f} points wide"
     if not one.pairs_missing:
         return f"{head}, as narrow as the {100 * one.wanted:.1f} wanted"
-    return f"{head}; {100 * one.wanted:.1f} need {one.pairs_missing} more, about {one.samples_missing} samples"
+    return (
+        f"{head}; {100 * one.wanted:.1f} need {one.pairs_missing} more, about {one.samples_missing}"
+        " samples"
+    )
 
 
-def _by_label(given: Sequence[Path], others: Sequence[Path], read: Callable[[Path, bool], list[Any]]) -> dict[str, Any]:
+def _by_label(
+    given: Sequence[Path], others: Sequence[Path], read: Callable[[Path, bool], list[Any]]
+) -> dict[str, Any]:
     """The rows of all files by the name in NAME=FILE; "" for files without one."""
     rows: dict[str, list[Any]] = {}
     for number, argument in enumerate((*given, *others)):
@@ -194,8 +242,8 @@ def _refuse_strangers(
     if not systems:
         some = f", such as {next(iter(clips.unknown))}" if clips.unknown else ""
         raise DataError(
-            f"{directory}: none of {num_scores} scores and {num_verdicts} verdicts is of its clips{some}; "
-            "score the videos the study was made from, or those in its media folder"
+            f"{directory}: none of {num_scores} scores and {num_verdicts} verdicts is of its"
+            f" clips{some}; score the videos the study was made from, or those in its media folder"
         )
 
 
@@ -213,11 +261,15 @@ def _holds(path: Path) -> Literal["scorer", "system"]:
         with path.open(encoding="utf-8") as file:
             first = json.loads(next((line for line in file if line.strip()), "null"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON lines of scores or verdicts: {error}") from error
+        raise DataError(
+            f"{path}: cannot be read as JSON lines of scores or verdicts: {error}"
+        ) from error
     for name in ("scorer", "system"):
         if isinstance(first, dict) and name in first:
             return name
-    raise DataError(f"{path}: holds neither scores nor verdicts; give what `score` or `compare` wrote")
+    raise DataError(
+        f"{path}: holds neither scores nor verdicts; give what `score` or `compare` wrote"
+    )
 
 
 def _directions(
@@ -240,7 +292,9 @@ def _rater_names(raters: str) -> list[str]:
     """ "3" is rater-1 to rater-3; otherwise names with commas between."""
     if raters.strip().isdigit():
         if not 1 <= (count := int(raters)) <= 1000:
-            raise ConfigError(f"raters: {raters}; give a number from 1 to 1000, or names with commas between")
+            raise ConfigError(
+                f"raters: {raters}; give a number from 1 to 1000, or names with commas between"
+            )
         return [f"rater-{number}" for number in range(1, count + 1)]
     return [name.strip() for name in raters.split(",")]
 

@@ -13,7 +13,16 @@ import numpy as np
 from pydantic import Field
 
 from flowportrait.errors import ConfigError, DataError
-from flowportrait.records import ASPECTS, Aspect, Pair, Ranking, Rating, Record, read_jsonl, write_jsonl
+from flowportrait.records import (
+    ASPECTS,
+    Aspect,
+    Pair,
+    Ranking,
+    Rating,
+    Record,
+    read_jsonl,
+    write_jsonl,
+)
 from flowportrait.study.store import DATABASE, Source, Study
 
 Preference = Literal["ranking", "scores"]
@@ -29,7 +38,9 @@ class ClipSource(Record):
     sample: str
     version: str
     source: str = ""
-    digests: list[str] = Field(default=[], description="sha256 of the original file and of the study's copy")
+    digests: list[str] = Field(
+        default=[], description="sha256 of the original file and of the study's copy"
+    )
 
 
 class Facts(Record):
@@ -42,7 +53,9 @@ class Facts(Record):
     raters_per_sample: int = Field(ge=1)
     samples: list[str] = Field(min_length=1)
     clips: list[ClipSource] = []
-    unfinished: dict[str, int] = Field(default={}, description="sets that a rater has not answered yet")
+    unfinished: dict[str, int] = Field(
+        default={}, description="sets that a rater has not answered yet"
+    )
 
 
 @dataclass(frozen=True)
@@ -110,11 +123,15 @@ def _checked(data: StudyData) -> StudyData:
         for name, allowed in known.items():
             if (value := getattr(row, name)) not in allowed:
                 raise DataError(f"{type(row).__name__} of {name} '{value}': not in this study")
-        named = {row.version} if isinstance(row, Rating) else {name for group in row.groups for name in group}
+        named = (
+            {row.version}
+            if isinstance(row, Rating)
+            else {name for group in row.groups for name in group}
+        )
         if not named <= versions:
             raise DataError(
-                f"{type(row).__name__} of {row.rater} for {row.sample}: no version '{min(named - versions)}'; "
-                f"the study has {', '.join(facts.versions)}"
+                f"{type(row).__name__} of {row.rater} for {row.sample}: no version"
+                f" '{min(named - versions)}'; the study has {', '.join(facts.versions)}"
             )
     keys = Counter((r.rater, r.sample, r.version, r.aspect, r.repeat) for r in data.ratings)
     keys.update((r.rater, r.sample, r.repeat) for r in data.rankings)
@@ -126,7 +143,10 @@ def _checked(data: StudyData) -> StudyData:
 def _tables(data: StudyData, repeat: int) -> np.ndarray:
     """[aspects, samples, versions, raters]."""
     facts = data.facts
-    places = [{name: i for i, name in enumerate(names)} for names in (facts.samples, facts.versions, facts.raters)]
+    places = [
+        {name: i for i, name in enumerate(names)}
+        for names in (facts.samples, facts.versions, facts.raters)
+    ]
     table = np.full((len(ASPECTS), *(len(place) for place in places)), np.nan)
     for r in data.ratings:
         if r.repeat == repeat:
@@ -189,10 +209,15 @@ def pair_records(data: StudyData, preference: Preference = "ranking") -> list[Pa
     return list(_records(data.facts, said, winner, reason))
 
 
-def _records(facts: Facts, said: np.ndarray, winner: np.ndarray, reason: np.ndarray) -> Iterable[Pair]:
+def _records(
+    facts: Facts, said: np.ndarray, winner: np.ndarray, reason: np.ndarray
+) -> Iterable[Pair]:
     for s, sample in enumerate(facts.samples):
         for p, (i, j) in enumerate(all_pairs(len(facts.versions))):
-            counts = {name: int((said[s, p] == sign).sum()) for name, sign in (("a", 1), ("b", -1), ("tie", 0))}
+            counts = {
+                name: int((said[s, p] == sign).sum())
+                for name, sign in (("a", 1), ("b", -1), ("tie", 0))
+            }
             yield Pair(
                 sample=sample, a=facts.versions[i], b=facts.versions[j], dropped=str(reason[s, p]), votes=counts,
                 winner={1: "a", -1: "b", 0: None}[int(winner[s, p])],

@@ -13,7 +13,14 @@ from flowportrait.errors import DataError
 from flowportrait.records import ASPECTS, Aspect, MaybeNumber, Ranking, Record
 from flowportrait.study import agreement
 from flowportrait.study.alignment import Figure
-from flowportrait.study.data import Preference, StudyData, all_pairs, consensus, ranking_votes, votes
+from flowportrait.study.data import (
+    Preference,
+    StudyData,
+    all_pairs,
+    consensus,
+    ranking_votes,
+    votes,
+)
 
 _STRENGTH_DRAWS = 1000
 """Each draw is a fit of its own."""
@@ -27,7 +34,9 @@ class AspectAgreement(Record):
     complete: int = Field(description="with all planned raters")
     alpha_ordinal: Figure
     alpha_interval: Figure
-    fleiss_kappa: MaybeNumber = Field(description="nominal, over complete clips with the same raters")
+    fleiss_kappa: MaybeNumber = Field(
+        description="nominal, over complete clips with the same raters"
+    )
     kappa_quadratic: dict[str, MaybeNumber] = Field(description="Cohen's, by pair of raters")
     same: Figure = Field(description="share of pairs of scores of a clip that are equal")
     within_one: Figure
@@ -51,7 +60,9 @@ class RaterFacts(Record):
     repeats: int
     repeat_same: MaybeNumber = Field(description="share of scores that were given again")
     repeat_difference: MaybeNumber = Field(description="mean absolute difference of scores")
-    repeat_order: MaybeNumber = Field(description="share of strictly ordered pairs that keep their order")
+    repeat_order: MaybeNumber = Field(
+        description="share of strictly ordered pairs that keep their order"
+    )
 
 
 class Kept(Record):
@@ -71,7 +82,9 @@ class Agreement(Record):
     raters: int
     draws: int
     aspects: list[AspectAgreement]
-    kendall_w: Figure = Field(description="of the orders, mean over sets that all planned raters ordered in full")
+    kendall_w: Figure = Field(
+        description="of the orders, mean over sets that all planned raters ordered in full"
+    )
     sets: int = Field(description="sets that this is over")
     pairs: list[Kept]
     strengths: list[Strength]
@@ -123,7 +136,9 @@ def _aspect(data: StudyData, aspect: Aspect, weights: np.ndarray) -> AspectAgree
     )  # fmt: skip
 
 
-def _alpha(by_sample: np.ndarray, drawn: np.ndarray, levels: np.ndarray, level: agreement.Level) -> Figure:
+def _alpha(
+    by_sample: np.ndarray, drawn: np.ndarray, levels: np.ndarray, level: agreement.Level
+) -> Figure:
     value = float(agreement.alpha_of(by_sample.sum(0), levels, level))
     return _figure(value, agreement.alpha_of(drawn, levels, level))
 
@@ -154,7 +169,9 @@ def _concordance(data: StudyData, weights: np.ndarray) -> tuple[Figure, int]:
     return _ratio(sums, counts, weights), int(counts.sum())
 
 
-def _strengths(data: StudyData, weights: np.ndarray, notes: list[str]) -> tuple[list[Strength], float]:
+def _strengths(
+    data: StudyData, weights: np.ndarray, notes: list[str]
+) -> tuple[list[Strength], float]:
     said, count = votes(data), len(data.versions)
     wins, ties = np.zeros((len(said), count, count)), np.zeros((len(said), count, count))
     for p, (i, j) in enumerate(all_pairs(count)):
@@ -172,9 +189,15 @@ def _strengths(data: StudyData, weights: np.ndarray, notes: list[str]) -> tuple[
         intervals = [agreement.percentile_interval(column) for column in drawn.T]
     except DataError:
         # Leaving out the draws without an answer would cut off just the ends that matter.
-        notes.append("strengths: resampling meets versions that never lose; intervals are as if pairs were independent")
+        notes.append(
+            "strengths: resampling meets versions that never lose; intervals are as if pairs were"
+            " independent"
+        )
         half = agreement.Z_95 * found.standard_errors
-        intervals = [agreement.Interval(*ends) for ends in zip(found.theta - half, found.theta + half, strict=True)]
+        intervals = [
+            agreement.Interval(*ends)
+            for ends in zip(found.theta - half, found.theta + half, strict=True)
+        ]
     return [
         Strength(version=name, strength=Figure(value=float(found.theta[k]), low=low, high=high))
         for k, (name, (low, high)) in enumerate(zip(data.versions, intervals, strict=True))
@@ -184,21 +207,32 @@ def _strengths(data: StudyData, weights: np.ndarray, notes: list[str]) -> tuple[
 def _kept(data: StudyData, preference: Preference) -> Kept:
     winner, reason = consensus(votes(data, preference), data.facts.raters_per_sample)
     dropped = {name: int((reason == name).sum()) for name in ("tie", "disagreement", "missing")}
-    return Kept(preference=preference, possible=winner.size, kept=int((winner != 0).sum()), dropped=dropped)
+    return Kept(
+        preference=preference, possible=winner.size, kept=int((winner != 0).sum()), dropped=dropped
+    )
 
 
 def _rater(data: StudyData, number: int) -> RaterFacts:
     name = data.facts.raters[number]
-    first, again = (np.stack([data.table(aspect, repeat)[:, :, number] for aspect in ASPECTS]) for repeat in (0, 1))
+    first, again = (
+        np.stack([data.table(aspect, repeat)[:, :, number] for aspect in ASPECTS])
+        for repeat in (0, 1)
+    )
     both = np.isfinite(first) & np.isfinite(again)
     difference = np.abs(first - again)[both]
-    own: dict[tuple[str, int], Ranking] = {(r.sample, r.repeat): r for r in data.rankings if r.rater == name}
-    ordered = np.array([ranking_votes(r, data.versions) for (_, repeat), r in own.items() if repeat == 0])
+    own: dict[tuple[str, int], Ranking] = {
+        (r.sample, r.repeat): r for r in data.rankings if r.rater == name
+    }
+    ordered = np.array(
+        [ranking_votes(r, data.versions) for (_, repeat), r in own.items() if repeat == 0]
+    )
     kept = [
         a == b
         for (sample, repeat), ranking in own.items()
         if repeat and (sample, 0) in own
-        for a, b in zip(*(ranking_votes(r, data.versions) for r in (own[sample, 0], ranking)), strict=True)
+        for a, b in zip(
+            *(ranking_votes(r, data.versions) for r in (own[sample, 0], ranking)), strict=True
+        )
         if a in (1, -1)
     ]
     return RaterFacts(
@@ -219,7 +253,9 @@ def _ratio(above: np.ndarray, below: np.ndarray, weights: np.ndarray) -> Figure:
     if not below.sum():
         return Figure()
     drawn = agreement.resampled_ratios(above[:, None], below[:, None], weights)[:, 0]
-    return Figure(value=above.sum() / below.sum(), **agreement.share_interval(above, below, drawn)._asdict())
+    return Figure(
+        value=above.sum() / below.sum(), **agreement.share_interval(above, below, drawn)._asdict()
+    )
 
 
 def _figure(value: float, draws: np.ndarray) -> Figure:

@@ -27,9 +27,10 @@ class Rubric:
 
 
 INSTRUCTIONS = (
-    "Watch each video in its entirety, with sound, before you rate it. Rate every video for each aspect from 1 (worst) "
-    "to 5 (best). Then order the videos from best to worst; videos of comparable quality may be tied, and a video that "
-    "you cannot place may be left out of the order."
+    "Watch each video in its entirety, with sound, before you rate it. Rate every video for each"
+    " aspect from 1 (worst) to 5 (best). Then order the videos from best to worst; videos of"
+    " comparable quality may be tied, and a video that you cannot place may be left out of the"
+    " order."
 )
 """Appendix A's instructions, in our words."""
 
@@ -45,9 +46,12 @@ RUBRICS: tuple[Rubric, ...] = (
                 {
                     "Precision": "Mouth shapes perfectly match all spoken phonemes.",
                     "Timing": (
-                        "Lip movements are perfectly synchronized with the audio, with no noticeable delay or lead."
+                        "Lip movements are perfectly synchronized with the audio, with no"
+                        " noticeable delay or lead."
                     ),
-                    "Naturalness": "Movements are fluid and human-like, with no warping or visual artifacts.",
+                    "Naturalness": (
+                        "Movements are fluid and human-like, with no warping or visual artifacts."
+                    ),
                 },
             ),
             Grade(
@@ -55,9 +59,13 @@ RUBRICS: tuple[Rubric, ...] = (
                 "Good",
                 {
                     "Precision": (
-                        "Mouth shapes are correct for the vast majority of sounds, with only subtle inaccuracies."
+                        "Mouth shapes are correct for the vast majority of sounds, with only subtle"
+                        " inaccuracies."
                     ),
-                    "Timing": "Synchronization is excellent, with only an almost imperceptible lag or lead.",
+                    "Timing": (
+                        "Synchronization is excellent, with only an almost imperceptible lag or"
+                        " lead."
+                    ),
                     "Naturalness": "Movements look natural but may lack fine-grained nuances.",
                 },
             ),
@@ -68,7 +76,8 @@ RUBRICS: tuple[Rubric, ...] = (
                     "Precision": "Mouth shapes are generally correct but imprecise or simplified.",
                     "Timing": "A slight but consistent delay or lead is noticeable.",
                     "Naturalness": (
-                        "Movements appear somewhat robotic or overly smooth; minor blurring artifacts may be present."
+                        "Movements appear somewhat robotic or overly smooth; minor blurring"
+                        " artifacts may be present."
                     ),
                 },
             ),
@@ -78,7 +87,9 @@ RUBRICS: tuple[Rubric, ...] = (
                 {
                     "Precision": "Mouth shapes are frequently incorrect.",
                     "Timing": "Audio-visual synchronization is clearly off and distracting.",
-                    "Naturalness": "Movements are jerky or exhibit unnatural “flapping,” with obvious warping.",
+                    "Naturalness": (
+                        "Movements are jerky or exhibit unnatural “flapping,” with obvious warping."
+                    ),
                 },
             ),
             Grade(
@@ -87,7 +98,9 @@ RUBRICS: tuple[Rubric, ...] = (
                 {
                     "Precision": "Lip movements have little to no correlation with speech.",
                     "Timing": "Audio and lip movements are severely out of sync.",
-                    "Naturalness": "Mouth motion is highly distorted, nonsensical, or completely static.",
+                    "Naturalness": (
+                        "Mouth motion is highly distorted, nonsensical, or completely static."
+                    ),
                 },
             ),
         ),
@@ -101,15 +114,21 @@ RUBRICS: tuple[Rubric, ...] = (
                 5,
                 "Excellent",
                 {
-                    "Emotional Match": "Facial expressions perfectly reflect the emotional tone of the audio.",
-                    "Realism": "Includes natural micro-expressions and appears fully human and genuine.",
+                    "Emotional Match": (
+                        "Facial expressions perfectly reflect the emotional tone of the audio."
+                    ),
+                    "Realism": (
+                        "Includes natural micro-expressions and appears fully human and genuine."
+                    ),
                 },
             ),
             Grade(
                 4,
                 "Good",
                 {
-                    "Emotional Match": "Expressions largely match the audio’s emotion, with minor inconsistencies.",
+                    "Emotional Match": (
+                        "Expressions largely match the audio’s emotion, with minor inconsistencies."
+                    ),
                     "Realism": "Looks realistic but may feel slightly acted or less nuanced.",
                 },
             ),
@@ -117,7 +136,9 @@ RUBRICS: tuple[Rubric, ...] = (
                 3,
                 "Fair",
                 {
-                    "Emotional Match": "Emotion is generally appropriate but muted, delayed, or under-specified.",
+                    "Emotional Match": (
+                        "Emotion is generally appropriate but muted, delayed, or under-specified."
+                    ),
                     "Realism": "The face appears mildly uncanny or artificial.",
                 },
             ),
@@ -125,7 +146,10 @@ RUBRICS: tuple[Rubric, ...] = (
                 2,
                 "Poor",
                 {
-                    "Emotional Match": "Expression mismatches the audio emotion or remains stuck in a neutral state.",
+                    "Emotional Match": (
+                        "Expression mismatches the audio emotion or remains stuck in a neutral"
+                        " state."
+                    ),
                     "Realism": "Expressions look highly unnatural and artificial.",
                 },
             ),
@@ -133,7 +157,9 @@ RUBRICS: tuple[Rubric, ...] = (
                 1,
                 "Bad",
                 {
-                    "Emotional Match": "Expression is completely incorrect, nonsensical, or emotionless.",
+                    "Emotional Match": (
+                        "Expression is completely incorrect, nonsensical, or emotionless."
+                    ),
                     "Realism": "Face resembles a static mask or mannequin.",
                 },
             ),
@@ -149,7 +175,9 @@ RUBRICS: tuple[Rubric, ...] = (
                 "Excellent",
                 {
                     "Head Movement": "Smooth, fluid, and purposeful.",
-                    "Subtle Motion": "Natural blinks, head tilts, and minor posture shifts are present.",
+                    "Subtle Motion": (
+                        "Natural blinks, head tilts, and minor posture shifts are present."
+                    ),
                     "Consistency": "Motion is coherent and human-like throughout.",
                 },
             ),
@@ -158,7 +186,9 @@ RUBRICS: tuple[Rubric, ...] = (
                 "Good",
                 {
                     "Head Movement": "Smooth and stable, but somewhat simple or repetitive.",
-                    "Subtle Motion": "Blinking appears natural; other subtle motions may be limited.",
+                    "Subtle Motion": (
+                        "Blinking appears natural; other subtle motions may be limited."
+                    ),
                     "Consistency": "Motion remains plausible with no major artifacts.",
                 },
             ),

@@ -99,18 +99,27 @@ class Study:
     def __init__(self, directory: str | Path):
         self.directory = Path(directory)
         if not (self.directory / DATABASE).is_file():
-            raise DataError(f"{self.directory}: holds no study ({DATABASE} is not there); make one with: study create")
+            raise DataError(
+                f"{self.directory}: holds no study ({DATABASE} is not there); make one with: study"
+                " create"
+            )
         with self._reading() as db:
             try:
                 whole = db.execute("PRAGMA quick_check").fetchone()[0]
-                self.facts = {name: json.loads(value) for name, value in db.execute("SELECT name, value FROM facts")}
+                self.facts = {
+                    name: json.loads(value)
+                    for name, value in db.execute("SELECT name, value FROM facts")
+                }
             except sqlite3.OperationalError as error:
                 raise DataError(f"{self.directory / DATABASE}: no study: {error}") from error
         if whole != "ok":
-            raise DataError(f"{self.directory / DATABASE}: damaged ({whole}); put back a copy of it")
+            raise DataError(
+                f"{self.directory / DATABASE}: damaged ({whole}); put back a copy of it"
+            )
         if self.facts.get("schema_version") != VERSION:
             raise DataError(
-                f"{self.directory}: a study of schema version {self.facts.get('schema_version')}; this reads {VERSION}"
+                f"{self.directory}: a study of schema version {self.facts.get('schema_version')};"
+                f" this reads {VERSION}"
             )
 
     @property
@@ -133,7 +142,9 @@ class Study:
     def raters(self) -> list[Rater]:
         """All raters with their tokens, for whoever runs the study."""
         with self._reading() as db:
-            return [Rater(*row) for row in db.execute(_RATERS + " GROUP BY rater.id ORDER BY rater.id")]
+            return [
+                Rater(*row) for row in db.execute(_RATERS + " GROUP BY rater.id ORDER BY rater.id")
+            ]
 
     def rater(self, token: str) -> Rater:
         """The rater of a token. Raises StudyRefused (unknown_rater)."""
@@ -144,7 +155,9 @@ class Study:
         """All tasks of a rater in their order, answered or not."""
         with self._reading() as db:
             number, rater = self._rater(db, token)
-            rows = db.execute("SELECT id FROM task WHERE rater = ? ORDER BY position", (number,)).fetchall()
+            rows = db.execute(
+                "SELECT id FROM task WHERE rater = ? ORDER BY position", (number,)
+            ).fetchall()
             return [self._task(db, number, rater.total, id_) for (id_,) in rows]
 
     def next_task(self, token: str) -> Task | None:
@@ -152,7 +165,8 @@ class Study:
         with self._reading() as db:
             number, rater = self._rater(db, token)
             row = db.execute(
-                "SELECT id FROM task WHERE rater = ? AND id NOT IN (SELECT task FROM answer) ORDER BY position",
+                "SELECT id FROM task WHERE rater = ? AND id NOT IN (SELECT task FROM answer) ORDER"
+                " BY position",
                 (number,),
             ).fetchone()
             return self._task(db, number, rater.total, row[0]) if row else None
@@ -168,12 +182,14 @@ class Study:
         with self._reading() as db:
             number, _ = self._rater(db, token)
             row = db.execute(
-                "SELECT clip.file FROM item JOIN clip ON clip.id = item.clip JOIN task ON task.id = item.task "
-                "WHERE item.id = ? AND task.rater = ?",
+                "SELECT clip.file FROM item JOIN clip ON clip.id = item.clip JOIN task ON task.id ="
+                " item.task WHERE item.id = ? AND task.rater = ?",
                 (item_id, number),
             ).fetchone()
         if row is None:
-            raise StudyRefused("unknown_item", f"item {item_id!r}: no such clip of yours; open the next task")
+            raise StudyRefused(
+                "unknown_item", f"item {item_id!r}: no such clip of yours; open the next task"
+            )
         return self.directory / MEDIA / row[0]
 
     def submit(self, token: str, task_id: str, answer: Answer) -> Receipt:
@@ -186,18 +202,24 @@ class Study:
             number, rater = self._rater(db, token)
             task = self._task(db, number, rater.total, task_id)
             answer = checked(answer, {item.id: item.duration_s for item in task.items}, task.answer)
-            known = db.execute("SELECT id FROM answer WHERE task = ? ORDER BY id DESC LIMIT 1", (task_id,)).fetchone()
+            known = db.execute(
+                "SELECT id FROM answer WHERE task = ? ORDER BY id DESC LIMIT 1", (task_id,)
+            ).fetchone()
             if known and task.answer == answer:
                 return Receipt(known[0], "unchanged")
             body, at = answer.model_dump_json(), datetime.now(UTC).isoformat(timespec="seconds")
-            row = db.execute("INSERT INTO answer (task, at, body) VALUES (?, ?, ?)", (task_id, at, body))
+            row = db.execute(
+                "INSERT INTO answer (task, at, body) VALUES (?, ?, ?)", (task_id, at, body)
+            )
             return Receipt(row.lastrowid, "replaced" if known else "new")
 
     def history(self, token: str, task_id: str) -> list[tuple[str, Answer]]:
         """(time in UTC, answer) of all answers to a task, oldest first."""
         with self._reading() as db:
             self._task(db, self._rater(db, token)[0], 0, task_id)
-            rows = db.execute("SELECT at, body FROM answer WHERE task = ? ORDER BY id", (task_id,)).fetchall()
+            rows = db.execute(
+                "SELECT at, body FROM answer WHERE task = ? ORDER BY id", (task_id,)
+            ).fetchall()
         return [(at, Answer.model_validate_json(body)) for at, body in rows]
 
     # --------------------------------------------------------------- for whoever runs the study
@@ -212,7 +234,10 @@ class Study:
                 whose = {"rater": rater, "sample": sample, "repeat": repeat}
                 for item, scores in answer.scores.items():
                     shown = {"version": names[item], "item": item}
-                    ratings += [Rating(aspect=name, score=value, **shown, **whose) for name, value in scores.items()]
+                    ratings += [
+                        Rating(aspect=name, score=value, **shown, **whose)
+                        for name, value in scores.items()
+                    ]
                 groups = [[names[item] for item in group] for group in answer.groups]
                 rankings.append(Ranking(groups=groups, between=list(answer.between), **whose))
         return ratings, rankings
@@ -255,34 +280,44 @@ class Study:
     def _rater(db: sqlite3.Connection, token: str) -> tuple[int, Rater]:
         row = db.execute("SELECT id FROM rater WHERE token = ?", (token,)).fetchone()
         if row is None:
-            raise StudyRefused("unknown_rater", "token: no rater has this one; use the link you were given")
-        return row[0], Rater(*db.execute(_RATERS + " WHERE rater.id = ? GROUP BY rater.id", row).fetchone())
+            raise StudyRefused(
+                "unknown_rater", "token: no rater has this one; use the link you were given"
+            )
+        return row[0], Rater(
+            *db.execute(_RATERS + " WHERE rater.id = ? GROUP BY rater.id", row).fetchone()
+        )
 
     @staticmethod
     def _task(db: sqlite3.Connection, rater: int, total: int, task_id: str) -> Task:
-        row = db.execute("SELECT position, kind FROM task WHERE id = ? AND rater = ?", (task_id, rater)).fetchone()
+        row = db.execute(
+            "SELECT position, kind FROM task WHERE id = ? AND rater = ?", (task_id, rater)
+        ).fetchone()
         if row is None:
-            raise StudyRefused("unknown_task", f"task {task_id!r}: none of yours; open the next one")
+            raise StudyRefused(
+                "unknown_task", f"task {task_id!r}: none of yours; open the next one"
+            )
         items = db.execute(
-            "SELECT item.id, letter, duration_s FROM item JOIN clip ON clip.id = item.clip WHERE task = ? "
-            "ORDER BY letter",
+            "SELECT item.id, letter, duration_s FROM item JOIN clip ON clip.id = item.clip WHERE"
+            " task = ? ORDER BY letter",
             (task_id,),
         )
         shown = tuple(Item(*item) for item in items)
-        said = db.execute("SELECT body FROM answer WHERE task = ? ORDER BY id DESC LIMIT 1", (task_id,)).fetchone()
+        said = db.execute(
+            "SELECT body FROM answer WHERE task = ? ORDER BY id DESC LIMIT 1", (task_id,)
+        ).fetchone()
         answer = Answer.model_validate_json(said[0]) if said else None
         return Task(task_id, row[0] + 1, total, row[1] == "training", shown, answer)
 
 
 _RATERS = (
-    "SELECT rater.name, rater.token, COUNT(DISTINCT answer.task), COUNT(DISTINCT task.id) FROM rater "
-    "LEFT JOIN task ON task.rater = rater.id LEFT JOIN answer ON answer.task = task.id"
+    "SELECT rater.name, rater.token, COUNT(DISTINCT answer.task), COUNT(DISTINCT task.id) FROM"
+    " rater LEFT JOIN task ON task.rater = rater.id LEFT JOIN answer ON answer.task = task.id"
 )
 _ANSWERS = (
-    "SELECT rater.name, sample.name, task.kind, answer.body FROM answer JOIN task ON task.id = answer.task "
-    "JOIN rater ON rater.id = task.rater JOIN sample ON sample.id = task.sample "
-    "WHERE answer.id IN (SELECT MAX(id) FROM answer GROUP BY task) AND task.kind != 'training' "
-    "ORDER BY rater.id, task.position"
+    "SELECT rater.name, sample.name, task.kind, answer.body FROM answer JOIN task ON task.id ="
+    " answer.task JOIN rater ON rater.id = task.rater JOIN sample ON sample.id = task.sample WHERE"
+    " answer.id IN (SELECT MAX(id) FROM answer GROUP BY task) AND task.kind != 'training' ORDER BY"
+    " rater.id, task.position"
 )
 
 
@@ -303,8 +338,12 @@ def _connection(path: Path) -> Iterator[sqlite3.Connection]:
         yield db
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
-            raise DataError(f"{path}: another process has been writing for {BUSY_S:.0f} s; try again") from error
-        raise DataError(f"{path}: cannot be read or written ({error}); put back a copy if it is damaged") from error
+            raise DataError(
+                f"{path}: another process has been writing for {BUSY_S:.0f} s; try again"
+            ) from error
+        raise DataError(
+            f"{path}: cannot be read or written ({error}); put back a copy if it is damaged"
+        ) from error
     finally:
         db.close()
 

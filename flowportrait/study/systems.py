@@ -55,13 +55,21 @@ class Clips:
         """(index of the sample, of the version); None, and noted, when it is none of those that count."""
         # Two versions may be the same file (a model that changes nothing); then the name decides.
         same_file = self._by_digest.get(sha256, []) if sha256 else self._sources
-        found = same_file if len(same_file) == 1 else [s for s in same_file if _ends_alike(s.source, clip)]
+        found = (
+            same_file
+            if len(same_file) == 1
+            else [s for s in same_file if _ends_alike(s.source, clip)]
+        )
         if not found:
             # Files may have been made anew since, or the study came from elsewhere: VERSION/SAMPLE.mp4 still says it.
             found = [s for s in self._sources if not sha256 and _named(s, clip)]
         if len(found) == 1:
             # A training sample belongs to the study and does not count: neither found nor unknown.
-            return (self.samples[found[0].sample], self.versions[found[0].version]) if self._counts(found[0]) else None
+            return (
+                (self.samples[found[0].sample], self.versions[found[0].version])
+                if self._counts(found[0])
+                else None
+            )
         self.unknown[clip] = None
         return None
 
@@ -78,7 +86,9 @@ def _ends_alike(source: str, clip: str) -> bool:
 
 def _named(source: Source, clip: str) -> bool:
     name = PurePath(clip).with_suffix("").as_posix()
-    return name == f"{source.version}/{source.sample}" or name.endswith(f"/{source.version}/{source.sample}")
+    return name == f"{source.version}/{source.sample}" or name.endswith(
+        f"/{source.version}/{source.sample}"
+    )
 
 
 def from_scores(
@@ -105,14 +115,17 @@ def from_scores(
         known = by_scorer.setdefault(score.scorer, {})
         if (*place, score.repeat) in known and _said(known[*place, score.repeat]) != _said(score):
             raise DataError(
-                f"{score.scorer}: two different scores of {score.clip} (repeat {score.repeat}); give one file of each, "
-                "or names to compare them: NAME=FILE"
+                f"{score.scorer}: two different scores of {score.clip} (repeat {score.repeat});"
+                " give one file of each, or names to compare them: NAME=FILE"
             )
         known[*place, score.repeat] = score
     result = []
     for name, found in by_scorer.items():
         if name not in directions:
-            raise DataError(f"{name}: no scorer of this name is known here; say --higher {name} or --lower {name}")
+            raise DataError(
+                f"{name}: no scorer of this name is known here; say --higher {name} or --lower"
+                f" {name}"
+            )
         result.append(_score_system(labelled(name, label), found, data, *directions[name]))
     return result
 
@@ -149,7 +162,11 @@ def _score_system(
             counts[sample, version] += 1
     sign = 1 if better == "higher" else -1
     with np.errstate(invalid="ignore", divide="ignore"):
-        parts = {aspect: part_totals[aspect] / part_counts[aspect] for aspect in ASPECTS if part_counts[aspect].any()}
+        parts = {
+            aspect: part_totals[aspect] / part_counts[aspect]
+            for aspect in ASPECTS
+            if part_counts[aspect].any()
+        }
         values = totals / counts / (len(ASPECTS) if whole else 1)
     return System(
         name, "scores", sign * _compared(totals, counts), needs_truth=needs_truth, values=values, parts=parts,
@@ -160,7 +177,9 @@ def _score_system(
 
 def _is_mean_of_whole_parts(score: Score) -> bool:
     parts = score.parts
-    if set(parts) != set(ASPECTS) or not all(math.isfinite(p) and p == int(p) for p in parts.values()):
+    if set(parts) != set(ASPECTS) or not all(
+        math.isfinite(p) and p == int(p) for p in parts.values()
+    ):
         return False
     return abs(sum(parts.values()) / len(parts) - score.value) < 1e-9
 
@@ -175,7 +194,9 @@ def _compared(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.where((counts[:, a] > 0) & (counts[:, b] > 0), sign, np.nan)
 
 
-def from_verdicts(verdicts: Iterable[Verdict], data: StudyData, clips: Clips, label: str = "") -> list[System]:
+def from_verdicts(
+    verdicts: Iterable[Verdict], data: StudyData, clips: Clips, label: str = ""
+) -> list[System]:
     """One system for each comparer; several verdicts on a pair are counted, the majority is its answer."""
     pairs = {(int(i), int(j)): p for p, (i, j) in enumerate(all_pairs(len(data.versions)))}
     grouped: dict[str, list[tuple[int, int, int, Verdict]]] = {}
@@ -185,10 +206,17 @@ def from_verdicts(verdicts: Iterable[Verdict], data: StudyData, clips: Clips, la
         if a is None or b is None:
             continue
         if a[0] != b[0] or a[1] == b[1]:
-            raise DataError(f"{verdict.system}: {verdict.a} and {verdict.b} are not two versions of one sample")
+            raise DataError(
+                f"{verdict.system}: {verdict.a} and {verdict.b} are not two versions of one sample"
+            )
         side = 1 if a[1] < b[1] else -1
-        grouped.setdefault(verdict.system, []).append((a[0], pairs[min(a[1], b[1]), max(a[1], b[1])], side, verdict))
-    return [_verdict_system(labelled(name, label), found, data, len(pairs)) for name, found in grouped.items()]
+        grouped.setdefault(verdict.system, []).append(
+            (a[0], pairs[min(a[1], b[1]), max(a[1], b[1])], side, verdict)
+        )
+    return [
+        _verdict_system(labelled(name, label), found, data, len(pairs))
+        for name, found in grouped.items()
+    ]
 
 
 def _verdict_system(
@@ -210,6 +238,10 @@ def _verdict_system(
             if order in verdict.orders:
                 orders[row, column] = verdict.orders[order] == order[0]
     by_aspect = {
-        aspect: np.where(there, np.sign(total), np.nan) for aspect, (total, there) in parts.items() if there.any()
+        aspect: np.where(there, np.sign(total), np.nan)
+        for aspect, (total, there) in parts.items()
+        if there.any()
     }
-    return System(name, "verdicts", np.where(known, np.sign(sums), np.nan), aspects=by_aspect, orders=orders)
+    return System(
+        name, "verdicts", np.where(known, np.sign(sums), np.nan), aspects=by_aspect, orders=orders
+    )

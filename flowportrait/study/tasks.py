@@ -55,18 +55,35 @@ def assign(num_samples: int, num_versions: int, plan: Plan) -> list[list[Showing
     for rater, share in enumerate(shares):
         if plan.num_repeats > len(share) // 3:
             raise ConfigError(
-                f"repeats: {plan.num_repeats}, but a rater sees only {len(share)} sets; at most {len(share) // 3}"
+                f"repeats: {plan.num_repeats}, but a rater sees only {len(share)} sets; at most"
+                f" {len(share) // 3}"
             )
         start = rater * len(share) // plan.num_raters
-        result.append(_one_rater([int(s) for s in training], share[start:] + share[:start], num_versions, plan, rng))
+        result.append(
+            _one_rater(
+                [int(s) for s in training], share[start:] + share[:start], num_versions, plan, rng
+            )
+        )
     return result
 
 
 def _check(num_samples: int, num_versions: int, plan: Plan) -> None:
     for name, value, low, high, why in (
-        ("versions", num_versions, 2, MAX_VERSIONS, "a set needs two to compare, and a letter for each"),
+        (
+            "versions",
+            num_versions,
+            2,
+            MAX_VERSIONS,
+            "a set needs two to compare, and a letter for each",
+        ),
         ("raters", plan.num_raters, 1, None, "someone has to watch"),
-        ("raters per sample", plan.raters_per_sample, 1, plan.num_raters, "no rater sees a sample twice"),
+        (
+            "raters per sample",
+            plan.raters_per_sample,
+            1,
+            plan.num_raters,
+            "no rater sees a sample twice",
+        ),
         ("training", plan.num_training, 0, num_samples - 1, "at least one sample has to count"),
         ("repeats", plan.num_repeats, 0, None, "a number of sets for each rater"),
     ):
@@ -85,17 +102,25 @@ def _one_rater(
     # What is shown again was seen in the first third and comes in the last: memory of it has faded.
     third = len(order) // 3
     for sample in rng.permutation(order[:third])[: plan.num_repeats]:
-        sequence.insert(int(rng.integers(len(order) - third, len(sequence) + 1)), (int(sample), "repeat"))
+        sequence.insert(
+            int(rng.integers(len(order) - third, len(sequence) + 1)), (int(sample), "repeat")
+        )
     whole: list[tuple[int, Kind]] = [(sample, "training") for sample in training] + sequence
     letters = _balanced_orders(len(whole), num_versions, rng)
-    return [Showing(sample, order, kind) for (sample, kind), order in zip(whole, letters, strict=True)]
+    return [
+        Showing(sample, order, kind) for (sample, kind), order in zip(whole, letters, strict=True)
+    ]
 
 
-def _balanced_orders(count: int, num_versions: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
+def _balanced_orders(
+    count: int, num_versions: int, rng: np.random.Generator
+) -> list[tuple[int, ...]]:
     """Orders in blocks of `num_versions` that form Latin squares: each version once under each letter."""
     orders: list[tuple[int, ...]] = []
     while len(orders) < count:
         square = (np.arange(num_versions)[:, None] + np.arange(num_versions)) % num_versions
-        square = rng.permutation(num_versions)[square[rng.permutation(num_versions)][:, rng.permutation(num_versions)]]
+        square = rng.permutation(num_versions)[
+            square[rng.permutation(num_versions)][:, rng.permutation(num_versions)]
+        ]
         orders += [tuple(int(version) for version in row) for row in square]
     return orders[:count]

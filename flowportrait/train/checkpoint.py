@@ -61,7 +61,8 @@ def newest_whole(run: Path, ranks: Ranks) -> tuple[Path | None, list[tuple[Path,
         path, problem = broken[0]
         others = f", nor are the {len(broken) - 1} before it" if len(broken) > 1 else ""
         raise CheckpointError(
-            f"{path}: is not whole ({problem}){others}; give another --resume, or remove them and start anew"
+            f"{path}: is not whole ({problem}){others}; give another --resume, or remove them and"
+            " start anew"
         )
     return None, broken
 
@@ -77,7 +78,9 @@ class Checkpoints:
         self.run, self.ranks, self.kept = run, ranks, kept
         self._thread = ThreadPoolExecutor(1, "checkpoint") if beside else None
         if beside:
-            warnings.filterwarnings("ignore", message=_SINGLE)  # what a thread warns of cannot be caught around it
+            warnings.filterwarnings(
+                "ignore", message=_SINGLE
+            )  # what a thread warns of cannot be caught around it
         self._group: dist.ProcessGroup | None = None
         if beside and ranks.world > 1:
             # A thread must not talk through the group that the training talks through.
@@ -92,7 +95,11 @@ class Checkpoints:
     def require_room(self, state: dict[str, Any]) -> int:
         """The bytes that a checkpoint of `state` needs. Raises CheckpointError where the disk has less."""
         needed = sum(
-            value.numel() * value.element_size() + ENTRY_BYTES if isinstance(value, Tensor) else len(str(value))
+            (
+                value.numel() * value.element_size() + ENTRY_BYTES
+                if isinstance(value, Tensor)
+                else len(str(value))
+            )
             for value in _flat(state).values()
         )
         free = self.ranks.gather(shutil.disk_usage(self.run).free)[0]
@@ -139,7 +146,8 @@ class Checkpoints:
                 shutil.rmtree(self._part, ignore_errors=True)
             free = shutil.disk_usage(self.run).free
             raise CheckpointError(
-                f"{self.run}: the checkpoint of update {update} cannot be written ({reason}); it {_needs(needed, free)}"
+                f"{self.run}: the checkpoint of update {update} cannot be written ({reason}); it"
+                f" {_needs(needed, free)}"
             ) from error
         self.ranks.wait()
 
@@ -170,20 +178,28 @@ def load(path: Path, state: dict[str, Any], ranks: Ranks) -> None:
               if name != digests.SEALED}  # fmt: skip
     problem = _difference(stored, _flat(state))
     if problem:
-        raise CheckpointError(f"{path}: is not a checkpoint of this recipe ({problem}); give another --resume")
+        raise CheckpointError(
+            f"{path}: is not a checkpoint of this recipe ({problem}); give another --resume"
+        )
     try:
         with _quiet():
             dcp.load(state, storage_reader=dcp.FileSystemReader(path), no_dist=ranks.world == 1)
     except (CheckpointException, *digests.UNREADABLE) as error:
-        causes = [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+        causes = (
+            [cause for cause, _ in error.failures.values()]
+            if isinstance(error, CheckpointException)
+            else [error]
+        )
         told = str(causes[0]).strip().splitlines() or [type(causes[0]).__name__]
-        raise CheckpointError(f"{path}: cannot be read ({told[0]}); give another --resume") from error
+        raise CheckpointError(
+            f"{path}: cannot be read ({told[0]}); give another --resume"
+        ) from error
 
 
 def _needs(needed: int, free: int) -> str:
     return (
-        f"needs {_size(needed)}, {_size(free)} are free; make room or lower run.checkpoints_kept, and go on with "
-        "--resume auto"
+        f"needs {_size(needed)}, {_size(free)} are free; make room or lower run.checkpoints_kept,"
+        " and go on with --resume auto"
     )
 
 
@@ -193,7 +209,11 @@ def _size(count: int) -> str:
 
 def _reason(error: BaseException) -> str | None:
     """Why the disk refused; None where it was not the disk."""
-    failures = [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+    failures = (
+        [cause for cause, _ in error.failures.values()]
+        if isinstance(error, CheckpointException)
+        else [error]
+    )
     for cause in failures:
         if isinstance(cause, OSError):
             return cause.strerror or str(cause)
@@ -226,7 +246,11 @@ def _difference(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
         if name not in stored:
             return f"lacks '{name}'"
         held = stored[name]
-        if isinstance(value, Tensor) and isinstance(held, TensorStorageMetadata) and held.size != value.shape:
+        if (
+            isinstance(value, Tensor)
+            and isinstance(held, TensorStorageMetadata)
+            and held.size != value.shape
+        ):
             return f"'{name}' is {list(held.size)} where {list(value.shape)} is needed"
     extra = sorted(stored.keys() - wanted.keys())
     return f"holds '{extra[0]}' besides" if extra else ""

@@ -22,7 +22,15 @@ from flowportrait.data.cache import ClipCache
 from flowportrait.data.landmarks import lip_opening
 from flowportrait.data.sources import load_sources
 from flowportrait.model.precision import matmul_precision
-from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, load_weights, train_loop
+from flowportrait.train.run import (
+    OptimizerConfig,
+    Part,
+    Run,
+    RunConfig,
+    TrainState,
+    load_weights,
+    train_loop,
+)
 from flowportrait.weights import save_tensors
 
 
@@ -39,7 +47,9 @@ class DataConfig(Frozen):
         """The training pool; decodes the clips on first use."""
         caches, shares = [], []
         if self.world:
-            caches.append(ClipCache.build(self.cache / "world", load_sources(world=self.world), 128))
+            caches.append(
+                ClipCache.build(self.cache / "world", load_sources(world=self.world), 128)
+            )
             shares.append(self.world_share)
         if self.grid:
             clips = load_sources(grid=self.grid, grid_labels=self.grid_labels)
@@ -56,13 +66,19 @@ class CodecLossConfig(Frozen):
     edges: float = 1.0  # of the L1 distance between horizontal and vertical differences
     warp: float = 0.7  # of the L1 distance of the warped portrait alone
     inside: float = 0.5  # of the L1 distance between the inner lips alone
-    contrast: float = 0.0  # of the distance of mean and spread of levels there: L1 alone leaves an even pink
+    contrast: float = (
+        0.0  # of the distance of mean and spread of levels there: L1 alone leaves an even pink
+    )
     patch: float = 0.5  # of the L1 distance of the painted mouth in the lips' own frame
-    paint: float = 0.03  # of the painted share away from the mouth: paint is blurred, the portrait is not
+    paint: float = (
+        0.03  # of the painted share away from the mouth: paint is blurred, the portrait is not
+    )
     landmarks: float = 2.0  # of the L1 distance of found landmarks, in half-pictures
     lip_gap: float = 2.0  # of the L1 distance of the gaps between found lips, in half-pictures
     found_share: float = 0.5  # of the clips, decoded from found landmarks
-    latent_noise: float = 0.15  # greatest std of noise on what is read off the latents: makes decoding forgiving
+    latent_noise: float = (
+        0.15  # greatest std of noise on what is read off the latents: makes decoding forgiving
+    )
     landmark_noise: float = 0.01  # std of errors of the portrait's landmarks, in half-pictures
 
 
@@ -72,18 +88,26 @@ class CodecRecipe(Frozen):
     run: RunConfig
     data: DataConfig
     codec: PortraitCodec.Config = PortraitCodec.Config()
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-4, warmup_updates=100, decay_from=0.6)
+    optimizer: OptimizerConfig = OptimizerConfig(
+        learning_rate=5e-4, warmup_updates=100, decay_from=0.6
+    )
     loss: CodecLossConfig = CodecLossConfig()
-    start_from: Path | None = Field(None, description="a directory whose codec.safetensors to go on from")
+    start_from: Path | None = Field(
+        None, description="a directory whose codec.safetensors to go on from"
+    )
     trained: Literal["all", "decoder", "landmarker", "mouth"] = Field(
         "all", description="the other parts keep their weights"
     )
-    fit_groups: int = Field(4000, description="groups of four frames in which the components of motion are found")
+    fit_groups: int = Field(
+        4000, description="groups of four frames in which the components of motion are found"
+    )
     num_clips: int = 4
     num_groups: int = 2
 
 
-def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto") -> Path:
+def train(
+    recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto"
+) -> Path:
     """Train a codec by a TOML recipe; the directory holds codec.safetensors (averaged) and config.json at the end."""
     config = load_recipe(recipe, CodecRecipe, overrides or [])
     run = Run(config.run, config, resume)
@@ -93,16 +117,27 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
     run.restore(state)
     size_px = config.codec.size_px
 
-    def batch(rng: np.random.Generator, source: Pool, num_clips: int, strength: float) -> CodecBatch:
+    def batch(
+        rng: np.random.Generator, source: Pool, num_clips: int, strength: float
+    ) -> CodecBatch:
         return codec_batch(
-            source, rng, num_clips, config.num_groups, size_px, config.loss.mouth, config.loss.eyes, strength
+            source,
+            rng,
+            num_clips,
+            config.num_groups,
+            size_px,
+            config.loss.mouth,
+            config.loss.eyes,
+            strength,
         )
 
     def parts_of(update: int) -> Iterator[Part]:
         drawn = batch(run.numpy_rng(update), pool, config.num_clips, 1.0)
         codec, rng = state.module, run.torch_rng(update)
         if config.trained == "landmarker":
-            yield Part(*landmarker_loss(find_landmarks(codec, drawn, rng), drawn.landmarks, config.loss))
+            yield Part(
+                *landmarker_loss(find_landmarks(codec, drawn, rng), drawn.landmarks, config.loss)
+            )
         elif config.trained == "mouth":
             missed = mouth_loss(codec, drawn, config.loss, rng)
             yield Part(missed, {"patch": float(missed.detach())})
@@ -127,9 +162,13 @@ def _initial_codec(config: CodecRecipe, pool: Pool, run: Run) -> PortraitCodec:
     """The codec to train, its components of motion fitted, and the parts that keep their weights frozen."""
     codec = PortraitCodec(config.codec).train()
     if config.start_from:
-        load_weights(codec, config.start_from / "codec.safetensors", may_lack=("landmarker.refiners",))
+        load_weights(
+            codec, config.start_from / "codec.safetensors", may_lack=("landmarker.refiners",)
+        )
     elif not run.resumes:
-        portrait, frames = landmark_groups(pool, np.random.default_rng([config.run.seed, 2]), config.fit_groups)
+        portrait, frames = landmark_groups(
+            pool, np.random.default_rng([config.run.seed, 2]), config.fit_groups
+        )
         run.log(event="motion", share_kept=codec.motion.fit(frames - portrait[:, None]))
         codec.landmarker.points.bias.data.copy_(portrait.mean(0).flatten())
     if config.trained != "all":
@@ -154,13 +193,17 @@ def codec_loss(
     """
     found = find_landmarks(codec, batch, rng)
     missed, found_figures = landmarker_loss(found, batch.landmarks, config)
-    is_found = (torch.arange(len(found)) < round(config.found_share * len(found)))[:, None, None, None]
+    is_found = (torch.arange(len(found)) < round(config.found_share * len(found)))[
+        :, None, None, None
+    ]
     landmarks = torch.where(is_found, found, batch.landmarks)
     portrait, moved = landmarks[:, 0], landmarks[:, 1:]
     parts = codec.motion.parts_of((moved - portrait[:, None]).unflatten(1, (-1, GROUP)))
     strength = config.latent_noise * torch.rand(len(parts), 1, 1, 1, generator=rng)
     parts = parts + ~is_found * strength * torch.randn(parts.shape, generator=rng)
-    portrait = portrait + ~is_found[:, 0] * config.landmark_noise * torch.randn(portrait.shape, generator=rng)
+    portrait = portrait + ~is_found[:, 0] * config.landmark_noise * torch.randn(
+        portrait.shape, generator=rng
+    )
     with matmul_precision("cpu"):
         decoded = codec.decode_parts(parts, codec.prepare(batch.portrait, portrait))
     error = decoded.frames.float() - batch.groups
@@ -171,11 +214,17 @@ def codec_loss(
     warp = (weight * (decoded.warped - batch.groups).abs()).mean()
     near_mouth = ((batch.weight - 1) / config.mouth) ** 3
     painted = (weight * decoded.painted / (1 + config.mouth * near_mouth)).mean()
-    between_lips = mouth_map(batch.landmarks[:, 1:].flatten(0, 1), error.shape[-1]).view_as(batch.weight)
+    between_lips = mouth_map(batch.landmarks[:, 1:].flatten(0, 1), error.shape[-1]).view_as(
+        batch.weight
+    )
     inside = (between_lips * error.abs()).sum() / (3 * between_lips.sum())
     contrast = sum(
         (a - b).abs().mean()
-        for a, b in zip(_moments(decoded.frames, between_lips), _moments(batch.groups, between_lips), strict=True)
+        for a, b in zip(
+            _moments(decoded.frames, between_lips),
+            _moments(batch.groups, between_lips),
+            strict=True,
+        )
     )
     patch = mouth_loss(codec, batch, config, rng)
     with torch.no_grad():
@@ -200,7 +249,9 @@ def _moments(
     return mean, (variance + 1e-4).sqrt()
 
 
-def find_landmarks(codec: PortraitCodec, batch: CodecBatch, rng: torch.Generator) -> Float[Tensor, "b n 68 2"]:
+def find_landmarks(
+    codec: PortraitCodec, batch: CodecBatch, rng: torch.Generator
+) -> Float[Tensor, "b n 68 2"]:
     """What the landmarker sees in the recoloured portrait and frames."""
     seen = recoloured(torch.cat([batch.portrait[:, None], batch.groups.flatten(1, 2)], 1), rng)
     with matmul_precision("cpu"):
@@ -218,16 +269,25 @@ def landmarker_loss(
     return config.landmarks * points + config.lip_gap * gaps, figures
 
 
-def mouth_loss(codec: PortraitCodec, batch: CodecBatch, config: CodecLossConfig, rng: torch.Generator) -> Tensor:
+def mouth_loss(
+    codec: PortraitCodec, batch: CodecBatch, config: CodecLossConfig, rng: torch.Generator
+) -> Tensor:
     """L1 on the painted mouth in the frame of lips that are a little off, as found ones are."""
-    landmarks = batch.landmarks + config.landmark_noise * torch.randn(batch.landmarks.shape, generator=rng)
+    landmarks = batch.landmarks + config.landmark_noise * torch.randn(
+        batch.landmarks.shape, generator=rng
+    )
     with matmul_precision("cpu"):
         return codec.mouth_painter.missed(
-            batch.groups.flatten(0, 2), batch.portrait, landmarks[:, 0], landmarks[:, 1:].flatten(0, 1)
+            batch.groups.flatten(0, 2),
+            batch.portrait,
+            landmarks[:, 0],
+            landmarks[:, 1:].flatten(0, 1),
         )
 
 
-def recoloured(frames: Float[Tensor, "b n 3 h w"], rng: torch.Generator) -> Float[Tensor, "b n 3 h w"]:
+def recoloured(
+    frames: Float[Tensor, "b n 3 h w"], rng: torch.Generator
+) -> Float[Tensor, "b n 3 h w"]:
     """Clips with a contrast and a brightness of each colour drawn anew, and a little sensor noise."""
     shape = (len(frames), 1, 3, 1, 1)
     gain = 1 + 0.2 * torch.randn(shape, generator=rng)
@@ -245,16 +305,23 @@ def reconstruction(codec: PortraitCodec, batch: CodecBatch) -> tuple[dict[str, f
     squared = ((decoded - batch.groups) / 2).square().mean(3, keepdim=True)
     features = batch.weight > 2
     per_clip = squared.flatten(1).mean(1)
-    opening, true = (_gaps(points) for points in (found, batch.landmarks[:, 1:].unflatten(1, found.shape[1:3])))
+    opening, true = (
+        _gaps(points) for points in (found, batch.landmarks[:, 1:].unflatten(1, found.shape[1:3]))
+    )
     figures = {
         "r_lips_found": float(np.corrcoef(opening, true)[0, 1]),
-        "landmarks_held_out": float((found - batch.landmarks[:, 1:].unflatten(1, found.shape[1:3])).abs().mean()),
+        "landmarks_held_out": float(
+            (found - batch.landmarks[:, 1:].unflatten(1, found.shape[1:3])).abs().mean()
+        ),
         "psnr_held_out": float((-10 * torch.log10(per_clip)).mean()),
         "psnr_mouth_eyes": float(-10 * torch.log10(squared[features].mean())),
         "psnr_copying_portrait": float(
             (
                 -10
-                * torch.log10(((batch.portrait[:, None, None] - batch.groups) / 2).square().flatten(1).mean(1) + 1e-6)
+                * torch.log10(
+                    ((batch.portrait[:, None, None] - batch.groups) / 2).square().flatten(1).mean(1)
+                    + 1e-6
+                )
             ).mean()
         ),
     }
@@ -270,4 +337,6 @@ def _contact_sheet(batch: CodecBatch, decoded: Tensor, path: Path, count: int = 
     true, made = batch.groups[:count, -1, -1], decoded[:count, -1, -1]
     rows = [batch.portrait[:count], true, made, ((made - true).abs() * 4 - 1).clamp(-1, 1)]
     sheet = torch.cat([torch.cat(list(row), -1) for row in rows], -2)
-    Image.fromarray(((sheet.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()).save(path)
+    Image.fromarray(
+        ((sheet.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+    ).save(path)

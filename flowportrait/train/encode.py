@@ -67,7 +67,11 @@ class Encoder:
         """What is written of it into the dataset."""
         side = self.spec.size_px // self.codec.spatial_stride
         image_rows, image_cols = self.image_encoder.grid
-        settings = {"num_portraits": self.num_portraits, "longest_s": self.longest_s, "seed": self.seed}
+        settings = {
+            "num_portraits": self.num_portraits,
+            "longest_s": self.longest_s,
+            "seed": self.seed,
+        }
         return EncodedHeader(
             made_of=parts_digest(self.spec), model=self.spec.name, settings=settings,
             channels=self.codec.channels, rows=side, cols=side,
@@ -87,7 +91,9 @@ class Encoder:
         portraits = [0, *rng.integers(len(frames), size=self.num_portraits - 1).tolist()]
         video = rearrange(frames[:num_frames], "f c h w -> 1 c f h w").to(self.device)
         tensors, latents_each = {}, False
-        tensors["audio"] = self.audio_encoder(torch.from_numpy(sound)[None].to(self.device), num_frames)[0]
+        tensors["audio"] = self.audio_encoder(
+            torch.from_numpy(sound)[None].to(self.device), num_frames
+        )[0]
         for number, frame in enumerate(portraits):
             picture = frames[frame : frame + 1].to(self.device)
             context = self.codec.prepare(picture)
@@ -95,7 +101,10 @@ class Encoder:
             tensors[f"image.{number}"] = self.image_encoder(picture, context)[0]
             if number == 0 or latents_each:
                 tensors[f"latents.{number}"] = self.codec.encode(video, context)[0]
-        named = {f"{clip.id}/{name}": half(value, f"{clip.video}: {name}") for name, value in tensors.items()}
+        named = {
+            f"{clip.id}/{name}": half(value, f"{clip.video}: {name}")
+            for name, value in tensors.items()
+        }
         record = EncodedClip(
             id=clip.id, shard=shard, split=SPLITS[clip.split], latent_frames=latent_frames,
             num_portraits=len(portraits), latents_each=latents_each,
@@ -109,9 +118,14 @@ class Encoder:
         count = len(frames)
         least = 1 + self.codec.temporal_stride * (MIN_LATENT_FRAMES - 1)
         if count < least:
-            raise DataError(f"{clip.video}: {count} frames at {fps:g} fps; at least {least} are needed")
+            raise DataError(
+                f"{clip.video}: {count} frames at {fps:g} fps; at least {least} are needed"
+            )
         sound = media.resample(source.sound.samples, source.sound.sample_rate, AUDIO_RATE_HZ)
-        return _framed(frames, clip.landmarks, self.spec.size_px), sound[: round(count / fps * AUDIO_RATE_HZ)]
+        return (
+            _framed(frames, clip.landmarks, self.spec.size_px),
+            sound[: round(count / fps * AUDIO_RATE_HZ)],
+        )
 
 
 @dataclass(frozen=True)
@@ -129,7 +143,9 @@ class ShardMaker:
     @cached_property
     def encoder(self) -> Encoder:
         """The parts of the model."""
-        spec, parts = load_parts(self.model, ("codec", "audio_encoder", "image_encoder"), self.device)
+        spec, parts = load_parts(
+            self.model, ("codec", "audio_encoder", "image_encoder"), self.device
+        )
         return Encoder(spec, **parts, device=str(find_device(self.device)), **self.settings)
 
     @property
@@ -144,7 +160,9 @@ class ShardMaker:
         try:
             _encode_shard(self.encoder, clips, path)
         except OSError as error:
-            raise DataError(f"{path}: cannot be written ({error.strerror}); give another -o") from error
+            raise DataError(
+                f"{path}: cannot be written ({error.strerror}); give another -o"
+            ) from error
         return number
 
 
@@ -204,8 +222,8 @@ def _make_on_ray(
     for done, (number, made) in enumerate(hand_out(maker, numbers, workers, gpus), 1):
         if made is None:
             raise DataError(
-                f"{shard_path(maker.out, number)}: ended both workers that began it; run again without --engine ray to "
-                "see why"
+                f"{shard_path(maker.out, number)}: ended both workers that began it; run again"
+                " without --engine ray to see why"
             )
         progress(done, len(numbers))
 
@@ -225,8 +243,14 @@ def clips_of(dataset: Path) -> list[ClipFile]:
         return [ClipFile(row.id, dataset / row.video, row.split) for row in rows]
     if (dataset / "clips.jsonl").is_file():
         clips = load_sources(world=dataset)
-        return [ClipFile(clip.key, clip.video, clip.split, clip.labels) for clip in clips if clip.split in SPLITS]
-    raise DataError(f"{dataset}: neither manifest.jsonl nor clips.jsonl; give a prepared or a rendered dataset")
+        return [
+            ClipFile(clip.key, clip.video, clip.split, clip.labels)
+            for clip in clips
+            if clip.split in SPLITS
+        ]
+    raise DataError(
+        f"{dataset}: neither manifest.jsonl nor clips.jsonl; give a prepared or a rendered dataset"
+    )
 
 
 def _encode_shard(encoder: Encoder, clips: Sequence[ClipFile], path: Path) -> None:
@@ -248,7 +272,11 @@ def _framed(frames: np.ndarray, landmarks: Path | None, size_px: int) -> Float[T
         with np.load(landmarks) as stored:
             scale = frames.shape[1] / (float(stored["size_px"]) if "size_px" in stored else 128.0)
             points = stored["landmarks68"][0].astype(np.float32) * scale
-        return apply_look(draw_look(np.random.default_rng(0), points, frames.shape[1], strength=0.0), frames, size_px)
+        return apply_look(
+            draw_look(np.random.default_rng(0), points, frames.shape[1], strength=0.0),
+            frames,
+            size_px,
+        )
     height, width = frames.shape[1:3]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

@@ -27,23 +27,38 @@ class ObjectiveConfig(Frozen):
     """Eq. 5 and 7 with what the paper leaves open."""
 
     ratio_epsilon: float = Field(1e-3, gt=0, lt=1, description="clipping threshold of §4.1")
-    ddof: Literal[0, 1] = Field(0, description="Unstated: std over G (Flow-GRPO's) or G - 1 (Mix-GRPO's)")
+    ddof: Literal[0, 1] = Field(
+        0, description="Unstated: std over G (Flow-GRPO's) or G - 1 (Mix-GRPO's)"
+    )
     std_floor: float = Field(
         0.0, ge=0, description="least std of a group as a share of the batch's; above 0 noise of a small reward is not "
         "blown up where the large one ties. Unstated; 0 is Eq. 5 as written",
     )  # fmt: skip
-    advantage_limit: float = Field(5.0, gt=0, description="Unstated; every peer's, out of reach at G = 4")
-    logprob_reduction: Reduction = Field("mean", description="Unstated in Eq. 10; what epsilon was chosen for")
-    logprob_variance: Variance = Field("none", description="Unstated in Eq. 10, which is only proportional")
-    old_log_prob: Literal["rollout", "update"] = Field(
-        "rollout", description="update: taken from the first pass, where sampling runs other kernels than training"
+    advantage_limit: float = Field(
+        5.0, gt=0, description="Unstated; every peer's, out of reach at G = 4"
     )
-    ratio_norm: Literal["none", "guard"] = Field("none", description="guard: GRPO-Guard, arXiv:2510.22319")
+    logprob_reduction: Reduction = Field(
+        "mean", description="Unstated in Eq. 10; what epsilon was chosen for"
+    )
+    logprob_variance: Variance = Field(
+        "none", description="Unstated in Eq. 10, which is only proportional"
+    )
+    old_log_prob: Literal["rollout", "update"] = Field(
+        "rollout",
+        description=(
+            "update: taken from the first pass, where sampling runs other kernels than training"
+        ),
+    )
+    ratio_norm: Literal["none", "guard"] = Field(
+        "none", description="guard: GRPO-Guard, arXiv:2510.22319"
+    )
     step_weight: StepWeight = Field(
         "none", description="of an evaluation's loss. noise_level: by its noise (TempFlow-GRPO, arXiv:2508.04324); "
         "even: every evaluation trains equally strongly",
     )  # fmt: skip
-    kl_weight: float = Field(0.0, ge=0, description="beta of Eq. 7. Unstated; 0 needs no second network")
+    kl_weight: float = Field(
+        0.0, ge=0, description="beta of Eq. 7. Unstated; 0 needs no second network"
+    )
     kl_to: Literal["old", "base"] = Field(
         "old", description="old is Eq. 7's, without value or gradient in the first update after a rollout; base, the "
         "untuned model, is every peer's",
@@ -70,7 +85,10 @@ class Advantages:
 
 
 def advantages(
-    rewards: Float[np.ndarray, " n"], group: Int[np.ndarray, " n"], ddof: int = 0, std_floor: float = 0.0
+    rewards: Float[np.ndarray, " n"],
+    group: Int[np.ndarray, " n"],
+    ddof: int = 0,
+    std_floor: float = 0.0,
 ) -> Advantages:
     """Eq. 5: A = (R - mean) / std within each group, in float64.
 
@@ -95,7 +113,9 @@ def advantages(
     return Advantages(values, scored, len(names), tied, dropped)
 
 
-def surrogate(log_ratio: Float[Tensor, " b"], advantage: Float[Tensor, " b"], epsilon: float) -> Float[Tensor, " b"]:
+def surrogate(
+    log_ratio: Float[Tensor, " b"], advantage: Float[Tensor, " b"], epsilon: float
+) -> Float[Tensor, " b"]:
     """Eq. 7's first term, min(r A, clip(r, 1 - eps, 1 + eps) A), with r of Eq. 8 given as its logarithm."""
     ratio = log_ratio.exp()
     return torch.minimum(ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage)
@@ -114,7 +134,10 @@ def kl_divergence(mean: Tensor, other: Tensor, std: float) -> Float[Tensor, " b"
 
 
 def guarded_log_ratio(
-    log_ratio: Float[Tensor, " b"], shifted: Float[Tensor, " b"], std: float, variance: Variance = "none"
+    log_ratio: Float[Tensor, " b"],
+    shifted: Float[Tensor, " b"],
+    std: float,
+    variance: Variance = "none",
 ) -> Float[Tensor, " b"]:
     """GRPO-Guard's ratio normalisation: centred, and in one unit at every noise level.
 
@@ -135,5 +158,9 @@ def step_weights(kind: StepWeight, schedule: Schedule, eta: float, trainable: ra
         return [1.0] * len(schedule)
     noise = np.array([t_next * np.sin(eta * np.pi / 2) for _, t_next in schedule])
     strength = 2 * noise * np.abs([pull(t, t_next, eta) for t, t_next in schedule])
-    chosen = noise if kind == "noise_level" else np.divide(1, strength, where=strength > 0, out=noise * 0)
+    chosen = (
+        noise
+        if kind == "noise_level"
+        else np.divide(1, strength, where=strength > 0, out=noise * 0)
+    )
     return (chosen / chosen[list(trainable)].mean()).tolist()

@@ -40,7 +40,9 @@ def learn_hearing(
         log_every=50, checkpoint_every=config.num_updates, sample_every=max(1, config.num_updates // 2),
     )  # fmt: skip
     run = Run(run_config, config)
-    optimizer = OptimizerConfig(learning_rate=config.learning_rate, warmup_updates=50, decay_from=0.5, ema_decay=0.99)
+    optimizer = OptimizerConfig(
+        learning_rate=config.learning_rate, warmup_updates=50, decay_from=0.5, ema_decay=0.99
+    )
     state = TrainState.fresh(ears, optimizer)
     run.restore(state)
 

@@ -28,16 +28,21 @@ def lip_figures(
     num_clips: int = 16,
 ) -> dict[str, float]:
     """Correlation of lip opening per frame, generated against true, on validation clips; generated lips are those of
-    the landmarks that the latents stand for. `spread_of_true` is how far they move, against the truth."""
+    the landmarks that the latents stand for. `spread_of_true` is how far they move, against the truth.
+    """
     held_out = source.of_split("validation")
     held_out = held_out[:: max(1, len(held_out) // num_clips)][:num_clips]
     length = min(max_length, min(clip.num_latents for clip in held_out))
     made, true = [], []
     for number, clip in enumerate(held_out):
         rows = slice(clip.start, clip.start + length)
-        z0 = rearrange(torch.from_numpy(source.latents.latents[rows]).float(), "l c h w -> 1 c l h w")
+        z0 = rearrange(
+            torch.from_numpy(source.latents.latents[rows]).float(), "l c h w -> 1 c l h w"
+        )
         grid = TokenGrid.of_latents(z0, model.config.patch, opening=True)
-        audio = audio_encoder.encode(source.hearing.mels[clip.clip][None], clip.first_frame + grid.num_frames)
+        audio = audio_encoder.encode(
+            source.hearing.mels[clip.clip][None], clip.first_frame + grid.num_frames
+        )
         image = torch.from_numpy(source.latents.image[clip.copy][None]).float()
         with matmul_precision("cpu"):
             condition = model.condition(audio[:, clip.first_frame :], image, grid)
@@ -52,7 +57,10 @@ def lip_figures(
         made.append(lip_opening(landmarks.flatten(0, 2).numpy()))
         true.append(source.latents.opening[rows].flatten())
     made, true = np.stack(made), np.stack(true)
-    return {"r_lips": mean_correlation(made, true), "spread_of_true": float(np.std(made) / np.std(true))}
+    return {
+        "r_lips": mean_correlation(made, true),
+        "spread_of_true": float(np.std(made) / np.std(true)),
+    }
 
 
 def mean_correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -21,7 +21,11 @@ LEAST_SPREAD = 0.5
 
 def lip_truth(clip: Candidate) -> float:
     """Correlation of mouth darkness with that of the real clip; nan without one, or where its mouth stands still."""
-    return math.nan if clip.truth is None else _correlation(_darkness(clip, clip.frames), _darkness(clip, clip.truth))
+    return (
+        math.nan
+        if clip.truth is None
+        else _correlation(_darkness(clip, clip.frames), _darkness(clip, clip.truth))
+    )
 
 
 def lip_loudness(clip: Candidate) -> float:
@@ -29,7 +33,10 @@ def lip_loudness(clip: Candidate) -> float:
     samples, rate = clip.sound
     mono = samples.mean(axis=1) if samples.ndim == 2 else samples
     moments = np.linspace(0, len(clip.frames) / clip.fps * rate, len(clip.frames) + 1).astype(int)
-    level = [math.log10(float(np.square(part).mean()) + 1e-6) if len(part) else -6.0 for part in _parts(mono, moments)]
+    level = [
+        math.log10(float(np.square(part).mean()) + 1e-6) if len(part) else -6.0
+        for part in _parts(mono, moments)
+    ]
     return _correlation(_darkness(clip, clip.frames), 20 * np.array(level))
 
 
@@ -66,13 +73,20 @@ def jitter(clip: Candidate) -> float:
 def colour_drift(clip: Candidate) -> float:
     """Distance of the mean colours of the first and of the last quarter, in levels."""
     count = max(1, len(clip.frames) // 4)
-    first, last = (part.astype(np.float32).mean((0, 1, 2)) for part in (clip.frames[:count], clip.frames[-count:]))
+    first, last = (
+        part.astype(np.float32).mean((0, 1, 2))
+        for part in (clip.frames[:count], clip.frames[-count:])
+    )
     return float(np.linalg.norm(last - first))
 
 
 def difference_energy(clip: Candidate) -> float:
     """Mean squared difference of consecutive frames, in levels squared; nan for a single frame."""
-    return float(np.square(np.diff(_light(clip.frames), axis=0)).mean()) if len(clip.frames) > 1 else math.nan
+    return (
+        float(np.square(np.diff(_light(clip.frames), axis=0)).mean())
+        if len(clip.frames) > 1
+        else math.nan
+    )
 
 
 def sharpness(clip: Candidate) -> float:

@@ -23,7 +23,15 @@ from flowportrait.data.landmarks import MIRRORED
 from flowportrait.data.mouth_patches import STRETCH, MouthPatches
 from flowportrait.data.sources import load_sources
 from flowportrait.modeldir import PARTS, load_parts, save_model
-from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, load_weights, train_loop
+from flowportrait.train.run import (
+    OptimizerConfig,
+    Part,
+    Run,
+    RunConfig,
+    TrainState,
+    load_weights,
+    train_loop,
+)
 from flowportrait.weights import save_tensors
 
 
@@ -32,7 +40,9 @@ class MouthDataConfig(Frozen):
 
     world: list[Path] = []
     grid: Path | None = None
-    grid_clips: int = Field(300, description="GRID clips that are used, of those whose labels are not needed")
+    grid_clips: int = Field(
+        300, description="GRID clips that are used, of those whose labels are not needed"
+    )
     codec: str = Field("tiny", description="a model's name or directory")
     cache: Path
     grid_share: float = Field(0.3, description="of the draws")
@@ -40,9 +50,13 @@ class MouthDataConfig(Frozen):
     def pools(self, seed: int) -> list[MouthPatches]:
         """Patches of the rendered clips and of GRID; cut on first use."""
         codec = load_parts(self.codec, ("codec",), "cpu")[1]["codec"]
-        pools = [MouthPatches.build(self.cache / "world", load_sources(world=self.world), codec, seed)]
+        pools = [
+            MouthPatches.build(self.cache / "world", load_sources(world=self.world), codec, seed)
+        ]
         if self.grid:
-            clips = [clip for clip in load_sources(grid=self.grid) if clip.split != "test"][: self.grid_clips]
+            clips = [clip for clip in load_sources(grid=self.grid) if clip.split != "test"][
+                : self.grid_clips
+            ]
             pools.append(MouthPatches.build(self.cache / "grid", clips, codec, seed))
         return pools
 
@@ -54,8 +68,12 @@ class MouthLossConfig(Frozen):
     edges: float = 2.0  # of the L1 distance between differences of neighbouring pixels
     time: float = 1.0  # of the L1 distance between differences of successive frames
     detail: float = 1.0  # of the distance between local contrasts, which L1 alone smooths away
-    critic: float = 0.0  # of a critic's opinion that painted mouths are true (hinge, as arXiv:1705.02894)
-    features: float = 0.0  # of the L1 distance between what the critic sees in both (arXiv:1711.11585)
+    critic: float = (
+        0.0  # of a critic's opinion that painted mouths are true (hinge, as arXiv:1705.02894)
+    )
+    features: float = (
+        0.0  # of the L1 distance between what the critic sees in both (arXiv:1711.11585)
+    )
 
 
 class MouthRecipe(Frozen):
@@ -83,7 +101,9 @@ class Critic(nn.Module):
             before = width
         self.opinion = nn.Conv2d(before, 1, 3, padding=1)
 
-    def forward(self, patch: Float[Tensor, "n 3 y x"], lips: Float[Tensor, "n 2 y x"]) -> list[Tensor]:
+    def forward(
+        self, patch: Float[Tensor, "n 3 y x"], lips: Float[Tensor, "n 2 y x"]
+    ) -> list[Tensor]:
         """What each layer sees, and last the opinion: above 0 where a place looks true."""
         seen = [torch.cat([patch, lips], 1)]
         for layer in self.layers:
@@ -109,7 +129,9 @@ class Patches(NamedTuple):
     portrait_lips: Tensor
 
 
-def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto") -> Path:
+def train(
+    recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto"
+) -> Path:
     """Train by a TOML recipe; the directory holds mouth.safetensors (averaged weights) at the end, and `model`, the
     recipe's model with this painter in its codec."""
     config = load_recipe(recipe, MouthRecipe, overrides or [])
@@ -126,7 +148,9 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
     def parts_of(update: int) -> Iterator[Part]:
         rng = run.numpy_rng(update)
         pool = pools[rng.choice(len(pools), p=shares / shares.sum())]
-        yield Part(*mouth_loss(state.module, draw(pool, "train", rng, config, augment=True), config.loss))
+        yield Part(
+            *mouth_loss(state.module, draw(pool, "train", rng, config, augment=True), config.loss)
+        )
 
     def look(update: int) -> dict[str, float]:
         net = MouthNet().eval()
@@ -135,7 +159,9 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
         save_tensors(run.directory / "mouth.safetensors", net.state_dict())
         export(config, net, run.directory / "model")
         rng = np.random.default_rng(1)
-        held_out = [draw(pool, "validation", rng, config, augment=False) for pool in pools for _ in range(6)]
+        held_out = [
+            draw(pool, "validation", rng, config, augment=False) for pool in pools for _ in range(6)
+        ]
         _sheet(net, held_out, run.directory / f"sample_{update:06d}.png")
         return figures(net, held_out)
 
@@ -148,20 +174,30 @@ def export(config: MouthRecipe, net: MouthNet, directory: Path) -> None:
     spec, parts = load_parts(config.data.codec, PARTS, "cpu")
     sizes = parts["codec"].config.model_copy(update={"native_mouth": True, "gaze": True})
     codec = PortraitCodec(sizes)
-    old = {name: value for name, value in parts["codec"].state_dict().items() if not name.startswith("mouth_net.")}
-    codec.load_state_dict(old | {f"mouth_net.{name}": value for name, value in net.state_dict().items()})
+    old = {
+        name: value
+        for name, value in parts["codec"].state_dict().items()
+        if not name.startswith("mouth_net.")
+    }
+    codec.load_state_dict(
+        old | {f"mouth_net.{name}": value for name, value in net.state_dict().items()}
+    )
     codec.motion.make_room_for_gaze()
     described = spec.model_copy(update={"codec": {"type": "portrait", **sizes.model_dump()}})
     save_model(directory, described, parts | {"codec": codec})
 
 
-def draw(pool: MouthPatches, split: str, rng: np.random.Generator, config: MouthRecipe, augment: bool) -> Patches:
+def draw(
+    pool: MouthPatches, split: str, rng: np.random.Generator, config: MouthRecipe, augment: bool
+) -> Patches:
     """Random stretches of a split, recoloured, mirrored and blurred together where they are augmented."""
     rows = np.flatnonzero(np.array(pool.split) == split)
     chosen = rng.choice(rows, config.num_stretches)
     start = int(rng.integers(0, STRETCH - config.num_frames + 1))
     frames = slice(start, start + config.num_frames)
-    shown, true = (_floats(part[chosen][:, frames]).flatten(0, 1) for part in (pool.shown, pool.true))
+    shown, true = (
+        _floats(part[chosen][:, frames]).flatten(0, 1) for part in (pool.shown, pool.true)
+    )
     portrait = _floats(pool.portrait[chosen]).repeat_interleave(config.num_frames, 0)
     landmarks = torch.from_numpy(pool.landmarks[chosen][:, frames]).flatten(0, 1)
     own = torch.from_numpy(pool.portrait_landmarks[chosen]).repeat_interleave(config.num_frames, 0)
@@ -184,7 +220,9 @@ def composed(net: MouthNet, batch: Patches) -> Float[Tensor, "n 3 y x"]:
     return batch.shown * (1 - patch[:, 3:]) + patch[:, :3]
 
 
-def mouth_loss(trained: Trained, batch: Patches, config: MouthLossConfig) -> tuple[Tensor, dict[str, float]]:
+def mouth_loss(
+    trained: Trained, batch: Patches, config: MouthLossConfig
+) -> tuple[Tensor, dict[str, float]]:
     """L1 on pixels, edges, successive frames and local contrast, heavier on the mouth; and what the critic says."""
     net = trained.net
     made = composed(net, batch)
@@ -202,12 +240,19 @@ def mouth_loss(trained: Trained, batch: Patches, config: MouthLossConfig) -> tup
     named = {"pixels": pixels, "edges": edges, "time": time, "detail": detail}
     if config.critic or config.features:
         judged = critic_losses(trained.critic, made, batch)
-        loss = loss + config.critic * judged["critic"] + config.features * judged["features"] + judged["own"]
+        loss = (
+            loss
+            + config.critic * judged["critic"]
+            + config.features * judged["features"]
+            + judged["own"]
+        )
         named |= judged
     return loss, {name: float(value.detach()) for name, value in named.items()}
 
 
-def critic_losses(critic: Critic, made: Float[Tensor, "n 3 y x"], batch: Patches) -> dict[str, Tensor]:
+def critic_losses(
+    critic: Critic, made: Float[Tensor, "n 3 y x"], batch: Patches
+) -> dict[str, Tensor]:
     """The painter's losses under a critic that stands still, and the critic's `own` (hinge) on frames that do."""
     still = {name: value.detach() for name, value in critic.named_parameters()}
     seen = functional_call(critic, still, (made, batch.lips))
@@ -228,10 +273,18 @@ def figures(net: MouthNet, batches: list[Patches]) -> dict[str, float]:
         made = composed(net, batch)
         mask = (batch.lips[:, 1:] > 0.5).float()
         psnr = [
-            -10 * torch.log10(((x - batch.true) / 2).square().mul(mask).sum() / (3 * mask.sum()).clamp(min=1))
+            -10
+            * torch.log10(
+                ((x - batch.true) / 2).square().mul(mask).sum() / (3 * mask.sum()).clamp(min=1)
+            )
             for x in (made, batch.shown)
         ]
-        rows.append([*map(float, psnr), float(_sharpness(made, mask) / _sharpness(batch.true, mask).clamp(min=1e-8))])
+        rows.append(
+            [
+                *map(float, psnr),
+                float(_sharpness(made, mask) / _sharpness(batch.true, mask).clamp(min=1e-8)),
+            ]
+        )
     psnr, before, sharp = np.median(np.array(rows), 0)
     return {"psnr_mouth": psnr, "psnr_unpainted": before, "sharpness": sharp}
 
@@ -280,7 +333,9 @@ def _recoloured(rng: np.random.Generator, *pictures: Tensor) -> list[Tensor]:
         size = [round(side * share) for side in changed[0].shape[-2:]]
         for index in (0, 2):
             small = F.interpolate(changed[index], size, mode="area")
-            changed[index] = F.interpolate(small, pictures[0].shape[-2:], mode="bilinear", align_corners=False)
+            changed[index] = F.interpolate(
+                small, pictures[0].shape[-2:], mode="bilinear", align_corners=False
+            )
     return changed
 
 
@@ -294,6 +349,8 @@ def _sheet(net: MouthNet, batches: list[Patches], path: Path) -> None:
     for batch in batches:
         made = composed(net, batch)
         for index in (0, len(made) - 1):
-            columns.append(torch.cat([x[index] for x in (batch.portrait, batch.shown, made, batch.true)], 1))
+            columns.append(
+                torch.cat([x[index] for x in (batch.portrait, batch.shown, made, batch.true)], 1)
+            )
     sheet = torch.cat(columns, 2).clamp(-1, 1)
     Image.fromarray(((sheet.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()).save(path)

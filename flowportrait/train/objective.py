@@ -26,7 +26,11 @@ class CleanRow:
 
 
 def velocity_errors(
-    model: MoT, clips: CleanRow, t: Float[Tensor, "b l"], noise: Sequence[Tensor], share: SequenceShare | None = None
+    model: MoT,
+    clips: CleanRow,
+    t: Float[Tensor, "b l"],
+    noise: Sequence[Tensor],
+    share: SequenceShare | None = None,
 ) -> Float[Tensor, "b n p"]:
     """Predicted minus true velocity (Eq. 2) of every video token, or of this process's `share` of them.
 

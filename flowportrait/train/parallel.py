@@ -41,10 +41,18 @@ T = TypeVar("T")
 class ParallelConfig(Frozen):
     """How processes share the work. Nothing of it changes a result beyond rounding."""
 
-    sequence: int = Field(1, ge=1, description="processes that share the video tokens of a row; they must divide all")
-    shard: int = Field(0, ge=0, description="processes that weights are spread over; the rest hold copies. 0: all")
-    cpu_offload: bool = Field(False, description="weights and optimizer state wait in CPU memory (CUDA only)")
-    recompute: bool = Field(True, description="layers keep their inputs alone and are computed again for the gradient")
+    sequence: int = Field(
+        1, ge=1, description="processes that share the video tokens of a row; they must divide all"
+    )
+    shard: int = Field(
+        0, ge=0, description="processes that weights are spread over; the rest hold copies. 0: all"
+    )
+    cpu_offload: bool = Field(
+        False, description="weights and optimizer state wait in CPU memory (CUDA only)"
+    )
+    recompute: bool = Field(
+        True, description="layers keep their inputs alone and are computed again for the gradient"
+    )
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,9 @@ class Ranks:
     device: str = "cpu"
     sequence: int = 1
     sequence_group: dist.ProcessGroup | None = None
-    group: dist.ProcessGroup | None = None  # all of them, through which they talk; None: the usual one
+    group: dist.ProcessGroup | None = (
+        None  # all of them, through which they talk; None: the usual one
+    )
 
     @classmethod
     def join(cls, device: str = "auto", sequence: int = 1) -> Ranks:
@@ -66,7 +76,10 @@ class Ranks:
         world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
         where = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cuda else "cpu"
         if world % sequence:
-            raise ConfigError(f"parallel.sequence {sequence}: got {world} processes; their number must be a multiple")
+            raise ConfigError(
+                f"parallel.sequence {sequence}: got {world} processes; their number must be a"
+                " multiple"
+            )
         if {"RANK", "WORLD_SIZE"} <= os.environ.keys() and not dist.is_initialized():
             if cuda:
                 torch.cuda.set_device(where)
@@ -75,7 +88,9 @@ class Ranks:
         group = None
         if sequence > 1:
             shape = (world // sequence, sequence)
-            group = init_device_mesh("cuda" if cuda else "cpu", shape, mesh_dim_names=("data", "sequence"))["sequence"]
+            group = init_device_mesh(
+                "cuda" if cuda else "cpu", shape, mesh_dim_names=("data", "sequence")
+            )["sequence"]
             group = group.get_group()
         return cls(rank, world, where, sequence, group)
 
@@ -93,7 +108,9 @@ class Ranks:
         """This process's part of a row's video tokens; None: all of them."""
         if self.sequence == 1:
             return None
-        return SequenceShare(self.rank % self.sequence, self.sequence, num_tokens, self.sequence_group)
+        return SequenceShare(
+            self.rank % self.sequence, self.sequence, num_tokens, self.sequence_group
+        )
 
     def gather(self, value: T) -> list[T]:
         """What every rank gives, in order of rank, on all ranks."""
@@ -115,12 +132,17 @@ def shard(model: MoT, ranks: Ranks, config: ParallelConfig | None = None) -> Non
     them stays float32. Raises ConfigError for an offload that cannot be."""
     config = config or ParallelConfig()
     if config.cpu_offload and (ranks.device == "cpu" or not dist.is_initialized()):
-        raise ConfigError("parallel.cpu_offload: needs CUDA and torchrun, also for one GPU; turn it off, or start so")
+        raise ConfigError(
+            "parallel.cpu_offload: needs CUDA and torchrun, also for one GPU; turn it off, or"
+            " start so"
+        )
     if not dist.is_initialized():
         return
     offload = CPUOffloadPolicy() if config.cpu_offload else OffloadPolicy()
     half = torch.bfloat16 if precision.fast_bf16(ranks.device.split(":")[0]) else None
-    policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    policy = MixedPrecisionPolicy(
+        param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
     mesh = _mesh(ranks, config.shard)
     for layer in model.layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy, offload_policy=offload)
@@ -137,8 +159,13 @@ def _mesh(ranks: Ranks, shard_over: int) -> DeviceMesh:
     if shard_over in (0, ranks.world):
         return init_device_mesh(kind, (ranks.world,))
     if ranks.world % shard_over:
-        raise ConfigError(f"parallel.shard {shard_over}: got {ranks.world} processes; their number must be a multiple")
-    return init_device_mesh(kind, (ranks.world // shard_over, shard_over), mesh_dim_names=("copies", "shards"))
+        raise ConfigError(
+            f"parallel.shard {shard_over}: got {ranks.world} processes; their number must be a"
+            " multiple"
+        )
+    return init_device_mesh(
+        kind, (ranks.world // shard_over, shard_over), mesh_dim_names=("copies", "shards")
+    )
 
 
 def trained_weights(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -159,7 +186,9 @@ def whole_weights(model: nn.Module, dtype: torch.dtype | None = None) -> dict[st
     for name, value in model.state_dict().items():
         gathered = whole(value.detach())
         if keeps:
-            weights[name] = gathered.to("cpu", dtype if gathered.is_floating_point() else None, copy=True)
+            weights[name] = gathered.to(
+                "cpu", dtype if gathered.is_floating_point() else None, copy=True
+            )
     return weights
 
 
@@ -199,7 +228,9 @@ class Average:
             self.weights[name].copy_(own)
 
 
-def load_shares(model: nn.Module, files: list[Path], own: Callable[[str], bool] = lambda name: False) -> None:
+def load_shares(
+    model: nn.Module, files: list[Path], own: Callable[[str], bool] = lambda name: False
+) -> None:
     """Fills a model, sharded or not, from safetensors files of its whole weights, without those whose names are its
     `own`; of a sharded tensor every rank reads its part alone. Raises CheckpointError for what is lacking, left over or
     of another shape."""
@@ -208,14 +239,20 @@ def load_shares(model: nn.Module, files: list[Path], own: Callable[[str], bool] 
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118
                 if name not in wanted:
-                    raise CheckpointError(f"{path}: holds '{name}', which the model has not; give its own weights")
+                    raise CheckpointError(
+                        f"{path}: holds '{name}', which the model has not; give its own weights"
+                    )
                 part, shape = file.get_slice(name), wanted[name].shape
                 if list(part.get_shape()) != list(shape):
-                    raise CheckpointError(f"{path}: '{name}' is {part.get_shape()} where {list(shape)} is needed")
+                    raise CheckpointError(
+                        f"{path}: '{name}' is {part.get_shape()} where {list(shape)} is needed"
+                    )
                 fill(wanted.pop(name), part)
     if wanted:
         where = ", ".join(map(str, files))
-        raise CheckpointError(f"{where}: lacks '{next(iter(wanted))}'; give all files of the model's weights")
+        raise CheckpointError(
+            f"{where}: lacks '{next(iter(wanted))}'; give all files of the model's weights"
+        )
 
 
 @torch.no_grad()
@@ -224,7 +261,9 @@ def fill(target: Tensor, source: Any) -> None:
     if not isinstance(target, DTensor):
         target.copy_(source[:] if target.ndim else source[...])
         return
-    shape, offset = compute_local_shape_and_global_offset(target.shape, target.device_mesh, target.placements)
+    shape, offset = compute_local_shape_and_global_offset(
+        target.shape, target.device_mesh, target.placements
+    )
     if all(shape):
         part = tuple(slice(start, start + size) for start, size in zip(offset, shape, strict=True))
         target.to_local().copy_(source[part])

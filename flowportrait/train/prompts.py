@@ -37,8 +37,12 @@ class PromptsConfig(Frozen):
     world: Path | None = None
     grid: Path | None = None
     grid_labels: Path | None = None
-    max_latent_frames: int | None = Field(None, ge=2, description="of a prompt; none: one window of the model")
-    random_start: bool = Field(True, description="a prompt begins anywhere in its clip; held-out ones at its start")
+    max_latent_frames: int | None = Field(
+        None, ge=2, description="of a prompt; none: one window of the model"
+    )
+    random_start: bool = Field(
+        True, description="a prompt begins anywhere in its clip; held-out ones at its start"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> PromptsConfig:
@@ -83,7 +87,9 @@ class Prompts:
 
     def __init__(self, config: PromptsConfig, size_px: int, max_latent_frames: int):
         self.config, self.size_px = config, size_px
-        self.max_frames = 1 + TEMPORAL_STRIDE * ((config.max_latent_frames or max_latent_frames) - 1)
+        self.max_frames = 1 + TEMPORAL_STRIDE * (
+            (config.max_latent_frames or max_latent_frames) - 1
+        )
         sources = _sources(config)
         self.train = [source for source in sources if source.split == "train"]
         self.held_out = [source for source in sources if source.split in ("held_out", "validation")]
@@ -94,12 +100,18 @@ class Prompts:
     def draw(self, seed: int, draw: int) -> Prompt:
         """Training prompt number `draw` of a run."""
         epoch, place = divmod(draw, len(self.train))
-        source = self.train[np.random.default_rng([seed, epoch, 4]).permutation(len(self.train))[place]]
-        return self._cut(source, np.random.default_rng([seed, draw, 5]) if self.config.random_start else None)
+        source = self.train[
+            np.random.default_rng([seed, epoch, 4]).permutation(len(self.train))[place]
+        ]
+        return self._cut(
+            source, np.random.default_rng([seed, draw, 5]) if self.config.random_start else None
+        )
 
     def held_out_prompt(self, index: int, count: int) -> Prompt:
         """Prompt `index` of `count`, spread over the held-out clips; the same in every run."""
-        return self._cut(self.held_out[index * len(self.held_out) // count % len(self.held_out)], None)
+        return self._cut(
+            self.held_out[index * len(self.held_out) // count % len(self.held_out)], None
+        )
 
     def _cut(self, source: Source, rng: np.random.Generator | None) -> Prompt:
         """A stretch of the clip, framed by the landmarks of its first frame where they are known (App. B)."""
@@ -113,9 +125,13 @@ class Prompts:
         landmarks = _landmarks(source, indices[0], frames.shape[1])
         look = draw_look(np.random.default_rng(0), landmarks, frames.shape[1], strength=0.0)
         framed = apply_look(look, frames, self.size_px)
-        mouth = _mouth_box(move_landmarks(look, landmarks, frames.shape[1], self.size_px), self.size_px)
+        mouth = _mouth_box(
+            move_landmarks(look, landmarks, frames.shape[1], self.size_px), self.size_px
+        )
         sound = media.resample(clip.sound.samples, clip.sound.sample_rate, AUDIO_RATE_HZ)
-        first, stop = (round(frame / media.FPS * AUDIO_RATE_HZ) for frame in (start, start + length))
+        first, stop = (
+            round(frame / media.FPS * AUDIO_RATE_HZ) for frame in (start, start + length)
+        )
         pixels = to_pixels(rearrange(framed, "f c h w -> 1 c f h w"))
         return Prompt(source.key, pixels, media.Sound(sound[first:stop], AUDIO_RATE_HZ), mouth)
 
@@ -169,19 +185,34 @@ def velocity_of(pipeline: Pipeline, clip: Encoded, shared: bool) -> Velocity:
     return lambda zt, t: conditioned()(zt, t)
 
 
-def latent_shape(pipeline: Pipeline, clip: Encoded, latent_frames: int | None = None) -> tuple[int, ...]:
+def latent_shape(
+    pipeline: Pipeline, clip: Encoded, latent_frames: int | None = None
+) -> tuple[int, ...]:
     """(c, l, h, w) of the clip's latents."""
     side = pipeline.spec.size_px // pipeline.codec.spatial_stride
-    return pipeline.codec.channels, clip.latent_frames if latent_frames is None else latent_frames, side, side
+    return (
+        pipeline.codec.channels,
+        clip.latent_frames if latent_frames is None else latent_frames,
+        side,
+        side,
+    )
 
 
 @torch.no_grad()
-def candidate(pipeline: Pipeline, prompt: Prompt, clip: Encoded, z0: Float[Tensor, "1 c l h w"]) -> Candidate | None:
+def candidate(
+    pipeline: Pipeline, prompt: Prompt, clip: Encoded, z0: Float[Tensor, "1 c l h w"]
+) -> Candidate | None:
     """The decoded clip for the scorers; None when its latents or its frames are not finite."""
     with matmul_precision(pipeline.device.type):
         frames = pipeline.codec.decode(z0, context=clip.context)
     if not (torch.isfinite(z0).all() and torch.isfinite(frames).all()):
         return None
     return Candidate(
-        prompt.key, to_pixels(frames), pipeline.spec.fps, prompt.sound, prompt.portrait, prompt.truth, prompt.mouth
+        prompt.key,
+        to_pixels(frames),
+        pipeline.spec.fps,
+        prompt.sound,
+        prompt.portrait,
+        prompt.truth,
+        prompt.mouth,
     )

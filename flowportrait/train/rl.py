@@ -32,7 +32,16 @@ from flowportrait.train.grpo import Advantages, ObjectiveConfig, advantages
 from flowportrait.train.parallel import Ranks, as_float, shard
 from flowportrait.train.prompts import Prompts, PromptsConfig, candidate, latent_shape, velocity_of
 from flowportrait.train.rlstate import RlState
-from flowportrait.train.rollout import Pass, Plan, Sharing, Trajectories, first_noise, passes, rng_for, roll_out
+from flowportrait.train.rollout import (
+    Pass,
+    Plan,
+    Sharing,
+    Trajectories,
+    first_noise,
+    passes,
+    rng_for,
+    roll_out,
+)
 from flowportrait.train.run import OptimizerConfig, Run, RunConfig
 from flowportrait.train.watch import WatchConfig, look
 
@@ -49,8 +58,12 @@ class RlRunConfig(RunConfig):
 class RolloutConfig(Frozen):
     """§4.1's sampling: 15 evaluations, eta 0.5 in a window of 1, 128 videos an update in groups of 4, no guidance."""
 
-    evaluations: int = Field(15, ge=2, description="the paper's 15 steps, counted as calls of the network")
-    shift: float = Field(3.0, gt=0, description="Unstated in the paper; take the one the model is sampled with")
+    evaluations: int = Field(
+        15, ge=2, description="the paper's 15 steps, counted as calls of the network"
+    )
+    shift: float = Field(
+        3.0, gt=0, description="Unstated in the paper; take the one the model is sampled with"
+    )
     eta: float = Field(0.5, gt=0, le=1)
     window: WindowRule = WindowRule()
     group_size: int = Field(4, ge=2)
@@ -67,7 +80,9 @@ class RlRecipe(Frozen):
 
     run: RlRunConfig
     model: str = Field(description="what to start from: a shipped model or a model directory")
-    name: str | None = Field(None, description="of the tuned model; none: the model's name and '-rl'")
+    name: str | None = Field(
+        None, description="of the tuned model; none: the model's name and '-rl'"
+    )
     device: str = "auto"
     trained: Literal["generation", "all"] = Field(
         "generation", description="Unstated: the generation expert alone (as Flow-GRPO does with BAGEL), so that "
@@ -75,8 +90,10 @@ class RlRecipe(Frozen):
     )  # fmt: skip
     recompute: bool = Field(
         True,
-        description="layers keep their inputs alone and are computed again for the gradient: 12 GB for 5 s "
-        "instead of 143; off where memory is plenty",
+        description=(
+            "layers keep their inputs alone and are computed again for the gradient: 12 GB for 5 s "
+            "instead of 143; off where memory is plenty"
+        ),
     )
     prompts: PromptsConfig
     rollout: RolloutConfig = RolloutConfig()
@@ -84,10 +101,15 @@ class RlRecipe(Frozen):
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = Field(
         OptimizerConfig(learning_rate=1e-5, ema_decay=0.9),
-        description="§4.1. Unstated: the average (0.9, Flow-GRPO's; 0 for none) and the largest gradient norm",
+        description=(
+            "§4.1. Unstated: the average (0.9, Flow-GRPO's; 0 for none) and the largest gradient"
+            " norm"
+        ),
     )
     watch: WatchConfig = WatchConfig()
-    scoring: ScoringConfig = Field(ScoringConfig(), description="the judge, and settings of scorers by name")
+    scoring: ScoringConfig = Field(
+        ScoringConfig(), description="the judge, and settings of scorers by name"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> RlRecipe:
@@ -98,11 +120,19 @@ class RlRecipe(Frozen):
             )
         seen = sorted(set(self.watch.held_out_scorers) & set(self.reward.scorers))
         if seen:
-            raise ValueError(f"watch.held_out_scorers: {seen[0]} is in the reward; name scorers that are not")
-        if not self.rollout.shared_noise and (self.rollout.sharing.prefix or self.rollout.sharing.window):
-            raise ValueError("shared_noise is off, so sharing.prefix and sharing.window must be off, too")
+            raise ValueError(
+                f"watch.held_out_scorers: {seen[0]} is in the reward; name scorers that are not"
+            )
+        if not self.rollout.shared_noise and (
+            self.rollout.sharing.prefix or self.rollout.sharing.window
+        ):
+            raise ValueError(
+                "shared_noise is off, so sharing.prefix and sharing.window must be off, too"
+            )
         if self.rollout.sharing.window and not self.rollout.sharing.prefix:
-            raise ValueError("sharing.window needs sharing.prefix: siblings must still be one at the window")
+            raise ValueError(
+                "sharing.window needs sharing.prefix: siblings must still be one at the window"
+            )
         return self
 
 
@@ -147,7 +177,9 @@ class Batch:
     waited_s: float
 
 
-def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto") -> Path:
+def train(
+    recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto"
+) -> Path:
     """Tune a model by a TOML recipe; `<run>/model` is the last and `<run>/best` the best model directory."""
     session = open_session(load_recipe(recipe, RlRecipe, overrides or []), resume)
     session.run.checkpoints.require_room(session.state.stored())
@@ -168,11 +200,22 @@ def make_updates(session: Session) -> None:
         batch = sample_batch(session, state.update)
         sampled_s = time.monotonic() - started
         rewards = composite(batch.scores, batch.group, config.reward, state.running)
-        advantage = advantages(rewards.final, batch.group, config.objective.ddof, config.objective.std_floor)
+        advantage = advantages(
+            rewards.final, batch.group, config.objective.ddof, config.objective.std_floor
+        )
         figures = learn(session, batch, advantage)
         if due(config, before, state.update, config.run.log_every):
-            took = {"sampling_s": sampled_s, "wait_for_scores_s": batch.waited_s, "s": time.monotonic() - started}
-            session.log(update=state.update, **figures, **batch_figures(session, batch, rewards, advantage), **took)
+            took = {
+                "sampling_s": sampled_s,
+                "wait_for_scores_s": batch.waited_s,
+                "s": time.monotonic() - started,
+            }
+            session.log(
+                update=state.update,
+                **figures,
+                **batch_figures(session, batch, rewards, advantage),
+                **took,
+            )
         if due(config, before, state.update, config.run.sample_every):
             look(session)
         turn = run.turn(before, state.update)
@@ -190,14 +233,19 @@ def due(config: RlRecipe, before: int, now: int, every: int) -> bool:
 
 def open_session(config: RlRecipe, resume: str | None) -> Session:
     """Everything loaded, continued from the checkpoint if there is one. Raises ConfigError, CheckpointError."""
-    names = dict.fromkeys([*config.reward.scorers, *config.watch.monitors, *config.watch.held_out_scorers])
-    scorers = build_measures(names, MEASURES, config.scoring, Path(config.run.directory) / "answers.jsonl")
+    names = dict.fromkeys(
+        [*config.reward.scorers, *config.watch.monitors, *config.watch.held_out_scorers]
+    )
+    scorers = build_measures(
+        names, MEASURES, config.scoring, Path(config.run.directory) / "answers.jsonl"
+    )
     config.rollout.window.starts(config.rollout.evaluations)
     ranks = Ranks.join(config.device)
     if config.rollout.num_groups % ranks.world or config.watch.num_clips % ranks.world:
         raise ConfigError(
-            f"rollout.num_groups {config.rollout.num_groups}, watch.num_clips {config.watch.num_clips}: got "
-            f"{ranks.world} processes; both must be multiples of their number"
+            f"rollout.num_groups {config.rollout.num_groups}, watch.num_clips"
+            f" {config.watch.num_clips}: got {ranks.world} processes; both must be multiples of"
+            " their number"
         )
     run = Run(config.run, config, resume, ranks)
     device = ranks.device if ranks.world > 1 else config.device
@@ -207,12 +255,25 @@ def open_session(config: RlRecipe, resume: str | None) -> Session:
         layer.recomputes = config.recompute
     shard(pipeline.model, ranks)
     base = None
-    if needs_base(config):  # loaded when the first is sharded: no device ever holds two whole models
+    if needs_base(
+        config
+    ):  # loaded when the first is sharded: no device ever holds two whole models
         base = load(config.model, device, wide=True)
         shard(base.model, ranks)
-    prompts = Prompts(config.prompts, pipeline.spec.size_px, pipeline.spec.sampling.window_latent_frames)
+    prompts = Prompts(
+        config.prompts, pipeline.spec.size_px, pipeline.spec.sampling.window_latent_frames
+    )
     state = RlState.fresh(pipeline.model, config.optimizer, config.reward.statistics == "running")
-    session = Session(config, ranks, run, pipeline, base, prompts, ScoringDesk(scorers, config.reward.workers), state)
+    session = Session(
+        config,
+        ranks,
+        run,
+        pipeline,
+        base,
+        prompts,
+        ScoringDesk(scorers, config.reward.workers),
+        state,
+    )
     if run.resumes:
         state.load(run.resume_from, ranks)
         session.log(event="resumed", update=state.update)
@@ -268,7 +329,9 @@ def sample_group(session: Session, plan: Plan, update: int, number: int) -> Grou
     with torch.no_grad():
         velocity = velocity_of(pipeline, clip, rollout.sharing.condition)
     shape = latent_shape(pipeline, clip)
-    z1 = first_noise(shape, seed, update, number, rollout.group_size, rollout.shared_noise).to(pipeline.device)
+    z1 = first_noise(shape, seed, update, number, rollout.group_size, rollout.shared_noise).to(
+        pipeline.device
+    )
     rngs = [rng_for(seed, update, number, sibling) for sibling in range(rollout.group_size)]
 
     def counted(zt: Tensor, t: float) -> Tensor:
@@ -278,7 +341,9 @@ def sample_group(session: Session, plan: Plan, update: int, number: int) -> Grou
     trajectories = roll_out(counted, z1, rngs, plan, config.objective, rollout.sharing)
     for z0 in trajectories.z0:
         session.desk.submit(candidate(pipeline, prompt, clip, z0[None]))
-    kept = replace(trajectories, z0=trajectories.z0[:0])  # it is decoded; the update needs the window's latents alone
+    kept = replace(
+        trajectories, z0=trajectories.z0[:0]
+    )  # it is decoded; the update needs the window's latents alone
     return Group(number, clip, velocity, kept)
 
 
@@ -292,10 +357,16 @@ def learn(session: Session, batch: Batch, advantage: Advantages) -> dict[str, fl
         figures = send_backward(session, batch, advantage, on_policy=turn == 0)
         trained = [p for p in model.parameters() if p.requires_grad]
         norm = as_float(nn.utils.clip_grad_norm_(trained, config.optimizer.max_gradient_norm))
-        if figures["num_passes"] and np.isfinite(norm):  # the same on all ranks: the norm is that of all shards
+        if figures["num_passes"] and np.isfinite(
+            norm
+        ):  # the same on all ranks: the norm is that of all shards
             state.optimizer.step()
         else:
-            reason = "gradient is not finite" if figures["num_passes"] else "every group is tied or without scores"
+            reason = (
+                "gradient is not finite"
+                if figures["num_passes"]
+                else "every group is tied or without scores"
+            )
             session.log(event="skipped", update=state.update, reason=reason)
         state.optimizer.zero_grad(set_to_none=True)
         state.update += 1
@@ -304,12 +375,18 @@ def learn(session: Session, batch: Batch, advantage: Advantages) -> dict[str, fl
     return figures
 
 
-def send_backward(session: Session, batch: Batch, advantage: Advantages, on_policy: bool) -> dict[str, float]:
+def send_backward(
+    session: Session, batch: Batch, advantage: Advantages, on_policy: bool
+) -> dict[str, float]:
     """Accumulates the gradient of this rank's groups. Tied groups have none at a KL weight of 0 and are left out;
-    every rank makes as many passes as the busiest, because sharded weights are gathered by all together."""
+    every rank makes as many passes as the busiest, because sharded weights are gathered by all together.
+    """
     config, ranks = session.config, session.ranks
     size, num_groups = config.rollout.group_size, config.rollout.num_groups
-    values, scored = advantage.values.reshape(num_groups, size), advantage.scored.reshape(num_groups, size)
+    values, scored = (
+        advantage.values.reshape(num_groups, size),
+        advantage.scored.reshape(num_groups, size),
+    )
     live = (values != 0).any(1) if config.objective.kl_weight == 0 else scored.any(1)
     busiest = max(int(live[rank :: ranks.world].sum()) for rank in range(ranks.world))
     mine = [group for group in batch.groups if live[group.number]]
@@ -328,7 +405,9 @@ def send_backward(session: Session, batch: Batch, advantage: Advantages, on_poli
                 ratios.append(part.log_ratio.exp())
                 outside.append(part.outside)
                 divergence.append(part.kl)
-    everywhere = ranks.gather((loss / ranks.world, *(_floats(x) for x in (ratios, outside)), divergence))
+    everywhere = ranks.gather(
+        (loss / ranks.world, *(_floats(x) for x in (ratios, outside)), divergence)
+    )
     return _pass_figures(everywhere)
 
 
@@ -338,16 +417,22 @@ def group_passes(
     """The forwards of a group. Keys and values from sampling serve again while the weights that make them are fixed."""
     config = session.config
     reusable = config.trained == "generation" and config.rollout.sharing.condition
-    velocity = group.sampled if reusable else velocity_of(session.pipeline, group.clip, shared=False)
+    velocity = (
+        group.sampled if reusable else velocity_of(session.pipeline, group.clip, shared=False)
+    )
     base = velocity_of(session.base, group.clip, shared=False) if session.base else None
-    return passes(velocity, group.trajectories, row, scored, plan, config.objective, base, on_policy)
+    return passes(
+        velocity, group.trajectories, row, scored, plan, config.objective, base, on_policy
+    )
 
 
 def _floats(tensors: list[Tensor]) -> list[float]:
     return torch.cat(tensors).double().tolist() if tensors else []
 
 
-def _pass_figures(everywhere: list[tuple[float, list[float], list[float], list[float]]]) -> dict[str, float]:
+def _pass_figures(
+    everywhere: list[tuple[float, list[float], list[float], list[float]]],
+) -> dict[str, float]:
     """Over all ranks; without a pass there is no ratio to speak of."""
     losses, *lists = zip(*everywhere, strict=True)
     ratio, outside, divergence = (np.array([x for rank in ranks for x in rank]) for ranks in lists)
@@ -367,7 +452,9 @@ def batch_figures(
     evaluations = sum(session.ranks.gather(session.evaluations))
     session.evaluations = 0
     means = {f"mean_{name}": _known_mean(value) for name, value in batch.scores.items()}
-    explained = {f"explained_{name}": float(share) for name, share in rewards.explained(batch.group).items()}
+    explained = {
+        f"explained_{name}": float(share) for name, share in rewards.explained(batch.group).items()
+    }
     return {
         **means,
         **{name: share for name, share in explained.items() if np.isfinite(share)},

@@ -45,9 +45,13 @@ class RlState:
         checkpoint.load(path, stored, ranks)
         checkpoint.set_optimizer_state(self.model, self.optimizer, stored["optimizer"])
         told = json.loads(stored["told"])
-        self.update, self.baseline, self.best = (told[name] for name in ("update", "baseline", "best"))
+        self.update, self.baseline, self.best = (
+            told[name] for name in ("update", "baseline", "best")
+        )
         if self.running is not None:
-            self.running.moments = {name: tuple(pair) for name, pair in (told["running"] or {}).items()}
+            self.running.moments = {
+                name: tuple(pair) for name, pair in (told["running"] or {}).items()
+            }
 
     def stored(self) -> dict[str, Any]:
         """What a checkpoint holds, by name."""

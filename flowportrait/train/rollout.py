@@ -89,11 +89,15 @@ def rng_for(seed: int, update: int, *key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]))
 
 
-def first_noise(shape: Sequence[int], seed: int, update: int, group: int, size: int, shared: bool) -> Tensor:
+def first_noise(
+    shape: Sequence[int], seed: int, update: int, group: int, size: int, shared: bool
+) -> Tensor:
     """z1 of a group: [1, ...] if siblings share it, [size, ...] if not."""
     if shared:
         return torch.randn((1, *shape), generator=rng_for(seed, update, group))
-    return torch.stack([torch.randn(shape, generator=rng_for(seed, update, group, i, 1)) for i in range(size)])
+    return torch.stack(
+        [torch.randn(shape, generator=rng_for(seed, update, group, i, 1)) for i in range(size)]
+    )
 
 
 @torch.no_grad()
@@ -117,7 +121,9 @@ def roll_out(
             continue
         z_next = step.draw_each(rngs)
         log_prob = step.log_prob(z_next, objective.logprob_reduction, objective.logprob_variance)
-        steps.append(Step(index, z, z_next, log_prob, step.mean if objective.needs_old_mean else None))
+        steps.append(
+            Step(index, z, z_next, log_prob, step.mean if objective.needs_old_mean else None)
+        )
         z = z_next
     return Trajectories(plan.digest, tuple(steps), z)
 
@@ -159,8 +165,15 @@ def passes(
         for place, zt in enumerate(step.zt.split(1)):
             siblings = everyone if len(step.zt) == 1 else everyone[place : place + 1]
             siblings = siblings[scored[siblings].cpu()]
-            if not len(siblings):  # nothing to learn, but sharded weights are gathered by all ranks together
-                yield Pass(0 * velocity(torch.zeros_like(zt), t).sum(), advantage[:0], advantage[:0] > 0, 0.0)
+            if not len(
+                siblings
+            ):  # nothing to learn, but sharded weights are gathered by all ranks together
+                yield Pass(
+                    0 * velocity(torch.zeros_like(zt), t).sum(),
+                    advantage[:0],
+                    advantage[:0] > 0,
+                    0.0,
+                )
                 continue
             new = cps_step(zt, velocity(zt, t), t, t_next, plan.eta)
             z_next = step.z_next[siblings]
@@ -177,7 +190,11 @@ def passes(
             if objective.kl_weight and objective.kl_to == "base":
                 with torch.no_grad():
                     other = cps_step(zt, base(zt, t), t, t_next, plan.eta).mean
-            kl = kl_divergence(new.mean, other, new.std) if objective.kl_weight else new.mean.new_zeros(1)
+            kl = (
+                kl_divergence(new.mean, other, new.std)
+                if objective.kl_weight
+                else new.mean.new_zeros(1)
+            )
             loss = -weight * (gain - objective.kl_weight * kl).sum()
             outside = guarded.detach().expm1().abs() > objective.ratio_epsilon
             yield Pass(loss, log_ratio.detach(), outside, float(kl.detach().mean()))
@@ -188,12 +205,15 @@ def _check_on_policy(log_ratio: Tensor) -> None:
     off = float(log_ratio.detach().abs().max())
     if off != 0 and np.isfinite(off):
         raise TrainingError(
-            f"objective: the first ratio is off 1 by {off:.2g}, so sampling and training run different kernels; run "
-            "both in the same precision and mode, or set objective.old_log_prob = 'update'"
+            f"objective: the first ratio is off 1 by {off:.2g}, so sampling and training run"
+            " different kernels; run both in the same precision and mode, or set"
+            " objective.old_log_prob = 'update'"
         )
 
 
-def _normalised(log_ratio: Tensor, new: Transition, old_mean: Tensor | None, objective: ObjectiveConfig) -> Tensor:
+def _normalised(
+    log_ratio: Tensor, new: Transition, old_mean: Tensor | None, objective: ObjectiveConfig
+) -> Tensor:
     if objective.ratio_norm == "none":
         return log_ratio
     shifted = shift(new.mean, old_mean, objective.logprob_reduction)

@@ -38,7 +38,9 @@ class OptimizerConfig(Frozen):
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     warmup_updates: int = 0
-    decay_from: float = 1.0  # share of the run after which the rate falls; 1: never (the paper's constant rate)
+    decay_from: float = (
+        1.0  # share of the run after which the rate falls; 1: never (the paper's constant rate)
+    )
     final_scale: float = 0.05
     max_gradient_norm: float = 1.0
     ema_decay: float = 0.999
@@ -77,9 +79,13 @@ class RunConfig(Frozen):
     log_every: int = 20
     checkpoint_every: int = Field(200, ge=1, description="updates")
     checkpoint_minutes: float | None = Field(
-        30.0, gt=0, description="a checkpoint also after so much time since the last; none: by updates alone"
+        30.0,
+        gt=0,
+        description="a checkpoint also after so much time since the last; none: by updates alone",
     )
-    checkpoints_kept: int = Field(3, ge=1, description="the last ones; while one is written there is one more")
+    checkpoints_kept: int = Field(
+        3, ge=1, description="the last ones; while one is written there is one more"
+    )
     checkpoint_beside: bool = Field(
         False, description="written by a thread while training goes on, from a copy in CPU memory"
     )
@@ -100,7 +106,9 @@ class TrainState:
     keeps_frozen: bool = True
 
     @classmethod
-    def fresh(cls, module: nn.Module, config: OptimizerConfig, keeps_frozen: bool = True) -> TrainState:
+    def fresh(
+        cls, module: nn.Module, config: OptimizerConfig, keeps_frozen: bool = True
+    ) -> TrainState:
         average = Average(module, config.ema_decay)
         return cls(module, config.build(module), average, keeps_frozen=keeps_frozen)
 
@@ -108,7 +116,9 @@ class TrainState:
         """What a checkpoint holds, by name."""
         module = dict(self.module.state_dict())
         if not self.keeps_frozen:
-            fixed = dict(self.module.named_parameters()).keys() - trained_weights(self.module).keys()
+            fixed = (
+                dict(self.module.named_parameters()).keys() - trained_weights(self.module).keys()
+            )
             module = {name: value for name, value in module.items() if name not in fixed}
         return {
             "module": module,
@@ -139,15 +149,23 @@ def load_weights(module: nn.Module, path: Path, may_lack: tuple[str, ...] = ()) 
     another file."""
     if not path.is_file():
         raise CheckpointError(f"{path}: not there; give a directory that holds {path.name}")
-    own = {name: value for name, value in module.state_dict().items() if may_lack and name.startswith(may_lack)}
+    own = {
+        name: value
+        for name, value in module.state_dict().items()
+        if may_lack and name.startswith(may_lack)
+    }
     weights = {
-        name: value for name, value in load_file(path).items() if name not in own or own[name].shape == value.shape
+        name: value
+        for name, value in load_file(path).items()
+        if name not in own or own[name].shape == value.shape
     }
     try:
         module.load_state_dict({**own, **weights})
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
-        raise CheckpointError(f"{path}: of another shape than the recipe ({reason}); make them agree") from error
+        raise CheckpointError(
+            f"{path}: of another shape than the recipe ({reason}); make them agree"
+        ) from error
     return own.keys() <= weights.keys()
 
 
@@ -167,7 +185,13 @@ class Run:
     because no checkpoint is whole. A damaged one before a whole one is named in the log.
     """
 
-    def __init__(self, config: RunConfig, recipe: Frozen, resume: str | None = "auto", ranks: Ranks | None = None):
+    def __init__(
+        self,
+        config: RunConfig,
+        recipe: Frozen,
+        resume: str | None = "auto",
+        ranks: Ranks | None = None,
+    ):
         self.config = config
         self.ranks = ranks or Ranks()
         self.directory = Path(config.directory)
@@ -176,7 +200,9 @@ class Run:
         source = self.directory if resume in ("auto", None) else Path(resume)
         some = bool(checkpoint.all_of(source))
         if resume not in ("auto", None) and not some:
-            raise ConfigError(f"--resume: no checkpoint in {source}; give a run's directory, or 'auto'")
+            raise ConfigError(
+                f"--resume: no checkpoint in {source}; give a run's directory, or 'auto'"
+            )
         if resume is None and some:
             raise ConfigError(
                 f"{self.directory}: holds the checkpoint of a run; go on with it by --resume auto, "
@@ -192,7 +218,12 @@ class Run:
             self.directory, self.ranks, config.checkpoints_kept, config.checkpoint_beside
         )
         for path, problem in broken:
-            self.log(event="broken_checkpoint", checkpoint=path.name, problem=problem, taken=self.resume_from.name)
+            self.log(
+                event="broken_checkpoint",
+                checkpoint=path.name,
+                problem=problem,
+                taken=self.resume_from.name,
+            )
 
     @property
     def resumes(self) -> bool:
@@ -228,7 +259,10 @@ class Run:
         """One JSON line in log.jsonl and on the terminal, by the first rank."""
         if not self.ranks.first:
             return
-        fields = {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in fields.items()}
+        fields = {
+            name: float(f"{value:.6g}") if isinstance(value, float) else value
+            for name, value in fields.items()
+        }
         line = json.dumps({"time": round(time.time(), 1), **fields})
         path = self.directory / "log.jsonl"
         try:
@@ -236,7 +270,8 @@ class Run:
                 file.write(line + "\n")
         except OSError as error:
             raise TrainingError(
-                f"{path}: cannot be written ({error.strerror}); make room, and go on with --resume auto"
+                f"{path}: cannot be written ({error.strerror}); make room, and go on with --resume"
+                " auto"
             ) from error
         print(line, flush=True)
 
@@ -254,7 +289,8 @@ class Run:
 @dataclass(frozen=True)
 class Part:
     """A part of an update that is sent backward at once. Losses and figures of all parts, and of all ranks, add up to
-    the update's; `clips` says what the part was made of, and `clip_losses` [clips] what each of them brought."""
+    the update's; `clips` says what the part was made of, and `clip_losses` [clips] what each of them brought.
+    """
 
     loss: Tensor
     figures: dict[str, float] = field(default_factory=dict)
@@ -265,7 +301,11 @@ class Part:
         """The clips whose own loss is not finite."""
         if self.clip_losses is None:
             return list(self.clips)
-        return [clip for clip, loss in zip(self.clips, self.clip_losses.tolist(), strict=True) if not isfinite(loss)]
+        return [
+            clip
+            for clip, loss in zip(self.clips, self.clip_losses.tolist(), strict=True)
+            if not isfinite(loss)
+        ]
 
 
 def train_loop(
@@ -305,14 +345,18 @@ def _make_updates(
         skipped = 0 if made else skipped + 1
         if skipped == MAX_SKIPPED:
             raise TrainingError(
-                f"{run.directory}: {skipped} updates in a row had no finite gradient; see 'skipped' in log.jsonl for "
-                "their clips, lower optimizer.learning_rate, and go on with --resume auto"
+                f"{run.directory}: {skipped} updates in a row had no finite gradient; see 'skipped'"
+                " in log.jsonl for their clips, lower optimizer.learning_rate, and go on with"
+                " --resume auto"
             )
         state.update += 1
         state.average.follow(state.module, state.update)
         if state.update % config.log_every == 0:
             speed = (time.monotonic() - started) / (state.update - first)
-            left = {"s_per_update": speed, "minutes_left": speed * (num_updates - state.update) / 60}
+            left = {
+                "s_per_update": speed,
+                "minutes_left": speed * (num_updates - state.update) / 60,
+            }
             run.log(update=state.update, **_mean_figures(run.ranks, figures), **left)
             figures.clear()
         if state.update == num_updates or state.update % config.sample_every == 0:
@@ -351,13 +395,17 @@ def _send_backward(
     broken: list[str] = []
     sound: list[str] = []
     for part in parts:
-        (part.loss * ranks.world).backward()  # sharded gradients are averaged over the ranks, and losses add up
+        (
+            part.loss * ranks.world
+        ).backward()  # sharded gradients are averaged over the ranks, and losses add up
         loss = float(part.loss.detach())
         for name, value in {"loss": loss, **part.figures}.items():
             made[name] = made.get(name, 0.0) + value
         sound += part.clips if isfinite(loss) else []
         broken += [] if isfinite(loss) else part.suspects()
-    norm = as_float(nn.utils.clip_grad_norm_(trained_weights(state.module).values(), config.max_gradient_norm))
+    norm = as_float(
+        nn.utils.clip_grad_norm_(trained_weights(state.module).values(), config.max_gradient_norm)
+    )
     return norm, made, (bool(broken), broken or sound)
 
 

@@ -40,7 +40,15 @@ from flowportrait.train.codec import CodecRecipe, DataConfig
 from flowportrait.train.hearing import HearingConfig, learn_hearing, shapes_loss
 from flowportrait.train.lips import lip_figures
 from flowportrait.train.objective import CleanRow, velocity_errors
-from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, load_weights, train_loop
+from flowportrait.train.run import (
+    OptimizerConfig,
+    Part,
+    Run,
+    RunConfig,
+    TrainState,
+    load_weights,
+    train_loop,
+)
 from flowportrait.train.tuned import Story, data_names, write_card
 
 OPENING_SPREAD = (0.028, 0.013)  # of lips and lids, in half-pictures
@@ -55,8 +63,12 @@ class ScratchRecipe(Frozen):
     data: DataConfig
     codec: Path = Field(description="directory of a finished codec run")
     name: str = "tiny"
-    start_from: Path | None = Field(None, description="a model directory whose weights to go on from")
-    copies: dict[str, int] = Field({"world": 2, "grid": 1}, description="augmented copies of each clip, encoded once")
+    start_from: Path | None = Field(
+        None, description="a model directory whose weights to go on from"
+    )
+    copies: dict[str, int] = Field(
+        {"world": 2, "grid": 1}, description="augmented copies of each clip, encoded once"
+    )
     model: MoTConfig = MoTConfig(
         hidden_size=192, num_layers=6, num_heads=6, num_kv_heads=3, mlp_size=512, vocab_size=0, rope_theta=100.0,
         positions_per_second=24.0, latent_side=16, audio_dim=192, image_dim=184, image_side=16,
@@ -73,13 +85,23 @@ class ScratchRecipe(Frozen):
     num_clips: int = 8
     crop_latent_frames: int = 12
     time_shift: float = Field(
-        4.0, description="Unstated in the paper; t is a shifted logit-normal draw. 4: the codec repeats motion 16 times"
+        4.0,
+        description=(
+            "Unstated in the paper; t is a shifted logit-normal draw. 4: the codec repeats motion"
+            " 16 times"
+        ),
     )
     drop_audio: float = 0.1
     drop_image: float = 0.03
-    shapes_weight: float = Field(0.1, description="of the audio encoder's mouth shapes beside the flow loss")
-    openings_weight: float = Field(0.05, description="of the gaps of lips and lids in the predicted data")
-    steps_weight: float = Field(0.02, description="of movements from frame to frame in the predicted data")
+    shapes_weight: float = Field(
+        0.1, description="of the audio encoder's mouth shapes beside the flow loss"
+    )
+    openings_weight: float = Field(
+        0.05, description="of the gaps of lips and lids in the predicted data"
+    )
+    steps_weight: float = Field(
+        0.02, description="of movements from frame to frame in the predicted data"
+    )
 
 
 class Speaker(nn.Module):
@@ -97,11 +119,15 @@ def describes(recipe: str | Path) -> bool:
     return "codec" in read_values(recipe)
 
 
-def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto") -> Path:
+def train(
+    recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto"
+) -> Path:
     """Train by a TOML recipe; `<run>/model` is a model directory that `flowportrait generate --model` takes."""
     config = load_recipe(recipe, ScratchRecipe, overrides or [])
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ConfigError(f"{recipe}: a model from scratch trains in one process; start it without torchrun")
+        raise ConfigError(
+            f"{recipe}: a model from scratch trains in one process; start it without torchrun"
+        )
     run = Run(config.run, config, resume)
     torch.manual_seed(config.run.seed)
     codec = load_codec(config.codec)
@@ -111,12 +137,16 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
     state = TrainState.fresh(speaker, config.optimizer)
     run.restore(state)
     if state.update == 0 and config.start_from:
-        load_weights(speaker.model, config.start_from / "model.safetensors", may_lack=("connector.",))
+        load_weights(
+            speaker.model, config.start_from / "model.safetensors", may_lack=("connector.",)
+        )
         load_weights(speaker.audio_encoder, config.start_from / "audio_encoder.safetensors")
         state = TrainState.fresh(speaker, config.optimizer)
     elif state.update == 0:
         ears = nn.ModuleDict({"encoder": speaker.audio_encoder, "shapes": speaker.shapes})
-        if not learn_hearing(config.hearing, config.run.directory / "hearing", config.run.seed, sources, ears):
+        if not learn_hearing(
+            config.hearing, config.run.directory / "hearing", config.run.seed, sources, ears
+        ):
             return config.run.directory
         state = TrainState.fresh(speaker, config.optimizer)
 
@@ -137,7 +167,9 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
         export(config, shown, codec, image_encoder, run.directory / "model", update)
         write_samples(run.directory, update, sources)
         window = config.sampling.window_latent_frames
-        return lip_figures(shown.model, shown.audio_encoder, codec, sources[0], window, config.sampling.shift)
+        return lip_figures(
+            shown.model, shown.audio_encoder, codec, sources[0], window, config.sampling.shift
+        )
 
     train_loop(run, state, config.optimizer, parts_of, look)
     # Also when only the codec is new.
@@ -205,7 +237,9 @@ def export(
     save_model(directory, spec, parts)
     how = "Supervised flow matching (`flowportrait train sft`) of a model from scratch"
     before = None if config.start_from is None else config.start_from.name
-    story = Story(how, update, config.run.num_updates, data_names([config.data.world, config.data.grid]))
+    story = Story(
+        how, update, config.run.num_updates, data_names([config.data.world, config.data.grid])
+    )
     write_card(directory, spec, story, before)
 
 
@@ -215,32 +249,57 @@ def write_samples(directory: Path, update: int, sources: list[Source]) -> None:
     for source in sources:
         clip = source.cache.clips[source.of_split("validation")[0].clip]
         cache, first = source.cache, clip.frame_start
-        framing = draw_look(np.random.default_rng(0), cache.landmarks[first], cache.size_px, strength=0.0)
+        framing = draw_look(
+            np.random.default_rng(0), cache.landmarks[first], cache.size_px, strength=0.0
+        )
         portrait = apply_look(framing, cache.frames[first : first + 1], pipeline.spec.size_px)[0]
         pixels = rearrange((portrait + 1) * 127.5, "c h w -> h w c").round().byte().numpy()
-        result = pipeline.generate(pixels, (cache.audio_of(clip), SAMPLE_RATE), crop="none", frame="face")
+        result = pipeline.generate(
+            pixels, (cache.audio_of(clip), SAMPLE_RATE), crop="none", frame="face"
+        )
         result.save(directory / f"sample_{update:06d}_{cache.root.name}.mp4")
 
 
 def sft_loss(
-    speaker: Speaker, codec: PortraitCodec, batch: Crops, config: ScratchRecipe, rng: torch.Generator
+    speaker: Speaker,
+    codec: PortraitCodec,
+    batch: Crops,
+    config: ScratchRecipe,
+    rng: torch.Generator,
 ) -> tuple[Tensor, dict[str, float]]:
     """Eq. 2 on the latent frames behind the prefix, one t per clip. What is seen first counts once more: gaps of lips
-    and lids, steps between frames. They are linear in the predicted data (Eq. 3), so that no optimum moves."""
+    and lids, steps between frames. They are linear in the predicted data (Eq. 3), so that no optimum moves.
+    """
     grid = TokenGrid.of_latents(batch.latents, config.model.patch, batch.opening)
-    t = draw_times((len(batch.latents), 1), config.time_shift, rng).expand(-1, grid.latent_frames).clone()
+    t = (
+        draw_times((len(batch.latents), 1), config.time_shift, rng)
+        .expand(-1, grid.latent_frames)
+        .clone()
+    )
     t[:, : batch.prefix] = 0
     z1 = torch.randn(batch.latents.shape, generator=rng)
     with matmul_precision("cpu"):
         heard = speaker.audio_encoder.encode(batch.mels, batch.shapes.shape[1])
-        audio = torch.stack([h[f : f + grid.num_frames] for h, f in zip(heard, batch.first_frame, strict=True)])
-        clips = CleanRow(RowLayout((grid,)), audio * batch.kept_audio, batch.image * batch.kept_image, (batch.latents,))
+        audio = torch.stack(
+            [h[f : f + grid.num_frames] for h, f in zip(heard, batch.first_frame, strict=True)]
+        )
+        clips = CleanRow(
+            RowLayout((grid,)),
+            audio * batch.kept_audio,
+            batch.image * batch.kept_image,
+            (batch.latents,),
+        )
         error = grid.unpatchify(velocity_errors(speaker.model, clips, t, (z1,)))
         named = shapes_loss(speaker.shapes(heard).float(), batch.shapes)
     flow = error[:, :, batch.prefix :].square().mean()
     seen = seen_errors(codec, error[:, :, max(0, batch.prefix - 1) :])
     openings, steps = (errors.square().mean() for errors in seen)
-    loss = flow + config.shapes_weight * named + config.openings_weight * openings + config.steps_weight * steps
+    loss = (
+        flow
+        + config.shapes_weight * named
+        + config.openings_weight * openings
+        + config.steps_weight * steps
+    )
     parts = {"flow": flow, "openings": openings, "steps": steps, "shapes": named}
     return loss, {name: float(value.detach()) for name, value in parts.items()}
 

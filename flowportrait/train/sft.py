@@ -59,14 +59,22 @@ class SftRecipe(Frozen):
     start_from: str = Field(
         description="a model directory: its weights, and the parts that the clips were encoded with"
     )
-    name: str | None = Field(None, description="of the trained model; none: the model's name and '-sft'")
+    name: str | None = Field(
+        None, description="of the trained model; none: the model's name and '-sft'"
+    )
     device: str = "auto"
     data: RowsConfig
-    trained: TrainedSet = Field("full", description="the paper trains all; generation and lora need less memory")
+    trained: TrainedSet = Field(
+        "full", description="the paper trains all; generation and lora need less memory"
+    )
     lora: LoraConfig = LoraConfig()
     optimizer: SftOptimizerConfig = SftOptimizerConfig()
-    time_shift: float = Field(4.0, gt=0, description="Unstated; t is a shifted logit-normal draw, one a clip")
-    sampling: SamplingConfig | None = Field(None, description="of the trained model; none: as the model has it")
+    time_shift: float = Field(
+        4.0, gt=0, description="Unstated; t is a shifted logit-normal draw, one a clip"
+    )
+    sampling: SamplingConfig | None = Field(
+        None, description="of the trained model; none: as the model has it"
+    )
     num_held_out: int = Field(32, ge=0, description="held-out clips whose loss is looked at")
     save_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     parallel: ParallelConfig = ParallelConfig()
@@ -90,7 +98,9 @@ class Session:
         return self.state.module
 
 
-def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto") -> Path:
+def train(
+    recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto"
+) -> Path:
     """Train by a TOML recipe; `<run>/model` is a model directory that `flowportrait generate --model` takes.
 
     Raises ConfigError, DataError or CheckpointError before anything is computed, TrainingError for a run that fails.
@@ -113,13 +123,15 @@ def open_session(config: SftRecipe, resume: str | None) -> Session:
     for dataset in rows.sets:
         if dataset.header.made_of != parts_digest(spec):
             raise DataError(
-                f"{dataset.root}: was encoded with the parts of {dataset.header.model}, which are not those of "
-                f"{config.start_from}; encode the clips with --model {config.start_from}"
+                f"{dataset.root}: was encoded with the parts of {dataset.header.model}, which are"
+                f" not those of {config.start_from}; encode the clips with --model"
+                f" {config.start_from}"
             )
     ranks = Ranks.join(config.device, config.parallel.sequence)
     if config.data.num_rows % ranks.data[1]:
         raise ConfigError(
-            f"data.num_rows {config.data.num_rows}: got {ranks.data[1]} groups of processes; it must be a multiple"
+            f"data.num_rows {config.data.num_rows}: got {ranks.data[1]} groups of processes; it"
+            " must be a multiple"
         )
     run = Run(config.run, config, resume, ranks)
     check_weights(directory, spec, ranks)
@@ -137,7 +149,12 @@ def parts_of(session: Session, update: int) -> Iterator[Part]:
     for number in range(group, len(drawn), num_groups):
         row = session.rows.load(drawn[number], session.ranks.device)
         losses = clip_losses(session, row, session.run.torch_rng(update, number)) / num_tokens
-        yield Part(losses.sum(), {"clips": len(row.cuts) / session.ranks.sequence}, names(row.cuts), losses.detach())
+        yield Part(
+            losses.sum(),
+            {"clips": len(row.cuts) / session.ranks.sequence},
+            names(row.cuts),
+            losses.detach(),
+        )
     session.state.position = following
 
 
@@ -152,7 +169,9 @@ def clip_losses(session: Session, row: Loaded, rng: torch.Generator) -> Tensor:
     share = session.ranks.share(sum(row.layout.video_lengths))
     clean = CleanRow(row.layout, row.audio, row.image, row.latents)
     with matmul_precision(row.audio.device.type):
-        error = velocity_errors(session.model, clean, torch.cat(t, dim=1).to(row.audio.device), noise, share)
+        error = velocity_errors(
+            session.model, clean, torch.cat(t, dim=1).to(row.audio.device), noise, share
+        )
     lengths = row.layout.video_lengths if share is None else share.lengths(row.layout.video_lengths)
     return torch.stack([own.sum() for own in error.square().mean(-1)[0].split(lengths)])
 
@@ -203,6 +222,8 @@ def export(session: Session, directory: Path, figures: dict[str, float]) -> None
             "untrained": (),
         }
         how = f"Supervised flow matching (`flowportrait train sft`, trained: {config.trained})"
-        story = Story(how, state.update, config.run.num_updates, data_names(config.data.encoded), figures)
+        story = Story(
+            how, state.update, config.run.num_updates, data_names(config.data.encoded), figures
+        )
         write_tuned(directory, session.directory, session.spec, changes, plain, story)
     session.ranks.wait()

@@ -49,7 +49,9 @@ class SyncRecipe(Frozen):
     run: RunConfig
     data: DataConfig
     network: SyncNetwork.Config = SyncNetwork.Config()
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, warmup_updates=50, decay_from=0.5, ema_decay=0.99)
+    optimizer: OptimizerConfig = OptimizerConfig(
+        learning_rate=1e-3, warmup_updates=50, decay_from=0.5, ema_decay=0.99
+    )
     loss: SyncLossConfig = SyncLossConfig()
     num_clips: int = 16
     num_frames: int = 28
@@ -67,7 +69,9 @@ class Learner(nn.Module):
         self.seen_shapes = nn.Linear(config.lip_width, NUM_SHAPES)
         self.heard_shapes = nn.Linear(config.sound.width, NUM_SHAPES)
 
-    def loss(self, batch: MouthBatch, reach: int, config: SyncLossConfig) -> tuple[Tensor, dict[str, float]]:
+    def loss(
+        self, batch: MouthBatch, reach: int, config: SyncLossConfig
+    ) -> tuple[Tensor, dict[str, float]]:
         """Of one batch, with the share of stretches whose true place and true sound are found."""
         num_frames, network = batch.mouths.shape[1], self.network
         with matmul_precision("cpu"):
@@ -75,7 +79,10 @@ class Learner(nn.Module):
             lips = F.normalize(network.lips.out(seen).float(), dim=-1)
             heard = network.sound.encode(batch.mels, max(batch.start) + num_frames + reach)
             heard = torch.stack(
-                [h[s - reach : s + num_frames + reach] for h, s in zip(heard, batch.start, strict=True)]
+                [
+                    h[s - reach : s + num_frames + reach]
+                    for h, s in zip(heard, batch.start, strict=True)
+                ]
             )
             sounds = F.normalize(network.sound_out(heard).float(), dim=-1)
             middle = slice(reach, reach + num_frames)
@@ -90,10 +97,20 @@ class Learner(nn.Module):
         true_shift = torch.full((len(lips),), reach)
         true_clip = torch.arange(len(lips))
         shifts = F.cross_entropy(sharp[0] * by_shift, true_shift)
-        others = (F.cross_entropy(sharp[1] * by_clip, true_clip) + F.cross_entropy(sharp[1] * by_clip.T, true_clip)) / 2
+        others = (
+            F.cross_entropy(sharp[1] * by_clip, true_clip)
+            + F.cross_entropy(sharp[1] * by_clip.T, true_clip)
+        ) / 2
         frames = _frame_contrast(lips, sounds, sharp[2])
-        shapes = shapes_loss(named[0][free], batch.shapes[free]) + shapes_loss(named[1], batch.shapes)
-        loss = config.shifts * shifts + config.others * others + config.frames * frames + config.shapes * shapes
+        shapes = shapes_loss(named[0][free], batch.shapes[free]) + shapes_loss(
+            named[1], batch.shapes
+        )
+        loss = (
+            config.shifts * shifts
+            + config.others * others
+            + config.frames * frames
+            + config.shapes * shapes
+        )
         loss = loss + config.held * held
         figures = {
             "shifts": shifts, "others": others, "frames": frames, "shapes": shapes, "held": held,
@@ -110,7 +127,9 @@ def _unevenness(logits: Float[Tensor, "n k"]) -> Tensor:
     return -logits.log_softmax(1).mean() - math.log(logits.shape[1])
 
 
-def _frame_contrast(lips: Float[Tensor, "b f d"], sounds: Float[Tensor, "b f d"], sharpness: Tensor) -> Tensor:
+def _frame_contrast(
+    lips: Float[Tensor, "b f d"], sounds: Float[Tensor, "b f d"], sharpness: Tensor
+) -> Tensor:
     """Each frame against the moments of all stretches; its own neighbours, too like it, do not count."""
     num_clips, num_frames = lips.shape[:2]
     logits = sharpness * lips.flatten(0, 1) @ sounds.flatten(0, 1).T
@@ -120,7 +139,9 @@ def _frame_contrast(lips: Float[Tensor, "b f d"], sounds: Float[Tensor, "b f d"]
     return F.cross_entropy(logits.masked_fill(near, -1e4), torch.arange(len(logits)))
 
 
-def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto") -> Path:
+def train(
+    recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto"
+) -> Path:
     """Train by a TOML recipe; the directory holds sync.safetensors (averaged, fp16) and sync.json at the end."""
     config = load_recipe(recipe, SyncRecipe, overrides or [])
     run = Run(config.run, config, resume)
@@ -133,7 +154,15 @@ def train(recipe: str | Path, overrides: list[str] | None = None, resume: str | 
 
     def parts_of(update: int) -> Iterator[Part]:
         rng = run.numpy_rng(update)
-        batch = mouth_batch(pool, heard, rng, config.num_clips, config.num_frames, config.reach, config.loss.held_share)
+        batch = mouth_batch(
+            pool,
+            heard,
+            rng,
+            config.num_clips,
+            config.num_frames,
+            config.reach,
+            config.loss.held_share,
+        )
         yield Part(*state.module.loss(batch, config.reach, config.loss))
 
     def sample(update: int) -> dict[str, float]:
@@ -158,7 +187,8 @@ def held_out_figures(
     network: SyncNetwork, pool: Pool, heard: dict[str, Heard], split: str, num_clips: int
 ) -> dict[str, float]:
     """Share of clips (spread over a split of each source) in which the true sound fits better than the same shifted by
-    some frames, in either direction, and than another clip's; and whose best of 31 shifts is within one frame."""
+    some frames, in either direction, and than another clip's; and whose best of 31 shifts is within one frame.
+    """
     figures: dict[str, float] = {}
     for cache in pool.caches:
         clips = [clip for clip in cache.clips if clip.split == split and cache.tracked(clip)]
@@ -167,13 +197,20 @@ def held_out_figures(
         for clip in clips:
             with matmul_precision("cpu"):
                 seen.append(network.lips(clip_mouths(cache, clip)[None])[0])
-                sounds.append(network.hear(heard[str(cache.root)].mels[clip.key][None], clip.num_frames)[0])
-        profiles = torch.stack([shift_profile(a, b, 15) for a, b in zip(seen, sounds, strict=True)]).numpy()
+                sounds.append(
+                    network.hear(heard[str(cache.root)].mels[clip.key][None], clip.num_frames)[0]
+                )
+        profiles = torch.stack(
+            [shift_profile(a, b, 15) for a, b in zip(seen, sounds, strict=True)]
+        ).numpy()
         name = cache.root.name
         for shift in SHIFTS:
             worse = [profiles[:, 15] > profiles[:, 15 + sign * shift] for sign in (-1, 1)]
             figures[f"{name}_beats_{shift}"] = float(np.mean(worse))
-        crossed = [float(shift_profile(a, b, 0)) for a, b in zip(seen, sounds[1:] + sounds[:1], strict=True)]
+        crossed = [
+            float(shift_profile(a, b, 0))
+            for a, b in zip(seen, sounds[1:] + sounds[:1], strict=True)
+        ]
         figures[f"{name}_beats_other"] = float(np.mean(profiles[:, 15] > np.array(crossed)))
         figures[f"{name}_within_1"] = float(np.mean(np.abs(profiles.argmax(1) - 15) <= 1))
         figures[f"{name}_margin"] = float(np.mean(profiles[:, 15] - np.median(profiles, 1)))

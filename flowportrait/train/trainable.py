@@ -37,7 +37,12 @@ def check_weights(directory: Path, spec: ModelSpec, ranks: Ranks) -> None:
 
 
 def build(
-    config: MoTConfig, trained: TrainedSet, lora: LoraConfig, directory: Path, ranks: Ranks, parallel: ParallelConfig
+    config: MoTConfig,
+    trained: TrainedSet,
+    lora: LoraConfig,
+    directory: Path,
+    ranks: Ranks,
+    parallel: ParallelConfig,
 ) -> MoT:
     """The generator with the weights of a model directory, spread over the ranks; no process ever holds all of it.
 
@@ -45,7 +50,9 @@ def build(
     """
     files = sorted(directory.glob("model*.safetensors"))
     if not files:
-        raise CheckpointError(f"{directory}: no model.safetensors; get the whole model directory again")
+        raise CheckpointError(
+            f"{directory}: no model.safetensors; get the whole model directory again"
+        )
     with torch.device("meta"):
         model = MoT(config)
     choose_trained(model, trained, lora, ranks.device)
@@ -64,7 +71,8 @@ def build(
 
 def choose_trained(model: MoT, trained: TrainedSet, lora: LoraConfig, device: str) -> None:
     """Marks what learns: "full" all that a gradient reaches; "generation" the generation expert; "lora" adapters on it;
-    with the last two the ends of the model, too. Frozen matrices are kept in bf16 where products run in it anyway."""
+    with the last two the ends of the model, too. Frozen matrices are kept in bf16 where products run in it anyway.
+    """
     if trained == "lora":
         adapt(model, lora)
     unreached = _unreached(model)
@@ -86,6 +94,16 @@ def _unreached(model: MoT) -> tuple[str, ...]:
     """Beginnings of the names of weights that no gradient reaches: text, and what the understanding expert does after
     the last layer's keys and values."""
     last = f"language_model.model.layers.{len(model.layers) - 1}"
-    after = ("self_attn.q_proj.", "self_attn.q_norm.", "self_attn.o_proj.", "mlp.", "post_attention_layernorm.")
-    text = ("language_model.lm_head.", "language_model.model.embed_tokens.", "language_model.model.norm.")
+    after = (
+        "self_attn.q_proj.",
+        "self_attn.q_norm.",
+        "self_attn.o_proj.",
+        "mlp.",
+        "post_attention_layernorm.",
+    )
+    text = (
+        "language_model.lm_head.",
+        "language_model.model.embed_tokens.",
+        "language_model.model.norm.",
+    )
     return (*text, *(f"{last}.{part}" for part in after))

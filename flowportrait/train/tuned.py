@@ -48,7 +48,11 @@ def write_tuned(
     Raises CheckpointError where it cannot be written, such as on a full disk.
     """
     part = directory.with_name(f"{directory.name}.part")
-    kept = [path for path in sorted(start.rglob("*")) if path.is_file() and _is_kept(path.relative_to(start))]
+    kept = [
+        path
+        for path in sorted(start.rglob("*"))
+        if path.is_file() and _is_kept(path.relative_to(start))
+    ]
     needed = sum(path.stat().st_size for path in kept)
     needed += sum(value.numel() * value.element_size() for value in weights.values())
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +65,9 @@ def write_tuned(
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
         digest = save_tensors(part / "model.safetensors", weights)
-        others = {name: own for name, own in began_from.sha256.items() if not name.startswith("model")}
+        others = {
+            name: own for name, own in began_from.sha256.items() if not name.startswith("model")
+        }
         digests = {**others, "model.safetensors": digest}
         spec = began_from.model_copy(update={**changes, "sha256": digests})
         save_spec(spec, part)
@@ -71,8 +77,8 @@ def write_tuned(
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         raise CheckpointError(
-            f"{directory}: cannot be written ({error.strerror}); it needs {needed / 1e9:.1f} GB; make room, and go on "
-            "with --resume auto"
+            f"{directory}: cannot be written ({error.strerror}); it needs {needed / 1e9:.1f} GB;"
+            " make room, and go on with --resume auto"
         ) from error
     return spec
 
@@ -91,7 +97,9 @@ def keep_as(directory: Path, name: str) -> None:
 def write_card(directory: Path, spec: ModelSpec, story: Story, began_from: str | None) -> None:
     """CARD.md of a model that a run has made; without `began_from` it began from nothing."""
     sentences = [f"A model of {spec.size_px} px and {spec.fps:g} fps, written by a training run"]
-    sentences.append("its card is written by the run as well; what nobody measured does not stand here.")
+    sentences.append(
+        "its card is written by the run as well; what nobody measured does not stand here."
+    )
     lines = [f"# {spec.name}", "", "; ".join(sentences), "", "## Made by", ""]
     lines += [f"{story.how}, {story.update} of {story.num_updates} updates.", "", "Trained on:", ""]
     lines += [f"- {name}" for name in story.data]
@@ -101,9 +109,17 @@ def write_card(directory: Path, spec: ModelSpec, story: Story, began_from: str |
         lines += [f"What it began from has a card of its own, whose licences and notices go on applying: "
                   f"{', '.join(before)}. Its figures are not those of this model.", ""]  # fmt: skip
     lines += ["## Measured", ""]
-    known = [f"| {name} | {value:.4g} |" for name, value in story.figures.items() if value is not None]
+    known = [
+        f"| {name} | {value:.4g} |" for name, value in story.figures.items() if value is not None
+    ]
     if known:
-        lines += [f"By the run, at update {story.update}:", "", "| figure | value |", "|---|---|", *known]
+        lines += [
+            f"By the run, at update {story.update}:",
+            "",
+            "| figure | value |",
+            "|---|---|",
+            *known,
+        ]
     else:
         lines.append("Nothing.")
     lines += ["", "## Licence", "", "Not stated by the run: it follows from what the model began from and from the "
@@ -117,7 +133,9 @@ def data_names(values: Iterable[Any]) -> tuple[str, ...]:
 
 
 def _is_kept(path: Path) -> bool:
-    replaced = path.name.startswith("model") and path.suffix == ".safetensors" and len(path.parts) == 1
+    replaced = (
+        path.name.startswith("model") and path.suffix == ".safetensors" and len(path.parts) == 1
+    )
     return not replaced and str(path) != CONFIG
 
 

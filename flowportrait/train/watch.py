@@ -35,12 +35,28 @@ class WatchConfig(Frozen):
 
     num_clips: int = Field(16, ge=1, description="held-out clips of a look")
     num_videos: int = Field(4, ge=0, description="of these, written as mp4 with their scores")
-    evaluations: int | None = Field(None, ge=1, description="of a held-out clip; none: the model's own number")
-    monitors: tuple[str, ...] = ("motion_px", "jitter", "colour_drift", "difference_energy", "sharpness")
-    held_out_scorers: tuple[str, ...] = Field((), description="scorers that must not be in the reward")
-    least_motion: float = Field(0.5, ge=0, description="alarm static_collapse: motion below this share of the start's")
-    most_jitter: float = Field(1.5, ge=1, description="alarm jitter: more than so many times the start's")
-    most_drift: float = Field(2.0, ge=1, description="alarm colour_drift: more than so many times the start's")
+    evaluations: int | None = Field(
+        None, ge=1, description="of a held-out clip; none: the model's own number"
+    )
+    monitors: tuple[str, ...] = (
+        "motion_px",
+        "jitter",
+        "colour_drift",
+        "difference_energy",
+        "sharpness",
+    )
+    held_out_scorers: tuple[str, ...] = Field(
+        (), description="scorers that must not be in the reward"
+    )
+    least_motion: float = Field(
+        0.5, ge=0, description="alarm static_collapse: motion below this share of the start's"
+    )
+    most_jitter: float = Field(
+        1.5, ge=1, description="alarm jitter: more than so many times the start's"
+    )
+    most_drift: float = Field(
+        2.0, ge=1, description="alarm colour_drift: more than so many times the start's"
+    )
     stop_on_alarm: bool = False
 
 
@@ -82,7 +98,9 @@ def held_out_clips(session: Session) -> list[Candidate | None]:
     for index in range(ranks.rank, watch.num_clips, ranks.world):
         prompt = session.prompts.held_out_prompt(index, watch.num_clips)
         clip = pipeline.encode(prompt.portrait, prompt.sound, prompt.latent_frames)
-        z1 = first_noise(latent_shape(pipeline, clip), 0, 0, index, 1, shared=True).to(pipeline.device)
+        z1 = first_noise(latent_shape(pipeline, clip), 0, 0, index, 1, shared=True).to(
+            pipeline.device
+        )
         with torch.no_grad():
             z0 = sample(velocity_of(pipeline, clip, shared=True), z1, schedule)
         clips.append(candidate(pipeline, prompt, clip, z0))
@@ -114,7 +132,10 @@ def _raise_alarms(session: Session, figures: Mapping[str, float | None]) -> None
     limits = {
         "static_collapse": ("motion_px", lambda now, then: now < watch.least_motion * then),
         "jitter": ("jitter", lambda now, then: now > watch.most_jitter * then),
-        "colour_drift": ("colour_drift", lambda now, then: now > max(LEAST_DRIFT, watch.most_drift * then)),
+        "colour_drift": (
+            "colour_drift",
+            lambda now, then: now > max(LEAST_DRIFT, watch.most_drift * then),
+        ),
     }
     for alarm, (name, wrong) in limits.items():
         now, then = figures.get(name), start.get(name)
@@ -123,8 +144,9 @@ def _raise_alarms(session: Session, figures: Mapping[str, float | None]) -> None
         session.log(event="alarm", alarm=alarm, update=update, now=now, at_start=then)
         if watch.stop_on_alarm:
             raise TrainingError(
-                f"watch: alarm {alarm} at update {update}: {name} is {now:.4g}, was {then:.4g} at the start; look at "
-                f"{session.run.directory / 'samples'}; change the reward, or set watch.stop_on_alarm = false"
+                f"watch: alarm {alarm} at update {update}: {name} is {now:.4g}, was {then:.4g} at"
+                f" the start; look at {session.run.directory / 'samples'}; change the reward, or"
+                " set watch.stop_on_alarm = false"
             )
 
 
@@ -144,7 +166,9 @@ def _keep(session: Session, better: bool, figures: Mapping[str, float | None]) -
     session.ranks.wait()
 
 
-def _write_videos(session: Session, clips: list[Candidate | None], rows: list[dict[str, float]]) -> None:
+def _write_videos(
+    session: Session, clips: list[Candidate | None], rows: list[dict[str, float]]
+) -> None:
     """`samples/<update>/`: the first clips as videos, and scores.jsonl."""
     folder = session.run.directory / "samples" / f"{session.state.update:06d}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -160,7 +184,9 @@ def _write_videos(session: Session, clips: list[Candidate | None], rows: list[di
 def _write_video(path: Path, clip: Candidate, session: Session) -> None:
     from flowportrait import __version__
 
-    mark = media.synthetic_mark(f"{session.pipeline.spec.name} at update {session.state.update}", 0, __version__)
+    mark = media.synthetic_mark(
+        f"{session.pipeline.spec.name} at update {session.state.update}", 0, __version__
+    )
     media.write_video(path, clip.frames, clip.fps, clip.sound.samples, clip.sound.sample_rate, mark)
 
 

@@ -16,8 +16,11 @@ from flowportrait.errors import ConfigError
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _NAME = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; media-src 'self' blob:; "
-    "connect-src 'self'; img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; media-src 'self' blob:;"
+        " connect-src 'self'; img-src 'self' data: blob:; base-uri 'none'; form-action 'none';"
+        " frame-ancestors 'none'"
+    ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
@@ -72,7 +75,8 @@ async def body_of(request: Request, most_bytes: int) -> bytes | None:
 
 def names_of(host: str, allowed: Iterable[str] = ()) -> frozenset[str]:
     """The names under which a server that listens at `host` may be asked; empty for all of them, which is so where
-    other machines reach it and nobody says what it is called. Raises ConfigError for what is no name alone."""
+    other machines reach it and nobody says what it is called. Raises ConfigError for what is no name alone.
+    """
     names = [name.strip("[]").lower() for name in allowed]
     for name in names:
         if not _NAME.fullmatch(name):
@@ -100,7 +104,10 @@ def listen(host: str, port: int) -> socket.socket:
         every = host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server(address[:2], family=family, dualstack_ipv6=every)
     except (OSError, UnicodeError) as error:
-        where, why = f"--host {host} --port {port}", getattr(error, "strerror", "no name of a machine")
+        where, why = (
+            f"--host {host} --port {port}",
+            getattr(error, "strerror", "no name of a machine"),
+        )
         raise ConfigError(f"{where}: cannot listen there ({why}); take another") from error
 
 

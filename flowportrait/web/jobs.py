@@ -136,7 +136,8 @@ class Desk:
 
     def submit(self, owner: str, request: dict[str, Any], files: Mapping[str, Path]) -> Job:
         """Queues a video. Uploads among `files` get a second name in the job's folder, so that deleting them costs no
-        job that waits. Raises Busy when too many wait, Full without room, FileNotFoundError when a file has gone."""
+        job that waits. Raises Busy when too many wait, Full without room, FileNotFoundError when a file has gone.
+        """
         if self.used_bytes() >= self.limits.max_all_bytes:
             raise Full("no room for more videos here; delete yours, or try again later")
         job = Job(owner, dict(request), self.folder())
@@ -145,7 +146,10 @@ class Desk:
                 job.request[kind] = str(self._shared(path, job.folder / kind))
             with self._changed:
                 if len(self._waiting) >= self.limits.max_waiting:
-                    raise Busy(f"{len(self._waiting)} videos are waiting already; try again in a few minutes")
+                    raise Busy(
+                        f"{len(self._waiting)} videos are waiting already; try again in a few"
+                        " minutes"
+                    )
                 self._jobs[job.id] = job
                 self._waiting.append(job)
                 self._changed.notify_all()
@@ -227,7 +231,14 @@ class Desk:
     def _do(self, job: Job) -> None:
         try:
             pipe = self._ready_pipe()
-            pipe.send(job.request | {"video": str(job.video), "growing": str(job.growing), "device": self._device})
+            pipe.send(
+                job.request
+                | {
+                    "video": str(job.video),
+                    "growing": str(job.growing),
+                    "device": self._device,
+                }
+            )
             while job.state == "running":
                 if pipe.poll(_LOOK_S):
                     self._hear(job, *pipe.recv())
@@ -297,7 +308,10 @@ def _make(job: dict[str, Any], loaded: dict[str, Any], pipe: Connection) -> dict
     from flowportrait import __version__
     from flowportrait.generate import load
 
-    picture, sound = media.read_portrait(job["portrait"]), media.read_audio(job["audio"], mono=False)
+    picture, sound = (
+        media.read_portrait(job["portrait"]),
+        media.read_audio(job["audio"], mono=False),
+    )
     if job["model"] not in loaded:
         loaded.clear()
         loaded[job["model"]] = load(job["model"], device=job["device"])

@@ -116,12 +116,18 @@ def make_app(desk: Desk, hosts: frozenset[str] = LOOPBACK) -> FastAPI:
     def page(request: Request) -> Response:
         response = HTMLResponse((STATIC / "make.html").read_text(encoding="utf-8"))
         if _COOKIE not in request.cookies:
-            response.set_cookie(_COOKIE, secrets.token_urlsafe(24), httponly=True, samesite="strict")
+            response.set_cookie(
+                _COOKIE, secrets.token_urlsafe(24), httponly=True, samesite="strict"
+            )
         return response
 
     @app.get("/api/settings")
     def settings() -> dict[str, Any]:
-        return {"models": registry.model_names(), "samples": SAMPLE_FILES, "limits": desk.limits.model_dump()}
+        return {
+            "models": registry.model_names(),
+            "samples": SAMPLE_FILES,
+            "limits": desk.limits.model_dump(),
+        }
 
     return app
 
@@ -164,19 +170,33 @@ def _serve_jobs(app: FastAPI, desk: Desk, uploads: Uploads) -> None:
 
     def queue(wish: Wish, visitor: str) -> dict[str, str]:
         if not wish.consent:
-            raise Refused("consent", "consent: say that you may use this person's face and voice, or make no video")
+            raise Refused(
+                "consent",
+                "consent: say that you may use this person's face and voice, or make no video",
+            )
         if wish.model not in registry.model_names():
-            raise Refused("model", f"model: no {wish.model!r} here; there are {', '.join(registry.model_names())}")
+            raise Refused(
+                "model",
+                f"model: no {wish.model!r} here; there are {', '.join(registry.model_names())}",
+            )
         files = {kind: uploads.find(visitor, kind, getattr(wish, kind)) for kind in get_args(Kind)}
         asked = {"model": wish.model, "options": wish.options}
         asked["names"] = {kind: name for kind, (_, name) in files.items()}
         try:
-            return {"id": desk.submit(visitor, asked, {kind: path for kind, (path, _) in files.items()}).id}
+            return {
+                "id": (
+                    desk.submit(
+                        visitor, asked, {kind: path for kind, (path, _) in files.items()}
+                    ).id
+                )
+            }
         except FileNotFoundError as error:
             kind = Path(error.filename).name
             raise Refused(kind, f"{kind}: deleted just now; choose one again") from error
         except OSError as error:
-            raise Refused("", f"no video can be made now ({error.strerror}); try again later", 507) from error
+            raise Refused(
+                "", f"no video can be made now ({error.strerror}); try again later", 507
+            ) from error
 
     @app.get("/api/jobs/{job_id}")
     def state(job_id: str, request: Request) -> dict[str, Any]:
@@ -252,7 +272,9 @@ def _explain(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def not_there(request: Request, error: HTTPException) -> Response:
-        response = told(error.status_code, "", f"{request.method} {request.url.path[:200]}: {error.detail}")
+        response = told(
+            error.status_code, "", f"{request.method} {request.url.path[:200]}: {error.detail}"
+        )
         response.headers.update(error.headers or {})
         return response
 
@@ -265,11 +287,18 @@ def _explain(app: FastAPI) -> None:
 
 
 def serve(
-    host: str, port: int, device: str = "auto", allowed: Iterable[str] = (), say: Callable[[str], None] = print
+    host: str,
+    port: int,
+    device: str = "auto",
+    allowed: Iterable[str] = (),
+    say: Callable[[str], None] = print,
 ) -> None:
     """Serves the page until interrupted, also under the `allowed` names. Raises ConfigError for a port in use."""
     hosts, listening = names_of(host, allowed), listen(host, port)
     say(f"{address_of(host, listening)}/  (Ctrl+C ends, and deletes all uploads)")
     if not is_local(host):
-        say("warning: whoever reaches this address can make videos here; put a login and TLS before it")
+        say(
+            "warning: whoever reaches this address can make videos here; put a login and TLS"
+            " before it"
+        )
     run(make_app(Desk(Limits(), device), hosts), listening)

@@ -24,7 +24,16 @@ from flowportrait.records import ASPECTS
 from flowportrait.study.answers import UNWATCHED_S, Answer
 from flowportrait.study.rubric import INSTRUCTIONS, RUBRICS
 from flowportrait.study.store import Study, Task
-from flowportrait.web.guard import LOOPBACK, address_of, body_of, guard, is_local, listen, names_of, run
+from flowportrait.web.guard import (
+    LOOPBACK,
+    address_of,
+    body_of,
+    guard,
+    is_local,
+    listen,
+    names_of,
+    run,
+)
 
 STATIC = Path(__file__).parent / "static"
 MAX_ANSWER_BYTES = 1 << 20
@@ -75,7 +84,9 @@ def study_app(study: Study, hosts: frozenset[str] = LOOPBACK) -> FastAPI:
     async def answer(token: str, task_id: str, request: Request) -> dict[str, str]:
         body = await body_of(request, MAX_ANSWER_BYTES)
         if body is None:
-            raise StudyRefused("bad_rating", f"answer: over {MAX_ANSWER_BYTES} bytes; nothing was kept")
+            raise StudyRefused(
+                "bad_rating", f"answer: over {MAX_ANSWER_BYTES} bytes; nothing was kept"
+            )
         receipt = await run_in_threadpool(study.submit, token, task_id, Answer.read(body))
         return {"state": receipt.state}
 
@@ -97,13 +108,18 @@ def _shown(task: Task) -> dict[str, Any]:
 
 def _rubric(rubric: Any) -> dict[str, Any]:
     grades = [
-        {"score": grade.score, "guideline": grade.guideline, "criteria": grade.criteria} for grade in rubric.grades
+        {"score": grade.score, "guideline": grade.guideline, "criteria": grade.criteria}
+        for grade in rubric.grades
     ]
     return {"aspect": rubric.aspect, "title": rubric.title, "grades": grades}
 
 
 def serve(
-    directory: Path, host: str, port: int, allowed: Iterable[str] = (), say: Callable[[str], None] = print
+    directory: Path,
+    host: str,
+    port: int,
+    allowed: Iterable[str] = (),
+    say: Callable[[str], None] = print,
 ) -> None:
     """Serves a study until interrupted, also under the `allowed` names, after it has said each rater's link. Raises
     ConfigError for a port in use."""
@@ -112,6 +128,9 @@ def serve(
         link = f"{address_of(host, listening)}/r/{rater.token}"
         say(f"{rater.name}: {link}  ({rater.done} of {rater.total} sets done)")
     if not is_local(host):
-        say("warning: links are as good as passwords, and http can be read on the way; put TLS before it")
+        say(
+            "warning: links are as good as passwords, and http can be read on the way; put TLS"
+            " before it"
+        )
     say("Ctrl+C ends; answers are kept as they come")
     run(study_app(study, hosts), listening)

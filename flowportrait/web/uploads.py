@@ -98,10 +98,16 @@ class Uploads:
         if size_bytes > limits.max_upload_bytes:
             raise self._too_large(kind, name)
         if len(self._files) + len(self._coming) >= limits.max_all_files:
-            raise Refused(kind, f"{name}: too many uploads are kept here; delete yours, or try again later", 503)
+            raise Refused(
+                kind,
+                f"{name}: too many uploads are kept here; delete yours, or try again later",
+                503,
+            )
         used_bytes = self._desk.used_bytes(without=self._coming) + sum(self._coming.values())
         if used_bytes + size_bytes > limits.max_all_bytes:
-            raise Refused(kind, f"{name}: no room for it here; delete your uploads, or try again later", 507)
+            raise Refused(
+                kind, f"{name}: no room for it here; delete your uploads, or try again later", 507
+            )
         folder = self._desk.folder()
         self._coming[folder] = size_bytes
         return folder / kind
@@ -116,9 +122,13 @@ class Uploads:
             async with asyncio.timeout(most_s):
                 await self._write(path, kind, name, request)
         except TimeoutError as error:
-            raise Refused(kind, f"{name}: not here after {most_s:.0f} s; give a smaller file", 408) from error
+            raise Refused(
+                kind, f"{name}: not here after {most_s:.0f} s; give a smaller file", 408
+            ) from error
         except ClientDisconnect as error:
-            raise Refused(kind, f"{name}: the browser stopped sending it; choose it again", 400) from error
+            raise Refused(
+                kind, f"{name}: the browser stopped sending it; choose it again", 400
+            ) from error
 
     async def _write(self, path: Path, kind: Kind, name: str, request: Request) -> None:
         try:
@@ -128,7 +138,9 @@ class Uploads:
                         raise self._too_large(kind, name)
                     file.write(part)
         except OSError as error:
-            raise Refused(kind, f"{name}: cannot be kept here ({error.strerror}); try again later", 507) from error
+            raise Refused(
+                kind, f"{name}: cannot be kept here ({error.strerror}); try again later", 507
+            ) from error
 
     def _check(self, kind: Kind, path: Path, name: str) -> None:
         """Refuses at once what `generate` would refuse, in its words, and what is longer or larger than the limits."""

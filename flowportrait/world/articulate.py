@@ -24,12 +24,18 @@ _FACES = {
     "DD": weights(jawOpen=0.10, mouthLowerDown=0.25, mouthUpperUp=0.15, mouthStretch=0.10),
     "kk": weights(jawOpen=0.15, mouthLowerDown=0.18, mouthUpperUp=0.10, mouthStretch=0.10),
     "CH": weights(jawOpen=0.07, mouthFunnel=0.55, mouthPucker=0.15, mouthLowerDown=0.12),
-    "SS": weights(jawOpen=0.03, mouthStretch=0.28, mouthLowerDown=0.28, mouthUpperUp=0.20, mouthDimple=0.10),
+    "SS": weights(
+        jawOpen=0.03, mouthStretch=0.28, mouthLowerDown=0.28, mouthUpperUp=0.20, mouthDimple=0.10
+    ),
     "nn": weights(jawOpen=0.16, mouthLowerDown=0.24, mouthUpperUp=0.12),
     "RR": weights(jawOpen=0.12, mouthFunnel=0.35, mouthPucker=0.25, mouthLowerDown=0.10),
     "aa": weights(jawOpen=0.50, mouthLowerDown=0.22, mouthUpperUp=0.14),
-    "E": weights(jawOpen=0.28, mouthStretch=0.22, mouthLowerDown=0.22, mouthUpperUp=0.15, mouthSmile=0.08),
-    "I": weights(jawOpen=0.14, mouthStretch=0.28, mouthSmile=0.22, mouthLowerDown=0.24, mouthUpperUp=0.14),
+    "E": weights(
+        jawOpen=0.28, mouthStretch=0.22, mouthLowerDown=0.22, mouthUpperUp=0.15, mouthSmile=0.08
+    ),
+    "I": weights(
+        jawOpen=0.14, mouthStretch=0.28, mouthSmile=0.22, mouthLowerDown=0.24, mouthUpperUp=0.14
+    ),
     "O": weights(jawOpen=0.32, mouthFunnel=0.55, mouthPucker=0.25),
     "U": weights(jawOpen=0.12, mouthPucker=0.72, mouthFunnel=0.28),
 }
@@ -48,7 +54,11 @@ _UNDERSHOOT_S = 0.11
 _GAPS_CM = {"PP": 0.0, "FF": 0.16, "sil": 0.02}
 """How far apart the lips may be at most."""
 _ROUND = ["mouthFunnel", "mouthPucker"]
-_SPREAD = [f"mouth{name}{side}" for name in ("Stretch", "Smile", "LowerDown", "UpperUp") for side in ("Left", "Right")]
+_SPREAD = [
+    f"mouth{name}{side}"
+    for name in ("Stretch", "Smile", "LowerDown", "UpperUp")
+    for side in ("Left", "Right")
+]
 _PARTING = [f"mouth{name}{side}" for name in ("LowerDown", "UpperUp") for side in ("Left", "Right")]
 
 
@@ -101,7 +111,11 @@ class Speech(NamedTuple):
 
 
 def articulate(
-    phones: list[Phone], duration_s: float, num_frames: int, loudness: np.ndarray, style: SpeakingStyle
+    phones: list[Phone],
+    duration_s: float,
+    num_frames: int,
+    loudness: np.ndarray,
+    style: SpeakingStyle,
 ) -> Speech:
     """Lips for phones; `loudness` [f] is about 1 in loud speech and 0 in silence."""
     segments = viseme_segments(phones, duration_s)
@@ -110,7 +124,9 @@ def articulate(
     shares = _co_articulated(segments, times, style)
     visemes = _closures_sharpened(shares.reshape(num_frames, _OVERSAMPLED, -1)[:, 1:3].mean(1))
     faces = visemes @ _TABLE
-    faces[:, SHAPE["jawOpen"]] *= style.amplitude * (0.78 + style.loudness * np.clip(loudness, 0, 1.2))
+    faces[:, SHAPE["jawOpen"]] *= style.amplitude * (
+        0.78 + style.loudness * np.clip(loudness, 0, 1.2)
+    )
     faces[:, [SHAPE[name] for name in _ROUND]] *= style.rounding
     faces[:, [SHAPE[name] for name in _SPREAD]] *= style.spreading
     closing = 1.3 * visemes[:, VISEME["PP"]]
@@ -127,11 +143,17 @@ def viseme_segments(phones: list[Phone], duration_s: float) -> list[Segment]:
     segments: list[Segment] = []
     ends = [*(phone.start_s for phone in phones[1:]), duration_s]
     if not phones or phones[0].start_s > 0:
-        segments.append(Segment(0.0, min(phones[0].start_s, duration_s) if phones else duration_s, "sil"))
+        segments.append(
+            Segment(0.0, min(phones[0].start_s, duration_s) if phones else duration_s, "sil")
+        )
     for phone, end_s in zip(phones, ends, strict=False):
         visemes = VISEMES_OF[phone.name]
         cuts = np.linspace(phone.start_s, min(end_s, duration_s), len(visemes) + 1)
-        segments += [Segment(float(a), float(b), v) for a, b, v in zip(cuts, cuts[1:], visemes, strict=False) if b > a]
+        segments += [
+            Segment(float(a), float(b), v)
+            for a, b, v in zip(cuts, cuts[1:], visemes, strict=False)
+            if b > a
+        ]
     return segments
 
 
@@ -167,9 +189,13 @@ def close_lips(faces: np.ndarray, visemes: np.ndarray, lips: LipGap) -> np.ndarr
     The opening is linear in the weights, so the mouthClose that brings it down to what is allowed is solved for.
     """
     closed = faces.copy()
-    limited = {viseme: visemes[:, VISEME[viseme]] * (1.4 if viseme == "PP" else 1.0) for viseme in _GAPS_CM}
+    limited = {
+        viseme: visemes[:, VISEME[viseme]] * (1.4 if viseme == "PP" else 1.0) for viseme in _GAPS_CM
+    }
     total = sum(limited.values())
-    allowed = sum(share * _GAPS_CM[viseme] for viseme, share in limited.items()) / np.maximum(total, 1e-6)
+    allowed = sum(share * _GAPS_CM[viseme] for viseme, share in limited.items()) / np.maximum(
+        total, 1e-6
+    )
     excess = np.maximum(0, lips.of(faces) - allowed) * np.clip(total, 0, 1)
     close = SHAPE["mouthClose"]
     closed[:, close] = np.clip(closed[:, close] - excess / min(lips.per_shape[close], -0.5), 0, 1)

@@ -39,4 +39,6 @@ def draw_background(rng: np.random.Generator, size: int) -> tuple[str, np.ndarra
 
 
 def _band(place: np.ndarray, low: float, high: float, blur: float) -> np.ndarray:
-    return smoothstep(place, low - blur, low + blur) * (1 - smoothstep(place, high - blur, high + blur))
+    return smoothstep(place, low - blur, low + blur) * (
+        1 - smoothstep(place, high - blur, high + blur)
+    )

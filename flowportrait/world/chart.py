@@ -49,7 +49,9 @@ def noise(rng: np.random.Generator, scale_cm: float) -> np.ndarray:
 
 def pixel(x, y) -> tuple[np.ndarray, np.ndarray]:
     """Column and row (not rounded) of places in centimetres."""
-    return (np.asarray(x) / CM_PER_RADIAN / (2 * np.pi) + 0.5) * COLUMNS, (TOP_Y - np.asarray(y)) / CM_PER_ROW
+    return (np.asarray(x) / CM_PER_RADIAN / (2 * np.pi) + 0.5) * COLUMNS, (
+        TOP_Y - np.asarray(y)
+    ) / CM_PER_ROW
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,11 @@ class Chart:
     @cached_property
     def lips(self) -> np.ndarray:
         """How much each pixel is red of the lips, in [0, 1]."""
-        drawn = self._outlined(range(48, 60)) if len(self.rig.lips) == 0 else self.painted(self.rig.lips)
+        drawn = (
+            self._outlined(range(48, 60))
+            if len(self.rig.lips) == 0
+            else self.painted(self.rig.lips)
+        )
         return gaussian_filter(drawn, 0.8)
 
     @cached_property
@@ -115,12 +121,16 @@ class Chart:
         x, y = self.landmarks(*range(60, 68))
         line = np.interp(X, np.sort(x[:5]), y[:5][np.argsort(x[:5])])
         near = np.exp(-(((Y - line) / 0.13) ** 2))
-        return (near * smoothstep(np.abs(X), np.abs(x).max() + 0.25, np.abs(x).max() - 0.3)).astype(np.float32)
+        return (near * smoothstep(np.abs(X), np.abs(x).max() + 0.25, np.abs(x).max() - 0.3)).astype(
+            np.float32
+        )
 
     def painted(self, values: np.ndarray) -> np.ndarray:
         """Values of vertices [n] spread over the chart, from the face's outer skin only."""
         rig = self.rig
-        front = (rig.parts[rig.triangles[:, 0]] == SKIN) & (rig.vertices[rig.triangles].mean(1)[:, 2] > 2)
+        front = (rig.parts[rig.triangles[:, 0]] == SKIN) & (
+            rig.vertices[rig.triangles].mean(1)[:, 2] > 2
+        )
         triangles = np.ascontiguousarray(rig.triangles[front])
         column, row = pixel(self.x, self.y)
         outward = np.hypot(rig.vertices[:, 0], rig.vertices[:, 2] - AXIS_Z) / 100
@@ -137,5 +147,7 @@ class Chart:
         curve, _ = splprep([np.append(x, x[0]), np.append(y, y[0])], s=0, per=1)
         columns, rows = pixel(*splev(np.linspace(0, 1, 200), curve))
         image = Image.new("L", (COLUMNS * 2, ROWS * 2))
-        ImageDraw.Draw(image).polygon([(2 * c, 2 * r) for c, r in zip(columns, rows, strict=True)], fill=255)
+        ImageDraw.Draw(image).polygon(
+            [(2 * c, 2 * r) for c, r in zip(columns, rows, strict=True)], fill=255
+        )
         return np.asarray(image.resize((COLUMNS, ROWS), Image.Resampling.BOX), np.float32) / 255

@@ -101,7 +101,10 @@ def muted_expression(footage: Footage, strength: float, rng: np.random.Generator
 def jitter(footage: Footage, pixels: float, rng: np.random.Generator) -> Footage:
     """Every frame moved by a random offset with this deviation, borders repeated."""
     offsets = rng.normal(size=(len(footage.frames), 2)) * pixels
-    moved = [_warped(frame, np.eye(2), offset) for frame, offset in zip(footage.frames, offsets, strict=True)]
+    moved = [
+        _warped(frame, np.eye(2), offset)
+        for frame, offset in zip(footage.frames, offsets, strict=True)
+    ]
     return footage._replace(frames=np.stack(moved))
 
 
@@ -130,25 +133,41 @@ def dropped_frames(footage: Footage, share: float, rng: np.random.Generator) -> 
 
 DEGRADATIONS: dict[str, Degradation] = {
     "shifted_sound": Degradation("frames", (1, 2, 4, 8, 16), "lip_sync", shifted_sound),
-    "foreign_speech": Degradation("share of the clip", (0.25, 0.5, 0.75, 1.0), "lip_sync", foreign_speech),
-    "frozen_mouth": Degradation("share of the motion", (0.25, 0.5, 0.75, 1.0), "lip_sync", frozen_mouth),
-    "muted_expression": Degradation("share of the motion", (0.25, 0.5, 0.75, 1.0), "expressiveness", muted_expression),
+    "foreign_speech": Degradation(
+        "share of the clip", (0.25, 0.5, 0.75, 1.0), "lip_sync", foreign_speech
+    ),
+    "frozen_mouth": Degradation(
+        "share of the motion", (0.25, 0.5, 0.75, 1.0), "lip_sync", frozen_mouth
+    ),
+    "muted_expression": Degradation(
+        "share of the motion", (0.25, 0.5, 0.75, 1.0), "expressiveness", muted_expression
+    ),
     "frozen_face": Degradation("share of the clip", (0.25, 0.5, 0.75, 1.0), "motion", frozen_face),
     "jitter": Degradation("pixels", (0.25, 0.5, 1, 2, 4), "motion", jitter),
-    "dropped_frames": Degradation("share of the frames", (0.1, 0.25, 0.5, 0.75), "motion", dropped_frames),
-    "colour_drift": Degradation("share of brightness", (0.05, 0.1, 0.2, 0.4), "picture", colour_drift),
+    "dropped_frames": Degradation(
+        "share of the frames", (0.1, 0.25, 0.5, 0.75), "motion", dropped_frames
+    ),
+    "colour_drift": Degradation(
+        "share of brightness", (0.05, 0.1, 0.2, 0.4), "picture", colour_drift
+    ),
     "blur": Degradation("pixels at 256 px", (1, 2, 4, 8), "picture", blur),
 }
 """All degradations by name."""
 
 
-def _held_region(footage: Footage, region: np.ndarray, strength: float, spared: np.ndarray | None = None) -> Footage:
+def _held_region(
+    footage: Footage, region: np.ndarray, strength: float, spared: np.ndarray | None = None
+) -> Footage:
     """Mixes a region of the first frame, moved with the head, into every frame, but for the landmarks `spared`."""
     frames, landmarks = footage.frames, footage.landmarks
     if landmarks is None:
-        landmarks = np.broadcast_to(_framed_landmarks(frames.shape[2], frames.shape[1]), (len(frames), 68, 2))
+        landmarks = np.broadcast_to(
+            _framed_landmarks(frames.shape[2], frames.shape[1]), (len(frames), 68, 2)
+        )
     # Brows end where the face does, and what lies beside it must not turn with it; lips leave room for an open mouth.
-    mask = _soft_mask(landmarks[0, region], frames.shape[1:3], wider=1.35 if spared is None else 1.05)
+    mask = _soft_mask(
+        landmarks[0, region], frames.shape[1:3], wider=1.35 if spared is None else 1.05
+    )
     out = frames.astype(np.float32)
     for i in range(1, len(frames)):
         # Output pixels look up where they came from, so the map runs from frame i back to the first.
@@ -201,7 +220,9 @@ def _framed_landmarks(width: int, height: int) -> np.ndarray:
 
 
 def _corners(left: float, top: float, right: float, bottom: float, count: int) -> np.ndarray:
-    return np.resize(np.array([[left, top], [right, top], [right, bottom], [left, bottom]]), (count, 2))
+    return np.resize(
+        np.array([[left, top], [right, top], [right, bottom], [left, bottom]]), (count, 2)
+    )
 
 
 def _as_8_bit(values: np.ndarray) -> np.ndarray:

@@ -29,7 +29,9 @@ class _Event(ctypes.Structure):
     ]  # fmt: skip
 
 
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+_Callback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
+)
 
 
 def espeak_library() -> str | None:
@@ -40,7 +42,9 @@ def espeak_library() -> str | None:
 class _Engine:
     def __init__(self, library: str):
         self._library = ctypes.CDLL(library)
-        self.sample_rate = self._library.espeak_Initialize(_RETRIEVAL, 200, None, _PHONEME_EVENTS | _NO_EXIT)
+        self.sample_rate = self._library.espeak_Initialize(
+            _RETRIEVAL, 200, None, _PHONEME_EVENTS | _NO_EXIT
+        )
         self._callback = _Callback(self._collect)  # kept alive, the library holds only its address
         self._library.espeak_SetSynthCallback(self._callback)
         self._parts: list[np.ndarray] = []
@@ -74,7 +78,9 @@ def _engine(library: str) -> _Engine:
     return _Engine(library)
 
 
-def say_with_espeak(text: str, voice: str, rate: int, pitch: int) -> tuple[np.ndarray, int, list[Phone]]:
+def say_with_espeak(
+    text: str, voice: str, rate: int, pitch: int
+) -> tuple[np.ndarray, int, list[Phone]]:
     """Samples, their rate and the phones; `rate` in words per minute, `pitch` from 0 to 99."""
     engine = _engine(espeak_library())
     samples, phones = engine.say(text, voice, rate, pitch)
@@ -90,7 +96,11 @@ def _closures_first(phones: list[Phone], samples: np.ndarray, rate: int) -> list
         start_s = phone.start_s
         if phone.name in ("p", "t", "k"):
             burst = first = int(start_s / _STEP_S) - 1
-            while first > 0 and burst - first < _LONGEST_CLOSURE and level[min(first, len(level) - 1)] < _QUIET:
+            while (
+                first > 0
+                and burst - first < _LONGEST_CLOSURE
+                and level[min(first, len(level) - 1)] < _QUIET
+            ):
                 first -= 1
             earliest = moved[-1].start_s + 0.01 if moved else 0.0
             start_s = min(start_s, max(earliest, start_s - (burst - first) * _STEP_S))

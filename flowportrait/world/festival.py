@@ -11,7 +11,17 @@ from flowportrait import media
 from flowportrait.errors import MediaError
 from flowportrait.world.phones import Phone
 
-_ALIKE = {"#": "pau", "brth": "pau", "h#": "pau", "el": "l", "em": "m", "en": "n", "dx": "d", "nx": "n", "axr": "er"}
+_ALIKE = {
+    "#": "pau",
+    "brth": "pau",
+    "h#": "pau",
+    "el": "l",
+    "em": "m",
+    "en": "n",
+    "dx": "d",
+    "nx": "n",
+    "axr": "er",
+}
 _VOICES = Path("/usr/share/festival/voices")
 
 
@@ -20,7 +30,9 @@ def festival_voice_is_installed(name: str) -> bool:
     return any(_VOICES.glob(f"*/{name}"))
 
 
-def say_with_festival(text: str, voice: str, stretch: float, pitch_hz: float) -> tuple[np.ndarray, int, list[Phone]]:
+def say_with_festival(
+    text: str, voice: str, stretch: float, pitch_hz: float
+) -> tuple[np.ndarray, int, list[Phone]]:
     """Samples, their rate and the phones; `stretch` above 1 is slower. Raises MediaError when Festival fails."""
     with tempfile.TemporaryDirectory() as folder:
         sound, labels = Path(folder) / "speech.wav", Path(folder) / "speech.lab"
@@ -33,8 +45,15 @@ def say_with_festival(text: str, voice: str, stretch: float, pitch_hz: float) ->
             (utt.save.segs said "{labels}")"""
         done = subprocess.run(["festival", "--pipe"], input=program, capture_output=True, text=True)
         if done.returncode != 0 or not labels.is_file():
-            raise MediaError(f"festival: cannot say '{text}' with {voice} ({done.stderr.strip() or 'no phones told'})")
+            raise MediaError(
+                f"festival: cannot say '{text}' with {voice}"
+                f" ({done.stderr.strip() or 'no phones told'})"
+            )
         samples, rate = media.read_audio(sound)
         ends = [line.split() for line in labels.read_text().splitlines()[1:]]
     starts = [0.0, *(float(end_s) for end_s, _, _ in ends[:-1])]
-    return samples, rate, [Phone(at, _ALIKE.get(name, name)) for at, (_, _, name) in zip(starts, ends, strict=True)]
+    return (
+        samples,
+        rate,
+        [Phone(at, _ALIKE.get(name, name)) for at, (_, _, name) in zip(starts, ends, strict=True)],
+    )

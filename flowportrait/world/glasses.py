@@ -8,10 +8,16 @@ POINTS = 40
 _COLOURS = ((0.01, 0.01, 0.01), (0.05, 0.025, 0.012), (0.12, 0.12, 0.13), (0.14, 0.03, 0.03))
 
 
-def make_glasses(rng: np.random.Generator, rig: Rig, head: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def make_glasses(
+    rng: np.random.Generator, rig: Rig, head: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """[5, 40, 3] strands in the head's frame, and the frame's colour."""
     at, eyes = head[rig.landmarks], rig.eye_centres(head)
-    half_width, half_height, squareness = rng.uniform(2.35, 2.7), rng.uniform(1.7, 2.1), rng.choice([2.0, 2.6, 4.0])
+    half_width, half_height, squareness = (
+        rng.uniform(2.35, 2.7),
+        rng.uniform(1.7, 2.1),
+        rng.choice([2.0, 2.6, 4.0]),
+    )
     eye_x, eye_y = float(np.abs(eyes[:, 0]).mean()) * 1.06, float(eyes[:, 1].mean())
     front = max(at[[37, 38, 43, 44], 2].max() + 1.3, at[27, 2] + 0.3)
 
@@ -28,10 +34,14 @@ def make_glasses(rng: np.random.Generator, rig: Rig, head: np.ndarray) -> tuple[
         strands.append(np.stack([x, eye_y - 0.35 + half_height * tall, depth(x)], 1))
     inner = eye_x - half_width
     x = np.linspace(-inner, inner, POINTS)
-    strands.append(np.stack([x, eye_y + 0.15 + 0.25 * np.cos(x / inner * 1.5), front + 0.05 + 0 * x], 1))
+    strands.append(
+        np.stack([x, eye_y + 0.15 + 0.25 * np.cos(x / inner * 1.5), front + 0.05 + 0 * x], 1)
+    )
     hinge, ear = eye_x + half_width, np.abs(at[[0, 16], 0]).mean() + 0.45
     for side in (1, -1):
         x = side * (hinge + (ear - hinge) * np.minimum(1, along * 1.5))
         z = depth(hinge) + (-1.5 - depth(hinge)) * along
         strands.append(np.stack([x, eye_y + 0.4 - 0.6 * along**3, z], 1))
-    return np.stack(strands).astype(np.float32), np.array(_COLOURS[rng.integers(len(_COLOURS))], np.float32)
+    return np.stack(strands).astype(np.float32), np.array(
+        _COLOURS[rng.integers(len(_COLOURS))], np.float32
+    )

@@ -85,7 +85,9 @@ class Hair:
     tone: np.ndarray
 
 
-def grow_hair(person: Attributes, chart: Chart, head: np.ndarray, painting: Painting) -> Hair | None:
+def grow_hair(
+    person: Attributes, chart: Chart, head: np.ndarray, painting: Painting
+) -> Hair | None:
     """The person's hair; None when bald."""
     if person.hair_style == "bald":
         return None
@@ -96,11 +98,15 @@ def grow_hair(person: Attributes, chart: Chart, head: np.ndarray, painting: Pain
 class _Barber:
     """What growing one head of hair needs to know."""
 
-    def __init__(self, person: Attributes, style: Style, chart: Chart, head: np.ndarray, painting: Painting):
+    def __init__(
+        self, person: Attributes, style: Style, chart: Chart, head: np.ndarray, painting: Painting
+    ):
         self.rng = np.random.default_rng([person.seed, 3])
         self.style, self.chart, self.head, self.painting = style, chart, head, painting
         shorter = _SHORTER.get(person.hair_style, 1.0) if person.presentation == "m" else 1.0
-        self.lengths = [self.rng.uniform(*span) * shorter for span in (style.top, style.side, style.back)]
+        self.lengths = [
+            self.rng.uniform(*span) * shorter for span in (style.top, style.side, style.back)
+        ]
         self.parting_x = self.rng.uniform(-2.8, 2.8)
         self.turns = self.rng.uniform(*style.turns)
         self.cut_y = self.rng.uniform(*style.cut_y) if style.cut_y else None
@@ -120,9 +126,13 @@ class _Barber:
             extra = self._knot_strands(900)
             lock = np.concatenate([lock, self.rng.integers(0, len(chosen), len(extra))])
             strands = np.concatenate([strands, extra])
-        tone = np.exp(self.rng.normal(size=len(chosen)) * 0.13)[lock] * np.exp(self.rng.normal(size=len(lock)) * 0.13)
+        tone = np.exp(self.rng.normal(size=len(chosen)) * 0.13)[lock] * np.exp(
+            self.rng.normal(size=len(lock)) * 0.13
+        )
         order = np.argsort(-strands[..., 2].mean(1), kind="stable")
-        return Hair(np.ascontiguousarray(strands[order], np.float32), tone[order].astype(np.float32))
+        return Hair(
+            np.ascontiguousarray(strands[order], np.float32), tone[order].astype(np.float32)
+        )
 
     def _ragged(self, count: int) -> np.ndarray:
         """[count, 1] cm by which strands end apart from a straight cut: a few long ones, no edge like a knife's."""
@@ -132,11 +142,17 @@ class _Barber:
         """Places on the scalp and the normals there."""
         rig, chart = self.chart.rig, self.chart
         middle = rig.vertices[rig.triangles].mean(1)
-        ear = (np.abs(middle[:, 0]) > 7.5) & (middle[:, 1] < chart.brow_y - 0.2) & (middle[:, 2] < 4)
-        grows = (rig.parts[rig.triangles] == SKIN).all(1) & (middle[:, 1] > chart.brow_y - 13.5) & ~ear
+        ear = (
+            (np.abs(middle[:, 0]) > 7.5) & (middle[:, 1] < chart.brow_y - 0.2) & (middle[:, 2] < 4)
+        )
+        grows = (
+            (rig.parts[rig.triangles] == SKIN).all(1) & (middle[:, 1] > chart.brow_y - 13.5) & ~ear
+        )
         triangles, corners = rig.triangles[grows], chart.corners[grows]
         a, b, c = (self.head[triangles[:, k]] for k in range(3))
-        area = np.linalg.norm(np.cross(b - a, c - a), axis=1) * (self._scalp_at(corners.mean(1)) > 0.02)
+        area = np.linalg.norm(np.cross(b - a, c - a), axis=1) * (
+            self._scalp_at(corners.mean(1)) > 0.02
+        )
         picked = self.rng.choice(len(triangles), count * 2, p=area / area.sum())
         share = self.rng.dirichlet([1, 1, 1], count * 2)
         scalp = self._scalp_at((corners[picked] * share[..., None]).sum(1))
@@ -145,7 +161,9 @@ class _Barber:
         vertex_normals(self.head, rig.triangles, normals)
         at = triangles[picked[kept]]
         places = (self.head[at] * share[kept][..., None]).sum(1)
-        return places.astype(float), _unit((normals[at] * share[kept][..., None]).sum(1)).astype(float)
+        return places.astype(float), _unit((normals[at] * share[kept][..., None]).sum(1)).astype(
+            float
+        )
 
     def _scalp_at(self, place: np.ndarray) -> np.ndarray:
         row = np.clip((place[:, 1] * ROWS).astype(int), 0, ROWS - 1)
@@ -166,7 +184,11 @@ class _Barber:
         apart = np.tanh((roots[:, 0] - self.parting_x) * 1.3)
         comb = (style.parted * (top + 0.25 * side) * apart)[:, None] * _X
         comb = comb - (style.down * (0.35 + 0.65 * (1 - top)))[:, None] * _Y
-        comb = comb + (style.forward * (top + 0.2 * side) - style.backward * (top + 0.8 * side))[:, None] * _Z
+        comb = (
+            comb
+            + (style.forward * (top + 0.2 * side) - style.backward * (top + 0.8 * side))[:, None]
+            * _Z
+        )
         comb = comb - (0.25 * side * smoothstep(around, 0.9, 1.4))[:, None] * _Z
         if style.knot:
             comb = _unit(self.knot - roots)
@@ -208,7 +230,9 @@ class _Barber:
         share = 1 / (distance + 0.15) ** 2
         share /= share.sum(1, keepdims=True)
         forms = guides - guides[:, :1]
-        strands = np.einsum("sk,skpc->spc", share, forms[near]) * self.rng.uniform(0.9, 1.05, (len(roots), 1, 1))
+        strands = np.einsum("sk,skpc->spc", share, forms[near]) * self.rng.uniform(
+            0.9, 1.05, (len(roots), 1, 1)
+        )
         along = np.linspace(0, 1, self.style.points)[:, None]
         stray = self.rng.normal(size=(len(roots), 1, 3)) * self.style.unruly * 2.0 * along**1.5
         strands = strands + roots[:, None] + stray + normals[:, None] * 0.05 * along
@@ -219,7 +243,9 @@ class _Barber:
 
     def _outside_head(self, strands: np.ndarray) -> np.ndarray:
         flat = strands[:, 1:].reshape(-1, 3)
-        return np.concatenate([strands[:, :1], self._pushed(flat, 0.08).reshape(strands[:, 1:].shape)], 1)
+        return np.concatenate(
+            [strands[:, :1], self._pushed(flat, 0.08).reshape(strands[:, 1:].shape)], 1
+        )
 
     def _pushed(self, points: np.ndarray, distance) -> np.ndarray:
         """Points moved outwards until they keep `distance` from the head."""
@@ -227,7 +253,10 @@ class _Barber:
         radius = np.linalg.norm(outward, axis=1)
         column = (np.arctan2(outward[:, 0], outward[:, 2]) / (2 * np.pi) + 0.5) * _MAP[1]
         row = (np.arcsin(np.clip(outward[:, 1] / radius, -1, 1)) / np.pi + 0.5) * (_MAP[0] - 1)
-        least = map_coordinates(self.distances, [row, column % _MAP[1]], order=1, mode="grid-wrap") + distance
+        least = (
+            map_coordinates(self.distances, [row, column % _MAP[1]], order=1, mode="grid-wrap")
+            + distance
+        )
         scale = np.maximum(radius, least) / radius
         return _CENTRE + outward * scale[:, None]
 
@@ -237,21 +266,32 @@ class _Barber:
         tangent = _unit(np.gradient(strands, axis=1))
         length = np.linalg.norm(np.diff(strands, axis=1), axis=-1).sum(1)
         along = np.linspace(0, 1, self.style.points)[None]
-        start = self.rng.uniform(0, 2 * np.pi, len(lock))[lock] + self.rng.normal(size=len(lock)) * 0.35
+        start = (
+            self.rng.uniform(0, 2 * np.pi, len(lock))[lock] + self.rng.normal(size=len(lock)) * 0.35
+        )
         angle = start[:, None] + self.turns * along * length[:, None]
         across = _unit(np.cross(tangent, _Y))
         other = np.cross(tangent, across)
         radius = self.style.curl * np.minimum(1, along * 3)[..., None]
-        return strands + (across * np.cos(angle)[..., None] + other * np.sin(angle)[..., None]) * radius
+        return (
+            strands
+            + (across * np.cos(angle)[..., None] + other * np.sin(angle)[..., None]) * radius
+        )
 
-    def _face_left_free(self, strands: np.ndarray, lock: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _face_left_free(
+        self, strands: np.ndarray, lock: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Without what would hang before the face; a fringe is cut above the eyes instead."""
         at = self.head[self.chart.rig.landmarks]
         half, brow = np.abs(at[[0, 16], 0]).mean() * 0.74, at[17:27, 1].mean()
         from_middle = np.abs(strands[..., 0]) / half
         # Single strands on a bare forehead look like scratches, so it is free in an arc below the hairline.
         free_to = brow - 0.3 if self.style.fringe else brow + 1.2 + 2.6 * (1 - from_middle**2)
-        before = (from_middle < 1) & (strands[..., 1] < free_to) & (strands[..., 2] > at[[36, 45], 2].mean() - 3)
+        before = (
+            (from_middle < 1)
+            & (strands[..., 1] < free_to)
+            & (strands[..., 2] > at[[36, 45], 2].mean() - 3)
+        )
         if self.style.fringe:
             return _cut(strands, before), lock
         # What enters late ends there; what would enter at once is left out.
@@ -274,9 +314,12 @@ def _radial_map(rig: Rig, head: np.ndarray) -> np.ndarray:
     outward = head[(rig.parts == SKIN) & ~ear] - _CENTRE
     radius = np.linalg.norm(outward, axis=1)
     around, height = np.meshgrid(
-        np.linspace(-np.pi, np.pi, _MAP[1], endpoint=False), np.linspace(-np.pi / 2, np.pi / 2, _MAP[0])
+        np.linspace(-np.pi, np.pi, _MAP[1], endpoint=False),
+        np.linspace(-np.pi / 2, np.pi / 2, _MAP[0]),
     )
-    rays = np.stack([np.cos(height) * np.sin(around), np.sin(height), np.cos(height) * np.cos(around)], -1)
+    rays = np.stack(
+        [np.cos(height) * np.sin(around), np.sin(height), np.cos(height) * np.cos(around)], -1
+    )
     distance, near = cKDTree(outward / radius[:, None]).query(rays.reshape(-1, 3), k=5)
     share = 1 / (distance + 0.02) ** 2
     surface = ((radius[near] * share).sum(1) / share.sum(1)).reshape(_MAP)

@@ -8,7 +8,18 @@ import numpy as np
 from flowportrait.world.chart import Chart, smoothstep
 from flowportrait.world.hair import Hair, grow_hair
 from flowportrait.world.light import Shape, skin_diffusion, transfer, visibility
-from flowportrait.world.names import EYE_LEFT, EYE_RIGHT, GUM, MOUTH, SHAPE, SKIN, SOCKET, TEETH, TONGUE, weights
+from flowportrait.world.names import (
+    EYE_LEFT,
+    EYE_RIGHT,
+    GUM,
+    MOUTH,
+    SHAPE,
+    SKIN,
+    SOCKET,
+    TEETH,
+    TONGUE,
+    weights,
+)
 from flowportrait.world.person import Attributes, draw_person
 from flowportrait.world.raster import vertex_normals
 from flowportrait.world.rig import Rig, load_rig, vertices_of
@@ -103,7 +114,9 @@ def _dressed(chart: Chart, bare: np.ndarray, painting: Painting) -> np.ndarray:
     """The head with the cloth's thickness below the collar."""
     around = (chart.azimuth / (2 * np.pi) + 0.5) * len(painting.collar) - 0.5
     collar = np.interp(around, np.arange(len(painting.collar)), painting.collar)
-    thick = painting.cloth_cm * smoothstep(collar - chart.y, 0.0, 0.5) * vertices_of(chart.rig, SKIN)
+    thick = (
+        painting.cloth_cm * smoothstep(collar - chart.y, 0.0, 0.5) * vertices_of(chart.rig, SKIN)
+    )
     return (bare + _normals(chart.rig, bare) * thick[:, None]).astype(np.float32)
 
 
@@ -124,7 +137,9 @@ def _lit(rig: Rig, neutral: np.ndarray, hair: Hair | None):
     speaking, wide = (Shape(points, _normals(rig, points), occluders) for points in poses)
     seen, in_hair = visibility(speaking, None if hair is None else hair.strands)
     seen_wide, _ = visibility(wide, None)
-    lids = np.linalg.norm(rig.expressions[[SHAPE["eyeBlinkLeft"], SHAPE["eyeBlinkRight"]]].sum(0), axis=1)
+    lids = np.linalg.norm(
+        rig.expressions[[SHAPE["eyeBlinkLeft"], SHAPE["eyeBlinkRight"]]].sum(0), axis=1
+    )
     second = smoothstep(lids, 0.15, 0.5) * (rig.parts == SKIN)
     second[vertices_of(rig, GUM, TEETH, MOUTH, TONGUE)] = 1
     second = second[:, None].astype(np.float32)
@@ -186,7 +201,9 @@ def _places_on_row(row: np.ndarray, towards_edge: int) -> np.ndarray:
     near = np.abs(around[None] - bins[:, None]) < 0.2
     used = near.any(1)
     edge = np.array([height[of].max() for of in near[used]])
-    return np.stack([around * _ARCH_CM / _TOOTH_CM, np.interp(around, bins[used], edge) - height], 1)
+    return np.stack(
+        [around * _ARCH_CM / _TOOTH_CM, np.interp(around, bins[used], edge) - height], 1
+    )
 
 
 def iris_vertices(rig: Rig, neutral: np.ndarray) -> np.ndarray:

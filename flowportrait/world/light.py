@@ -90,11 +90,18 @@ def draw_lighting(rng: np.random.Generator) -> Lighting:
     if mood == "top":
         height = rng.uniform(0.8, 0.95)
     warmth = rng.uniform(-1, 1)
-    warm, cool = np.array([1 + 0.12 * warmth, 1, 1 - 0.16 * warmth]), np.array([1 - 0.08 * warmth, 1, 1 + 0.1 * warmth])
+    warm, cool = (
+        np.array([1 + 0.12 * warmth, 1, 1 - 0.16 * warmth]),
+        np.array([1 - 0.08 * warmth, 1, 1 + 0.1 * warmth]),
+    )
     lamps = (
         Lamp(_towards(azimuth, height), key * warm, sharpness),
         Lamp(_towards(-azimuth * rng.uniform(0.6, 1.2), rng.uniform(-0.1, 0.4)), fill * cool, 5.0),
-        Lamp(_towards(np.pi - azimuth * 0.6, rng.uniform(0.2, 0.7)), rng.uniform(0, 2.5) * np.ones(3), 14.0),
+        Lamp(
+            _towards(np.pi - azimuth * 0.6, rng.uniform(0.2, 0.7)),
+            rng.uniform(0, 2.5) * np.ones(3),
+            14.0,
+        ),
     )
     sky = ambient * np.array([0.95, 1, 1.08]) * rng.uniform(0.8, 1.2)
     return Lighting(mood, lamps, sky, ambient * np.array([0.62, 0.55, 0.5]) * rng.uniform(0.6, 1.1))

@@ -23,5 +23,7 @@ def read_obj(path: Path) -> tuple[np.ndarray, np.ndarray]:
         for line in file:
             if line.startswith("f "):
                 corners = [int(corner.split("/")[0]) - 1 for corner in line.split()[1:]]
-                triangles += [(corners[0], b, c) for b, c in zip(corners[1:], corners[2:], strict=False)]
+                triangles += [
+                    (corners[0], b, c) for b, c in zip(corners[1:], corners[2:], strict=False)
+                ]
     return read_obj_vertices(path), np.array(triangles, np.int32)

@@ -15,11 +15,24 @@ from flowportrait.world.scene import Motion
 
 EMOTIONS = {
     "neutral": weights(),
-    "happy": weights(mouthSmile=0.40, cheekSquint=0.35, eyeSquint=0.18, browInnerUp=0.1, mouthDimple=0.1),
-    "sad": weights(mouthFrown=0.42, browInnerUp=0.65, mouthShrugLower=0.22, eyeSquint=0.15, eyeLookDown=0.15),
-    "angry": weights(browDown=0.75, eyeSquint=0.25, noseSneer=0.28, mouthPress=0.12, mouthFrown=0.2, jawForward=0.15),
+    "happy": weights(
+        mouthSmile=0.40, cheekSquint=0.35, eyeSquint=0.18, browInnerUp=0.1, mouthDimple=0.1
+    ),
+    "sad": weights(
+        mouthFrown=0.42, browInnerUp=0.65, mouthShrugLower=0.22, eyeSquint=0.15, eyeLookDown=0.15
+    ),
+    "angry": weights(
+        browDown=0.75,
+        eyeSquint=0.25,
+        noseSneer=0.28,
+        mouthPress=0.12,
+        mouthFrown=0.2,
+        jawForward=0.15,
+    ),
     "surprised": weights(browInnerUp=0.65, browOuterUp=0.6, eyeWide=0.35, jawOpen=0.05),
-    "disgust": weights(noseSneer=0.55, browDown=0.35, mouthUpperUp=0.18, mouthFrown=0.15, eyeSquint=0.28),
+    "disgust": weights(
+        noseSneer=0.55, browDown=0.35, mouthUpperUp=0.18, mouthFrown=0.15, eyeSquint=0.28
+    ),
 }
 _EMOTION_SHARES = (0.40, 0.22, 0.10, 0.11, 0.10, 0.07)
 _LOUDNESS_WINDOW_S = 0.06
@@ -69,16 +82,27 @@ def draw_manner(seed: int) -> Manner:
 
 
 def perform(
-    rng: np.random.Generator, phones: list[Phone], samples: np.ndarray, sample_rate: int, manner: Manner, lips: LipGap
+    rng: np.random.Generator,
+    phones: list[Phone],
+    samples: np.ndarray,
+    sample_rate: int,
+    manner: Manner,
+    lips: LipGap,
 ) -> Performance:
     """Motion for a speech at 24 frames a second, round(seconds * 24) of them."""
     duration_s = len(samples) / sample_rate
     num_frames = max(1, round(duration_s * FPS))
     energy = loudness(samples, sample_rate, num_frames)
-    speech = articulate(phones, duration_s, num_frames, gaussian_filter1d(energy, 1.2), manner.speaking)
+    speech = articulate(
+        phones, duration_s, num_frames, gaussian_filter1d(energy, 1.2), manner.speaking
+    )
     emotion = str(rng.choice(list(EMOTIONS), p=_EMOTION_SHARES))
     intensity = float(rng.uniform(0.5, 1.1))
-    faces = speech.faces + _emotion(rng, emotion, intensity, speech.visemes) + _brows(rng, energy, manner)
+    faces = (
+        speech.faces
+        + _emotion(rng, emotion, intensity, speech.visemes)
+        + _brows(rng, energy, manner)
+    )
     for index, weight in manner.rest.items():
         faces[:, index] += weight
     blink, blink_times_s = _blinks(rng, num_frames, manner)
@@ -123,7 +147,9 @@ def _brows(rng, energy: np.ndarray, manner: Manner) -> np.ndarray:
     """Brows rise on stressed syllables and wander a little."""
     faces = np.zeros((len(energy), len(SHAPE)))
     stress = gaussian_filter1d(np.clip(energy - 0.75, 0, 1), 2.0)
-    faces[:, SHAPE["browInnerUp"]] = stress * manner.brows + np.clip(_smooth(rng, len(energy), 0.4, 0.06), 0, 1)
+    faces[:, SHAPE["browInnerUp"]] = stress * manner.brows + np.clip(
+        _smooth(rng, len(energy), 0.4, 0.06), 0, 1
+    )
     for side in ("Left", "Right"):
         faces[:, SHAPE[f"browOuterUp{side}"]] = 0.8 * stress * manner.brows
     return faces
@@ -135,7 +161,9 @@ def _blinks(rng, num_frames: int, manner: Manner) -> tuple[np.ndarray, list[floa
     while start_s < num_frames / FPS:
         down_s, up_s, since = rng.uniform(0.07, 0.10), rng.uniform(0.12, 0.2), times - start_s
         rising = np.clip(1 - (since - down_s - 0.02) / up_s, 0, 1)
-        blink = np.maximum(blink, np.where(since < 0, 0, np.where(since < down_s, since / down_s, rising)))
+        blink = np.maximum(
+            blink, np.where(since < 0, 0, np.where(since < down_s, since / down_s, rising))
+        )
         starts.append(float(start_s))
         start_s += rng.gamma(3.0, manner.blink_every_s / 3) + 0.5
     return blink, starts
@@ -160,7 +188,11 @@ def _gaze(rng, pose: np.ndarray, manner: Manner) -> np.ndarray:
         # Looks away are short.
         time_s += rng.uniform(0.25, 0.7) if away else rng.gamma(2.0, 0.6) + 0.3
         away = not away and rng.random() < manner.glances
-        at = np.array([rng.choice([-0.26, 0.26]), rng.normal() * 0.08]) if away else rng.normal(size=2) * [0.05, 0.03]
+        at = (
+            np.array([rng.choice([-0.26, 0.26]), rng.normal() * 0.08])
+            if away
+            else rng.normal(size=2) * [0.05, 0.03]
+        )
     gaze = gaussian_filter1d(gaze, 0.45, axis=0)
     gaze += np.stack([-0.8 * pose[:, 0], 0.8 * pose[:, 1]], 1)
     return np.clip(gaze, -_MAX_GAZE, _MAX_GAZE)

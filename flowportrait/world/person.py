@@ -20,7 +20,13 @@ EYE_COLOURS = {
     "darkbrown": (0.055, 0.028, 0.015), "brown": (0.12, 0.06, 0.025), "hazel": (0.17, 0.11, 0.04),
     "green": (0.13, 0.16, 0.075), "blue": (0.11, 0.15, 0.20), "grey": (0.18, 0.21, 0.23),
 }  # fmt: skip
-BEARDS = {"clean": (0.04, 0.0), "shadow": (0.28, 0.0), "stubble": (0.5, 0.22), "short": (0.7, 0.5), "full": (0.85, 1.3)}
+BEARDS = {
+    "clean": (0.04, 0.0),
+    "shadow": (0.28, 0.0),
+    "stubble": (0.5, 0.22),
+    "short": (0.7, 0.5),
+    "full": (0.85, 1.3),
+}
 """Darkening of the skin, and length of the hairs in cm."""
 
 _AMPLITUDES = {
@@ -78,14 +84,27 @@ def _semantic_shape(rig: Rig, rng: np.random.Generator) -> tuple[np.ndarray, boo
     age, weight = float(rng.beta(1.1, 2.4)), float(rng.uniform(-0.6, 0.6))
     genders, ages = {"male": gender, "female": 1 - gender}, {"young": 1 - age, "old": age}
     values = {
-        f"macro/{race}-{g}-{a}": races[race] * genders[g] * ages[a] for race in races for g in genders for a in ages
+        f"macro/{race}-{g}-{a}": races[race] * genders[g] * ages[a]
+        for race in races
+        for g in genders
+        for a in ages
     }
     end = "max" if weight > 0 else "min"
-    values |= {f"weight/{g}-{a}-{end}": abs(weight) * genders[g] * ages[a] for g in genders for a in ages}
+    values |= {
+        f"weight/{g}-{a}-{end}": abs(weight) * genders[g] * ages[a] for g in genders for a in ages
+    }
     values |= _features(rig, rng)
     coefficients = np.array([values.get(name, 0.0) for name in rig.shapes])
-    mixed = sum(races[race] * value for race, value in (("african", 1.1), ("asian", 0.28), ("caucasian", 0.13)))
-    return coefficients, gender > 0.5, float(np.clip(mixed * np.exp(rng.normal() * 0.25), 0.03, 1.6)), age
+    mixed = sum(
+        races[race] * value
+        for race, value in (("african", 1.1), ("asian", 0.28), ("caucasian", 0.13))
+    )
+    return (
+        coefficients,
+        gender > 0.5,
+        float(np.clip(mixed * np.exp(rng.normal() * 0.25), 0.03, 1.6)),
+        age,
+    )
 
 
 def _features(rig: Rig, rng: np.random.Generator) -> dict[str, float]:
@@ -101,7 +120,9 @@ def _features(rig: Rig, rng: np.random.Generator) -> dict[str, float]:
         option = options[rng.integers(len(options))]
         size = min(abs(rng.normal()), 2.0) * _AMPLITUDES[group.split("/")[0]]
         if rng.random() < _GROW_SHARE:
-            values |= dict.fromkeys((option.replace("/*-", "/l-"), option.replace("/*-", "/r-")), size)
+            values |= dict.fromkeys(
+                (option.replace("/*-", "/l-"), option.replace("/*-", "/r-")), size
+            )
     return values
 
 
@@ -129,10 +150,20 @@ def _measures(at: np.ndarray) -> np.ndarray:
         return float(np.linalg.norm(at[a] - at[b]))
 
     brow = float(at[[19, 24], 2].mean() - at[[37, 44], 2].mean())
-    return np.array([far(4, 12) / far(0, 16), far(8, 57) / far(27, 8), far(51, 57) / far(48, 54), far(27, 8), brow])
+    return np.array(
+        [
+            far(4, 12) / far(0, 16),
+            far(8, 57) / far(27, 8),
+            far(51, 57) / far(48, 54),
+            far(27, 8),
+            brow,
+        ]
+    )
 
 
-def _attributes(rng: np.random.Generator, rig: str, seed: int, male: bool, melanin: float, age: float) -> Attributes:
+def _attributes(
+    rng: np.random.Generator, rig: str, seed: int, male: bool, melanin: float, age: float
+) -> Attributes:
     hair = _hair_colour(rng, melanin, age)
     fair = melanin < 0.25
     eyes = (

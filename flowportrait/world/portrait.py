@@ -33,16 +33,29 @@ def portrait(rig: str, person: int, size_px: int, take: int = 0) -> np.ndarray:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes the picture that is asked for."""
-    parser = argparse.ArgumentParser(prog="python -m flowportrait.world.portrait", description=__doc__.splitlines()[0])
-    parser.add_argument("person", type=int, help="the person's seed, as in a record; those that end in 9 are for test")
+    parser = argparse.ArgumentParser(
+        prog="python -m flowportrait.world.portrait", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "person",
+        type=int,
+        help="the person's seed, as in a record; those that end in 9 are for test",
+    )
     parser.add_argument("out", type=Path, help="a .png or .jpg")
     parser.add_argument("--size", type=int, default=256, help="side in pixels")
-    parser.add_argument("--take", type=int, default=0, help="whose light and background: that clip of the person's")
+    parser.add_argument(
+        "--take", type=int, default=0, help="whose light and background: that clip of the person's"
+    )
     parser.add_argument("--rig", default="anny", help="anny or FILE.npz")
     asked = parser.parse_args(arguments)
     if asked.out.suffix not in (".png", ".jpg") or not asked.out.parent.is_dir():
-        parser.error(f"{asked.out}: cannot be written; give a name ending in .png or .jpg in a folder that exists")
-    Image.fromarray(portrait(asked.rig, asked.person, asked.size, asked.take)).save(asked.out, quality=92)
+        parser.error(
+            f"{asked.out}: cannot be written; give a name ending in .png or .jpg in a folder that"
+            " exists"
+        )
+    Image.fromarray(portrait(asked.rig, asked.person, asked.size, asked.take)).save(
+        asked.out, quality=92
+    )
 
 
 if __name__ == "__main__":

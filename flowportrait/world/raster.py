@@ -64,7 +64,14 @@ def draw_triangles(screen, triangles, facing, depth, ids, barycentric):
     height, width = depth.shape
     for t in range(triangles.shape[0]):
         a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-        x0, y0, x1, y1, x2, y2 = screen[a, 0], screen[a, 1], screen[b, 0], screen[b, 1], screen[c, 0], screen[c, 1]
+        x0, y0, x1, y1, x2, y2 = (
+            screen[a, 0],
+            screen[a, 1],
+            screen[b, 0],
+            screen[b, 1],
+            screen[c, 0],
+            screen[c, 1],
+        )
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
         if area == 0 or area * facing < 0:
             continue
@@ -100,8 +107,16 @@ def vertex_normals(points, triangles, out):
     out[:] = 0
     for t in range(triangles.shape[0]):
         a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-        ux, uy, uz = points[b, 0] - points[a, 0], points[b, 1] - points[a, 1], points[b, 2] - points[a, 2]
-        vx, vy, vz = points[c, 0] - points[a, 0], points[c, 1] - points[a, 1], points[c, 2] - points[a, 2]
+        ux, uy, uz = (
+            points[b, 0] - points[a, 0],
+            points[b, 1] - points[a, 1],
+            points[b, 2] - points[a, 2],
+        )
+        vx, vy, vz = (
+            points[c, 0] - points[a, 0],
+            points[c, 1] - points[a, 1],
+            points[c, 2] - points[a, 2],
+        )
         nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
         for k in range(3):
             i = triangles[t, k]
@@ -143,18 +158,31 @@ def draw_strands(screen, per_strand, colours, depth, opacity, width_px, taper, b
             starts_hidden = ends_hidden
             ends_hidden = _is_hidden(screen[i + 1], nearer, depth, unseen)
             x0, y0, z0 = screen[i, 0], screen[i, 1], screen[i, 2] * nearer
-            dx, dy, dz = screen[i + 1, 0] - x0, screen[i + 1, 1] - y0, screen[i + 1, 2] * nearer - z0
+            dx, dy, dz = (
+                screen[i + 1, 0] - x0,
+                screen[i + 1, 1] - y0,
+                screen[i + 1, 2] * nearer - z0,
+            )
             steep, length = abs(dy) >= abs(dx), max(abs(dx), abs(dy))
             if (starts_hidden and ends_hidden) or length < _SHORT:
                 continue
-            if max(x0, x0 + dx) < 0 or min(x0, x0 + dx) >= width or max(y0, y0 + dy) < 0 or min(y0, y0 + dy) >= height:
+            if (
+                max(x0, x0 + dx) < 0
+                or min(x0, x0 + dx) >= width
+                or max(y0, y0 + dy) < 0
+                or min(y0, y0 + dy) >= height
+            ):
                 continue
             steps = int(length) + 1
             # A piece shorter than a pixel covers its share of one.
             laid = np.float32(opacity) * min(one, length * np.float32(1.5))
             left = np.float32(per_strand - 1 - along) * left_step
             red, green, blue = colours[i, 0], colours[i, 1], colours[i, 2]
-            reddens, greens, blues = colours[i + 1, 0] - red, colours[i + 1, 1] - green, colours[i + 1, 2] - blue
+            reddens, greens, blues = (
+                colours[i + 1, 0] - red,
+                colours[i + 1, 1] - green,
+                colours[i + 1, 2] - blue,
+            )
             for k in range(steps):
                 f = (np.float32(k) + np.float32(0.5)) / np.float32(steps)
                 x, y, z = x0 + f * dx, y0 + f * dy, z0 + f * dz
@@ -202,7 +230,9 @@ def develop(image, unseen, background, supersampling, exposure, grain, out):
                         green += part * _compressed(image[row, column, 1] * gain)
                         blue += part * _compressed(image[row, column, 2] * gain)
             for c in range(3):
-                light = (red if c == 0 else (green if c == 1 else blue)) + (1 - covered) * background[y, x, c]
+                light = (red if c == 0 else (green if c == 1 else blue)) + (
+                    1 - covered
+                ) * background[y, x, c]
                 shown = _SHOWN[int(math.sqrt(min(max(light, 0.0), 1.0)) * last + 0.5)] + grain[y, x]
                 out[y, x, c] = int(min(max(shown, 0.0), 1.0) * 255 + 0.5)
 

@@ -19,7 +19,24 @@ from flowportrait.world.speech import Utterance, Voice
 _SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".m4a", ".mp4", ".mpg")
 _GRID_TICKS_PER_S = 25_000
 _SILENT_WORDS = ("sil", "sp", "<eps>", "")
-_VOWELS = {"aa", "ae", "ah", "ao", "aw", "ax", "ay", "eh", "er", "ey", "ih", "iy", "ow", "oy", "uh", "uw"}
+_VOWELS = {
+    "aa",
+    "ae",
+    "ah",
+    "ao",
+    "aw",
+    "ax",
+    "ay",
+    "eh",
+    "er",
+    "ey",
+    "ih",
+    "iy",
+    "ow",
+    "oy",
+    "uh",
+    "uw",
+}
 _LEVEL_WINDOW_S = 0.02
 _SILENT_LEVEL = 0.06
 """Of the loudest 20 ms."""
@@ -44,10 +61,13 @@ class Recordings:
         self._paths = [path for path in found if self._words_file(path) is not None]
         if not self._paths:
             raise DataError(
-                f"{folder}: no recording with words; put NAME.wav beside NAME.align (start, end, word) or NAME.txt"
+                f"{folder}: no recording with words; put NAME.wav beside NAME.align (start, end,"
+                " word) or NAME.txt"
             )
 
-    def utter(self, rng: np.random.Generator, presentation: str, split: Split, longest_s: float) -> Utterance:
+    def utter(
+        self, rng: np.random.Generator, presentation: str, split: Split, longest_s: float
+    ) -> Utterance:
         """See `Speaker`. Raises DataError when every recording is longer."""
         order = rng.permutation(len(self._paths))
         fitting = [self._paths[i] for i in order]
@@ -56,11 +76,16 @@ class Recordings:
             utterance = self._read(path)
             if utterance.duration_s <= longest_s:
                 return utterance
-        raise DataError(f"{self._folder}: every recording is over {longest_s} s; give a larger --longest")
+        raise DataError(
+            f"{self._folder}: every recording is over {longest_s} s; give a larger --longest"
+        )
 
     @staticmethod
     def _words_file(path: Path) -> Path | None:
-        return next((file for suffix in (".align", ".txt") if (file := path.with_suffix(suffix)).is_file()), None)
+        return next(
+            (file for suffix in (".align", ".txt") if (file := path.with_suffix(suffix)).is_file()),
+            None,
+        )
 
     def _text(self, path: Path) -> str:
         file = self._words_file(path)
@@ -103,8 +128,12 @@ def _spread(texts: list[str], sound: media.Sound) -> list[_Word]:
     loud = level > _SILENT_LEVEL * level.max(initial=1e-6)
     spoken_s = np.concatenate([[0], np.cumsum(loud) * _LEVEL_WINDOW_S])
     share = np.cumsum([0, *(max(1, len(spoken(text))) for text in texts)]).astype(float)
-    cuts = np.interp(share / share[-1] * spoken_s[-1], spoken_s, np.arange(len(spoken_s)) * _LEVEL_WINDOW_S)
-    return [_Word(float(a), float(b), text) for a, b, text in zip(cuts, cuts[1:], texts, strict=False)]
+    cuts = np.interp(
+        share / share[-1] * spoken_s[-1], spoken_s, np.arange(len(spoken_s)) * _LEVEL_WINDOW_S
+    )
+    return [
+        _Word(float(a), float(b), text) for a, b, text in zip(cuts, cuts[1:], texts, strict=False)
+    ]
 
 
 def _phones(words: list[_Word], duration_s: float) -> list[Phone]:
@@ -114,8 +143,13 @@ def _phones(words: list[_Word], duration_s: float) -> list[Phone]:
         names = [name for name in spoken(word.text) if name in VISEMES_OF]
         share = np.cumsum([0, *(1.7 if name in _VOWELS else 1.0 for name in names)])
         starts = word.start_s + share[:-1] / max(share[-1], 1) * (word.end_s - word.start_s)
-        phones += [Phone(round(float(start_s), 4), name) for start_s, name in zip(starts, names, strict=True)]
+        phones += [
+            Phone(round(float(start_s), 4), name)
+            for start_s, name in zip(starts, names, strict=True)
+        ]
         phones.append(Phone(round(word.end_s, 4), SILENCE))
     # A pause of no length, where one word runs into the next, is no silence.
     ends = [*(phone.start_s for phone in phones[1:]), duration_s]
-    return [phone for phone, end_s in zip(phones, ends, strict=True) if end_s - phone.start_s > 1e-3]
+    return [
+        phone for phone, end_s in zip(phones, ends, strict=True) if end_s - phone.start_s > 1e-3
+    ]

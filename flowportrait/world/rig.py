@@ -84,7 +84,9 @@ class Rig:
 
     def _placed(self, head: np.ndarray) -> np.ndarray:
         left, right = self.eye_centres(head)
-        return (head - (left + right) / 2) * (EYE_DISTANCE / np.linalg.norm(left - right)) + EYES_MIDDLE
+        return (head - (left + right) / 2) * (
+            EYE_DISTANCE / np.linalg.norm(left - right)
+        ) + EYES_MIDDLE
 
 
 def load_rig(name_or_file: str | Path) -> Rig:
@@ -92,20 +94,32 @@ def load_rig(name_or_file: str | Path) -> Rig:
     shipped = {path.stem: path for path in RIGS_DIR.glob("*.npz")}
     path = shipped.get(str(name_or_file), Path(name_or_file))
     if not path.is_file():
-        raise DataError(f"rig: no '{name_or_file}' by name or as a file; {name_hint(str(name_or_file), shipped)}")
+        raise DataError(
+            f"rig: no '{name_or_file}' by name or as a file;"
+            f" {name_hint(str(name_or_file), shipped)}"
+        )
     try:
         with np.load(path) as stored:
             arrays = {key: stored[key] for key in stored.files}
         about = json.loads(str(arrays["about"]))
         if about.pop("format") != FORMAT:
-            raise DataError(f"{path}: a rig of another format; make it again with `flowportrait world import-rig`")
+            raise DataError(
+                f"{path}: a rig of another format; make it again with `flowportrait world"
+                " import-rig`"
+            )
         return _build(About(**about), arrays)
     except (OSError, BadZipFile, KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{path}: no rig ({error}); make one with `flowportrait world import-rig`") from error
+        raise DataError(
+            f"{path}: no rig ({error}); make one with `flowportrait world import-rig`"
+        ) from error
 
 
 def _build(about: About, arrays: dict[str, np.ndarray]) -> Rig:
-    control, triangles, parts = arrays["vertices"].astype(np.float32), arrays["triangles"], arrays["parts"]
+    control, triangles, parts = (
+        arrays["vertices"].astype(np.float32),
+        arrays["triangles"],
+        arrays["parts"],
+    )
     lips, deltas = arrays["lips"].astype(np.float32), arrays["expression_deltas"].astype(np.float32)
     vertices, matrix, coarse = control, None, np.ascontiguousarray(triangles, np.int32)
     if about.subdivided:
@@ -123,7 +137,9 @@ def _build(about: About, arrays: dict[str, np.ndarray]) -> Rig:
     )  # fmt: skip
 
 
-def loop_subdivision(triangles: np.ndarray, num_vertices: int) -> tuple[sparse.csr_matrix, np.ndarray]:
+def loop_subdivision(
+    triangles: np.ndarray, num_vertices: int
+) -> tuple[sparse.csr_matrix, np.ndarray]:
     """One step of Loop's subdivision (1987): the matrix [n, c] over vertices, and the four times as many triangles."""
     corners = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
     opposite = np.concatenate([triangles[:, 2], triangles[:, 0], triangles[:, 1]])
@@ -137,12 +153,20 @@ def loop_subdivision(triangles: np.ndarray, num_vertices: int) -> tuple[sparse.c
     columns = [edges[:, 0], edges[:, 1], opposite[inner[edge_of]]]
     values = [end, end, np.full(len(rows[2]), 0.125)]
     shape = (len(edges), num_vertices)
-    on_edges = sparse.csr_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape)
-    matrix = sparse.vstack([_old_vertices(edges, inner, num_vertices), on_edges]).tocsr().astype(np.float32)
+    on_edges = sparse.csr_matrix(
+        (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape
+    )
+    matrix = (
+        sparse.vstack([_old_vertices(edges, inner, num_vertices), on_edges])
+        .tocsr()
+        .astype(np.float32)
+    )
     middle = num_vertices + edge_of.reshape(3, -1).T
     a, b, c = triangles.T
     x, y, z = middle.T
-    split = np.concatenate([np.stack(new, 1) for new in ((a, x, z), (b, y, x), (c, z, y), (x, y, z))])
+    split = np.concatenate(
+        [np.stack(new, 1) for new in ((a, x, z), (b, y, x), (c, z, y), (x, y, z))]
+    )
     return matrix, split.astype(np.int32)
 
 
@@ -156,7 +180,9 @@ def _old_vertices(edges: np.ndarray, inner: np.ndarray, num_vertices: int) -> sp
     valence = np.bincount(both[:, 0], minlength=num_vertices)
     share = np.where(valence == 3, 3 / 16, 3 / (8 * np.maximum(valence, 1)))
     share = np.where(border, np.where(valence == 2, 0.125, 0.0), share)
-    around = sparse.csr_matrix((share[both[:, 0]], (both[:, 0], both[:, 1])), (num_vertices, num_vertices))
+    around = sparse.csr_matrix(
+        (share[both[:, 0]], (both[:, 0], both[:, 1])), (num_vertices, num_vertices)
+    )
     return around + sparse.diags(1 - share * valence)
 
 

@@ -38,7 +38,9 @@ _GRAIN = 0.006
 _ALL_STRANDS_PX = 200
 _SKIN_LANDMARKS = [29, 30, 31, 35, 2, 14, 27]
 """Where the light is metered."""
-_BLINKS, _SQUINTS = ([SHAPE[f"eye{name}{side}"] for side in ("Left", "Right")] for name in ("Blink", "Squint"))
+_BLINKS, _SQUINTS = (
+    [SHAPE[f"eye{name}{side}"] for side in ("Left", "Right")] for name in ("Blink", "Squint")
+)
 _LIPS_MIDDLE = [62, 66]
 _TIP_MOVES = np.array([0, 0.8, 3.0], np.float32)
 """Where the tip of a raised tongue goes: up, and more so forward, against the biting edge of the upper teeth."""
@@ -96,7 +98,9 @@ class _Camera:
     focal_px: float
     centre: tuple[float, float]
 
-    def screen(self, points: np.ndarray, pose: np.ndarray, follows: np.ndarray | None = None) -> np.ndarray:
+    def screen(
+        self, points: np.ndarray, pose: np.ndarray, follows: np.ndarray | None = None
+    ) -> np.ndarray:
         """[n, 3] x and y in pixels and 1/depth of points of the head's frame; the neck `follows` only in part."""
         seen = np.empty_like(points)
         rotation = rotation_of(*pose[:3]).astype(np.float32)
@@ -139,7 +143,9 @@ class Scene:
             heads = self._posed(Motion(*(track[start:stop] for track in motion)))
             for k, points in enumerate(heads):
                 i = start + k
-                yield self._frame(points, motion.faces[i], motion.pose[i], before.blended(after, k / _LIGHT_EVERY))
+                yield self._frame(
+                    points, motion.faces[i], motion.pose[i], before.blended(after, k / _LIGHT_EVERY)
+                )
             before = after
 
     # ------------------------------------------------------------------------------------------ set-up
@@ -155,7 +161,9 @@ class Scene:
         """Gain that brings the face's skin to a normal brightness; dark skin stays darker than fair skin."""
         radiance = self.lighting.radiance(np.eye(3))
         rows = self.head.rig.landmarks[_SKIN_LANDMARKS]
-        light = np.mean([passed[rows] @ radiance[:, c] for c, passed in enumerate(self.head.transfer)])
+        light = np.mean(
+            [passed[rows] @ radiance[:, c] for c, passed in enumerate(self.head.transfer)]
+        )
         return float(np.clip(1.0 / light, 0.2, 3.0))
 
     # ------------------------------------------------------------------------------------------- light
@@ -187,7 +195,9 @@ class Scene:
         # Nine harmonics ring around bright coloured lamps; no channel may stray far from the others.
         grey = np.maximum(light.mean(1, keepdims=True), 0.01)
         light = np.clip(light, 0.7 * grey, 1.3 * grey)
-        lamps = np.stack([lamp.direction @ rotation for lamp in self.lighting.lamps[:2]]).astype(np.float32)
+        lamps = np.stack([lamp.direction @ rotation for lamp in self.lighting.lamps[:2]]).astype(
+            np.float32
+        )
         out = np.empty((strands.shape[0] * strands.shape[1], 3), np.float32)
         shade_hair(
             strands.reshape(-1, 3), strands.shape[1], light, lamps, self._lamp_colours(),
@@ -205,11 +215,17 @@ class Scene:
         faces[:, _BLINKS] = lids.rest + (lids.closed - lids.rest) * faces[:, _BLINKS]
         heads = rig.pose(head.neutral, faces)
         centres = rig.eye_centres(head.neutral)
-        for points, (right, up), face, tongue in zip(heads, motion.gaze, motion.faces, motion.tongue, strict=True):
+        for points, (right, up), face, tongue in zip(
+            heads, motion.gaze, motion.faces, motion.tongue, strict=True
+        ):
             turn = rotation_of(right, -up, 0).astype(np.float32)
             for part, centre in zip((EYE_LEFT, EYE_RIGHT), centres, strict=True):
                 eye = rig.parts == part
-                points[eye] = (points[eye] - centre) @ turn.T + centre - [0, 0, 0.07 * min(1, face[_BLINKS[0]])]
+                points[eye] = (
+                    (points[eye] - centre) @ turn.T
+                    + centre
+                    - [0, 0, 0.07 * min(1, face[_BLINKS[0]])]
+                )
             self._raise_tongue(points, tongue * (0.35 + 1.3 * face[SHAPE["jawOpen"]]))
         return heads
 
@@ -222,7 +238,9 @@ class Scene:
 
     # ------------------------------------------------------------------------------------------- frame
 
-    def _frame(self, points: np.ndarray, face: np.ndarray, pose: np.ndarray, light: _Light) -> Filmed:
+    def _frame(
+        self, points: np.ndarray, face: np.ndarray, pose: np.ndarray, light: _Light
+    ) -> Filmed:
         rig = self.head.rig
         image, unseen, depth, ids, share = self._layers
         for layer, blank in ((image, 0), (unseen, 1), (depth, 0), (ids, -1)):
@@ -233,21 +251,35 @@ class Scene:
         # From front to back: what is covered is not drawn.
         if self._hair is not None:
             width = self.head.hair.strands.shape[0] / self._hair.strands.shape[0]
-            self._draw(self._hair.strands, light.hair, pose, opacity=0.6, width=width, taper=0.35, bias=0.0015)
+            self._draw(
+                self._hair.strands,
+                light.hair,
+                pose,
+                opacity=0.6,
+                width=width,
+                taper=0.35,
+                bias=0.0015,
+            )
         if self._glasses is not None:
             strands, colour = self._glasses
-            colours = np.tile(colour * np.float32(3.6 * self._gain), (strands.shape[0] * GLASSES_POINTS, 1))
+            colours = np.tile(
+                colour * np.float32(3.6 * self._gain), (strands.shape[0] * GLASSES_POINTS, 1)
+            )
             self._draw(strands, colours, pose, opacity=0.95, width=2.4, taper=1e-6, bias=0.003)
         for tuft in reversed(self.head.tufts):
             self._draw_tuft(tuft, points, face, pose, surface[:, 3:6])
         self._shade(surface, light)
         frame = np.empty((self.size_px, self.size_px, 3), np.uint8)
-        grain = self._grain.standard_normal((self.size_px, self.size_px), np.float32) * np.float32(_GRAIN)
+        grain = self._grain.standard_normal((self.size_px, self.size_px), np.float32) * np.float32(
+            _GRAIN
+        )
         develop(image, unseen, self._background, SUPERSAMPLING, self._exposure, grain, frame)
         places = screen[:, :2] / SUPERSAMPLING
         return Filmed(frame, places[rig.landmarks], places[self._irises])
 
-    def _surface(self, points: np.ndarray, face: np.ndarray, pose: np.ndarray, light: _Light) -> np.ndarray:
+    def _surface(
+        self, points: np.ndarray, face: np.ndarray, pose: np.ndarray, light: _Light
+    ) -> np.ndarray:
         """[n, 8] what `shade` wants to know of each vertex."""
         rig = self.head.rig
         normals, now = np.empty_like(points), np.empty_like(points)
@@ -273,7 +305,10 @@ class Scene:
     def _shade(self, surface: np.ndarray, light: _Light) -> None:
         head, (image, unseen, depth, ids, share) = self.head, self._layers
         lamps = np.stack([lamp.direction for lamp in self.lighting.lamps[:2]]).astype(np.float32)
-        wider = [np.sqrt(head.painting.roughness**2 + 0.36 / lamp.sharpness) for lamp in self.lighting.lamps[:2]]
+        wider = [
+            np.sqrt(head.painting.roughness**2 + 0.36 / lamp.sharpness)
+            for lamp in self.lighting.lamps[:2]
+        ]
         shade(
             ids, share, depth, head.rig.triangles, head.rig.parts, surface, head.chart.corners, self._paint,
             self._places, np.array(EYE_COLOURS[head.person.eye_colour], np.float32), lamps,
@@ -281,17 +316,35 @@ class Scene:
             light.mirrored, image, unseen,
         )  # fmt: skip
 
-    def _draw_tuft(self, tuft: Tuft, points, face: np.ndarray, pose: np.ndarray, light: np.ndarray) -> None:
+    def _draw_tuft(
+        self, tuft: Tuft, points, face: np.ndarray, pose: np.ndarray, light: np.ndarray
+    ) -> None:
         shut = 0.0
         if tuft.lid:
-            shut = float(np.clip(face[_BLINKS[0 if tuft.lid > 0 else 1]] + 0.6 * face[SHAPE["eyeLookDownLeft"]], 0, 1))
+            shut = float(
+                np.clip(
+                    face[_BLINKS[0 if tuft.lid > 0 else 1]] + 0.6 * face[SHAPE["eyeLookDownLeft"]],
+                    0,
+                    1,
+                )
+            )
         strands = tuft.points(points, shut)
         gain = 1.0 if tuft.lid else 2.0
         opacity = tuft.opacity * max(0.0, 1 - 1.5 * shut) if tuft.tears else tuft.opacity
         colours = light[tuft.vertices[:, 0]] * tuft.tone[:, None] * (tuft.colour * np.float32(gain))
-        self._draw(strands, np.repeat(colours, strands.shape[1], 0), pose, opacity, tuft.width, tuft.taper, 0.004)
+        self._draw(
+            strands,
+            np.repeat(colours, strands.shape[1], 0),
+            pose,
+            opacity,
+            tuft.width,
+            tuft.taper,
+            0.004,
+        )
 
-    def _draw(self, strands, colours, pose, opacity: float, width: float, taper: float, bias: float) -> None:
+    def _draw(
+        self, strands, colours, pose, opacity: float, width: float, taper: float, bias: float
+    ) -> None:
         """Strands [s, p, 3] of the head's frame; `width` in five-hundredths of the picture."""
         image, unseen, depth, _, _ = self._layers
         screen = self._camera.screen(strands.reshape(-1, 3), pose)
@@ -319,7 +372,14 @@ def _gain_inside(rig: Rig, vertices: np.ndarray) -> np.ndarray:
 @lru_cache(maxsize=64)
 def rotation_of(yaw: float, pitch: float, roll: float) -> np.ndarray:
     """[3, 3] the head's turn: roll first, then pitch, then yaw; radians."""
-    cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
+    cy, sy, cp, sp, cr, sr = (
+        np.cos(yaw),
+        np.sin(yaw),
+        np.cos(pitch),
+        np.sin(pitch),
+        np.cos(roll),
+        np.sin(roll),
+    )
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
     about_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])

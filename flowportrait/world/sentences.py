@@ -77,4 +77,7 @@ def _sentence(rng: np.random.Generator) -> str:
         return f"{one(_ASKED)} {one(_TASK)}?"
     if kind < 0.90:
         return f"{one(_FIRST)} {one(_WHO)} {one(_DID)} {one(_WHAT)}."
-    return f"{one(_FIRST)} it is {rng.integers(2, 60)} past {one(_HOURS)}, and {one(_WHO)} {one(_DID)} {one(_WHAT)}."
+    return (
+        f"{one(_FIRST)} it is {rng.integers(2, 60)} past {one(_HOURS)}, and {one(_WHO)} {one(_DID)}"
+        f" {one(_WHAT)}."
+    )

@@ -87,11 +87,17 @@ def plan(settings: Settings, clips: int) -> list[Take]:
 
 
 def render_set(
-    out_dir: Path, settings: Settings, clips: int, workers: int = 1, progress: Callable[[int, int], None] | None = None
+    out_dir: Path,
+    settings: Settings,
+    clips: int,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[dict]:
     """Renders what is not there yet and gives the records of the whole set. Raises ConfigError for other settings."""
     if settings.size_px not in SIZES_PX:
-        raise ConfigError(f"--size: got {settings.size_px}; give one of {', '.join(map(str, SIZES_PX))}")
+        raise ConfigError(
+            f"--size: got {settings.size_px}; give one of {', '.join(map(str, SIZES_PX))}"
+        )
     make_speaker(settings.voice)
     takes = plan(settings, clips)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -137,7 +143,9 @@ def _rendered(out_dir: Path, groups: list[list[Take]], workers: int) -> Iterator
     except BrokenProcessPool as error:
         while not finished.empty():
             yield finished.get()
-        raise DataError(f"{out_dir}: a worker was ended from outside, of memory perhaps; run again to go on") from error
+        raise DataError(
+            f"{out_dir}: a worker was ended from outside, of memory perhaps; run again to go on"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -171,7 +179,9 @@ def render_take(out_dir: Path, take: Take) -> dict:
     head = _head(settings.rig, take.identity_seed)
     clip_seed = [settings.seed, take.identity_seed, take.take]
     rng = np.random.default_rng([*clip_seed, 9])
-    speech = make_speaker(settings.voice).utter(rng, head.person.presentation, take.split, settings.longest_s)
+    speech = make_speaker(settings.voice).utter(
+        rng, head.person.presentation, take.split, settings.longest_s
+    )
     manner = draw_manner(take.identity_seed)
     performance = perform(rng, speech.phones, speech.samples, speech.sample_rate, manner, head.lips)
     scene = Scene(head, clip_seed, settings.size_px)
@@ -184,7 +194,9 @@ def render_take(out_dir: Path, take: Take) -> dict:
             irises.append(filmed.irises)
             yield filmed.frame
 
-    mark = media.synthetic_mark(f"world {take.rig_name}", take.identity_seed, version("flowportrait"))
+    mark = media.synthetic_mark(
+        f"world {take.rig_name}", take.identity_seed, version("flowportrait")
+    )
     path = out_dir / f"{take.key}.mp4"
     num_frames = media.write_video(
         path, frames(), media.FPS, speech.samples, speech.sample_rate, mark, preset="veryfast"
@@ -201,7 +213,9 @@ def render_take(out_dir: Path, take: Take) -> dict:
     return _record(take, head, speech, performance, scene, num_frames)
 
 
-def _record(take: Take, head: Head, speech: Utterance, performance, scene: Scene, num_frames: int) -> dict:
+def _record(
+    take: Take, head: Head, speech: Utterance, performance, scene: Scene, num_frames: int
+) -> dict:
     return {
         "key": take.key, "split": take.split, "identity": head.person.as_dict(), "text": speech.text,
         "voice": speech.voice.as_dict(), "emotion": performance.emotion,
@@ -223,7 +237,9 @@ def _agree(path: Path, settings: Settings) -> None:
     begun = json.loads(path.read_text(encoding="utf-8"))
     for name, value in wanted.items():
         if begun.get(name) != value:
-            raise ConfigError(f"{path}: begun with {name} {begun.get(name)}, now {value}; use another folder")
+            raise ConfigError(
+                f"{path}: begun with {name} {begun.get(name)}, now {value}; use another folder"
+            )
 
 
 def _whole_records(out_dir: Path) -> dict[str, dict]:
@@ -237,7 +253,9 @@ def _whole_records(out_dir: Path) -> dict[str, dict]:
         except json.JSONDecodeError as error:
             if number == len(lines):
                 continue
-            raise DataError(f"{index}:{number}: no record ({error.msg}); remove this line and run again") from error
+            raise DataError(
+                f"{index}:{number}: no record ({error.msg}); remove this line and run again"
+            ) from error
         files = [out_dir / f"{record['key']}{suffix}" for suffix in (".mp4", ".npz")]
         if all(file.is_file() for file in files):
             records[record["key"]] = record

@@ -22,7 +22,9 @@ _SAME_SURFACE = np.float32(0.005)
 @njit(**COMPILED)
 def _environment(harmonics, c, x, y, z):
     """Light of colour channel `c` from one direction, from the first four harmonics."""
-    light = 0.282095 * harmonics[0, c] + 0.488603 * (y * harmonics[1, c] + z * harmonics[2, c] + x * harmonics[3, c])
+    light = 0.282095 * harmonics[0, c] + 0.488603 * (
+        y * harmonics[1, c] + z * harmonics[2, c] + x * harmonics[3, c]
+    )
     return max(0.0, light)
 
 
@@ -41,7 +43,9 @@ def _skin_gloss(nx, ny, nz, lamp, roughness):
     facing = max(nz, 0.02)
     fresnel = 0.03 + 0.97 * (1 - hz * scale) ** 5
     narrow = wide / 0.68**4
-    lobes = (0.7 * wide * math.exp(wide * (half - 1)) + 0.3 * narrow * math.exp(narrow * (half - 1))) / 6.2832
+    lobes = (
+        0.7 * wide * math.exp(wide * (half - 1)) + 0.3 * narrow * math.exp(narrow * (half - 1))
+    ) / 6.2832
     return fresnel * lobes * towards / (4 * max(0.15, 0.5 * (towards + facing)) * max(0.35, facing))
 
 
@@ -54,7 +58,9 @@ def _iris(x, y, colour, c):
         white, falling = (0.60, 0.05) if c == 0 else ((0.55, 0.17) if c == 1 else (0.52, 0.18))
         return white - falling * away
     angle = math.atan2(y, x)
-    fibres = 0.5 + 0.5 * math.sin(angle * 37 + 3 * math.sin(angle * 11 + 1.3)) * math.sin(angle * 23 + 2.0)
+    fibres = 0.5 + 0.5 * math.sin(angle * 37 + 3 * math.sin(angle * 11 + 1.3)) * math.sin(
+        angle * 23 + 2.0
+    )
     outward = max(0.0, min(1.0, (radius - _PUPIL) / 0.38))
     warm = 1.25 - 0.15 * c
     value = colour[c] * (warm + (0.88 - warm) * outward) * (0.8 + 0.55 * fibres)
@@ -126,24 +132,43 @@ def _chart_pixel(corners, w0, w1, rows, columns):
 def _light_on_skin(surface, a, b, c, w0, w1, lamps, lamp_colours, roughness, harmonics, out):
     """Fills `out` [6] with the light that skin scatters and the light it mirrors where its oil is 1."""
     nx, ny, nz = _normal(surface, a, b, c, w0, w1)
-    shine_key = _skin_gloss(nx, ny, nz, lamps[0], roughness[0]) * _mixed(surface, a, b, c, w0, w1, 6)
-    shine_fill = _skin_gloss(nx, ny, nz, lamps[1], roughness[1]) * _mixed(surface, a, b, c, w0, w1, 7)
+    shine_key = _skin_gloss(nx, ny, nz, lamps[0], roughness[0]) * _mixed(
+        surface, a, b, c, w0, w1, 6
+    )
+    shine_fill = _skin_gloss(nx, ny, nz, lamps[1], roughness[1]) * _mixed(
+        surface, a, b, c, w0, w1, 7
+    )
     facing = max(nz, 0.02)
-    mirror = (0.035 + 0.34 * (1 - facing) ** 5) * 0.8 * min(1.0, _mixed(surface, a, b, c, w0, w1, 4) * 1.8)
+    mirror = (
+        (0.035 + 0.34 * (1 - facing) ** 5)
+        * 0.8
+        * min(1.0, _mixed(surface, a, b, c, w0, w1, 4) * 1.8)
+    )
     rx, ry, rz = 2 * facing * nx, 2 * facing * ny, 2 * facing * nz - 1
     for channel in range(3):
         out[channel] = _mixed(surface, a, b, c, w0, w1, 3 + channel)
-        out[3 + channel] = lamp_colours[0, channel] * shine_key + lamp_colours[1, channel] * shine_fill
+        out[3 + channel] = (
+            lamp_colours[0, channel] * shine_key + lamp_colours[1, channel] * shine_fill
+        )
         out[3 + channel] += mirror * _environment(harmonics, channel, rx, ry, rz)
 
 
 @njit(**COMPILED)
-def _shade_other(part, surface, a, b, c, w0, w1, places, eye_colour, lamps, lamp_colours, teeth, harmonics, out):
+def _shade_other(
+    part, surface, a, b, c, w0, w1, places, eye_colour, lamps, lamp_colours, teeth, harmonics, out
+):
     """Fills `out` [3] with the light of a pixel of an eye or of the inside of the mouth."""
     nx, ny, nz = _normal(surface, a, b, c, w0, w1)
     key, fill = _mixed(surface, a, b, c, w0, w1, 6), _mixed(surface, a, b, c, w0, w1, 7)
     px, py = _mixed(places, a, b, c, w0, w1, 0), _mixed(places, a, b, c, w0, w1, 1)
-    eye, shine_key, shine_fill, mirror, light, gum = part in (EYE_LEFT, EYE_RIGHT), 0.0, 0.0, 0.0, 1.0, 0.0
+    eye, shine_key, shine_fill, mirror, light, gum = (
+        part in (EYE_LEFT, EYE_RIGHT),
+        0.0,
+        0.0,
+        0.0,
+        1.0,
+        0.0,
+    )
     if eye:
         shine_key = min(1.5, 2.7 * _wet(nx, ny, nz, lamps[0], 420.0)) * min(1.0, 2.5 * key + 0.15)
         shine_fill = min(1.5, 2.7 * _wet(nx, ny, nz, lamps[1], 420.0)) * min(1.0, 2.5 * fill + 0.15)
@@ -199,11 +224,15 @@ def shade(
                     continue
                 if abs(depth[y, x] - lit_at) > _SAME_SURFACE * depth[y, x]:
                     lit_at = depth[y, x]
-                    _light_on_skin(surface, a, b, c, w0, w1, lamps, lamp_colours, roughness, harmonics, light)
+                    _light_on_skin(
+                        surface, a, b, c, w0, w1, lamps, lamp_colours, roughness, harmonics, light
+                    )
                 v, u = _chart_pixel(chart[t], w0, w1, paint.shape[0], paint.shape[1])
                 oil = paint[v, u, 3]
                 for channel in range(3):
-                    image[y, x, channel] += seen * (paint[v, u, channel] * light[channel] + oil * light[3 + channel])
+                    image[y, x, channel] += seen * (
+                        paint[v, u, channel] * light[channel] + oil * light[3 + channel]
+                    )
 
 
 @njit(**COMPILED)
@@ -216,7 +245,9 @@ def follow_folds(skin, now, neutral, surface):
 
 
 @njit(**COMPILED)
-def shade_hair(points, per_strand, light, lamps, lamp_colours, albedo, tone, gloss, rootwards, view, out):
+def shade_hair(
+    points, per_strand, light, lamps, lamp_colours, albedo, tone, gloss, rootwards, view, out
+):
     """Fills `out` [h, 3] with the colour of hair points (Kajiya and Kay 1989, two highlights).
 
     `light` [h, 3] is what reaches each point, `tone` [strands] how bright a strand is; roots are darker by
@@ -248,4 +279,8 @@ def shade_hair(points, per_strand, light, lamps, lamp_colours, albedo, tone, glo
             first = gloss * 0.6 * mirrored**40 * reached
             second = gloss * 0.55 * max(0.0, mirrored - 0.05) ** 10 * reached
             for c in range(3):
-                out[i, c] += lamp_colours[q, c] * (first * (0.04 + 0.4 * albedo[c]) + second * albedo[c]) * tone[strand]
+                out[i, c] += (
+                    lamp_colours[q, c]
+                    * (first * (0.04 + 0.4 * albedo[c]) + second * albedo[c])
+                    * tone[strand]
+                )

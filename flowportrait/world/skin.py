@@ -14,7 +14,13 @@ from flowportrait.world.person import BEARDS, HAIR_COLOURS, Attributes
 _BASE = np.array([0.76, 0.565, 0.445])
 _MELANIN = np.array([1.0, 1.36, 1.85])
 _HAEMOGLOBIN = np.array([0.12, 0.95, 0.80])
-_LIPSTICKS = ((0.42, 0.06, 0.07), (0.35, 0.10, 0.10), (0.48, 0.16, 0.15), (0.30, 0.05, 0.10), (0.50, 0.20, 0.18))
+_LIPSTICKS = (
+    (0.42, 0.06, 0.07),
+    (0.35, 0.10, 0.10),
+    (0.48, 0.16, 0.15),
+    (0.30, 0.05, 0.10),
+    (0.50, 0.20, 0.18),
+)
 _CLOTHS = (
     (0.6, 0.6, 0.6), (0.03, 0.035, 0.05), (0.05, 0.08, 0.2), (0.25, 0.03, 0.035), (0.04, 0.14, 0.09),
     (0.5, 0.38, 0.2), (0.3, 0.33, 0.38), (0.1, 0.1, 0.11), (0.55, 0.25, 0.3), (0.08, 0.2, 0.32), (0.7, 0.68, 0.62),
@@ -78,7 +84,9 @@ def paint(person: Attributes, chart: Chart) -> Painting:
     """The person's skin, scalp and clothes."""
     rng = np.random.default_rng([person.seed, 2])
     fine, coarse = noise(rng, 0.22), noise(rng, 0.8)
-    hair = np.array(HAIR_COLOURS[person.hair_colour], np.float32) * np.float32(rng.uniform(0.85, 1.2))
+    hair = np.array(HAIR_COLOURS[person.hair_colour], np.float32) * np.float32(
+        rng.uniform(0.85, 1.2)
+    )
     colour = _skin(person, chart, rng, fine, coarse)
     colour = _with_lips(colour, person, chart, rng, fine)
     beard = _beard_mask(chart)
@@ -106,7 +114,9 @@ def paint(person: Attributes, chart: Chart) -> Painting:
     )  # fmt: skip
 
 
-def _skin(person: Attributes, chart: Chart, rng, fine: np.ndarray, coarse: np.ndarray) -> np.ndarray:
+def _skin(
+    person: Attributes, chart: Chart, rng, fine: np.ndarray, coarse: np.ndarray
+) -> np.ndarray:
     """Reflectance of bare skin: flush on cheeks and nose, darker lids, neck, freckles, moles, lines of age."""
     wide = noise(rng, 3.0)
     melanin = person.melanin * (1 + 0.035 * wide + 0.035 * coarse)
@@ -119,15 +129,26 @@ def _skin(person: Attributes, chart: Chart, rng, fine: np.ndarray, coarse: np.nd
         under = blob(x, y - 0.1, 2.3, 1.25)
         melanin += lids * under * (0.4 + 0.5 * person.melanin)
         blood += lids * 0.9 * blob(x, y - 0.6, 1.9, 0.8) + 0.12 * blob(x, y + 0.2, 1.9, 0.9)
-    blood += rng.uniform(0.05, 0.2) * blob(0, nose_y + 1.2, 1.6, 1.3) + 0.08 * blob(0, chin_y + 1, 1.5, 1.2)
+    blood += rng.uniform(0.05, 0.2) * blob(0, nose_y + 1.2, 1.6, 1.3) + 0.08 * blob(
+        0, chin_y + 1, 1.5, 1.2
+    )
     around = np.abs(np.degrees(X / CM_PER_RADIAN))
-    blood += 0.12 * np.exp(-(((around - 98) / 16) ** 2)) * smoothstep(Y, -3, -1) * (1 - smoothstep(Y, 6, 8))
+    blood += (
+        0.12
+        * np.exp(-(((around - 98) / 16) ** 2))
+        * smoothstep(Y, -3, -1)
+        * (1 - smoothstep(Y, 6, 8))
+    )
     melanin += (0.06 + 0.06 * person.melanin) * smoothstep(-Y, 7.5, 11) * 0.8
     if rng.random() < 0.3 and person.melanin < 0.35:
-        melanin += rng.uniform(0.1, 0.35) * smoothstep(noise(rng, 0.16), 1.2, 2.4) * blob(0, 1.2, 7, 3.2)
+        melanin += (
+            rng.uniform(0.1, 0.35) * smoothstep(noise(rng, 0.16), 1.2, 2.4) * blob(0, 1.2, 7, 3.2)
+        )
     for _ in range(rng.poisson(2.0)):
         radius = rng.uniform(0.07, 0.13)
-        melanin += rng.uniform(0.4, 1.0) * blob(rng.uniform(-6, 6), rng.uniform(-6, 8), radius, radius)
+        melanin += rng.uniform(0.4, 1.0) * blob(
+            rng.uniform(-6, 6), rng.uniform(-6, 8), radius, radius
+        )
     lines = _lines_of_age(chart) * np.clip(person.age_proxy - 0.25, 0, 1)
     return skin_colour(melanin + (0.25 + 0.4 * person.melanin) * lines, blood + 0.3 * lines)
 
@@ -138,7 +159,12 @@ def _lines_of_age(chart: Chart) -> np.ndarray:
     for above, wide in ((2.2, 3.6), (3.1, 4.0), (4.0, 3.4)):
         bend = chart.brow_y + above - 0.015 * X**2 + 0.12 * np.sin(X * 1.7 + above)
         broken = 0.55 + 0.45 * np.sin(X * 2.3 + 5 * above)
-        lines += 0.7 * broken * np.exp(-(((Y - bend) / 0.13) ** 2)) * smoothstep(np.abs(X), wide + 1, wide - 2)
+        lines += (
+            0.7
+            * broken
+            * np.exp(-(((Y - bend) / 0.13) ** 2))
+            * smoothstep(np.abs(X), wide + 1, wide - 2)
+        )
     for wing, corner, eye in ((31, 48, 36), (35, 54, 45)):
         (x0, x1, xe), (y0, y1, ye) = chart.landmarks(wing, corner, eye)
         along = np.clip((Y - y1 + 0.5) / (y0 - y1 + 0.5), 0, 1)
@@ -152,7 +178,9 @@ def _lines_of_age(chart: Chart) -> np.ndarray:
     return np.clip(lines, 0, 1.3)
 
 
-def _with_lips(colour: np.ndarray, person: Attributes, chart: Chart, rng, fine: np.ndarray) -> np.ndarray:
+def _with_lips(
+    colour: np.ndarray, person: Attributes, chart: Chart, rng, fine: np.ndarray
+) -> np.ndarray:
     red = skin_colour(person.melanin * 0.75 + 0.12, person.hemoglobin + rng.uniform(0.45, 0.85))
     if person.lipstick:
         red = red * 0.45 + np.array(_LIPSTICKS[rng.integers(len(_LIPSTICKS))]) * 0.55
@@ -175,18 +203,26 @@ def _beard_mask(chart: Chart) -> np.ndarray:
         [nose - 0.35, nose - 0.6, mouth - 0.4, mouth + 0.3, mouth + 2.6, mouth + 4.4, mouth + 4.6],
     )  # fmt: skip
     mask = (
-        smoothstep(line - Y, -0.2, 1.1) * (1 - smoothstep(around, 11.4, 12.8)) * smoothstep(Y, chin - 4.2, chin - 2.2)
+        smoothstep(line - Y, -0.2, 1.1)
+        * (1 - smoothstep(around, 11.4, 12.8))
+        * smoothstep(Y, chin - 4.2, chin - 2.2)
     )
     mask *= 1 - gaussian_filter((chart.lips > 0.15).astype(np.float32), 5)
     return np.clip(mask * (1 - 0.35 * blob(0, mouth + 1.3, 0.5, 0.9)), 0, 1).astype(np.float32)
 
 
 def _scalp_mask(person: Attributes, chart: Chart, rng) -> np.ndarray:
-    receding = rng.uniform(-0.2, 0.35) + (0.5 * person.age_proxy if person.presentation == "m" else 0)
+    receding = rng.uniform(-0.2, 0.35) + (
+        0.5 * person.age_proxy if person.presentation == "m" else 0
+    )
     around = np.abs(X[0]) / CM_PER_RADIAN
     nape = np.array(_NAPE) * chart.rig.about.nape_cm
-    line = chart.brow_y + np.interp(np.degrees(around), _HAIRLINE_DEGREES, np.array(_HAIRLINE_ABOVE_BROW) + nape)
-    line = line + receding * (1.6 * np.exp(-(((around - 0.62) / 0.22) ** 2)) + 0.7 * np.exp(-((around / 0.5) ** 2)))
+    line = chart.brow_y + np.interp(
+        np.degrees(around), _HAIRLINE_DEGREES, np.array(_HAIRLINE_ABOVE_BROW) + nape
+    )
+    line = line + receding * (
+        1.6 * np.exp(-(((around - 0.62) / 0.22) ** 2)) + 0.7 * np.exp(-((around / 0.5) ** 2))
+    )
     ragged = 0.22 * noise(rng, 0.35) + 0.14 * noise(rng, 0.12)
     return smoothstep(Y - line + ragged, -0.7, 1.0).astype(np.float32)
 
@@ -207,17 +243,30 @@ def _brow_mask(person: Attributes, chart: Chart, rng) -> np.ndarray:
         straight = y[order[0]] + (y[order[-1]] - y[order[0]]) * along
         middle = np.interp(np.abs(X), np.abs(x[order]), y[order]) * 0.75 + straight * 0.25 - drop
         middle += arch * np.exp(-(((along - 0.62) / 0.22) ** 2)) + own.normal() * 0.05
-        wide = 0.44 * heavy * np.interp(along, [-0.1, 0, 0.2, 0.6, 0.9, 1.05], [0.3, 0.7, 1, 0.8, thin, 0.1])
+        wide = (
+            0.44
+            * heavy
+            * np.interp(along, [-0.1, 0, 0.2, 0.6, 0.9, 1.05], [0.3, 0.7, 1, 0.8, thin, 0.1])
+        )
         ends = smoothstep(along, -0.12, 0.18) * (1 - smoothstep(along, 0.72, 1.08))
-        hairs = np.exp(-1.2 * ((Y - middle) / wide) ** 2) * (0.2 + 0.8 * ends) * (along > -0.1) * (along < 1.08)
-        mask = np.maximum(mask, hairs * np.clip(patchy, 0.15, 1.5) * (np.sign(X) == np.sign(x.mean())))
+        hairs = (
+            np.exp(-1.2 * ((Y - middle) / wide) ** 2)
+            * (0.2 + 0.8 * ends)
+            * (along > -0.1)
+            * (along < 1.08)
+        )
+        mask = np.maximum(
+            mask, hairs * np.clip(patchy, 0.15, 1.5) * (np.sign(X) == np.sign(x.mean()))
+        )
     return np.clip(mask, 0, 1).astype(np.float32)
 
 
 def _brow_colour(person: Attributes, hair: np.ndarray) -> np.ndarray:
     if person.hair_colour in ("grey", "white"):
         return np.array([0.062, 0.057, 0.053])
-    return hair * min(0.6, 0.09 / hair.max()) * np.array([1.0, 0.88, 0.78]) + np.array([0.014, 0.009, 0.006])
+    return hair * min(0.6, 0.09 / hair.max()) * np.array([1.0, 0.88, 0.78]) + np.array(
+        [0.014, 0.009, 0.006]
+    )
 
 
 def _collar(person: Attributes, chart: Chart) -> np.ndarray:
@@ -235,17 +284,29 @@ def _cloth(person: Attributes, rng, collar: np.ndarray, fine: np.ndarray) -> np.
     if pattern < 0.14:
         weave *= 1 - 0.4 * smoothstep(np.sin(Y * rng.uniform(3, 6)), 0.1, 0.5)
     elif pattern < 0.24:
-        weave *= 1 - 0.25 * smoothstep(np.sin(X * 4), 0.3, 0.7) - 0.2 * smoothstep(np.sin(Y * 4), 0.3, 0.7)
+        weave *= (
+            1
+            - 0.25 * smoothstep(np.sin(X * 4), 0.3, 0.7)
+            - 0.2 * smoothstep(np.sin(Y * 4), 0.3, 0.7)
+        )
     fold = collar - Y
     weave *= 1 - 0.35 * np.exp(-(((fold - 0.5) / 0.12) ** 2))
     if person.cloth == "shirt":
         front = np.abs(X) / CM_PER_RADIAN < 1.5
-        weave *= 1 + 0.12 * ((fold > 0) & (fold < 2.6)) - 0.45 * np.exp(-(((fold - 2.6) / 0.15) ** 2)) * front
+        weave *= (
+            1
+            + 0.12 * ((fold > 0) & (fold < 2.6))
+            - 0.45 * np.exp(-(((fold - 2.6) / 0.15) ** 2)) * front
+        )
     return weave[..., None] * colour
 
 
 def _gloss(person: Attributes, chart: Chart, rng, fine: np.ndarray) -> np.ndarray:
     oil = rng.uniform(0.25, 0.55)
-    gloss = 0.75 + 0.4 * blob(0, chart.brow_y + 2.5, 4, 2) + 0.6 * blob(0, chart.height(33) + 2, 1.3, 2.6)
+    gloss = (
+        0.75
+        + 0.4 * blob(0, chart.brow_y + 2.5, 4, 2)
+        + 0.6 * blob(0, chart.height(33) + 2, 1.3, 2.6)
+    )
     gloss = oil * (gloss + 0.10 * fine)
     return gloss * (1 - chart.lips) + chart.lips * rng.uniform(0.4, 1.0)

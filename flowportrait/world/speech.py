@@ -33,7 +33,20 @@ _FLITE_VOICES = {"f": ("slt",), "m": ("rms", "awb")}
 _FLITE_HELD_OUT = "kal16"
 _ESPEAK_VARIANTS = {
     "m": ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "Michael", "Denis", "Andy", "Lee"),
-    "f": ("f1", "f2", "f3", "f4", "f5", "Annie", "Alicia", "Andrea", "linda", "steph", "belinda", "anika"),
+    "f": (
+        "f1",
+        "f2",
+        "f3",
+        "f4",
+        "f5",
+        "Annie",
+        "Alicia",
+        "Andrea",
+        "linda",
+        "steph",
+        "belinda",
+        "anika",
+    ),
 }
 _ESPEAK_LOCALES, _ESPEAK_HELD_OUT = ("en-us", "en-gb", "en-gb-scotland", "en-029"), "en-gb-x-rp"
 _FESTIVAL_VOICE = "ked_diphone"
@@ -79,7 +92,9 @@ class Utterance(NamedTuple):
 class Speaker(Protocol):
     """Says something: the same generator state and arguments give the same utterance."""
 
-    def utter(self, rng: np.random.Generator, presentation: str, split: Split, longest_s: float) -> Utterance:
+    def utter(
+        self, rng: np.random.Generator, presentation: str, split: Split, longest_s: float
+    ) -> Utterance:
         """An utterance of at most `longest_s`, by a voice that suits the person and belongs to the split."""
 
 
@@ -99,12 +114,16 @@ def make_speaker(voice: str) -> Speaker:
         "kokoro": kokoro_is_installed() and which("espeak-ng") is not None,
     }
     if voice not in ("auto", *installed):
-        raise ConfigError(f"--voice: no '{voice}'; {name_hint(voice, ('auto', *installed))}, or a folder of recordings")
+        raise ConfigError(
+            f"--voice: no '{voice}'; {name_hint(voice, ('auto', *installed))}, or a folder of"
+            " recordings"
+        )
     engines = [name for name in (_AUTO if voice == "auto" else (voice,)) if installed[name]]
     if not engines:
         wanted = "flite and espeak-ng are" if voice == "auto" else f"{voice} is"
         raise MissingDependency(
-            f"--voice {voice}: {wanted} not installed; `{_INSTALL[voice]}`, or give a folder of recordings"
+            f"--voice {voice}: {wanted} not installed; `{_INSTALL[voice]}`, or give a folder of"
+            " recordings"
         )
     return Synthesizers(engines)
 
@@ -116,7 +135,9 @@ class Synthesizers:
     engines: Sequence[str]
     flite_share: float = 0.7
 
-    def utter(self, rng: np.random.Generator, presentation: str, split: Split, longest_s: float) -> Utterance:
+    def utter(
+        self, rng: np.random.Generator, presentation: str, split: Split, longest_s: float
+    ) -> Utterance:
         """See `Speaker`. Raises ConfigError when no sentence is that short."""
         voice = self._voice(rng, presentation, split)
         letters_per_s = _LETTERS_PER_S
@@ -128,21 +149,42 @@ class Synthesizers:
                 return utterance
             # Now it is known how fast this voice is.
             letters_per_s = 1.05 * len(text) / (utterance.duration_s - 2 * MARGIN_S)
-        raise ConfigError(f"--longest: no sentence of {longest_s} s or less came up; give at least 2")
+        raise ConfigError(
+            f"--longest: no sentence of {longest_s} s or less came up; give at least 2"
+        )
 
     def _voice(self, rng: np.random.Generator, presentation: str, split: Split) -> Voice:
         # The test split speaks with voices of its own; the only one of flite is a man's.
         held_out = split == "test"
-        if self.engines == ["festival"]:  # no voice to hold out: a test split of its own would not be one
+        if self.engines == [
+            "festival"
+        ]:  # no voice to hold out: a test split of its own would not be one
             low, high = (85, 130) if presentation == "m" else (130, 190)
-            return Voice("festival", _FESTIVAL_VOICE, float(rng.uniform(0.85, 1.2)), float(rng.uniform(low, high)))
+            return Voice(
+                "festival",
+                _FESTIVAL_VOICE,
+                float(rng.uniform(0.85, 1.2)),
+                float(rng.uniform(low, high)),
+            )
         if self.engines == ["kokoro"]:
-            return Voice("kokoro", draw_blend(rng, presentation, held_out), float(rng.uniform(0.9, 1.15)), None)
-        flite = "flite" in self.engines and not (held_out and presentation == "f" and len(self.engines) > 1)
+            return Voice(
+                "kokoro",
+                draw_blend(rng, presentation, held_out),
+                float(rng.uniform(0.9, 1.15)),
+                None,
+            )
+        flite = "flite" in self.engines and not (
+            held_out and presentation == "f" and len(self.engines) > 1
+        )
         if flite and (len(self.engines) == 1 or rng.random() < self.flite_share):
             names = (_FLITE_HELD_OUT,) if held_out else _FLITE_VOICES[presentation]
             low, high = (90, 125) if presentation == "m" else (160, 205)
-            return Voice("flite", str(rng.choice(names)), float(rng.uniform(0.9, 1.15)), float(rng.uniform(low, high)))
+            return Voice(
+                "flite",
+                str(rng.choice(names)),
+                float(rng.uniform(0.9, 1.15)),
+                float(rng.uniform(low, high)),
+            )
         locale = _ESPEAK_HELD_OUT if held_out else str(rng.choice(_ESPEAK_LOCALES))
         variant = str(rng.choice(_ESPEAK_VARIANTS[presentation]))
         low, high = (30, 60) if presentation == "m" else (45, 75)
@@ -181,18 +223,27 @@ def _say_with_flite(text: str, voice: Voice) -> tuple[np.ndarray, int, list[Phon
         ends = [(name, float(end_s)) for name, end_s in re.findall(r"(\S+):([\d.]+)", done.stdout)]
         if done.returncode != 0 or not ends:
             raise MediaError(
-                f"flite: cannot say '{text}' ({done.stderr.strip() or 'no phones told'}); install it again"
+                f"flite: cannot say '{text}' ({done.stderr.strip() or 'no phones told'}); install"
+                " it again"
             )
         samples, rate = media.read_audio(path)
     starts = [0.0, *(end_s for _, end_s in ends[:-1])]
-    return samples, rate, [Phone(start_s, name) for start_s, (name, _) in zip(starts, ends, strict=True)]
+    return (
+        samples,
+        rate,
+        [Phone(start_s, name) for start_s, (name, _) in zip(starts, ends, strict=True)],
+    )
 
 
-def _framed(samples: np.ndarray, rate: int, phones: list[Phone], text: str, voice: Voice) -> Utterance:
+def _framed(
+    samples: np.ndarray, rate: int, phones: list[Phone], text: str, voice: Voice
+) -> Utterance:
     """With a margin of silence around it, at the same loudness as all others."""
     margin = np.zeros(round(MARGIN_S * rate), np.float32)
     peak = max(0.05, float(np.abs(samples).max()))
     later = [Phone(round(phone.start_s + MARGIN_S, 4), phone.name) for phone in phones]
     end_s = round(MARGIN_S + len(samples) / rate, 4)
     phones = [Phone(0.0, SILENCE), *later, Phone(end_s, SILENCE)]
-    return Utterance(np.concatenate([margin, samples * (0.8 / peak), margin]), rate, phones, text, voice)
+    return Utterance(
+        np.concatenate([margin, samples * (0.8 / peak), margin]), rate, phones, text, voice
+    )

@@ -46,12 +46,16 @@ class Tuft:
         offsets = self.offsets
         if self.lid:
             angle = (0.95 if self.upper else 0.1) * closed
-            turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+            turn = np.array(
+                [[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]]
+            )
             offsets = offsets @ turn.T.astype(np.float32)
         return roots[:, None] + offsets
 
 
-def plant_tufts(person: Attributes, chart: Chart, head: np.ndarray, painting: Painting) -> list[Tuft]:
+def plant_tufts(
+    person: Attributes, chart: Chart, head: np.ndarray, painting: Painting
+) -> list[Tuft]:
     """Brows, beard where there is one, and lashes."""
     rng = np.random.default_rng([person.seed, 4])
     soil = _Soil(chart, head)
@@ -70,7 +74,10 @@ class _Soil:
         normals = np.zeros_like(head)
         vertex_normals(head, rig.triangles, normals)
         front = (
-            (rig.parts == SKIN) & (np.abs(chart.azimuth) < 1.6) & (rig.vertices[:, 1] > -12) & (rig.vertices[:, 2] > 0)
+            (rig.parts == SKIN)
+            & (np.abs(chart.azimuth) < 1.6)
+            & (rig.vertices[:, 1] > -12)
+            & (rig.vertices[:, 2] > 0)
         )
         self._vertices = np.flatnonzero(front & (normals[:, 2] > -0.35))
         self._tree = cKDTree(np.stack([chart.x, chart.y], 1)[self._vertices])
@@ -94,21 +101,31 @@ def _brows(rng: np.random.Generator, soil: _Soil, painting: Painting) -> Tuft:
     outward = np.clip((np.abs(x) - 1.2) / 4.5, 0, 1)
     direction = (
         np.stack(
-            [np.sign(x) * (0.45 + 0.55 * outward), 0.7 * (1 - outward) ** 1.5 - 0.12 * outward, -0.1 - 0.35 * outward],
+            [
+                np.sign(x) * (0.45 + 0.55 * outward),
+                0.7 * (1 - outward) ** 1.5 - 0.12 * outward,
+                -0.1 - 0.35 * outward,
+            ],
             1,
         )
         + rng.normal(size=(len(x), 3)) * 0.28
     )
     direction = _unit(direction - 0.85 * (direction * normals).sum(1, keepdims=True) * normals)
     offsets = _bent(direction, normals, rng.uniform(0.2, 0.5, len(x)), hug=0.10)
-    return Tuft(vertices, shares, offsets, painting.brow_colour, _tone(rng, len(x)), opacity=0.28, width=0.8)
+    return Tuft(
+        vertices, shares, offsets, painting.brow_colour, _tone(rng, len(x)), opacity=0.28, width=0.8
+    )
 
 
 def _beard(rng: np.random.Generator, soil: _Soil, painting: Painting, length: float) -> Tuft:
-    x, _, vertices, shares, normals = soil.roots(rng, painting.beard**1.2, int(2400 + 2000 * min(1, length)))
+    x, _, vertices, shares, normals = soil.roots(
+        rng, painting.beard**1.2, int(2400 + 2000 * min(1, length))
+    )
     direction = np.stack([0.12 * np.sign(x), np.full_like(x, -1), np.full_like(x, 0.15)], 1)
     direction = direction + rng.normal(size=direction.shape) * 0.25
-    direction = _unit(direction - 0.8 * (direction * normals).sum(1, keepdims=True) * normals + 0.3 * normals)
+    direction = _unit(
+        direction - 0.8 * (direction * normals).sum(1, keepdims=True) * normals + 0.3 * normals
+    )
     colour = painting.hair_colour * min(1, 0.14 / painting.hair_colour.max())
     offsets = _bent(direction, normals, length * rng.uniform(0.5, 1.1, len(x)), hug=0.10)
     return Tuft(vertices, shares, offsets, colour, _tone(rng, len(x)), opacity=0.4, width=0.9)
@@ -136,7 +153,9 @@ def _lashes(rng: np.random.Generator, chart: Chart, fullness: float) -> list[Tuf
 def _wet_line(row: np.ndarray, head: np.ndarray, side: int) -> Tuft:
     """The film of tears along the rim of the lower lid: pieces from each vertex of it to the next."""
     here, after = row[1:-2], row[2:-1]
-    along = (head[after] - head[here])[:, None] * np.linspace(0, 1, _POINTS, dtype=np.float32)[:, None]
+    along = (head[after] - head[here])[:, None] * np.linspace(0, 1, _POINTS, dtype=np.float32)[
+        :, None
+    ]
     offsets = (along + np.float32([0, 0.03, 0.03])).astype(np.float32)
     vertices = np.stack([here] * 3, 1)
     shares = np.tile(np.float32([1, 0, 0]), (len(here), 1))
@@ -144,13 +163,17 @@ def _wet_line(row: np.ndarray, head: np.ndarray, side: int) -> Tuft:
                 taper=1e-6, tears=True)  # fmt: skip
 
 
-def _lash_row(rng: np.random.Generator, row: np.ndarray, side: int, upper: bool, fullness: float) -> Tuft:
+def _lash_row(
+    rng: np.random.Generator, row: np.ndarray, side: int, upper: bool, fullness: float
+) -> Tuft:
     count = int((130 if upper else 36) * fullness)
     place = rng.uniform(0, len(row) - 1.001, count)
     first, rest = place.astype(int), place % 1
     shares = np.stack([1 - rest, rest, 0 * rest], 1).astype(np.float32)
     outward = 2 * place / (len(row) - 1) - 1
-    direction = np.stack([outward * 0.7, np.full(count, 0.02 if upper else -0.45), np.full(count, 0.85)], 1)
+    direction = np.stack(
+        [outward * 0.7, np.full(count, 0.02 if upper else -0.45), np.full(count, 0.85)], 1
+    )
     direction = _unit(direction + rng.normal(size=direction.shape) * 0.1)
     length = (0.40 if upper else 0.17) * fullness * rng.uniform(0.7, 1.1, count)
     offsets = np.zeros((count, _POINTS, 3), np.float32)
@@ -160,7 +183,15 @@ def _lash_row(rng: np.random.Generator, row: np.ndarray, side: int, upper: bool,
         direction = _unit(direction)
     vertices = np.stack([row[first], row[first + 1], row[first]], 1)
     return Tuft(
-        vertices, shares, offsets, _LASH_COLOUR, np.ones(count, np.float32), 0.4 if upper else 0.14, 0.9, side, upper
+        vertices,
+        shares,
+        offsets,
+        _LASH_COLOUR,
+        np.ones(count, np.float32),
+        0.4 if upper else 0.14,
+        0.9,
+        side,
+        upper,
     )
 
 

@@ -35,7 +35,9 @@ def test_help_loads_nothing_heavy():
         "import sys; from flowportrait.cli import run; code = run(['--help']); "
         "sys.exit(code or any(name in sys.modules for name in ('torch', 'numpy', 'av', 'PIL')))"
     )
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+    )
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

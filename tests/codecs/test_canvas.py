@@ -10,14 +10,28 @@ MODEL_PX = 64
 
 
 def picture(side, seed=0):
-    return torch.randint(0, 256, (1, 3, side, side), generator=torch.Generator().manual_seed(seed)) / 127.5 - 1
+    return (
+        torch.randint(0, 256, (1, 3, side, side), generator=torch.Generator().manual_seed(seed))
+        / 127.5
+        - 1
+    )
 
 
 def painted(flow=(0.0, 0.0), paint=0.0, mask=1.0, frames=1, warped=0.0):
-    fields = torch.tensor(flow)[None, :, None, None].expand(frames, 2, MODEL_PX // 2, MODEL_PX // 2).clone()
+    fields = (
+        torch.tensor(flow)[None, :, None, None]
+        .expand(frames, 2, MODEL_PX // 2, MODEL_PX // 2)
+        .clone()
+    )
     full = (frames, 3, MODEL_PX, MODEL_PX)
-    paint = torch.as_tensor(paint, dtype=torch.float32).expand(full) if not torch.is_tensor(paint) else paint
-    return Painted(fields, torch.full(full, warped), paint, torch.full((frames, 1, MODEL_PX, MODEL_PX), mask))
+    paint = (
+        torch.as_tensor(paint, dtype=torch.float32).expand(full)
+        if not torch.is_tensor(paint)
+        else paint
+    )
+    return Painted(
+        fields, torch.full(full, warped), paint, torch.full((frames, 1, MODEL_PX, MODEL_PX), mask)
+    )
 
 
 @pytest.mark.parametrize("side", [64, 100, 254, 512])
@@ -30,7 +44,9 @@ def test_a_portrait_that_does_not_move_is_shown_to_the_last_bit(side):
 def test_a_flow_moves_the_full_picture():
     pixels = picture(256)
     shown = Canvas(pixels).show(painted(flow=(8 * 2 / 256, 0.0)))
-    torch.testing.assert_close(shown[..., 10:-10, 10:-10], pixels[..., 10:-10, 18:-2], atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        shown[..., 10:-10, 10:-10], pixels[..., 10:-10, 18:-2], atol=1e-4, rtol=0
+    )
 
 
 def test_places_that_take_no_part_do_not_move():
@@ -46,7 +62,9 @@ def test_a_canvas_that_lies_on_its_side_moves_along_its_own_axes():
     """The square is turned clockwise by a quarter: its x axis points down on the canvas."""
     pixels = picture(128)
     shown = Canvas(pixels, roll=torch.pi / 2).show(painted(flow=(16 * 2 / 128, 0.0)))
-    torch.testing.assert_close(shown[..., 4:100, 4:-4], pixels[..., 20:116, 4:-4], atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        shown[..., 4:100, 4:-4], pixels[..., 20:116, 4:-4], atol=1e-3, rtol=0
+    )
 
 
 def test_painting_adds_what_it_changes_and_keeps_the_detail_below():
@@ -95,7 +113,11 @@ def drafts(values):
 def test_smoothing_gives_every_frame_once_and_the_same_in_any_blocks(lengths):
     values = torch.randn(40, generator=torch.Generator().manual_seed(0))
     whole = torch.cat([block.fine for block in smoothed([drafts(values)])])
-    pieces = list(smoothed(drafts(values).rows(a, a + b) for a, b in zip(_starts(lengths), lengths, strict=True)))
+    pieces = list(
+        smoothed(
+            drafts(values).rows(a, a + b) for a, b in zip(_starts(lengths), lengths, strict=True)
+        )
+    )
     torch.testing.assert_close(torch.cat([block.fine for block in pieces]), whole)
     assert torch.cat([block.landmarks for block in pieces]).flatten().tolist() == list(range(40))
 
@@ -103,7 +125,9 @@ def test_smoothing_gives_every_frame_once_and_the_same_in_any_blocks(lengths):
 def test_a_jump_at_every_fourth_frame_is_spread_over_all():
     """Frame changes at the borders of groups come within 10 % of those inside."""
     steps = torch.arange(80).div(4, rounding_mode="floor").float()
-    change = torch.cat([block.fine for block in smoothed([drafts(steps)])])[:, 0, 0, 0].diff()[REACH:-REACH]
+    change = torch.cat([block.fine for block in smoothed([drafts(steps)])])[:, 0, 0, 0].diff()[
+        REACH:-REACH
+    ]
     assert change.max() < 1.1 * change.min()
 
 

@@ -16,7 +16,9 @@ def face(gap=GAP) -> torch.Tensor:
     """68 points with both eyes open by `gap`."""
     points = torch.zeros(68, 2)
     for eye, part in enumerate(EYES):
-        x = torch.tensor([-1, -0.5, 0.5, 1, 0.5, -0.5]) * HALF_WIDTH + (CENTRE[0] if eye == 0 else -CENTRE[0])
+        x = torch.tensor([-1, -0.5, 0.5, 1, 0.5, -0.5]) * HALF_WIDTH + (
+            CENTRE[0] if eye == 0 else -CENTRE[0]
+        )
         y = torch.tensor([0, -1, -1, 0, 1, 1]) * gap / 2 + CENTRE[1]
         points[part] = torch.stack([x, y], -1)
     points[17:27, 1] = CENTRE[1] - 0.25
@@ -40,7 +42,9 @@ def shown(landmarks, gaze=(0.0, 0.0)) -> torch.Tensor:
     own = face()
     canvas = Canvas(portrait(), eyes=eyes_of(own))
     looks = torch.tensor(gaze).expand(len(landmarks), 2)
-    motions = [eye_motions(landmarks, own, shape, eye, looks) for eye, shape in enumerate(canvas.eyes)]
+    motions = [
+        eye_motions(landmarks, own, shape, eye, looks) for eye, shape in enumerate(canvas.eyes)
+    ]
     still = torch.zeros(len(landmarks), 2, 32, 32)
     pictures = torch.zeros(len(landmarks), 3, 64, 64)
     painted = Painted(still, pictures, pictures, torch.ones(len(landmarks), 1, 64, 64))
@@ -60,7 +64,9 @@ def test_a_shut_eye_shows_neither_iris_nor_white():
 
 
 def test_half_a_lid_covers_half_an_eye():
-    visible = [float((shown(face(gap=GAP * share)[None])[0] < 0).sum()) for share in (0.9, 0.575, 0.3)]
+    visible = [
+        float((shown(face(gap=GAP * share)[None])[0] < 0).sum()) for share in (0.9, 0.575, 0.3)
+    ]
     assert visible[0] > visible[1] > visible[2] == 0
 
 

@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from flowportrait.codecs.liveliness import FPS, LOWER, MOUTH, STABLE, UPPER, Strengths, at_strengths, draw_eye_events
+from flowportrait.codecs.liveliness import (
+    FPS,
+    LOWER,
+    MOUTH,
+    STABLE,
+    UPPER,
+    Strengths,
+    at_strengths,
+    draw_eye_events,
+)
 from flowportrait.codecs.motion import Motion
 from flowportrait.codecs.portrait import PortraitCodec, PortraitContext
 from flowportrait.modeldir import load_parts
@@ -42,7 +51,9 @@ def test_no_strength_is_no_event_and_seeds_differ():
 def test_groups_of_a_clip_are_its_frames_in_order():
     events = draw_eye_events(41, 0)
     groups = events.groups(0, 11)
-    assert torch.equal(groups.look[0], events.look[:1].expand(4, 2)), "the first latent frame is one frame"
+    assert torch.equal(groups.look[0], events.look[:1].expand(4, 2)), (
+        "the first latent frame is one frame"
+    )
     torch.testing.assert_close(groups.look[1:].flatten(0, 1)[:40], events.look[1:])
     torch.testing.assert_close(events.groups(4, 3).close, groups.close[4:7])
 
@@ -61,20 +72,33 @@ def test_a_blink_survives_the_latents_and_shuts_both_eyes(codec, portrait):
 
 
 def test_full_strength_changes_nothing_and_none_stills(codec, portrait):
-    moves = torch.randn(1, 5, 4, 12, generator=torch.Generator().manual_seed(0)) * 0.02 @ codec.motion.basis[:12]
+    moves = (
+        torch.randn(1, 5, 4, 12, generator=torch.Generator().manual_seed(0))
+        * 0.02
+        @ codec.motion.basis[:12]
+    )
     moves = moves.unflatten(-1, (68, 2))
     torch.testing.assert_close(at_strengths(moves, portrait, Strengths()), moves, atol=1e-5, rtol=0)
     quiet = at_strengths(moves, portrait, Strengths(head=0))
     assert quiet[..., STABLE, :].square().mean() < 0.4 * moves[..., STABLE, :].square().mean()
-    silent = at_strengths(moves, portrait, Strengths(lips=0)) - at_strengths(moves, portrait, Strengths(lips=0, head=0))
-    torch.testing.assert_close(at_strengths(moves, portrait, Strengths(lips=0))[..., MOUTH, :], silent[..., MOUTH, :])
+    silent = at_strengths(moves, portrait, Strengths(lips=0)) - at_strengths(
+        moves, portrait, Strengths(lips=0, head=0)
+    )
+    torch.testing.assert_close(
+        at_strengths(moves, portrait, Strengths(lips=0))[..., MOUTH, :], silent[..., MOUTH, :]
+    )
 
 
 def test_gaze_is_motion_and_no_component():
     motion = Motion(64, gaze=True)
     rng = torch.Generator().manual_seed(2)
     motion.fit(torch.randn(300, 4, 68, 2, generator=rng) * 0.1)
-    moves, gaze = torch.randn(1, 3, 4, 68, 2, generator=rng) * 0.1, torch.randn(1, 3, 4, 2, generator=rng) * 0.1
+    moves, gaze = (
+        torch.randn(1, 3, 4, 68, 2, generator=rng) * 0.1,
+        torch.randn(1, 3, 4, 2, generator=rng) * 0.1,
+    )
     parts = motion.parts_of(moves, gaze)
     torch.testing.assert_close(motion.gaze_of(parts), gaze, atol=1e-5, rtol=0)
-    torch.testing.assert_close(motion.moves_of(parts), motion.moves_of(motion.parts_of(moves)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        motion.moves_of(parts), motion.moves_of(motion.parts_of(moves)), atol=1e-5, rtol=0
+    )

@@ -4,7 +4,14 @@ import math
 
 import torch
 
-from flowportrait.codecs.mouth import CORNERS, LOWER_LIP, UPPER_LIP, MouthFrame, MouthPainter, pixel_places
+from flowportrait.codecs.mouth import (
+    CORNERS,
+    LOWER_LIP,
+    UPPER_LIP,
+    MouthFrame,
+    MouthPainter,
+    pixel_places,
+)
 
 SIDE = 64
 
@@ -16,7 +23,9 @@ def face(centre=(0.1, 0.4), half_width=0.2, gap=0.1, turned=0.0):
         points[corner, 0] = x * half_width
     for lip, y in ((UPPER_LIP, -gap / 2), (LOWER_LIP, gap / 2)):
         points[list(lip)] = torch.tensor([[x * half_width, y] for x in (-0.5, 0.0, 0.5)])
-    turn = torch.tensor([[math.cos(turned), math.sin(turned)], [-math.sin(turned), math.cos(turned)]])
+    turn = torch.tensor(
+        [[math.cos(turned), math.sin(turned)], [-math.sin(turned), math.cos(turned)]]
+    )
     return (points @ turn + torch.tensor(centre))[None]
 
 
@@ -66,7 +75,9 @@ def test_lips_learn_from_the_picture():
     landmarks = face().requires_grad_()
     painter = MouthPainter(8)
     painter.body[-1].bias.data.fill_(3.0)
-    picture = painter(torch.zeros(1, 3, SIDE, SIDE), torch.zeros(1, 3, SIDE, SIDE), face(), landmarks)
+    picture = painter(
+        torch.zeros(1, 3, SIDE, SIDE), torch.zeros(1, 3, SIDE, SIDE), face(), landmarks
+    )
     (picture * torch.linspace(0, 1, SIDE)).sum().backward()
     gradient = landmarks.grad[0]
     assert gradient[list(UPPER_LIP)].abs().sum() > 0 and gradient[list(CORNERS)].abs().sum() > 0

@@ -16,7 +16,13 @@ from flowportrait.codecs.mouth import POINTS, mouth_map, pixel_places
 from flowportrait.codecs.portrait import PortraitCodec
 
 CONFIG = PortraitCodec.Config(
-    width=32, num_heads=2, portrait_depth=1, landmarker_widths=(8, 8, 16), decoder_depth=1, control=32, size_px=64
+    width=32,
+    num_heads=2,
+    portrait_depth=1,
+    landmarker_widths=(8, 8, 16),
+    decoder_depth=1,
+    control=32,
+    size_px=64,
 )
 
 
@@ -58,7 +64,9 @@ def test_what_is_spread_over_the_grid_is_gathered_and_noise_beside_it_averages_o
     assert latents.shape == (2, 16, 5, 16, 16)
     torch.testing.assert_close(gather_from_grid(latents), parts)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(3))
-    assert (gather_from_grid(latents + noise) - parts).std() == pytest.approx(1 / 4, rel=0.05)  # 16 copies
+    assert (gather_from_grid(latents + noise) - parts).std() == pytest.approx(
+        1 / 4, rel=0.05
+    )  # 16 copies
 
 
 def test_a_token_holds_one_temporal_frequency():
@@ -69,13 +77,17 @@ def test_a_token_holds_one_temporal_frequency():
 
 
 def test_the_first_flow_takes_a_shifted_face_back_and_leaves_far_places_alone():
-    portrait = torch.rand(1, POINTS, 2, generator=torch.Generator().manual_seed(4)) * 0.4 - 0.6  # upper left
+    portrait = (
+        torch.rand(1, POINTS, 2, generator=torch.Generator().manual_seed(4)) * 0.4 - 0.6
+    )  # upper left
     moves = torch.zeros(1, 1, POINTS, 2)
     moves[..., 0] = 0.1
     flow = LandmarkFlow()(portrait, moves, 32)[0, 0]
     places = pixel_places(32, 32, flow.device)
     near = ((places - torch.tensor([-0.3, -0.4])).norm(dim=-1) < 0.1)[None].expand(2, -1, -1)
-    torch.testing.assert_close(flow[near].view(2, -1)[0], torch.full((int(near[0].sum()),), -0.1), atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        flow[near].view(2, -1)[0], torch.full((int(near[0].sum()),), -0.1), atol=1e-2, rtol=0
+    )
     assert flow[:, -4:, -4:].abs().max() < 1e-3
 
 
@@ -91,10 +103,14 @@ def test_the_mouth_map_grows_with_the_gap_between_the_lips():
 def test_the_first_frame_stands_alone_and_later_frames_change_no_earlier_latent(codec, frames):
     context = codec.prepare(frames[:, :, 0])
     latents = codec.encode(frames, context)
-    torch.testing.assert_close(codec.encode(frames[:, :, :1], context), latents[:, :, :1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        codec.encode(frames[:, :, :1], context), latents[:, :, :1], atol=1e-4, rtol=1e-4
+    )
     later = frames.clone()
     later[:, :, 5:] = 0
-    torch.testing.assert_close(codec.encode(later, context)[:, :, :2], latents[:, :, :2], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        codec.encode(later, context)[:, :, :2], latents[:, :, :2], atol=1e-4, rtol=1e-4
+    )
     assert not torch.allclose(codec.encode(later, context)[:, :, 2], latents[:, :, 2], atol=1e-3)
 
 
@@ -102,9 +118,15 @@ def test_the_first_frame_stands_alone_and_later_frames_change_no_earlier_latent(
 def test_latents_tell_where_the_landmarks_are(codec, frames):
     context = codec.prepare(frames[:, :, 0])
     found = codec.landmarker(frames.transpose(1, 2).flatten(0, 1)).unflatten(0, (2, 9))
-    told = codec.landmarks_of(codec.encode(frames, context), context.landmarks).flatten(1, 2)[:, GROUP - 1 :]
-    kept = codec.motion.basis.T @ codec.motion.basis  # a fit to noise keeps only a part of what moved
-    expected = context.landmarks[:, None] + ((found - context.landmarks[:, None]).flatten(2) @ kept).view_as(found)
+    told = codec.landmarks_of(codec.encode(frames, context), context.landmarks).flatten(1, 2)[
+        :, GROUP - 1 :
+    ]
+    kept = (
+        codec.motion.basis.T @ codec.motion.basis
+    )  # a fit to noise keeps only a part of what moved
+    expected = context.landmarks[:, None] + (
+        (found - context.landmarks[:, None]).flatten(2) @ kept
+    ).view_as(found)
     torch.testing.assert_close(told, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -124,11 +146,16 @@ def test_settling_smooths_the_head_and_leaves_the_rest_and_steady_movement_alone
     parts = torch.randn(1, 6, GROUP, 64, generator=rng)
     settled = codec.motion.settle_head(parts)
     torch.testing.assert_close(settled[..., Motion.HEAD :], parts[..., Motion.HEAD :])
-    jumps = [codec.motion.moves_of(x).flatten(1, 2).diff(dim=1).square().sum() for x in (settled, parts)]
+    jumps = [
+        codec.motion.moves_of(x).flatten(1, 2).diff(dim=1).square().sum() for x in (settled, parts)
+    ]
     assert jumps[0] < jumps[1]
     steady = torch.linspace(0, 0.2, 24).view(1, 6, GROUP, 1) * torch.eye(64)[0]
     steady = codec.motion.parts_of((steady @ codec.motion.basis).unflatten(-1, (POINTS, 2)))
-    moves = [codec.motion.moves_of(x).flatten(1, 2)[:, 8:-8] for x in (codec.motion.settle_head(steady), steady)]
+    moves = [
+        codec.motion.moves_of(x).flatten(1, 2)[:, 8:-8]
+        for x in (codec.motion.settle_head(steady), steady)
+    ]
     torch.testing.assert_close(moves[0], moves[1], atol=1e-5, rtol=1e-4)
 
 
@@ -145,7 +172,9 @@ def test_what_stands_about_a_point_tells_how_far_off_it_is():
 
     def missed() -> torch.Tensor:
         target = torch.rand(16, 1, 2) - 0.5
-        features = torch.tanh(2 * (target[:, :, None] - pixel_places(32, 32, target.device))).permute(0, 3, 1, 2)
+        features = torch.tanh(
+            2 * (target[:, :, None] - pixel_places(32, 32, target.device))
+        ).permute(0, 3, 1, 2)
         points = target + 0.1 * torch.randn(16, POINTS, 2)
         return (points + refiner(features, points) - target).abs().mean()
 

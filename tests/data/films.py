@@ -23,7 +23,9 @@ LOUD = 0.9
 
 def people():
     names = ("portrait.png", "portrait_long_hair.jpg")
-    return [np.asarray(Image.open(SAMPLES / name).convert("RGB").resize((112, 112))) for name in names]
+    return [
+        np.asarray(Image.open(SAMPLES / name).convert("RGB").resize((112, 112))) for name in names
+    ]
 
 
 def frames_of(shots):
@@ -61,7 +63,12 @@ def uneven_film(path, times_s, frames, end_s):
     """A film whose frames come at any times, with sound up to `end_s`."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=30, options={"preset": "ultrafast"})
-        video.width, video.height, video.pix_fmt, video.time_base = 240, 160, "yuv420p", Fraction(1, 1000)
+        video.width, video.height, video.pix_fmt, video.time_base = (
+            240,
+            160,
+            "yuv420p",
+            Fraction(1, 1000),
+        )
         video.codec_context.time_base = Fraction(1, 1000)
         audio = container.add_stream("aac", rate=RATE, layout="mono")
         for time_s, image in zip(times_s, frames, strict=False):

@@ -53,7 +53,9 @@ def test_a_square_larger_than_the_picture_shrinks():
     st.integers(1, 500), st.integers(1, 500), st.floats(0, 1), st.floats(0, 1), st.floats(0.01, 1), st.floats(0.01, 1)
 )  # fmt: skip
 def test_the_square_is_always_inside(width, height, x, y, w, h):
-    box = FaceBox(x * width, y * height, min(width, (x + w) * width), min(height, (y + h) * height), 1.0)
+    box = FaceBox(
+        x * width, y * height, min(width, (x + w) * width), min(height, (y + h) * height), 1.0
+    )
     square = portrait_square(box, width, height)
     assert 0 <= square.x <= width - square.side and 0 <= square.y <= height - square.side
 
@@ -64,12 +66,16 @@ def test_the_largest_of_several_faces_and_a_warning():
     small, large = FaceBox(10, 10, 40, 40, 0.9), FaceBox(200, 100, 300, 200, 0.5)
     framed, report = frame_portrait(image, 64, "auto", Finds(small, large))
     assert framed.shape == (64, 64, 3) and framed.dtype == np.uint8
-    assert report.face == large and report.warnings == ("portrait: 2 faces found; the largest is used",)
+    assert report.face == large and report.warnings == (
+        "portrait: 2 faces found; the largest is used",
+    )
     assert framed[32, 32].min() == 255 and framed[0, 0].max() == 0
 
 
 def test_a_small_face_is_warned_of():
-    _, report = frame_portrait(np.zeros((300, 400, 3), np.uint8), 128, "auto", Finds(FaceBox(0, 0, 20, 20, 1)))
+    _, report = frame_portrait(
+        np.zeros((300, 400, 3), np.uint8), 128, "auto", Finds(FaceBox(0, 0, 20, 20, 1))
+    )
     assert "enlarged to 128" in report.warnings[0]
 
 
@@ -91,7 +97,11 @@ def test_no_face_in_noise_or_grey(detector):
 
 
 def test_tiny_pictures_do_not_break_it(detector):
-    assert detector.detect(np.zeros((8, 8, 3), np.uint8)) == detector.detect(np.zeros((1, 400, 3), np.uint8)) == []
+    assert (
+        detector.detect(np.zeros((8, 8, 3), np.uint8))
+        == detector.detect(np.zeros((1, 400, 3), np.uint8))
+        == []
+    )
 
 
 @pytest.mark.skipif(not SAMPLE.exists(), reason="the bundled sample portrait is not there")

@@ -11,7 +11,15 @@ from flowportrait.data.landmarks import MIRRORED, lid_opening, lip_opening
 
 def test_mirroring_twice_changes_nothing_and_keeps_the_parts_of_the_face():
     assert (MIRRORED[MIRRORED] == np.arange(68)).all()
-    for part in (range(17), range(17, 27), range(27, 31), range(31, 36), range(36, 48), range(48, 60), range(60, 68)):
+    for part in (
+        range(17),
+        range(17, 27),
+        range(27, 31),
+        range(31, 36),
+        range(36, 48),
+        range(48, 60),
+        range(60, 68),
+    ):
         assert set(MIRRORED[list(part)]) == set(part)
 
 
@@ -38,7 +46,9 @@ def test_openings_are_gaps_over_the_distance_of_the_eyes():
 
 def test_a_bent_picture_takes_its_landmarks_along():
     """A bright dot at a point of the source is found, in the bent cut, where the moved point says."""
-    points = np.stack(np.meshgrid(np.linspace(44, 84, 4), np.linspace(44, 84, 17)), -1).reshape(68, 2)
+    points = np.stack(np.meshgrid(np.linspace(44, 84, 4), np.linspace(44, 84, 17)), -1).reshape(
+        68, 2
+    )
     points = points.astype(np.float32)
     looks = [draw_look(np.random.default_rng(seed), points, 128) for seed in range(6)]
     assert any(look.bend.abs().max() > 0.05 for look in looks)
@@ -48,7 +58,9 @@ def test_a_bent_picture_takes_its_landmarks_along():
     dot = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 18)
     frames = np.repeat((dot * 255).astype(np.uint8)[None, :, :, None], 3, -1)
     for look in looks:
-        cut = apply_look(replace(look, gain=torch.ones(3), light=torch.tensor([1.0, 0, 0])), frames, 128)[0].mean(0)
+        cut = apply_look(
+            replace(look, gain=torch.ones(3), light=torch.tensor([1.0, 0, 0])), frames, 128
+        )[0].mean(0)
         mass = (cut - cut.min()).numpy() ** 2
         found = (mass * columns).sum() / mass.sum(), (mass * rows).sum() / mass.sum()
         mirrored = np.linalg.det(look.matrix[:, :2].numpy()) < 0

@@ -19,10 +19,14 @@ def portrait_clip(seconds):
 
 
 def pieces(lengths):
-    return lambda position: Piece(position, lengths[position % len(lengths)], lengths[position % len(lengths)] ** 2)
+    return lambda position: Piece(
+        position, lengths[position % len(lengths)], lengths[position % len(lengths)] ** 2
+    )
 
 
-@given(st.lists(st.integers(1, 100), min_size=1, max_size=60), st.integers(1, 6), st.integers(0, 1000))
+@given(
+    st.lists(st.integers(1, 100), min_size=1, max_size=60), st.integers(1, 6), st.integers(0, 1000)
+)
 def test_rows_hold_the_next_pieces_once_and_keep_the_budget(lengths, num_rows, position):
     rows, following = pack(pieces(lengths), position, num_rows, 100)
     assert sorted(piece for row in rows for piece in row) == list(range(position, following))
@@ -57,4 +61,6 @@ def test_what_bagel_costs():
     clip = TokenGrid(150, 24, 24, 27, 27)
     assert clip.num_video_tokens == 86_400
     assert clip_flops(BAGEL, clip) == pytest.approx(4.28e15, rel=0.03)
-    assert RowLayout((portrait_clip(25),)).num_tokens <= 89_600  # the paper's longest clip, with portrait and sound
+    assert (
+        RowLayout((portrait_clip(25),)).num_tokens <= 89_600
+    )  # the paper's longest clip, with portrait and sound

@@ -39,7 +39,9 @@ def one(tmp_path, path, *overrides, **known):
 
 
 def reasons(record):
-    return [(drop.reason, round(drop.start_s * 24), round(drop.end_s * 24)) for drop in record.dropped]
+    return [
+        (drop.reason, round(drop.start_s * 24), round(drop.end_s * 24)) for drop in record.dropped
+    ]
 
 
 def kept(record):
@@ -60,7 +62,9 @@ def test_a_face_gone_for_more_than_a_second_splits_and_sound_stays_in_step(tmp_p
     expected = sound[92 * films.RATE // 24 :]
     assert heard.sample_rate == films.RATE and abs(len(heard.samples) - len(expected)) < 1024
     count = min(len(heard.samples), len(expected))
-    found = np.fft.irfft(np.fft.rfft(heard.samples[:count]) * np.conj(np.fft.rfft(expected[:count])))
+    found = np.fft.irfft(
+        np.fft.rfft(heard.samples[:count]) * np.conj(np.fft.rfft(expected[:count]))
+    )
     assert np.argmax(found) == 0
     assert np.corrcoef(heard.samples[:count], expected[:count])[0, 1] > 0.98
     frames = np.stack(list(media.read_frames(tmp_path / clip.video)))
@@ -85,7 +89,9 @@ def test_a_cut_between_two_people_in_one_place_splits(tmp_path):
 
 
 def test_short_stretches_and_long_ones(tmp_path):
-    record = one(tmp_path, film(tmp_path / "a.mp4", [("a", 40, 40), ("b", 120, 200)]), "clips.max_s=3")
+    record = one(
+        tmp_path, film(tmp_path / "a.mp4", [("a", 40, 40), ("b", 120, 200)]), "clips.max_s=3"
+    )
     assert kept(record) == [(40, 100), (100, 160)] and reasons(record) == [("short", 0, 40)]
 
 
@@ -100,7 +106,9 @@ def test_the_papers_rule_for_test_clips_binds_held_out_people_only(tmp_path):
     held_out = ("split.held_out_share=1", "split.rule=paper")
     assert reasons(one(tmp_path, path, *held_out)) == [("not_for_test", 0, 130)]
     assert kept(one(tmp_path, path, *held_out, "split.test_min_face_px=60")) == [(0, 130)]
-    assert reasons(one(tmp_path, path, *held_out, "split.test_min_face_px=60", "split.test_min_s=6"))
+    assert reasons(
+        one(tmp_path, path, *held_out, "split.test_min_face_px=60", "split.test_min_s=6")
+    )
     assert kept(one(tmp_path, path, "split.rule=paper")) == [(0, 130)]
 
 
@@ -137,19 +145,30 @@ def test_odd_files_have_their_reasons(tmp_path):
         record = one(tmp_path, tmp_path / f"{name}.mp4")
         found = {drop.reason for drop in record.dropped}
         assert found == ({outcome} - {"kept"}), name
-        assert bool(record.clips) == (outcome == "kept") and (outcome == "kept" or record.notes), name
+        assert bool(record.clips) == (outcome == "kept") and (outcome == "kept" or record.notes), (
+            name
+        )
     cut = one(tmp_path, tmp_path / "cut.mp4", "clips.min_s=0.5")
-    assert len(cut.clips) == 1 and {drop.reason for drop in cut.dropped} <= {"damaged", "no_sound"} and cut.notes
+    assert (
+        len(cut.clips) == 1
+        and {drop.reason for drop in cut.dropped} <= {"damaged", "no_sound"}
+        and cut.notes
+    )
     assert cut.duration_s == pytest.approx(4.0, abs=0.05)
 
 
 def test_frames_at_uneven_times_are_taken_by_their_times(tmp_path):
     """Half a second a level of grey, at rates from 5 to 60 fps."""
-    times = np.concatenate([k / 2 + np.arange(n) / n / 2 for k, n in enumerate((3, 30, 5, 12, 24, 2))])
+    times = np.concatenate(
+        [k / 2 + np.arange(n) / n / 2 for k, n in enumerate((3, 30, 5, 12, 24, 2))]
+    )
     frames = [np.full((160, 240, 3), 40 * int(t * 2) + 10, np.uint8) for t in times]
     films.uneven_film(tmp_path / "vfr.mp4", times, frames, 3.0)
     seen = [int(frame.mean()) for frame in probe(tmp_path / "vfr.mp4").frames(24)]
-    assert seen == pytest.approx([40 * (i // 12) + 10 for i in range(len(seen))], abs=4) and len(seen) == 72
+    assert (
+        seen == pytest.approx([40 * (i // 12) + 10 for i in range(len(seen))], abs=4)
+        and len(seen) == 72
+    )
 
 
 def test_a_clock_that_jumps_ends_the_picture(tmp_path):
@@ -186,7 +205,10 @@ def test_sound_that_begins_late_is_in_step_and_ends_a_clip(tmp_path):
         container.mux(audio.encode(frame))
         container.mux(audio.encode(None))
     sound = probe(path).sound(tmp_path)
-    assert sound.from_s == pytest.approx(1.0, abs=0.05) and np.abs(sound.samples[: films.RATE - 2048]).max() == 0
+    assert (
+        sound.from_s == pytest.approx(1.0, abs=0.05)
+        and np.abs(sound.samples[: films.RATE - 2048]).max() == 0
+    )
     record = one(tmp_path, path)
     assert [drop.reason for drop in record.dropped] == ["no_sound", "no_sound"]
     assert 24 <= record.clips[0].start_frame <= 26 and kept(record)[0][1] in (95, 96, 97)
@@ -235,7 +257,9 @@ def made(tmp_path_factory):
 def shown(folder):
     """What must not depend on how a run went."""
     rows = (folder / "manifest.jsonl").read_text()
-    journal = {record.key: record for record in read_jsonl(folder / "journal.jsonl", PreparedSource)}
+    journal = {
+        record.key: record for record in read_jsonl(folder / "journal.jsonl", PreparedSource)
+    }
     return rows, [journal[key].model_dump(exclude={"computing_s"}) for key in sorted(journal)]
 
 
@@ -243,17 +267,27 @@ def test_a_folder_becomes_a_dataset(made):
     root, out, err = made
     rows = list(read_jsonl(root / "one" / "manifest.jsonl", ManifestRow))
     assert [row.num_frames for row in rows] == [60, 72, 60] and len({row.id for row in rows}) == 3
-    assert {row.fps for row in rows} == {24.0} and {row.sample_rate_hz for row in rows} == {films.RATE}
+    assert {row.fps for row in rows} == {24.0} and {row.sample_rate_hz for row in rows} == {
+        films.RATE
+    }
     assert [row.identity for row in rows] == [row.voice for row in rows]
-    assert sorted(p.name for p in (root / "one" / "clips").iterdir()) == sorted(Path(row.video).name for row in rows)
+    assert sorted(p.name for p in (root / "one" / "clips").iterdir()) == sorted(
+        Path(row.video).name for row in rows
+    )
     summary = json.loads(out.splitlines()[-1])
-    assert (summary["sources"], summary["sources_without_clips"], summary["ignored_files"]) == (7, 4, 1)
+    assert (summary["sources"], summary["sources_without_clips"], summary["ignored_files"]) == (
+        7,
+        4,
+        1,
+    )
     lost = sum(found["seconds"] for found in summary["dropped"].values())
     assert summary["seconds_in"] == pytest.approx(summary["seconds_out"] + lost, abs=1e-2)
     assert summary["dropped"]["no_face"]["seconds"] == pytest.approx(30 / 24, abs=0.2)
     counts = {name: found["sources"] for name, found in summary["dropped"].items()}
     assert counts == {"unreadable": 2, "crashed": 1, "language": 1, "no_face": 1}
-    assert "warning: not checked: active speaker\n" in err and summary["not_checked"] == ["active speaker"]
+    assert "warning: not checked: active speaker\n" in err and summary["not_checked"] == [
+        "active speaker"
+    ]
     report = (root / "one" / "report.md").read_text()
     assert "**Not checked: active speaker.**" in report and "empty.mp4: the file is empty" in report
     assert "films/loud.mp4: the process that read it died" in report
@@ -265,7 +299,9 @@ def test_killed_at_any_point_it_goes_on_to_the_same_result(made):
     for lines in (0, 3):
         process = run(root, root / "films", "-o", out, *PLUGIN, wait=False)
         journal = out / "journal.jsonl"
-        while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= lines):
+        while process.poll() is None and not (
+            journal.exists() and journal.read_bytes().count(b"\n") >= lines
+        ):
             time.sleep(0.005)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -308,13 +344,19 @@ def test_overlapping_speech(tmp_path, monkeypatch):
 
     class Finder:
         def __init__(self, overlap, speech):
-            self.found = Speakers([tuple(span) for span in speech], [tuple(span) for span in overlap])
+            self.found = Speakers(
+                [tuple(span) for span in speech], [tuple(span) for span in overlap]
+            )
 
         def find(self, pcm):
             assert pcm.dtype == np.int16 and len(pcm) == pytest.approx(4 * 16_000, abs=700)
             return self.found
 
-    monkeypatch.setattr(Table, "load", lambda self, name, load=Table.load: Finder if name == "f" else load(self, name))
+    monkeypatch.setattr(
+        Table,
+        "load",
+        lambda self, name, load=Table.load: Finder if name == "f" else load(self, name),
+    )
     path = film(tmp_path / "a.mp4", [("a", 48, 60), ("b", 48, 120)])
 
     def drops(overlap, speech, *more):
@@ -332,21 +374,35 @@ def test_all_of_a_person_is_on_one_side():
     names = [f"person {i}" for i in range(2000)]
     share = np.mean([split_of(name, settings) == "held_out" for name in names])
     assert share == pytest.approx(0.3, abs=0.04)
-    assert [split_of(name, settings) for name in names] == [split_of(name, settings) for name in names]
+    assert [split_of(name, settings) for name in names] == [
+        split_of(name, settings) for name in names
+    ]
     assert {split_of(name, SplitConfig(held_out_share=0)) for name in names} == {"train"}
 
 
 def test_identities_come_from_lists_names_or_folders(tmp_path):
     (tmp_path / "p1").mkdir()
     (tmp_path / "p1" / "id07-x.mp4").touch()
-    write = [{"schema_version": 1, "video": "p1/id07-x.mp4", "identity": "Ann", "voice": "Bob", "text": "hello"}]
+    write = [
+        {
+            "schema_version": 1,
+            "video": "p1/id07-x.mp4",
+            "identity": "Ann",
+            "voice": "Bob",
+            "text": "hello",
+        }
+    ]
     (tmp_path / "list.jsonl").write_text(
         "".join(json.dumps(row | {}) + "\n" for row in write).replace('"schema_version": 1, ', "")
     )
     (source,), _ = find_sources([tmp_path / "list.jsonl"], SplitConfig(), tmp_path / "d")
     assert (source.identity, source.voice, source.text) == ("Ann", "Bob", "hello")
     root = tmp_path.name
-    for rule, name in (("file", f"{root}/p1/id07-x.mp4"), ("folder", f"{root}/p1"), ("(id[0-9]+)", "id07")):
+    for rule, name in (
+        ("file", f"{root}/p1/id07-x.mp4"),
+        ("folder", f"{root}/p1"),
+        ("(id[0-9]+)", "id07"),
+    ):
         (source,), _ = find_sources([tmp_path], SplitConfig(identity=rule), tmp_path / "d")
         assert source.identity == name == source.record("").voice
 
@@ -360,7 +416,11 @@ def test_the_papers_values():
     assert settings.speech.max_overlap == 0.10 and settings.speech.keep_language == "en"
     assert (settings.speaker.least, settings.speaker.confidence) == (0.5, "softmax")
     assert settings.directions == ("frontal", "side")
-    assert (settings.faces.max_gap_s, settings.crop.scale, settings.crop.max_side_px) == (1.0, 1.5, 384)
+    assert (settings.faces.max_gap_s, settings.crop.scale, settings.crop.max_side_px) == (
+        1.0,
+        1.5,
+        384,
+    )
     assert (settings.split.test_min_s, settings.split.test_min_face_px) == (5.0, 512.0)
     recipe = load_recipe(ROOT / "recipes" / "prepare-paper.toml", PrepareConfig)
     assert (recipe.faces.detect_every, recipe.split.rule) == (1, "paper")
@@ -378,14 +438,26 @@ def test_what_cannot_be_meant_is_one_line(tmp_path, monkeypatch, capsys):
     for words, line in (
         ("a.mp4 -o d --engine rey", "--engine: no 'rey'; did you mean 'ray'? allowed: local, ray"),
         ("a.mp4 -o d --part 3/2", "--part: got '3/2'; give number/count, such as 2/8"),
-        ("b.mp4 -o d", "b.mp4: no such file or folder; give a video, a folder of videos or a list (.jsonl)"),
+        (
+            "b.mp4 -o d",
+            "b.mp4: no such file or folder; give a video, a folder of videos or a list (.jsonl)",
+        ),
         ("full -o d", "no video in full; give .mp4, "),
-        ("a.mp4 -o full", "full: holds thesis.doc and is no dataset of `prepare`; give an empty or a new folder"),
+        (
+            "a.mp4 -o full",
+            "full: holds thesis.doc and is no dataset of `prepare`; give an empty or a new folder",
+        ),
         ("a.mp4 -o a.mp4", "a.mp4: is a file; give a folder"),
         ("a.mp4 -o d --set speech.overlap=senk", "overlap finder: no 'senk'; allowed: pyannote"),
-        ("a.mp4 -o d --set faces.detector=buffalo", "face detector: no 'buffalo'; allowed: centerface"),
+        (
+            "a.mp4 -o d --set faces.detector=buffalo",
+            "face detector: no 'buffalo'; allowed: centerface",
+        ),
         ("a.mp4 -o d --set split.identity=(x", "split.identity: got '(x', no regular expression"),
-        ("a.mp4 -o d --set speaker.weights=w.model --set speaker.network=ava", "w.model: no such file; get https://"),
+        (
+            "a.mp4 -o d --set speaker.weights=w.model --set speaker.network=ava",
+            "w.model: no such file; get https://",
+        ),
     ):
         quiet = [] if "speaker" in words else ["--set", "speaker.network=none"]
         assert cli.run(["prepare", *words.split(), *quiet]) == 2, words
@@ -422,5 +494,7 @@ def test_a_dataset_within_its_source_is_no_source(tmp_path):
     found, ignored = find_sources([films], SplitConfig(), films / "dataset")
     assert [source.key for source in found] == ["films/a.mp4"] and ignored == 0
     Path(os.fsdecode(bytes(films) + b"/z\xff.mp4")).write_bytes(b"x")
-    with pytest.raises(DataError, match="its name is not written in UTF-8; rename it, or leave it out"):
+    with pytest.raises(
+        DataError, match="its name is not written in UTF-8; rename it, or leave it out"
+    ):
         find_sources([films], SplitConfig(), films / "dataset")

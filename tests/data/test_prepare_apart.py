@@ -24,7 +24,8 @@ from flowportrait.errors import ConfigError, DataError
 __all__ = ["made"]  # a fixture
 
 NEEDS_RAY = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="the extra 'ray' is not installed: pip install 'flowportrait[ray]'"
+    importlib.util.find_spec("ray") is None,
+    reason="the extra 'ray' is not installed: pip install 'flowportrait[ray]'",
 )
 
 
@@ -40,7 +41,9 @@ def below(root):
         if entry.name.isdigit():
             try:
                 stat = (entry / "stat").read_text()
-                names[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                names[int(entry.name)] = (
+                    (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
             except OSError:
                 continue
             parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
@@ -127,14 +130,20 @@ def test_a_cluster_that_is_not_there_is_one_line(tmp_path, monkeypatch, capsys):
     assert cli.run(["prepare", str(path), "-o", str(tmp_path / "out"), "--engine", "ray", "--set",
                     "speaker.network=none"]) == 2  # fmt: skip
     said = capsys.readouterr().err.splitlines()
-    assert said[-1].startswith("error: --engine ray: no cluster at nowhere (") and "unset RAY_ADDRESS" in said[-1]
+    assert (
+        said[-1].startswith("error: --engine ray: no cluster at nowhere (")
+        and "unset RAY_ADDRESS" in said[-1]
+    )
 
 
 def test_without_ray_it_says_what_to_install(tmp_path, monkeypatch, capsys):
     path = film(tmp_path / "a.mp4", [("a", 60, 90)])
     monkeypatch.setitem(sys.modules, "ray", None)
     assert cli.run(["prepare", str(path), "-o", str(tmp_path / "out"), "--engine", "ray"]) == 1
-    assert "pip install 'flowportrait[ray]'" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert (
+        "pip install 'flowportrait[ray]'" in capsys.readouterr().err
+        and not (tmp_path / "out").exists()
+    )
 
 
 # ------------------------------------------------------------------------------------------ parts
@@ -179,6 +188,7 @@ def test_parts_that_do_not_fit_are_refused(here, folder, tmp_path):
     roots = [tmp_path / f"part-{number}" for number in (1, 2)]
     for number, root in enumerate(roots, 1):
         prepare([folder], root, config(), part=Part(number=number, of=2))
+
     def refused(message, *given):
         with pytest.raises(DataError, match=message):
             merge(given, tmp_path / "merged")
@@ -192,7 +202,11 @@ def test_parts_that_do_not_fit_are_refused(here, folder, tmp_path):
     refused("other: was made with other settings or weights than", roots[0], other)
     film(folder / "new.mp4", [("a", 60, 10)])
     prepare([folder], tmp_path / "more", config(), part=Part(number=2, of=2))
-    refused("more: was made of other sources than .*; all parts need the same list", roots[0], tmp_path / "more")
+    refused(
+        "more: was made of other sources than .*; all parts need the same list",
+        roots[0],
+        tmp_path / "more",
+    )
     prepare([folder], tmp_path / "third", config(), part=Part(number=2, of=3))
     refused("is part 2 of 3, .* is part 1 of 2; give parts of one", roots[0], tmp_path / "third")
     (roots[1] / "manifest.jsonl").unlink()
@@ -212,7 +226,9 @@ def test_a_folder_holds_one_part(here, folder, tmp_path):
     with pytest.raises(DataError, match="whole: is no part, got --part 1/2"):
         prepare([folder], tmp_path / "whole", config(), part=Part(number=1, of=2))
     film(folder / "new.mp4", [("a", 60, 10)])
-    with pytest.raises(DataError, match=r"is part 1 of 2 of other sources \(5\); give the same, or another -o"):
+    with pytest.raises(
+        DataError, match=r"is part 1 of 2 of other sources \(5\); give the same, or another -o"
+    ):
         prepare([folder], out, config(), part=Part(number=1, of=2))
 
 
@@ -236,7 +252,18 @@ def test_the_command_merges(here, folder, tmp_path, capsys):
     for number in (1, 2):
         out = str(tmp_path / f"part-{number}")
         assert cli.run(["prepare", str(folder), "-o", out, "--part", f"{number}/2", *settings]) == 0
-    assert cli.run(["merge", str(tmp_path / "part-1"), str(tmp_path / "part-2"), "-o", str(tmp_path / "all")]) == 0
+    assert (
+        cli.run(
+            [
+                "merge",
+                str(tmp_path / "part-1"),
+                str(tmp_path / "part-2"),
+                "-o",
+                str(tmp_path / "all"),
+            ]
+        )
+        == 0
+    )
     assert "2 parts, 5 sources, " in capsys.readouterr().out
     assert cli.run(["merge", str(tmp_path / "part-1"), "-o", str(tmp_path / "some")]) == 2
     assert "part 2 of 2 is not among 1 parts" in capsys.readouterr().err

@@ -12,7 +12,12 @@ def world(folder, *rows):
     """A folder of records (key, identity seed, engine, voice, text)."""
     folder.mkdir()
     records = [
-        {"key": key, "identity": {"seed": seed}, "voice": {"engine": engine, "name": name}, "text": text}
+        {
+            "key": key,
+            "identity": {"seed": seed},
+            "voice": {"engine": engine, "name": name},
+            "text": text,
+        }
         for key, seed, engine, name, text in rows
     ]
     (folder / "clips.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -40,19 +45,25 @@ def test_nothing_of_the_test_split_of_one_folder_is_trained_on_in_another(tmp_pa
 
 
 def test_a_records_own_split_counts(tmp_path):
-    folder = world(tmp_path / "one", ("a", 1, "flite 2.2", "slt", "a"), ("b", 1, "flite 2.2", "slt", "b"))
+    folder = world(
+        tmp_path / "one", ("a", 1, "flite 2.2", "slt", "a"), ("b", 1, "flite 2.2", "slt", "b")
+    )
     rows = [json.loads(line) for line in (folder / "clips.jsonl").read_text().splitlines()]
     rows[0]["split"] = "validation"
     (folder / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert [clip.split for clip in load_sources(world=folder)] == ["validation", "train"]
     rows[1]["split"] = "valid"
     (folder / "clips.jsonl").write_text(json.dumps(rows[1]))
-    with pytest.raises(DataError, match="b: got split 'valid'; give one of train, validation, test"):
+    with pytest.raises(
+        DataError, match="b: got split 'valid'; give one of train, validation, test"
+    ):
         load_sources(world=folder)
 
 
 def test_a_folder_without_its_index_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"one: no clips.jsonl; expected a folder of rendered clips"):
+    with pytest.raises(
+        DataError, match=r"one: no clips.jsonl; expected a folder of rendered clips"
+    ):
         load_sources(world=[tmp_path / "one"])
     with pytest.raises(DataError, match="no source given"):
         load_sources()

@@ -39,8 +39,13 @@ def test_without_pauses_every_frame_below_goes():
 
 def test_logits_are_cut_at_zero():
     values = np.array([-0.2] * 30 + [0.1] * 30)
-    assert speaking_stretches([track(0, 60)], [values], SpeakerConfig(confidence="logit"))[0].start == 30
-    assert not speaking_stretches([track(0, 60)], [values], SpeakerConfig(confidence="logit", threshold=0.5))
+    assert (
+        speaking_stretches([track(0, 60)], [values], SpeakerConfig(confidence="logit"))[0].start
+        == 30
+    )
+    assert not speaking_stretches(
+        [track(0, 60)], [values], SpeakerConfig(confidence="logit", threshold=0.5)
+    )
 
 
 def test_of_several_faces_the_surest_has_the_moment():
@@ -75,7 +80,9 @@ def watched(tmp_path, monkeypatch):
             assert 4 * len(faces) <= len(cepstra) and len(faces) <= np.lcm.reduce(durations) * 25
             seen = faces.mean((1, 2)) > 128
             heard = cepstra[: 4 * len(faces) : 4, 0] > 14
-            return np.stack([np.zeros(len(faces)), np.where(seen if of == "faces" else heard, 9.0, -9.0)], 1)
+            return np.stack(
+                [np.zeros(len(faces)), np.where(seen if of == "faces" else heard, 9.0, -9.0)], 1
+            )
 
         monkeypatch.setattr(speaker, "speaking_logits", logits)
         config = SpeakerConfig(durations_s=durations)
@@ -90,4 +97,6 @@ def test_a_face_is_seen_and_heard_at_its_time_in_blocks_of_any_length(watched, d
     assert (len(left), len(right)) == (90, 96) and right.max() < 0.01
     assert abs(int(np.argmax(left > 0.5)) + 6 - 36) <= 1
     left, right = watched([track(6, 96), track(0, 96, x=150.0)], "sound", durations)
-    assert abs(int(np.argmax(left > 0.5)) + 6 - 60) <= 1 and abs(int(np.argmax(right > 0.5)) - 60) <= 1
+    assert (
+        abs(int(np.argmax(left > 0.5)) + 6 - 60) <= 1 and abs(int(np.argmax(right > 0.5)) - 60) <= 1
+    )

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from flowportrait.data.faces import FaceBox, portrait_square
-from flowportrait.data.tracks import CropConfig, FacesConfig, ScenesConfig, Track, find_cuts, link, side_of, squares
+from flowportrait.data.tracks import (
+    CropConfig,
+    FacesConfig,
+    ScenesConfig,
+    Track,
+    find_cuts,
+    link,
+    side_of,
+    squares,
+)
 
 FACE = FaceBox(100.0, 100.0, 200.0, 220.0, 0.9)
 OTHER = FaceBox(400.0, 100.0, 480.0, 200.0, 0.9)
@@ -77,7 +86,9 @@ def test_a_smoothed_path_follows_at_one_size_without_a_jolt():
     assert np.abs(follow[:, 0] - (344 + 2 * np.arange(48))).max() <= 1
 
 
-@pytest.mark.parametrize(("square", "side"), [(1000, 384), (384, 384), (383, 368), (160, 160), (129, 128)])
+@pytest.mark.parametrize(
+    ("square", "side"), [(1000, 384), (384, 384), (383, 368), (160, 160), (129, 128)]
+)
 def test_sides_are_multiples_of_16_and_never_enlarged(square, side):
     assert side_of(square, CropConfig()) == side
 

@@ -14,8 +14,12 @@ if __name__ == "__main__":
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     second = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
-    process = subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": cluster.address}, stderr=subprocess.PIPE)
-    while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= 1):
+    process = subprocess.Popen(
+        command, env=os.environ | {"RAY_ADDRESS": cluster.address}, stderr=subprocess.PIPE
+    )
+    while process.poll() is None and not (
+        journal.exists() and journal.read_bytes().count(b"\n") >= 1
+    ):
         time.sleep(0.02)
     assert process.poll() is None, "the command was over before a node was lost"
     cluster.remove_node(second, allow_graceful=False)

@@ -12,7 +12,15 @@ from flowportrait.model.embed import Connector, GridPositions
 
 FOLDER = Path(__file__).parents[1] / "golden" / "bagel_tiny"
 CONFIG = SiglipConfig(
-    size_px=32, width=32, num_layers=2, num_heads=4, mlp_size=48, patch_px=4, side=8, shortest_px=8, longest_px=32
+    size_px=32,
+    width=32,
+    num_layers=2,
+    num_heads=4,
+    mlp_size=48,
+    patch_px=4,
+    side=8,
+    shortest_px=8,
+    longest_px=32,
 )
 CLOSE = {"atol": 1e-5, "rtol": 0}
 
@@ -30,7 +38,9 @@ def weights():
 @pytest.fixture(scope="module")
 def encoder(weights):
     encoder = SiglipEncoder(CONFIG)
-    encoder.load_state_dict({k.removeprefix("vit_model."): v for k, v in weights.items() if k.startswith("vit_model.")})
+    encoder.load_state_dict(
+        {k.removeprefix("vit_model."): v for k, v in weights.items() if k.startswith("vit_model.")}
+    )
     return encoder.eval()
 
 
@@ -38,7 +48,15 @@ def encoder(weights):
 def test_golden_layer_by_layer(encoder, golden):
     """Two pictures of different shapes, 2 x 3 and 4 x 2 patches, which do not see each other."""
     found = {
-        name: [] for name in ("patch_tokens", "position_ids", "vit_embed", "vit_layer0_out", "vit_layer1_out", "out")
+        name: []
+        for name in (
+            "patch_tokens",
+            "position_ids",
+            "vit_embed",
+            "vit_layer0_out",
+            "vit_layer1_out",
+            "out",
+        )
     }
     for name in ("image0", "image1"):
         picture = golden[name][None]

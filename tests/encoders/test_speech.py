@@ -23,7 +23,11 @@ WAV2VEC2 = {
 
 def whisper(layers="last"):
     torch.manual_seed(0)
-    return WhisperEncoder(WhisperEncoder.Config(network=WHISPER, layers=layers)).eval().requires_grad_(False)
+    return (
+        WhisperEncoder(WhisperEncoder.Config(network=WHISPER, layers=layers))
+        .eval()
+        .requires_grad_(False)
+    )
 
 
 def wav2vec2(layers="last", **changes):
@@ -33,7 +37,9 @@ def wav2vec2(layers="last", **changes):
 
 
 def sound(seconds, batch=1):
-    return torch.randn(batch, round(seconds * RATE), generator=torch.Generator().manual_seed(1)) * 0.1
+    return (
+        torch.randn(batch, round(seconds * RATE), generator=torch.Generator().manual_seed(1)) * 0.1
+    )
 
 
 def test_whisper_is_transformers_own():
@@ -72,7 +78,9 @@ def test_layers_stand_side_by_side(make):
     assert_close(few(audio, 24), torch.cat([first, third], -1))
     assert_close(make()(audio, 24), third, atol=1e-5, rtol=0)
     assert not torch.allclose(first, second)
-    with pytest.raises(ConfigError, match=r"layers: got \[3\]; the network has 0 \(its input\) to 2"):
+    with pytest.raises(
+        ConfigError, match=r"layers: got \[3\]; the network has 0 \(its input\) to 2"
+    ):
         make((3,))
 
 
@@ -85,7 +93,9 @@ def test_any_length_gives_a_vector_for_every_frame(make):
         assert heard.shape == (2, frames, 16) and heard.isfinite().all()
         assert_close(heard[1:], encoder(audio[1:], frames), atol=1e-5, rtol=0)
     quiet = torch.cat([audio, torch.zeros(2, RATE)], dim=1)
-    assert_close(encoder(quiet[:, : round(60 / 24 * RATE)], 60), encoder(audio, 60), atol=1e-5, rtol=0)
+    assert_close(
+        encoder(quiet[:, : round(60 / 24 * RATE)], 60), encoder(audio, 60), atol=1e-5, rtol=0
+    )
 
 
 def test_a_long_recording_is_heard_in_windows(monkeypatch):
@@ -103,7 +113,9 @@ def test_relatives_of_wav2vec2(kind):
 
 
 def test_another_kind_of_network_is_refused():
-    with pytest.raises(ConfigError, match="network.model_type: got 'bert'; allowed: wav2vec2, hubert, wavlm"):
+    with pytest.raises(
+        ConfigError, match="network.model_type: got 'bert'; allowed: wav2vec2, hubert, wavlm"
+    ):
         wav2vec2(model_type="bert")
 
 
@@ -111,7 +123,9 @@ def test_the_connector_learns_which_layers_matter():
     """Even shares at first; their gradient is that of the softmax, and one layer alone can be singled out."""
     features = torch.randn(1, 3, 48)
     mixing, plain = Connector(48, 8, layers=3), Connector(16, 8)
-    plain.load_state_dict({name: value for name, value in mixing.state_dict().items() if name != "mixture"})
+    plain.load_state_dict(
+        {name: value for name, value in mixing.state_dict().items() if name != "mixture"}
+    )
     assert_close(mixing(features), plain(features.unflatten(-1, (3, 16)).mean(2)))
     mixing(features).sum().backward()
     assert mixing.mixture.grad.abs().sum() > 0 and abs(float(mixing.mixture.grad.sum())) < 1e-6

@@ -28,7 +28,11 @@ def numbers(name: str) -> dict[str, Tensor]:
 def model() -> MoT:
     """The model with the golden weights; BAGEL has no audio connector, so that one stays random."""
     mot = MoT(CONFIG)
-    weights = {name: value for name, value in numbers("weights").items() if not name.startswith("vit_model.")}
+    weights = {
+        name: value
+        for name, value in numbers("weights").items()
+        if not name.startswith("vit_model.")
+    }
     missing, unexpected = mot.load_state_dict(weights, strict=False)
     assert not unexpected and all(name.startswith("audio_connector.") for name in missing)
     return mot
@@ -53,10 +57,15 @@ def native(mot: MoT, tokens: Tensor) -> Packed:
         while total:
             total -= int(golden["split_lens"][end])
             end += 1
-        samples.append(splits(golden["split_lens"][start:end], golden["attn_mode_codes"][start:end]))
+        samples.append(
+            splits(golden["split_lens"][start:end], golden["attn_mode_codes"][start:end])
+        )
         start = end
     return Packed(
-        tokens, golden["position_ids"].float(), owned(golden["vae_indexes"], len(tokens)), allowed(samples)
+        tokens,
+        golden["position_ids"].float(),
+        owned(golden["vae_indexes"], len(tokens)),
+        allowed(samples),
     )
 
 

@@ -30,14 +30,18 @@ def test_mask_of_packed_samples():
 
 def test_rope_of_packed_samples(mot):
     golden = numbers("native_llm")
-    cos, sin = rope_table(golden["position_ids"].float(), mot.config.head_size, mot.config.rope_theta)
+    cos, sin = rope_table(
+        golden["position_ids"].float(), mot.config.head_size, mot.config.rope_theta
+    )
     assert_close(torch.cat([cos, cos], -1), golden["rope_cos"], **CLOSE)
     assert_close(torch.cat([sin, sin], -1), golden["rope_sin"], **CLOSE)
 
 
 def test_text_embedding(mot):
     golden = numbers("native_llm")
-    assert_close(text(mot, golden["text_ids"]), golden["packed_sequence_in"][golden["text_indexes"]], **CLOSE)
+    assert_close(
+        text(mot, golden["text_ids"]), golden["packed_sequence_in"][golden["text_indexes"]], **CLOSE
+    )
 
 
 def test_packed_forward_layer_by_layer(mot):
@@ -66,7 +70,9 @@ def test_flow_targets_and_shifted_times():
 
 def test_patchify_order():
     golden, tokens = numbers("native_flow"), []
-    for padded, (rows, cols) in zip(golden["padded_latent"], golden["latent_shapes"].tolist(), strict=True):
+    for padded, (rows, cols) in zip(
+        golden["padded_latent"], golden["latent_shapes"].tolist(), strict=True
+    ):
         latent = padded[None, :, None, : 2 * rows, : 2 * cols]
         tokens.append(TokenGrid(1, rows, cols).patchify(latent)[0])
     assert_close(torch.cat(tokens), golden["latent_tokens_clean"], **CLOSE)
@@ -92,7 +98,9 @@ def portrait_packed(kind: str) -> Packed:
     golden = numbers("portrait")
     tokens = torch.cat([golden["audio_embed"], golden["vit_tokens"], golden["video_tokens_in"]])
     mask = allowed([portrait_splits(10, 6, 18)])
-    return Packed(tokens, golden[f"{kind}.position_ids"].float(), owned(golden["gen_indexes"], 34), mask)
+    return Packed(
+        tokens, golden[f"{kind}.position_ids"].float(), owned(golden["gen_indexes"], 34), mask
+    )
 
 
 def test_portrait_mask():
@@ -131,7 +139,9 @@ def test_portrait_forward_with_markers(mot):
     assert_close(tokens, golden["bnd.sequence_in"], **CLOSE)
     mask = allowed([portrait_splits(12, 8, 20)])
     assert torch.equal(mask, golden["bnd.mask_allowed"])
-    packed = Packed(tokens, golden["bnd.position_ids"].float(), owned(golden["bnd.gen_indexes"], 40), mask)
+    packed = Packed(
+        tokens, golden["bnd.position_ids"].float(), owned(golden["bnd.gen_indexes"], 40), mask
+    )
     hidden = packed_forward(mot, packed)
     for ours, theirs in zip(hidden, ("layer0_out", "layer1_out", "last_hidden"), strict=True):
         assert_close(ours, golden[f"bnd.{theirs}"], **CLOSE)
@@ -171,7 +181,9 @@ def inference_velocity(mot, z, t):
     ).float()
     mask = allowed([[(5, Attend.CAUSAL), (8, Attend.FULL), (6, Attend.NOISE)]])
     video = 13 + golden["gen.packed_vae_token_indexes"]
-    return mot.llm2vae(packed_forward(mot, Packed(tokens, positions, owned(video, 19), mask))[-1][video])
+    return mot.llm2vae(
+        packed_forward(mot, Packed(tokens, positions, owned(video, 19), mask))[-1][video]
+    )
 
 
 @torch.no_grad()
@@ -181,11 +193,17 @@ def test_cached_keys_and_values(mot):
     rope = rope_table(positions, mot.config.head_size, mot.config.rope_theta)
     mask = allowed([[(5, Attend.CAUSAL), (8, Attend.FULL)]])
     tokens = inference_context(mot)
-    hidden = packed_forward(mot, Packed(tokens, positions, owned(torch.tensor([], dtype=int), 13), mask))
+    hidden = packed_forward(
+        mot, Packed(tokens, positions, owned(torch.tensor([], dtype=int), 13), mask)
+    )
     for index, x in enumerate([tokens, hidden[0]]):
         _, keys, values = mot.language_model.model.layers[index].project(x[None], UND, rope)
-        assert_close(rearrange(keys, "1 h n e -> n h e"), golden[f"cache_key_layer{index}"], **CLOSE)
-        assert_close(rearrange(values, "1 h n e -> n h e"), golden[f"cache_value_layer{index}"], **CLOSE)
+        assert_close(
+            rearrange(keys, "1 h n e -> n h e"), golden[f"cache_key_layer{index}"], **CLOSE
+        )
+        assert_close(
+            rearrange(values, "1 h n e -> n h e"), golden[f"cache_value_layer{index}"], **CLOSE
+        )
 
 
 @torch.no_grad()
@@ -201,14 +219,18 @@ def test_euler_sampler(mot, points, shift):
     """BAGEL counts time points: N of them are N - 1 evaluations."""
     golden = numbers("kvcache_sampler")
     schedule = Schedule(evaluations=points - 1, shift=shift)
-    assert_close(torch.tensor(schedule.times), golden[f"euler.n{points}.shift{shift}.timesteps"], **CLOSE)
+    assert_close(
+        torch.tensor(schedule.times), golden[f"euler.n{points}.shift{shift}.timesteps"], **CLOSE
+    )
     z0 = sample(lambda z, t: inference_velocity(mot, z, t), golden["init_noise"], schedule)
     assert_close(z0, golden[f"euler.n{points}.shift{shift}"], **CLOSE)
 
 
 def test_tables_at_full_size():
     golden = numbers("fullsize_tables")
-    assert_close(sincos_table(64, 3584)[golden["latent_pos_rows"]], golden["latent_pos_values"], **CLOSE)
+    assert_close(
+        sincos_table(64, 3584)[golden["latent_pos_rows"]], golden["latent_pos_values"], **CLOSE
+    )
     assert_close(sincos_table(70, 3584)[golden["vit_pos_rows"]], golden["vit_pos_values"], **CLOSE)
     assert_close(time_sinusoid(golden["timesteps"]), golden["timestep_sinusoid_256"], **CLOSE)
     assert torch.equal(GridPositions(64, 4).ids(24, 24), golden["latent_ids_24x24"])

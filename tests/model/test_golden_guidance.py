@@ -42,7 +42,9 @@ def velocity_after(mot, keeps_text: bool, keeps_image: bool):
     video = known + torch.tensor([1, 2, 3, 4])
 
     def velocity(z, t):
-        latents = mot.vae2llm(z) + mot.time_embedder(torch.full((4,), t)) + mot.latent_pos_embed(2, 2)
+        latents = (
+            mot.vae2llm(z) + mot.time_embedder(torch.full((4,), t)) + mot.latent_pos_embed(2, 2)
+        )
         tokens = torch.cat([*parts, start, latents, end])
         packed = Packed(tokens, torch.tensor(positions).float(), owned(video, len(tokens)), mask)
         return mot.llm2vae(packed_forward(mot, packed)[-1][video])
@@ -56,7 +58,9 @@ def renormed(guided_velocity, plain, dim):
     def velocity(z, t):
         v, to = guided_velocity(z, t), plain(z, t)
         norms = (
-            (to.norm(), v.norm()) if dim is None else (to.norm(dim=dim, keepdim=True), v.norm(dim=dim, keepdim=True))
+            (to.norm(), v.norm())
+            if dim is None
+            else (to.norm(dim=dim, keepdim=True), v.norm(dim=dim, keepdim=True))
         )
         return v * (norms[0] / (norms[1] + 1e-8)).clamp(max=1)
 
@@ -83,7 +87,9 @@ def test_guidance_within_an_interval_of_times(mot):
 
 def guided_as_bagel(mot, with_image, kind):
     """Guidance twice, renormed after the first (text_channel) or after both."""
-    plain, no_text, no_image = (velocity_after(mot, *keeps) for keeps in ((True, True), (False, True), (True, False)))
+    plain, no_text, no_image = (
+        velocity_after(mot, *keeps) for keeps in ((True, True), (False, True), (True, False))
+    )
     velocity = guided(plain, no_text, 2.0)
     if kind == "text_channel":
         velocity = renormed(velocity, plain, dim=-1)
@@ -99,7 +105,10 @@ def test_gradients_with_the_understanding_expert_frozen(monkeypatch):
     expert's gradients are those of BAGEL's freeze_und, and the other has none."""
     mot, golden, expected = model(), numbers("portrait"), numbers("grads")
     grid, positions = TokenGrid(3, 2, 3), golden["int.position_ids"].float()
-    ropes = [rope_table(part, mot.config.head_size, mot.config.rope_theta) for part in (positions[:16], positions[16:])]
+    ropes = [
+        rope_table(part, mot.config.head_size, mot.config.rope_theta)
+        for part in (positions[:16], positions[16:])
+    ]
     tokens = torch.cat([golden["audio_embed"], golden["vit_tokens"]])[None]
     video = golden["video_tokens_in"][None].clone().requires_grad_()
     monkeypatch.setattr(mot, "_condition_tokens", lambda *inputs: (tokens, ropes[0]))
@@ -109,7 +118,9 @@ def test_gradients_with_the_understanding_expert_frozen(monkeypatch):
     monkeypatch.setattr(TokenGrid, "num_image_tokens", 6)
     with torch.no_grad():
         condition = mot.condition(tokens[:, :10], tokens[:, 10:], grid)
-    velocity = grid.patchify(mot.velocity(torch.zeros(1, 4, 3, 4, 6), torch.zeros(1, 3), condition, grid))[0]
+    velocity = grid.patchify(
+        mot.velocity(torch.zeros(1, 4, 3, 4, 6), torch.zeros(1, 3), condition, grid)
+    )[0]
     assert_close(velocity, golden["int.v_pred"], **CLOSE)
     target = flow.target_velocity(golden["video_latent_tokens_clean"], golden["video_noise"])
     loss = ((velocity - target) ** 2).mean()
@@ -118,8 +129,14 @@ def test_gradients_with_the_understanding_expert_frozen(monkeypatch):
     assert_close(video.grad[0], expected["freeze_und.grad_sequence_in"][16:], **CLOSE)
     assert not expected["freeze_und.grad_sequence_in"][:16].any()
     weights = dict(mot.named_parameters())
-    norms = {name.split("gradnorm.")[1]: norm for name, norm in expected.items() if "freeze_und.gradnorm." in name}
+    norms = {
+        name.split("gradnorm.")[1]: norm
+        for name, norm in expected.items()
+        if "freeze_und.gradnorm." in name
+    }
     assert sum(GEN in name for name in norms) > 25
     for name, norm in norms.items():
         gradient = weights[name].grad
-        assert_close((torch.zeros(()) if gradient is None else gradient.norm())[None], norm, **CLOSE)
+        assert_close(
+            (torch.zeros(()) if gradient is None else gradient.norm())[None], norm, **CLOSE
+        )

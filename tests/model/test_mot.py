@@ -44,7 +44,9 @@ def packed_clip(mot: MoT, grid: TokenGrid, audio, image, zt, t):
     parts = mot.embed_audio(audio), mot.embed_image(image, grid), mot.embed_latents(zt, t, grid)
     lengths = [part.shape[1] for part in parts]
     rate = mot.config.positions_per_second
-    positions = torch.cat([grid.audio_positions(rate), grid.image_positions(), grid.video_positions(rate)])
+    positions = torch.cat(
+        [grid.audio_positions(rate), grid.image_positions(), grid.video_positions(rate)]
+    )
     is_video = torch.arange(sum(lengths)) >= sum(lengths[:2])
     return torch.cat(parts, dim=1)[0], positions, is_video, portrait_splits(*lengths)
 
@@ -70,7 +72,9 @@ def test_packed_alone_equals_packed_with_others(mot):
     one = packed_clip(mot, GRID, *clip(1))
     two = packed_clip(mot, other_grid, *clip(2, other_grid))
     tokens, positions, is_video = (torch.cat([a, b]) for a, b in zip(one[:3], two[:3], strict=True))
-    together = packed_forward(mot, Packed(tokens, positions, is_video, allowed([one[3], two[3]])))[-1]
+    together = packed_forward(mot, Packed(tokens, positions, is_video, allowed([one[3], two[3]])))[
+        -1
+    ]
     alone = [packed_forward(mot, Packed(*each[:3], allowed([each[3]])))[-1] for each in (one, two)]
     assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
 
@@ -148,11 +152,15 @@ def test_recomputed_layers_have_the_same_gradients(mot):
             layer.recomputes = recomputes
         mot.zero_grad()
         count = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda x: count.append(x.numel()) or x, lambda x: x):  # noqa: B023
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x: count.append(x.numel()) or x, lambda x: x
+        ):  # noqa: B023
             loss = mot.velocity(zt, t, condition, GRID).square().sum()
         loss.backward()
         kept.append(sum(count))
-        gradients.append({name: p.grad.clone() for name, p in mot.named_parameters() if p.grad is not None})
+        gradients.append(
+            {name: p.grad.clone() for name, p in mot.named_parameters() if p.grad is not None}
+        )
     for layer in mot.layers:
         layer.recomputes = False
     assert gradients[0].keys() == gradients[1].keys() and kept[1] < kept[0] / 2

@@ -20,11 +20,15 @@ def test_sampling_needs_no_understanding():
     kept = [p.data for p in parked]
     with understanding_on(model, torch.device("cpu")):
         condition = model.condition(audio, image, GRID)
-    assert all(p.data is not None and torch.equal(p, data) for p, data in zip(parked, kept, strict=True))
+    assert all(
+        p.data is not None and torch.equal(p, data) for p, data in zip(parked, kept, strict=True)
+    )
     for p in parked:
         p.data = torch.empty(0)
     assert_close(model.velocity(zt, t, condition, GRID), expected, rtol=0, atol=0)
-    assert sum(data.numel() for data in kept) > 0.4 * sum(p.numel() for p in MoT(CONFIG).parameters())
+    assert sum(data.numel() for data in kept) > 0.4 * sum(
+        p.numel() for p in MoT(CONFIG).parameters()
+    )
 
 
 def test_placing_moves_the_rest():

@@ -44,8 +44,12 @@ def row_of(grids, **fields):
 def dense(mot, grids, clips):
     """The velocity tokens of the same clips by one attention call under the dense mask."""
     parts = [packed_clip(mot, grid, *one) for grid, one in zip(grids, clips, strict=True)]
-    tokens, positions, is_video = (torch.cat(column) for column in list(zip(*parts, strict=True))[:3])
-    hidden = packed_forward(mot, Packed(tokens, positions, is_video, allowed([part[3] for part in parts])))[-1]
+    tokens, positions, is_video = (
+        torch.cat(column) for column in list(zip(*parts, strict=True))[:3]
+    )
+    hidden = packed_forward(
+        mot, Packed(tokens, positions, is_video, allowed([part[3] for part in parts]))
+    )[-1]
     return mot.llm2vae(hidden[is_video])[None]
 
 
@@ -54,7 +58,11 @@ def gradients(mot, velocity):
     weight = torch.randn(velocity.shape, generator=torch.Generator().manual_seed(5))
     mot.zero_grad()
     (velocity * weight).sum().backward()
-    return {name: p.grad.clone() for name, p in mot.named_parameters() if p.grad is not None and p.grad.any()}
+    return {
+        name: p.grad.clone()
+        for name, p in mot.named_parameters()
+        if p.grad is not None and p.grad.any()
+    }
 
 
 def varlen(q, k, v, cu_q, cu_k, max_q, max_k, *, enable_gqa):
@@ -63,7 +71,9 @@ def varlen(q, k, v, cu_q, cu_k, max_q, max_k, *, enable_gqa):
     assert enable_gqa and k.shape[1] < q.shape[1]
     spans = zip(pairwise(cu_q.tolist()), pairwise(cu_k.tolist()), strict=True)
     heads_first = lambda x, span: x[slice(*span)].transpose(0, 1)[None]  # noqa: E731
-    found = [attention.attend(heads_first(q, a), heads_first(k, b), heads_first(v, b)) for a, b in spans]
+    found = [
+        attention.attend(heads_first(q, a), heads_first(k, b), heads_first(v, b)) for a, b in spans
+    ]
     return torch.cat([x[0].transpose(0, 1) for x in found])
 
 
@@ -98,7 +108,12 @@ def test_clips_of_a_row_do_not_meet(mot):
     row, clips = row_of(GRIDS)
     together = row.layout.unpatchify(mot(row))
     for velocity, grid, (audio, image, zt, t) in zip(together, GRIDS, clips, strict=True):
-        assert_close(velocity, mot.velocity(zt, t, mot.condition(audio, image, grid), grid), atol=1e-5, rtol=1e-5)
+        assert_close(
+            velocity,
+            mot.velocity(zt, t, mot.condition(audio, image, grid), grid),
+            atol=1e-5,
+            rtol=1e-5,
+        )
 
 
 class Largest(TorchDispatchMode):
@@ -142,7 +157,9 @@ def test_shares_of_a_row_are_the_row(mot, count, monkeypatch):
     parts = []
     for index in range(count):
         layers = iter(seen)
-        monkeypatch.setattr(SequenceShare, "gather", lambda share, k, v, layers=layers: next(layers))
+        monkeypatch.setattr(
+            SequenceShare, "gather", lambda share, k, v, layers=layers: next(layers)
+        )
         share = SequenceShare(index, count, total, group=None)
         assert sum(share.lengths(row.layout.video_lengths)) == share.span.stop - share.span.start
         parts.append(mot(row_of(GRIDS, share=share)[0]))

@@ -18,7 +18,9 @@ class RunningSim:
     def __init__(self, faults: Faults):
         ready: Future[JudgeSim] = Future()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(faults, ready),))
+        self._thread = threading.Thread(
+            target=self._loop.run_until_complete, args=(self._serve(faults, ready),)
+        )
         self._thread.start()
         self.sim = ready.result(timeout=30)
 
@@ -66,7 +68,9 @@ def clip(tmp_path_factory) -> Path:
     """Half a second of moving grey with a tone."""
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     tone = 0.2 * np.sin(np.arange(8000) * 0.2).astype(np.float32)
-    media.write_video(path, [np.full((32, 32, 3), 10 * i, np.uint8) for i in range(12)], 24, tone, 16000, {})
+    media.write_video(
+        path, [np.full((32, 32, 3), 10 * i, np.uint8) for i in range(12)], 24, tone, 16000, {}
+    )
     return path
 
 

@@ -63,7 +63,10 @@ def test_a_truth_of_the_very_name_comes_before_one_of_another_kind(tmp_path):
             (tmp_path / side).mkdir(exist_ok=True)
             (tmp_path / side / name).write_bytes(b"video")
     samples = find_samples([tmp_path / "made"], tmp_path / "true")
-    assert {sample.clip.path.name: sample.truth.path.name for sample in samples} == {"a.mp4": "a.mp4", "a.mkv": "a.mkv"}
+    assert {sample.clip.path.name: sample.truth.path.name for sample in samples} == {
+        "a.mp4": "a.mp4",
+        "a.mkv": "a.mkv",
+    }
 
 
 def test_a_picture_too_small_for_raft_is_unscorable(tmp_path):
@@ -80,6 +83,13 @@ def test_what_stands_beside_a_metrics_number_is_no_verdict(tmp_path, capsys):
     write(tmp_path / "made" / "0.mp4")
     for index in range(1, 20):
         (tmp_path / "made" / f"{index}.mp4").write_bytes((tmp_path / "made" / "0.mp4").read_bytes())
-    arguments = ["score", str(tmp_path / "made"), "--scorers", "colour-drift", "-o", str(tmp_path / "scores.jsonl")]
+    arguments = [
+        "score",
+        str(tmp_path / "made"),
+        "--scorers",
+        "colour-drift",
+        "-o",
+        str(tmp_path / "scores.jsonl"),
+    ]
     assert cli.run(arguments) == 0
     assert "tells clips apart" not in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Numbers that the authors' own code gave for three public clips. The clips themselves may not be passed on: the tests
-look for them, by their digests, in $FLOWPORTRAIT_CLIPS or in ../shared/clips, and are skipped where they are not."""
+look for them, by their digests, in $FLOWPORTRAIT_CLIPS or in ../shared/clips, and are skipped where they are not.
+"""
 
 import hashlib
 import importlib.util
@@ -37,7 +38,12 @@ spec.loader.exec_module(recipes)
 
 @cache
 def files_by_digest():
-    videos = (path for folder in FOLDERS for path in folder.rglob("*.mp4") if path.parent.name != "grid_s1")
+    videos = (
+        path
+        for folder in FOLDERS
+        for path in folder.rglob("*.mp4")
+        if path.parent.name != "grid_s1"
+    )
     return {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in videos}
 
 
@@ -51,7 +57,10 @@ def clip(name):
     wanted = EXPECTED[name]
     found = files_by_digest().get(wanted["sha256"])
     if found is None:
-        pytest.skip(f"set FLOWPORTRAIT_CLIPS to a folder with {wanted['from']} (sha256 {wanted['sha256'][:16]}...)")
+        pytest.skip(
+            f"set FLOWPORTRAIT_CLIPS to a folder with {wanted['from']} (sha256"
+            f" {wanted['sha256'][:16]}...)"
+        )
     return found
 
 
@@ -74,12 +83,16 @@ def frames(clip):
 
 def test_ssim_and_psnr(name, frames):
     following, far = EXPECTED[name]["next"], EXPECTED[name]["far"]
-    assert pixel.ssim(frames[:-1], frames[1:], "uniform") == pytest.approx(following["ssim"], abs=1e-6)
+    assert pixel.ssim(frames[:-1], frames[1:], "uniform") == pytest.approx(
+        following["ssim"], abs=1e-6
+    )
     errors = pixel.squared_error(frames[:-1], frames[1:])
     assert [pixel.psnr_db(error) for error in errors] == pytest.approx(following["psnr"], abs=1e-6)
     assert pixel.psnr_db(errors.mean()) == pytest.approx(following["psnr_of_mean_mse"], abs=1e-6)
     for window in ("uniform", "gaussian"):
-        assert pixel.ssim(frames[[0]], frames[[10]], window)[0] == pytest.approx(far[window], abs=1e-6)
+        assert pixel.ssim(frames[[0]], frames[[10]], window)[0] == pytest.approx(
+            far[window], abs=1e-6
+        )
     first, tenth = pixel.grey(frames[[0]]), pixel.grey(frames[[10]])
     assert pixel.ssim(first, tenth, "uniform")[0] == pytest.approx(far["grey"], abs=1e-6)
 
@@ -87,7 +100,11 @@ def test_ssim_and_psnr(name, frames):
 @pytest.mark.parametrize("trunk, seed", [("alex", 31), ("vgg", 32), ("squeeze", 33)])
 def test_lpips(name, frames, trunk, seed):
     constructor = perceptual._CONSTRUCTORS[trunk]
-    layers = getattr(models, constructor)(weights=None, init_weights=False).features if trunk == "vgg" else None
+    layers = (
+        getattr(models, constructor)(weights=None, init_weights=False).features
+        if trunk == "vgg"
+        else None
+    )
     layers = layers or getattr(models, constructor)(weights=None).features
     layers.load_state_dict(recipes.fill_state_dict(layers.state_dict(), seed))
     found = perceptual.Lpips(trunk, layers)(frames[[0]], frames[[10]])
@@ -97,10 +114,14 @@ def test_lpips(name, frames, trunk, seed):
 @pytest.mark.skipif(not RAFT.is_file(), reason="../shared/weights/raft-small.pth is not there")
 def test_flow_and_jitter(name, frames):
     flows = torch.cat(list(raft.flows_between(raft.load_raft(RAFT, "small"), [frames[:4]])))
-    assert flows.norm(dim=1).mean((1, 2)).tolist() == pytest.approx(EXPECTED[name]["mean_flow_px"], rel=5e-4)
+    assert flows.norm(dim=1).mean((1, 2)).tolist() == pytest.approx(
+        EXPECTED[name]["mean_flow_px"], rel=5e-4
+    )
     for epsilon, readings in EXPECTED[name]["jitter"].items():
         for reading, expected in readings.items():
-            assert motion.jitter(flows, reading, float(epsilon)).tolist() == pytest.approx(expected, rel=5e-4)
+            assert motion.jitter(flows, reading, float(epsilon)).tolist() == pytest.approx(
+                expected, rel=5e-4
+            )
     for index in (0, 1):
         if f"{name}_flow{index}" in ARRAYS:
             off = np.abs(flows[index, :, ::8, ::8].numpy() - ARRAYS[f"{name}_flow{index}"])
@@ -113,7 +134,9 @@ def test_jitter_of_a_shaken_clip(name, frames):
         pytest.skip("the numbers are of one clip")
     expected = json.loads((GOLDEN / "raft_jitter.json").read_text())["clip_sam_altman_jittered_2px"]
     moves = np.random.RandomState(3).randint(-2, 3, (12, 2))
-    shaken = np.stack([np.roll(frame, move, (0, 1)) for frame, move in zip(frames, moves, strict=False)])
+    shaken = np.stack(
+        [np.roll(frame, move, (0, 1)) for frame, move in zip(frames, moves, strict=False)]
+    )
     flows = torch.cat(list(raft.flows_between(raft.load_raft(RAFT, "small"), [shaken])))
     assert flows.norm(dim=1).mean((1, 2)).tolist() == pytest.approx(expected["mean_mag"], rel=5e-4)
     for epsilon in ("1e-08", "1e-06", "0.001", "0.01", "1"):
@@ -133,7 +156,9 @@ def test_mfcc(name, clip):
     if hashlib.sha256(sound).hexdigest() != EXPECTED[name]["sound_sha256"]:
         pytest.skip("this ffmpeg decodes the sound otherwise than 5.1.9, which made the numbers")
     samples = np.frombuffer(sound, np.int16)
-    assert np.abs(mfcc(samples)[::12] - ARRAYS[f"{name}_mfcc"]).max() < 1e-5  # they are kept in float32
+    assert (
+        np.abs(mfcc(samples)[::12] - ARRAYS[f"{name}_mfcc"]).max() < 1e-5
+    )  # they are kept in float32
     levels = np.abs(View(Sample(name, Clip(clip))).pcm.astype(int) - samples)
     assert levels.max() <= 1 and levels.mean() < 1e-3
 
@@ -141,7 +166,8 @@ def test_mfcc(name, clip):
 @pytest.fixture
 def cut(name, clip, tmp_path):
     """The video of the face that the authors' commands make of the first 5 s: they code the sound as MP3 and show the
-    first frame or two twice, which the numbers contain. The box is where a detector saw the face in frame 0."""
+    first frame or two twice, which the numbers contain. The box is where a detector saw the face in frame 0.
+    """
     for library in ("cv2", "scipy"):
         pytest.importorskip(library, reason=f"{library} comes with flowportrait[bench]")
     return scorer_peers.syncnet_cut(tmp_path, clip, EXPECTED[name]["box"], seconds=5)
@@ -164,7 +190,9 @@ def test_lse_through_the_authors_files(name, cut, network):
     lips, sounds = sync.embeddings(network, [pictures[..., ::-1]], samples)
     found = sync.lse(lips, sounds)
     assert (found.offset, found.num_windows) == (expected["offset"], 121)
-    assert (found.distance, found.confidence) == pytest.approx((expected["distance"], expected["confidence"]), rel=1e-4)
+    assert (found.distance, found.confidence) == pytest.approx(
+        (expected["distance"], expected["confidence"]), rel=1e-4
+    )
     means = sync.distances(lips, sounds).mean(0).numpy()
     assert means == pytest.approx(ARRAYS[f"{name}_mean_distances"], rel=1e-4)
 
@@ -176,7 +204,9 @@ def test_lse_of_a_clip_that_is_cut_already(name, cut, network, monkeypatch):
     expected, view = EXPECTED[name]["lse"]["decoded_directly"], View(Sample(name, Clip(cut)))
     read = sync.LseD(sync.LseConfig(crop="none")).read(view)
     assert read.value == pytest.approx(expected["distance"], rel=1e-4)
-    assert sync.LseC(sync.LseConfig(crop="none")).read(view).value == pytest.approx(expected["confidence"], rel=1e-4)
+    assert sync.LseC(sync.LseConfig(crop="none")).read(view).value == pytest.approx(
+        expected["confidence"], rel=1e-4
+    )
 
 
 def test_lse_crops_as_the_authors_do(name, cut, network):
@@ -188,4 +218,6 @@ def test_lse_crops_as_the_authors_do(name, cut, network):
     samples = View(Sample(name, Clip(cut))).pcm
     found = sync.lse(*sync.embeddings(network, [crops], samples))
     expected = EXPECTED[name]["lse"]["decoded_directly"]
-    assert (found.distance, found.confidence) == pytest.approx((expected["distance"], expected["confidence"]), rel=0.01)
+    assert (found.distance, found.confidence) == pytest.approx(
+        (expected["distance"], expected["confidence"]), rel=0.01
+    )

@@ -19,7 +19,14 @@ ROOT = Path(__file__).parents[2]
 class Brightness:
     """A scorer that is no judge, as another package would add it: one class and one line in the table."""
 
-    name, unit, low, high, better, needs = "brightness", "grey levels", 0.0, 255.0, "higher", frozenset({"truth"})
+    name, unit, low, high, better, needs = (
+        "brightness",
+        "grey levels",
+        0.0,
+        255.0,
+        "higher",
+        frozenset({"truth"}),
+    )
     fingerprint = "brightness 1"
 
     from flowportrait.config import Frozen as Config
@@ -51,7 +58,9 @@ def test_score_says_what_it_costs_and_what_came_of_it(judged, capsys):
     assert captured.err.startswith("mas-ma: 9 calls, about ")
     means, total, report = captured.out.splitlines()
     assert means.startswith("mas-ma: ") and "lip_sync" in means and means.endswith("), 3 scored")
-    assert total.startswith("3 scores, 0 of them from before; 9 calls, ") and total.endswith(": scores.jsonl")
+    assert total.startswith("3 scores, 0 of them from before; 9 calls, ") and total.endswith(
+        ": scores.jsonl"
+    )
     told = json.loads(report)
     (standing,) = told.pop("generators")
     assert told.pop("differences") == [] and standing["mean"]["low"] <= standing["mean"]["high"]
@@ -68,10 +77,17 @@ def test_score_says_what_it_costs_and_what_came_of_it(judged, capsys):
 
 
 def test_dry_run_makes_no_call_and_no_file(judged, capsys):
-    prices = ["--set", "judge.prices.input_usd_per_million=2", "--set", "judge.prices.output_usd_per_million=10"]
+    prices = [
+        "--set",
+        "judge.prices.input_usd_per_million=2",
+        "--set",
+        "judge.prices.output_usd_per_million=10",
+    ]
     assert cli.run([*SCORE, *prices, "--dry-run", "--json"]) == 0
     (plan,) = json.loads(capsys.readouterr().out)["plans"]
-    assert plan["calls"] == 9 and plan["usd"] == pytest.approx((plan["prompt_tokens"] * 2 + 9000 * 10) / 1e6)
+    assert plan["calls"] == 9 and plan["usd"] == pytest.approx(
+        (plan["prompt_tokens"] * 2 + 9000 * 10) / 1e6
+    )
     assert judged.sim.calls == 0 and not Path("scores.jsonl").exists()
     assert cli.run(SCORE) == 0
     used = sum(score.tokens for score in read_jsonl("scores.jsonl", Score))
@@ -90,11 +106,16 @@ def test_a_clip_that_changed_is_scored_again_and_others_are_kept(judged, capsys)
 def test_other_settings_do_not_mix_in_one_file(judged, capsys):
     assert cli.run(SCORE) == 0
     assert cli.run([*SCORE, "--set", "judge.backend.temperature=1.0"]) == 2
-    assert "holds scores of mas-ma with other settings, model or prompts; give another -o" in capsys.readouterr().err
+    assert (
+        "holds scores of mas-ma with other settings, model or prompts; give another -o"
+        in capsys.readouterr().err
+    )
 
 
 def test_unscored_is_said_and_can_be_tried_again(judged, capsys):
-    judged.sim.faults = type(judged.sim.faults).model_validate({"fault": [{"kind": "bad-request", "last": 0}]})
+    judged.sim.faults = type(judged.sim.faults).model_validate(
+        {"fault": [{"kind": "bad-request", "last": 0}]}
+    )
     assert cli.run([*SCORE, "--json"]) == 0
     captured = capsys.readouterr()
     assert "warning: unscored: clips/000" in captured.err and "400" in captured.err
@@ -106,7 +127,16 @@ def test_unscored_is_said_and_can_be_tried_again(judged, capsys):
 
 def test_an_unusable_answer_is_asked_for_anew_when_tried_again(judged, capsys):
     judged.sim.faults = type(judged.sim.faults).model_validate({"fault": [{"kind": "prose"}]})
-    command = ["score", "clips/0000.mp4", "--scorers", "sas-sa", "-o", "s.jsonl", "--config", "judge.json"]
+    command = [
+        "score",
+        "clips/0000.mp4",
+        "--scorers",
+        "sas-sa",
+        "-o",
+        "s.jsonl",
+        "--config",
+        "judge.json",
+    ]
     assert cli.run(command) == 1 and judged.sim.calls == 2
     assert "nothing was scored" in capsys.readouterr().err
     judged.sim.faults = type(judged.sim.faults)()
@@ -125,7 +155,9 @@ def test_a_store_that_cannot_be_written_is_one_line(judged, capsys):
 def test_answers_are_replayed_without_a_judge(judged, capsys):
     assert cli.run(SCORE) == 0
     first = [score.value for score in read_jsonl("scores.jsonl", Score)]
-    judged.sim.faults = type(judged.sim.faults).model_validate({"fault": [{"kind": "server-error"}]})
+    judged.sim.faults = type(judged.sim.faults).model_validate(
+        {"fault": [{"kind": "server-error"}]}
+    )
     replay = ["--set", "judge.backend.type=replay", "--set", "judge.backend.answers=answers.jsonl"]
     command = ["score", "clips", "--scorers", "mas-ma", "-o", "again.jsonl", *replay]
     assert cli.run(command) == 0
@@ -136,24 +168,53 @@ def test_answers_are_replayed_without_a_judge(judged, capsys):
 
 def test_manifests_and_scorers_that_are_no_judges(judged, capsys, monkeypatch):
     monkeypatch.setitem(registry.SCORERS.builtins, "brightness", f"{__name__}:Brightness")
-    row = ManifestRow(id="one", video="clips/0000.mp4", num_frames=12, fps=24, size_px=32, sample_rate_hz=16000)
-    write_jsonl("manifest.jsonl", [row, row.model_copy(update={"id": "gone", "video": "clips/9.mp4"})])
-    command = ["score", "manifest.jsonl", "--scorers", "brightness,mas-ma", "-o", "s.jsonl", "--config", "judge.json"]
+    row = ManifestRow(
+        id="one", video="clips/0000.mp4", num_frames=12, fps=24, size_px=32, sample_rate_hz=16000
+    )
+    write_jsonl(
+        "manifest.jsonl", [row, row.model_copy(update={"id": "gone", "video": "clips/9.mp4"})]
+    )
+    command = [
+        "score",
+        "manifest.jsonl",
+        "--scorers",
+        "brightness,mas-ma",
+        "-o",
+        "s.jsonl",
+        "--config",
+        "judge.json",
+    ]
     assert cli.run([*command, "--truth", "."]) == 0
     by_key = {(score.clip, score.scorer): score for score in read_jsonl("s.jsonl", Score)}
-    assert by_key["one", "brightness"].value == pytest.approx(55, abs=3) and by_key["one", "mas-ma"].reason == ""
-    assert "no truth" in by_key["gone", "brightness"].reason and "no such file" in by_key["gone", "mas-ma"].reason
+    assert (
+        by_key["one", "brightness"].value == pytest.approx(55, abs=3)
+        and by_key["one", "mas-ma"].reason == ""
+    )
+    assert (
+        "no truth" in by_key["gone", "brightness"].reason
+        and "no such file" in by_key["gone", "mas-ma"].reason
+    )
 
 
 def test_compare(judged, capsys):
-    command = ["compare", "clips/0000.mp4", "clips/0001.mp4", "-o", "v.jsonl", "--config", "judge.json"]
+    command = [
+        "compare",
+        "clips/0000.mp4",
+        "clips/0001.mp4",
+        "-o",
+        "v.jsonl",
+        "--config",
+        "judge.json",
+    ]
     for system in ("direct", "icl", "ma-comp"):
         assert cli.run([*command, "--system", system, "--json"]) == 0
     assert judged.sim.calls == 1 + 1 + 4
     lines = capsys.readouterr().out.splitlines()
     verdicts = list(read_jsonl("v.jsonl", Verdict))
     assert [verdict.system for verdict in verdicts] == ["direct-comp", "icl-comp", "ma-comp"]
-    assert [json.loads(line) for line in lines[1::2]] == [verdict.model_dump(mode="json") for verdict in verdicts]
+    assert [json.loads(line) for line in lines[1::2]] == [
+        verdict.model_dump(mode="json") for verdict in verdicts
+    ]
     winner = {"a": "clips/0000.mp4", "b": "clips/0001.mp4"}[verdicts[0].winner]
     assert lines[0] == f"direct-comp: {winner} is better"
 
@@ -165,20 +226,41 @@ def test_compare_folders(judged, capsys):
     for name in ("0000", "0001", "0007"):
         clip = Path("ours/0002.mp4").read_bytes() + b"\0\0\0\x0cfree" + name.encode()
         Path(f"theirs/{name}.mp4").write_bytes(clip)
-    command = ["compare", "ours", "theirs", "--system", "direct", "--config", "judge.json", "--json"]
-    assert cli.run(command) == 2 and "2 pairs: their verdicts need a file; give -o" in capsys.readouterr().err
+    command = [
+        "compare",
+        "ours",
+        "theirs",
+        "--system",
+        "direct",
+        "--config",
+        "judge.json",
+        "--json",
+    ]
+    assert (
+        cli.run(command) == 2
+        and "2 pairs: their verdicts need a file; give -o" in capsys.readouterr().err
+    )
     command += ["-o", "v.jsonl"]
     assert cli.run(command) == 0 and judged.sim.calls == 2
     captured = capsys.readouterr()
     assert "warning: 0002: only in one of ours and theirs; not compared" in captured.err
     verdicts = list(read_jsonl("v.jsonl", Verdict))
-    assert [(v.a, v.b) for v in verdicts] == [(f"ours/000{i}.mp4", f"theirs/000{i}.mp4") for i in range(2)]
+    assert [(v.a, v.b) for v in verdicts] == [
+        (f"ours/000{i}.mp4", f"theirs/000{i}.mp4") for i in range(2)
+    ]
     said = json.loads(captured.out.splitlines()[-1])
-    assert said["wins"] == {side: sum(v.winner == side for v in verdicts) for side in ("a", "b", "tie")}
+    assert said["wins"] == {
+        side: sum(v.winner == side for v in verdicts) for side in ("a", "b", "tie")
+    }
     assert said["not_compared"] == ["0002", "0007"] and said["unsaid"] == 0 and said["kept"] == 0
-    assert f"direct-comp: ours is better in {said['wins']['a']}, theirs in {said['wins']['b']}, 0 ties" in captured.out
+    assert (
+        f"direct-comp: ours is better in {said['wins']['a']}, theirs in {said['wins']['b']}, 0 ties"
+        in captured.out
+    )
     before = Path("v.jsonl").read_bytes()
-    assert cli.run(command) == 0 and judged.sim.calls == 2 and Path("v.jsonl").read_bytes() == before
+    assert (
+        cli.run(command) == 0 and judged.sim.calls == 2 and Path("v.jsonl").read_bytes() == before
+    )
     # A clip that has changed is compared again.
     Path("ours/0000.mp4").write_bytes(Path("ours/0000.mp4").read_bytes() + b"\0\0\0\x0cfreenew!")
     assert cli.run(command) == 0 and judged.sim.calls == 3
@@ -188,8 +270,14 @@ def test_compare_folders(judged, capsys):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["clips", "clips/0000.mp4"], "clips, clips/0000.mp4: not of the same kind; give two videos, two folders"),
-        (["clips", "empty"], "clips, empty: no video of one has the name of one of the other; nothing to compare"),
+        (
+            ["clips", "clips/0000.mp4"],
+            "clips, clips/0000.mp4: not of the same kind; give two videos, two folders",
+        ),
+        (
+            ["clips", "empty"],
+            "clips, empty: no video of one has the name of one of the other; nothing to compare",
+        ),
         (["clips", "gone"], "gone: no such file; give two videos, two folders or two manifests"),
     ],
 )
@@ -201,7 +289,15 @@ def test_what_cannot_be_compared_is_one_line(judged, arguments, words, capsys):
 
 def test_no_verdict_is_a_failure(judged, capsys):
     judged.sim.faults = type(judged.sim.faults).model_validate({"fault": [{"kind": "prose"}]})
-    command = ["compare", "clips/0000.mp4", "clips/0001.mp4", "--answers", "a.jsonl", "--config", "judge.json"]
+    command = [
+        "compare",
+        "clips/0000.mp4",
+        "clips/0001.mp4",
+        "--answers",
+        "a.jsonl",
+        "--config",
+        "judge.json",
+    ]
     assert cli.run([*command, "--system", "direct"]) == 1
     assert "error: no verdict: shown " in capsys.readouterr().err
 
@@ -215,8 +311,13 @@ def test_the_command_starts_a_simulated_judge(tmp_path):
             import httpx2
 
             url = server.stdout.readline().strip()
-            asked = {"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "score"}]}]}
-            statuses = [httpx2.post(f"{url}/v1/chat/completions", json=asked).status_code for _ in range(2)]
+            asked = {
+                "model": "m",
+                "messages": [{"role": "user", "content": [{"type": "text", "text": "score"}]}],
+            }
+            statuses = [
+                httpx2.post(f"{url}/v1/chat/completions", json=asked).status_code for _ in range(2)
+            ]
             assert statuses == [503, 200]
             assert httpx2.get(f"{url}/stats").json()["faults"] == {"overloaded": 1}
         finally:
@@ -230,7 +331,10 @@ def test_offline_judges_answer_under_their_own_name(clips, tmp_path, monkeypatch
     toy = ["--set", "judge.backend.type=offline", "--set", "judge.backend.name=toy"]
     assert cli.run(["score", "clips", "--scorers", "mas-ma,sas-sa", "-o", "s.jsonl", *toy]) == 0
     mas_ma, sas_sa = read_jsonl("s.jsonl", Score)
-    assert mas_ma.parts == {"lip_sync": 1, "expressiveness": 4, "motion": 5} and mas_ma.model == "offline:toy"
+    assert (
+        mas_ma.parts == {"lip_sync": 1, "expressiveness": 4, "motion": 5}
+        and mas_ma.model == "offline:toy"
+    )
     assert "offline:toy rates one clip in one of lip_sync" in sas_sa.reason
     assert not Path("answers.jsonl").exists()
 

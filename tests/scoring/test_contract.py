@@ -22,7 +22,9 @@ def test_scorers(name):
 def test_comparers(name):
     kind = COMPARERS.load(name)
     assert kind.name == name and kind.__doc__
-    assert issubclass(kind.Config, Frozen) and callable(kind.compare) and hasattr(kind, "fingerprint")
+    assert (
+        issubclass(kind.Config, Frozen) and callable(kind.compare) and hasattr(kind, "fingerprint")
+    )
     assert kind.needs <= set(get_args(Need))
 
 

@@ -67,9 +67,15 @@ def test_loudness_is_that_of_each_frame():
     assert faces.loudness_db(sound, 3, 25) == pytest.approx([-20, -80, -80], abs=1e-3)
 
 
-@pytest.mark.skipif(not LANDMARKER.is_file(), reason="../shared/weights/face_landmarker.task is not there")
+@pytest.mark.skipif(
+    not LANDMARKER.is_file(), reason="../shared/weights/face_landmarker.task is not there"
+)
 def test_a_real_landmarker_sees_our_portrait(monkeypatch):
     pytest.importorskip("mediapipe", reason="the extra 'scorers-faces' is not installed")
     portrait = media.read_portrait(ROOT / "flowportrait" / "samples" / "portrait.png")
     seen = faces.look(LANDMARKER, iter([np.stack([portrait, np.zeros_like(portrait)])]))
-    assert seen.found.tolist() == [True, False] and 0 <= seen.lip_opening[0] < 0.5 and np.isnan(seen.blink[1])
+    assert (
+        seen.found.tolist() == [True, False]
+        and 0 <= seen.lip_opening[0] < 0.5
+        and np.isnan(seen.blink[1])
+    )

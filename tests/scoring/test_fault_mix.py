@@ -47,7 +47,9 @@ def checked(out, answers, ids):
     for score in scores:
         integers = [part for part in score.parts.values() if part == part]
         assert all(part in (1, 2, 3, 4, 5) for part in integers)
-        assert (score.value == sum(integers) / 3) if not score.reason else (score.value != score.value)
+        assert (
+            (score.value == sum(integers) / 3) if not score.reason else (score.value != score.value)
+        )
     keys = [line[8:72] for line in answers.read_bytes().splitlines()]
     assert len(keys) == len(set(keys)) == len(AnswerStore(answers))
     return scores
@@ -58,9 +60,13 @@ def test_every_clip_ends_once(protocol, start_sim, clips, tmp_path):
     sim = start_sim(fault=MIX, hang_s=1, latency_s=0.02)
     samples = find_samples([clips(NUM_CLIPS)])
     out, answers = tmp_path / "scores.jsonl", tmp_path / "answers.jsonl"
-    scorers = build_scorers(["mas-ma"], ScoringConfig.model_validate(settings_of(sim, protocol)), answers)
+    scorers = build_scorers(
+        ["mas-ma"], ScoringConfig.model_validate(settings_of(sim, protocol)), answers
+    )
     started_s = time.perf_counter()
-    summary = score_to_file(samples, scorers, out, retry_unscored=False, progress=lambda done, total: None)
+    summary = score_to_file(
+        samples, scorers, out, retry_unscored=False, progress=lambda done, total: None
+    )
     took_s = time.perf_counter() - started_s
     scores = checked(out, answers, [sample.id for sample in samples])
     assert scores == summary.scores
@@ -80,10 +86,22 @@ def test_kill_9_and_resume_lose_nothing_and_double_nothing(start_sim, clips, tmp
     config = tmp_path / "judge.json"
     config.write_text(json.dumps(settings_of(sim, "openai")))
     code = "from flowportrait.cli import main; main()"
-    command = [sys.executable, "-c", code, "score", str(folder), "--scorers", "mas-ma", "-o", str(out)]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "score",
+        str(folder),
+        "--scorers",
+        "mas-ma",
+        "-o",
+        str(out),
+    ]
     command += ["--config", str(config)]
     for rows in (NUM_CLIPS // 8, NUM_CLIPS // 2):
-        run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        run = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         while run.poll() is None and (not out.exists() or out.read_bytes().count(b"\n") < rows):
             time.sleep(0.02)
         assert run.poll() is None, "the run ended before it could be killed"
@@ -92,7 +110,9 @@ def test_kill_9_and_resume_lose_nothing_and_double_nothing(start_sim, clips, tmp
         # What a kill within a write leaves.
         with out.open("ab") as file:
             file.write(b'{"schema_version":1,"cl')
-    before = {score.clip for score in map(Score.model_validate_json, out.read_bytes().splitlines()[:-1])}
+    before = {
+        score.clip for score in map(Score.model_validate_json, out.read_bytes().splitlines()[:-1])
+    }
     stored = len(AnswerStore(answers))
     calls = sim.sim.calls
     done = subprocess.run([*command, "--json"], cwd=ROOT, capture_output=True, text=True)

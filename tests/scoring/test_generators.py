@@ -14,7 +14,17 @@ from flowportrait.records import Score, read_jsonl
 from flowportrait.scoring.samples import find_samples
 from flowportrait.study import agreement
 
-COMMAND = ["evaluate", "panels/sonic", "panels/hallo", "--truth", "truth", "-o", "report", "--sets", ""]
+COMMAND = [
+    "evaluate",
+    "panels/sonic",
+    "panels/hallo",
+    "--truth",
+    "truth",
+    "-o",
+    "report",
+    "--sets",
+    "",
+]
 
 
 @pytest.fixture
@@ -46,19 +56,35 @@ def test_generators_stay_apart_in_every_output(panels, capsys):
         assert (one["scored"], one["unscored"]) == (scored, 4 - scored)
         assert one["mean"]["low"] <= mean[name] <= one["mean"]["high"]
     (apart,) = [one for one in report["differences"] if one["scorer"] == "psnr"]
-    shared = [by_file[f"panels/sonic/{i}.mp4", "psnr"] - by_file[f"panels/hallo/{i}.mp4", "psnr"] for i in range(3)]
+    shared = [
+        by_file[f"panels/sonic/{i}.mp4", "psnr"] - by_file[f"panels/hallo/{i}.mp4", "psnr"]
+        for i in range(3)
+    ]
     assert apart["samples"] == 3 and apart["difference"]["value"] == pytest.approx(np.mean(shared))
     assert apart["better"] == "sonic" and apart["p"] == 0.25  # of eight signs two are as far from 0
-    texts = {name: Path(f"report/{name}").read_text() for name in ("report.md", "report.tex", "report.html")}
-    assert all("sonic" in text and "hallo" in text and "psnr" in text for text in (out, *texts.values()))
-    assert "| scorer | sonic | hallo |" in texts["report.md"] and "scorer & sonic & hallo" in texts["report.tex"]
+    texts = {
+        name: Path(f"report/{name}").read_text()
+        for name in ("report.md", "report.tex", "report.html")
+    }
+    assert all(
+        "sonic" in text and "hallo" in text and "psnr" in text for text in (out, *texts.values())
+    )
+    assert (
+        "| scorer | sonic | hallo |" in texts["report.md"]
+        and "scorer & sonic & hallo" in texts["report.tex"]
+    )
     with Path("report/summary.csv").open() as file:
         rows = {(row["generator"], row["scorer"]): row for row in csv.DictReader(file)}
     assert float(rows["hallo", "psnr"]["value"]) == pytest.approx(mean["hallo"])
     with Path("report/differences.csv").open() as file:
-        assert [row["better"] for row in csv.DictReader(file) if row["scorer"] == "psnr"] == ["sonic"]
+        assert [row["better"] for row in csv.DictReader(file) if row["scorer"] == "psnr"] == [
+            "sonic"
+        ]
     with Path("report/scores.csv").open() as file:
-        assert {(row["generator"], row["sample"]) for row in csv.DictReader(file)} >= {("hallo", "3"), ("sonic", "0")}
+        assert {(row["generator"], row["sample"]) for row in csv.DictReader(file)} >= {
+            ("hallo", "3"),
+            ("sonic", "0"),
+        }
 
 
 def test_set_metrics_are_taken_of_each_generator(panels, capsys):
@@ -73,9 +99,14 @@ def test_the_page_plays_clips_from_its_own_folder(panels):
     assert cli.run([*COMMAND, "--scorers", "psnr"]) == 0
     page = Path("report/report.html").read_text()
     data = json.loads(re.search(r"id=clips-data>(.*?)</script>", page).group(1))
-    assert data["generators"] == ["sonic", "hallo"] and [item["name"] for item in data["items"]] == list("0123")
+    assert data["generators"] == ["sonic", "hallo"] and [
+        item["name"] for item in data["items"]
+    ] == list("0123")
     first = data["items"][0]
-    shown = {"truth/0.mp4": first["truth"], **{f"panels/{c['generator']}/0.mp4": c["source"] for c in first["clips"]}}
+    shown = {
+        "truth/0.mp4": first["truth"],
+        **{f"panels/{c['generator']}/0.mp4": c["source"] for c in first["clips"]},
+    }
     for original, address in shown.items():
         assert not address.startswith(("/", "..")) and (Path("report") / address).samefile(original)
     (spoilt,) = [clip for clip in data["items"][3]["clips"] if clip["generator"] == "hallo"]
@@ -103,7 +134,10 @@ def test_generators_are_named_by_what_tells_them_apart(panels):
         write(Path(name) / "0.mp4", moving(1))
 
     def names(*sources):
-        return [(sample.generator, sample.item) for sample in find_samples([Path(source) for source in sources])]
+        return [
+            (sample.generator, sample.item)
+            for sample in find_samples([Path(source) for source in sources])
+        ]
 
     assert names("a/out", "b/out") == [("a/out", "0"), ("b/out", "0")]
     assert [name for name, _ in names("theirs=a/out", "ours=b/out")] == ["theirs", "ours"]
@@ -112,9 +146,17 @@ def test_generators_are_named_by_what_tells_them_apart(panels):
 
 
 def test_a_run_in_which_nothing_was_scored_fails(panels, capsys):
-    assert cli.run(["score", "panels/hallo/3.mp4", "--scorers", "sharpness", "-o", "s.jsonl", "--json"]) == 1
+    assert (
+        cli.run(
+            ["score", "panels/hallo/3.mp4", "--scorers", "sharpness", "-o", "s.jsonl", "--json"]
+        )
+        == 1
+    )
     captured = capsys.readouterr()
-    assert "error: nothing was scored: all 1 results are missing; their reasons stand in s.jsonl" in captured.err
+    assert (
+        "error: nothing was scored: all 1 results are missing; their reasons stand in s.jsonl"
+        in captured.err
+    )
     assert json.loads(captured.out.splitlines()[-1])["unscored"] == 1
     assert cli.run(["evaluate", "panels/hallo/3.mp4", *COMMAND[3:], "--scorers", "psnr"]) == 1
     assert Path("report/report.html").exists()
@@ -123,7 +165,9 @@ def test_a_run_in_which_nothing_was_scored_fails(panels, capsys):
 
 def test_sign_flips():
     rng = np.random.default_rng(0)
-    assert agreement.sign_flip_p(np.zeros(5)) == 1 and agreement.sign_flip_p(np.ones(5)) == pytest.approx(2 / 32)
+    assert agreement.sign_flip_p(np.zeros(5)) == 1 and agreement.sign_flip_p(
+        np.ones(5)
+    ) == pytest.approx(2 / 32)
     values = rng.normal(0.3, 1, 12)
     # The exact test and the drawn one agree; under no difference p is uniform.
     drawn = agreement.sign_flip_p(np.append(values, [1e-15, -1e-15]))
@@ -135,13 +179,24 @@ def test_sign_flips():
 def test_all_missing_weights_are_named_at_once_and_can_be_skipped(panels, capsys, monkeypatch):
     pytest.importorskip("torchvision")
     monkeypatch.setenv("FLOWPORTRAIT_WEIGHTS", str(panels / "weights"))
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no net")))
+    monkeypatch.setattr(
+        "urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no net"))
+    )
     command = [*COMMAND[:-1], "fid", "--scorers", "paper", "--json"]
     assert cli.run(command) == 2
     error = capsys.readouterr().err
     last = error.splitlines()[-1]
-    assert last.startswith("error: lpips, raft-jitter, lse-c, lse-d, fid: the weights") and "--skip-missing" in last
-    for name in ("lpips: alexnet", "raft-jitter: raft", "lse-c: syncnet_v2", "lse-d: syncnet_v2", "fid: pt_inception"):
+    assert (
+        last.startswith("error: lpips, raft-jitter, lse-c, lse-d, fid: the weights")
+        and "--skip-missing" in last
+    )
+    for name in (
+        "lpips: alexnet",
+        "raft-jitter: raft",
+        "lse-c: syncnet_v2",
+        "lse-d: syncnet_v2",
+        "fid: pt_inception",
+    ):
         assert f"missing: {name}" in error
     assert "about 244 MB, sha256 7be5be79" in error and "http://www.robots.ox.ac.uk" in error
     assert not Path("report").exists()
@@ -154,4 +209,7 @@ def test_all_missing_weights_are_named_at_once_and_can_be_skipped(panels, capsys
     assert json.loads(Path("report/provenance.json").read_text())["skipped"].keys() == names
     assert "Not computed: fid" in Path("report/report.html").read_text()
     # Nothing is left: that is no run.
-    assert cli.run(["score", "panels/sonic", "--scorers", "lpips", "-o", "s.jsonl", "--skip-missing"]) == 2
+    assert (
+        cli.run(["score", "panels/sonic", "--scorers", "lpips", "-o", "s.jsonl", "--skip-missing"])
+        == 2
+    )

@@ -38,7 +38,9 @@ def truth():
     return recipes.synth_video(shift=0.25)
 
 
-@pytest.mark.parametrize("window, key", [("uniform", "sk_default_rgb_u8"), ("gaussian", "sk_gauss_rgb_u8")])
+@pytest.mark.parametrize(
+    "window, key", [("uniform", "sk_default_rgb_u8"), ("gaussian", "sk_gauss_rgb_u8")]
+)
 def test_ssim(made, truth, window, key):
     for pair in golden("ssim_psnr.json")["pairs"]:
         t = pair["t"]
@@ -46,7 +48,9 @@ def test_ssim(made, truth, window, key):
         assert pixel.ssim(made[[t]], truth[[t]], window)[0] == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("window, key", [("uniform", "sk_default_gray"), ("gaussian", "sk_gauss_gray")])
+@pytest.mark.parametrize(
+    "window, key", [("uniform", "sk_default_gray"), ("gaussian", "sk_gauss_gray")]
+)
 def test_ssim_of_grey(made, truth, window, key):
     for pair in golden("ssim_psnr.json")["pairs"]:
         t = pair["t"]
@@ -65,19 +69,25 @@ def test_ssim_under_the_gaussian_window_is_exact_on_flat_and_dark_pictures(level
     values = []
     for row in range(5):
         for column in range(4):
-            x, y = (z[0, row : row + 11, column : column + 11, 0].astype(np.float64) for z in (a, b))
+            x, y = (
+                z[0, row : row + 11, column : column + 11, 0].astype(np.float64) for z in (a, b)
+            )
             mean_x, mean_y = (kernel * x).sum(), (kernel * y).sum()
             dx, dy = x - mean_x, y - mean_y
             c1, c2 = 2.55**2, 7.65**2
             top = (2 * mean_x * mean_y + c1) * (2 * (kernel * dx * dy).sum() + c2)
-            values.append(top / ((mean_x**2 + mean_y**2 + c1) * ((kernel * (dx**2 + dy**2)).sum() + c2)))
+            values.append(
+                top / ((mean_x**2 + mean_y**2 + c1) * ((kernel * (dx**2 + dy**2)).sum() + c2))
+            )
     assert pixel.ssim(a, b, "gaussian")[0] == pytest.approx(np.mean(values), abs=1e-12)
 
 
 def test_means_of_many_float32_rows_are_taken_in_double():
     rows = (100 + np.random.default_rng(0).normal(0, 1, (200_000, 2))).astype(np.float32)
     got = frechet.frechet_distance(rows, rows[:50_000] + np.float32(1))
-    expected = frechet.frechet_distance(rows.astype(np.float64), (rows[:50_000] + np.float32(1)).astype(np.float64))
+    expected = frechet.frechet_distance(
+        rows.astype(np.float64), (rows[:50_000] + np.float32(1)).astype(np.float64)
+    )
     assert got == pytest.approx(expected, abs=1e-9)
 
 
@@ -85,7 +95,9 @@ def test_psnr(made, truth):
     video = golden("ssim_psnr.json")["video"]
     errors = pixel.squared_error(made, truth)
     frames = [pixel.psnr_db(error) for error in errors]
-    assert frames[0] == float("inf") and frames[1:] == pytest.approx(video["psnr_frames"][1:], abs=1e-6)
+    assert frames[0] == float("inf") and frames[1:] == pytest.approx(
+        video["psnr_frames"][1:], abs=1e-6
+    )
     assert pixel.psnr_db(errors.mean()) == pytest.approx(video["psnr_of_mean_mse"], abs=1e-6)
 
 
@@ -103,19 +115,29 @@ def test_lpips_vgg(made, truth):
     trunk = models.vgg.make_layers(models.vgg.cfgs["D"])
     trunk.load_state_dict(recipes.fill_state_dict(trunk.state_dict(), 32))
     expected = golden("lpips.json")["vgg"]["synth_t5"]["value"]
-    assert float(perceptual.Lpips("vgg", trunk)(made[[5]], truth[[5]])[0]) == pytest.approx(expected, rel=1e-5)
+    assert float(perceptual.Lpips("vgg", trunk)(made[[5]], truth[[5]])[0]) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
-READINGS = {"A_pixel_ratio_then_mean": "pixels", "B_ratio_of_means": "means", "C_global_l2_ratio": "norms"}
+READINGS = {
+    "A_pixel_ratio_then_mean": "pixels",
+    "B_ratio_of_means": "means",
+    "C_global_l2_ratio": "norms",
+}
 
 
 @pytest.mark.skipif(not RAFT.is_file(), reason="../shared/weights/raft-small.pth is not there")
 @pytest.mark.parametrize("case, shift", [("synth_va_T12", 0.0), ("synth_vb_T12", 0.25)])
 def test_raft_jitter(case, shift):
     frames, expected = recipes.synth_video(shift=shift)[:12], golden("raft_jitter.json")[case]
-    flows = torch.cat(list(raft.flows_between(raft.load_raft(RAFT, "small"), [frames[:5], frames[5:]])))
+    flows = torch.cat(
+        list(raft.flows_between(raft.load_raft(RAFT, "small"), [frames[:5], frames[5:]]))
+    )
     assert flows.norm(dim=1).mean((1, 2)).tolist() == pytest.approx(expected["mean_mag"], rel=5e-4)
-    assert flows.mean((2, 3)).numpy() == pytest.approx(np.array(expected["mean_u"]), rel=2e-3, abs=1e-4)
+    assert flows.mean((2, 3)).numpy() == pytest.approx(
+        np.array(expected["mean_u"]), rel=2e-3, abs=1e-4
+    )
     for epsilon in ("1e-08", "1e-06", "0.001", "0.01", "1"):
         for key, reading in READINGS.items():
             got = motion.jitter(flows, reading, float(epsilon)).numpy()
@@ -126,7 +148,9 @@ def test_raft_jitter(case, shift):
             decided_by_rounding = reading == "pixels" and float(epsilon) < 1e-4
             assert got == pytest.approx(stored, rel=5e-3 if decided_by_rounding else 5e-4)
     if case == "synth_va_T12":
-        for index, stored in enumerate(golden("clips.npz")[f"synth_flow{index}"] for index in (0, 1)):
+        for index, stored in enumerate(
+            golden("clips.npz")[f"synth_flow{index}"] for index in (0, 1)
+        ):
             off = np.abs(flows[index, :, ::8, ::8].numpy() - stored)
             assert off.max() < 2e-3 and off.mean() < 1e-4
 
@@ -137,8 +161,13 @@ def test_flow_is_as_exact_as_torchvisions(made):
     frames = made[:3]
     ours = torch.cat(list(raft.flows_between(raft.load_raft(RAFT, "small"), [frames])))
     network = models.optical_flow.raft_small(weights=None)
-    network.load_state_dict(raft.from_princeton(torch.load(RAFT, map_location="cpu", weights_only=True)))
-    theirs = {kind: _flows_of(network.eval().to(kind), frames, kind) for kind in (torch.float32, torch.float64)}
+    network.load_state_dict(
+        raft.from_princeton(torch.load(RAFT, map_location="cpu", weights_only=True))
+    )
+    theirs = {
+        kind: _flows_of(network.eval().to(kind), frames, kind)
+        for kind in (torch.float32, torch.float64)
+    }
     exact = theirs[torch.float64]
     assert (ours - exact).std() < 2 * (theirs[torch.float32] - exact).std() + 5e-6
 
@@ -257,10 +286,13 @@ def test_fid_by_frame_and_by_video():
     by_frame, by_video = frechet.Fid(frechet.Fid.Config(pool="frame")), frechet.Fid()
     frames = by_frame.compare(list(stored["fid_V"]), list(stored["fid_W"]))
     videos = by_video.compare(
-        [v.mean(0, keepdims=True) for v in stored["fid_V"]], [w.mean(0, keepdims=True) for w in stored["fid_W"]]
+        [v.mean(0, keepdims=True) for v in stored["fid_V"]],
+        [w.mean(0, keepdims=True) for w in stored["fid_W"]],
     )
     assert frames.value == pytest.approx(expected["frame_level (pool all frames)"], rel=1e-8)
-    assert videos.value == pytest.approx(next(v for k, v in expected.items() if k.startswith("video_level")), rel=1e-8)
+    assert videos.value == pytest.approx(
+        next(v for k, v in expected.items() if k.startswith("video_level")), rel=1e-8
+    )
     assert videos.parts["vectors"] == 12 and videos.parts["dimensions"] == 6 and not videos.warnings
     few = by_video.compare(list(stored["fid_V"][:3, :1]), list(stored["fid_W"][:3, :1]))
     assert "singular" in few.warnings[0]
@@ -269,13 +301,19 @@ def test_fid_by_frame_and_by_video():
 def test_r3d18_features(made, truth):
     network, stored = networks.r3d18(), golden("r3d18.npz")
     state = recipes.fill_state_dict(network.state_dict(), 77)
-    state |= {name[3:]: torch.from_numpy(stored[name]) for name in stored.files if name.startswith("bn_")}
+    state |= {
+        name[3:]: torch.from_numpy(stored[name]) for name in stored.files if name.startswith("bn_")
+    }
     network.load_state_dict(state)
-    pieces = np.stack([video[start : start + 16] for video in (made, truth) for start in (0, 8, 16, 24)])
+    pieces = np.stack(
+        [video[start : start + 16] for video in (made, truth) for start in (0, 8, 16, 24)]
+    )
     got = networks.r3d18_features(network.eval(), pieces, square=False)
     assert np.abs(got - stored["features"]).max() < 1e-4 * np.abs(stored["features"]).max()
     distance = frechet.frechet_distance(got[:4], got[4:])
-    assert distance == pytest.approx(golden("frechet_fvd.json")["r3d18"]["fd_first4_vs_last4"], rel=1e-4)
+    assert distance == pytest.approx(
+        golden("frechet_fvd.json")["r3d18"]["fd_first4_vs_last4"], rel=1e-4
+    )
     # A square picture in the middle of a wide one is all that `square` looks at, as it is.
     wide = np.pad(pieces[:1], [(0, 0), (0, 0), (0, 0), (40, 40), (0, 0)])
     square = networks.r3d18_features(network, pieces[:1], square=True)
@@ -290,4 +328,7 @@ def test_inception_features():
     x = torch.from_numpy(recipes.synth_video(T=1, H=299, W=299)).permute(0, 3, 1, 2).float()
     expected = golden("inception.npz")["features"]
     for tried in (network.eval(), networks.folded(network)):
-        assert np.abs(networks.pooled(tried, (x - 128) / 128) - expected).max() < 1e-5 * np.abs(expected).max()
+        assert (
+            np.abs(networks.pooled(tried, (x - 128) / 128) - expected).max()
+            < 1e-5 * np.abs(expected).max()
+        )

@@ -83,15 +83,27 @@ def test_score_systems(protocol, start_sim, clip, tmp_path):
         ("bad-request", "400"),
     ],
 )
-def test_every_fault_ends_in_a_score_or_a_reason(protocol, fault, reason, start_sim, clip, tmp_path):
+def test_every_fault_ends_in_a_score_or_a_reason(
+    protocol, fault, reason, start_sim, clip, tmp_path
+):
     sim = start_sim(fault=[{"kind": fault, "retry_after_s": 0.01}], hang_s=5)
-    settings = sim.judge(protocol, retries={"attempts": 3}, limits={"timeout_s": 0.5 if fault == "hang" else 60})
+    settings = sim.judge(
+        protocol, retries={"attempts": 3}, limits={"timeout_s": 0.5 if fault == "hang" else 60}
+    )
     score = score_one("sas-sa", settings, clip, tmp_path)
     if not reason:
         assert score.reason == "" and score.value == score.parts["overall"]
         return
     assert math.isnan(score.value) and reason in score.reason
-    unanswered = ("rate-limit", "overloaded", "server-error", "cut", "hang", "half-json", "bad-request")
+    unanswered = (
+        "rate-limit",
+        "overloaded",
+        "server-error",
+        "cut",
+        "hang",
+        "half-json",
+        "bad-request",
+    )
     assert len(score.answers) == (0 if fault in (*unanswered, "replaced") else 2)
 
 
@@ -123,7 +135,10 @@ def test_an_odd_200_is_asked_again_and_is_no_answer(protocol, fault, start_sim, 
     sim = start_sim(fault=[{"kind": fault}])
     system = system_of("sas-sa", sim.judge(protocol, retries={"attempts": 3}), tmp_path)
     (score,) = system.score([Sample("a", Clip(clip))])
-    assert math.isnan(score.value) and f"no answer after 3 attempts: {ODD_BODIES[fault]}" in score.reason
+    assert (
+        math.isnan(score.value)
+        and f"no answer after 3 attempts: {ODD_BODIES[fault]}" in score.reason
+    )
     assert sim.sim.calls == 3
     # Nothing of it is stored, and nothing counts as paid.
     assert score.answers == [] and len(system.judge.store) == 0 and system.judge.purse.tokens == 0
@@ -134,10 +149,15 @@ def test_an_odd_200_is_asked_again_and_is_no_answer(protocol, fault, start_sim, 
 def test_an_answer_of_an_unusual_shape_is_read(protocol, fault, start_sim, clip, tmp_path):
     plain = score_one("sas-sa", start_sim().judge(protocol), clip, tmp_path / "plain")
     sim = start_sim(fault=[{"kind": fault}])
-    score = score_one("sas-sa", sim.judge(protocol, backend={"logprobs": True}), clip, tmp_path / "odd")
+    score = score_one(
+        "sas-sa", sim.judge(protocol, backend={"logprobs": True}), clip, tmp_path / "odd"
+    )
     assert score.reason == "" and score.value == plain.value and sim.sim.calls == 1
     # Read again from the store, whatever stood in it.
-    assert score_one("sas-sa", sim.judge(protocol, backend={"logprobs": True}), clip, tmp_path / "odd") == score
+    assert (
+        score_one("sas-sa", sim.judge(protocol, backend={"logprobs": True}), clip, tmp_path / "odd")
+        == score
+    )
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -147,10 +167,20 @@ def test_no_probabilities_are_made_of_bad_ones(protocol, start_sim, clip, tmp_pa
     assert "no token probabilities" in score_one("sas-sa", settings, clip, tmp_path).reason
 
 
-def test_a_quota_reported_within_a_200_pauses_all_calls_and_stops_the_run(start_sim, clips, tmp_path):
+def test_a_quota_reported_within_a_200_pauses_all_calls_and_stops_the_run(
+    start_sim, clips, tmp_path
+):
     sim = start_sim(fault=[{"kind": "quota-in-200"}])
-    retries = {"attempts": 50, "breaker_after": 5, "breaker_s": 0.05, "breaker_openings": 2, "first_s": 0.01}
-    system = system_of("sas-sa", sim.judge("openai", retries=retries, budget={"max_tokens": 100_000}), tmp_path)
+    retries = {
+        "attempts": 50,
+        "breaker_after": 5,
+        "breaker_s": 0.05,
+        "breaker_openings": 2,
+        "first_s": 0.01,
+    }
+    system = system_of(
+        "sas-sa", sim.judge("openai", retries=retries, budget={"max_tokens": 100_000}), tmp_path
+    )
     with pytest.raises(JudgeError, match="judge: down; 5 calls in a row failed"):
         list(system.score(find_samples([clips(10)])))
     assert system.judge.purse.tokens == 0
@@ -174,7 +204,17 @@ def test_an_error_within_a_200_is_taken_for_what_it_says(reported, kind):
     assert (reported.get("error") or reported)["message"] in str(raised.value)
 
 
-PASSING = ["rate-limit", "overloaded", "cut", "web-page", "login", "quota-in-200", "no-message", "half-json", "prose"]
+PASSING = [
+    "rate-limit",
+    "overloaded",
+    "cut",
+    "web-page",
+    "login",
+    "quota-in-200",
+    "no-message",
+    "half-json",
+    "prose",
+]
 
 
 @pytest.mark.parametrize("fault", [*PASSING, "blocked", "replaced"])
@@ -188,7 +228,10 @@ def test_what_passes_is_overcome(fault, start_sim, clip, tmp_path):
 def test_nobody_comes_back_before_the_server_said(protocol, start_sim, clip, tmp_path):
     sim = start_sim(fault=[{"kind": "rate-limit", "last": 0, "retry_after_s": 0.7}])
     started_s = time.monotonic()
-    assert score_one("mas-ma", sim.judge(protocol, limits={"in_flight": 1}), clip, tmp_path).reason == ""
+    assert (
+        score_one("mas-ma", sim.judge(protocol, limits={"in_flight": 1}), clip, tmp_path).reason
+        == ""
+    )
     assert time.monotonic() - started_s > 0.7 and sim.sim.calls == 4
 
 
@@ -198,7 +241,10 @@ def test_an_unusable_reply_is_quoted_when_asked_again(start_sim, clip, tmp_path)
     (score,) = system.score([Sample("a", Clip(clip))])
     assert score.reason == "" and len(score.answers) == 2
     first, second = (system.judge.store.get(key) for key in score.answers)
-    assert "allowed: 1, 2, 3, 4, 5" in system.judge._judged(first, Question(()), {"score": (1, 2, 3, 4, 5)}).reason
+    assert (
+        "allowed: 1, 2, 3, 4, 5"
+        in system.judge._judged(first, Question(()), {"score": (1, 2, 3, 4, 5)}).reason
+    )
     assert second.finish == "stop"
 
 
@@ -218,7 +264,11 @@ def test_files_api_takes_a_clip_once_for_three_aspects(start_sim, clip, tmp_path
 
 def test_a_file_that_was_forgotten_is_sent_again(start_sim, clip, tmp_path):
     sim = start_sim(fault=[{"kind": "prose", "last": 0}])
-    system = system_of("sas-sa", sim.judge("gemini", backend={"upload": "files"}, limits={"in_flight": 1}), tmp_path)
+    system = system_of(
+        "sas-sa",
+        sim.judge("gemini", backend={"upload": "files"}, limits={"in_flight": 1}),
+        tmp_path,
+    )
     says = sim.sim._said
     sim.sim._said = lambda ask, kind: (says(ask, kind), sim.sim._files.clear())[0]
     (score,) = system.score([Sample("a", Clip(clip))])
@@ -231,7 +281,9 @@ def test_a_file_that_cannot_be_processed_is_a_reason(start_sim, clip, tmp_path):
     assert score.reason == f"overall: the Files API could not process {clip.name}"
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"[]", b"null", b'"file"', b'{"file": [1]}', b'{"error": "gone"}'])
+@pytest.mark.parametrize(
+    "body", [b"<html>", b"[]", b"null", b'"file"', b'{"file": [1]}', b'{"error": "gone"}']
+)
 def test_an_odd_body_of_the_files_api_is_a_reason(body, start_sim, clip, tmp_path):
     sim = start_sim()
     upload = sim.sim._file
@@ -241,7 +293,10 @@ def test_an_odd_body_of_the_files_api_is_a_reason(body, start_sim, clip, tmp_pat
     )  # fmt: skip
     settings = sim.judge("gemini", backend={"upload": "files"}, retries={"attempts": 2})
     score = score_one("sas-sa", settings, clip, tmp_path)
-    assert score.reason.startswith("overall: no answer after 2 attempts") and "Files API" in score.reason
+    assert (
+        score.reason.startswith("overall: no answer after 2 attempts")
+        and "Files API" in score.reason
+    )
 
 
 @pytest.mark.parametrize("use_expected", [False, True])
@@ -264,13 +319,19 @@ def test_no_probabilities_no_expected_score(start_sim, clip, tmp_path):
 
 def test_a_comparison_needs_no_probabilities(start_sim, clips, tmp_path):
     a, b = find_samples([clips(2)])
-    (verdict,) = system_of("direct-comp", start_sim().judge("openai", use_expected=True), tmp_path).compare([(a, b)])
+    (verdict,) = system_of(
+        "direct-comp", start_sim().judge("openai", use_expected=True), tmp_path
+    ).compare([(a, b)])
     assert verdict.reason == ""
 
 
 def test_repeats_are_asked_apart(start_sim, clip, tmp_path):
     sim = start_sim()
-    scores = list(system_of("sas-sa", sim.judge("gemini", repeats=3), tmp_path).score([Sample("a", Clip(clip))]))
+    scores = list(
+        system_of("sas-sa", sim.judge("gemini", repeats=3), tmp_path).score(
+            [Sample("a", Clip(clip))]
+        )
+    )
     assert sorted(score.repeat for score in scores) == [0, 1, 2] and sim.sim.calls == 3
     assert len({score.answers[0] for score in scores}) == 3
 
@@ -292,20 +353,32 @@ def test_comparison_systems(protocol, name, start_sim, clips, tmp_path):
     sim = start_sim()
     samples = find_samples([clips(8)])
     pairs = list(zip(samples[::2], samples[1::2], strict=True))
-    verdicts = {verdict.a: verdict for verdict in system_of(name, sim.judge(protocol), tmp_path).compare(pairs)}
+    verdicts = {
+        verdict.a: verdict
+        for verdict in system_of(name, sim.judge(protocol), tmp_path).compare(pairs)
+    }
     assert set(verdicts) == {a.id for a, _ in pairs}
     for verdict in verdicts.values():
-        assert verdict.reason == "" and len(verdict.orders) == 1 and list(verdict.orders.values()) == [verdict.winner]
+        assert (
+            verdict.reason == ""
+            and len(verdict.orders) == 1
+            and list(verdict.orders.values()) == [verdict.winner]
+        )
         assert len(verdict.answers) == (4 if name == "ma-comp" else 1)
         assert set(verdict.parts) == (set(ASPECTS) if name == "ma-comp" else set())
-    again = {verdict.a: verdict for verdict in system_of(name, sim.judge(protocol), tmp_path).compare(pairs[::-1])}
+    again = {
+        verdict.a: verdict
+        for verdict in system_of(name, sim.judge(protocol), tmp_path).compare(pairs[::-1])
+    }
     assert again == verdicts
 
 
 def test_the_order_shown_hangs_on_the_seed_and_the_pair_only(start_sim, tmp_path):
     sim = start_sim()
     pairs = [(Sample(f"a{i}", Clip(tmp_path)), Sample(f"b{i}", Clip(tmp_path))) for i in range(200)]
-    systems = [system_of("direct-comp", sim.judge("openai", seed=seed), tmp_path) for seed in (0, 1)]
+    systems = [
+        system_of("direct-comp", sim.judge("openai", seed=seed), tmp_path) for seed in (0, 1)
+    ]
     orders = [[system.orders(*pair) for pair in pairs] for system in systems]
     assert orders[0] != orders[1]
     assert all(60 < sum(order == ("ab",) for order in by_seed) < 140 for by_seed in orders)
@@ -315,7 +388,9 @@ def test_both_orders_that_disagree_are_a_tie(start_sim, clips, tmp_path):
     sim = start_sim()
     samples = find_samples([clips(12)])
     pairs = list(zip(samples[::2], samples[1::2], strict=True))
-    verdicts = list(system_of("direct-comp", sim.judge("openai", both_orders=True), tmp_path).compare(pairs))
+    verdicts = list(
+        system_of("direct-comp", sim.judge("openai", both_orders=True), tmp_path).compare(pairs)
+    )
     for verdict in verdicts:
         agreed = verdict.orders["ab"] == verdict.orders["ba"]
         assert verdict.winner == (verdict.orders["ab"] if agreed else "tie")
@@ -395,18 +470,30 @@ def test_replaced_three_times_stops_the_run(start_sim, clips, tmp_path):
     sim = start_sim(fault=[{"kind": "replaced"}])
     samples = find_samples([clips(6)])
     system = system_of("sas-sa", sim.judge("openai", limits={"in_flight": 1}), tmp_path)
-    with pytest.raises(JudgeError, match="'sim-replacement' answered instead of 'sim', 3 times in a row"):
+    with pytest.raises(
+        JudgeError, match="'sim-replacement' answered instead of 'sim', 3 times in a row"
+    ):
         list(system.score(samples))
     assert sim.sim.calls == 3 and len(system.judge.store) == 0
     accepting = sim.judge("openai", accept_models=["sim-replacement"])
-    assert all(score.reason == "" for score in system_of("sas-sa", accepting, tmp_path).score(samples))
+    assert all(
+        score.reason == "" for score in system_of("sas-sa", accepting, tmp_path).score(samples)
+    )
 
 
 def test_a_judge_that_is_down_stops_the_run(start_sim, clips, tmp_path):
     sim = start_sim(fault=[{"kind": "overloaded"}])
-    retries = {"attempts": 50, "breaker_after": 5, "breaker_s": 0.05, "breaker_openings": 2, "first_s": 0.01}
+    retries = {
+        "attempts": 50,
+        "breaker_after": 5,
+        "breaker_s": 0.05,
+        "breaker_openings": 2,
+        "first_s": 0.01,
+    }
     system = system_of("sas-sa", sim.judge("gemini", retries=retries), tmp_path)
-    with pytest.raises(JudgeError, match="judge: down; 5 calls in a row failed, and 2 more after pauses"):
+    with pytest.raises(
+        JudgeError, match="judge: down; 5 calls in a row failed, and 2 more after pauses"
+    ):
         list(system.score(find_samples([clips(30)])))
     assert sim.sim.calls < 30
 
@@ -466,7 +553,9 @@ def test_a_judge_that_hears_and_sees_passes(protocol, modalities, start_sim, cli
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize(("fault", "message"), [("deaf", "does not hear"), ("blind", "does not see motion")])
+@pytest.mark.parametrize(
+    ("fault", "message"), [("deaf", "does not hear"), ("blind", "does not see motion")]
+)
 def test_a_deaf_or_blind_judge_is_refused(protocol, fault, message, start_sim, clip, tmp_path):
     sim = start_sim(fault=[{"kind": fault}])
     with pytest.raises(JudgeError, match=message):
@@ -503,4 +592,8 @@ def test_a_canary_of_the_shipped_sample(tmp_path):
     canary = make_canary(tmp_path)
     assert isinstance(canary.whole, Video)
     assert (canary.whole.facts.num_frames, canary.still.facts.num_frames) == (48, 1)
-    assert canary.whole.facts.has_sound and canary.still.facts.has_sound and not canary.silent.facts.has_sound
+    assert (
+        canary.whole.facts.has_sound
+        and canary.still.facts.has_sound
+        and not canary.silent.facts.has_sound
+    )

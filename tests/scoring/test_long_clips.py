@@ -24,7 +24,9 @@ def sample(tmp_path):
 def counted(monkeypatch):
     """How often a video is opened."""
     opened, read = [], media.read_frames
-    monkeypatch.setattr(media, "read_frames", lambda path, fps=None: opened.append(path.name) or read(path, fps))
+    monkeypatch.setattr(
+        media, "read_frames", lambda path, fps=None: opened.append(path.name) or read(path, fps)
+    )
     return opened
 
 

@@ -41,27 +41,36 @@ def sample(tmp_path_factory):
 def test_a_clip_is_decoded_once_for_all_metrics(sample, monkeypatch):
     opened = []
     real = media.read_frames
-    monkeypatch.setattr(media, "read_frames", lambda path, fps=None: opened.append(path) or real(path, fps))
+    monkeypatch.setattr(
+        media, "read_frames", lambda path, fps=None: opened.append(path) or real(path, fps)
+    )
     metrics = [Ssim(), Psnr(), Sharpness(), ColourDrift()]
     scores = {score.scorer: score for score in read_all([(sample, metrics)])}
     assert opened == [sample.clip.path, sample.truth.path]
     assert 0 < scores["ssim"].value < 1 and 5 < scores["psnr"].value < 50
     assert scores["ssim"].parts["frames"] == 11, "the first frame is the portrait"
     assert scores["sharpness"].parts["to_first"] == pytest.approx(1, rel=0.3)
-    assert {score.fingerprint for score in scores.values()} and scores["ssim"].truth_sha256 == sample.truth_sha256
+    assert {score.fingerprint for score in scores.values()} and scores[
+        "ssim"
+    ].truth_sha256 == sample.truth_sha256
 
 
 def test_truth_is_read_on_the_clips_clock_and_at_its_size(tmp_path):
     made = video(tmp_path / "made.mp4", [picture(0) for _ in range(12)])
     for fps, count, size in ((12, 6, 32), (24, 12, 64)):
-        large = [np.repeat(np.repeat(picture(0), size // 32, 0), size // 32, 1) for _ in range(count)]
+        large = [
+            np.repeat(np.repeat(picture(0), size // 32, 0), size // 32, 1) for _ in range(count)
+        ]
         true = video(tmp_path / f"true{fps}.mp4", large, fps)
         pair = View(Sample("a", Clip(made), Clip(true))).pairs
         assert pair[0].shape == pair[1].shape == (12, 32, 32, 3)
         assert np.abs(pair[0].astype(int) - pair[1]).mean() < 12
     wide = video(tmp_path / "wide.mp4", [np.zeros((32, 64, 3), np.uint8)] * 12)
     long = video(tmp_path / "long.mp4", [picture(0)] * 48, seconds=2)
-    reasons = {wide: "32x32, its truth 64x32: not the same shape", long: "lasts 12 frames, its truth 48"}
+    reasons = {
+        wide: "32x32, its truth 64x32: not the same shape",
+        long: "lasts 12 frames, its truth 48",
+    }
     for truth, reason in reasons.items():
         (score,) = Ssim().score([Sample("a", Clip(made), Clip(truth))])
         assert math.isnan(score.value) and reason in score.reason
@@ -102,7 +111,9 @@ def test_weights_are_checked_and_never_random(tmp_path, monkeypatch):
     right.write_bytes(b"weights")
     weights = Weights("net.pth", "by mail", sha256_of(right)[:8], "MIT")
     assert weights.find(right) == right
-    with pytest.raises(CheckpointError, match=r"net.pth: not there; get by mail .*MIT.* put it at .*cache/net.pth"):
+    with pytest.raises(
+        CheckpointError, match=r"net.pth: not there; get by mail .*MIT.* put it at .*cache/net.pth"
+    ):
         weights.find()
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "net.pth").write_bytes(b"weights")
@@ -127,7 +138,9 @@ def test_the_command_scores_metrics_and_goes_on(sample, tmp_path, capsys, monkey
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["scorer"] for row in rows] == ["ssim", "psnr"] and all(row["value"] for row in rows)
     assert cli.run(arguments) == 0 and "2 of them from before" in capsys.readouterr().out
-    monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: (_ for _ in ()).throw(OSError("no network")))
+    monkeypatch.setattr(
+        "urllib.request.urlopen", lambda *a, **k: (_ for _ in ()).throw(OSError("no network"))
+    )
     assert cli.run([*arguments[:-3], "lpips", "-o", str(out)]) != 0
     assert "alexnet-owt-7be5be79.pth: cannot be fetched (no network)" in capsys.readouterr().err
 

@@ -32,7 +32,9 @@ def damaged(clean, name, strength):
     with np.load(CLIP.with_suffix(".npz")) as truth:
         landmarks = truth["landmarks68"].astype(np.float32)[: len(clean.frames)]
     other = Sound(clean.sound[::-1].copy(), 16_000)
-    worse = degrade(Footage(clean.frames, Sound(clean.sound, 16_000), 24.0, landmarks, other), name, strength)
+    worse = degrade(
+        Footage(clean.frames, Sound(clean.sound, 16_000), 24.0, landmarks, other), name, strength
+    )
     view = CandidateView(Candidate(name, worse.frames, 24.0, worse.sound, worse.frames[0]))
     view.keep("face squares", lambda: tracking.track_face(clean).squares)
     return view
@@ -46,7 +48,10 @@ def test_the_shipped_table_rises_from_1_to_5():
             values, scores = np.array(knots).T
             assert name in SIGNALS and (np.diff(values) >= 0).all() and (np.diff(scores) > 0).all()
             assert scores[0] == 1 and scores[-1] == 5
-            assert offline.score_of(values[0] - 9, knots) == 1 and offline.score_of(values[-1] + 9, knots) == 5
+            assert (
+                offline.score_of(values[0] - 9, knots) == 1
+                and offline.score_of(values[-1] + 9, knots) == 5
+            )
 
 
 @pytest.mark.parametrize(
@@ -60,13 +65,19 @@ def test_the_shipped_table_rises_from_1_to_5():
     ],
 )
 def test_damage_lowers_the_aspect_that_it_hurts(clean, damage, strength, aspect):
-    before, after = offline.rate(clean, aspect), offline.rate(damaged(clean, damage, strength), aspect)
+    before, after = (
+        offline.rate(clean, aspect),
+        offline.rate(damaged(clean, damage, strength), aspect),
+    )
     assert 1 <= after.value < before.value <= 5
     assert after.value <= 2.5
 
 
 def test_expressiveness_falls_step_by_step_and_lip_sync_stays(clean):
-    views = [clean, *(damaged(clean, "muted_expression", strength) for strength in (0.25, 0.5, 1.0))]
+    views = [
+        clean,
+        *(damaged(clean, "muted_expression", strength) for strength in (0.25, 0.5, 1.0)),
+    ]
     scores = [offline.rate(view, "expressiveness").value for view in views]
     assert all(a > b for a, b in zip(scores, scores[1:], strict=False)), scores
     assert scores[0] - scores[-1] > 1
@@ -88,7 +99,9 @@ def test_a_face_that_is_hard_to_follow_is_scored_in_the_middle(clean, monkeypatc
     sure = offline.rate(unsure, "motion")
     assert sure.parts["trust"] == 1 and sure.value < 2.5
     monkeypatch.setattr(
-        unsure, "keep", lambda key, compute, keep=unsure.keep: 0.2 if key == "mirror error" else keep(key, compute)
+        unsure,
+        "keep",
+        lambda key, compute, keep=unsure.keep: 0.2 if key == "mirror error" else keep(key, compute),
     )
     assert offline.rate(unsure, "motion").value == 3
 
@@ -119,11 +132,15 @@ def test_it_answers_as_a_judge_under_its_own_name(tmp_path, capsys, looks):
     settings = ["--set", "judge.backend.type=offline", "--set", "judge.backend.name=signals"]
     out = tmp_path / "s.jsonl"
     names = "mas-ma,offline-lip-sync,offline-expressiveness,offline-motion"
-    assert cli.run(["score", str(CLIP), "--scorers", names, "-o", str(out), "--json", *settings]) == 0
+    assert (
+        cli.run(["score", str(CLIP), "--scorers", names, "-o", str(out), "--json", *settings]) == 0
+    )
     scores = {score.scorer: score for score in read_jsonl(out, Score)}
     judged = scores.pop("mas-ma")
     assert judged.model == "offline:signals"
-    assert {aspect: value in (1, 2, 3, 4, 5) for aspect, value in judged.parts.items()} == dict.fromkeys(ASPECTS, True)
+    assert {
+        aspect: value in (1, 2, 3, 4, 5) for aspect, value in judged.parts.items()
+    } == dict.fromkeys(ASPECTS, True)
     for aspect, score in zip(ASPECTS, scores.values(), strict=True):
         assert abs(score.value - judged.parts[aspect]) <= 0.5 and score.unit == "1-5 (offline)"
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["unscored"] == 0
@@ -135,13 +152,17 @@ def test_its_aspects_are_rewards(clean, tmp_path, looks):
     names = ["offline-lip-sync", "offline-expressiveness", "offline-motion"]
     measures = build_measures(names, MEASURES, ScoringConfig(), tmp_path / "answers.jsonl")
     for aspect, name in zip(ASPECTS, names, strict=True):
-        assert measures[name](candidate) == pytest.approx(offline.rate(clean, aspect).value, abs=1e-3)
+        assert measures[name](candidate) == pytest.approx(
+            offline.rate(clean, aspect).value, abs=1e-3
+        )
     assert len(looks) == 1
 
 
 def test_the_judge_looks_once_at_a_candidate_that_three_rewards_ask_about(clean, tmp_path, looks):
     candidate = Candidate("x", clean.frames, 24.0, Sound(clean.sound, 16_000), clean.frames[0])
-    config = ScoringConfig.model_validate({"judge": {"backend": {"type": "offline", "name": "signals"}}})
+    config = ScoringConfig.model_validate(
+        {"judge": {"backend": {"type": "offline", "name": "signals"}}}
+    )
     measures = build_measures(ASPECTS, MEASURES, config, tmp_path / "answers.jsonl")
     assert all(measures[aspect](candidate) in (1, 2, 3, 4, 5) for aspect in ASPECTS)
     assert len(looks) == 1

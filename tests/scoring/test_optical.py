@@ -19,9 +19,13 @@ def texture():
 
 def seen(texture, x=0.0, y=0.0, turn=0.0, scale=1.0):
     """The middle of the texture after it has moved by (-x, -y) and turned."""
-    down, across = torch.meshgrid(torch.arange(SIZE) - 32.0, torch.arange(SIZE) - 32.0, indexing="ij")
+    down, across = torch.meshgrid(
+        torch.arange(SIZE) - 32.0, torch.arange(SIZE) - 32.0, indexing="ij"
+    )
     cos, sin = np.cos(turn) * scale, np.sin(turn) * scale
-    where = torch.stack([across * cos - down * sin + 80 + x, across * sin + down * cos + 80 + y], -1)
+    where = torch.stack(
+        [across * cos - down * sin + 80 + x, across * sin + down * cos + 80 + y], -1
+    )
     return F.grid_sample(texture, (where * 2 / 159 - 1)[None], align_corners=True)[0, 0]
 
 
@@ -29,7 +33,9 @@ def seen(texture, x=0.0, y=0.0, turn=0.0, scale=1.0):
 def test_a_shift_is_found(texture, x, y):
     flow, trust = face_flow(torch.stack([seen(texture), seen(texture, x, y)]))
     assert flow.shape == (1, 2, SIZE, SIZE) and trust.shape == (1, SIZE, SIZE)
-    assert torch.allclose(flow[0][INNER].mean((1, 2)), torch.tensor([-x, -y]), atol=0.05 * abs(x) + 0.01)
+    assert torch.allclose(
+        flow[0][INNER].mean((1, 2)), torch.tensor([-x, -y]), atol=0.05 * abs(x) + 0.01
+    )
     assert (trust >= 0).all() and (trust <= 1).all() and trust[INNER].mean() > 0.8
 
 

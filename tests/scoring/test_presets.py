@@ -47,19 +47,27 @@ def test_no_preset_sends_what_its_server_does_not_know(start_sim, clip, tmp_path
     ):
         sim = start_sim(dialect="llama.cpp" if name == "llama.cpp" else "vllm")
         settings = sim.judge("openai") | {"preset": name}
-        settings["backend"] = {"base_url": f"{sim.url}/v1"} | ({"model": "mine"} if name == "llama.cpp" else {})
+        settings["backend"] = {"base_url": f"{sim.url}/v1"} | (
+            {"model": "mine"} if name == "llama.cpp" else {}
+        )
         assert score_one("sas-sa", settings, clip, tmp_path / name).reason == ""
         sent = sim.sim.last_request
         assert sent.keys() - {"model", "messages", "max_tokens", "temperature"} == fields
         kinds = [part["type"] for part in sent["messages"][0]["content"]]
-        assert kinds == ["input_video" if name == "llama.cpp" else "video_url", "input_audio", "text"]
+        assert kinds == [
+            "input_video" if name == "llama.cpp" else "video_url",
+            "input_audio",
+            "text",
+        ]
 
 
 def test_a_server_refuses_the_parts_of_another_dialect(start_sim, clip, tmp_path):
     sim = start_sim(dialect="llama.cpp")
     score = score_one("sas-sa", sim.judge("openai"), clip, tmp_path)
     assert "400 unsupported content[].type: video_url" in score.reason
-    deaf = sim.judge("openai", check="tokens", backend={"video_part": "input_video", "sound": "in-video"})
+    deaf = sim.judge(
+        "openai", check="tokens", backend={"video_part": "input_video", "sound": "in-video"}
+    )
     with pytest.raises(JudgeError, match="does not hear"):
         score_one("sas-sa", deaf, clip, tmp_path / "deaf")
 
@@ -75,7 +83,9 @@ def test_thinking_levels_are_sent_as_the_sdk_knows_them(start_sim, clip, tmp_pat
     assert sent["thinkingConfig"] == {"includeThoughts": True, "thinkingLevel": "LOW"}
     # Deprecated from 3.6 on: not sent unless it is asked for.
     assert not sent.keys() & {"temperature", "topP", "topK"}
-    asked = sim.judge("gemini", backend={"model": "gemini-3.8-flash", "temperature": 0.5, "top_k": 3})
+    asked = sim.judge(
+        "gemini", backend={"model": "gemini-3.8-flash", "temperature": 0.5, "top_k": 3}
+    )
     assert score_one("sas-sa", asked, clip, tmp_path / "asked").reason == ""
     sent = sim.sim.last_request["generationConfig"]
     assert (sent["temperature"], sent["topK"]) == (0.5, 3) and "thinkingConfig" not in sent
@@ -88,7 +98,9 @@ def test_the_papers_judge_is_asked_as_before(start_sim, clip, tmp_path):
         "temperature": 0.0, "seed": None, "max_output_tokens": 16384, "thinking_budget": 4096, "safety": "off",
         "logprobs": False,
     }  # fmt: skip
-    assert build_backend(backend_of("gemini-2.5-pro", {})).identity() == build_backend({}).identity()
+    assert (
+        build_backend(backend_of("gemini-2.5-pro", {})).identity() == build_backend({}).identity()
+    )
     plain = {"type": "openai", "model": "m", "base_url": "http://x/v1"}
     assert not build_backend(plain).identity().keys() & {"video_part", "processor_fps"}
     assert build_backend(plain | {"processor_fps": False}).identity()["processor_fps"] is False
@@ -97,9 +109,18 @@ def test_the_papers_judge_is_asked_as_before(start_sim, clip, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"preset": "gemini-flsh"}, "no 'gemini-flsh', and no such .toml file; did you mean 'gemini-flash'"),
-        ({"preset": "gemini-pro", "backend": {"type": "openai"}}, "got 'openai', but the preset 'gemini-pro' is"),
-        ({"backend": {"thinking_level": "LOW", "thinking_budget": 9}}, "the server refuses both together; unset one"),
+        (
+            {"preset": "gemini-flsh"},
+            "no 'gemini-flsh', and no such .toml file; did you mean 'gemini-flash'",
+        ),
+        (
+            {"preset": "gemini-pro", "backend": {"type": "openai"}},
+            "got 'openai', but the preset 'gemini-pro' is",
+        ),
+        (
+            {"backend": {"thinking_level": "LOW", "thinking_budget": 9}},
+            "the server refuses both together; unset one",
+        ),
         ({"preset": "llama.cpp"}, "judge.backend.model: missing"),
     ],
 )
@@ -116,7 +137,10 @@ def test_a_preset_of_ones_own_and_settings_over_it(tmp_path):
     system = system_of("sas-sa", {"preset": str(own), "backend": {"fps": 12}}, tmp_path)
     assert system.judge.backend.model == "gemini-9-pro"
     assert system.judge.backend.fps == 12 and system.judge.backend.config.temperature is None
-    assert JudgeConfig().backend == {} and system_of("sas-sa", {}, tmp_path).judge.backend.model == "gemini-2.5-pro"
+    assert (
+        JudgeConfig().backend == {}
+        and system_of("sas-sa", {}, tmp_path).judge.backend.model == "gemini-2.5-pro"
+    )
 
 
 def test_a_replaced_model_is_told_with_the_way_out(start_sim, clips, tmp_path):
@@ -128,7 +152,11 @@ def test_a_replaced_model_is_told_with_the_way_out(start_sim, clips, tmp_path):
         list(system.score(find_samples([clips(4)])))
     told = str(raised.value)
     assert "'gemini-3.8-flash' answered instead of 'gemini-2.5-pro'" in told and "\n" not in told
-    assert "--set judge.backend.model=gemini-3.8-flash" in told and "accept_models" in told and "judges agree" in told
+    assert (
+        "--set judge.backend.model=gemini-3.8-flash" in told
+        and "accept_models" in told
+        and "judges agree" in told
+    )
 
 
 # ------------------------------------------------------------------------------------------------- commands
@@ -155,7 +183,11 @@ def test_presets_are_listed(capsys):
     assert len(lines) == len(json.loads(last)) == len(preset_names())
     assert cli.run(["judges", "presets", "gemini-flash"]) == 0
     out = capsys.readouterr().out
-    assert 'thinking_level = "MEDIUM"' in out and "temperature is not sent" in out and "checked: " in out
+    assert (
+        'thinking_level = "MEDIUM"' in out
+        and "temperature is not sent" in out
+        and "checked: " in out
+    )
 
 
 def judged(shift, noise, seed, reason_at=None):
@@ -186,10 +218,17 @@ def test_two_judges_on_the_same_clips(tmp_path, capsys):
     whole = by_part[""]
     both = [(a.value, b.value) for a, b in zip(old, new, strict=True) if not b.reason]
     offset = np.mean([b - a for a, b in both])
-    assert whole["clips"] == 59 and whole["samples"] == 20 and whole["offset"]["value"] == pytest.approx(offset)
+    assert (
+        whole["clips"] == 59
+        and whole["samples"] == 20
+        and whole["offset"]["value"] == pytest.approx(offset)
+    )
     assert whole["offset"]["low"] < offset < whole["offset"]["high"] < 0
     assert whole["same"]["value"] == pytest.approx(np.mean([a == b for a, b in both]))
-    assert 0.5 < whole["spearman"]["value"] < 1 and whole["kappa"]["value"] < whole["spearman"]["value"]
+    assert (
+        0.5 < whole["spearman"]["value"] < 1
+        and whole["kappa"]["value"] < whole["spearman"]["value"]
+    )
     same = match(old, old)[0]
     assert (same.offset.value, same.same.value, same.spearman.value) == (0, 1, 1)
     assert cli.run(["judges", "agree", files[0], str(tmp_path / "none.jsonl")]) == 2

@@ -58,5 +58,7 @@ def test_sides_that_are_no_multiple_of_eight_are_padded_as_the_authors_pad(tmp_p
     frames = recipes.synth_video(T=2, H=128, W=128)[:, 3:, :-1]
     padded = np.pad(frames, ((0, 0), (1, 2), (0, 1), (0, 0)), mode="edge")
     own = raft.load_raft(tmp_path / "raft.pth", "small")
-    got, whole = (next(raft.flows_between(own, [shown], iterations=2)) for shown in (frames, padded))
+    got, whole = (
+        next(raft.flows_between(own, [shown], iterations=2)) for shown in (frames, padded)
+    )
     assert got.shape == (1, 2, 125, 127) and torch.equal(got, whole[..., 1:-2, :-1])

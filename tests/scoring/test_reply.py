@@ -65,7 +65,10 @@ def test_forms_that_are_read(text):
             "words follow the answer: 'but I cannot rate this.'",
         ),
         ('{"score": 4}\nOn second thought 3.', "words follow the answer: 'On second thought 3.'"),
-        ("score: 4\nThat is, if I could rate this.", "words follow the answer: 'That is, if I could rate this.'"),
+        (
+            "score: 4\nThat is, if I could rate this.",
+            "words follow the answer: 'That is, if I could rate this.'",
+        ),
         ('<think>{"score": 5}</think>I cannot rate this.', "no 'score' in 'I cannot rate this.'"),
         ('<think>a draft {"score": 4}, then words', "the thinking never ends"),
         ("I would say between 3 and 4.", "no 'score' in 'I would say between 3 and 4.'"),
@@ -73,7 +76,10 @@ def test_forms_that_are_read(text):
         ("score: 4\nscore: 5", "several values of 'score': 4, 5"),
         ("score: 45", "'score' is 45; allowed: 1, 2, 3, 4, 5"),
         ("underscore: 4", "no 'score' in 'underscore: 4'"),
-        ("I'm sorry, but I can't rate people.", "no 'score' in \"I'm sorry, but I can't rate people.\""),
+        (
+            "I'm sorry, but I can't rate people.",
+            "no 'score' in \"I'm sorry, but I can't rate people.\"",
+        ),
         ("5", "no 'score' in '5'"),
         ("{'score': __import__('os')}", "no 'score' in \"{'score': __import__('os')}\""),
     ],
@@ -87,7 +93,10 @@ def test_forms_that_are_refused(text, reason):
 def test_three_aspects_and_a_winner():
     text = "<think>x</think>{'lip_sync': 2, 'expressiveness': 5, 'motion': 3}"
     assert read_reply(text, ASPECTS).values == {"lip_sync": 2, "expressiveness": 5, "motion": 3}
-    assert read_reply('{"lip_sync": 2, "motion": 3}', ASPECTS).reason == "no 'expressiveness' beside lip_sync, motion"
+    assert (
+        read_reply('{"lip_sync": 2, "motion": 3}', ASPECTS).reason
+        == "no 'expressiveness' beside lip_sync, motion"
+    )
     assert read_reply('{"winner": "b"}', WINNER).values == {"winner": "B"}
     assert read_reply('{"winner": "C"}', WINNER).reason == "'winner' is 'C'; allowed: A, B"
     assert read_reply("winner: Apple", WINNER).reason == "no 'winner' in 'winner: Apple'"
@@ -111,4 +120,6 @@ def test_a_flood_of_braces_is_read_in_no_time():
 def test_whatever_comes_gives_a_score_or_a_reason(text):
     reply = read_reply(text, SCORE)
     assert bool(reply.values) != bool(reply.reason)
-    assert not reply.values or (reply.values["score"] in SCALE and str(reply.values["score"]) in text)
+    assert not reply.values or (
+        reply.values["score"] in SCALE and str(reply.values["score"]) in text
+    )

@@ -9,7 +9,14 @@ from numpy.testing import assert_allclose
 from safetensors.numpy import load_file
 
 from flowportrait.errors import TrainingError
-from flowportrait.scoring.reward import RewardConfig, ScoringDesk, Statistics, Term, columns, composite
+from flowportrait.scoring.reward import (
+    RewardConfig,
+    ScoringDesk,
+    Statistics,
+    Term,
+    columns,
+    composite,
+)
 from flowportrait.train.grpo import advantages
 
 GOLDEN = load_file(Path(__file__).parents[1] / "golden" / "rl" / "advantage.safetensors")
@@ -51,7 +58,9 @@ def test_a_clip_without_a_score_drops_out_and_changes_nothing_else(scores):
     scores["motion"][[3, 8]] = NAN
     rewards = composite(scores, GROUP, RewardConfig())
     rest = np.setdiff1d(np.arange(128), [3, 8])
-    alone = composite({name: value[rest] for name, value in scores.items()}, GROUP[rest], RewardConfig())
+    alone = composite(
+        {name: value[rest] for name, value in scores.items()}, GROUP[rest], RewardConfig()
+    )
     assert rewards.num_unscored == 2 and np.isnan(rewards.final[[3, 8]]).all()
     assert_allclose(rewards.final[rest], alone.final, atol=1e-12)
 
@@ -65,12 +74,16 @@ def test_or_takes_its_group_along(scores):
 
 def test_too_many_without_a_score_stop_the_run(scores):
     scores["perceptual"][:13] = NAN
-    with pytest.raises(TrainingError, match=r"13 of 128 clips have no score \('perceptual' gave none for 13\)"):
+    with pytest.raises(
+        TrainingError, match=r"13 of 128 clips have no score \('perceptual' gave none for 13\)"
+    ):
         composite(scores, GROUP, RewardConfig())
     scores["perceptual"][12] = 0.1
     assert composite(scores, GROUP, RewardConfig()).num_unscored == 12
     with pytest.raises(TrainingError, match="128 of 128"):
-        composite(scores | {"motion": np.full(128, NAN)}, GROUP, RewardConfig(max_unscored_share=1.0))
+        composite(
+            scores | {"motion": np.full(128, NAN)}, GROUP, RewardConfig(max_unscored_share=1.0)
+        )
 
 
 def test_a_term_that_does_not_vary_says_nothing(scores):
@@ -85,7 +98,9 @@ def test_running_statistics_score_a_batch_by_the_ones_before(scores):
     assert_allclose(first.final, composite(scores, GROUP, config).final)
     doubled = {name: 2 * value for name, value in scores.items()}
     before = Statistics(dict(running.moments))
-    part = composite({name: value[:4] for name, value in doubled.items()}, GROUP[:4], config, before)
+    part = composite(
+        {name: value[:4] for name, value in doubled.items()}, GROUP[:4], config, before
+    )
     whole = composite(doubled, GROUP, config, running)
     assert_allclose(part.final, whole.final[:4])  # a group alone is rewarded as within its batch
     mean, variance = running.moments["perceptual"]

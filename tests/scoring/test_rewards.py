@@ -25,7 +25,9 @@ def candidate(key="a", shift=0, frames=6):
     return Candidate(key, np.roll(frames, shift, 2), 24.0, sound, frames[0], truth=frames)
 
 
-@pytest.mark.parametrize("path", [*RECIPES.glob("ablation-*.toml"), RECIPES / "rl-paper.toml"], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", [*RECIPES.glob("ablation-*.toml"), RECIPES / "rl-paper.toml"], ids=lambda p: p.stem
+)
 def test_every_name_in_the_recipes_is_real(path):
     from flowportrait.train.rl import RlRecipe
 
@@ -34,9 +36,18 @@ def test_every_name_in_the_recipes_is_real(path):
 
 
 def test_metrics_enter_so_that_more_is_better():
-    measures = build_measures(["ssim", "colour-drift", "smoothness"], registry.MEASURES, ScoringConfig(), Path("a"))
+    measures = build_measures(
+        ["ssim", "colour-drift", "smoothness"], registry.MEASURES, ScoringConfig(), Path("a")
+    )
     assert measures["ssim"](candidate()) == pytest.approx(1)
-    other = Candidate("b", candidate(shift=3).frames, 24.0, candidate().sound, candidate().portrait, candidate().frames)
+    other = Candidate(
+        "b",
+        candidate(shift=3).frames,
+        24.0,
+        candidate().sound,
+        candidate().portrait,
+        candidate().frames,
+    )
     assert measures["ssim"](other) < 0.5
     assert measures["colour-drift"](candidate()) < 0
     alone = Candidate("c", candidate().frames, 24.0, candidate().sound, candidate().portrait)
@@ -60,7 +71,9 @@ def test_all_metrics_of_a_candidate_share_one_look_at_its_face(monkeypatch):
         desk.submit(clip)
     assert len(desk.collect()) == 2
     desk.close()
-    assert sorted(look.tobytes() for look in looks) == sorted(clip.frames.tobytes() for clip in clips)
+    assert sorted(look.tobytes() for look in looks) == sorted(
+        clip.frames.tobytes() for clip in clips
+    )
 
 
 def test_what_is_not_there_is_one_line(monkeypatch, tmp_path):
@@ -68,8 +81,12 @@ def test_what_is_not_there_is_one_line(monkeypatch, tmp_path):
         build_measures(["perceptul"], registry.MEASURES, ScoringConfig(), tmp_path / "a")
     monkeypatch.setenv("FLOWPORTRAIT_WEIGHTS", str(tmp_path))
     weights = {"lpips": {"weights": str(tmp_path / "alexnet.pth")}}
-    with pytest.raises(CheckpointError, match="alexnet.pth: no such file; get https://.* and put it at"):
-        build_measures(["perceptual"], registry.MEASURES, ScoringConfig(scorers=weights), tmp_path / "a")
+    with pytest.raises(
+        CheckpointError, match="alexnet.pth: no such file; get https://.* and put it at"
+    ):
+        build_measures(
+            ["perceptual"], registry.MEASURES, ScoringConfig(scorers=weights), tmp_path / "a"
+        )
 
 
 def test_aspects_are_asked_of_one_judge(start_sim, tmp_path):
@@ -81,6 +98,9 @@ def test_aspects_are_asked_of_one_judge(start_sim, tmp_path):
     with ThreadPoolExecutor(4) as pool:
         clips = [candidate(str(i), shift=i) for i in range(3)]
         values = list(
-            pool.map(lambda job: measures[job[0]](job[1]), [(name, clip) for name in names for clip in clips])
+            pool.map(
+                lambda job: measures[job[0]](job[1]),
+                [(name, clip) for name in names for clip in clips],
+            )
         )
     assert all(1 <= value <= 5 and value == int(value) for value in values) and sim.sim.calls == 9

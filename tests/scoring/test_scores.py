@@ -14,7 +14,9 @@ from flowportrait.scoring.scores import RecordFile, key_of
 
 
 def a_score(clip, scorer="ssim", value=1.0, fingerprint="one", **fields):
-    return Score(clip=clip, scorer=scorer, value=value, fingerprint=fingerprint, sha256="f", **fields)
+    return Score(
+        clip=clip, scorer=scorer, value=value, fingerprint=fingerprint, sha256="f", **fields
+    )
 
 
 @pytest.fixture
@@ -50,7 +52,8 @@ def test_a_line_torn_by_a_kill_goes_and_the_rest_stays(path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"my notes", b"\x00\x00\x00 ftypmp42\nmdat", b'{"schema_version":1,"id":"a","video":"x"}']
+    "content",
+    [b"my notes", b"\x00\x00\x00 ftypmp42\nmdat", b'{"schema_version":1,"id":"a","video":"x"}'],
 )
 def test_a_file_of_another_kind_is_refused_and_left_as_it_is(path, content):
     path.write_bytes(content)
@@ -78,9 +81,22 @@ def test_commands_at_the_same_time_write_one_file(tmp_path, monkeypatch):
     Path("made").mkdir()
     for index in range(12):
         frames = np.random.default_rng(index).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
-        media.write_video(Path(f"made/{index:02}.mp4"), frames, 24, np.zeros(8000, np.float32), 48_000, {})
+        media.write_video(
+            Path(f"made/{index:02}.mp4"), frames, 24, np.zeros(8000, np.float32), 48_000, {}
+        )
     scorers = ("sharpness", "colour-drift", "psnr")
-    command = [sys.executable, "-m", "flowportrait", "score", "made", "--truth", "made", "-o", "s.jsonl", "--scorers"]
+    command = [
+        sys.executable,
+        "-m",
+        "flowportrait",
+        "score",
+        "made",
+        "--truth",
+        "made",
+        "-o",
+        "s.jsonl",
+        "--scorers",
+    ]
     runs = [subprocess.Popen([*command, scorer], stdout=subprocess.DEVNULL) for scorer in scorers]
     # A clip against itself has no PSNR: the run in which nothing has a number ends with 1, and its reasons are kept.
     assert [run.wait() for run in runs] == [0, 0, 1]

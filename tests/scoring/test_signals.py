@@ -31,7 +31,10 @@ def test_how_surprising_a_number_of_blinks_is_depends_on_the_time():
     assert surprise(6, 20) == 0 and surprise(1, 3) == 0
     assert surprise(20, 10) < -2
     by_time = [surprise(0, seconds) for seconds in (1, 3, 10, 20, 40)]
-    assert all(a > b for a, b in zip(by_time[1:], by_time[2:], strict=False)) and by_time[0] >= by_time[1]
+    assert (
+        all(a > b for a, b in zip(by_time[1:], by_time[2:], strict=False))
+        and by_time[0] >= by_time[1]
+    )
 
 
 def test_blinks_are_counted_above_the_noise():
@@ -42,7 +45,9 @@ def test_blinks_are_counted_above_the_noise():
     for start in starts:
         open_eyes[start : start + 4] -= [[0.2], [0.5], [0.5], [0.2]]
     found = blinks(open_eyes)
-    assert len(found) == len(starts) and all(abs(a - b) <= 1 for a, b in zip(found, starts, strict=True))
+    assert len(found) == len(starts) and all(
+        abs(a - b) <= 1 for a, b in zip(found, starts, strict=True)
+    )
 
 
 def test_an_eye_that_shuts_loses_its_upright_edges():

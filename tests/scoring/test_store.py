@@ -69,7 +69,9 @@ def test_a_damaged_store_is_named(tmp_path, backend):
 
 
 def test_nan_is_null_on_disk_and_a_reason_is_due(tmp_path):
-    row = Score(clip="a", scorer="mas-ma", reason="blocked", parts={"motion": 4, "lip_sync": float("nan")})
+    row = Score(
+        clip="a", scorer="mas-ma", reason="blocked", parts={"motion": 4, "lip_sync": float("nan")}
+    )
     assert json.loads(row.model_dump_json())["value"] is None
     (tmp_path / "s.jsonl").write_text(row.model_dump_json() + "\n")
     (read,) = read_jsonl(tmp_path / "s.jsonl", Score)

@@ -27,7 +27,9 @@ def views():
 def heard_instead(view, samples):
     """The same face with other sound."""
     track = tracking.track_face(view)
-    other = CandidateView(Candidate("x", view.frames, view.fps, Sound(samples, 16_000), view.frames[0]))
+    other = CandidateView(
+        Candidate("x", view.frames, view.fps, Sound(samples, 16_000), view.frames[0])
+    )
     other.keep("face track", lambda: track)
     return other
 
@@ -65,14 +67,18 @@ def test_parts_say_where_the_sound_would_fit_best(views):
 def test_what_cannot_be_scored_has_a_reason(views, tmp_path):
     (silent,) = SyncSmall().score([silent_clip(tmp_path / "silent.mp4", views[0].frames)])
     assert math.isnan(silent.value) and "silent throughout" in silent.reason
-    (empty,) = SyncSmall().score([silent_clip(tmp_path / "empty.mp4", np.zeros((12, 64, 64, 3), np.uint8), 0.1)])
+    (empty,) = SyncSmall().score(
+        [silent_clip(tmp_path / "empty.mp4", np.zeros((12, 64, 64, 3), np.uint8), 0.1)]
+    )
     assert "shows a face in 0 of" in empty.reason
     (short,) = SyncSmall().score([silent_clip(tmp_path / "short.mp4", views[0].frames[:12], 0.1)])
     assert "sync-small needs 30" in short.reason
 
 
 def silent_clip(path, frames, loud=0.0):
-    sound = loud * np.random.default_rng(0).standard_normal(round(len(frames) / 24 * 16_000)).astype(np.float32)
+    sound = loud * np.random.default_rng(0).standard_normal(
+        round(len(frames) / 24 * 16_000)
+    ).astype(np.float32)
     media.write_video(path, frames, 24, sound, 16_000, {})
     return Sample(path.stem, Clip(path))
 
@@ -86,7 +92,13 @@ def test_damaged_or_absent_weights_are_an_error(tmp_path, monkeypatch, views):
 
 
 def test_it_is_a_reward(views):
-    candidate = Candidate("x", views[0].frames, 24.0, Sound(views[0].sound, 16_000), views[0].frames[0])
-    assert MetricMeasure(SyncSmall(), Views())(candidate) == pytest.approx(SyncSmall().read(views[0]).value, abs=0.02)
-    blank = Candidate("y", np.zeros_like(views[0].frames[:12]), 24.0, candidate.sound, candidate.portrait)
+    candidate = Candidate(
+        "x", views[0].frames, 24.0, Sound(views[0].sound, 16_000), views[0].frames[0]
+    )
+    assert MetricMeasure(SyncSmall(), Views())(candidate) == pytest.approx(
+        SyncSmall().read(views[0]).value, abs=0.02
+    )
+    blank = Candidate(
+        "y", np.zeros_like(views[0].frames[:12]), 24.0, candidate.sound, candidate.portrait
+    )
     assert math.isnan(MetricMeasure(SyncSmall(), Views())(blank))

@@ -33,7 +33,10 @@ def here(tmp_path, monkeypatch):
 
 
 def truths(sources, truth):
-    return {s.id: str(s.truth.path) if s.truth else None for s in find_samples(map(Path, sources), Path(truth))}
+    return {
+        s.id: str(s.truth.path) if s.truth else None
+        for s in find_samples(map(Path, sources), Path(truth))
+    }
 
 
 def test_a_clip_is_never_its_own_truth_by_the_way_its_path_is_written():
@@ -70,7 +73,10 @@ def test_a_prepared_dataset_as_truth_is_found_by_its_ids():
     write("made/k1.mp4")
     write_jsonl("data/manifest.jsonl", [ManifestRow(id="k1", video="clips/k1.mp4", **FACTS)])
     assert truths(["made"], "data") == {"made/k1.mp4": "data/clips/k1.mp4"}
-    with pytest.raises(DataError, match="none.jsonl: no such folder; --truth takes a folder of videos or a manifest"):
+    with pytest.raises(
+        DataError,
+        match="none.jsonl: no such folder; --truth takes a folder of videos or a manifest",
+    ):
         find_samples([Path("made")], Path("none.jsonl"))
 
 
@@ -94,12 +100,25 @@ def test_what_may_not_be_read_has_a_reason_and_stops_nothing(monkeypatch):
             raise PermissionError(13, "Permission denied", str(path))
 
     write("made/good.mp4")
-    monkeypatch.setattr(Path, "open", lambda self, *a, **k: refused(self) or real_open(self, *a, **k))
-    monkeypatch.setattr(av, "open", lambda url, *a, **k: refused(url.removeprefix("file:")) or real_av(url, *a, **k))
-    assert cli.run(["score", "made", "--truth", "made", "--scorers", "ssim,sharpness", "-o", "s.jsonl"]) == 0
+    monkeypatch.setattr(
+        Path, "open", lambda self, *a, **k: refused(self) or real_open(self, *a, **k)
+    )
+    monkeypatch.setattr(
+        av, "open", lambda url, *a, **k: refused(url.removeprefix("file:")) or real_av(url, *a, **k)
+    )
+    assert (
+        cli.run(
+            ["score", "made", "--truth", "made", "--scorers", "ssim,sharpness", "-o", "s.jsonl"]
+        )
+        == 0
+    )
     rows = {(row.clip, row.scorer): row for row in read_jsonl("s.jsonl", Score)}
-    assert not rows["made/good.mp4", "ssim"].reason and not rows["made/good.mp4", "sharpness"].reason
-    assert all("closed.mp4" in rows["made/closed.mp4", name].reason for name in ("ssim", "sharpness"))
+    assert (
+        not rows["made/good.mp4", "ssim"].reason and not rows["made/good.mp4", "sharpness"].reason
+    )
+    assert all(
+        "closed.mp4" in rows["made/closed.mp4", name].reason for name in ("ssim", "sharpness")
+    )
 
 
 def test_a_folder_that_cannot_be_looked_into_is_named(monkeypatch):
@@ -109,7 +128,10 @@ def test_a_folder_that_cannot_be_looked_into_is_named(monkeypatch):
         onerror(PermissionError(13, "Permission denied", "made/x"))
 
     monkeypatch.setattr(os, "walk", walk)
-    with pytest.raises(DataError, match="made/x: cannot be looked into .Permission denied.; allow it, or leave it out"):
+    with pytest.raises(
+        DataError,
+        match="made/x: cannot be looked into .Permission denied.; allow it, or leave it out",
+    ):
         find_samples([Path("made")])
 
 
@@ -118,7 +140,10 @@ def test_a_name_that_is_no_text_is_a_clip_with_a_reason(capsys):
     shutil.copy(b"made/good.mp4", b"made/z\xff.mp4")
     assert cli.run(["score", "made", "--scorers", "sharpness", "-o", "s.jsonl"]) == 0
     reasons = sorted(row.reason for row in read_jsonl("s.jsonl", Score))
-    assert reasons == ["", "made/z\N{REPLACEMENT CHARACTER}.mp4: its name is not written in UTF-8; rename it"]
+    assert reasons == [
+        "",
+        "made/z\N{REPLACEMENT CHARACTER}.mp4: its name is not written in UTF-8; rename it",
+    ]
 
 
 def test_a_clip_that_is_replaced_while_it_is_looked_at_is_scored_again(monkeypatch):
@@ -152,6 +177,9 @@ def test_frames_that_come_unevenly_are_matched_by_time(tmp_path):
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
     assert Clip(Path("real/v.mkv")).is_even and not Clip(Path("made/v.mkv")).is_even
-    assert cli.run(["score", "made", "--truth", "real", "--scorers", "psnr,ssim", "-o", "s.jsonl"]) == 0
+    assert (
+        cli.run(["score", "made", "--truth", "real", "--scorers", "psnr,ssim", "-o", "s.jsonl"])
+        == 0
+    )
     rows = {row.scorer: row for row in read_jsonl("s.jsonl", Score)}
     assert rows["psnr"].value > 25 and rows["ssim"].value > 0.95

@@ -33,7 +33,13 @@ def folders(tmp_path_factory):
             mark = media.synthetic_mark(f"generator {name}", 0, "1")
             rate = worse.sound.sample_rate
             media.write_video(
-                root / name / target, worse.frames, worse.fps, worse.sound.samples, rate, mark, preset="ultrafast"
+                root / name / target,
+                worse.frames,
+                worse.fps,
+                worse.sound.samples,
+                rate,
+                mark,
+                preset="ultrafast",
             )
     return root
 
@@ -42,4 +48,10 @@ def folders(tmp_path_factory):
 def study(folders, tmp_path):
     """Three raters, all samples by all, one hidden repeat, one training sample."""
     versions = {name: folders / name for name in QUALITY}
-    return create(tmp_path / "study", versions, ["ann", "bob", "cy"], Plan(3, 3, 1, 1, seed=3), truth="original").study
+    return create(
+        tmp_path / "study",
+        versions,
+        ["ann", "bob", "cy"],
+        Plan(3, 3, 1, 1, seed=3),
+        truth="original",
+    ).study

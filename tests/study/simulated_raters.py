@@ -15,15 +15,25 @@ QUALITY = {"original": 1.6, "mild": 0.0, "poor": -1.6}
 def versions_of(study: Study, token: str, task: Task) -> dict[str, str]:
     """Which version each item is: only by looking at the files, as no rater can."""
     names = {digest: source.version for source in study.sources() for digest in source.digests}
-    return {item.id: names[hashlib.sha256(study.media(token, item.id).read_bytes()).hexdigest()] for item in task.items}
+    return {
+        item.id: names[hashlib.sha256(study.media(token, item.id).read_bytes()).hexdigest()]
+        for item in task.items
+    }
 
 
-def answer(task: Task, opinion: dict[str, float], rng: np.random.Generator | None = None, noise: float = 0.0) -> Answer:
+def answer(
+    task: Task,
+    opinion: dict[str, float],
+    rng: np.random.Generator | None = None,
+    noise: float = 0.0,
+) -> Answer:
     """An answer by someone who sees `opinion` (item -> quality) through noise and ties what looks alike."""
     rng = rng or np.random.default_rng(0)
     seen = {item: value + noise * rng.normal() for item, value in opinion.items()}
     scores = {
-        item: {a: int(np.clip(round(3 + value + 0.3 * noise * rng.normal()), 1, 5)) for a in ASPECTS}
+        item: {
+            a: int(np.clip(round(3 + value + 0.3 * noise * rng.normal()), 1, 5)) for a in ASPECTS
+        }
         for item, value in seen.items()
     }
     groups: list[list[str]] = []
@@ -33,7 +43,10 @@ def answer(task: Task, opinion: dict[str, float], rng: np.random.Generator | Non
         else:
             groups.append([item])
     return Answer(
-        scores=scores, groups=groups, played={item.id: [(0.0, item.duration_s)] for item in task.items}, seconds=12.5
+        scores=scores,
+        groups=groups,
+        played={item.id: [(0.0, item.duration_s)] for item in task.items},
+        seconds=12.5,
     )
 
 
@@ -43,4 +56,8 @@ def simulate(study: Study, noise: float = 0.4, raters: int | None = None) -> Non
         rng = np.random.default_rng(number)
         while task := study.next_task(rater.token):
             names = versions_of(study, rater.token, task)
-            study.submit(rater.token, task.id, answer(task, {i: QUALITY[v] for i, v in names.items()}, rng, noise))
+            study.submit(
+                rater.token,
+                task.id,
+                answer(task, {i: QUALITY[v] for i, v in names.items()}, rng, noise),
+            )

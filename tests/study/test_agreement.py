@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from flowportrait.errors import DataError
 from flowportrait.study import agreement
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "scorers" / "statistics.json").read_text())
+GOLDEN = json.loads(
+    (Path(__file__).parents[1] / "golden" / "scorers" / "statistics.json").read_text()
+)
 RATINGS = np.array(GOLDEN["ratings_20x3"], float)
 
 
@@ -34,7 +36,9 @@ COMPUTED = {
     "krippendorff_nominal": lambda: agreement.krippendorff_alpha(RATINGS, "nominal"),
     "krippendorff_ordinal": lambda: agreement.krippendorff_alpha(RATINGS, "ordinal"),
     "krippendorff_interval": lambda: agreement.krippendorff_alpha(RATINGS, "interval"),
-    "krippendorff_interval_missing(3,1),(7,0)": lambda: agreement.krippendorff_alpha(_with_missing(), "interval"),
+    "krippendorff_interval_missing(3,1),(7,0)": lambda: agreement.krippendorff_alpha(
+        _with_missing(), "interval"
+    ),
     "fleiss_kappa": lambda: agreement.fleiss_kappa(RATINGS),
     "kendall_tau_b_r0_r1": lambda: agreement.kendall_tau_b(RATINGS[:, 0], RATINGS[:, 1]),
     "spearman_r0_r1": lambda: agreement.spearman(RATINGS[:, 0], RATINGS[:, 1]),
@@ -81,7 +85,9 @@ def test_order_of_raters_and_items_does_not_matter(ratings, order, random):
         a, b = (agreement.krippendorff_alpha(x, level) for x in (ratings, other))
         np.testing.assert_allclose(a, b, atol=1e-12)
     np.testing.assert_allclose(agreement.kendall_w(ratings), agreement.kendall_w(other), atol=1e-12)
-    np.testing.assert_allclose(agreement.fleiss_kappa(ratings), agreement.fleiss_kappa(other), atol=1e-12)
+    np.testing.assert_allclose(
+        agreement.fleiss_kappa(ratings), agreement.fleiss_kappa(other), atol=1e-12
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -95,17 +101,24 @@ def test_tau_by_its_definition_and_w_of_two_raters(ratings):
     np.testing.assert_allclose(agreement.kendall_tau_b(a, b), expected, atol=1e-12)
     if len(set(a)) == len(a) and len(set(b)) == len(b):
         # Without ties W of two raters is (rho + 1) / 2.
-        np.testing.assert_allclose(agreement.kendall_w(ratings[:, :2]), (agreement.spearman(a, b) + 1) / 2)
+        np.testing.assert_allclose(
+            agreement.kendall_w(ratings[:, :2]), (agreement.spearman(a, b) + 1) / 2
+        )
 
 
 def test_full_agreement_and_none():
     same = np.repeat(np.array([[1.0], [3], [5], [2]]), 3, axis=1)
     assert agreement.krippendorff_alpha(same, "ordinal") == agreement.fleiss_kappa(same) == 1
-    assert agreement.kendall_w(same) == pytest.approx(1) and agreement.cohen_kappa(same[:, 0], same[:, 1]) == 1
+    assert (
+        agreement.kendall_w(same) == pytest.approx(1)
+        and agreement.cohen_kappa(same[:, 0], same[:, 1]) == 1
+    )
     assert agreement.cohen_kappa(np.array([1, 5.0]), np.array([5, 1.0])) < 0
 
 
-@pytest.mark.parametrize("ratings", [np.full((4, 3), 3.0), np.full((4, 3), math.nan), np.full((4, 1), 2.0)])
+@pytest.mark.parametrize(
+    "ratings", [np.full((4, 3), 3.0), np.full((4, 3), math.nan), np.full((4, 1), 2.0)]
+)
 def test_what_is_not_defined_is_nan(ratings):
     assert math.isnan(agreement.krippendorff_alpha(ratings, "ordinal"))
     assert math.isnan(agreement.kendall_w(ratings))
@@ -140,7 +153,11 @@ def test_davidson_strengths_are_where_the_likelihood_is_largest():
     for k in range(4):
         for step in (-1e-3, 1e-3):
             assert log_likelihood(found.theta + step * np.eye(4)[k], found.tie) < best
-    assert log_likelihood(found.theta, found.tie * 1.001) < best > log_likelihood(found.theta, found.tie * 0.999)
+    assert (
+        log_likelihood(found.theta, found.tie * 1.001)
+        < best
+        > log_likelihood(found.theta, found.tie * 0.999)
+    )
 
 
 def test_unbounded_strengths_are_refused():
@@ -160,9 +177,16 @@ def test_mcnemar_is_the_sign_test():
 
 def test_clusters_make_wider_intervals_than_independent_cases():
     rng = np.random.default_rng(1)
-    right = np.repeat(rng.random(200) < 0.6, 6).reshape(200, 6)  # all six pairs of a sample share their fate
+    right = np.repeat(rng.random(200) < 0.6, 6).reshape(
+        200, 6
+    )  # all six pairs of a sample share their fate
     weights = agreement.resampled(200, 2000)
-    draws = agreement.resampled_ratios(right.sum(1, keepdims=True), np.full((200, 1), 6.0), weights)[:, 0]
-    clustered, naive = agreement.percentile_interval(draws), agreement.wilson(right.sum(), right.size)
+    draws = agreement.resampled_ratios(
+        right.sum(1, keepdims=True), np.full((200, 1), 6.0), weights
+    )[:, 0]
+    clustered, naive = (
+        agreement.percentile_interval(draws),
+        agreement.wilson(right.sum(), right.size),
+    )
     ratio = (clustered.high - clustered.low) / (naive.high - naive.low)
     assert ratio == pytest.approx(math.sqrt(6), rel=0.12)

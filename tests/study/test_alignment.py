@@ -20,7 +20,13 @@ from flowportrait.study.systems import Clips, System, from_scores, from_verdicts
 VERSIONS = ["truth", "a", "b", "c"]
 
 
-def make(rankings: list[dict[str, str]], versions=None, scores=None, raters=("r0", "r1", "r2"), truth="truth"):
+def make(
+    rankings: list[dict[str, str]],
+    versions=None,
+    scores=None,
+    raters=("r0", "r1", "r2"),
+    truth="truth",
+):
     """A study of one ranking text for each rater and sample; `scores` (rater, sample, version) -> three numbers."""
     versions = list(versions or VERSIONS)
     samples = [f"s{k}" for k in range(len(rankings))]
@@ -60,7 +66,9 @@ def score(version, sample, value=math.nan, scorer="judge", parts=(), reason="", 
 
 
 def aligned(data, scores, better="higher", needs_truth=False, **options):
-    systems = from_scores(scores, data, Clips(data), {s.scorer: (better, needs_truth) for s in scores})
+    systems = from_scores(
+        scores, data, Clips(data), {s.scorer: (better, needs_truth) for s in scores}
+    )
     return align(data, systems, draws=200, **options)
 
 
@@ -99,11 +107,20 @@ def test_pairs_are_kept_where_all_agree_and_dropped_by_reason():
         {"r0": "truth > a > b > c", "r1": "truth > a > b > c"},
     ])  # fmt: skip
     found = {(p.sample, p.a, p.b): p.winner or p.dropped for p in pair_records(data)}
-    assert [found["s0", *pair] for pair in combinations(VERSIONS, 2)] == ["a", "a", "a", "disagreement", "a", "tie"]
+    assert [found["s0", *pair] for pair in combinations(VERSIONS, 2)] == [
+        "a",
+        "a",
+        "a",
+        "disagreement",
+        "a",
+        "tie",
+    ]
     assert [found["s1", *pair] for pair in combinations(VERSIONS, 2)] == ["tie"] + ["missing"] * 5
     assert [found["s2", *pair] for pair in combinations(VERSIONS, 2)] == ["missing"] * 6
     record = next(p for p in pair_records(data) if (p.sample, p.a, p.b) == ("s0", "a", "b"))
-    assert record == Pair(sample="s0", a="a", b="b", dropped="disagreement", votes={"a": 2, "b": 1, "tie": 0})
+    assert record == Pair(
+        sample="s0", a="a", b="b", dropped="disagreement", votes={"a": 2, "b": 1, "tie": 0}
+    )
 
 
 # ---------------------------------------------------------------------------------------------- accuracies
@@ -120,7 +137,10 @@ def test_accuracy_by_hand():
 def test_lower_is_better_turns_everything_around():
     data = make([same("truth > a > b > c")])
     scores = [score(v, "s0", x) for v, x in zip(VERSIONS, (1, 2, 3, 4), strict=True)]
-    assert accuracy(data, scores, better="lower").acc.value == 1 and accuracy(data, scores).acc.value == 0
+    assert (
+        accuracy(data, scores, better="lower").acc.value == 1
+        and accuracy(data, scores).acc.value == 0
+    )
 
 
 def test_equal_sums_tie_though_float_means_differ():
@@ -129,7 +149,9 @@ def test_equal_sums_tie_though_float_means_differ():
     assert sum(x / 3 for x in one) / 3 != sum(x / 3 for x in other) / 3
     data = make([same("x > y")], versions=["x", "y"])
     scores = [
-        score(v, "s0", parts=thirds[x], repeat=k) for v, xs in (("x", one), ("y", other)) for k, x in enumerate(xs)
+        score(v, "s0", parts=thirds[x], repeat=k)
+        for v, xs in (("x", one), ("y", other))
+        for k, x in enumerate(xs)
     ]
     assert accuracy(data, scores).ties == 1
     # Three askings of one clip, two of the other, the same mean.
@@ -156,7 +178,10 @@ def test_metrics_that_need_the_truth_skip_its_pairs_and_report_both():
     rows = {row.scope: row for row in found.rows}
     assert rows["without the truth"].default and rows["without the truth"].accuracy.acc.value == 0
     assert not rows["all pairs"].default and rows["all pairs"].accuracy.acc.value == 0.5
-    assert [row[1] for row in table_rows(found) if row[0] == "judge"] == ["without the truth", "all pairs"]
+    assert [row[1] for row in table_rows(found) if row[0] == "judge"] == [
+        "without the truth",
+        "all pairs",
+    ]
 
 
 def test_error_rates_by_pair_of_versions():
@@ -164,20 +189,33 @@ def test_error_rates_by_pair_of_versions():
     scores = [score(v, s, x) for s, xs in (("s0", (5, 3, 4, 1)), ("s1", (5, 3, 3, 1)))
               for v, x in zip(VERSIONS, xs, strict=True)]  # fmt: skip
     errors = {(e.a, e.b): e for e in aligned(data, scores).rows[0].by_pair}
-    assert (errors["a", "b"].errors, errors["a", "b"].ties, errors["a", "b"].rate.value) == (1, 1, 0.75)
+    assert (errors["a", "b"].errors, errors["a", "b"].ties, errors["a", "b"].rate.value) == (
+        1,
+        1,
+        0.75,
+    )
     assert errors["truth", "a"].rate.value == 0 and sum(e.pairs for e in errors.values()) == 12
 
 
 def test_aspects_are_compared_by_aspect():
-    scores = {(r, "s0", v): x for r in ("r0", "r1", "r2") for v, x in (("x", (5, 1, 3)), ("y", (1, 5, 3)))}
+    scores = {
+        (r, "s0", v): x for r in ("r0", "r1", "r2") for v, x in (("x", (5, 1, 3)), ("y", (1, 5, 3)))
+    }
     data = make([same("x > y")], versions=["x", "y"], scores=scores)
-    row = aligned(data, [score("x", "s0", parts=(5, 1, 2)), score("y", "s0", parts=(4, 2, 1))]).rows[0]
+    row = aligned(
+        data, [score("x", "s0", parts=(5, 1, 2)), score("y", "s0", parts=(4, 2, 1))]
+    ).rows[0]
     assert {name: (a.pairs, a.right) for name, a in row.aspects.items()} == {
         "lip_sync": (1, 1), "expressiveness": (1, 1), "motion": (0, 0),
     }  # fmt: skip
     assert math.isnan(row.aspects["motion"].acc.value)
     # By scores the two versions tie for every rater: no pair.
-    assert aligned(data, [score("x", "s0", 1.0), score("y", "s0", 2.0)], preference="scores").dropped["tie"] == 1
+    assert (
+        aligned(data, [score("x", "s0", 1.0), score("y", "s0", 2.0)], preference="scores").dropped[
+            "tie"
+        ]
+        == 1
+    )
 
 
 def test_verdicts_positions_and_swaps():
@@ -203,7 +241,12 @@ def test_verdicts_positions_and_swaps():
 
 
 outcomes = st.lists(
-    st.tuples(st.integers(0, 30), st.sampled_from([1.0, -1.0]), st.sampled_from([1.0, -1.0, 0.0, math.nan])), min_size=1
+    st.tuples(
+        st.integers(0, 30),
+        st.sampled_from([1.0, -1.0]),
+        st.sampled_from([1.0, -1.0, 0.0, math.nan]),
+    ),
+    min_size=1,
 )
 
 
@@ -221,16 +264,25 @@ def test_acc_is_made_of_cov_and_acc_nt(cases):
     if not answered:
         assert math.isnan(found.acc.value)
         return
-    assert found.acc.value == pytest.approx(sum(1 if w == x else 0.5 * (x == 0) for w, x in answered) / len(answered))
+    assert found.acc.value == pytest.approx(
+        sum(1 if w == x else 0.5 * (x == 0) for w, x in answered) / len(answered)
+    )
     nt = 0.0 if math.isnan(found.acc_nt.value) else found.acc_nt.value
     assert found.acc.value == pytest.approx(found.cov.value * nt + (1 - found.cov.value) / 2)
 
 
-orders = st.lists(st.lists(st.permutations(VERSIONS), min_size=3, max_size=3), min_size=1, max_size=6)
+orders = st.lists(
+    st.lists(st.permutations(VERSIONS), min_size=3, max_size=3), min_size=1, max_size=6
+)
 
 
 @settings(max_examples=40, deadline=None)
-@given(orders, st.permutations(VERSIONS), st.permutations(["r0", "r1", "r2"]), st.randoms(use_true_random=False))
+@given(
+    orders,
+    st.permutations(VERSIONS),
+    st.permutations(["r0", "r1", "r2"]),
+    st.randoms(use_true_random=False),
+)
 def test_names_and_order_of_versions_and_raters_do_not_matter(ranked, versions, raters, random):
     texts = [{f"r{k}": " > ".join(order) for k, order in enumerate(sample)} for sample in ranked]
     scores = [score(v, f"s{k}", random.randint(1, 5)) for k in range(len(texts)) for v in VERSIONS]
@@ -248,7 +300,11 @@ def test_names_and_order_of_versions_and_raters_do_not_matter(ranked, versions, 
 
 
 def _judged(data):
-    return [score(v, s, float(k + j)) for j, s in enumerate(data.facts.samples) for k, v in enumerate(data.versions)]
+    return [
+        score(v, s, float(k + j))
+        for j, s in enumerate(data.facts.samples)
+        for k, v in enumerate(data.versions)
+    ]
 
 
 def test_ties_everywhere():
@@ -257,7 +313,9 @@ def test_ties_everywhere():
     assert found.kept == 0 and found.dropped == {"tie": 24, "disagreement": 0, "missing": 0}
     assert math.isnan(found.rows[0].accuracy.acc.value) and table_rows(found)[0][2] == "—"
     about = find(data, draws=200)
-    assert math.isnan(about.kendall_w.value) and any("every pair is a tie" in note for note in about.notes)
+    assert math.isnan(about.kendall_w.value) and any(
+        "every pair is a tie" in note for note in about.notes
+    )
 
 
 def test_one_rater_only():
@@ -265,7 +323,9 @@ def test_one_rater_only():
     found = aligned(data, _judged(data))
     assert found.kept == 18 and found.ceiling == [] and found.rows[0].accuracy.acc.value == 0
     about = find(data, draws=200)
-    assert math.isnan(about.aspects[0].alpha_ordinal.value) and any("one rater" in note for note in about.notes)
+    assert math.isnan(about.aspects[0].alpha_ordinal.value) and any(
+        "one rater" in note for note in about.notes
+    )
 
 
 def test_unfinished_raters_make_pairs_missing():
@@ -301,8 +361,12 @@ def test_two_different_scores_of_one_clip_are_refused(files, capsys):
         "--draws",
         "100",
     ]
-    assert cli.run([*command, str(files / "scores.jsonl")]) == 0  # the same file twice says the same
-    renamed = score("a", "s0", _judged(load(files / "study"))[1].value).model_copy(update={"clip": "elsewhere.mp4"})
+    assert (
+        cli.run([*command, str(files / "scores.jsonl")]) == 0
+    )  # the same file twice says the same
+    renamed = score("a", "s0", _judged(load(files / "study"))[1].value).model_copy(
+        update={"clip": "elsewhere.mp4"}
+    )
     write_jsonl(files / "more.jsonl", [renamed])
     assert cli.run([*command, str(files / "more.jsonl")]) == 0
     write_jsonl(files / "more.jsonl", [extra])
@@ -328,7 +392,8 @@ def test_wrong_scores_are_one_line(files, arguments, words, capsys):
     (files / "torn.jsonl").write_text(text[:-40])
     export(make([same("truth > a")]), files / "other")
     write_jsonl(
-        files / "study" / "ratings.jsonl", [Rating(rater="r0", sample="s0", version="a", aspect="motion", score=3)]
+        files / "study" / "ratings.jsonl",
+        [Rating(rater="r0", sample="s0", version="a", aspect="motion", score=3)],
     )
     paths = [str(files / a) if a.endswith("jsonl") else a for a in arguments]
     assert cli.run(["study", "align", str(files / "study"), *paths]) == 2
@@ -339,7 +404,11 @@ def test_wrong_scores_are_one_line(files, arguments, words, capsys):
 @pytest.mark.parametrize(
     ("file", "row", "words"),
     [
-        ("ratings.jsonl", {"rater": "r0", "sample": "s0", "version": "a", "aspect": "motion", "score": 6}, "score"),
+        (
+            "ratings.jsonl",
+            {"rater": "r0", "sample": "s0", "version": "a", "aspect": "motion", "score": 6},
+            "score",
+        ),
         (
             "ratings.jsonl",
             {"rater": "r0", "sample": "s0", "version": "z", "aspect": "motion", "score": 5},
@@ -350,11 +419,19 @@ def test_wrong_scores_are_one_line(files, arguments, words, capsys):
             {"rater": "x", "sample": "s0", "version": "a", "aspect": "motion", "score": 5},
             "not in this",
         ),
-        ("ratings.jsonl", {"rater": "r0", "sample": "s0", "version": "a", "aspect": "hair", "score": 5}, "aspect"),
+        (
+            "ratings.jsonl",
+            {"rater": "r0", "sample": "s0", "version": "a", "aspect": "hair", "score": 5},
+            "aspect",
+        ),
         ("rankings.jsonl", {"rater": "r0", "sample": "s0", "groups": [["a"]]}, "answered twice"),
         ("rankings.jsonl", {"rater": "r0", "sample": "s7", "groups": [["a"]]}, "not in this study"),
         ("rankings.jsonl", {"rater": "r0", "sample": "s0", "groups": [["a"], ["a"]]}, "twice"),
-        ("rankings.jsonl", {"rater": "r0", "sample": "s0", "groups": [["a"], []]}, "must not be empty"),
+        (
+            "rankings.jsonl",
+            {"rater": "r0", "sample": "s0", "groups": [["a"], []]},
+            "must not be empty",
+        ),
     ],
 )
 def test_wrong_rows_of_an_export_are_named(files, file, row, words):

@@ -25,12 +25,18 @@ def test_isotonic_is_the_nearest_rising_line():
         values = rng.normal(size=6)
         fitted = isotonic(scores, values, weights)
         assert (np.diff(fitted) >= -1e-12).all()
-        assert np.average(fitted, weights=weights) == pytest.approx(np.average(values, weights=weights))
+        assert np.average(fitted, weights=weights) == pytest.approx(
+            np.average(values, weights=weights)
+        )
         error = (weights * (fitted - values) ** 2).sum()
         rising = np.sort(rng.normal(size=(2000, 6)), axis=1)
         assert error <= (weights * (rising - values) ** 2).sum(1).min() + 1e-12
-    assert isotonic(scores, np.array([3.0, 1, 2, 9, 5, 7]), np.ones(6)) == pytest.approx([2, 2, 2, 7, 7, 7])
-    assert isotonic(np.arange(3.0), np.array([1.0, 9, 3]), np.array([1.0, 0, 1])) == pytest.approx([1, 2, 3])
+    assert isotonic(scores, np.array([3.0, 1, 2, 9, 5, 7]), np.ones(6)) == pytest.approx(
+        [2, 2, 2, 7, 7, 7]
+    )
+    assert isotonic(np.arange(3.0), np.array([1.0, 9, 3]), np.array([1.0, 0, 1])) == pytest.approx(
+        [1, 2, 3]
+    )
 
 
 def rated(num_samples, seed=0):
@@ -41,12 +47,16 @@ def rated(num_samples, seed=0):
         (rater, f"s{k}", version): tuple(int(np.clip(quality[k, v] + rng.integers(-1, 2), 1, 5)) for _ in ASPECTS)
         for rater in ("r0", "r1", "r2") for k in range(num_samples) for v, version in enumerate(VERSIONS)
     }  # fmt: skip
-    orders = [same(" > ".join(VERSIONS[v] for v in np.argsort(-row, kind="stable"))) for row in quality]
+    orders = [
+        same(" > ".join(VERSIONS[v] for v in np.argsort(-row, kind="stable"))) for row in quality
+    ]
     return make(orders, VERSIONS, scores, truth=""), quality
 
 
 def judge_of(values, unit="points", better="higher", name="judge"):
-    return System(name, "scores", np.zeros((len(values), 3)), values=values, unit=unit, better=better)
+    return System(
+        name, "scores", np.zeros((len(values), 3)), values=values, unit=unit, better=better
+    )
 
 
 def test_a_saturated_judge_is_mapped_to_peoples_scale():
@@ -76,7 +86,9 @@ def test_lower_is_better_is_mapped_falling_and_few_samples_are_not_mapped():
     study, quality = rated(60)
     (found,) = calibrate(judge_of(-quality.astype(float), unit="1", better="lower"), study)
     assert [point.score for point in found.points] == [-5, -4, -3, -2, -1]
-    assert all(a.human.value > b.human.value for a, b in zip(found.points, found.points[1:], strict=False))
+    assert all(
+        a.human.value > b.human.value for a, b in zip(found.points, found.points[1:], strict=False)
+    )
     few, quality = rated(4)
     assert calibrate(judge_of(quality.astype(float)), few) == []
 
@@ -97,12 +109,21 @@ def test_how_many_pairs_are_missing():
 
 def test_align_says_what_is_still_to_be_rated():
     study, quality = rated(60)
-    said = np.sign(quality[:, [0, 0, 1]] - quality[:, [1, 2, 2]] + np.random.default_rng(2).normal(0, 2, (60, 3)))
+    said = np.sign(
+        quality[:, [0, 0, 1]]
+        - quality[:, [1, 2, 2]]
+        + np.random.default_rng(2).normal(0, 2, (60, 3))
+    )
     system = System("judge", "scores", said.astype(float), values=quality.astype(float))
     found = align(study, [system], draws=300, wanted_width=0.02)
     (power,) = found.power
-    assert power.pairs == 180 and power.pairs_needed == pytest.approx(180 * (power.width / 0.02) ** 2, abs=1)
-    assert power.pairs_missing == power.pairs_needed - 180 and power.samples_missing >= power.pairs_missing / 3
+    assert power.pairs == 180 and power.pairs_needed == pytest.approx(
+        180 * (power.width / 0.02) ** 2, abs=1
+    )
+    assert (
+        power.pairs_missing == power.pairs_needed - 180
+        and power.samples_missing >= power.pairs_missing / 3
+    )
     assert align(study, [system], draws=300, wanted_width=0.9).power[0].pairs_missing == 0
 
 

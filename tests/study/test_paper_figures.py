@@ -9,7 +9,11 @@ from flowportrait.study.agreement import wilson
 SAMPLES, KEPT, KEPT_PERCENT = 940, 4501, 80.7
 TABLE_1_PRINTED = {"FID": 27.5, "LSE-C": 53.4, "LSE-D": 51.6, "SSIM": 61.2, "Direct-Comp": 64.3, "ICL-Comp": 64.3,
                    "MA-Comp": 66.6}  # fmt: skip
-TABLE_1_SCORES = {"SAS-SA": (58.3, 67.2, 46.8), "MAS-SA": (59.7, 65.0, 64.9), "MAS-MA": (65.6, 69.3, 81.1)}
+TABLE_1_SCORES = {
+    "SAS-SA": (58.3, 67.2, 46.8),
+    "MAS-SA": (59.7, 65.0, 64.9),
+    "MAS-MA": (65.6, 69.3, 81.1),
+}
 TABLE_2 = {  # FVD, FID, LSE-D, LSE-C, SSIM, SAS-SA, MAS-SA, MAS-MA, human
     "Original": (None, None, None, None, None, 3.32, 3.76, 3.93, 4.77),
     "Sonic": (62.25, 44.14, 12.05, 2.91, 0.633, 2.94, 3.43, 3.58, 3.56),
@@ -67,7 +71,10 @@ def test_half_credit_identity_of_table_1(name, fits):
 
 def test_differences_of_a_point_are_not_separated():
     named = {**TABLE_1_PRINTED, **{name: row[0] for name, row in TABLE_1_SCORES.items()}}
-    ends = {name: [100 * x for x in wilson(round(KEPT * acc / 100), KEPT)] for name, acc in named.items()}
+    ends = {
+        name: [100 * x for x in wilson(round(KEPT * acc / 100), KEPT)]
+        for name, acc in named.items()
+    }
     assert [round(x, 1) for x in ends["MAS-MA"]] == [64.2, 67.0]
     assert [round(x, 1) for x in ends["MA-Comp"]] == [65.2, 68.0]
     assert ends["MA-Comp"][0] < ends["MAS-MA"][1] and ends["MAS-MA"][0] < ends["Direct-Comp"][1]
@@ -91,12 +98,26 @@ def test_ssim_cannot_have_seen_the_originals(samples):
 
 def test_orders_of_table_2():
     def order(column, best):
-        return sorted(("Sonic", "Memo", "Echomimics"), key=lambda name: TABLE_2[name][column], reverse=best == "higher")
+        return sorted(
+            ("Sonic", "Memo", "Echomimics"),
+            key=lambda name: TABLE_2[name][column],
+            reverse=best == "higher",
+        )
 
     human = order(8, "higher")
     assert human == ["Sonic", "Memo", "Echomimics"]
-    agreeing = {"FVD": (0, "lower"), "SAS-SA": (5, "higher"), "MAS-SA": (6, "higher"), "MAS-MA": (7, "higher")}
-    wrong = {"FID": (1, "lower"), "LSE-D": (2, "lower"), "LSE-C": (3, "higher"), "SSIM": (4, "higher")}
+    agreeing = {
+        "FVD": (0, "lower"),
+        "SAS-SA": (5, "higher"),
+        "MAS-SA": (6, "higher"),
+        "MAS-MA": (7, "higher"),
+    }
+    wrong = {
+        "FID": (1, "lower"),
+        "LSE-D": (2, "lower"),
+        "LSE-C": (3, "higher"),
+        "SSIM": (4, "higher"),
+    }
     assert all(order(*where) == human for where in agreeing.values())
     assert not any(order(*where) == human for where in wrong.values())
     assert order(2, "lower") == order(3, "higher") == ["Sonic", "Echomimics", "Memo"]
@@ -134,7 +155,9 @@ def test_differences_of_table_5(name):
 
 def test_statements_about_table_5():
     # "3.3 versus 4.10 for the SFT baseline": 4.10 is the RL baseline.
-    assert TABLE_5["perceptual + consistency"][0][3] == 3.30 and SFT[3] == 3.66 and BASELINE[3] == 4.10
+    assert (
+        TABLE_5["perceptual + consistency"][0][3] == 3.30 and SFT[3] == 3.66 and BASELINE[3] == 4.10
+    )
     # "improves that specific metric": against the RL baseline no single-aspect reward does.
     own = {"lip-sync": 0, "expressiveness": 1, "motion": 2}
     assert all(TABLE_5[name][0][column] < BASELINE[column] for name, column in own.items())
@@ -164,7 +187,10 @@ def test_which_judges_are_separated_if_pairs_were_independent():
         p = (a + b) / 200
         return (a - b) / 100 / math.sqrt(2 * p * (1 - p) / KEPT)
 
-    assert 2.19 < z(66.55, 64.35) <= z(66.6, 64.3) <= z(66.65, 64.25) < 2.4 and round(z(66.6, 64.3), 1) == 2.3
+    assert (
+        2.19 < z(66.55, 64.35) <= z(66.6, 64.3) <= z(66.65, 64.25) < 2.4
+        and round(z(66.6, 64.3), 1) == 2.3
+    )
     assert z(66.6, 65.6) < 1.1
 
 

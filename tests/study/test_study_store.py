@@ -58,16 +58,22 @@ def test_what_a_rater_gets_names_nothing(study, folders):
         assert not any(secret.encode() in data for secret in [*secrets, "x264", "Lavf"])
         assert path.stat().st_mtime == 0
         with av.open(str(path)) as container:
-            assert not {"title", "artist", "comment", "description", "encoder"} & set(container.metadata)
+            assert not {"title", "artist", "comment", "description", "encoder"} & set(
+                container.metadata
+            )
 
 
 def test_a_blind_copy_shows_and_sounds_the_same(study):
     for source in study.sources()[:4]:
         copies = [p for p in (study.directory / "media").iterdir() if _sha(p) in source.digests]
         assert len(copies) == 1
-        for a, b in zip(media.read_frames(source.source), media.read_frames(copies[0]), strict=True):
+        for a, b in zip(
+            media.read_frames(source.source), media.read_frames(copies[0]), strict=True
+        ):
             assert np.array_equal(a, b)
-        assert np.array_equal(media.read_audio(source.source).samples, media.read_audio(copies[0]).samples)
+        assert np.array_equal(
+            media.read_audio(source.source).samples, media.read_audio(copies[0]).samples
+        )
 
 
 def _sha(path: Path) -> str:
@@ -79,10 +85,15 @@ def _sha(path: Path) -> str:
 def test_a_hidden_repeat_looks_like_any_set(study):
     for rater in study.raters():
         tasks = study.tasks(rater.token)
-        assert [t.number for t in tasks] == list(range(1, 8)) and [t.training for t in tasks] == [True] + [False] * 6
+        assert [t.number for t in tasks] == list(range(1, 8)) and [t.training for t in tasks] == [
+            True
+        ] + [False] * 6
         ids = [item.id for task in tasks for item in task.items]
         assert len(ids) == len(set(ids))
-        files = [tuple(sorted(study.media(rater.token, item.id).name for item in task.items)) for task in tasks]
+        files = [
+            tuple(sorted(study.media(rater.token, item.id).name for item in task.items))
+            for task in tasks
+        ]
         assert len(set(files)) == 6
 
 
@@ -103,9 +114,15 @@ def test_a_copied_folder_is_a_whole_study(study, tmp_path):
 
 def test_sent_twice_is_kept_once_and_changed_replaces(study):
     token, task, said = first(study)
-    assert [study.submit(token, task.id, said).state for _ in range(3)] == ["new", "unchanged", "unchanged"]
+    assert [study.submit(token, task.id, said).state for _ in range(3)] == [
+        "new",
+        "unchanged",
+        "unchanged",
+    ]
     item = task.items[0].id
-    other = changed(said, scores={**said.scores, item: {"lip_sync": 1, "expressiveness": 1, "motion": 1}})
+    other = changed(
+        said, scores={**said.scores, item: {"lip_sync": 1, "expressiveness": 1, "motion": 1}}
+    )
     assert study.submit(token, task.id, other).state == "replaced"
     assert [a.scores[item]["lip_sync"] for _, a in study.history(token, task.id)] == [3, 1]
     assert study.rater(token).done == 1 and study.task(token, task.id).answer == other
@@ -143,7 +160,13 @@ def test_incomplete_and_foreign_answers_are_refused(study):
     refused("bad_rating", study, token, task.id, changed(said, scores=missing))
     partial = {**said.scores, item: {"lip_sync": 3}}
     refused("bad_rating", study, token, task.id, changed(said, scores=partial))
-    refused("unknown_item", study, token, task.id, changed(said, scores={**said.scores, "none": said.scores[item]}))
+    refused(
+        "unknown_item",
+        study,
+        token,
+        task.id,
+        changed(said, scores={**said.scores, "none": said.scores[item]}),
+    )
     refused("bad_ranking", study, token, task.id, changed(said, groups=[["none"]]))
     refused("bad_ranking", study, token, task.id, changed(said, groups=[[item], [item]]))
     refused("bad_ranking", study, token, task.id, changed(said, groups=[[item], []]))
@@ -163,17 +186,35 @@ def test_partial_orders_and_ties_are_taken(study):
     a, b, _ = (item.id for item in task.items)
     assert study.submit(token, task.id, changed(said, groups=[[a, b]])).state == "new"
     assert study.submit(token, task.id, changed(said, groups=[])).state == "replaced"
-    assert study.submit(token, task.id, changed(said, groups=[[b], [a]], between=[">="])).state == "replaced"
+    assert (
+        study.submit(token, task.id, changed(said, groups=[[b], [a]], between=[">="])).state
+        == "replaced"
+    )
 
 
 def test_clips_have_to_be_watched_to_their_end(study):
     token, task, said = first(study)
     item = task.items[1]
     half = item.duration_s / 2
-    for spans in ([], [(0, half)], [(0, half), (0, half), (0.1, half)], [(half, item.duration_s)], [(5, 9)]):
-        refused("unwatched", study, token, task.id, changed(said, played={**said.played, item.id: spans}))
+    for spans in (
+        [],
+        [(0, half)],
+        [(0, half), (0, half), (0.1, half)],
+        [(half, item.duration_s)],
+        [(5, 9)],
+    ):
+        refused(
+            "unwatched",
+            study,
+            token,
+            task.id,
+            changed(said, played={**said.played, item.id: spans}),
+        )
     pieces = [(half - 0.2, item.duration_s - 0.1), (0, half)]
-    assert study.submit(token, task.id, changed(said, played={**said.played, item.id: pieces})).state == "new"
+    assert (
+        study.submit(token, task.id, changed(said, played={**said.played, item.id: pieces})).state
+        == "new"
+    )
     # What was watched once need not be watched again to change a score.
     assert study.submit(token, task.id, changed(said, played={}, groups=[])).state == "replaced"
 
@@ -190,7 +231,9 @@ def _write(directory, number, rounds):
     token = study.raters()[number].token
     for _ in range(rounds):
         for task in study.tasks(token):
-            study.submit(token, task.id, answer(task, {i.id: float(k) for k, i in enumerate(task.items)}))
+            study.submit(
+                token, task.id, answer(task, {i.id: float(k) for k, i in enumerate(task.items)})
+            )
             flipped = answer(task, {i.id: float(-k) for k, i in enumerate(task.items)})
             study.submit(token, task.id, flipped)
 
@@ -211,13 +254,11 @@ def test_several_processes_write_at_the_same_time(study):
 
 def test_what_was_acknowledged_survives_a_kill(study):
     code = (
-        "import sys; from simulated_raters import answer; from flowportrait.study.store import Study\n"
-        "study = Study(sys.argv[1]); token = study.raters()[0].token\n"
-        "while True:\n"
-        "    for task in study.tasks(token):\n"
-        "        for sign in (1, -1):\n"
-        "            said = answer(task, {i.id: float(sign * k) for k, i in enumerate(task.items)})\n"
-        "            print(study.submit(token, task.id, said).id, flush=True)\n"
+        "import sys; from simulated_raters import answer; from flowportrait.study.store import"
+        " Study\nstudy = Study(sys.argv[1]); token = study.raters()[0].token\nwhile True:\n    for"
+        " task in study.tasks(token):\n        for sign in (1, -1):\n            said ="
+        " answer(task, {i.id: float(sign * k) for k, i in enumerate(task.items)})\n           "
+        " print(study.submit(token, task.id, said).id, flush=True)\n"
     )
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     process = subprocess.Popen(
@@ -284,7 +325,10 @@ def test_missing_videos_are_refused_or_listed(folders, tmp_path, capsys):
         f"m={tmp_path / 'mild'}",
     ]
     assert cli.run(command) == 2
-    assert "3 samples are incomplete: clip2: not in m; clip4: not in o; other: not in m" in capsys.readouterr().err
+    assert (
+        "3 samples are incomplete: clip2: not in m; clip4: not in o; other: not in m"
+        in capsys.readouterr().err
+    )
     assert cli.run([*command, "--incomplete", "skip", "--json"]) == 0
     made = capsys.readouterr()
     assert json.loads(made.out.splitlines()[-1])["samples"] == 4 and made.err.count("left out") == 3
@@ -295,7 +339,15 @@ def test_versions_of_other_sizes_are_told(folders, tmp_path):
     for path in (folders / "original").iterdir():
         clip = media.Clip(path)
         frames = clip.frames[:, ::2, ::2]
-        media.write_video(tmp_path / "small" / path.name, frames, 24, clip.sound.samples, 48000, {}, preset="ultrafast")
+        media.write_video(
+            tmp_path / "small" / path.name,
+            frames,
+            24,
+            clip.sound.samples,
+            48000,
+            {},
+            preset="ultrafast",
+        )
     versions = {"a": folders / "original", "b": tmp_path / "small"}
     made = create(tmp_path / "study", versions, ["x"], Plan(1, 1))
     assert "a 128x128 at 24 fps; b 64x64 at 24 fps" in made.warnings[0]
@@ -309,12 +361,16 @@ def _coded(path, video, audio):
         picture.pix_fmt = "yuv420p"
         sound = writer.add_stream(audio, rate=48000, layout="mono") if audio else None
         for number in range(24):
-            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 5 * number, np.uint8), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(
+                np.full((64, 64, 3), 5 * number, np.uint8), format="rgb24"
+            )
             frame.pts, frame.time_base = number, Fraction(1, 24)
             writer.mux(picture.encode(frame.reformat(format="yuv420p")))
         writer.mux(picture.encode(None))
         if sound:
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, 48000), np.float32), format="fltp", layout="mono")
+            frame = av.AudioFrame.from_ndarray(
+                np.zeros((1, 48000), np.float32), format="fltp", layout="mono"
+            )
             frame.sample_rate, frame.pts = 48000, 0
             writer.mux(sound.encode(frame))
             writer.mux(sound.encode(None))
@@ -338,6 +394,14 @@ def test_what_raters_could_not_play_is_refused(tmp_path, name, video, audio, wor
 def test_a_web_video_is_copied_into_an_mp4(tmp_path):
     _coded(tmp_path / "clip.mov", "libx264", "aac")
     found = blind_copy(tmp_path / "clip.mov", tmp_path / "blind.mp4")
-    assert (found.width, found.height, found.fps) == (64, 64, 24) and found.sha256 != found.source_sha256
-    pairs = zip(media.read_frames(tmp_path / "clip.mov"), media.read_frames(tmp_path / "blind.mp4"), strict=True)
+    assert (found.width, found.height, found.fps) == (
+        64,
+        64,
+        24,
+    ) and found.sha256 != found.source_sha256
+    pairs = zip(
+        media.read_frames(tmp_path / "clip.mov"),
+        media.read_frames(tmp_path / "blind.mp4"),
+        strict=True,
+    )
     assert all(np.array_equal(a, b) for a, b in pairs)

@@ -15,7 +15,12 @@ from flowportrait.study.tasks import Plan, assign
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.integers(6, 60), st.integers(2, 6), st.integers(1, 5), st.integers(1, 5), st.integers(0, 2), st.integers(0, 99)
+    st.integers(6, 60),
+    st.integers(2, 6),
+    st.integers(1, 5),
+    st.integers(1, 5),
+    st.integers(0, 2),
+    st.integers(0, 99),
 )
 def test_every_plan_is_balanced(samples, versions, raters, per_sample, training, seed):
     per_sample = min(per_sample, raters)
@@ -24,7 +29,11 @@ def test_every_plan_is_balanced(samples, versions, raters, per_sample, training,
     assert shown == assign(samples, versions, plan)
     counted = Counter(s.sample for sets in shown for s in sets if s.kind == "study")
     trained = {s.sample for sets in shown for s in sets if s.kind == "training"}
-    assert set(counted.values()) == {per_sample} and len(counted) == samples - training and len(trained) == training
+    assert (
+        set(counted.values()) == {per_sample}
+        and len(counted) == samples - training
+        and len(trained) == training
+    )
     loads = [len(sets) for sets in shown]
     assert max(loads) - min(loads) <= 1
     for sets in shown:
@@ -52,7 +61,12 @@ def test_repeats_come_late_and_under_other_letters():
 
 def test_no_sample_is_always_seen_late():
     shown = assign(300, 4, Plan(3, 3, seed=2))
-    places = np.array([[next(k for k, s in enumerate(sets) if s.sample == n) for sets in shown] for n in range(300)])
+    places = np.array(
+        [
+            [next(k for k, s in enumerate(sets) if s.sample == n) for sets in shown]
+            for n in range(300)
+        ]
+    )
     # Independent orders would give a deviation of 50; rotated ones keep every sample's mean place near the middle.
     assert places.mean(1).std() < 35 and abs(np.corrcoef(places.T)[0, 1]) < 0.6
 
@@ -79,10 +93,20 @@ def test_plans_that_cannot_be(samples, versions, plan, words):
 
 
 def test_rubrics_have_the_papers_shape():
-    assert tuple(rubric.aspect for rubric in RUBRICS) == ASPECTS and [r.table for r in RUBRICS] == [6, 7, 8]
+    assert tuple(rubric.aspect for rubric in RUBRICS) == ASPECTS and [r.table for r in RUBRICS] == [
+        6,
+        7,
+        8,
+    ]
     for rubric in RUBRICS:
         assert [grade.score for grade in rubric.grades] == [5, 4, 3, 2, 1]
-        assert [grade.guideline for grade in rubric.grades] == ["Excellent", "Good", "Fair", "Poor", "Bad"]
+        assert [grade.guideline for grade in rubric.grades] == [
+            "Excellent",
+            "Good",
+            "Fair",
+            "Poor",
+            "Bad",
+        ]
         assert len({tuple(grade.criteria) for grade in rubric.grades}) == 1
         texts = [text for grade in rubric.grades for text in grade.criteria.values()]
         assert len(set(texts)) == len(texts) and all(text.endswith(".") for text in texts)

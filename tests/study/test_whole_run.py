@@ -34,7 +34,10 @@ def test_from_folders_to_table_one(folders, tmp_path, capsys):
     run("study", "agreement", study, "--draws", 500, "--json")
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert all(a["alpha_ordinal"]["value"] > 0.6 for a in found["aspects"])
-    assert [s["version"] for s in sorted(found["strengths"], key=lambda s: -(s["strength"]["value"] or 0))]
+    assert [
+        s["version"]
+        for s in sorted(found["strengths"], key=lambda s: -(s["strength"]["value"] or 0))
+    ]
     assert all(r["repeats"] == 1 and r["left"] == 0 for r in found["per_rater"])
 
     run("score", *(folders / name for name in QUALITY), "--scorers", "sharpness,ssim", "--truth", folders / "original",
@@ -57,11 +60,18 @@ def test_from_folders_to_table_one(folders, tmp_path, capsys):
     assert "| sharpness | 100.0 [" in text or "| sharpness | 9" in text
     assert "Table 5" in text and "no training run was given" in text
     with (tmp_path / "tables" / "table4.csv").open() as file:
-        means = {row["row"]: float(row["value"]) for row in csv.DictReader(file) if row["column"] == "Avg"}
+        means = {
+            row["row"]: float(row["value"])
+            for row in csv.DictReader(file)
+            if row["column"] == "Avg"
+        }
     assert means["original"] > means["mild"] > means["poor"]
     pytest.importorskip("matplotlib")
     run("report", "figures", *sources, "-o", tmp_path / "figures")
-    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["figure2.png", "figure2.svg"]
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == [
+        "figure2.png",
+        "figure2.svg",
+    ]
     run("report", "page", *sources, "-o", tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "Krippendorff" in page and "Figure 2" in page and "Without data" in page
@@ -86,19 +96,79 @@ def test_the_export_says_what_the_study_says(study, folders, tmp_path):
         (["study", "create", "{new}", "--versions", "original"], "write NAME=DIR"),
         (["study", "create", "{new}", "--versions", "a={original}", "a={mild}"], "twice"),
         (["study", "create", "{new}", "--versions", "a={original}", "b={none}"], "no such folder"),
-        (["study", "create", "{new}", "--versions", "a>b={original}", "c={mild}"], "cannot be a name"),
-        (["study", "create", "{new}", "--versions", "a={original}", "b={mild}", "--truth", "c"], "no version 'c'"),
-        (["study", "create", "{new}", "--versions", "a={original}", "b={mild}", "--repeats", "9"], "at most 2"),
-        (["study", "create", "{new}", "--versions", "a={original}", "b={mild}", "--training", "6"], "from 0 to 5"),
-        (["study", "create", "{new}", "--versions", "a={original}", "b={mild}", "--raters", "x,x"], "must differ"),
-        (["study", "create", "{new}", "--versions", "a={original}", "b={mild}", "--per-sample", "4"], "from 1 to 3"),
-        (["study", "create", "{original}", "--versions", "a={original}", "b={mild}"], "is there already"),
+        (
+            ["study", "create", "{new}", "--versions", "a>b={original}", "c={mild}"],
+            "cannot be a name",
+        ),
+        (
+            ["study", "create", "{new}", "--versions", "a={original}", "b={mild}", "--truth", "c"],
+            "no version 'c'",
+        ),
+        (
+            [
+                "study",
+                "create",
+                "{new}",
+                "--versions",
+                "a={original}",
+                "b={mild}",
+                "--repeats",
+                "9",
+            ],
+            "at most 2",
+        ),
+        (
+            [
+                "study",
+                "create",
+                "{new}",
+                "--versions",
+                "a={original}",
+                "b={mild}",
+                "--training",
+                "6",
+            ],
+            "from 0 to 5",
+        ),
+        (
+            [
+                "study",
+                "create",
+                "{new}",
+                "--versions",
+                "a={original}",
+                "b={mild}",
+                "--raters",
+                "x,x",
+            ],
+            "must differ",
+        ),
+        (
+            [
+                "study",
+                "create",
+                "{new}",
+                "--versions",
+                "a={original}",
+                "b={mild}",
+                "--per-sample",
+                "4",
+            ],
+            "from 1 to 3",
+        ),
+        (
+            ["study", "create", "{original}", "--versions", "a={original}", "b={mild}"],
+            "is there already",
+        ),
         (["study", "export", "{original}"], "neither a study"),
         (["study", "agreement", "{none}"], "neither a study"),
     ],
 )
 def test_wrong_input_is_one_line(arguments, words, folders, tmp_path, capsys):
-    places = {name: folders / name for name in QUALITY} | {"new": tmp_path / "new", "none": tmp_path / "none"}
+    places = {name: folders / name for name in QUALITY} | {
+        "new": tmp_path / "new",
+        "none": tmp_path / "none",
+    }
     assert cli.run([argument.format(**places) for argument in arguments]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1 and words in errors[0]

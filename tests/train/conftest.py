@@ -55,7 +55,9 @@ def _render(root, key, rng):
 def _landmarks(opening):
     """68 points; only the hull, the eyes and the inner lips carry meaning."""
     points = np.zeros((len(opening), 68, 2), np.float32)
-    points[:, :17] = np.stack([np.linspace(32, 96, 17), 64 + 36 * np.sin(np.linspace(0, np.pi, 17))], -1)
+    points[:, :17] = np.stack(
+        [np.linspace(32, 96, 17), 64 + 36 * np.sin(np.linspace(0, np.pi, 17))], -1
+    )
     points[:, 17:36] = (64, 50)
     points[:, 36:42], points[:, 42:48] = (48, 52), (80, 52)
     points[:, 48:68] = (64, 84)

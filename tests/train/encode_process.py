@@ -10,7 +10,9 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
-os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ["PYTHONPATH"]])  # of the workers
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [*sys.path[:2], os.environ["PYTHONPATH"]]
+)  # of the workers
 
 from toy_pipeline import use_fake_parts  # noqa: E402
 

@@ -28,11 +28,19 @@ def save_encoded(root, model):
     for shard in range(3):
         tensors, records, path = {}, [], shard_path(root, shard)
         for name, split, length in clips[shard * 4 : shard * 4 + 4]:
-            tensors |= {f"{name}/audio": draw(4 * length - 3, 2), f"{name}/latents.0": draw(4, length, 6, 6)}
+            tensors |= {
+                f"{name}/audio": draw(4 * length - 3, 2),
+                f"{name}/latents.0": draw(4, length, 6, 6),
+            }
             tensors |= {f"{name}/image.{portrait}": draw(4, 3) for portrait in range(2)}
             records.append(
                 EncodedClip(
-                    id=name, shard=path.name, split=split, latent_frames=length, num_portraits=2, latents_each=False
+                    id=name,
+                    shard=path.name,
+                    split=split,
+                    latent_frames=length,
+                    num_portraits=2,
+                    latents_each=False,
                 )
             )
         write_shard(path, tensors, records, [])

@@ -32,7 +32,12 @@ def state_of(update):
 
 
 def flat(state):
-    return {name: value for part in state.values() if isinstance(part, dict) for name, value in part.items()}
+    return {
+        name: value
+        for part in state.values()
+        if isinstance(part, dict)
+        for name, value in part.items()
+    }
 
 
 @pytest.fixture
@@ -98,7 +103,9 @@ def test_missing_and_cut_off_files_are_named(run, name):
 def test_without_a_whole_one_the_run_does_not_begin_anew(run):
     for path in run.glob("checkpoint-*/__0_0.distcp"):
         path.write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"checkpoint-0000002: is not whole \(__0_0.distcp is not what was"):
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint-0000002: is not whole \(__0_0.distcp is not what was"
+    ):
         newest_whole(run, ALONE)
 
 
@@ -117,14 +124,18 @@ def test_the_last_ones_are_kept_and_what_was_left_behind_goes(run):
 def test_a_checkpoint_from_before_there_were_digests(tmp_path):
     """It is read; what can be seen to be wrong with it is named."""
     for update in (1, 2):
-        dcp.save(state_of(update), checkpoint_id=tmp_path / f"checkpoint-{update:07d}", no_dist=True)
+        dcp.save(
+            state_of(update), checkpoint_id=tmp_path / f"checkpoint-{update:07d}", no_dist=True
+        )
     assert taken_from(tmp_path) == (2, [])
     path = tmp_path / "checkpoint-0000002" / "__0_0.distcp"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     assert taken_from(tmp_path)[0] == 1
     path.write_bytes(bytes(len(whole)))
-    with pytest.raises(CheckpointError, match=r"checkpoint-0000002: cannot be read \(.*\); give another --resume"):
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint-0000002: cannot be read \(.*\); give another --resume"
+    ):
         load(path.parent, state_of(0), ALONE)
     path.unlink()
     assert taken_from(tmp_path)[1][0][1] == "__0_0.distcp is not there"
@@ -148,7 +159,9 @@ def test_written_beside_the_training_it_is_the_state_of_its_update(tmp_path):
 def test_a_disk_without_room_is_named_before_anything_is_written(run, monkeypatch):
     usage = shutil.disk_usage(run)._replace(free=500)
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(CheckpointError, match=rf"{run}: a checkpoint needs 0.0 MB, 0.0 MB are free; make room"):
+    with pytest.raises(
+        CheckpointError, match=rf"{run}: a checkpoint needs 0.0 MB, 0.0 MB are free; make room"
+    ):
         Checkpoints(run, ALONE).save(3, state_of(3))
     assert taken_from(run) == (2, [])
 
@@ -189,7 +202,9 @@ def test_its_files_are_for_whom_the_user_says(tmp_path):
 
 
 def test_a_digest_names_every_file(run):
-    named = digests.Digests.model_validate_json((run / "checkpoint-0000002" / "digests.json").read_text()).files
+    named = digests.Digests.model_validate_json(
+        (run / "checkpoint-0000002" / "digests.json").read_text()
+    ).files
     assert set(named) == {".metadata", "__0_0.distcp"}
 
 
@@ -212,5 +227,7 @@ def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
     config = RunConfig(directory=tmp_path, num_updates=1)
     run = Run(config, config)
     (tmp_path / "log.jsonl").mkdir()
-    with pytest.raises(TrainingError, match=r"log.jsonl: cannot be written \(.+\); make room, and go on with"):
+    with pytest.raises(
+        TrainingError, match=r"log.jsonl: cannot be written \(.+\); make room, and go on with"
+    ):
         run.log(update=1)

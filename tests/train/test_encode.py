@@ -41,24 +41,34 @@ def toy(tmp_path, monkeypatch):
 def test_a_shard_holds_what_the_parts_make_of_a_clip(tmp_path, small_world, toy):
     out = tmp_path / "out"
     clips, left_out = encode(small_world, out, str(toy), device="cpu", clips_per_shard=4)
-    wanted = [(clip.key, clip.split == "train") for clip in load_sources(world=small_world) if clip.split != "test"]
+    wanted = [
+        (clip.key, clip.split == "train")
+        for clip in load_sources(world=small_world)
+        if clip.split != "test"
+    ]
     assert [(clip.id, clip.split == "train") for clip in clips] == wanted and not left_out
     assert (clips[0].latent_frames, clips[0].num_portraits, clips[0].latents_each) == (11, 2, True)
     latents, audio, image = EncodedSet(out).read(clips[0])
     pipeline, source = load(toy, device="cpu"), media.Clip(small_world / "blob_1000_0.mp4")
     samples = media.resample(source.sound.samples, source.sound.sample_rate, 16_000)
-    assert_close(audio, pipeline.audio_encoder(torch.from_numpy(samples)[None], 41)[0], atol=2e-3, rtol=0)
+    assert_close(
+        audio, pipeline.audio_encoder(torch.from_numpy(samples)[None], 41)[0], atol=2e-3, rtol=0
+    )
     frames = read_framed(small_world, toy)[:41]
-    assert_close(latents, pipeline.codec.encode(frames.transpose(0, 1)[None], None)[0], atol=2e-3, rtol=0)
+    assert_close(
+        latents, pipeline.codec.encode(frames.transpose(0, 1)[None], None)[0], atol=2e-3, rtol=0
+    )
     assert_close(image, pipeline.image_encoder(frames[:1], None)[0], atol=2e-3, rtol=0)
 
 
 def contents(folder):
     """What every file of a folder says; safetensors writes the lines of its metadata in any order."""
     return {
-        path.name: {name: tensor.numpy().tobytes() for name, tensor in load_file(path).items()}
-        if path.suffix == ".safetensors"
-        else path.read_bytes()
+        path.name: (
+            {name: tensor.numpy().tobytes() for name, tensor in load_file(path).items()}
+            if path.suffix == ".safetensors"
+            else path.read_bytes()
+        )
         for path in folder.iterdir()
     }
 
@@ -70,7 +80,9 @@ def test_it_goes_on_with_the_shards_that_are_not_there(tmp_path, small_world, to
     (out / "shard-00001.safetensors").unlink()  # killed in it
     (out / "shard-00001.safetensors.part").write_bytes(b"half")
     (out / "encoded.jsonl").unlink()
-    with pytest.raises(DataError, match="no encoded.jsonl; give a dataset that `flowportrait encode` has finished"):
+    with pytest.raises(
+        DataError, match="no encoded.jsonl; give a dataset that `flowportrait encode` has finished"
+    ):
         _ = EncodedSet(out).clips
     kept = (out / "shard-00000.safetensors").stat().st_mtime_ns
     encode(small_world, out, str(toy), device="cpu", clips_per_shard=2)
@@ -80,10 +92,21 @@ def test_it_goes_on_with_the_shards_that_are_not_there(tmp_path, small_world, to
         encode(small_world, out, str(toy), device="cpu", num_portraits=1)
 
 
-def test_parts_that_know_nothing_of_each_other_make_the_same_dataset(tmp_path, small_world, toy, capsys):
+def test_parts_that_know_nothing_of_each_other_make_the_same_dataset(
+    tmp_path, small_world, toy, capsys
+):
     whole, out = tmp_path / "whole", tmp_path / "out"
     encode(small_world, whole, str(toy), device="cpu", clips_per_shard=2)
-    command = ["encode", str(small_world), "-o", str(out), "--model", str(toy), "--clips-per-shard", "2"]
+    command = [
+        "encode",
+        str(small_world),
+        "-o",
+        str(out),
+        "--model",
+        str(toy),
+        "--clips-per-shard",
+        "2",
+    ]
     for number in (2, 3, 1):
         assert not (out / "encoded.jsonl").exists()
         assert cli.run([*command, "--device", "cpu", "--part", f"{number}/3"]) == 0
@@ -94,7 +117,8 @@ def test_parts_that_know_nothing_of_each_other_make_the_same_dataset(tmp_path, s
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="the extra 'ray' is not installed: pip install 'flowportrait[ray]'"
+    importlib.util.find_spec("ray") is None,
+    reason="the extra 'ray' is not installed: pip install 'flowportrait[ray]'",
 )
 def test_two_workers_of_a_cluster_make_the_same_dataset(tmp_path, small_world, toy):
     """Killed in the first shard, another worker makes it."""
@@ -119,23 +143,44 @@ def test_clips_that_cannot_be_used_are_left_out_and_named(tmp_path, toy, capsys)
         np.zeros(2000, np.float32), 16_000, {},
     )  # fmt: skip
     facts = {"num_frames": 24, "fps": 12.0, "size_px": 64, "sample_rate_hz": 16_000}
-    rows = [ManifestRow(id=name, video=f"{name}.mp4", **facts) for name in ("good", "short", "gone")]
+    rows = [
+        ManifestRow(id=name, video=f"{name}.mp4", **facts) for name in ("good", "short", "gone")
+    ]
     write_jsonl(tmp_path / "manifest.jsonl", rows)
-    command = ["encode", str(tmp_path), "-o", str(tmp_path / "out"), "--model", str(toy), "--longest", "1.5", "--json"]
+    command = [
+        "encode",
+        str(tmp_path),
+        "-o",
+        str(tmp_path / "out"),
+        "--model",
+        str(toy),
+        "--longest",
+        "1.5",
+        "--json",
+    ]
     assert cli.run([*command, "--device", "cpu"]) == 0
     clips = EncodedSet(tmp_path / "out").clips
-    assert [(clip.id, clip.latent_frames) for clip in clips] == [("good", 9)]  # 36 frames at 24 a second
+    assert [(clip.id, clip.latent_frames) for clip in clips] == [
+        ("good", 9)
+    ]  # 36 frames at 24 a second
     said = capsys.readouterr().out.splitlines()
     assert said[-2] == f"1 clips, 2 left out: {tmp_path / 'out'}"
     left_out = json.loads(said[-1])["left_out"]
-    assert [reason.split(":")[0].rpartition("/")[2] for reason in left_out] == ["short.mp4", "gone.mp4"]
+    assert [reason.split(":")[0].rpartition("/")[2] for reason in left_out] == [
+        "short.mp4",
+        "gone.mp4",
+    ]
     with pytest.raises(DataError, match="neither manifest.jsonl nor clips.jsonl"):
         encode(tmp_path / "model", tmp_path / "none", str(toy), device="cpu")
 
 
 def test_tinys_latents_of_a_rendered_clip_are_the_clip(tmp_path):
     """Encoded by the shipped model's parts, decoded again, nearer to the frames than the portrait is."""
-    record = next(line for line in (SAMPLES / "clips.jsonl").read_text().splitlines() if '"anny_00000_1"' in line)
+    record = next(
+        line
+        for line in (SAMPLES / "clips.jsonl").read_text().splitlines()
+        if '"anny_00000_1"' in line
+    )
     (tmp_path / "clips.jsonl").write_text(json.dumps(json.loads(record)) + "\n")
     for suffix in (".mp4", ".npz"):
         (tmp_path / f"anny_00000_1{suffix}").symlink_to(SAMPLES / f"anny_00000_1{suffix}")
@@ -147,7 +192,9 @@ def test_tinys_latents_of_a_rendered_clip_are_the_clip(tmp_path):
     assert audio.shape == (4 * latents.shape[1] - 3, 192) and image.shape == (64, 184)
     frames = read_framed(tmp_path)
     with torch.inference_mode():
-        decoded = pipeline.codec.decode(latents[None], pipeline.codec.prepare(frames[:1]))[0].transpose(0, 1)
+        decoded = pipeline.codec.decode(latents[None], pipeline.codec.prepare(frames[:1]))[
+            0
+        ].transpose(0, 1)
     true = frames[: len(decoded)]
     distance = lambda shown: float((shown - true).square().mean())  # noqa: E731
     assert distance(decoded) < 0.6 * distance(frames[:1].expand_as(true))
@@ -166,7 +213,9 @@ def test_what_prepare_wrote_is_read(tmp_path, monkeypatch, toy):
 
     monkeypatch.setattr(prepared, "prepare_all", here)
     source = sorted(SAMPLES.glob("*.mp4"))[0]
-    config = load_recipe(None, PrepareConfig, ["speaker.network=none", "crop.min_side_px=64", "faces.min_face_px=32"])
+    config = load_recipe(
+        None, PrepareConfig, ["speaker.network=none", "crop.min_side_px=64", "faces.min_face_px=32"]
+    )
     (row,) = prepared.prepare([source], tmp_path / "prepared", config).rows()
     assert row.size_px % 16 == 0 and row.duration_s > 1
     clips, left_out = encode(tmp_path / "prepared", tmp_path / "out", str(toy), device="cpu")

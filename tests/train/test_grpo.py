@@ -31,7 +31,9 @@ FOUR = np.repeat(0, 4)
 def test_advantages_equal_the_closed_form(case, ddof):
     reward, group = (ADVANTAGE[f"{case}/{name}"].numpy() for name in ("reward", "group_id"))
     expected = ADVANTAGE[f"{case}/closed_form/ddof{ddof}"].numpy()
-    assert_close(advantages(reward, group, ddof).values, np.nan_to_num(expected), atol=1e-9, rtol=1e-9)
+    assert_close(
+        advantages(reward, group, ddof).values, np.nan_to_num(expected), atol=1e-9, rtol=1e-9
+    )
 
 
 def test_ties_are_exact_zeros_and_counted():
@@ -61,14 +63,19 @@ def test_what_has_no_score_drops_out():
 def test_a_floor_keeps_small_differences_small():
     """Where the large reward ties, the small one's noise must not come out at full strength."""
     reward = np.array([0.0, 0.0, 0.0, 0.01, -2.0, 2.0, -2.0, 2.0])
-    plain, floored = (advantages(reward, np.repeat([0, 1], 4), std_floor=f).values for f in (0.0, 0.5))
+    plain, floored = (
+        advantages(reward, np.repeat([0, 1], 4), std_floor=f).values for f in (0.0, 0.5)
+    )
     assert np.abs(plain[:4]).max() > 1.7 and np.abs(floored[:4]).max() < 0.02
     assert_close(plain[4:], floored[4:])
 
 
 @pytest.mark.parametrize("case", [case for case in LOSSES if not case.startswith("exact_edges")])
 def test_loss_and_gradient_equal_verl_omni(case):
-    golden = {name: POLICY[f"{case}/{name}"].double() for name in ("new_logp", "adv", "loss", "grad_new_logp")}
+    golden = {
+        name: POLICY[f"{case}/{name}"].double()
+        for name in ("new_logp", "adv", "loss", "grad_new_logp")
+    }
     new = golden["new_logp"].requires_grad_()
     epsilon = float(case.split("/")[2].removeprefix("eps"))
     loss = -surrogate(new - POLICY["old_logp"], golden["adv"].clamp(-5, 5), epsilon).mean()
@@ -86,7 +93,11 @@ def test_gradient_stops_where_clipping_says():
 
 def test_guard_equals_verl_omni():
     """Theirs is computed in float32, clipped at 2e-6 and divided by dt."""
-    golden = {name.removeprefix("guard/"): value.double() for name, value in POLICY.items() if "guard/" in name}
+    golden = {
+        name.removeprefix("guard/"): value.double()
+        for name, value in POLICY.items()
+        if "guard/" in name
+    }
     std = float(golden["std"].mean() * golden["sqrt_dt"].mean())
     shifted = shift(golden["new_mean"], golden["old_mean"])
     log_ratio = guarded_log_ratio(golden["new_logp"] - golden["old_logp"], shifted, std, "2std2")
@@ -100,7 +111,9 @@ def test_guard_centres_the_ratio_and_gives_it_one_unit(variance):
     for std in (0.1, 0.5):
         drawn = std * torch.randn(2000, 4000, generator=torch.Generator().manual_seed(0))
         steps = Transition(new, std), Transition(old, std)
-        ratio = steps[0].log_prob(drawn, "mean", variance) - steps[1].log_prob(drawn, "mean", variance)
+        ratio = steps[0].log_prob(drawn, "mean", variance) - steps[1].log_prob(
+            drawn, "mean", variance
+        )
         guarded = guarded_log_ratio(ratio, shift(new, old), std, variance)
         assert abs(guarded.mean()) < 0.1 * guarded.std() < abs(ratio.mean()) / std
         spreads.append(float(guarded.std()))
@@ -127,7 +140,10 @@ def test_step_weights():
     noise = step_weights("noise_level", schedule, 0.5, trainable)
     assert noise == sorted(noise, reverse=True) and noise[14] == 0
     even = step_weights("even", schedule, 0.5, trainable)
-    strength = [t_next * abs(pull(t, t_next, 0.5)) * w for (t, t_next), w in zip(schedule, even, strict=True)]
+    strength = [
+        t_next * abs(pull(t, t_next, 0.5)) * w
+        for (t, t_next), w in zip(schedule, even, strict=True)
+    ]
     assert_close(strength[:14], [strength[0]] * 14)
 
 
@@ -135,5 +151,21 @@ def test_how_strongly_each_evaluation_trains():
     """2 std |d mu / d v| at the paper's setting: the middle of a run trains three times as strongly as its start."""
     std = np.sin(np.pi / 4)
     strength = [2 * t_next * std * abs(pull(t, t_next, 0.5)) for t, t_next in Schedule(15, 3.0)]
-    expected = [0.032, 0.043, 0.054, 0.065, 0.075, 0.085, 0.093, 0.100, 0.105, 0.106, 0.103, 0.093, 0.074, 0.044, 0.0]
+    expected = [
+        0.032,
+        0.043,
+        0.054,
+        0.065,
+        0.075,
+        0.085,
+        0.093,
+        0.100,
+        0.105,
+        0.106,
+        0.103,
+        0.093,
+        0.074,
+        0.044,
+        0.0,
+    ]
     assert_close(strength, expected, atol=6e-4, rtol=0)

@@ -40,7 +40,9 @@ def tuned(objective=PAPER, window=1, shuffle=None):
     optimizer = torch.optim.AdamW([mean], lr=0.05, betas=(0.9, 0.95), weight_decay=0.0)
     before, rule = held_out(mean), WindowRule(width=window)
     for update in range(UPDATES):
-        plan = Plan(Schedule(EVALUATIONS, 1.0), rule.at(0, update, EVALUATIONS), 0.5, range(EVALUATIONS - 1))
+        plan = Plan(
+            Schedule(EVALUATIONS, 1.0), rule.at(0, update, EVALUATIONS), 0.5, range(EVALUATIONS - 1)
+        )
         groups = []
         for number in range(GROUPS):
             z1 = first_noise((2,), 0, update, number, SIZE, shared=True)
@@ -52,8 +54,12 @@ def tuned(objective=PAPER, window=1, shuffle=None):
             np.random.default_rng([shuffle, update]).shuffle(values)
         for turn in range(objective.updates_per_rollout):
             optimizer.zero_grad()
-            for group, row in zip(groups, torch.from_numpy(values).float().split(SIZE), strict=True):
-                for part in passes(velocity_of(mean), group, row, ALL, plan, objective, on_policy=turn == 0):
+            for group, row in zip(
+                groups, torch.from_numpy(values).float().split(SIZE), strict=True
+            ):
+                for part in passes(
+                    velocity_of(mean), group, row, ALL, plan, objective, on_policy=turn == 0
+                ):
                     part.loss.backward()
             optimizer.step()
     return before, held_out(mean)

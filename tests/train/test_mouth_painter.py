@@ -15,7 +15,13 @@ from flowportrait.modeldir import load_parts
 from flowportrait.registry import MODELS_DIR
 from flowportrait.train import mouth
 
-SHORT = ["run.log_every=1", "run.checkpoint_every=2", "run.sample_every=4", "num_stretches=1", "num_frames=2"]
+SHORT = [
+    "run.log_every=1",
+    "run.checkpoint_every=2",
+    "run.sample_every=4",
+    "num_stretches=1",
+    "num_frames=2",
+]
 
 
 def face(shift=(0.0, 0.0), gap=0.08):
@@ -47,7 +53,10 @@ def test_a_patch_is_laid_where_it_was_cut():
 def test_lip_maps_follow_the_skull_and_not_the_picture():
     maps = [lip_maps(SkullFrame.of(points), points) for points in (face(), face(shift=(0.2, -0.1)))]
     torch.testing.assert_close(*maps, atol=1e-3, rtol=0)
-    wide, closed = (lip_maps(SkullFrame.of(points), points)[:, 0].sum() for points in (face(gap=0.12), face(gap=0.0)))
+    wide, closed = (
+        lip_maps(SkullFrame.of(points), points)[:, 0].sum()
+        for points in (face(gap=0.12), face(gap=0.0))
+    )
     assert closed < 0.3 * wide
 
 
@@ -67,10 +76,15 @@ def test_a_new_painter_changes_nothing_and_none_touches_what_is_far_from_the_lip
 
 
 def test_patches_of_a_clip_show_the_same_mouth_in_both(tmp_path):
-    clips = [c for c in load_sources(world=MODELS_DIR.parent / "samples" / "world") if c.split == "train"][:1]
+    clips = [
+        c for c in load_sources(world=MODELS_DIR.parent / "samples" / "world") if c.split == "train"
+    ][:1]
     codec = load_parts("tiny", ("codec",), "cpu")[1]["codec"]
     cut = MouthPatches.build(tmp_path / "patches", clips, codec, seed=0, log=lambda *a, **k: None)
-    assert cut.shown.shape == cut.true.shape == (len(cut.split), STRETCH, *SIZE, 3) and len(cut.split) >= 2
+    assert (
+        cut.shown.shape == cut.true.shape == (len(cut.split), STRETCH, *SIZE, 3)
+        and len(cut.split) >= 2
+    )
     off = np.abs(cut.shown.astype(int) - cut.true)
     assert off.mean() < 12, "the codec's frames are near the true ones"
     assert np.abs(cut.shown[:1].astype(int) - cut.true[-1:]).mean() > off[0].mean()
@@ -94,8 +108,9 @@ def recipe(tmp_path, monkeypatch):
         path = tmp_path / f"{name}.toml"
         text = "".join(f"{key} = {json.dumps(str(value))}\n" for key, value in lines.items())
         path.write_text(
-            f'{text}[run]\ndirectory = "{tmp_path / name}"\nnum_updates = 4\n[data]\ncache = "{tmp_path}"\n'
-            "[optimizer]\ndecay_from = 2.0\nlearning_rate = 0.001\n[loss]\ncritic = 0.03\nfeatures = 0.5\n"
+            f'{text}[run]\ndirectory = "{tmp_path / name}"\nnum_updates = 4\n[data]\ncache ='
+            f' "{tmp_path}"\n[optimizer]\ndecay_from = 2.0\nlearning_rate = 0.001\n[loss]\ncritic ='
+            " 0.03\nfeatures = 0.5\n"
         )
         return path
 
@@ -112,5 +127,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights_and_its_model_generates(recip
     spec, parts = load_parts(whole / "model", ("codec",), "cpu")
     assert spec.codec["native_mouth"] and spec.codec["gaze"]
     assert torch.equal(parts["codec"].mouth_net.leave.weight, same["leave.weight"])
-    further = mouth.train(recipe("further", start_from=whole), [*SHORT, "run.num_updates=1"], resume=None)
+    further = mouth.train(
+        recipe("further", start_from=whole), [*SHORT, "run.num_updates=1"], resume=None
+    )
     assert (further / "mouth.safetensors").exists()

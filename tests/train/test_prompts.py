@@ -26,7 +26,9 @@ def test_the_same_draw_is_the_same_prompt_and_an_epoch_holds_every_clip(prompts)
     count = len(prompts.train)
     one, same = prompts.draw(3, 1), prompts.draw(3, 1)
     assert np.array_equal(one.truth, same.truth) and one.key == same.key
-    assert {prompts.draw(3, draw).key for draw in range(count)} == {source.key for source in prompts.train}
+    assert {prompts.draw(3, draw).key for draw in range(count)} == {
+        source.key for source in prompts.train
+    }
     starts = [prompts.draw(3, draw) for draw in range(0, 4 * count, count)]
     assert len({prompt.sound.samples.tobytes() for prompt in starts}) > 1
 

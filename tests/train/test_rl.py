@@ -82,11 +82,17 @@ def changed(run, toy):
 
 
 def without_times(row):
-    return {name: value for name, value in row.items() if name not in ("time", "s", "sampling_s", "wait_for_scores_s")}
+    return {
+        name: value
+        for name, value in row.items()
+        if name not in ("time", "s", "sampling_s", "wait_for_scores_s")
+    }
 
 
 def test_a_run_leaves_models_samples_and_a_log(whole, toy):
-    assert load(whole / "model").spec.name == "toy-rl" and load(whole / "best").spec.name == "toy-rl"
+    assert (
+        load(whole / "model").spec.name == "toy-rl" and load(whole / "best").spec.name == "toy-rl"
+    )
     assert [row["update"] for row in log_of(whole)] == [1, 2, 3, 4]
     looks = log_of(whole, "look")
     assert [row["update"] for row in looks] == [0, 2, 4] and looks[0]["held_out_reward"] == 0
@@ -96,7 +102,9 @@ def test_a_run_leaves_models_samples_and_a_log(whole, toy):
         scores = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
         assert len(scores) == 2 and scores[0]["closeness"] < 0
     row = log_of(whole)[0]
-    assert row["ratio_min"] == row["ratio_max"] == 1 and row["kl"] == 0 and log_of(whole)[-1]["kl"] > 0
+    assert (
+        row["ratio_min"] == row["ratio_max"] == 1 and row["kl"] == 0 and log_of(whole)[-1]["kl"] > 0
+    )
     shares = [value for name, value in row.items() if name.startswith("explained_")]
     assert sum(shares) == pytest.approx(1, abs=1e-4)
     assert load_recipe(whole / "config.json", rl.RlRecipe).rollout.evaluations == 4
@@ -106,7 +114,9 @@ def test_a_stopped_run_continues_with_the_update_it_would_have_made(tmp_path, re
     path = recipe(tmp_path / "stopped")
     rl.train(path, [*SMALL, *FULL, "run.num_updates=2"], resume=None)
     resumed = rl.train(path, [*SMALL, *FULL], resume="auto")
-    assert [without_times(row) for row in log_of(resumed)] == [without_times(row) for row in log_of(whole)]
+    assert [without_times(row) for row in log_of(resumed)] == [
+        without_times(row) for row in log_of(whole)
+    ]
     for name in ("model", "best"):
         assert_close(weights_of(resumed, name), weights_of(whole, name), rtol=0, atol=0)
 
@@ -114,8 +124,12 @@ def test_a_stopped_run_continues_with_the_update_it_would_have_made(tmp_path, re
 def test_killed_anywhere_it_continues_the_same(tmp_path, recipe, whole):
     path = recipe(tmp_path / "killed")
     options = [*SMALL, *FULL, "run.checkpoint_every=1"]
-    threads = environment(OMP_NUM_THREADS=torch.get_num_threads())  # as many as here: sums are in another order else
-    process = subprocess.Popen([*PROCESS, str(path), "auto", *options], cwd=ROOT, env=threads, stdout=-3)
+    threads = environment(
+        OMP_NUM_THREADS=torch.get_num_threads()
+    )  # as many as here: sums are in another order else
+    process = subprocess.Popen(
+        [*PROCESS, str(path), "auto", *options], cwd=ROOT, env=threads, stdout=-3
+    )
     log = tmp_path / "killed" / "log.jsonl"
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline and process.poll() is None:
@@ -145,20 +159,34 @@ def test_two_processes_make_the_update_of_one(tmp_path, recipe, whole):
     assert [process.wait(timeout=900) for process in ranks] == [0, 0]
     resumed = rl.train(path, [*SMALL, *FULL], resume="auto")  # what two began one continues
     for mine, theirs in zip(log_of(resumed), log_of(whole), strict=True):
-        assert mine["window_start"] == theirs["window_start"] and mine["evaluations"] == theirs["evaluations"]
+        assert (
+            mine["window_start"] == theirs["window_start"]
+            and mine["evaluations"] == theirs["evaluations"]
+        )
         for name in ("mean_closeness", "loss", "gradient_norm", "kl"):
             assert mine[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-6)
-    assert_close(weights_of(resumed), weights_of(whole), rtol=1e-3, atol=1e-4)  # a rate of 0.01, four times
+    assert_close(
+        weights_of(resumed), weights_of(whole), rtol=1e-3, atol=1e-4
+    )  # a rate of 0.01, four times
 
 
 def environment(**values):
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **{k: str(v) for k, v in values.items()}}
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        **{k: str(v) for k, v in values.items()},
+    }
 
 
 def test_sharing_changes_no_update(tmp_path, recipe):
     plain = [f"rollout.sharing.{name}=false" for name in ("prefix", "window", "condition")]
     runs = [
-        rl.train(recipe(tmp_path / name), [*SMALL, "trained='all'", "run.num_updates=2", *options], resume=None)
+        rl.train(
+            recipe(tmp_path / name),
+            [*SMALL, "trained='all'", "run.num_updates=2", *options],
+            resume=None,
+        )
         for name, options in (("shared", []), ("plain", plain))
     ]
     shared, unshared = (log_of(run) for run in runs)
@@ -169,7 +197,11 @@ def test_sharing_changes_no_update(tmp_path, recipe):
 
 @pytest.mark.parametrize("trained", ["generation", "all"])
 def test_what_learns(tmp_path, recipe, toy, trained):
-    run = rl.train(recipe(tmp_path / trained), [*SMALL, f"trained='{trained}'", "run.num_updates=1"], resume=None)
+    run = rl.train(
+        recipe(tmp_path / trained),
+        [*SMALL, f"trained='{trained}'", "run.num_updates=1"],
+        resume=None,
+    )
     names = changed(run, toy)
     assert {"llm2vae.weight", "time_embedder.mlp.0.weight"} <= names
     experts = {name for name in names if "_moe_gen" not in name and "language_model" in name}
@@ -177,8 +209,16 @@ def test_what_learns(tmp_path, recipe, toy, trained):
 
 
 def test_several_updates_of_a_rollout_leave_the_ratio_one(tmp_path, recipe):
-    options = ["objective.updates_per_rollout=2", "rollout.shared_noise=false", "rollout.window.width=2"]
-    options += ["rollout.sharing.prefix=false", "rollout.sharing.window=false", "objective.ratio_norm='guard'"]
+    options = [
+        "objective.updates_per_rollout=2",
+        "rollout.shared_noise=false",
+        "rollout.window.width=2",
+    ]
+    options += [
+        "rollout.sharing.prefix=false",
+        "rollout.sharing.window=false",
+        "objective.ratio_norm='guard'",
+    ]
     run = rl.train(recipe(tmp_path / "twice"), [*SMALL, *options], resume=None)
     rows = log_of(run)
     assert [row["update"] for row in rows] == [2, 4] and all(row["ratio_max"] > 1 for row in rows)
@@ -187,7 +227,9 @@ def test_several_updates_of_a_rollout_leave_the_ratio_one(tmp_path, recipe):
 def test_clips_without_a_score_are_counted_and_too_many_stop_the_run(tmp_path, recipe, toy):
     reward = "reward.terms=[{scorers=['%s']}]"
     run = rl.train(
-        recipe(tmp_path / "some"), [*SMALL, reward % "sometimes", "reward.max_unscored_share=0.9"], resume=None
+        recipe(tmp_path / "some"),
+        [*SMALL, reward % "sometimes", "reward.max_unscored_share=0.9"],
+        resume=None,
     )
     assert any(row["unscored"] for row in log_of(run)) and changed(run, toy)
     with pytest.raises(TrainingError, match="6 of 6 clips have no score"):
@@ -195,8 +237,12 @@ def test_clips_without_a_score_are_counted_and_too_many_stop_the_run(tmp_path, r
 
 
 def test_ties_teach_nothing(tmp_path, recipe, toy):
-    run = rl.train(recipe(tmp_path / "tied"), [*SMALL, "reward.terms=[{scorers=['even']}]"], resume=None)
-    assert [row["reason"] for row in log_of(run, "skipped")] == ["every group is tied or without scores"] * 4
+    run = rl.train(
+        recipe(tmp_path / "tied"), [*SMALL, "reward.terms=[{scorers=['even']}]"], resume=None
+    )
+    assert [row["reason"] for row in log_of(run, "skipped")] == [
+        "every group is tied or without scores"
+    ] * 4
     assert all(row["tied_share"] == 1 for row in log_of(run)) and not changed(run, toy)
 
 
@@ -209,7 +255,9 @@ def test_a_gradient_that_is_not_finite_is_skipped(tmp_path, recipe, toy, monkeyp
 
     monkeypatch.setattr(rl, "passes", broken)
     run = rl.train(recipe(tmp_path / "inf"), [*SMALL, "run.num_updates=2"], resume=None)
-    assert {row["reason"] for row in log_of(run, "skipped")} == {"gradient is not finite"} and not changed(run, toy)
+    assert {row["reason"] for row in log_of(run, "skipped")} == {
+        "gradient is not finite"
+    } and not changed(run, toy)
 
 
 def test_a_standstill_raises_its_alarm(tmp_path, recipe, monkeypatch):
@@ -230,7 +278,10 @@ def test_a_standstill_raises_its_alarm(tmp_path, recipe, monkeypatch):
         ("rollout.shared_noise=false", "sharing.prefix and sharing.window must be off"),
         ("rollout.sharing.prefix=false", "sharing.window needs sharing.prefix"),
         ("objective.updates_per_rollout=3", "must be a multiple of updates_per_rollout 3"),
-        ("reward.terms=[{scorers=['closness']}]", "measure: no 'closness'; did you mean 'closeness'?"),
+        (
+            "reward.terms=[{scorers=['closness']}]",
+            "measure: no 'closness'; did you mean 'closeness'?",
+        ),
         ("watch.held_out_scorers=['closeness']", "closeness is in the reward"),
         ("rollout.eta=0", "eta"),
         ("prompts.manifest=a.jsonl", "either manifest or at least one of world and grid"),
@@ -251,7 +302,11 @@ def test_the_papers_values():
     rollout, optimizer = paper.rollout, paper.optimizer
     assert (rollout.evaluations, rollout.eta, rollout.window.width) == (15, 0.5, 1)
     assert (rollout.group_size, rollout.group_size * rollout.num_groups) == (4, 128)
-    assert (optimizer.learning_rate, optimizer.betas, paper.run.num_updates) == (1e-5, (0.9, 0.95), 400)
+    assert (optimizer.learning_rate, optimizer.betas, paper.run.num_updates) == (
+        1e-5,
+        (0.9, 0.95),
+        400,
+    )
     assert paper.objective.ratio_epsilon == 1e-3
     assert [term.weight for term in paper.reward.terms] == [1.0, 0.2, 0.2]
 

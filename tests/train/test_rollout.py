@@ -56,7 +56,9 @@ def velocity_of(model, features, shared=True):
 
 
 def plan_of(start=2, width=1, evaluations=6):
-    return Plan(Schedule(evaluations, 3.0), range(start, start + width), 0.5, range(evaluations - 1))
+    return Plan(
+        Schedule(evaluations, 3.0), range(start, start + width), 0.5, range(evaluations - 1)
+    )
 
 
 def sampled(velocity, sharing, plan, objective=OFF_POLICY):
@@ -70,7 +72,9 @@ def gradients(model, velocity, group, plan, objective=OFF_POLICY, scored=ALL, **
     for part in passes(velocity, group, ADVANTAGE, scored, plan, objective, **options):
         part.loss.backward(retain_graph=True)
         losses.append(float(part.loss.detach()))
-    return sum(losses), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return sum(losses), {
+        n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
+    }
 
 
 CHOICES = itertools.product([True, False], repeat=3)
@@ -85,11 +89,15 @@ def test_every_way_of_sharing_equals_the_plain_path(model, features, sharing, wi
     group = sampled(velocity_of(model, features, sharing.condition), sharing, plan)
     assert torch.equal(group.z0, plain.z0)
     for step, expected in zip(group.steps, plain.steps, strict=True):
-        assert torch.equal(step.z_next, expected.z_next) and torch.equal(step.log_prob, expected.log_prob)
+        assert torch.equal(step.z_next, expected.z_next) and torch.equal(
+            step.log_prob, expected.log_prob
+        )
     loss, found = gradients(model, velocity_of(model, features, sharing.condition), group, plan)
     expected_loss, expected = gradients(model, velocity_of(model, features, False), plain, plan)
     assert_close(loss, expected_loss)
-    assert found.keys() == expected.keys() and any(value.abs().max() > 1e-4 for value in found.values())
+    assert found.keys() == expected.keys() and any(
+        value.abs().max() > 1e-4 for value in found.values()
+    )
     for name, value in found.items():
         assert_close(value, expected[name], atol=1e-6, rtol=1e-4, msg=name)
 
@@ -97,12 +105,17 @@ def test_every_way_of_sharing_equals_the_plain_path(model, features, sharing, wi
 def test_sharing_is_exact_off_policy_too(model, features):
     """After an update the ratios differ and some are clipped; the weights then leave the plain mean."""
     plan, objective = plan_of(), ObjectiveConfig(ratio_epsilon=1e-5)
-    groups = {s: sampled(velocity_of(model, features), s, plan, objective) for s in (Sharing(), PLAIN)}
+    groups = {
+        s: sampled(velocity_of(model, features), s, plan, objective) for s in (Sharing(), PLAIN)
+    }
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     with torch.no_grad():
         model.llm2vae.weight.add_(0.01)
     found = {
-        s: gradients(model, velocity_of(model, features), groups[s], plan, objective, on_policy=False) for s in groups
+        s: gradients(
+            model, velocity_of(model, features), groups[s], plan, objective, on_policy=False
+        )
+        for s in groups
     }
     outside = [
         part.outside for part in passes(velocity_of(model, features), groups[PLAIN], ADVANTAGE, ALL, plan, objective,
@@ -119,7 +132,9 @@ def test_sharing_is_exact_off_policy_too(model, features):
     [(PLAIN, 1, 60, 4), (Sharing(window=False), 1, 7 + 4 * 8, 4), (Sharing(), 1, 8 + 4 * 7, 1),
      (PLAIN, 3, 60, 12), (Sharing(), 3, 8 + 4 * 7, 9)],
 )  # fmt: skip
-def test_evaluations_of_a_group_at_the_papers_setting(model, features, sharing, width, evaluations, forwards):
+def test_evaluations_of_a_group_at_the_papers_setting(
+    model, features, sharing, width, evaluations, forwards
+):
     plan = plan_of(start=7, width=width, evaluations=15)
     velocity = velocity_of(model, features)
     group = sampled(velocity, sharing, plan)
@@ -132,21 +147,37 @@ def test_evaluations_of_a_group_at_the_papers_setting(model, features, sharing, 
 def test_only_the_windows_latents_are_kept(model, features):
     group = sampled(velocity_of(model, features), Sharing(), plan_of(width=3))
     assert [len(step.zt) for step in group.steps] == [1, 4, 4]
-    assert group.steps[1].zt is group.steps[0].z_next and all(step.mean is None for step in group.steps)
+    assert group.steps[1].zt is group.steps[0].z_next and all(
+        step.mean is None for step in group.steps
+    )
 
 
 def test_siblings_differ_by_their_noise_alone(model, features):
     group = sampled(velocity_of(model, features), Sharing(), plan_of())
-    assert all(not torch.equal(group.z0[i], group.z0[j]) for i, j in itertools.combinations(range(4), 2))
+    assert all(
+        not torch.equal(group.z0[i], group.z0[j]) for i, j in itertools.combinations(range(4), 2)
+    )
     z1 = first_noise(SHAPE, 0, 0, 0, 4, shared=True)
-    same = roll_out(velocity_of(model, features), z1, [rng_for(0, 0, 0, 1), rng_for(0, 0, 0, 1)], plan_of(), OFF_POLICY)
+    same = roll_out(
+        velocity_of(model, features),
+        z1,
+        [rng_for(0, 0, 0, 1), rng_for(0, 0, 0, 1)],
+        plan_of(),
+        OFF_POLICY,
+    )
     assert torch.equal(same.z0[0], same.z0[1]) and torch.equal(same.z0[0], group.z0[1])
 
 
 def test_own_noise_for_each_sibling(model, features):
     z1 = first_noise(SHAPE, 0, 0, 0, 4, shared=False)
     assert len(z1) == 4 and not torch.equal(z1[0], z1[1])
-    group = roll_out(velocity_of(model, features), z1, [rng_for(0, 0, 0, i) for i in range(4)], plan_of(), OFF_POLICY)
+    group = roll_out(
+        velocity_of(model, features),
+        z1,
+        [rng_for(0, 0, 0, i) for i in range(4)],
+        plan_of(),
+        OFF_POLICY,
+    )
     assert len(group.steps[0].zt) == 4
 
 
@@ -165,7 +196,9 @@ def test_the_first_ratio_is_exactly_one_or_the_run_stops(model, features):
     def other_kernel(zt, t):
         return velocity_of(model, features)(zt, t) * (1 + 1e-5)
 
-    with pytest.raises(TrainingError, match="first ratio is off 1 by .* set objective.old_log_prob = 'update'"):
+    with pytest.raises(
+        TrainingError, match="first ratio is off 1 by .* set objective.old_log_prob = 'update'"
+    ):
         next(passes(other_kernel, group, ADVANTAGE, ALL, plan, OFF_POLICY))
     own = ObjectiveConfig(old_log_prob="update")
     assert not next(passes(other_kernel, group, ADVANTAGE, ALL, plan, own)).log_ratio.any()
@@ -212,8 +245,15 @@ def test_guard_keeps_the_old_mean_and_starts_at_one(model, features):
 def test_a_trajectory_is_priced_by_the_plan_that_made_it(model, features):
     group = sampled(velocity_of(model, features), Sharing(), plan_of(start=2))
     with pytest.raises(AssertionError):
-        next(passes(velocity_of(model, features), group, ADVANTAGE, ALL, plan_of(start=3), OFF_POLICY))
-    assert len({plan_of().digest, plan_of(3).digest, plan_of(2, 2).digest, plan_of(2, 1, 7).digest}) == 4
+        next(
+            passes(
+                velocity_of(model, features), group, ADVANTAGE, ALL, plan_of(start=3), OFF_POLICY
+            )
+        )
+    assert (
+        len({plan_of().digest, plan_of(3).digest, plan_of(2, 2).digest, plan_of(2, 1, 7).digest})
+        == 4
+    )
 
 
 def test_random_windows_of_a_run_cost_what_the_algebra_says():

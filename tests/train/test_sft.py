@@ -100,7 +100,9 @@ def launch(count, where, path, *options):
         "MASTER_PORT": str(port),
     }  # fmt: skip
     command = [sys.executable, str(PROCESS), str(count), where, str(path), *SMALL, *options]
-    ran = subprocess.run(command, cwd=ROOT, env=environment, stdout=-1, stderr=-3, timeout=900, check=True)
+    ran = subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=-1, stderr=-3, timeout=900, check=True
+    )
     return json.loads(ran.stdout.splitlines()[-1])
 
 
@@ -124,9 +126,13 @@ def test_four_two_and_one_process_make_one_run_however_they_end(tmp_path, recipe
     mine, theirs = updates_of(directory), {row["update"]: row for row in updates_of(whole)}
     assert [row["update"] for row in mine] == [1, 2, 3, 3, 4]  # by four, four, two, one and one
     for row in mine:
-        for name in () if row["update"] == 2 else ("loss", "clips", "gradient_norm", "rate"):  # 2 was skipped
+        for name in (
+            () if row["update"] == 2 else ("loss", "clips", "gradient_norm", "rate")
+        ):  # 2 was skipped
             assert row[name] == pytest.approx(theirs[row["update"]][name], rel=1e-4)
-    assert_close(weights_of(directory), weights_of(whole), rtol=1e-3, atol=1e-4)  # a rate of 0.01, three times
+    assert_close(
+        weights_of(directory), weights_of(whole), rtol=1e-3, atol=1e-4
+    )  # a rate of 0.01, three times
     held_out = ([row["held_out_loss"] for row in log_of(run) if row.get("event") == "sample"] for run in
                 (directory, whole))  # fmt: skip
     assert next(held_out) == pytest.approx(next(held_out), rel=1e-4)
@@ -156,7 +162,9 @@ def test_sigterm_costs_nothing(tmp_path, recipe, whole, beside):
 
 def test_a_broken_update_is_skipped_and_its_clip_named(whole, tmp_path, recipe):
     skipped = [row for row in log_of(whole) if row.get("event") == "skipped"]
-    assert [(row["update"], row["reason"], row["clips"]) for row in skipped] == [(1, "loss is not finite", [POISONED])]
+    assert [(row["update"], row["reason"], row["clips"]) for row in skipped] == [
+        (1, "loss is not finite", [POISONED])
+    ]
     assert all(torch.isfinite(value).all() for value in weights_of(whole).values())
 
 
@@ -169,7 +177,13 @@ def test_a_run_without_finite_gradients_stops(tmp_path, recipe, monkeypatch):
 
 @pytest.mark.parametrize("trained", ["full", "generation", "lora"])
 def test_what_learns_and_that_the_result_generates(tmp_path, recipe, toy, trained):
-    options = [*SMALL, f"trained={trained}", "lora.rank=2", "optimizer.ema_decay=0", "run.num_updates=2"]
+    options = [
+        *SMALL,
+        f"trained={trained}",
+        "lora.rank=2",
+        "optimizer.ema_decay=0",
+        "run.num_updates=2",
+    ]
     run = sft.train(recipe(tmp_path / trained), options, resume=None)
     before, after = load_file(toy / "model.safetensors"), weights_of(run)
     assert before.keys() == after.keys()
@@ -209,7 +223,9 @@ def test_bagel_7b_spreads_over_64_processes(trained, learning, monkeypatch):
         weights = [(p.requires_grad, p.numel(), p.to_local()) for p in model.parameters()]
     finally:
         dist.destroy_process_group()
-    assert sum(own.numel() for learns, _, own in weights if learns) == pytest.approx(learning / 64, rel=0.01)
+    assert sum(own.numel() for learns, _, own in weights if learns) == pytest.approx(
+        learning / 64, rel=0.01
+    )
     frozen = [(whole, own) for learns, whole, own in weights if not learns]
     own_bytes = sum(own.numel() * own.element_size() for _, own in frozen)
     assert own_bytes == pytest.approx(2 * sum(whole for whole, _ in frozen) / 64, rel=0.01)  # bf16
@@ -219,7 +235,9 @@ def test_what_does_not_fit_is_refused(tmp_path, recipe, clips):
     path = recipe(tmp_path / "a")
     with pytest.raises(ConfigError, match="data.row_tokens 30: a clip of 7 latent frames has"):
         sft.train(path, [*SMALL, "data.row_tokens=30"], resume=None)
-    with pytest.raises(DataError, match="encoded.jsonl; give a dataset that `flowportrait encode` has finished"):
+    with pytest.raises(
+        DataError, match="encoded.jsonl; give a dataset that `flowportrait encode` has finished"
+    ):
         sft.train(path, [*SMALL, f"data.encoded=['{tmp_path}']"], resume=None)
     with pytest.raises(DataError, match="encode the clips with the parts of this model"):
         sft.train(path, [*SMALL, "start_from=tiny"], resume=None)
@@ -228,5 +246,9 @@ def test_what_does_not_fit_is_refused(tmp_path, recipe, clips):
 def test_the_paper_recipe():
     recipe = load_recipe(RECIPES_DIR / "sft-paper.toml", sft.SftRecipe)
     assert (recipe.optimizer.learning_rate, recipe.optimizer.betas) == (5e-5, (0.9, 0.95))
-    assert (recipe.run.num_updates, recipe.data.row_tokens, recipe.sampling.evaluations) == (300_000, 89_600, 25)
+    assert (recipe.run.num_updates, recipe.data.row_tokens, recipe.sampling.evaluations) == (
+        300_000,
+        89_600,
+        25,
+    )
     assert recipe.optimizer.rate_at(10**6, 300_000) == 5e-5

@@ -69,16 +69,24 @@ def same_weights(one, other):
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_stopped_codec_run_continues_with_the_update_it_would_have_made(tmp_path, recipe, codec_run):
+def test_a_stopped_codec_run_continues_with_the_update_it_would_have_made(
+    tmp_path, recipe, codec_run
+):
     path = recipe(tmp_path / "codec")
     codec.train(path, [*TINY_CODEC, "run.num_updates=2", "optimizer.decay_from=2.0"], resume=None)
     resumed = codec.train(path, [*TINY_CODEC, "optimizer.decay_from=2.0"], resume="auto")
-    whole = codec.train(recipe(tmp_path / "whole"), [*TINY_CODEC, "optimizer.decay_from=2.0"], resume=None)
-    assert same_weights(load_file(resumed / "codec.safetensors"), load_file(whole / "codec.safetensors"))
+    whole = codec.train(
+        recipe(tmp_path / "whole"), [*TINY_CODEC, "optimizer.decay_from=2.0"], resume=None
+    )
+    assert same_weights(
+        load_file(resumed / "codec.safetensors"), load_file(whole / "codec.safetensors")
+    )
     assert [row["loss"] for row in log_of(resumed)] == [row["loss"] for row in log_of(whole)]
 
 
-def test_a_stopped_sft_run_continues_with_the_update_it_would_have_made(tmp_path, recipe, codec_run):
+def test_a_stopped_sft_run_continues_with_the_update_it_would_have_made(
+    tmp_path, recipe, codec_run
+):
     path = recipe(tmp_path / "sft", codec=codec_run)
     constant = [*TINY_SFT, "optimizer.decay_from=2.0"]
     sft.train(path, [*constant, "run.num_updates=2"], resume=None)
@@ -89,7 +97,9 @@ def test_a_stopped_sft_run_continues_with_the_update_it_would_have_made(tmp_path
     assert [row["flow"] for row in log_of(resumed)] == [row["flow"] for row in log_of(whole)]
 
 
-def test_asked_to_end_while_it_learns_to_hear_it_goes_on_from_there(tmp_path, recipe, codec_run, sft_run, monkeypatch):
+def test_asked_to_end_while_it_learns_to_hear_it_goes_on_from_there(
+    tmp_path, recipe, codec_run, sft_run, monkeypatch
+):
     path, listened = recipe(tmp_path / "sft", codec=codec_run), hearing._named_shapes
     before = signal.getsignal(signal.SIGTERM)
 
@@ -115,20 +125,28 @@ def test_a_trained_model_directory_generates(sft_run):
     hum = np.sin(np.arange(24_000) / 16_000 * 900).astype(np.float32)
     result = load(sft_run / "model").generate(portrait, (hum, 16_000), crop="none")
     assert result.frames.shape == (36, 64, 64, 3)
-    assert sorted(path.name for path in sft_run.glob("*.mp4")) == ["sample_000002_world.mp4", "sample_000004_world.mp4"]
+    assert sorted(path.name for path in sft_run.glob("*.mp4")) == [
+        "sample_000002_world.mp4",
+        "sample_000004_world.mp4",
+    ]
 
 
 def test_the_codec_keeps_what_it_encodes_after_a_few_updates_more_than_before(codec_run):
     """The log carries held-out figures, and copying the portrait is among them for comparison."""
     samples = log_of(codec_run, "sample")
     assert [row["update"] for row in samples] == [2, 4]
-    assert all(np.isfinite(row["psnr_held_out"]) and np.isfinite(row["psnr_copying_portrait"]) for row in samples)
+    assert all(
+        np.isfinite(row["psnr_held_out"]) and np.isfinite(row["psnr_copying_portrait"])
+        for row in samples
+    )
 
 
 def test_resuming_from_elsewhere_and_foreign_checkpoints_are_refused(tmp_path, recipe, codec_run):
     with pytest.raises(ConfigError, match=r"--resume: no checkpoint in"):
         codec.train(recipe(tmp_path / "a"), TINY_CODEC, resume=str(tmp_path / "nothing"))
-    with pytest.raises(ConfigError, match="holds the checkpoint of a run; go on with it by --resume auto"):
+    with pytest.raises(
+        ConfigError, match="holds the checkpoint of a run; go on with it by --resume auto"
+    ):
         codec.train(recipe(codec_run), TINY_CODEC, resume=None)
     wider = ["codec.width=64", *TINY_CODEC[1:]]
     with pytest.raises(CheckpointError, match="is not a checkpoint of this recipe"):
@@ -149,7 +167,9 @@ def test_a_part_trained_on_leaves_the_other_as_it_was(tmp_path, recipe, codec_ru
 
 def test_sft_goes_on_from_a_model_directory(tmp_path, recipe, codec_run, sft_run):
     path = recipe(tmp_path / "more", codec=codec_run, start_from=sft_run / "model")
-    more = sft.train(path, [*TINY_SFT, "run.num_updates=2", "optimizer.learning_rate=0.0"], resume=None)
+    more = sft.train(
+        path, [*TINY_SFT, "run.num_updates=2", "optimizer.learning_rate=0.0"], resume=None
+    )
     weights = "model/model.safetensors"
     assert same_weights(load_file(more / weights), load_file(sft_run / weights))
     assert not (more / "hearing").exists()
@@ -165,7 +185,11 @@ def test_learning_rate_warms_up_holds_and_falls():
 
 @pytest.mark.parametrize(
     "name, kind",
-    [("tiny-codec", codec.CodecRecipe), ("tiny-landmarker", codec.CodecRecipe), ("tiny-sft", ScratchRecipe)],
+    [
+        ("tiny-codec", codec.CodecRecipe),
+        ("tiny-landmarker", codec.CodecRecipe),
+        ("tiny-sft", ScratchRecipe),
+    ],
 )
 def test_shipped_recipes_load(name, kind):
     load_recipe(RECIPES_DIR / f"{name}.toml", kind)

@@ -17,7 +17,9 @@ from flowportrait.train.parallel import Ranks
 from flowportrait.train.trainable import check_weights
 from flowportrait.train.tuned import Story, keep_as, write_tuned
 
-STORY = Story("Reinforcement learning", 3, 10, ("clips",), {"held_out_reward": 0.25, "jitter": None})
+STORY = Story(
+    "Reinforcement learning", 3, 10, ("clips",), {"held_out_reward": 0.25, "jitter": None}
+)
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +44,11 @@ def tune(toy, directory, name="toy-rl"):
 def everything(directory):
     spec, parts = load_parts(directory, PARTS, "cpu")
     said = spec.model_dump(exclude={"sha256"})
-    return said, {f"{part}.{name}": value for part in PARTS for name, value in parts[part].state_dict().items()}
+    return said, {
+        f"{part}.{name}": value
+        for part in PARTS
+        for name, value in parts[part].state_dict().items()
+    }
 
 
 def test_a_tuned_model_has_its_own_card_and_keeps_the_one_it_began_from(toy, tmp_path):
@@ -52,7 +58,9 @@ def test_a_tuned_model_has_its_own_card_and_keeps_the_one_it_began_from(toy, tmp
     assert card.startswith("# toy-rl\n") and "27.1" not in card
     assert "3 of 10 updates" in card and "- clips" in card and "| held_out_reward | 0.25 |" in card
     assert "jitter" not in card and str(tmp_path) not in card
-    assert "CARD.toy.md" in card and (out / "CARD.toy.md").read_text() == (toy / "CARD.md").read_text()
+    assert (
+        "CARD.toy.md" in card and (out / "CARD.toy.md").read_text() == (toy / "CARD.md").read_text()
+    )
     assert (out / "bagel" / "llm_config.json").is_file()
     said, values = everything(out)
     assert said["name"] == "toy-rl"
@@ -71,7 +79,9 @@ def test_the_best_model_is_on_disk_once_and_outlives_the_last(toy, tmp_path):
     before = everything(tmp_path / "best")
     tune(tmp_path / "best", tmp_path / "model")
     after = everything(tmp_path / "best")
-    assert before[0] == after[0] and all(torch.equal(before[1][name], after[1][name]) for name in before[1])
+    assert before[0] == after[0] and all(
+        torch.equal(before[1][name], after[1][name]) for name in before[1]
+    )
     assert not model.samefile(best)
 
 
@@ -125,10 +135,14 @@ def test_a_training_does_not_begin_from_a_changed_model(toy):
     check_weights(toy, spec, Ranks())
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(CheckpointError, match=r"model.safetensors: its sha256 is not the one in config.json"):
+    with pytest.raises(
+        CheckpointError, match=r"model.safetensors: its sha256 is not the one in config.json"
+    ):
         check_weights(toy, spec, Ranks())
     path.unlink()
-    with pytest.raises(CheckpointError, match=r"model.safetensors: not there, and config.json names it"):
+    with pytest.raises(
+        CheckpointError, match=r"model.safetensors: not there, and config.json names it"
+    ):
         check_weights(toy, spec, Ranks())
 
 
@@ -136,7 +150,9 @@ def test_a_config_that_was_changed_on_purpose_says_so(toy):
     values = json.loads((toy / CONFIG).read_text())
     values["sampling"]["shift"] = 7.0
     (toy / CONFIG).write_text(json.dumps(values))
-    with pytest.raises(CheckpointError, match="is not what was written; .* remove 'config.json' from its sha256"):
+    with pytest.raises(
+        CheckpointError, match="is not what was written; .* remove 'config.json' from its sha256"
+    ):
         load_spec(toy)
     del values["sha256"][CONFIG]
     (toy / CONFIG).write_text(json.dumps(values))

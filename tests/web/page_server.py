@@ -17,7 +17,9 @@ class Visitor:
     def __init__(self, port, **headers):
         self.port, self.headers = port, headers
         cookie = self.ask("GET", "/")[1]["set-cookie"]
-        assert {"httponly", "samesite=strict"} <= {part.strip().lower() for part in cookie.split(";")}
+        assert {"httponly", "samesite=strict"} <= {
+            part.strip().lower() for part in cookie.split(";")
+        }
         self.headers |= {"Cookie": cookie.split(";")[0]}
 
     def ask(self, method, path, body=None, **headers):
@@ -28,11 +30,20 @@ class Visitor:
             connection.request(method, path, sent, self.headers | kind | headers)
             answer = connection.getresponse()
             data = answer.read()
-        return answer.status, answer.headers, json.loads(data) if "json" in answer.headers["content-type"] else data
+        return (
+            answer.status,
+            answer.headers,
+            json.loads(data) if "json" in answer.headers["content-type"] else data,
+        )
 
     def submit(self, **wish):
         """Status and answer to a wish; a short one of the samples unless it says otherwise."""
-        wish = {"portrait": "portrait.png", "audio": "speech.wav", "consent": True, "evaluations": 2} | wish
+        wish = {
+            "portrait": "portrait.png",
+            "audio": "speech.wav",
+            "consent": True,
+            "evaluations": 2,
+        } | wish
         status, _, body = self.ask("POST", "/api/jobs", wish)
         return status, body
 

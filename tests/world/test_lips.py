@@ -23,7 +23,9 @@ def lips_of(rig, seed):
 def said(phones: list[tuple[str, float]], lips, seed=0, emotion=None):
     """Gaps between the lips in eye distances, at every frame, and the speech."""
     starts = np.cumsum([0.0, *(length_s for _, length_s in phones)])
-    timed = [Phone(float(start_s), name) for start_s, (name, _) in zip(starts, phones, strict=False)]
+    timed = [
+        Phone(float(start_s), name) for start_s, (name, _) in zip(starts, phones, strict=False)
+    ]
     count = round(starts[-1] * FPS)
     style = draw_style(np.random.default_rng(seed))
     speech = articulate(timed, float(starts[-1]), count, np.ones(count), style)
@@ -41,19 +43,27 @@ def gap_of(phone: str, lips, seed=0) -> float:
 def test_openings_are_in_order(rig):
     """Closed for p and silence, then f, s, and the vowels by how open they are; over people and styles."""
     order = [("p", "pau"), ("f",), ("s",), ("ih",), ("eh",), ("aa",)]
-    mean = [np.mean([gap_of(phone, lips_of(rig, seed), seed) for phone in group for seed in SEEDS]) for group in order]
+    mean = [
+        np.mean([gap_of(phone, lips_of(rig, seed), seed) for phone in group for seed in SEEDS])
+        for group in order
+    ]
     assert mean == sorted(mean), dict(zip(order, mean, strict=True))
     assert mean[0] < 0.01 and 0.015 < mean[1] < 0.05 and mean[-1] > 0.12
 
 
 @pytest.mark.parametrize("phone", ["p", "b", "m"])
 @pytest.mark.parametrize(
-    "emotion", [{}, weights(mouthSmile=0.4), weights(mouthUpperUp=0.2)], ids=["", "happy", "disgust"]
+    "emotion",
+    [{}, weights(mouthSmile=0.4), weights(mouthUpperUp=0.2)],
+    ids=["", "happy", "disgust"],
 )
 def test_lips_close_between_open_vowels(rig, phone, emotion):
     for seed in SEEDS:
         gaps, _ = said(
-            [("pau", 0.2), ("aa", 0.12), (phone, 0.09), ("ae", 0.12), ("pau", 0.2)], lips_of(rig, seed), seed, emotion
+            [("pau", 0.2), ("aa", 0.12), (phone, 0.09), ("ae", 0.12), ("pau", 0.2)],
+            lips_of(rig, seed),
+            seed,
+            emotion,
         )
         assert gaps.min() < 0.012, (seed, gaps)
         closure = gaps[round(0.32 * FPS) : round(0.42 * FPS) + 1]
@@ -64,7 +74,10 @@ def test_silence_looks_silent(rig):
     for seed in SEEDS:
         gaps, speech = said([("pau", 1.0)], lips_of(rig, seed), seed, weights(mouthSmile=0.1))
         assert np.abs(gaps).max() < 0.03 and np.ptp(gaps) < 1e-6
-        assert speech.faces[:, SHAPE["jawOpen"]].max() == 0 and (speech.visemes[:, VISEME["sil"]] == 1).all()
+        assert (
+            speech.faces[:, SHAPE["jawOpen"]].max() == 0
+            and (speech.visemes[:, VISEME["sil"]] == 1).all()
+        )
 
 
 def test_visemes_are_shares_in_time():
@@ -94,7 +107,9 @@ def test_the_tongue_is_seen_between_the_teeth_for_th_and_behind_them_for_l(head)
     for phone in ("th", "l", "ih", "p"):
         _, speech = said([("aa", 0.2), (phone, 0.25), ("aa", 0.2)], head.lips)
         middle = slice(round(0.32 * FPS), round(0.32 * FPS) + 1)
-        faces = close_lips(np.clip(speech.faces[middle], 0, 1), speech.visemes[middle], head.lips).astype(np.float32)
+        faces = close_lips(
+            np.clip(speech.faces[middle], 0, 1), speech.visemes[middle], head.lips
+        ).astype(np.float32)
         motion = Motion(faces, np.zeros((1, 6)), np.zeros((1, 2)), speech.tongue[middle])
         points = scene._posed(motion)[0]
         behind[phone] = points[teeth, 2].max() - points[tongue, 2].max()
@@ -124,9 +139,31 @@ def test_speakers_move_differently(rig):
 
 def test_every_phone_has_visemes_and_spellings_give_phones():
     assert {viseme for visemes in VISEMES_OF.values() for viseme in visemes} == set(VISEMES)
-    for word in ("bin", "blue", "at", "f", "two", "now", "Thought", "machine", "quick", "vision", "I", "x", "w"):
+    for word in (
+        "bin",
+        "blue",
+        "at",
+        "f",
+        "two",
+        "now",
+        "Thought",
+        "machine",
+        "quick",
+        "vision",
+        "I",
+        "x",
+        "w",
+    ):
         phones = spoken(word)
         assert phones and set(phones) <= VISEMES_OF.keys(), word
     assert spoken("lake") == ["l", "ey", "k"] and spoken("ship") == ["sh", "ih", "p"]
-    for mnemonic, phone in {"p": "p", "'aI": "ay", "tS": "ch", "_:": "pau", "T": "th", "@L": "l", "u:": "uw"}.items():
+    for mnemonic, phone in {
+        "p": "p",
+        "'aI": "ay",
+        "tS": "ch",
+        "_:": "pau",
+        "T": "th",
+        "@L": "l",
+        "u:": "uw",
+    }.items():
         assert from_espeak(mnemonic) == phone

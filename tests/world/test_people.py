@@ -16,16 +16,24 @@ def test_the_shipped_rig_has_all_parts(rig):
     assert {SKIN, TEETH, TONGUE, MOUTH, EYE_LEFT, EYE_RIGHT} <= set(np.unique(rig.parts))
     assert len(np.unique(rig.landmarks)) == 68
     assert (np.abs(rig.expressions).max((1, 2)) > 0.05).all(), [
-        name for name, delta in zip(ARKIT, rig.expressions, strict=True) if np.abs(delta).max() <= 0.05
+        name
+        for name, delta in zip(ARKIT, rig.expressions, strict=True)
+        if np.abs(delta).max() <= 0.05
     ]
     assert "CC0" in rig.about.licence
 
 
 def test_landmarks_are_where_their_names_say(rig):
     at = rig.vertices[rig.landmarks]
-    assert (at[:8, 0] < 0).all() and (at[9:17, 0] > 0).all(), "the person's right side comes first, on the left"
-    assert at[30, 2] == at[:, 2].max() and at[8, 1] == at[:, 1].min(), "the tip of the nose, the chin"
-    assert (at[[61, 62, 63], 1] > at[[67, 66, 65], 1]).all() and (at[[50, 52], 1] > at[[58, 56], 1]).all()
+    assert (at[:8, 0] < 0).all() and (at[9:17, 0] > 0).all(), (
+        "the person's right side comes first, on the left"
+    )
+    assert at[30, 2] == at[:, 2].max() and at[8, 1] == at[:, 1].min(), (
+        "the tip of the nose, the chin"
+    )
+    assert (at[[61, 62, 63], 1] > at[[67, 66, 65], 1]).all() and (
+        at[[50, 52], 1] > at[[58, 56], 1]
+    ).all()
     mirrored = at[[16, 26, 35, 45, 54, 64]] * [-1, 1, 1]
     assert np.abs(mirrored - at[[0, 17, 31, 36, 48, 60]]).max() < 0.05
 

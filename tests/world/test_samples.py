@@ -44,7 +44,8 @@ def test_training_reads_every_clip_with_its_split(sample_records):
     people = {record["identity"]["seed"]: record["split"] for record in sample_records}
     assert set(people.values()) == {"train", "validation", "test"}
     voices = {
-        split: {read[r["key"]].voice for r in sample_records if r["split"] == split} for split in ("train", "test")
+        split: {read[r["key"]].voice for r in sample_records if r["split"] == split}
+        for split in ("train", "test")
     }
     assert not voices["train"] & voices["test"]
 
@@ -81,10 +82,15 @@ def test_the_mouth_opens_when_it_is_loud(sample_records):
     pairs = []
     for record in sample_records:
         rows = truth(record)
-        pairs.append([values - values.mean() for values in (opening(rows), np.clip(rows["energy"], 0, 1.5))])
+        pairs.append(
+            [values - values.mean() for values in (opening(rows), np.clip(rows["energy"], 0, 1.5))]
+        )
 
     def alignment(lag: int) -> float:
-        cut = [(a[max(0, -lag) : len(a) - max(0, lag)], b[max(0, lag) : len(b) - max(0, -lag)]) for a, b in pairs]
+        cut = [
+            (a[max(0, -lag) : len(a) - max(0, lag)], b[max(0, lag) : len(b) - max(0, -lag)])
+            for a, b in pairs
+        ]
         return float(np.corrcoef(*(np.concatenate(side) for side in zip(*cut, strict=True)))[0, 1])
 
     by_lag = {lag: alignment(lag) for lag in range(-6, 7)}
@@ -106,8 +112,13 @@ def frames_of(records: list[dict], per_clip: int) -> list[tuple[np.ndarray, np.n
     """Some frames with their ground-truth landmarks."""
     chosen = []
     for record in records:
-        frames, points = media.Clip(SAMPLES / f"{record['key']}.mp4").frames, truth(record)["landmarks68"]
-        chosen += [(frames[i], points[i]) for i in np.linspace(3, len(frames) - 4, per_clip).astype(int)]
+        frames, points = (
+            media.Clip(SAMPLES / f"{record['key']}.mp4").frames,
+            truth(record)["landmarks68"],
+        )
+        chosen += [
+            (frames[i], points[i]) for i in np.linspace(3, len(frames) - 4, per_clip).astype(int)
+        ]
     return chosen
 
 
@@ -120,7 +131,9 @@ def test_a_face_detector_finds_every_face(sample_records):
         assert 0.5 < (face.x1 - face.x0) / np.ptp(points[:, 0]) < 1.8
 
 
-@pytest.mark.skipif(not LANDMARKER.is_file(), reason="../shared/weights/face_landmarker.task is not there")
+@pytest.mark.skipif(
+    not LANDMARKER.is_file(), reason="../shared/weights/face_landmarker.task is not there"
+)
 def test_landmarks_agree_with_an_independent_landmarker(sample_records, monkeypatch):
     """Eyes, tip of the nose and mouth, mean distance in eye distances."""
     pytest.importorskip("mediapipe", reason="the extra 'eval' is not installed")
@@ -140,7 +153,9 @@ def test_the_sample_portrait_is_a_person_of_the_test_split(tmp_path):
     """As its README says: person 29; other processors may round single pixels otherwise."""
     out = tmp_path / "again.png"
     portrait.main(["29", str(out)])
-    again, shipped = (media.read_portrait(path).astype(int) for path in (out, SAMPLES.parent / "portrait.png"))
+    again, shipped = (
+        media.read_portrait(path).astype(int) for path in (out, SAMPLES.parent / "portrait.png")
+    )
     assert again.shape == (256, 256, 3) and np.abs(again - shipped).mean() < 0.5
     assert Take(Settings(), 29, 0, "anny").split == "test"
 
@@ -158,7 +173,9 @@ def recordings(tmp_path, sample_records) -> Path:
 
     for name, record in zip(("timed", "plain"), sample_records, strict=False):
         shutil.copy(SAMPLES / f"{record['key']}.mp4", tmp_path / f"{name}.mp4")
-    (tmp_path / "timed.align").write_text("0 5000 sil\n5000 12500 bin\n12500 25000 blue\n25000 40000 sil\n")
+    (tmp_path / "timed.align").write_text(
+        "0 5000 sil\n5000 12500 bin\n12500 25000 blue\n25000 40000 sil\n"
+    )
     (tmp_path / "plain.txt").write_text(sample_records[1]["text"])
     return tmp_path
 

@@ -48,7 +48,9 @@ def test_splits_are_by_identity_and_even_small_sets_have_all():
 
 def test_a_larger_set_contains_the_smaller():
     small = plan(Settings(identities=4), clips=6)
-    assert {take.key for take in small} < {take.key for take in plan(Settings(identities=4), clips=13)}
+    assert {take.key for take in small} < {
+        take.key for take in plan(Settings(identities=4), clips=13)
+    }
 
 
 def test_a_run_goes_on_where_it_stopped(rendered, tmp_path):
@@ -59,10 +61,14 @@ def test_a_run_goes_on_where_it_stopped(rendered, tmp_path):
     with (tmp_path / "clips.jsonl").open("a") as index:
         index.write('{"key": "anny_00001_2", "spl')
     seen = []
-    records = render_set(tmp_path, settings, clips=6, progress=lambda done, total: seen.append((done, total)))
+    records = render_set(
+        tmp_path, settings, clips=6, progress=lambda done, total: seen.append((done, total))
+    )
     assert rendered[4:] == ["anny_00000_2", "anny_00001_0", "anny_00001_2"]
     assert seen == [(4, 6), (5, 6), (6, 6)] and len(records) == 6
-    lines = [json.loads(line)["key"] for line in (tmp_path / "clips.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)["key"] for line in (tmp_path / "clips.jsonl").read_text().splitlines()
+    ]
     assert lines == sorted(record["key"] for record in records)
 
 
@@ -93,7 +99,9 @@ def test_the_command(rendered, tmp_path, capsys, monkeypatch):
         return {"phones": {"p": 3, "zh": 0}, "visemes": {"PP": 3}}
 
     monkeypatch.setattr(sets, "coverage", fake_coverage)
-    assert cli.run(["world", "render", str(tmp_path), "--clips", "7", "--workers", "1", "--json"]) == 0
+    assert (
+        cli.run(["world", "render", str(tmp_path), "--clips", "7", "--workers", "1", "--json"]) == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"7 clips, 7.0 s, 1/2 phones (not zh), 1/1 visemes: {tmp_path}"
     assert json.loads(lines[-1])["coverage"]["phones"]["zh"] == 0
@@ -108,7 +116,9 @@ def test_the_same_seed_gives_the_same_frames(head):
     from flowportrait.world.head import build_head
     from flowportrait.world.scene import Filmed, Motion, Scene
 
-    motion = Motion(np.full((2, 52), 0.05, np.float32), np.zeros((2, 6)), np.zeros((2, 2)), np.ones(2))
+    motion = Motion(
+        np.full((2, 52), 0.05, np.float32), np.zeros((2, 6)), np.zeros((2, 2)), np.ones(2)
+    )
 
     def film(head) -> list[Filmed]:
         return list(Scene(head, [5], 64).film(motion))
@@ -137,7 +147,10 @@ def test_sentences_belong_to_one_split_and_cover_english():
 def test_the_words_of_the_sentences_use_every_phone():
     from flowportrait.world import sentences
 
-    parts = [getattr(sentences, f"_{name}") for name in ("WHO", "DID", "WHAT", "WHEN", "ASKED", "TASK", "FIRST")]
+    parts = [
+        getattr(sentences, f"_{name}")
+        for name in ("WHO", "DID", "WHAT", "WHEN", "ASKED", "TASK", "FIRST")
+    ]
     text = ". ".join(words for part in parts for words in part)
     _, _, phones = speech.say(text, speech.Voice("flite", "slt", 0.3, None))
     assert set(VISEMES_OF) == {phone.name for phone in phones}
@@ -161,7 +174,9 @@ def test_a_killed_worker_costs_no_clip_and_changes_no_byte(tmp_path, monkeypatch
         for process in multiprocessing.active_children()[:1]:
             os.kill(process.pid, signal.SIGKILL)
 
-    with pytest.raises(DataError, match="a worker was ended from outside, of memory perhaps; run again to go on"):
+    with pytest.raises(
+        DataError, match="a worker was ended from outside, of memory perhaps; run again to go on"
+    ):
         render_set(killed, settings, clips=6, workers=2, progress=kill_one)
     kept = [json.loads(line)["key"] for line in (killed / "clips.jsonl").read_text().splitlines()]
     assert 0 < len(kept) == len(made) < 6, "what is finished is known, and nothing else"
@@ -170,12 +185,16 @@ def test_a_killed_worker_costs_no_clip_and_changes_no_byte(tmp_path, monkeypatch
     build = lru_cache(sets._head.__wrapped__)
     monkeypatch.setattr(sets, "_head", lambda rig, seed: build(rig, seed) if seed else head)
     records = render_set(killed, settings, clips=2)
-    assert dates == {key: (killed / f"{key}.mp4").stat().st_mtime_ns for key in kept}, "none is made again"
+    assert dates == {key: (killed / f"{key}.mp4").stat().st_mtime_ns for key in kept}, (
+        "none is made again"
+    )
     assert not list(killed.glob(".*"))
     assert records == render_set(whole, settings, clips=2)
     for record in records:
         for suffix in (".mp4", ".npz"):
-            one, two = ((folder / f"{record['key']}{suffix}").read_bytes() for folder in (killed, whole))
+            one, two = (
+                (folder / f"{record['key']}{suffix}").read_bytes() for folder in (killed, whole)
+            )
             assert one == two, record["key"] + suffix
 
 
@@ -183,7 +202,10 @@ def test_a_killed_worker_costs_no_clip_and_changes_no_byte(tmp_path, monkeypatch
 def test_flite_tells_its_phones():
     voice = speech.Voice("flite", "slt", 1.0, 180.0)
     samples, rate, phones = speech.say("Please bring a map.", voice)
-    assert " ".join(phone.name for phone in phones if phone.name != "pau") == "p l iy z b r ih ng ax m ae p"
+    assert (
+        " ".join(phone.name for phone in phones if phone.name != "pau")
+        == "p l iy z b r ih ng ax m ae p"
+    )
     assert phones[0].start_s == 0 and 0.8 < phones[-1].start_s < len(samples) / rate
 
 
@@ -200,6 +222,9 @@ def test_espeak_tells_its_phones():
 def test_festival_tells_its_phones():
     voice = speech.Voice("festival", "ked_diphone", 1.0, 110.0)
     samples, rate, phones = speech.say('Please bring the "map".', voice)
-    assert " ".join(phone.name for phone in phones if phone.name != "pau") == "p l iy z b r ih ng dh ax m ae p"
+    assert (
+        " ".join(phone.name for phone in phones if phone.name != "pau")
+        == "p l iy z b r ih ng dh ax m ae p"
+    )
     assert phones[0].start_s == 0 and 0.8 < phones[-1].start_s < len(samples) / rate
     assert np.abs(samples).max() > 0.1

@@ -106,7 +106,9 @@ class Digit(Record):
     """
 
     digit: str
-    tail: str = Field(description="the reply after it, without white space at the end and special tokens")
+    tail: str = Field(
+        description="the reply after it, without white space at the end and special tokens"
+    )
     odds: dict[str, float] = Field(description="probability by digit")
 
 
@@ -115,9 +117,13 @@ class Answer(Record):
 
     schema_version: Literal[1] = 1
     text: str = ""
-    thoughts: str = Field(default="", description="reasoning that the server sends apart from the text")
+    thoughts: str = Field(
+        default="", description="reasoning that the server sends apart from the text"
+    )
     finish: Finish = "stop"
-    finish_detail: str = Field(default="", description="the server's own word for how the reply ended")
+    finish_detail: str = Field(
+        default="", description="the server's own word for how the reply ended"
+    )
     model: str = Field(default="", description="which model says it answered")
     usage: Usage = Usage()
     digits: list[Digit] = []

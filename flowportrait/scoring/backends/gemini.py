@@ -40,7 +40,13 @@ from flowportrait.scoring.backends.wire import (
 _TOKENS_PER_FRAME = {"low": 66, "medium": 258, "high": 258}
 _TOKENS_PER_AUDIO_S = 32
 _LENGTH = ("MAX_TOKENS", "CONTINUATION")
-_OTHER = ("OTHER", "FINISH_REASON_UNSPECIFIED", "MALFORMED_RESPONSE", "MALFORMED_FUNCTION_CALL", "LANGUAGE")
+_OTHER = (
+    "OTHER",
+    "FINISH_REASON_UNSPECIFIED",
+    "MALFORMED_RESPONSE",
+    "MALFORMED_FUNCTION_CALL",
+    "LANGUAGE",
+)
 _CATEGORIES = ("HARASSMENT", "HATE_SPEECH", "SEXUALLY_EXPLICIT", "DANGEROUS_CONTENT")
 _GENERATION = re.compile(r"gemini-(\d+)(?:\.(\d+))?")
 _UPLOAD_VALID_S = 47 * 3600
@@ -112,31 +118,60 @@ class Gemini:
     class Config(Frozen):
         """What is not among the paper's words is Unstated there: frame rate, resolution, temperature, thinking."""
 
-        model: str = Field(default="gemini-2.5-pro", description="the paper's; the server must answer as this one")
-        api_key_env: str = Field(default="GEMINI_API_KEY", description="environment variable that holds the key")
-        base_url: str | None = Field(default=None, description="another server; None is Google's")
-        fps: float = Field(default=24.0, gt=0, le=24, description="Google's own default, 1, cannot show lip-sync")
-        resolution: Literal["low", "medium", "high"] = Field(default="medium", description="tokens per frame")
-        temperature: float | None = Field(
-            default=0.0, description="None is the model's own, which is the default from Gemini 3.6 on"
+        model: str = Field(
+            default="gemini-2.5-pro", description="the paper's; the server must answer as this one"
         )
-        top_p: float | None = Field(default=None, gt=0, le=1, description="deprecated from Gemini 3.6 on")
+        api_key_env: str = Field(
+            default="GEMINI_API_KEY", description="environment variable that holds the key"
+        )
+        base_url: str | None = Field(default=None, description="another server; None is Google's")
+        fps: float = Field(
+            default=24.0, gt=0, le=24, description="Google's own default, 1, cannot show lip-sync"
+        )
+        resolution: Literal["low", "medium", "high"] = Field(
+            default="medium", description="tokens per frame"
+        )
+        temperature: float | None = Field(
+            default=0.0,
+            description="None is the model's own, which is the default from Gemini 3.6 on",
+        )
+        top_p: float | None = Field(
+            default=None, gt=0, le=1, description="deprecated from Gemini 3.6 on"
+        )
         top_k: int | None = Field(default=None, ge=1, description="deprecated from Gemini 3.6 on")
         seed: int | None = None
-        max_output_tokens: int = Field(default=16384, ge=1, description="thinking counts; too few give empty answers")
+        max_output_tokens: int = Field(
+            default=16384, ge=1, description="thinking counts; too few give empty answers"
+        )
         thinking_budget: int | None = Field(
             default=4096,
-            description="tokens; -1 lets the model decide, None is silent; None is the default from Gemini 3 on",
+            description=(
+                "tokens; -1 lets the model decide, None is silent; None is the default from Gemini"
+                " 3 on"
+            ),
         )
         thinking_level: Literal["MINIMAL", "LOW", "MEDIUM", "HIGH", "XHIGH"] | None = Field(
-            default=None, description="of Gemini 3 and later, instead of a budget; None is the model's own"
+            default=None,
+            description="of Gemini 3 and later, instead of a budget; None is the model's own",
         )
-        safety: Literal["off", "default"] = Field(default="off", description="harm filters; off, so that faces pass")
-        logprobs: bool = Field(default=False, description="ask for token probabilities; not every model gives them")
-        upload: Literal["auto", "inline", "files"] = Field(default="auto", description="how videos are sent")
-        inline_below_bytes: int = Field(default=4_000_000, description="auto: smaller ones go within the request")
-        poll_s: float = Field(default=2.0, gt=0, description="how often to ask whether an upload is processed")
-        expected_output_tokens: int = Field(default=2500, ge=1, description="for estimates: reasoning and reply")
+        safety: Literal["off", "default"] = Field(
+            default="off", description="harm filters; off, so that faces pass"
+        )
+        logprobs: bool = Field(
+            default=False, description="ask for token probabilities; not every model gives them"
+        )
+        upload: Literal["auto", "inline", "files"] = Field(
+            default="auto", description="how videos are sent"
+        )
+        inline_below_bytes: int = Field(
+            default=4_000_000, description="auto: smaller ones go within the request"
+        )
+        poll_s: float = Field(
+            default=2.0, gt=0, description="how often to ask whether an upload is processed"
+        )
+        expected_output_tokens: int = Field(
+            default=2500, ge=1, description="for estimates: reasoning and reply"
+        )
 
         @model_validator(mode="before")
         @classmethod
@@ -147,14 +182,21 @@ class Gemini:
             model = values.get("model")
             known = _GENERATION.search(model) if isinstance(model, str) else None
             generation = (int(known[1]), int(known[2] or 0)) if known else (0, 0)
-            unset = {"thinking_budget"} if generation >= (3, 0) or values.get("thinking_level") else set()
+            unset = (
+                {"thinking_budget"}
+                if generation >= (3, 0) or values.get("thinking_level")
+                else set()
+            )
             unset |= {"temperature"} if generation >= (3, 6) else set()
             return dict.fromkeys(unset) | values
 
         @model_validator(mode="after")
         def _level_or_budget(self) -> Self:
             if self.thinking_level is not None and self.thinking_budget is not None:
-                raise ValueError("thinking_level and thinking_budget: the server refuses both together; unset one")
+                raise ValueError(
+                    "thinking_level and thinking_budget: the server refuses both together;"
+                    " unset one"
+                )
             return self
 
     version = 1
@@ -167,9 +209,22 @@ class Gemini:
 
     def identity(self) -> dict[str, Any]:
         """Model, sampling and how the video is looked at."""
-        keys = {"model", "fps", "resolution", "temperature", "seed", "max_output_tokens", "thinking_budget", "safety"}
+        keys = {
+            "model",
+            "fps",
+            "resolution",
+            "temperature",
+            "seed",
+            "max_output_tokens",
+            "thinking_budget",
+            "safety",
+        }
         # Settings that came later count only where they are set: answers stored before are found again.
-        later = {name for name in ("thinking_level", "top_p", "top_k") if getattr(self.config, name) is not None}
+        later = {
+            name
+            for name in ("thinking_level", "top_p", "top_k")
+            if getattr(self.config, name) is not None
+        }
         settings = self.config.model_dump(include=keys | {"logprobs"} | later)
         return {"type": "gemini", "version": self.version, **settings}
 
@@ -177,23 +232,34 @@ class Gemini:
         """By Google's published counts for frames and sound."""
         prompt = text_tokens(question.text)
         for video in question.videos:
-            frames = min(video.facts.num_frames, video.facts.duration_s * (question.fps or self.fps))
+            frames = min(
+                video.facts.num_frames, video.facts.duration_s * (question.fps or self.fps)
+            )
             prompt += round(frames * _TOKENS_PER_FRAME[self.config.resolution])
-            prompt += round(video.facts.duration_s * _TOKENS_PER_AUDIO_S) if video.facts.has_sound else 0
+            prompt += (
+                round(video.facts.duration_s * _TOKENS_PER_AUDIO_S) if video.facts.has_sound else 0
+            )
         return Estimate(prompt, self.config.expected_output_tokens)
 
     async def __aenter__(self) -> Self:
-        genai, self._http = require("google.genai", extra="judges"), require("httpx2", extra="judges")
+        genai, self._http = (
+            require("google.genai", extra="judges"),
+            require("httpx2", extra="judges"),
+        )
         self._types, self._errors = genai.types, require("google.genai.errors", extra="judges")
         key = os.environ.get(self.config.api_key_env)
         if not key:
             raise JudgeError(
-                f"judge.backend: no key; set the environment variable {self.config.api_key_env}, or choose another "
-                "backend with --set judge.backend.type=..."
+                f"judge.backend: no key; set the environment variable {self.config.api_key_env}, or"
+                " choose another backend with --set judge.backend.type=..."
             )
         # Our own client, because the SDK's retries connections by itself, unseen and up to ten seconds late.
-        self._connection = self._http.AsyncClient(timeout=None, limits=self._http.Limits(max_connections=None))
-        options = self._types.HttpOptions(base_url=self.config.base_url, httpx_async_client=self._connection)
+        self._connection = self._http.AsyncClient(
+            timeout=None, limits=self._http.Limits(max_connections=None)
+        )
+        options = self._types.HttpOptions(
+            base_url=self.config.base_url, httpx_async_client=self._connection
+        )
         self._client = genai.Client(api_key=key, http_options=options).aio
         self._uploads.clear()
         return self
@@ -224,7 +290,8 @@ class Gemini:
     def _settings(self, question: Question) -> Any:
         config, types = self.config, self._types
         safety = [
-            types.SafetySetting(category=f"HARM_CATEGORY_{category}", threshold="OFF") for category in _CATEGORIES
+            types.SafetySetting(category=f"HARM_CATEGORY_{category}", threshold="OFF")
+            for category in _CATEGORIES
         ]
         thinking = None
         if config.thinking_budget is not None or config.thinking_level is not None:
@@ -253,16 +320,27 @@ class Gemini:
             return types.Part(text=part)
         metadata = types.VideoMetadata(fps=question.fps or self.fps)
         size = part.path.stat().st_size
-        if self.config.upload == "inline" or (self.config.upload == "auto" and size < self.config.inline_below_bytes):
+        if self.config.upload == "inline" or (
+            self.config.upload == "auto" and size < self.config.inline_below_bytes
+        ):
             data = await asyncio.to_thread(part.path.read_bytes)
-            return types.Part(inline_data=types.Blob(data=data, mime_type=part.mime_type), video_metadata=metadata)
+            return types.Part(
+                inline_data=types.Blob(data=data, mime_type=part.mime_type), video_metadata=metadata
+            )
         uri = await self._uploaded(part)
-        return types.Part(file_data=types.FileData(file_uri=uri, mime_type=part.mime_type), video_metadata=metadata)
+        return types.Part(
+            file_data=types.FileData(file_uri=uri, mime_type=part.mime_type),
+            video_metadata=metadata,
+        )
 
     async def _uploaded(self, video: Video) -> str:
         """The address of the video at the Files API, sent there once and only once."""
         valid_until_s, upload = self._uploads.get(video.sha256, (0.0, None))
-        failed = upload is not None and upload.done() and (upload.cancelled() or upload.exception() is not None)
+        failed = (
+            upload is not None
+            and upload.done()
+            and (upload.cancelled() or upload.exception() is not None)
+        )
         if upload is None or failed or time.monotonic() > valid_until_s:
             upload = asyncio.create_task(self._upload(video))
             self._uploads[video.sha256] = (time.monotonic() + _UPLOAD_VALID_S, upload)
@@ -270,7 +348,9 @@ class Gemini:
         return await asyncio.shield(upload)
 
     async def _upload(self, video: Video) -> str:
-        file = await _file(self._client.files.upload(file=video.path, config={"mime_type": video.mime_type}))
+        file = await _file(
+            self._client.files.upload(file=video.path, config={"mime_type": video.mime_type})
+        )
         while file.state is not None and file.state.name == "PROCESSING":
             await asyncio.sleep(self.config.poll_s)
             file = await _file(self._client.files.get(name=file.name))
@@ -300,7 +380,9 @@ async def _file(call: Awaitable[Any]) -> Any:
     try:
         return await call
     except _ODD_BODY as error:
-        raise unavailable(f"not an answer of the Files API: {type(error).__name__}: {error}") from error
+        raise unavailable(
+            f"not an answer of the Files API: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _answer(body: Mapping[str, Any], latency_s: float) -> Answer:
@@ -308,8 +390,14 @@ def _answer(body: Mapping[str, Any], latency_s: float) -> Answer:
     raise_reported(body, retry_after_s(body), _HINT)
     response = parsed(_Response, body, "the Gemini API")
     usage, feedback = _usage(response.usage_metadata), response.prompt_feedback
-    if not response.candidates and not (feedback and feedback.block_reason) and usage.prompt is None:
-        raise unavailable(f"an answer without a candidate and without token counts: {str(body)[:100]}")
+    if (
+        not response.candidates
+        and not (feedback and feedback.block_reason)
+        and usage.prompt is None
+    ):
+        raise unavailable(
+            f"an answer without a candidate and without token counts: {str(body)[:100]}"
+        )
     finish, detail, parts, digits = _ending(response)
     return Answer(
         text="".join(part.text for part in parts if part.text and not part.thought),
@@ -350,7 +438,9 @@ def retry_after_s(details: Any) -> float | None:
 def _usage(usage: _Usage | None) -> Usage:
     if usage is None:
         return Usage()
-    by_kind = {detail.modality: detail.token_count or 0 for detail in usage.prompt_tokens_details or []}
+    by_kind = {
+        detail.modality: detail.token_count or 0 for detail in usage.prompt_tokens_details or []
+    }
     return Usage(
         prompt=usage.prompt_token_count, output=usage.candidates_token_count or 0,
         thoughts=usage.thoughts_token_count or 0,
@@ -363,6 +453,9 @@ def _digits(logprobs: _Logprobs | None) -> list[Digit]:
         return []
     tops = logprobs.top_candidates or []
     alternatives = [
-        {other.token or "": probability(other.log_probability) for other in top.candidates or []} for top in tops
+        {other.token or "": probability(other.log_probability) for other in top.candidates or []}
+        for top in tops
     ]
-    return digits_of([(c.token or "", a) for c, a in zip(logprobs.chosen_candidates, alternatives, strict=False)])
+    return digits_of(
+        [(c.token or "", a) for c, a in zip(logprobs.chosen_candidates, alternatives, strict=False)]
+    )

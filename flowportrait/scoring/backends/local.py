@@ -16,7 +16,15 @@ from pydantic import Field
 from flowportrait import media
 from flowportrait.config import Frozen
 from flowportrait.errors import CheckpointError, ConfigError, require
-from flowportrait.scoring.backends import Answer, Digit, Estimate, Question, Usage, digits_of, text_tokens
+from flowportrait.scoring.backends import (
+    Answer,
+    Digit,
+    Estimate,
+    Question,
+    Usage,
+    digits_of,
+    text_tokens,
+)
 
 _TOP_TOKENS = 10
 
@@ -27,17 +35,27 @@ class LocalTransformers:
     class Config(Frozen):
         """`model` has no default: no model is downloaded that nobody asked for."""
 
-        model: str = Field(default="", description="a folder with the model, or its name at the hub")
-        model_class: str = Field(default="AutoModelForMultimodalLM", description="class of transformers that loads it")
+        model: str = Field(
+            default="", description="a folder with the model, or its name at the hub"
+        )
+        model_class: str = Field(
+            default="AutoModelForMultimodalLM", description="class of transformers that loads it"
+        )
         device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps")
         dtype: str = Field(default="auto", description="as from_pretrained takes it")
-        fps: float = Field(default=8.0, gt=0, description="frames a second that are shown; Unstated in the paper")
+        fps: float = Field(
+            default=8.0, gt=0, description="frames a second that are shown; Unstated in the paper"
+        )
         temperature: float = Field(default=0.0, ge=0, description="0 takes the likeliest token")
         seed: int = 0
         max_output_tokens: int = Field(default=2048, ge=1)
-        logprobs: bool = Field(default=False, description="keep token probabilities, for expected scores")
+        logprobs: bool = Field(
+            default=False, description="keep token probabilities, for expected scores"
+        )
         processor_kwargs: dict[str, Any] = Field(default={}, description="for the processor's call")
-        generate_kwargs: dict[str, Any] = Field(default={}, description="for generate; {return_audio = false} for Omni")
+        generate_kwargs: dict[str, Any] = Field(
+            default={}, description="for generate; {return_audio = false} for Omni"
+        )
         tokens_per_frame: int = Field(default=130, ge=1, description="for estimates")
         tokens_per_audio_s: int = Field(default=25, ge=0, description="for estimates")
 
@@ -46,7 +64,10 @@ class LocalTransformers:
 
     def __init__(self, config: Config):
         if not config.model:
-            raise ConfigError("judge.backend.model: missing; give a folder or a name, --set judge.backend.model=...")
+            raise ConfigError(
+                "judge.backend.model: missing; give a folder or a name, --set"
+                " judge.backend.model=..."
+            )
         self.config = config
         self.model, self.fps = config.model, config.fps
         self._loaded: tuple[Any, Any] | None = None
@@ -54,7 +75,11 @@ class LocalTransformers:
     def identity(self) -> dict[str, Any]:
         """Model, sampling and frame rate."""
         estimates = {"device", "tokens_per_frame", "tokens_per_audio_s"}
-        return {"type": "transformers", "version": self.version, **self.config.model_dump(exclude=estimates)}
+        return {
+            "type": "transformers",
+            "version": self.version,
+            **self.config.model_dump(exclude=estimates),
+        }
 
     def estimate(self, question: Question) -> Estimate:
         """By the settings `tokens_per_frame` and `tokens_per_audio_s`."""
@@ -62,7 +87,9 @@ class LocalTransformers:
         for video in question.videos:
             duration_s = video.facts.duration_s
             tokens += round(duration_s * (question.fps or self.fps) * self.config.tokens_per_frame)
-            tokens += round(duration_s * self.config.tokens_per_audio_s) if video.facts.has_sound else 0
+            tokens += (
+                round(duration_s * self.config.tokens_per_audio_s) if video.facts.has_sound else 0
+            )
         return Estimate(tokens, self.config.max_output_tokens // 2)
 
     async def __aenter__(self) -> Self:
@@ -83,13 +110,17 @@ class LocalTransformers:
         """(processor, model)."""
         transformers = require("transformers", extra="judges-local")
         if not hasattr(transformers, self.config.model_class):
-            raise ConfigError(f"judge.backend.model_class: transformers has no '{self.config.model_class}'")
+            raise ConfigError(
+                f"judge.backend.model_class: transformers has no '{self.config.model_class}'"
+            )
         kind = getattr(transformers, self.config.model_class)
         try:
             processor = transformers.AutoProcessor.from_pretrained(self.model)
             model = kind.from_pretrained(self.model, dtype=self.config.dtype)
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{self.model}: cannot be loaded by transformers: {error}") from error
+            raise CheckpointError(
+                f"{self.model}: cannot be loaded by transformers: {error}"
+            ) from error
         device = self.config.device
         if device == "auto":
             device = "cuda" if self._torch.cuda.is_available() else "cpu"
@@ -102,7 +133,9 @@ class LocalTransformers:
         inputs = self._inputs(question).to(model.device)
         torch.manual_seed(config.seed + question.repeat)
         sampling = (
-            {"do_sample": True, "temperature": config.temperature} if config.temperature else {"do_sample": False}
+            {"do_sample": True, "temperature": config.temperature}
+            if config.temperature
+            else {"do_sample": False}
         )
         with torch.inference_mode():
             output = model.generate(
@@ -134,7 +167,9 @@ class LocalTransformers:
                 continue
             content.append({"type": "video", "video": str(part.path)})
             # A clip shorter than one tick of the clock still has its first frame.
-            frames = list(media.read_frames(part.path, fps=fps)) or list(islice(media.read_frames(part.path), 1))
+            frames = list(media.read_frames(part.path, fps=fps)) or list(
+                islice(media.read_frames(part.path), 1)
+            )
             videos.append(np.stack(frames))
             if part.facts.has_sound:
                 content.append({"type": "audio", "audio": str(part.path)})

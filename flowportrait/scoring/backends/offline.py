@@ -44,7 +44,12 @@ class Offline:
 
     def identity(self) -> dict[str, Any]:
         """The judge with its version."""
-        return {"type": "offline", "version": self.version, "model": self.model, "judge": self._judge.version}
+        return {
+            "type": "offline",
+            "version": self.version,
+            "model": self.model,
+            "judge": self._judge.version,
+        }
 
     def estimate(self, question: Question) -> Estimate:
         """Nothing is paid for."""
@@ -58,9 +63,13 @@ class Offline:
     async def ask(self, question: Question) -> Answer:
         """The rounded score of the question's aspect. Raises JudgeRefused for any question of another kind."""
         if question.topic not in ASPECTS or len(question.videos) != 1:
-            raise JudgeRefused(f"{self.model} rates one clip in one of {', '.join(ASPECTS)}; use the scorer mas-ma")
+            raise JudgeRefused(
+                f"{self.model} rates one clip in one of {', '.join(ASPECTS)}; use the scorer mas-ma"
+            )
         try:
-            score = await asyncio.to_thread(self._judge.rate, question.topic, Clip(question.videos[0].path))
+            score = await asyncio.to_thread(
+                self._judge.rate, question.topic, Clip(question.videos[0].path)
+            )
         except FlowPortraitError as error:
             raise JudgeRefused(str(error)) from error
         if math.isnan(score):

@@ -47,7 +47,12 @@ from flowportrait.scoring.backends.wire import (
 )
 
 _SOUND_HZ = 16000
-_FINISHES: dict[str, Finish] = {"stop": "stop", "eos": "stop", "length": "length", "content_filter": "blocked"}
+_FINISHES: dict[str, Finish] = {
+    "stop": "stop",
+    "eos": "stop",
+    "length": "length",
+    "content_filter": "blocked",
+}
 _KEPT_PAYLOADS = 16
 _HINT = "check the key, the address and the model's name"
 
@@ -68,14 +73,20 @@ class _Message(Wire):
     def text(self) -> str:
         """What is said; some servers send it in parts, thinking among them."""
         if isinstance(self.content, list):
-            return "".join(part.text for part in self.content if part.type in ("text", "output_text"))
+            return "".join(
+                part.text for part in self.content if part.type in ("text", "output_text")
+            )
         return self.content or ""
 
     @property
     def thoughts(self) -> str:
         """Reasoning that is sent apart from the text."""
         parts = self.content if isinstance(self.content, list) else []
-        return self.reasoning_content or self.reasoning or "".join(part.thinking or "" for part in parts)
+        return (
+            self.reasoning_content
+            or self.reasoning
+            or "".join(part.thinking or "" for part in parts)
+        )
 
 
 class _Top(Wire):
@@ -122,30 +133,51 @@ class OpenAICompatible:
 
         model: str = Field(default="", description="as the server calls it")
         base_url: str = Field(default="", description="up to and with /v1")
-        api_key_env: str = Field(default="OPENAI_API_KEY", description="environment variable; may be unset")
-        sound: Literal["wav", "in-video"] = Field(
-            default="wav", description="a second part, or left in the video (mm_processor_kwargs.use_audio_in_video)"
+        api_key_env: str = Field(
+            default="OPENAI_API_KEY", description="environment variable; may be unset"
         )
-        audio_part: Literal["input_audio", "audio_url"] = Field(default="input_audio", description="kind of that part")
+        sound: Literal["wav", "in-video"] = Field(
+            default="wav",
+            description=(
+                "a second part, or left in the video (mm_processor_kwargs.use_audio_in_video)"
+            ),
+        )
+        audio_part: Literal["input_audio", "audio_url"] = Field(
+            default="input_audio", description="kind of that part"
+        )
         video_part: Literal["video_url", "input_video"] = Field(
-            default="video_url", description="kind of the video's part; llama.cpp's server takes input_video"
+            default="video_url",
+            description="kind of the video's part; llama.cpp's server takes input_video",
         )
         processor_fps: bool = Field(
-            default=True, description="send fps to the model's processor too, as Qwen's reads it for its clock"
+            default=True,
+            description="send fps to the model's processor too, as Qwen's reads it for its clock",
         )
         fps: float | None = Field(
             default=24.0,
             gt=0,
-            description="sent as vLLM reads it (media_io_kwargs, mm_processor_kwargs); None: not sent",
+            description=(
+                "sent as vLLM reads it (media_io_kwargs, mm_processor_kwargs); None: not sent"
+            ),
         )
-        extra_body: dict[str, Any] = Field(default={}, description="further fields of the request, laid over ours")
-        temperature: float | None = Field(default=0.0, description="Unstated in the paper; None is the server's own")
+        extra_body: dict[str, Any] = Field(
+            default={}, description="further fields of the request, laid over ours"
+        )
+        temperature: float | None = Field(
+            default=0.0, description="Unstated in the paper; None is the server's own"
+        )
         seed: int | None = None
         max_output_tokens: int = Field(default=8192, ge=1)
-        logprobs: bool = Field(default=False, description="ask for token probabilities, for expected scores")
-        tokens_per_frame: int = Field(default=130, ge=1, description="for estimates; differs by model and frame size")
+        logprobs: bool = Field(
+            default=False, description="ask for token probabilities, for expected scores"
+        )
+        tokens_per_frame: int = Field(
+            default=130, ge=1, description="for estimates; differs by model and frame size"
+        )
         tokens_per_audio_s: int = Field(default=25, ge=0, description="for estimates")
-        expected_output_tokens: int = Field(default=1000, ge=1, description="for estimates: reasoning and reply")
+        expected_output_tokens: int = Field(
+            default=1000, ge=1, description="for estimates: reasoning and reply"
+        )
 
     version = 1
     keeps_answers = counts_tokens = True
@@ -154,14 +186,24 @@ class OpenAICompatible:
         for key in ("model", "base_url"):
             if not getattr(config, key):
                 raise ConfigError(
-                    f"judge.backend.{key}: missing; give the server's, such as --set judge.backend.{key}=..."
+                    f"judge.backend.{key}: missing; give the server's, such as --set"
+                    f" judge.backend.{key}=..."
                 )
         self.config = config
         self.model, self.fps = config.model, config.fps
 
     def identity(self) -> dict[str, Any]:
         """Model, sampling and how video and sound are sent; not the address, which may change."""
-        keys = {"model", "sound", "fps", "extra_body", "temperature", "seed", "max_output_tokens", "logprobs"}
+        keys = {
+            "model",
+            "sound",
+            "fps",
+            "extra_body",
+            "temperature",
+            "seed",
+            "max_output_tokens",
+            "logprobs",
+        }
         # Settings that came later count only where they differ: answers stored before are found again.
         later = {"video_part": "video_url", "processor_fps": True}
         keys |= {name for name, usual in later.items() if getattr(self.config, name) != usual}
@@ -173,7 +215,9 @@ class OpenAICompatible:
         for video in question.videos:
             frames = min(video.facts.num_frames, video.facts.duration_s * fps if fps else 32)
             sound_s = video.facts.duration_s if video.facts.has_sound else 0.0
-            prompt += round(frames * self.config.tokens_per_frame + sound_s * self.config.tokens_per_audio_s)
+            prompt += round(
+                frames * self.config.tokens_per_frame + sound_s * self.config.tokens_per_audio_s
+            )
         return Estimate(prompt, self.config.expected_output_tokens)
 
     async def __aenter__(self) -> Self:
@@ -194,7 +238,9 @@ class OpenAICompatible:
         try:
             # The raw response: the SDK builds its objects without checking what they are made of.
             raw = await self._client.chat.completions.with_raw_response.create(
-                model=self.model, messages=[{"role": "user", "content": content}], **self._settings(question)
+                model=self.model,
+                messages=[{"role": "user", "content": content}],
+                **self._settings(question),
             )
         except self._sdk.APIStatusError as error:
             raise _named(error) from error
@@ -232,11 +278,18 @@ class OpenAICompatible:
             {"type": "video_url", "video_url": {"url": f"data:{piece.mime_type};base64,{video}"}}
         ]
         if self.config.video_part == "input_video":
-            parts = [{"type": "input_video", "input_video": {"data": video, "format": piece.mime_type.split("/")[1]}}]
+            parts = [
+                {
+                    "type": "input_video",
+                    "input_video": {"data": video, "format": piece.mime_type.split("/")[1]},
+                }
+            ]
         if with_wav and self.config.audio_part == "input_audio":
             parts.append({"type": "input_audio", "input_audio": {"data": sound, "format": "wav"}})
         elif with_wav:
-            parts.append({"type": "audio_url", "audio_url": {"url": f"data:audio/wav;base64,{sound}"}})
+            parts.append(
+                {"type": "audio_url", "audio_url": {"url": f"data:audio/wav;base64,{sound}"}}
+            )
         return parts
 
 
@@ -288,14 +341,26 @@ def _answer(body: dict[str, Any], retry_s: float | None, latency_s: float) -> An
         if isinstance(choice, dict):
             raise_reported(choice, retry_s, _HINT)
     completion = parsed(_Completion, body, "a chat server")
-    usage, about = _usage(completion.usage), {"model": completion.model or "", "latency_s": latency_s}
+    usage, about = (
+        _usage(completion.usage),
+        {
+            "model": completion.model or "",
+            "latency_s": latency_s,
+        },
+    )
     if not completion.choices:
         if usage.prompt is None:
             raise unavailable("an answer without a choice and without token counts")
         return Answer(finish="other", finish_detail="no choice", usage=usage, **about)
     choice = completion.choices[0]
     if choice.message.refusal:
-        return Answer(text=choice.message.refusal, finish="blocked", finish_detail="refusal", usage=usage, **about)
+        return Answer(
+            text=choice.message.refusal,
+            finish="blocked",
+            finish_detail="refusal",
+            usage=usage,
+            **about,
+        )
     word = choice.finish_reason or ""
     return Answer(
         text=choice.message.text, thoughts=choice.message.thoughts, finish=_FINISHES.get(word, "other"),
@@ -315,4 +380,6 @@ def _usage(usage: _Usage | None) -> Usage:
 
 def _digits(logprobs: _Logprobs | None) -> list[Digit]:
     tokens = logprobs.content if logprobs and logprobs.content else []
-    return digits_of([(t.token, {top.token: probability(top.logprob) for top in t.top_logprobs}) for t in tokens])
+    return digits_of(
+        [(t.token, {top.token: probability(top.logprob) for top in t.top_logprobs}) for t in tokens]
+    )

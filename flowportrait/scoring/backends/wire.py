@@ -18,7 +18,13 @@ from flowportrait.scoring.backends import unavailable
 
 _BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 _STOPS_THE_RUN = (401, 403, 404)
-_BUSY_WORDS = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "rate_limit", "Throttling", "insufficient_quota")
+_BUSY_WORDS = (
+    "RESOURCE_EXHAUSTED",
+    "UNAVAILABLE",
+    "rate_limit",
+    "Throttling",
+    "insufficient_quota",
+)
 _EXCERPT_CHARACTERS = 80
 
 M = TypeVar("M", bound="Wire")
@@ -60,7 +66,9 @@ def json_object(body: str, content_type: str = "") -> dict[str, Any]:
         kind = "a web page, as of a proxy or a login," if page else "no JSON"
         raise unavailable(f"{kind} with status 200: {_excerpt(body)}") from error
     if not isinstance(value, dict):
-        kind = {list: "a list", str: "a string", type(None): "null"}.get(type(value), type(value).__name__)
+        kind = {list: "a list", str: "a string", type(None): "null"}.get(
+            type(value), type(value).__name__
+        )
         raise unavailable(f"{kind} with status 200 where an answer is due: {_excerpt(body)}")
     return value
 
@@ -104,7 +112,8 @@ def failure(status: int | None, message: str, retry_after_s: float | None, hint:
 def redirected(status: int, location: str) -> JudgeError:
     """The error for a redirect, which is never followed: the question and the key are for one server only."""
     return unavailable(
-        f"{status} redirect to '{location}'; sign in there, or set judge.backend.base_url to the final address"
+        f"{status} redirect to '{location}'; sign in there, or set judge.backend.base_url to the"
+        " final address"
     )
 
 
@@ -117,9 +126,13 @@ def parsed(kind: type[M], body: Mapping[str, Any], where: str) -> M:
             raise unavailable(f"not an answer of {where}: nested too deeply") from error
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"])) or "the body"
-        raise unavailable(f"not an answer of {where}: {field}: {first['msg']}; got {_excerpt(str(body))}") from error
+        raise unavailable(
+            f"not an answer of {where}: {field}: {first['msg']}; got {_excerpt(str(body))}"
+        ) from error
 
 
 def _excerpt(text: str) -> str:
     words = " ".join(text.split())
-    return repr(words if len(words) <= _EXCERPT_CHARACTERS else words[: _EXCERPT_CHARACTERS - 3] + "...")
+    return repr(
+        words if len(words) <= _EXCERPT_CHARACTERS else words[: _EXCERPT_CHARACTERS - 3] + "..."
+    )
