@@ -1,1 +1,3 @@
-"""Measurements of the shipped model. They need the repository, not just the package, and optional weights."""
+"""Measurements of the shipped model. They need the repository, not just the package, and optional
+weights.
+"""

@@ -1,14 +1,17 @@
-"""Our Mixture of Transformers against a plain one: the same weights and mathematics, one dense mask, index scatter.
+"""Our Mixture of Transformers against a plain one: the same weights and mathematics, one dense
+mask, index scatter.
 
-    python -m bench.backbone [--device cpu|cuda] [--seconds 1 2 4] [--size small|bagel-layer] [-o bench_backbone.json]
+    python -m bench.backbone [--device cpu|cuda] [--seconds 1 2 4] [--size small|bagel-layer] [-o
+    bench_backbone.json]
 
-The plain one is how such a model is usually written: all tokens in one sequence, an additive mask [n, n], every
-projection of both experts scattered into full-length buffers by index lists, keys and values repeated to all query
-heads. Measured: one layer forward; the whole network forward and backward; a row of several clips against the row as
-one sequence; and evaluations of the sampler. Every pair runs in alternation, outputs and gradients must agree to 1e-4,
-and times are the least of several rounds: CPU seconds of the process, so that other work on the machine counts less, or
-synchronised seconds on CUDA. Peak memory counts the tensors of a forward and backward, gradients included, beyond
-weights and inputs, and the plain way's mask.
+The plain one is how such a model is usually written: all tokens in one sequence, an additive mask
+[n, n], every projection of both experts scattered into full-length buffers by index lists, keys and
+values repeated to all query heads. Measured: one layer forward; the whole network forward and
+backward; a row of several clips against the row as one sequence; and evaluations of the sampler.
+Every pair runs in alternation, outputs and gradients must agree to 1e-4, and times are the least of
+several rounds: CPU seconds of the process, so that other work on the machine counts less, or
+synchronised seconds on CUDA. Peak memory counts the tensors of a forward and backward, gradients
+included, beyond weights and inputs, and the plain way's mask.
 """
 
 from __future__ import annotations
@@ -48,7 +51,9 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Sequence:
-    """What the plain network knows of a row: who owns each token, when it is, and the additive mask [1, 1, n, n]."""
+    """What the plain network knows of a row: who owns each token, when it is, and the additive mask
+    [1, 1, n, n].
+    """
 
     understood: Tensor
     generated: Tensor
@@ -190,7 +195,9 @@ def layer_ways(case: Case) -> dict[str, Callable[[], Tensor]]:
 
 
 def sampling_ways(case: Case, evaluations: int) -> dict[str, Callable[[], object]]:
-    """A sampler's evaluations of one clip: keys and values of the condition kept, or everything each time."""
+    """A sampler's evaluations of one clip: keys and values of the condition kept, or everything
+    each time.
+    """
     model, row = case.model, case.row
     grid = row.layout.grids[0]
     zt = grid.unpatchify(row.video)
@@ -229,7 +236,9 @@ def _seconds(way: Callable[[], object], device: str) -> float:
 
 
 def peak_bytes(case: Case, way: Callable[[], Tensor], device: str) -> int:
-    """The most bytes that tensors of a forward and backward hold at once, beyond weights and inputs."""
+    """The most bytes that tensors of a forward and backward hold at once, beyond weights and
+    inputs.
+    """
     case.model.zero_grad(set_to_none=True)
     if device == "cpu":
         with torch.profiler.profile(

@@ -1,11 +1,13 @@
-"""How long `prepare` takes with one and two workers, of this machine and of a Ray cluster started for it.
+"""How long `prepare` takes with one and two workers, of this machine and of a Ray cluster started
+for it.
 
     python -m bench.cluster [--rounds 2] [--sources 40] [-o bench_cluster.json]
 
-The sources are the clips of the shipped rendered world, over and over under other names, so that each costs as much.
-Every way prepares all of them into a folder of its own, from starting the processes to the report; ways follow one
-another in each round, and the least of the rounds counts. All must end with the same clips. On a machine that does
-other work two workers gain less than they could: `load` is the number of processes that wanted a core at the end.
+The sources are the clips of the shipped rendered world, over and over under other names, so that
+each costs as much. Every way prepares all of them into a folder of its own, from starting the
+processes to the report; ways follow one another in each round, and the least of the rounds counts.
+All must end with the same clips. On a machine that does other work two workers gain less than they
+could: `load` is the number of processes that wanted a core at the end.
 """
 
 from __future__ import annotations

@@ -51,7 +51,9 @@ def measure_set(
     landmarker: FaceLandmarker | None,
     out: Path,
 ) -> dict:
-    """Figures of one set of clips, a row per clip, and OUT/codec_NAME.png (true, decoded; worst first)."""
+    """Figures of one set of clips, a row per clip, and OUT/codec_NAME.png (true, decoded; worst
+    first).
+    """
     rows, pictures = [], {}
     for clip in clips:
         frames = clip.frames[: 1 + (len(clip.frames) - 1) // 4 * 4]
@@ -76,7 +78,9 @@ def measure_set(
 def _figures(
     clip: FramedClip, frames: np.ndarray, made: np.ndarray, landmarker: FaceLandmarker | None
 ) -> dict[str, float]:
-    """PSNR of all, of mouth and eyes, of merely repeating the portrait; with a landmarker, lips too."""
+    """PSNR of all, of mouth and eyes, of merely repeating the portrait; with a landmarker, lips
+    too.
+    """
     row = {
         "psnr": psnr(frames, made),
         "psnr_still_portrait": psnr(frames, np.repeat(frames[:1], len(frames), 0)),

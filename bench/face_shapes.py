@@ -1,12 +1,14 @@
-"""Fits the table that reads ARKit's face shapes from landmarks, on rendered people whose shapes are known.
+"""Fits the table that reads ARKit's face shapes from landmarks, on rendered people whose shapes are
+known.
 
     python -m bench.face_shapes measure --world DIR... --out RUN [--clips 180] [--others 30]
     python -m bench.face_shapes fit --out RUN [--write]
     python -m bench.face_shapes compare --videos DIR --labels DIR [--clips 12]
 
-`measure` finds landmarks in clips of the training split, to fit, and of the others, to tell how well it reads; it goes
-on where it stopped. `fit --write` replaces flowportrait/scoring/face_shapes.safetensors and tells r of each shape.
-`compare` holds it against MediaPipe's shapes of real clips, made by `bench.label_faces`.
+`measure` finds landmarks in clips of the training split, to fit, and of the others, to tell how
+well it reads; it goes on where it stopped. `fit --write` replaces
+flowportrait/scoring/face_shapes.safetensors and tells r of each shape. `compare` holds it against
+MediaPipe's shapes of real clips, made by `bench.label_faces`.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ def measure(args: argparse.Namespace) -> None:
             continue
         labels = np.load(clip.labels)
         try:
-            # Looking for the face takes most of the time, and a fit does as well where the truth says it is.
+            # Looking for the face takes most of the time, and a fit does as well where the truth
+            # says it is.
             find = landmarks_of if split == "held-out" else landmarks_in_place
             landmarks, eyes = find(clip.video, labels["landmarks68"].astype(np.float64))
         except FlowPortraitError as error:
@@ -75,7 +78,9 @@ def landmarks_of(video: Path, _: np.ndarray | None = None) -> tuple[np.ndarray, 
 
 
 def landmarks_in_place(video: Path, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same of a face that is cut where the truth [f, 68, 2] says, about as CenterFace's boxes would have it."""
+    """The same of a face that is cut where the truth [f, 68, 2] says, about as CenterFace's boxes
+    would have it.
+    """
     rng = np.random.default_rng(len(truth))
     low, high = truth.min(1), truth.max(1)
     size = np.median((high - low).max(1))
@@ -131,7 +136,9 @@ def fit(args: argparse.Namespace) -> None:
 
 
 def compare(args: argparse.Namespace) -> None:
-    """The table's shapes of real clips beside MediaPipe's, both less their clip's median: r over all frames."""
+    """The table's shapes of real clips beside MediaPipe's, both less their clip's median: r over
+    all frames.
+    """
     names = blendshapes.shape_table().names
     columns = [ARKIT.index(name) for name in names]
     ours, theirs = [], []

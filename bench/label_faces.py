@@ -2,11 +2,11 @@
 
     python -m bench.label_faces CLIPS_DIR LABELS_DIR --landmarker face_landmarker.task
 
-One LABELS_DIR/KEY.npz per KEY.mp4, in the form of the rendered clips' ground truth: `landmarks68` float16
-[n, 68, 2] in px of the clip's own frames, `size_px` their width, `arkit` float16 [n, 52] in the alphabetical
-order of ARKit (see LABELS_DIR/arkit_names.json; MediaPipe knows no `tongueOut`, so that column is 0),
-`valid` bool [n]. Frames without a face hold nan. Clips already labelled are skipped, so an interrupted run
-continues.
+One LABELS_DIR/KEY.npz per KEY.mp4, in the form of the rendered clips' ground truth: `landmarks68`
+float16 [n, 68, 2] in px of the clip's own frames, `size_px` their width, `arkit` float16 [n, 52] in
+the alphabetical order of ARKit (see LABELS_DIR/arkit_names.json; MediaPipe knows no `tongueOut`, so
+that column is 0), `valid` bool [n]. Frames without a face hold nan. Clips already labelled are
+skipped, so an interrupted run continues.
 """
 
 import argparse
@@ -27,7 +27,9 @@ def read_frames(path: Path) -> np.ndarray:
 
 
 def write_label(landmarker: FaceLandmarker, clip: Path, labels: Path) -> int:
-    """Label one clip and return its number of frames; the file appears under its name only when complete."""
+    """Label one clip and return its number of frames; the file appears under its name only when
+    complete.
+    """
     frames = read_frames(clip)
     track = landmarker.track(frames)
     partial = labels / f"{clip.stem}.partial"

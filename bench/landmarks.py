@@ -1,7 +1,9 @@
-"""The independent landmarker that the bench measures with: MediaPipe FaceLandmarker, mapped to 68 points.
+"""The independent landmarker that the bench measures with: MediaPipe FaceLandmarker, mapped to 68
+points.
 
 It is no part of the product and no loss is computed from it, so a model cannot learn to please it.
-The .task file (3.8 MB, Apache-2.0) is Google's `face_landmarker` with blendshapes; its path is an argument.
+The .task file (3.8 MB, Apache-2.0) is Google's `face_landmarker` with blendshapes; its path is an
+argument.
 """
 
 from dataclasses import dataclass
@@ -78,7 +80,9 @@ INNER_LOWER_LIP = (67, 66, 65)
 
 @dataclass(frozen=True)
 class FaceTrack:
-    """What the landmarker saw in each of n frames; rows without a face hold nan and `valid` False."""
+    """What the landmarker saw in each of n frames; rows without a face hold nan and `valid`
+    False.
+    """
 
     landmarks68: np.ndarray  # float32 [n, 68, 2], px of the frames given
     arkit: np.ndarray  # float32 [n, 52] in [0, 1], columns as in ARKIT_NAMES
@@ -88,7 +92,8 @@ class FaceTrack:
 class FaceLandmarker:
     """MediaPipe's landmarker in image mode.
 
-    Video mode smooths landmarks over time, which delays them. Lags are measured here, so frames stand alone.
+    Video mode smooths landmarks over time, which delays them. Lags are measured here, so frames
+    stand alone.
     """
 
     def __init__(self, model: Path):
@@ -142,7 +147,8 @@ def eye_distance(landmarks68: np.ndarray) -> np.ndarray:
 
 
 def lip_opening(landmarks68: np.ndarray) -> np.ndarray:
-    """Inner-lip opening [n] of `landmarks68` [n, 68, 2], in eye distances; nan where there is no face.
+    """Inner-lip opening [n] of `landmarks68` [n, 68, 2], in eye distances; nan where there is no
+    face.
 
     The eye distance is the clip's median: blinks and small turns must not look like speech.
     """

@@ -33,7 +33,9 @@ def measure_lips(
     evaluations: int | None,
     out: Path,
 ) -> dict:
-    """Figures over all clips, a row per clip, and OUT/lips.png (true above generated, worst first)."""
+    """Figures over all clips, a row per clip, and OUT/lips.png (true above generated, worst
+    first).
+    """
     rows, pictures = [], {}
     for clip in clips:
         made = generate(pipeline, clip, evaluations)
@@ -59,7 +61,9 @@ def measure_lips(
 def _lip_figures(
     clip: FramedClip, made: np.ndarray, landmarker: FaceLandmarker
 ) -> dict[str, float]:
-    """Both clips are seen by the same landmarker; its agreement with the ground truth is given beside."""
+    """Both clips are seen by the same landmarker; its agreement with the ground truth is given
+    beside.
+    """
     seen = lip_opening(landmarker.track(clip.frames).landmarks68)
     generated = lip_opening(landmarker.track(made).landmarks68)
     curve = lag_curve(seen, generated)
@@ -83,7 +87,8 @@ def measure_silence(
 ) -> dict:
     """Stillness in 1.5 s of digital silence between two stretches of speech.
 
-    The rendered clips' own pauses are short, and even their true mouths are not quite still in them.
+    The rendered clips' own pauses are short, and even their true mouths are not quite still in
+    them.
     """
     rows = []
     for clip in clips:
@@ -111,7 +116,9 @@ def measure_curve(
     evaluations: list[int],
     out: Path,
 ) -> list[dict]:
-    """A row per number of evaluations: lips, sharpness (truth: 1), closeness to the finest run, time."""
+    """A row per number of evaluations: lips, sharpness (truth: 1), closeness to the finest run,
+    time.
+    """
     finest = {clip.key: generate(pipeline, clip, max(evaluations)) for clip in clips}
     openings = {clip.key: lip_opening(landmarker.track(clip.frames).landmarks68) for clip in clips}
     rows, sheet = [], []

@@ -2,7 +2,8 @@
 
     python -m bench.long_clips OUT --clips 12 --seconds 20
 
-One clip a person: sentence after sentence in one voice. Same files as a set of `flowportrait world render`.
+One clip a person: sentence after sentence in one voice. Same files as a set of `flowportrait world
+render`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def talk(rng: np.random.Generator, presentation: str, split: Split, seconds: flo
 
 
 def render(out: Path, clips: int, seconds: float) -> None:
-    """Writes KEY.mp4, KEY.npz and a line of clips.jsonl for every person; goes on where it stopped."""
+    """Writes KEY.mp4, KEY.npz and a line of clips.jsonl for every person; goes on where it
+    stopped.
+    """
     out.mkdir(parents=True, exist_ok=True)
     index = out / "clips.jsonl"
     done = (

@@ -1,4 +1,6 @@
-"""What the bench measures on: held-out clips and real videos, framed the way a user's portrait is framed."""
+"""What the bench measures on: held-out clips and real videos, framed the way a user's portrait is
+framed.
+"""
 
 import json
 from collections.abc import Iterator
@@ -83,7 +85,9 @@ class Framing:
 def world_clips(
     root: Path, split: str, framing: Framing, limit: int, max_s: float = 5.0
 ) -> Iterator[FramedClip]:
-    """Rendered clips of a split, spread evenly over it; "held-out" means test and validation identities."""
+    """Rendered clips of a split, spread evenly over it; "held-out" means test and validation
+    identities.
+    """
     records = (json.loads(line) for line in (root / "clips.jsonl").read_text().splitlines())
     segments = {record["key"]: record["visemes_seg"] for record in records}
     splits = ("test", "validation") if split == "held-out" else (split,)
@@ -102,7 +106,9 @@ def grid_clips(
 def real_clips(
     folder: Path, framing: Framing, limit: int, max_s: float = 4.0
 ) -> Iterator[FramedClip]:
-    """The videos real__* of a folder; those without a face in the first frame are named and left out."""
+    """The videos real__* of a folder; those without a face in the first frame are named and left
+    out.
+    """
     for path in _spread(files_of([folder], VIDEO_KINDS, prefix="real__"), limit):
         try:
             yield framing.clip(path.stem, path, max_s)

@@ -1,4 +1,6 @@
-"""The arithmetic of the bench: plain numpy on frames, landmarks and sound. Nothing here knows a model."""
+"""The arithmetic of the bench: plain numpy on frames, landmarks and sound. Nothing here knows a
+model.
+"""
 
 from dataclasses import dataclass
 
@@ -17,7 +19,8 @@ UPPER_FACE = np.r_[17:48]
 
 
 def psnr(true: np.ndarray, made: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Peak signal-to-noise ratio in dB of uint8 frames [f, h, w, 3], from the clip's mean squared error.
+    """Peak signal-to-noise ratio in dB of uint8 frames [f, h, w, 3], from the clip's mean squared
+    error.
 
     `mask` bool [f, h, w] limits it to a region; nan where that is empty.
     """
@@ -27,7 +30,9 @@ def psnr(true: np.ndarray, made: np.ndarray, mask: np.ndarray | None = None) -> 
 
 
 def feature_masks(landmarks68: np.ndarray, size_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes of the mouth and of both eyes, bool [f, h, w] each, a little larger than their points."""
+    """Boxes of the mouth and of both eyes, bool [f, h, w] each, a little larger than their
+    points.
+    """
     mouth = _box_mask(landmarks68[:, MOUTH], size_px)
     eyes = _box_mask(landmarks68[:, RIGHT_EYE], size_px) | _box_mask(
         landmarks68[:, LEFT_EYE], size_px
@@ -48,7 +53,9 @@ def _box_mask(points: np.ndarray, size_px: int) -> np.ndarray:
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's r of two series [n], without the frames where one is nan; nan when one is constant."""
+    """Pearson's r of two series [n], without the frames where one is nan; nan when one is
+    constant.
+    """
     known = np.isfinite(a) & np.isfinite(b)
     a, b = a[known], b[known]
     if len(a) < 3 or a.std() == 0 or b.std() == 0:
@@ -83,7 +90,9 @@ def lag_curve(true: np.ndarray, made: np.ndarray, max_lag: int = MAX_LAG_FRAMES)
 def pause_frames(
     segments: list[tuple[float, float, str]], num_frames: int, fps: float
 ) -> list[np.ndarray]:
-    """Frame indices well inside each pause; `segments` are (start_s, end_s, viseme), "sil" is silence."""
+    """Frame indices well inside each pause; `segments` are (start_s, end_s, viseme), "sil" is
+    silence.
+    """
     pauses: list[list[float]] = []
     for start, end, viseme in segments:
         if viseme != "sil":
@@ -102,9 +111,11 @@ def pause_frames(
 
 
 def stillness(opening: np.ndarray, pauses: list[np.ndarray]) -> dict[str, float]:
-    """How much the mouth moves in pauses relative to the rest of the clip: 0 is still, 1 is as in speech.
+    """How much the mouth moves in pauses relative to the rest of the clip: 0 is still, 1 is as in
+    speech.
 
-    `peak_to_peak` compares with speech's 5th to 95th percentile, `speed` is of changes from frame to frame.
+    `peak_to_peak` compares with speech's 5th to 95th percentile, `speed` is of changes from frame
+    to frame.
     """
     silent = np.zeros(len(opening), bool)
     for frames in pauses:
@@ -130,7 +141,9 @@ def loudness(samples: np.ndarray, sample_rate: int, num_frames: int, fps: float)
 
 
 def sharpness(frames: np.ndarray) -> float:
-    """Mean absolute difference of neighbouring pixels of uint8 frames [f, h, w, 3], in grey levels."""
+    """Mean absolute difference of neighbouring pixels of uint8 frames [f, h, w, 3], in grey
+    levels.
+    """
     grey = frames.astype(np.float32).mean(-1)
     return float((np.abs(np.diff(grey, axis=1)).mean() + np.abs(np.diff(grey, axis=2)).mean()) / 2)
 
@@ -169,7 +182,9 @@ def upper_face_colour(frames: np.ndarray, landmarks68: np.ndarray) -> np.ndarray
 
 
 def summary(values: list[float]) -> dict[str, float | int]:
-    """Mean, median, extremes and count of the numbers among `values`; all nan when there are none."""
+    """Mean, median, extremes and count of the numbers among `values`; all nan when there are
+    none.
+    """
     known = np.array([value for value in values if np.isfinite(value)])
     if not len(known):
         return {

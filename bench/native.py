@@ -1,10 +1,12 @@
-"""How the shown size holds up: sharpness, seams of groups, blinks and gaze on portraits; the codec at several sizes.
+"""How the shown size holds up: sharpness, seams of groups, blinks and gaze on portraits; the codec
+at several sizes.
 
-    python -m bench.native portraits tiny --portraits DIR --audio FILE --out OUT [--size 512] [--limit 20]
-    python -m bench.native codec tiny --world DIR512 --out OUT [--sizes 128 256 512] [--limit 12]
+    python -m bench.native portraits tiny --portraits DIR --audio FILE --out OUT [--size 512]
+    [--limit 20] python -m bench.native codec tiny --world DIR512 --out OUT [--sizes 128 256 512]
+    [--limit 12]
 
-Eyes and faces are measured with the package's own face mesh, whose points agree with MediaPipe's. Both write OUT/*.json
-and a sheet of frames at full size, worst first.
+Eyes and faces are measured with the package's own face mesh, whose points agree with MediaPipe's.
+Both write OUT/*.json and a sheet of frames at full size, worst first.
 """
 
 import argparse
@@ -35,7 +37,9 @@ GROUP = 4
 
 
 def sharpness(frames: np.ndarray, mask: np.ndarray) -> float:
-    """Variance of the Laplacian of the luma of uint8 frames [f, h, w, 3] where `mask` [h, w] or [f, h, w] is set."""
+    """Variance of the Laplacian of the luma of uint8 frames [f, h, w, 3] where `mask` [h, w] or [f,
+    h, w] is set.
+    """
     luma = frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     laplacian = np.zeros_like(luma)
     laplacian[:, 1:-1, 1:-1] = (
@@ -66,7 +70,9 @@ def face_mask(mesh: Mesh, shape: tuple[int, int]) -> np.ndarray:
 
 
 def lids_and_gaze(meshes: list[Mesh]) -> tuple[np.ndarray, np.ndarray]:
-    """The opening of the eyes over their width [f], and where the irises are between the corners [f, 2]."""
+    """The opening of the eyes over their width [f], and where the irises are between the corners
+    [f, 2].
+    """
     openings, places = [], []
     for mesh in meshes:
         eyes = []
@@ -132,7 +138,9 @@ def portraits(arguments: argparse.Namespace) -> dict:
 
 @torch.inference_mode()
 def codec(arguments: argparse.Namespace) -> dict:
-    """Held-out rendered clips, encoded at the model's size and shown at others; the first frame is the portrait."""
+    """Held-out rendered clips, encoded at the model's size and shown at others; the first frame is
+    the portrait.
+    """
     pipeline = load(arguments.model, "cpu")
     part, size_px = pipeline.codec, pipeline.spec.size_px
     clips = [clip for clip in load_sources(world=arguments.world) if clip.split == "test"][
@@ -174,7 +182,9 @@ def codec(arguments: argparse.Namespace) -> dict:
 
 
 def _context(part, portrait: np.ndarray, small: np.ndarray):
-    """The codec's context with a canvas as `generate` makes it of a portrait that is cut already."""
+    """The codec's context with a canvas as `generate` makes it of a portrait that is cut
+    already.
+    """
     own = compose(
         portrait, len(small), len(portrait), "face", "none", None, FaceMesh(), PersonMatte()
     )

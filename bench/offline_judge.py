@@ -1,10 +1,13 @@
 """Calibrates the offline judge on ladders of known damage, and shows where it fails.
 
-    python -m bench.offline_judge measure --world DIR... --out RUN [--clips 20]   signals of held-out clips, degraded
-    python -m bench.offline_judge measure --world LONG --out RUN --seconds 20 --ladders muted_expression \\
-        --signals blink_luck blinks_per_minute                                    the same of long ones, for blinks
-    python -m bench.offline_judge fit --out RUN [--write]                         the table, how it orders the ladders
-    python -m bench.offline_judge look VIDEO... --out RUN                         scores of the first 3 s of any videos
+    python -m bench.offline_judge measure --world DIR... --out RUN [--clips 20]   signals of
+    held-out clips, degraded python -m bench.offline_judge measure --world LONG --out RUN --seconds
+    20 --ladders muted_expression \\
+        --signals blink_luck blinks_per_minute                                    the same of long
+        ones, for blinks
+    python -m bench.offline_judge fit --out RUN [--write]                         the table, how it
+    orders the ladders python -m bench.offline_judge look VIDEO... --out RUN
+    scores of the first 3 s of any videos
 
 `measure` goes on where it stopped; LONG comes from `bench.long_clips`. `fit --write` replaces
 flowportrait/scoring/offline_calibration.json.
@@ -61,7 +64,9 @@ LIPS = ("sync-small lips", SHIPPED)  # under which the scorer keeps its embeddin
 
 
 def held_out(worlds: list[Path], count: int) -> list[SourceClip]:
-    """As many clips of each world, of people that nothing was trained on: one of each, held-out voices first."""
+    """As many clips of each world, of people that nothing was trained on: one of each, held-out
+    voices first.
+    """
     chosen = []
     for number, world in enumerate(worlds):
         clips = [clip for clip in load_sources(world=world) if clip.split != "train"]
@@ -83,7 +88,9 @@ def footage(clip: SourceClip, other: SourceClip, seconds: float = SHORT_S) -> Fo
 
 
 def measure(args: argparse.Namespace) -> None:
-    """One JSON line for every clip, degradation and level; the face is looked for in the clean clip alone."""
+    """One JSON line for every clip, degradation and level; the face is looked for in the clean clip
+    alone.
+    """
     path = args.out / "signals.jsonl"
     args.out.mkdir(parents=True, exist_ok=True)
     done = {} if args.again else measured(path)
@@ -118,13 +125,17 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def asked_about(ladder: str) -> list[str]:
-    """The signals of the aspects that a ladder hurts, those it is not fitted to included; all for the picture's."""
+    """The signals of the aspects that a ladder hurts, those it is not fitted to included; all for
+    the picture's.
+    """
     aspect = DEGRADATIONS[ladder].breaks
     return list(FITTED.get(aspect, signals.SIGNALS))
 
 
 def keep_what_stays(view: View, clean: View, same_frames: bool, lips: bool) -> None:
-    """Lets a damaged clip's view know where the clean one's face is and, if only the sound differs, what was seen."""
+    """Lets a damaged clip's view know where the clean one's face is and, if only the sound differs,
+    what was seen.
+    """
     track = signals.track_face(clean)
     view.keep("face squares", lambda: track.squares)
     if same_frames:
@@ -138,7 +149,9 @@ def keep_what_stays(view: View, clean: View, same_frames: bool, lips: bool) -> N
 
 
 def measured(path: Path) -> dict[tuple[str, str, float], dict]:
-    """The rows of a file by clip, degradation and strength; a later row lays its signals over an earlier one's."""
+    """The rows of a file by clip, degradation and strength; a later row lays its signals over an
+    earlier one's.
+    """
     rows: dict[tuple[str, str, float], dict] = {}
     for line in path.read_text().splitlines() if path.is_file() else []:
         row = json.loads(line)
@@ -164,7 +177,9 @@ def read_signals(view: View, names: list[str]) -> dict[str, float | str]:
 
 
 def fit(args: argparse.Namespace) -> None:
-    """Fits the table on all measured clips; every person is scored by a table that was fitted to the others."""
+    """Fits the table on all measured clips; every person is scored by a table that was fitted to
+    the others.
+    """
     rows = list(measured(args.out / "signals.jsonl").values())
     clips = sorted({row["clip"] for row in rows})
     scored = []
@@ -195,7 +210,9 @@ def fit(args: argparse.Namespace) -> None:
 
 
 def fit_table(rows: list[dict]) -> dict[str, dict[str, list[list[float]]]]:
-    """Knots of every signal: isotonic regression of the ladders' own scores, 5 for clean clips, 1 for the last step."""
+    """Knots of every signal: isotonic regression of the ladders' own scores, 5 for clean clips, 1
+    for the last step.
+    """
     table: dict[str, dict[str, list[list[float]]]] = {}
     for aspect, by_signal in FITTED.items():
         table[aspect] = {}
@@ -226,7 +243,9 @@ def target(row: dict) -> float:
 
 
 def knots(values: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> list[list[float]]:
-    """A rising curve through (value, target): pools of adjacent violators, then stretched to reach 1 and 5."""
+    """A rising curve through (value, target): pools of adjacent violators, then stretched to reach
+    1 and 5.
+    """
     order = np.argsort(values, kind="stable")
     pools: list[list[float]] = []  # sum of weights, of weighted values, of weighted targets
     for value, goal, weight in zip(values[order], targets[order], weights[order], strict=True):
@@ -278,7 +297,9 @@ def report(scored: list[dict]) -> None:
 
 
 def ladder_line(scored: list[dict], clean: list[dict], name: str, aspect: str) -> str:
-    """What happens to an aspect down a ladder, and at its end to all of them against the same clips undamaged."""
+    """What happens to an aspect down a ladder, and at its end to all of them against the same clips
+    undamaged.
+    """
     steps = {strength: [] for strength in DEGRADATIONS[name].levels}
     for row in scored:
         if row["degradation"] == name:
@@ -298,7 +319,9 @@ def mean(values: Iterable[float]) -> float:
 
 
 def order(scored: list[dict], name: str, value: str) -> float:
-    """Share of pairs of steps of one ladder of one clip, clean included, that `value` has in order; 0.5 is chance."""
+    """Share of pairs of steps of one ladder of one clip, clean included, that `value` has in order;
+    0.5 is chance.
+    """
     right = []
     for clip in {row["clip"] for row in scored}:
         steps = sorted(

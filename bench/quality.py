@@ -1,9 +1,9 @@
 """The figures of the shipped model, measured: python -m bench.quality COMMAND MODEL ... --out DIR
 
-Every command writes DIR/COMMAND.json and contact sheets (look at them), and prints its summary as JSON.
-Lips and faces are seen by an independent landmarker (--landmarker, MediaPipe's face_landmarker.task). Rendered
-clips are trained on with the renderer's own landmarks; only GRID's labels come from that landmarker.
-Held-out clips are those of `flowportrait.data.sources`.
+Every command writes DIR/COMMAND.json and contact sheets (look at them), and prints its summary as
+JSON. Lips and faces are seen by an independent landmarker (--landmarker, MediaPipe's
+face_landmarker.task). Rendered clips are trained on with the renderer's own landmarks; only GRID's
+labels come from that landmarker. Held-out clips are those of `flowportrait.data.sources`.
 """
 
 import argparse
@@ -65,7 +65,9 @@ def codec(arguments: Arguments) -> dict:
 
 
 def lips(arguments: Arguments) -> dict:
-    """Generated against true lip opening on held-out identities: correlation, lag, stillness in pauses."""
+    """Generated against true lip opening on held-out identities: correlation, lag, stillness in
+    pauses.
+    """
     from bench.lip_quality import SILENCE_CLIPS, measure_lips, measure_silence
 
     clips = list(
@@ -122,7 +124,9 @@ def speed(arguments: Arguments) -> dict:
 
 
 def landmarker(arguments: Arguments) -> dict:
-    """How far to trust the landmarker itself: its lip opening against the rendered clips' ground truth."""
+    """How far to trust the landmarker itself: its lip opening against the rendered clips' ground
+    truth.
+    """
     tracker, rows = FaceLandmarker(arguments.landmarker), []
     for clip in world_clips(
         arguments.world, arguments.split, Framing(arguments.size), arguments.limit

@@ -1,4 +1,6 @@
-"""Whether anybody's picture works: every portrait of a folder speaks, and is compared with itself."""
+"""Whether anybody's picture works: every portrait of a folder speaks, and is compared with
+itself.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +43,9 @@ def measure_real(
     portraits: list[Path], audios: list[Path], pipeline: Pipeline, landmarker: FaceLandmarker,
     evaluations: int | None, max_s: float, out: Path,
 ) -> dict:  # fmt: skip
-    """Figures over all portraits, a row each (worst first), and OUT/real.png: the ten worst, ten others."""
+    """Figures over all portraits, a row each (worst first), and OUT/real.png: the ten worst, ten
+    others.
+    """
     detector = FACE_DETECTORS.load("centerface")()
     clips, refused = [], []
     for i, path in enumerate(portraits):
@@ -96,8 +100,9 @@ def _figures(
     landmarker: FaceLandmarker,
     detector: FaceDetector,
 ) -> dict[str, float]:
-    """`face_in_portrait` tells a failing landmarker from a failing model; `detected_share` is CenterFace's, which
-    unlike the landmarker knows profiles, too."""
+    """`face_in_portrait` tells a failing landmarker from a failing model; `detected_share` is
+    CenterFace's, which unlike the landmarker knows profiles, too.
+    """
     still, track = landmarker.track(portrait[None]), landmarker.track(frames)
     opening = lip_opening(track.landmarks68)
     level = loudness(sound.samples, sound.sample_rate, len(frames), FPS)
@@ -121,7 +126,9 @@ def _figures(
 def _colour_distance(
     portrait: np.ndarray, portrait68: np.ndarray, frames: np.ndarray, landmarks68: np.ndarray
 ) -> float:
-    """Median CIEDE2000 of the upper face's mean colour from the portrait's; about 2 is just noticeable."""
+    """Median CIEDE2000 of the upper face's mean colour from the portrait's; about 2 is just
+    noticeable.
+    """
     wanted = rgb2lab(upper_face_colour(portrait[None], portrait68) / 255)
     got = rgb2lab(upper_face_colour(frames, landmarks68) / 255)
     return float(np.nanmedian(deltaE_ciede2000(wanted, got)))
@@ -149,7 +156,9 @@ def _label(clip: RealClip) -> str:
 
 
 def _pictures(clip: RealClip, landmarker: FaceLandmarker) -> list[np.ndarray]:
-    """Portrait, six frames evenly spaced, and the frames with the mouth most closed and most open."""
+    """Portrait, six frames evenly spaced, and the frames with the mouth most closed and most
+    open.
+    """
     opening = np.nan_to_num(lip_opening(landmarker.track(clip.frames).landmarks68))
     spaced = np.linspace(0, len(clip.frames) - 1, 6).round().astype(int)
     return [clip.portrait, *(clip.frames[i] for i in (*spaced, opening.argmin(), opening.argmax()))]

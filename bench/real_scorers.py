@@ -1,12 +1,12 @@
 """What the scorers say of real and generated clips, of clips spoiled on purpose, and of late sound.
 
-    python -m bench.real_scorers CLIPS GRID --out table.jsonl [--seconds 4] [--jitter-frames 9] [--ladder 15]
-    python -m bench.real_scorers --summary table.jsonl [--csv table.csv]
+    python -m bench.real_scorers CLIPS GRID --out table.jsonl [--seconds 4] [--jitter-frames 9]
+    [--ladder 15] python -m bench.real_scorers --summary table.jsonl [--csv table.csv]
 
-CLIPS holds `real__*` and `gen__*` videos; one whose name ends in `xyjy.mp4` shows five panels side by side (a portrait
-and four generators over one sound). GRID is the corpus's speaker 1 as `flowportrait` reads it; only its test split is
-looked at. Sound is shifted by 0 to 10 frames of 24 a second, or is another clip's of the same group. A table that was
-begun goes on where it stopped.
+CLIPS holds `real__*` and `gen__*` videos; one whose name ends in `xyjy.mp4` shows five panels side
+by side (a portrait and four generators over one sound). GRID is the corpus's speaker 1 as
+`flowportrait` reads it; only its test split is looked at. Sound is shifted by 0 to 10 frames of 24
+a second, or is another clip's of the same group. A table that was begun goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ GRID_SOURCES = ("LipNet", "Deep-Learning-Based-Lip-Reading")
 
 
 def candidate(path: Path, seconds: float, panel: int | None = None) -> Candidate:
-    """The first seconds of a file, its longer side at most 256 px; one of five panels if asked for."""
+    """The first seconds of a file, its longer side at most 256 px; one of five panels if asked
+    for.
+    """
     fps = Clip(path).fps
     shown = []
     for frame in islice(media.read_frames(path), round(seconds * fps)):
@@ -61,7 +63,9 @@ def candidate(path: Path, seconds: float, panel: int | None = None) -> Candidate
 
 
 def spoiled(clip: Candidate) -> Iterator[Candidate]:
-    """The same clip still, shaken by up to 2 px, blurred and drifting in colour, with itself as the truth."""
+    """The same clip still, shaken by up to 2 px, blurred and drifting in colour, with itself as the
+    truth.
+    """
     rng, frames = np.random.default_rng(0), clip.frames
     small = frames.shape[2] // 4, frames.shape[1] // 4
     blurred = [
@@ -185,7 +189,8 @@ def _ladders(
         yield from ({"table": "ladder", "kind": kind, "clip": path.stem, **rung} for rung in rungs)
 
 
-# ------------------------------------------------------------------------------------------------ summary
+# ------------------------------------------------------------------------------------------------
+# summary
 
 COLUMNS = (
     ("sync-small", "value"), ("sync-small", "offset"), ("mouth-loudness", "value"), ("mouth-loudness", "best"),

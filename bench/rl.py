@@ -1,11 +1,13 @@
-"""What sharing inside a group saves: evaluations counted and seconds measured against the plain path, on the same work.
+"""What sharing inside a group saves: evaluations counted and seconds measured against the plain
+path, on the same work.
 
     python -m bench.rl [--model tiny] [--seconds 1.5] [--width 1] [-o bench_rl.json]
 
-One update's sampling and learning at the paper's setting (15 evaluations, groups of 4, noise in one window) is done
-group by group in every way, one right after the other, with the same noise and made-up advantages; where the window
-starts is spread evenly over all places it can have. Encoding the prompt and decoding the clips cost the same in every
-way and are timed apart. Siblings must come out equal to the last bit, gradients to float precision.
+One update's sampling and learning at the paper's setting (15 evaluations, groups of 4, noise in one
+window) is done group by group in every way, one right after the other, with the same noise and
+made-up advantages; where the window starts is spread evenly over all places it can have. Encoding
+the prompt and decoding the clips cost the same in every way and are timed apart. Siblings must come
+out equal to the last bit, gradients to float precision.
 """
 
 from __future__ import annotations
@@ -144,7 +146,9 @@ def gradient_gap(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def timed(work: Callable) -> tuple:
-    """What `work` gives and the CPU seconds of this process that it took: other work on the machine counts less."""
+    """What `work` gives and the CPU seconds of this process that it took: other work on the machine
+    counts less.
+    """
     started = time.process_time()
     result = work()
     return result, time.process_time() - started

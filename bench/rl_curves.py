@@ -1,10 +1,11 @@
-"""A run of reinforcement learning as one picture: curves of its looks, and held-out clips at its start and end.
+"""A run of reinforcement learning as one picture: curves of its looks, and held-out clips at its
+start and end.
 
     python -m bench.rl_curves RUN... -o curves.png
 
-Every RUN is a directory of `flowportrait train rl`. Curves are the `look` lines of its log: figures of the held-out
-clips, always the same ones from the same noise. The strips are the first run's sample videos before the first update
-and after the last.
+Every RUN is a directory of `flowportrait train rl`. Curves are the `look` lines of its log: figures
+of the held-out clips, always the same ones from the same noise. The strips are the first run's
+sample videos before the first update and after the last.
 """
 
 import argparse

@@ -1,6 +1,8 @@
-"""The programs a user would take instead of our scorers, each used as its own page shows: for `bench.scorers`.
+"""The programs a user would take instead of our scorers, each used as its own page shows: for
+`bench.scorers`.
 
-Every one decodes the videos that it needs for itself. Networks are given, so that both sides have the same weights.
+Every one decodes the videos that it needs for itself. Networks are given, so that both sides have
+the same weights.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ def decoded(path: Path) -> Frames:
 
 
 def over_folder(pairs: Pairs, distance: Callable[[Frames, Frames], Sequence[float]]) -> float:
-    """The mean over clips of a distance of frames, the first left out, as a script would take it."""
+    """The mean over clips of a distance of frames, the first left out, as a script would take
+    it.
+    """
     return float(
         np.mean([np.mean(distance(decoded(made)[1:], decoded(truth)[1:])) for made, truth in pairs])
     )
@@ -84,7 +88,8 @@ def jitter(raft: torch.nn.Module, path: Path) -> float:
     return float((change / (flow[:-1].norm(dim=1).mean((1, 2)) + 1)).mean())
 
 
-# ------------------------------------------------------------------------------------------------ Fréchet
+# ------------------------------------------------------------------------------------------------
+# Fréchet
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
@@ -115,7 +120,9 @@ def pytorch_fid_network(state: dict[str, torch.Tensor]) -> torch.nn.Module:
 
 
 def fvd(network: torch.nn.Module, pairs: Pairs, frames: int = 16) -> float:
-    """torchvision's R3D-18 by its own preset on the first frames of every clip, SciPy's root after it."""
+    """torchvision's R3D-18 by its own preset on the first frames of every clip, SciPy's root after
+    it.
+    """
     sides = [[r3d18(network, decoded(pair[side])[:frames]) for pair in pairs] for side in (0, 1)]
     return frechet(*map(np.concatenate, sides))
 
@@ -156,7 +163,8 @@ def fid(network: torch.nn.Module, pairs: Pairs) -> float:
     return float(fid_score.calculate_frechet_distance(*moments))
 
 
-# ------------------------------------------------------------------------------------------------ SyncNet
+# ------------------------------------------------------------------------------------------------
+# SyncNet
 
 
 def ffmpeg(*arguments: object) -> None:
@@ -180,10 +188,11 @@ def syncnet(
 ) -> list[float]:
     """LSE-D and LSE-C by the stages of the published pipeline.
 
-    Video to AVI at 25 fps, frames to JPEG files, sound to a wav; a face detector on every frame; a crop for every
-    frame, written as another video and joined with its sound; its frames to JPEG files again, windows in lists,
-    distances row by row. With a `box` no detector is used; without one, boxes are those of `find_boxes`, and a network
-    of S3FD's shape, whose weights are elsewhere, looks at every frame for the time that it takes.
+    Video to AVI at 25 fps, frames to JPEG files, sound to a wav; a face detector on every frame; a
+    crop for every frame, written as another video and joined with its sound; its frames to JPEG
+    files again, windows in lists, distances row by row. With a `box` no detector is used; without
+    one, boxes are those of `find_boxes`, and a network of S3FD's shape, whose weights are
+    elsewhere, looks at every frame for the time that it takes.
     """
     with tempfile.TemporaryDirectory() as name:
         cut = syncnet_cut(Path(name), path, box, seconds)
@@ -260,7 +269,9 @@ _FOUND: dict[Path, list[Box]] = {}
 
 
 def find_boxes(path: Path) -> None:
-    """Looks for the largest face of every frame with our detector, for all later calls of `syncnet`."""
+    """Looks for the largest face of every frame with our detector, for all later calls of
+    `syncnet`.
+    """
     detector = FACE_DETECTORS.load("centerface")(side_px=256)
     _FOUND[path] = [
         max(detector.detect(frame), key=lambda box: box.area)[:4] for frame in decoded(path)
@@ -281,7 +292,9 @@ def _boxes(path: Path, files: Sequence[Path]) -> list[Box]:
 
 
 class _S3fd(torch.nn.Module):
-    """The convolutions of S3FD (Zhang et al. 2017): VGG-16 with four more stages, heads at six scales."""
+    """The convolutions of S3FD (Zhang et al. 2017): VGG-16 with four more stages, heads at six
+    scales.
+    """
 
     def __init__(self):
         super().__init__()

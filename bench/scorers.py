@@ -1,13 +1,18 @@
-"""Every metric beside the peer a user would take instead, on the same clips in one run: equal numbers, how much faster.
+"""Every metric beside the peer a user would take instead, on the same clips in one run: equal
+numbers, how much faster.
 
-    python -m bench.scorers [FOLDER...] [--raft WEIGHTS] [--clips 4] [--frames 24] [--size 256] [--repeats 3]
+    python -m bench.scorers [FOLDER...] [--raft WEIGHTS] [--clips 4] [--frames 24] [--size 256]
+    [--repeats 3]
 
-Peers: scikit-image frame by frame, torchmetrics, `lpips`, pytorch-fid, SciPy's sqrtm for the Fréchet distance, RAFT
-called pair by pair, and SyncNet's published stages with ffmpeg, files and all (`bench.scorer_peers`). Then the whole
-set over a folder: ours as `flowportrait score` goes through it, the peers one after another. Networks without reachable
-weights are filled with the same random numbers on both sides: time and equality need no trained ones. Seconds are those
-of the processor, of this process and of the programs it calls, the least of `--repeats` rounds in which both sides take
-turns: other work on the machine changes them little. "By the clock" means something on an idle machine only.
+Peers: scikit-image frame by frame, torchmetrics, `lpips`, pytorch-fid, SciPy's sqrtm for the
+Fréchet distance, RAFT called pair by pair, and SyncNet's published stages with ffmpeg, files and
+all (`bench.scorer_peers`). Then the whole set over a folder: ours as `flowportrait score` goes
+through it, the peers one after another. Networks without reachable weights are filled with the same
+random numbers on both sides: time and equality need no trained ones. Seconds are those of the
+processor, of this process and of the programs it calls, the least of `--repeats` rounds in which
+both sides take
+turns: other work on the machine changes them little. "By the clock" means something on an idle
+machine only.
 
     pip install 'flowportrait[bench,eval,scorers]'
 """
@@ -73,7 +78,8 @@ def measure(
     return row
 
 
-# ------------------------------------------------------------------- ours, with networks that are given
+# ------------------------------------------------------------------- ours, with networks that are
+# given
 
 
 def lpips_pair() -> tuple[perceptual.Lpips, torch.nn.Module]:
@@ -177,7 +183,8 @@ class GivenLseC(GivenLse):
     name, read = "lse-c", sync.LseC.read
 
 
-# -------------------------------------------------------------------------------------------- the whole set
+# -------------------------------------------------------------------------------------------- the
+# whole set
 
 
 class Peers:

@@ -15,7 +15,9 @@ def strip(frames: np.ndarray, count: int) -> list[np.ndarray]:
 
 
 def write_sheet(path: Path, rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> None:
-    """One labelled row of uint8 [s, s, 3] pictures per entry; all of one size, all rows of one length."""
+    """One labelled row of uint8 [s, s, 3] pictures per entry; all of one size, all rows of one
+    length.
+    """
     size, columns = rows[0][1][0].shape[0], max(len(pictures) for _, pictures in rows)
     sheet = Image.new("RGB", (columns * size, len(rows) * (size + LABEL_PX)), "white")
     draw = ImageDraw.Draw(sheet)

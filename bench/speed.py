@@ -1,4 +1,6 @@
-"""What a user waits and what it takes: `flowportrait generate` as a whole process, imports included."""
+"""What a user waits and what it takes: `flowportrait generate` as a whole process, imports
+included.
+"""
 
 import os
 import sys
@@ -19,7 +21,9 @@ COMMAND = [sys.executable, "-c", "from flowportrait.cli import main; main()", "g
 def measure_speed(
     model: str, evaluations: list[int], seconds: float, portrait: Path, speech: Path
 ) -> dict:
-    """A row per number of evaluations: wall seconds, real-time factor and peak memory of the process."""
+    """A row per number of evaluations: wall seconds, real-time factor and peak memory of the
+    process.
+    """
     with tempfile.TemporaryDirectory() as folder:
         audio = Path(folder) / "speech.wav"
         _write_speech(audio, speech, seconds)
@@ -63,7 +67,9 @@ def _write_speech(path: Path, speech: Path, seconds: float) -> None:
 
 
 def _run(command: list[str], log: Path) -> tuple[float, int]:
-    """Wall seconds and peak resident bytes of one process. Raises FlowPortraitError with its last line."""
+    """Wall seconds and peak resident bytes of one process. Raises FlowPortraitError with its last
+    line.
+    """
     with log.open("wb") as output:
         started = time.perf_counter()
         pid = os.posix_spawn(
@@ -72,7 +78,8 @@ def _run(command: list[str], log: Path) -> tuple[float, int]:
             os.environ,
             file_actions=[(os.POSIX_SPAWN_DUP2, output.fileno(), fd) for fd in (1, 2)],
         )
-        # wait4 gives the peak of this very process; getrusage would give the largest of all children so far.
+        # wait4 gives the peak of this very process; getrusage would give the largest of all
+        # children so far.
         _, status, usage = os.wait4(pid, 0)
         wall_s = time.perf_counter() - started
     if status:

@@ -1,9 +1,11 @@
-"""How well `sync-small` tells matched sound from shifted and from other sound, on held-out clips and on real videos.
+"""How well `sync-small` tells matched sound from shifted and from other sound, on held-out clips
+and on real videos.
 
     python -m bench.sync_quality --world DIR --grid DIR --videos DIR --out OUT [--limit 20]
 
-Faces are tracked as the scorer does it, no label is read. World and GRID give their test splits, VIDEOS is a folder of
-real__* and gen__* files of which the first 3 s are seen. Embeddings are kept in OUT, so a second run only counts.
+Faces are tracked as the scorer does it, no label is read. World and GRID give their test splits,
+VIDEOS is a folder of real__* and gen__* files of which the first 3 s are seen. Embeddings are kept
+in OUT, so a second run only counts.
 """
 
 from __future__ import annotations
@@ -62,7 +64,9 @@ def clips(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
 
 
 def embedded(path: Path, kept: Path) -> Embedded:
-    """Of the first 3 s of a video. Raises FlowPortraitError where the scorer would give a reason."""
+    """Of the first 3 s of a video. Raises FlowPortraitError where the scorer would give a
+    reason.
+    """
     if not kept.is_file():
         frames = np.stack(list(itertools.islice(media.read_frames(path, fps=FPS), MAX_FRAMES)))
         samples, rate = media.read_audio(path, min_s=0.0)
@@ -85,7 +89,9 @@ def embedded(path: Path, kept: Path) -> Embedded:
 
 
 def row(group: str, found: list[Embedded]) -> str:
-    """Shares of a group: true sound above the same shifted (either way), above others' sound; offset within one."""
+    """Shares of a group: true sound above the same shifted (either way), above others' sound;
+    offset within one.
+    """
     profiles = [shift_profile(one.lips, one.sounds, REACH) for one in found]
     beats = [
         np.mean([float(p[REACH] > p[REACH + k]) for p in profiles for k in (-shift, shift)])

@@ -1,8 +1,9 @@
-"""How fast the world renders, all in: python -m bench.world [--sizes 128 256] [--people 0 1 2] [--rig anny]
+"""How fast the world renders, all in: python -m bench.world [--sizes 128 256] [--people 0 1 2]
+[--rig anny]
 
-CPU time of this process and the programs it starts, so that others on the machine count less than they do by the clock.
-"Frames/s over 2 cores" is that of a set with six takes of each person: two cores' time over the time for a frame
-with its share of making the person ready.
+CPU time of this process and the programs it starts, so that others on the machine count less than
+they do by the clock. "Frames/s over 2 cores" is that of a set with six takes of each person: two
+cores' time over the time for a frame with its share of making the person ready.
 """
 
 import argparse
@@ -23,7 +24,9 @@ def cpu_s() -> float:
 
 
 def measure(settings: Settings, people: list[int], folder: Path) -> tuple[float, float, float]:
-    """Seconds to make a person ready, and for a frame: speech, motion, picture, video, ground truth; frames a clip."""
+    """Seconds to make a person ready, and for a frame: speech, motion, picture, video, ground
+    truth; frames a clip.
+    """
     render_take(folder, Take(settings, people[0], 0, "warm"))  # compiles
     ready_s = frames_s = 0.0
     frames = 0

@@ -1,7 +1,7 @@
 """Contact sheets for docs/world.md: python -m bench.world_sheets OUT_DIR
 
-world-128.jpg holds four frames of six of the shipped clips, world-256.jpg three people of the test split at 256 px, at
-rest, speaking (a wide vowel, then th) and smiling.
+world-128.jpg holds four frames of six of the shipped clips, world-256.jpg three people of the test
+split at 256 px, at rest, speaking (a wide vowel, then th) and smiling.
 """
 
 import sys

@@ -1,7 +1,9 @@
-"""`flowportrait generate DATASET`: a video for every clip of a dataset, from its first frame and its sound.
+"""`flowportrait generate DATASET`: a video for every clip of a dataset, from its first frame and
+its sound.
 
-What is made has the ids of the dataset, so `evaluate` and `compare` find the truth of each by the dataset's manifest. A
-run goes on where it stopped; a clip that cannot be used stops nothing and is named.
+What is made has the ids of the dataset, so `evaluate` and `compare` find the truth of each by the
+dataset's manifest. A run goes on where it stopped; a clip that cannot be used stops nothing and is
+named.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ RUNS, MANIFEST = "runs.jsonl", "manifest.jsonl"
 
 @dataclass(frozen=True)
 class Settings:
-    """How every clip is made; the seed is the same for all, so that `generate` can make any one of them again."""
+    """How every clip is made; the seed is the same for all, so that `generate` can make any one of
+    them again.
+    """
 
     evaluations: int | None = None
     guidance: float = 1.0
@@ -57,7 +61,8 @@ class Dataset:
 
 
 def read_dataset(source: Path, split: Literal["train", "held_out", "all"]) -> Dataset:
-    """Those of a manifest, or of a folder that was prepared (`manifest.jsonl`) or rendered (`clips.jsonl`).
+    """Those of a manifest, or of a folder that was prepared (`manifest.jsonl`) or rendered
+    (`clips.jsonl`).
 
     Raises DataError: no dataset, no clip of the split, or an id that is no name of a file.
     """
@@ -102,10 +107,11 @@ def generate_all(
     settings: Settings,
     progress: Callable[[int, int], None],
 ) -> Made:
-    """Makes `out`/ID.mp4 of every clip, `out`/manifest.jsonl of what there is, and `out`/runs.jsonl of how it was made.
+    """Makes `out`/ID.mp4 of every clip, `out`/manifest.jsonl of what there is, and `out`/runs.jsonl
+    of how it was made.
 
-    A video that is there is kept where clip, model and settings are those of its record. Raises DataError when nothing
-    could be made, MediaError when `out` cannot be written.
+    A video that is there is kept where clip, model and settings are those of its record. Raises
+    DataError when nothing could be made, MediaError when `out` cannot be written.
     """
     made = Made()
     out.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,10 @@
-"""Tasks handed out to processes of a Ray cluster; whatever dies takes nothing with it but the task it was at.
+"""Tasks handed out to processes of a Ray cluster; whatever dies takes nothing with it but the task
+it was at.
 
-One actor for each worker holds the models. The driver gives each actor one task at a time and gets plain answers, so
-that what is kept of them is kept by the driver alone. A task whose process or node is lost is given to another one
-once; the second time it comes back without an answer, since it may well be what killed both.
+One actor for each worker holds the models. The driver gives each actor one task at a time and gets
+plain answers, so that what is kept of them is kept by the driver alone. A task whose process or
+node is lost is given to another one once; the second time it comes back without an answer, since it
+may well be what killed both.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ MAX_FALSE_STARTS = 3
 
 
 class _Server:
-    """What an actor runs: `serve` in the driver's folder, with one thread, because processes share the machine."""
+    """What an actor runs: `serve` in the driver's folder, with one thread, because processes share
+    the machine.
+    """
 
     def __init__(self, serve: Callable[[Any], Any], folder: str):
         os.environ["OMP_NUM_THREADS"] = "1"
@@ -47,13 +51,16 @@ class _Server:
 def hand_out(
     serve: Callable[[T], R], tasks: Iterable[T], count: int, gpus: float | None = 0
 ) -> Iterator[tuple[T, R | None]]:
-    """Gives `serve(task)` for all tasks from `count` actors, as they are done; None for a task that was lost twice.
-    An actor has a CPU and `gpus` GPUs of its own; None: one where the cluster has any.
+    """Gives `serve(task)` for all tasks from `count` actors, as they are done; None for a task that
+    was lost twice. An actor has a CPU and `gpus` GPUs of its own; None: one where the cluster has
+    any.
 
-    `RAY_ADDRESS` names the cluster, whose nodes must see the driver's folder and files under the same paths; without it
-    one of `count` processes is started on this machine and ended after the last task. `serve` is sent to the actors.
+    `RAY_ADDRESS` names the cluster, whose nodes must see the driver's folder and files under the
+    same paths; without it one of `count` processes is started on this machine and ended after the
+    last task. `serve` is sent to the actors.
 
-    Raises MissingDependency without ray, DataError where workers do not start, and any FlowPortraitError of `serve`.
+    Raises MissingDependency without ray, DataError where workers do not start, and any
+    FlowPortraitError of `serve`.
     """
     ray = require("ray", extra="ray")
     waiting, tries = deque(tasks), Counter[int]()
@@ -143,7 +150,9 @@ class _Crew:
 
 @contextmanager
 def _connected(ray: Any, count: int) -> Iterator[None]:
-    """Within a cluster: the one this process is in already, the one RAY_ADDRESS names, or one of its own."""
+    """Within a cluster: the one this process is in already, the one RAY_ADDRESS names, or one of
+    its own.
+    """
     if ray.is_initialized():
         yield
         return

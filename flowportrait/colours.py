@@ -1,4 +1,6 @@
-"""Colours: whatever Pillow opens as 8-bit sRGB, and frames of high dynamic range as a screen of standard range."""
+"""Colours: whatever Pillow opens as 8-bit sRGB, and frames of high dynamic range as a screen of
+standard range.
+"""
 
 from functools import lru_cache
 from io import BytesIO
@@ -11,7 +13,9 @@ NEUTRAL_GREY = (128, 128, 128)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """`image` as 8-bit sRGB; its transparent parts show NEUTRAL_GREY. Any mode of Pillow's is taken."""
+    """`image` as 8-bit sRGB; its transparent parts show NEUTRAL_GREY. Any mode of Pillow's is
+    taken.
+    """
     if image.mode.startswith(("I", "F")):
         image = _as_8_bit(image)
     if image.has_transparency_data:
@@ -41,7 +45,8 @@ def _as_8_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
 
 
-# ------------------------------------------------------------------------------------ high dynamic range
+# ------------------------------------------------------------------------------------ high dynamic
+# range
 
 PQ, HLG = 16, 18  # in H.273's table of transfer characteristics
 HDR_TRANSFERS = (PQ, HLG)
@@ -85,7 +90,9 @@ def hdr_to_sdr(pixels: np.ndarray, transfer: int) -> np.ndarray:
 
 @lru_cache
 def _light(transfer: int) -> np.ndarray:
-    """Linear light of every 16-bit level, float32: of the screen where 1 is diffuse white (PQ), of the scene (HLG)."""
+    """Linear light of every 16-bit level, float32: of the screen where 1 is diffuse white (PQ), of
+    the scene (HLG).
+    """
     signal = np.arange(65536) / 65535
     if transfer == HLG:
         a, b, c = 0.17883277, 0.28466892, 0.55991073

@@ -1,8 +1,9 @@
-"""From a portrait's picture to what the model sees and the canvas that moves, and from frames back to the picture.
+"""From a portrait's picture to what the model sees and the canvas that moves, and from frames back
+to the picture.
 
-The model knows a square around an upright face (Appendix B). What the user gets is made of the user's own pixels: the
-square at its own size, or the whole picture with the square laid back into it, in which everything outside the square
-stays the portrait's to the last bit.
+The model knows a square around an upright face (Appendix B). What the user gets is made of the
+user's own pixels: the square at its own size, or the whole picture with the square laid back into
+it, in which everything outside the square stays the portrait's to the last bit.
 """
 
 from __future__ import annotations
@@ -58,10 +59,10 @@ MARGIN = 3
 class Composite:
     """A portrait ready to be moved.
 
-    `picture` uint8 [h, w, 3] is what is shown, the still parts of every frame; `square` lies in it, turned by `roll`
-    radians (clockwise as seen). `mesh` is the face's, in pixels of the picture, None where no face was looked for or
-    none was sure; `moving` [g, g] in [0, 1] says on a grid over the square what moves with the person, None if that is
-    unknown and everything may.
+    `picture` uint8 [h, w, 3] is what is shown, the still parts of every frame; `square` lies in it,
+    turned by `roll` radians (clockwise as seen). `mesh` is the face's, in pixels of the picture,
+    None where no face was looked for or none was sure; `moving` [g, g] in [0, 1] says on a grid
+    over the square what moves with the person, None if that is unknown and everything may.
     """
 
     picture: UInt8[np.ndarray, "h w 3"]
@@ -180,9 +181,10 @@ def compose(
     mesh: FaceMesh | None = None,
     matte: PersonMatte | None = None,
 ) -> Composite:
-    """Makes a portrait ready: finds the face (not with crop "none": then the square is the largest centred one), cuts
-    and scales. `size` is the side of the face's square: "auto" its own, at most 512 px, where the square alone is
-    shown; a whole picture keeps its size up to 1920 x 1080. Raises DataError without a face, ConfigError for a size.
+    """Makes a portrait ready: finds the face (not with crop "none": then the square is the largest
+    centred one), cuts and scales. `size` is the side of the face's square: "auto" its own, at most
+    512 px, where the square alone is shown; a whole picture keeps its size up to 1920 x 1080.
+    Raises DataError without a face, ConfigError for a size.
     """
     low, high = min(SIZES_PX[0], model_px), SIZES_PX[1]
     if size != "auto" and not low <= size <= high:
@@ -218,13 +220,17 @@ def _sure(mesh: Mesh) -> Mesh | None:
 
 
 def _moved(mesh: Mesh, origin: tuple[int, int], scale: float) -> Mesh:
-    """The mesh in a picture that begins at `origin` and is scaled; pixel centres lie at whole numbers."""
+    """The mesh in a picture that begins at `origin` and is scaled; pixel centres lie at whole
+    numbers.
+    """
     points = (mesh.points + 0.5 - np.array(origin, np.float32)) * np.float32(scale) - 0.5
     return Mesh(points.astype(np.float32), mesh.depth * np.float32(scale), mesh.presence)
 
 
 def _square_of(face: FaceBox, mesh: Mesh | None, width: int, height: int) -> tuple[Square, float]:
-    """The square about a face and its roll. That of a rolled head lies about the points of its mesh."""
+    """The square about a face and its roll. That of a rolled head lies about the points of its
+    mesh.
+    """
     if mesh is None or abs(mesh.roll) < LEVEL_ROLL:
         return portrait_square(face, width, height), 0.0
     level = mesh.points @ turn(mesh.roll)
@@ -258,7 +264,9 @@ def _warnings_of(square: Square, model_px: int, mesh: Mesh | None, roll: float) 
 
 
 def _moving(composite: Composite, matte: PersonMatte) -> Float[np.ndarray, "g g"] | None:
-    """The person with a soft edge around, so that the background keeps still; None where the matte misses the face."""
+    """The person with a soft edge around, so that the background keeps still; None where the matte
+    misses the face.
+    """
     box = _middle_of(composite.square)
     person = composite.on_grid(matte.find(composite.picture, box).astype(np.float32))
     face = _oval(composite.to_square(composite.mesh.oval))

@@ -1,7 +1,8 @@
-"""Configuration: frozen pydantic models, sparse TOML recipes, overrides of single leaves, the resolved JSON.
+"""Configuration: frozen pydantic models, sparse TOML recipes, overrides of single leaves, the
+resolved JSON.
 
-A recipe holds only what differs from the class defaults. What was resolved is written beside the run as JSON
-(which keeps nulls) and loads again through the same door.
+A recipe holds only what differs from the class defaults. What was resolved is written beside the
+run as JSON (which keeps nulls) and loads again through the same door.
 """
 
 import json
@@ -17,7 +18,9 @@ from flowportrait.registry import name_hint
 
 
 class Frozen(BaseModel):
-    """The base of every configuration: it cannot be changed, and a key it does not know is an error."""
+    """The base of every configuration: it cannot be changed, and a key it does not know is an
+    error.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
@@ -26,11 +29,13 @@ C = TypeVar("C", bound=Frozen)
 
 
 def load_recipe(path: str | Path | None, kind: type[C], overrides: Iterable[str] = ()) -> C:
-    """The `kind` described by a TOML recipe or a resolved JSON file, with `overrides` ("a.b=c") laid over it.
+    """The `kind` described by a TOML recipe or a resolved JSON file, with `overrides` ("a.b=c")
+    laid over it.
 
     Without a path the overrides are laid over the defaults.
 
-    Raises ConfigError: no such file, no valid TOML, an unknown key (the nearest is named), a wrong value.
+    Raises ConfigError: no such file, no valid TOML, an unknown key (the nearest is named), a wrong
+    value.
     """
     values = read_values(path) if path is not None else {}
     for override in overrides:
@@ -54,7 +59,9 @@ def save_resolved(config: Frozen, path: str | Path) -> None:
 
 
 def read_values(path: str | Path) -> dict[str, Any]:
-    """What stands in a TOML recipe or a JSON file, unchecked. Raises ConfigError where it cannot be read."""
+    """What stands in a TOML recipe or a JSON file, unchecked. Raises ConfigError where it cannot be
+    read.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -69,7 +76,9 @@ def read_values(path: str | Path) -> dict[str, Any]:
 
 
 def _override(values: dict[str, Any], override: str) -> None:
-    """Sets one leaf in place: "rollout.window=3". A value that is no TOML is a string, null is no value."""
+    """Sets one leaf in place: "rollout.window=3". A value that is no TOML is a string, null is no
+    value.
+    """
     key, equals, text = override.partition("=")
     *parents, leaf = key.strip().split(".")
     if not equals or not leaf or not all(parents):
@@ -104,7 +113,9 @@ def _explain(kind: type[BaseModel], error: ValidationError) -> str:
 
 
 def _model_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """The configuration class at a place in `kind`; indices are stepped over, a union's tag picks."""
+    """The configuration class at a place in `kind`; indices are stepped over, a union's tag
+    picks.
+    """
     current: type[BaseModel] | None = kind
     members: list[type[BaseModel]] = []
     for step in location:

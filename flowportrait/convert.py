@@ -1,8 +1,9 @@
 """Published weights become a model directory, and go back: `flowportrait convert` and `export`.
 
-`convert bagel` makes the directory with the generator and the image encoder; `convert wan` and `convert whisper` (or
-`wav2vec2`) put the codec and the speech network in. Bytes are copied, never computed, so what BAGEL's file held comes
-back out of `export` to the bit; and nothing larger than a few megabytes is in memory at a time.
+`convert bagel` makes the directory with the generator and the image encoder; `convert wan` and
+`convert whisper` (or `wav2vec2`) put the codec and the speech network in. Bytes are copied, never
+computed, so what BAGEL's file held comes back out of `export` to the bit; and nothing larger than a
+few megabytes is in memory at a time.
 """
 
 from __future__ import annotations
@@ -59,10 +60,11 @@ WHISPER_SIZES = (
 
 
 def convert_bagel(source: Path, out: Path, size_px: int = 384) -> ModelSpec:
-    """A model directory from a folder of BAGEL-7B-MoT as published (ema.safetensors, or shards, and its two config
-    files). What BAGEL has not starts fresh, and the directory says so.
+    """A model directory from a folder of BAGEL-7B-MoT as published (ema.safetensors, or shards, and
+    its two config files). What BAGEL has not starts fresh, and the directory says so.
 
-    Raises CheckpointError for weights that are absent, damaged, or not exactly those of the sizes they tell.
+    Raises CheckpointError for weights that are absent, damaged, or not exactly those of the sizes
+    they tell.
     """
     if (out / CONFIG).exists():
         raise ConfigError(f"{out}: holds a model already; give another directory, or remove it")
@@ -119,8 +121,9 @@ def convert_bagel(source: Path, out: Path, size_px: int = 384) -> ModelSpec:
 
 
 def _require_size(size_px: int) -> None:
-    """Videos are cut into patches of 2 x 2 latent cells of 8 x 8 px: another side would be rounded down in silence, or
-    not fit the portrait's."""
+    """Videos are cut into patches of 2 x 2 latent cells of 8 x 8 px: another side would be rounded
+    down in silence, or not fit the portrait's.
+    """
     if size_px % SIZE_STEP_PX:
         below = size_px // SIZE_STEP_PX * SIZE_STEP_PX
         raise ConfigError(
@@ -130,7 +133,9 @@ def _require_size(size_px: int) -> None:
 
 
 def _keep(source: Path, files: list[Path], out: Path) -> dict[str, str]:
-    """Puts aside what `export` gives back besides the weights, and gives the digests of these files by their name."""
+    """Puts aside what `export` gives back besides the weights, and gives the digests of these files
+    by their name.
+    """
     (out / KEPT).mkdir(parents=True, exist_ok=True)
     for path in (*(source / name for name in SETTINGS), *sorted(source.glob(INDEX))):
         shutil.copyfile(path, out / KEPT / path.name)
@@ -188,7 +193,9 @@ def _fresh_connector(spec: ModelSpec) -> dict[str, Weight]:
 
 
 def convert_wan(source: Path, out: Path) -> ModelSpec:
-    """Puts the Wan-VAE into a model directory, from Wan2.1_VAE.pth or from a folder of diffusers."""
+    """Puts the Wan-VAE into a model directory, from Wan2.1_VAE.pth or from a folder of
+    diffusers.
+    """
     spec = _opened(out)
     weights = find_weights(source)
     settings = source / "config.json" if source.is_dir() else None
@@ -219,7 +226,9 @@ def convert_wan(source: Path, out: Path) -> ModelSpec:
 
 
 def _diffusers_names(weights: Mapping[str, Weight]) -> dict[str, Weight]:
-    """The tensors of the published file under diffusers' names; those that have them already keep them."""
+    """The tensors of the published file under diffusers' names; those that have them already keep
+    them.
+    """
     require("diffusers", extra="bagel")
     from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 
@@ -231,8 +240,9 @@ def _diffusers_names(weights: Mapping[str, Weight]) -> dict[str, Weight]:
 def convert_speech(
     kind: str, source: Path, out: Path, layers: str | tuple[int, ...] | None = None
 ) -> ModelSpec:
-    """Puts a speech network ("whisper" or "wav2vec2") into a model directory, from a folder as published. The
-    generator's connector to it starts fresh."""
+    """Puts a speech network ("whisper" or "wav2vec2") into a model directory, from a folder as
+    published. The generator's connector to it starts fresh.
+    """
     spec = _opened(out)
     if NEW_FILE not in spec.sha256:
         raise ConfigError(
@@ -286,7 +296,9 @@ def layers_named(text: str | None) -> str | tuple[int, ...] | None:
 
 
 def _tells_sizes(name: str) -> bool:
-    """Whether an entry of a published config.json is about the network rather than about where it came from."""
+    """Whether an entry of a published config.json is about the network rather than about where it
+    came from.
+    """
     return not name.startswith("_") and name not in (
         "architectures",
         "transformers_version",
@@ -296,7 +308,9 @@ def _tells_sizes(name: str) -> bool:
 
 
 def _network_name(kind: str, network: Mapping[str, Any], name: str) -> str:
-    """A published tensor's name here: networks lie within larger ones, and normed weights had other names once."""
+    """A published tensor's name here: networks lie within larger ones, and normed weights had other
+    names once.
+    """
     for outer in (
         ("model.encoder.", "encoder.") if kind == "whisper" else (f"{network.get('model_type')}.",)
     ):
@@ -309,10 +323,12 @@ def _network_name(kind: str, network: Mapping[str, Any], name: str) -> str:
 
 
 def export(directory: Path, out: Path) -> list[Path]:
-    """BAGEL's own files from a model directory that came from them, trained further or not, and gives what was written.
+    """BAGEL's own files from a model directory that came from them, trained further or not, and
+    gives what was written.
 
-    Weights that BAGEL has not go into a file of their own, if they were trained. Codec and speech network are not
-    changed by any training here, so they are where they were. Raises ConfigError for a model that is no BAGEL.
+    Weights that BAGEL has not go into a file of their own, if they were trained. Codec and speech
+    network are not changed by any training here, so they are where they were. Raises ConfigError
+    for a model that is no BAGEL.
     """
     spec = _opened(directory)
     headers = sorted((directory / KEPT).glob("*.header"))

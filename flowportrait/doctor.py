@@ -38,7 +38,9 @@ _MATMUL_SIDE = 512
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report. "broken" stops `generate`; "missing" is optional and names its remedy."""
+    """One line of the report. "broken" stops `generate`; "missing" is optional and names its
+    remedy.
+    """
 
     name: str
     state: Literal["ok", "missing", "broken"]
@@ -105,7 +107,9 @@ def _matmul_gflops(dtype: Any) -> float:
 
 
 def _cpu_flags() -> list[str] | None:
-    """Which of the flags that matter to matrix products the processor has; None where that is not told."""
+    """Which of the flags that matter to matrix products the processor has; None where that is not
+    told.
+    """
     info = Path("/proc/cpuinfo")
     if not info.is_file():
         return None
@@ -158,7 +162,9 @@ def _models() -> Iterator[Check]:
 
 
 def _damage(directory: Path) -> str | None:
-    """What is wrong with the weights of a model directory by the digests in its config.json, if anything."""
+    """What is wrong with the weights of a model directory by the digests in its config.json, if
+    anything.
+    """
     digests = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("sha256", {})
     for name, expected in digests.items():
         file = directory / name

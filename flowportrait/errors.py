@@ -3,14 +3,13 @@
 FlowPortraitError
 ├── ConfigError         an option, recipe or name that cannot be meant
 ├── DataError           readable input that cannot be used (no face in the portrait)
-│   └── StudyRefused        what a rater asks or sends against the rules of a study; `code` names the rule
-├── MediaError          a picture, sound or video file that cannot be read or written
-├── JudgeError          a judge that cannot be trusted or paid; the run stops
-│   ├── JudgeUnavailable    no answer this time (busy, broken, cut off); asking again may help
-│   └── JudgeRefused        no answer to this question, however often it is asked
-├── CheckpointError     weights that are absent, damaged or of another shape
-├── TrainingError       a run that stopped itself rather than go on wrongly
-├── StageFailed         a command of a chain that did not end well
+│   └── StudyRefused        what a rater asks or sends against the rules of a study; `code` names
+the rule ├── MediaError          a picture, sound or video file that cannot be read or written ├──
+JudgeError          a judge that cannot be trusted or paid; the run stops │   ├── JudgeUnavailable
+no answer this time (busy, broken, cut off); asking again may help │   └── JudgeRefused        no
+answer to this question, however often it is asked ├── CheckpointError     weights that are absent,
+damaged or of another shape ├── TrainingError       a run that stopped itself rather than go on
+wrongly ├── StageFailed         a command of a chain that did not end well
 └── MissingDependency   an optional package that is not installed
 
 A message says where, what was got, what is allowed and what to do, in one line.
@@ -33,7 +32,9 @@ class DataError(FlowPortraitError):
 
 
 class StudyRefused(DataError):
-    """What a rater asks or sends against the rules of a study. `code` is one of `CODES`, for programs."""
+    """What a rater asks or sends against the rules of a study. `code` is one of `CODES`, for
+    programs.
+    """
 
     CODES = (
         "unknown_rater",
@@ -55,11 +56,15 @@ class MediaError(FlowPortraitError):
 
 
 class JudgeError(FlowPortraitError):
-    """A judge that cannot be trusted or paid: wrong key, deaf, replaced, over budget. It stops the run."""
+    """A judge that cannot be trusted or paid: wrong key, deaf, replaced, over budget. It stops the
+    run.
+    """
 
 
 class JudgeUnavailable(JudgeError):
-    """No answer this time. `retry_after_s` is the server's own word on when to come back, if it gave one."""
+    """No answer this time. `retry_after_s` is the server's own word on when to come back, if it
+    gave one.
+    """
 
     def __init__(self, message: str, retry_after_s: float | None = None):
         super().__init__(message)
@@ -67,7 +72,9 @@ class JudgeUnavailable(JudgeError):
 
 
 class JudgeRefused(JudgeError):
-    """No answer to this question, however often it is asked: too large, malformed, not to be processed."""
+    """No answer to this question, however often it is asked: too large, malformed, not to be
+    processed.
+    """
 
 
 class CheckpointError(FlowPortraitError):
@@ -75,7 +82,9 @@ class CheckpointError(FlowPortraitError):
 
 
 class TrainingError(FlowPortraitError):
-    """A run that stopped itself rather than go on wrongly, such as one whose clips get no scores."""
+    """A run that stopped itself rather than go on wrongly, such as one whose clips get no
+    scores.
+    """
 
 
 class StageFailed(FlowPortraitError):

@@ -20,9 +20,11 @@ VIDEO_SUFFIXES = (
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Files of a folder and of those below it, linked ones too, each folder once; also links that lead nowhere.
+    """Files of a folder and of those below it, linked ones too, each folder once; also links that
+    lead nowhere.
 
-    Raises DataError for a folder that may not be looked into: what is in it must not vanish without a word.
+    Raises DataError for a folder that may not be looked into: what is in it must not vanish without
+    a word.
     """
 
     def refuse(error: OSError) -> NoReturn:
@@ -65,8 +67,9 @@ _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS
 
 
 def link_or_copy(source: Path, place: Path) -> None:
-    """The file under another name, too, on disk once where the disk has hard links; a file that is there goes. For
-    files that are replaced and never changed in place. Raises OSError."""
+    """The file under another name, too, on disk once where the disk has hard links; a file that is
+    there goes. For files that are replaced and never changed in place. Raises OSError.
+    """
     place.unlink(missing_ok=True)
     try:
         os.link(source, place)
@@ -77,7 +80,9 @@ def link_or_copy(source: Path, place: Path) -> None:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Writes a file that others see as it was or whole, never in part. Raises OSError, and leaves nothing behind."""
+    """Writes a file that others see as it was or whole, never in part. Raises OSError, and leaves
+    nothing behind.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         partial.write_bytes(content)
@@ -88,7 +93,8 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def named(argument: str | Path) -> tuple[str, Path]:
-    """(NAME, path) of NAME=PATH, and ("", path) of a path alone or of one that is there as it stands.
+    """(NAME, path) of NAME=PATH, and ("", path) of a path alone or of one that is there as it
+    stands.
 
     Raises DataError when the name or the path is missing.
     """

@@ -1,13 +1,16 @@
-"""Rectified flow (§3.1, Eq. 1-4): the straight path between data and noise, and how its times are drawn.
+"""Rectified flow (§3.1, Eq. 1-4): the straight path between data and noise, and how its times are
+drawn.
 
-**t = 0 is data, t = 1 is noise.** `z0` is data, `z1` noise, `zt` the point between them, `v` the velocity.
+**t = 0 is data, t = 1 is noise.** `z0` is data, `z1` noise, `zt` the point between them, `v` the
+velocity.
 
 Letters of tensor shapes, everywhere in flowportrait:
-    b batch   c channels   d features   n tokens   s audio samples   f video frames   l latent frames
-    h w height and width (pixels of frames, cells of latents)   a audio tokens   i image tokens
+    b batch   c channels   d features   n tokens   s audio samples   f video frames   l latent
+    frames h w height and width (pixels of frames, cells of latents)   a audio tokens   i image
+    tokens
 
-A time `t` given with latents is a number or a tensor that broadcasts against them; `over_latents` brings the
-times of a batch, one per latent frame, into that shape.
+A time `t` given with latents is a number or a tensor that broadcasts against them; `over_latents`
+brings the times of a batch, one per latent frame, into that shape.
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ x264's defaults and the file about twice as large."""
 class Fragments:
     """A second file of what is muxed, an mp4 that grows by fragments, without coding anew.
 
-    `mux` writes packets into `whole` and into the file at `path`. Every fragment is on disk as soon as it is complete.
-    The edit lists, which keep picture and sound in place to the sample, and the metadata of `whole` stand in the
-    file's head, which is written with the first fragment.
+    `mux` writes packets into `whole` and into the file at `path`. Every fragment is on disk as soon
+    as it is complete. The edit lists, which keep picture and sound in place to the sample, and the
+    metadata of `whole` stand in the file's head, which is written with the first fragment.
     """
 
     def __init__(self, whole: av.container.OutputContainer, path: Path):

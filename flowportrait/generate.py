@@ -1,9 +1,9 @@
 """Portrait + speech -> talking video: encoders, model, sampler, codec, in that order.
 
-A recording longer than the model's window is made window by window. Each window after the first starts with
-the last latent frames of the one before, which stand clean (t = 0) while the new ones are sampled behind
-them. Frames can be shown as soon as their window is sampled, and are decoded as they are written: a long video does
-not need much memory.
+A recording longer than the model's window is made window by window. Each window after the first
+starts with the last latent frames of the one before, which stand clean (t = 0) while the new ones
+are sampled behind them. Frames can be shown as soon as their window is sampled, and are decoded as
+they are written: a long video does not need much memory.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class Window:
 
 
 def plan_windows(total: int, longest: int, prefix: int) -> list[Window]:
-    """The fewest windows of at most `longest` latent frames that cover `total`, of nearly equal size."""
+    """The fewest windows of at most `longest` latent frames that cover `total`, of nearly equal
+    size.
+    """
     count = 1 + max(0, -(-(total - longest) // (longest - prefix)))
     size, larger = divmod(total + prefix * (count - 1), count)
     windows: list[Window] = []
@@ -66,12 +68,14 @@ def plan_windows(total: int, longest: int, prefix: int) -> list[Window]:
 class Options(TypedDict, total=False):
     """How a video is made.
 
-    `size` is the side of the face's square in pixels from 128 to 1024, "auto" for its own; `frame` is "whole" for the
-    whole picture or "face" for that square alone (see `composite.compose`); a codec that shows its own size only takes
-    no other. `evaluations` are the network's calls for each window, by default the model's own number. `guidance` 1 is
-    none; another calls the network twice, once with all-zero audio features, as training drops the audio. The same
-    `seed` gives the same video. `crop` "none" takes the largest centred square instead of that around the face. `head`,
-    `lips` and `eyes` say how strong these movements are: 1 is the model's own, 0 none, 2 the most.
+    `size` is the side of the face's square in pixels from 128 to 1024, "auto" for its own; `frame`
+    is "whole" for the whole picture or "face" for that square alone (see `composite.compose`); a
+    codec that shows its own size only takes no other. `evaluations` are the network's calls for
+    each window, by default the model's own number. `guidance` 1 is none; another calls the network
+    twice, once with all-zero audio features, as training drops the audio. The same `seed` gives the
+    same video. `crop` "none" takes the largest centred square instead of that around the face.
+    `head`, `lips` and `eyes` say how strong these movements are: 1 is the model's own, 0 none, 2
+    the most.
     """
 
     size: Size
@@ -103,7 +107,9 @@ class Shot:
     rest: Float[Tensor, "1"] | None = None  # how far the lips are apart in silence, in half-squares
 
     def latents(self, progress: Progress | None = None) -> Iterator[Tensor]:
-        """The clip's latent frames [1, c, l, h, w] as they are shown, in blocks, as their windows are sampled."""
+        """The clip's latent frames [1, c, l, h, w] as they are shown, in blocks, as their windows
+        are sampled.
+        """
         codec, clip = self.pipeline.codec, self.clip
         raw, done, before = None, 0, codec.settle_reach
         for window in self.pipeline.sampled(
@@ -131,7 +137,8 @@ class Shot:
         left = self.num_frames
         decoded = self.pipeline.codec.decode_stream(blocks, self.clip.context)
         while left > 0:
-            # Not around the whole: what takes the frames, such as an encoder, must not compute in these modes.
+            # Not around the whole: what takes the frames, such as an encoder, must not compute in
+            # these modes.
             with torch.inference_mode(), matmul_precision(self.pipeline.device.type):
                 frames = next(decoded)[0]
             pixels = (frames.float() + 1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
@@ -208,7 +215,9 @@ class Result:
         return self.shot.frames(self.latents.split(self.chunk, dim=2))
 
     def save(self, path: str | Path) -> Path:
-        """Writes the video with its sound, marked as generated, and gives the path. Raises MediaError."""
+        """Writes the video with its sound, marked as generated, and gives the path. Raises
+        MediaError.
+        """
         from flowportrait import __version__
 
         mark = media.synthetic_mark(self.shot.pipeline.spec.name, self.shot.seed, __version__)
@@ -238,11 +247,12 @@ class Pipeline:
         progress: Progress | None = None,
         **options: Unpack[Options],
     ) -> Result:
-        """Makes the portrait say the recording: round(seconds * 24) frames, the same for the same seed.
+        """Makes the portrait say the recording: round(seconds * 24) frames, the same for the same
+        seed.
 
-        `portrait` is a file or uint8 [h, w, 3]; `audio` a file or (float samples [s] or [s, channels], rate
-        in Hz) of at least 0.5 s. `progress` is told (evaluations done, evaluations in all).
-        Raises MediaError, DataError (no face, unusable arrays) or ConfigError.
+        `portrait` is a file or uint8 [h, w, 3]; `audio` a file or (float samples [s] or [s,
+        channels], rate in Hz) of at least 0.5 s. `progress` is told (evaluations done, evaluations
+        in all). Raises MediaError, DataError (no face, unusable arrays) or ConfigError.
         """
         shot = self.shot(portrait, audio, **options)
         return Result(
@@ -257,8 +267,9 @@ class Pipeline:
         audio: str | Path | tuple[np.ndarray, int],
         **options: Unpack[Options],
     ) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "s ..."]]]:
-        """As `generate`, but gives each frame as soon as it is made, with the sound of its 1/24 s at the recording's
-        own rate. The first comes once the first window is sampled. Options and errors are those of `generate`.
+        """As `generate`, but gives each frame as soon as it is made, with the sound of its 1/24 s
+        at the recording's own rate. The first comes once the first window is sampled. Options and
+        errors are those of `generate`.
         """
         shot = self.shot(portrait, audio, **options)
         samples, rate = shot.sound.samples, shot.sound.sample_rate
@@ -282,7 +293,9 @@ class Pipeline:
         lips: float = 1.0,
         eyes: float = 1.0,
     ) -> Shot:
-        """Portrait and recording, read and encoded, ready to be sampled; `Options` says what the options mean."""
+        """Portrait and recording, read and encoded, ready to be sampled; `Options` says what the
+        options mean.
+        """
         strengths = validate(
             Strengths, {"head": head, "lips": lips, "eyes": eyes}, where="strengths"
         )
@@ -309,7 +322,9 @@ class Pipeline:
 
     @torch.no_grad()
     def _rest(self, clip: Encoded, schedule: Schedule) -> Float[Tensor, "1"]:
-        """How far the lips of this portrait are apart while nothing is said: sampled, as the model means it."""
+        """How far the lips of this portrait are apart while nothing is said: sampled, as the model
+        means it.
+        """
         frames = 1 + self.codec.temporal_stride * (SILENCE - 1)
         silence = torch.zeros(1, round(frames / self.spec.fps * AUDIO_RATE_HZ), device=self.device)
         still = replace(clip, audio=self.audio_encoder(silence, frames), latent_frames=SILENCE)
@@ -365,8 +380,9 @@ class Pipeline:
         latent_frames: int,
         composite: Composite | None = None,
     ) -> Encoded:
-        """What the framed portrait and the whole recording mean to the model, computed once for all windows. With a
-        `composite` frames are shown on its canvas."""
+        """What the framed portrait and the whole recording mean to the model, computed once for all
+        windows. With a `composite` frames are shown on its canvas.
+        """
         pixels = torch.from_numpy(portrait.copy()).to(self.device).float()
         picture = rearrange(pixels / 127.5 - 1, "h w c -> 1 c h w")
         grid = self._grid(latent_frames, opening=True)
@@ -397,7 +413,9 @@ class Pipeline:
         seed: int,
         progress: Progress | None = None,
     ) -> Iterator[Float[Tensor, "1 c l h w"]]:
-        """The latent frames of the clip, window by window; the noise comes from one generator per clip."""
+        """The latent frames of the clip, window by window; the noise comes from one generator per
+        clip.
+        """
         rng = torch.Generator().manual_seed(seed)
         sampling = self.spec.sampling
         longest, prefix = sampling.window_latent_frames, sampling.prefix_latent_frames
@@ -424,7 +442,9 @@ class Pipeline:
         known: Float[Tensor, "1 c p h w"],
         guidance: float = 1.0,
     ) -> Callable[[Tensor, float], Tensor]:
-        """(zt, t) -> velocity of the window's new latent frames; the `known` ones stand clean before them."""
+        """(zt, t) -> velocity of the window's new latent frames; the `known` ones stand clean
+        before them.
+        """
         grid = self._grid(window.stop - window.start, opening=window.start == 0)
         stride = self.codec.temporal_stride
         first = max(0, 1 + stride * (window.start - 1))
@@ -463,7 +483,9 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A clip's inputs as features: the codec's `context`, image [1, i, d], audio [1, a, d] of all frames."""
+    """A clip's inputs as features: the codec's `context`, image [1, i, d], audio [1, a, d] of all
+    frames.
+    """
 
     context: Any
     image: Tensor
@@ -471,7 +493,8 @@ class Encoded:
     latent_frames: int
 
 
-# ------------------------------------------------------------------------------------- model directories
+# ------------------------------------------------------------------------------------- model
+# directories
 
 
 def load(
@@ -484,12 +507,13 @@ def load(
 ) -> Pipeline:
     """The pipeline of a shipped model ("tiny") or of a model directory, ready to generate.
 
-    With `toward`, another model that was tuned from this one, the generator's weights are the mixture `share` of the
-    way there: 0 is this model, 1 the other, and between them reinforcement learning can be taken half back.
-    With `offload` the understanding expert waits in CPU memory and is on the device only while it is needed. Weights
-    that are stored in bf16 stay so where products run in it anyway, or all become float32 with `wide`, for training.
-    Raises ConfigError for a name or device that does not exist, CheckpointError for files that are absent,
-    damaged or of another shape than config.json says.
+    With `toward`, another model that was tuned from this one, the generator's weights are the
+    mixture `share` of the way there: 0 is this model, 1 the other, and between them reinforcement
+    learning can be taken half back. With `offload` the understanding expert waits in CPU memory and
+    is on the device only while it is needed. Weights that are stored in bf16 stay so where products
+    run in it anyway, or all become float32 with `wide`, for training. Raises ConfigError for a name
+    or device that does not exist, CheckpointError for files that are absent, damaged or of another
+    shape than config.json says.
     """
     if toward is not None:
         options = {"offload": offload, "wide": wide}
@@ -503,7 +527,9 @@ def load(
 def mix_weights(
     one: Mapping[str, Tensor], other: Mapping[str, Tensor], share: float
 ) -> dict[str, Tensor]:
-    """Weights `share` of the way from `one` to `other`, which must have the same names and shapes."""
+    """Weights `share` of the way from `one` to `other`, which must have the same names and
+    shapes.
+    """
     return {name: torch.lerp(value, other[name], share) for name, value in one.items()}
 
 
@@ -526,7 +552,8 @@ def _mixed(one: Pipeline, other: Pipeline, share: float) -> Pipeline:
     return replace(one, spec=one.spec.model_copy(update={"name": name, "sha256": digests}))
 
 
-# ------------------------------------------------------------------------------------------------ inputs
+# ------------------------------------------------------------------------------------------------
+# inputs
 
 
 @cache

@@ -1,6 +1,7 @@
 """Model directories: config.json and one safetensors file for each part that has weights.
 
-`save_model` writes them, `load_parts` reads them; what a directory holds is known here and nowhere else.
+`save_model` writes them, `load_parts` reads them; what a directory holds is known here and nowhere
+else.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ class SamplingConfig(Frozen):
 
 
 class ModelSpec(Frozen):
-    """config.json of a model directory. A part is `{type, ...}`: its registered name and its `Config`."""
+    """config.json of a model directory. A part is `{type, ...}`: its registered name and its
+    `Config`.
+    """
 
     schema_version: Literal[1] = 1
     name: str
@@ -82,7 +85,9 @@ def load_parts(
     offload: bool = False,
     wide: bool = True,
 ) -> tuple[ModelSpec, dict[str, nn.Module]]:
-    """What a model directory says of itself, and the parts of it that are asked for, frozen. Raises as `load`."""
+    """What a model directory says of itself, and the parts of it that are asked for, frozen. Raises
+    as `load`.
+    """
     where = find_device(device)
     directory = registry.find_model(name_or_directory)
     spec = load_spec(directory)
@@ -107,7 +112,9 @@ def load_parts(
 
 
 def _built(name: str, spec: ModelSpec) -> nn.Module:
-    """A part that waits for its weights; what is large and has nothing but weights takes no memory before they come."""
+    """A part that waits for its weights; what is large and has nothing but weights takes no memory
+    before they come.
+    """
     if name == "model":
         small = (
             spec.model.hidden_size < 512
@@ -135,10 +142,11 @@ def save_model(
     parts: Mapping[str, nn.Module],
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Writes a model directory: config.json and one safetensors file for each of `parts` that has weights.
+    """Writes a model directory: config.json and one safetensors file for each of `parts` that has
+    weights.
 
-    `parts` are model, codec, audio_encoder and image_encoder. Weights are kept as `dtype`; loading turns them
-    back into float32.
+    `parts` are model, codec, audio_encoder and image_encoder. Weights are kept as `dtype`; loading
+    turns them back into float32.
     """
     assert parts.keys() == set(PARTS)
     directory = Path(directory)
@@ -162,8 +170,10 @@ def save_model(
 
 
 def load_spec(directory: Path) -> ModelSpec:
-    """What a model directory says of itself. Raises CheckpointError where it cannot be read, or where its config.json
-    is not what was written; one that names no digest of its own is taken as it is."""
+    """What a model directory says of itself. Raises CheckpointError where it cannot be read, or
+    where its config.json is not what was written; one that names no digest of its own is taken as
+    it is.
+    """
     path = directory / CONFIG
     try:
         spec = load_recipe(path, ModelSpec)
@@ -187,8 +197,9 @@ def save_spec(spec: ModelSpec, directory: Path) -> None:
 
 
 def check_files(directory: Path, spec: ModelSpec, names: Sequence[str] = ("",)) -> None:
-    """Raises CheckpointError where a file that config.json names, and whose name begins with one of `names`, is not
-    there or is another."""
+    """Raises CheckpointError where a file that config.json names, and whose name begins with one of
+    `names`, is not there or is another.
+    """
     for name, expected in spec.sha256.items():
         path = directory / name
         if name == CONFIG or not name.startswith(tuple(names)):
@@ -212,7 +223,9 @@ def _digest_of_values(values: Mapping[str, Any]) -> str:
 
 
 def build_part(table: registry.Table, part: Mapping[str, Any], empty: bool = False) -> nn.Module:
-    """The part that a `{type, ...}` spec describes, with fresh weights or, where it can be, `empty`. ConfigError."""
+    """The part that a `{type, ...}` spec describes, with fresh weights or, where it can be,
+    `empty`. ConfigError.
+    """
     values = dict(part)
     if "type" not in values:
         raise ConfigError(f"{table.kind}: no 'type' given; {registry.name_hint('', table.names())}")
@@ -230,7 +243,9 @@ def _load_weights(
     device: torch.device,
     half: frozenset[str],
 ) -> None:
-    """Fills `module` from its file or files, which must hold exactly its tensors and have their recorded digests."""
+    """Fills `module` from its file or files, which must hold exactly its tensors and have their
+    recorded digests.
+    """
     check_files(directory, spec, (name,))
     files = sorted(directory.glob(f"{name}*.safetensors"))
     whole = directory / f"{name}.safetensors"

@@ -1,4 +1,6 @@
-"""Videos are written here: H.264 and AAC in an mp4 that appears when it is whole, and copies of packets."""
+"""Videos are written here: H.264 and AAC in an mp4 that appears when it is whole, and copies of
+packets.
+"""
 
 import math
 import os
@@ -14,8 +16,9 @@ from av.video.reformatter import ColorRange, Colorspace
 from flowportrait.container import one_line, opened, picture_tracks, url_of
 from flowportrait.errors import MediaError
 
-# Sound at other rates is written at 48 kHz. AAC pads the end to a whole block of 1024 samples, which many
-# players play: at 32 kHz and above that stays below one frame of video, at 8 kHz it would be three.
+# Sound at other rates is written at 48 kHz. AAC pads the end to a whole block of 1024 samples,
+# which many players play: at 32 kHz and above that stays below one frame of video, at 8 kHz it
+# would be three.
 from flowportrait.fragments import LIVE_X264, Fragments
 from flowportrait.sound import resample
 
@@ -26,13 +29,15 @@ def write_video(
     path: str | Path, frames: Iterable[np.ndarray], fps: float, audio: np.ndarray, sample_rate: int,
     metadata: Mapping[str, str], preset: str = "medium", growing: Path | None = None,
 ) -> int:  # fmt: skip
-    """Writes an mp4 (H.264 crf 16, AAC) of uint8 [h, w, 3] frames as they come; gives how many there were.
+    """Writes an mp4 (H.264 crf 16, AAC) of uint8 [h, w, 3] frames as they come; gives how many
+    there were.
 
-    The sound keeps its place to the sample: the encoder's priming is declared in the file, and players skip
-    it. The file appears under its name only when it is whole. `metadata` goes into the mp4's own keys (title,
-    comment, description, ...); `preset` is x264's, how hard it works. The same packets go into `growing`, which can
-    be watched meanwhile (`fragments`); `preset` is then the fragments'. Raises MediaError when it cannot be written,
-    or when picture and sound differ by over one frame.
+    The sound keeps its place to the sample: the encoder's priming is declared in the file, and
+    players skip it. The file appears under its name only when it is whole. `metadata` goes into the
+    mp4's own keys (title, comment, description, ...); `preset` is x264's, how hard it works. The
+    same packets go into `growing`, which can be watched meanwhile (`fragments`); `preset` is then
+    the fragments'. Raises MediaError when it cannot be written, or when picture and sound differ by
+    over one frame.
     """
     path = check_output(path)
     planes, sample_rate = _encodable(audio, sample_rate)
@@ -57,7 +62,9 @@ def write_video(
 
 
 def remux(source: Path, target: Path, sound: bool = True, num_frames: int | None = None) -> None:
-    """Copies a video without coding it anew, without its sound track or with its first frames only."""
+    """Copies a video without coding it anew, without its sound track or with its first frames
+    only.
+    """
     with opened(source, "a video") as reader, av.open(url_of(target), "w") as writer:
         streams = [picture_tracks(reader)[0], *(reader.streams.audio if sound else ())]
         copies = {stream.index: writer.add_stream_from_template(stream) for stream in streams}
@@ -84,7 +91,9 @@ def synthetic_mark(model: str, seed: int, version: str) -> dict[str, str]:
 
 
 def check_output(path: str | Path) -> Path:
-    """`path` when an mp4 can be written there; raises MediaError otherwise. Leaves nothing behind."""
+    """`path` when an mp4 can be written there; raises MediaError otherwise. Leaves nothing
+    behind.
+    """
     path = Path(path)
     if path.suffix.lower() != ".mp4":
         raise MediaError(
@@ -150,8 +159,9 @@ def _video_stream(
         raise MediaError(f"frames of {width}x{height} px; H.264 in yuv420p needs even sides")
     options = {"crf": "16"} | x264
     if width % 128:
-        # With rows of other than whole groups of eight blocks, x264's macroblock tree reads beyond them: the same
-        # frames would give other bytes each time (measured at 112, 176, 208, 224, 272 and 368 px).
+        # With rows of other than whole groups of eight blocks, x264's macroblock tree reads beyond
+        # them: the same frames would give other bytes each time (measured at 112, 176, 208, 224,
+        # 272 and 368 px).
         options["mbtree"] = "0"
     stream = container.add_stream("libx264", rate=fps, options=options)
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -165,7 +175,9 @@ def _video_stream(
 def _sound_writer(
     container, planes: np.ndarray, sample_rate: int, mux: Callable
 ) -> Callable[..., None]:
-    """A function that encodes `planes` [channels, s] up to a sample, or to its end and flushes (None)."""
+    """A function that encodes `planes` [channels, s] up to a sample, or to its end and flushes
+    (None).
+    """
     layout = "mono" if len(planes) == 1 else "stereo"
     bit_rate = 128_000 * len(planes)
     stream = container.add_stream("aac", rate=sample_rate, layout=layout, bit_rate=bit_rate)
@@ -205,7 +217,9 @@ def _encodable(audio: np.ndarray, sample_rate: int) -> tuple[np.ndarray, int]:
 
 @contextmanager
 def _whole_or_absent(path: Path) -> Iterator[Path]:
-    """A name to write under, in the same folder; it becomes `path` on success and vanishes otherwise."""
+    """A name to write under, in the same folder; it becomes `path` on success and vanishes
+    otherwise.
+    """
     partial = _partial_name(path)
     try:
         yield partial

@@ -1,4 +1,6 @@
-"""Tables and pages for people: Markdown, CSV, LaTeX and one self-contained HTML page, each from plain cells."""
+"""Tables and pages for people: Markdown, CSV, LaTeX and one self-contained HTML page, each from
+plain cells.
+"""
 
 import base64
 import csv

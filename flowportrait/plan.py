@@ -1,9 +1,9 @@
-"""`flowportrait plan RECIPE`: what a run costs, before anything is loaded: parameters, memory of a GPU, tokens,
-operations, hours.
+"""`flowportrait plan RECIPE`: what a run costs, before anything is loaded: parameters, memory of a
+GPU, tokens, operations, hours.
 
-Parameters are counted on the model itself, on the meta device, with what the recipe trains. Operations follow
-`model/cost.py`, memory follows `train/parallel.py` and the layers' own saved tensors. Hours are arithmetic at a share
-of the GPU's bf16 peak that is assumed, not measured.
+Parameters are counted on the model itself, on the meta device, with what the recipe trains.
+Operations follow `model/cost.py`, memory follows `train/parallel.py` and the layers' own saved
+tensors. Hours are arithmetic at a share of the GPU's bf16 peak that is assumed, not measured.
 """
 
 from __future__ import annotations
@@ -116,8 +116,9 @@ def plan(
 ) -> Cost:  # fmt: skip
     """What the run of an SFT or RL recipe costs on `num_gpus` of a kind.
 
-    Clips are taken as `clip_s` long: 25 s for SFT (the longest of §4.1), 5 s for RL. A model that is not there is taken
-    to be BAGEL-7B-MoT. Raises ConfigError for a recipe or a GPU that is neither.
+    Clips are taken as `clip_s` long: 25 s for SFT (the longest of §4.1), 5 s for RL. A model that
+    is not there is taken to be BAGEL-7B-MoT. Raises ConfigError for a recipe or a GPU that is
+    neither.
     """
     if gpu not in GPUS:
         raise ConfigError(f"--gpu: got '{gpu}'; {registry.name_hint(gpu, GPUS)}")
@@ -135,7 +136,9 @@ def plan(
 
 @dataclass(frozen=True)
 class _Work:
-    """What a recipe does, before it is laid on GPUs of a kind. `state` is what one GPU holds, in bytes."""
+    """What a recipe does, before it is laid on GPUs of a kind. `state` is what one GPU holds, in
+    bytes.
+    """
 
     spec: ModelSpec
     model: MoT
@@ -210,8 +213,9 @@ def _rl(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _Wo
 
 
 def rollout_evaluations(config: rl.RlRecipe) -> tuple[float, float]:
-    """Evaluations that a group's sampling takes, and passes with a gradient, with what siblings share (docs/rl.md); a
-    window is as likely to start at one place as at another."""
+    """Evaluations that a group's sampling takes, and passes with a gradient, with what siblings
+    share (docs/rl.md); a window is as likely to start at one place as at another.
+    """
     rollout, size = config.rollout, config.rollout.group_size
     width = rollout.window.width
     last = (
@@ -263,7 +267,9 @@ def _grid(spec: ModelSpec, clip_s: float, longest: int) -> TokenGrid:
 
 
 def _training_flops(config: MoTConfig, grid: TokenGrid, trained: str, recompute: bool) -> float:
-    """Of a clip's forward, its repetition, and its backward; frozen matrices need the half of a backward's."""
+    """Of a clip's forward, its repetition, and its backward; frozen matrices need the half of a
+    backward's.
+    """
     linear = linear_flops(config) * RowLayout((grid,)).num_tokens
     attention = clip_flops(config, grid) - linear
     return linear * (1 + recompute + (1 if trained == "lora" else 2)) + attention * (3 + recompute)
@@ -276,7 +282,8 @@ def _state_bytes(model: MoT, num_gpus: int, shards: int) -> dict[str, float]:
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     layer = sum(p.numel() for p in model.layers[0].parameters())
     outer = sum(map(size, parameters)) - sum(size(p) for p in model.layers.parameters())
-    # Sharded: two layers at a time in bf16 and what lies around the layers; alone: bf16 copies of what is trained.
+    # Sharded: two layers at a time in bf16 and what lies around the layers; alone: bf16 copies of
+    # what is trained.
     gathered = 2 * 2 * layer + outer if num_gpus > 1 else 2 * trained
     return {
         "weights": (
@@ -290,18 +297,21 @@ def _state_bytes(model: MoT, num_gpus: int, shards: int) -> dict[str, float]:
 
 
 def _row_bytes(config: MoTConfig, num_tokens: int, recompute: bool) -> dict[str, float]:
-    """What a GPU holds of the tokens that it computes. `working`: a layer's backward has, beside what was kept, the
-    gradients of SwiGLU's three products in bf16 and of the tokens and their norm in float32; an estimate.
+    """What a GPU holds of the tokens that it computes. `working`: a layer's backward has, beside
+    what was kept, the gradients of SwiGLU's three products in bf16 and of the tokens and their norm
+    in float32; an estimate.
     """
     working = num_tokens * (6 * config.mlp_size + 8 * config.hidden_size)
     return {"activations": activation_bytes(config, num_tokens, recompute), "working": working}
 
 
 def activation_bytes(config: MoTConfig, num_tokens: int, recompute: bool) -> float:
-    """What a forward keeps for the backward, with products in bf16 and the tokens themselves in float32.
+    """What a forward keeps for the backward, with products in bf16 and the tokens themselves in
+    float32.
 
-    With recomputation the layers' inputs, and one layer at a time as it is without: what its norms need (fused norms
-    need less), three bf16 copies of the normed tokens for q, k and v and two for the MLP, heads, SwiGLU.
+    With recomputation the layers' inputs, and one layer at a time as it is without: what its norms
+    need (fused norms need less), three bf16 copies of the normed tokens for q, k and v and two for
+    the MLP, heads, SwiGLU.
     """
     hidden, keys, inner = (
         config.hidden_size,

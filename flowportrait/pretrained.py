@@ -1,7 +1,9 @@
-"""The door through which pretrained weights of scorers and filters come: the user's path, the cache, official homes.
+"""The door through which pretrained weights of scorers and filters come: the user's path, the
+cache, official homes.
 
-What a file holds is known by its sha256, which stands in the fingerprint of every score made with it. A file that is
-not there, or is another one, is an error that says where to get the right one. Nothing is scored with random weights.
+What a file holds is known by its sha256, which stands in the fingerprint of every score made with
+it. A file that is not there, or is another one, is an error that says where to get the right one.
+Nothing is scored with random weights.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from flowportrait.files import sha256_of
 
 @dataclass(frozen=True)
 class Weights:
-    """One file of pretrained weights; `sha256` may be its beginning, as official file names carry it."""
+    """One file of pretrained weights; `sha256` may be its beginning, as official file names carry
+    it.
+    """
 
     file: str
     url: str
@@ -29,7 +33,8 @@ class Weights:
     """In millions of bytes, as its home says; 0 where it says nothing."""
 
     def find(self, path: Path | None = None) -> Path:
-        """The checked file: `path` if given, else from the cache, else fetched from its home into the cache.
+        """The checked file: `path` if given, else from the cache, else fetched from its home into
+        the cache.
 
         Raises CheckpointError when it is not there and cannot be fetched, or is another file.
         """
@@ -76,7 +81,9 @@ class Weights:
 
 
 def find_any(names: Sequence[str], path: Path | None = None) -> Path:
-    """The checked file of the first of several equally good weights that is there; else the first is fetched."""
+    """The checked file of the first of several equally good weights that is there; else the first
+    is fetched.
+    """
     known = [WEIGHTS[name] for name in names]
     if path is not None and path.is_file():
         found = sha256_of(path)
@@ -86,7 +93,9 @@ def find_any(names: Sequence[str], path: Path | None = None) -> Path:
 
 
 def cache_dir() -> Path:
-    """Where fetched weights lie: $FLOWPORTRAIT_WEIGHTS, or flowportrait/weights in the user's cache."""
+    """Where fetched weights lie: $FLOWPORTRAIT_WEIGHTS, or flowportrait/weights in the user's
+    cache.
+    """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("FLOWPORTRAIT_WEIGHTS") or Path(home) / "flowportrait" / "weights")
 

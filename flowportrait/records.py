@@ -17,7 +17,9 @@ ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
 
 
 class Record(BaseModel):
-    """A frozen row. `schema_version` stands in every row, and a row of another version does not load."""
+    """A frozen row. `schema_version` stands in every row, and a row of another version does not
+    load.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
@@ -54,7 +56,9 @@ class ManifestRow(Record):
 
 
 class EncodedClip(Record):
-    """One clip of an encoded dataset: which shard holds its latents and features, and how long it is."""
+    """One clip of an encoded dataset: which shard holds its latents and features, and how long it
+    is.
+    """
 
     schema_version: Literal[1] = 1
     id: str = Field(description="that of the clip in the dataset it was encoded from")
@@ -182,7 +186,9 @@ class RunInfo(Record):
 
 
 class Measured(Record):
-    """What `Score` and `Verdict` share: where the result comes from, and why there is none where there is none."""
+    """What `Score` and `Verdict` share: where the result comes from, and why there is none where
+    there is none.
+    """
 
     schema_version: Literal[1] = 1
     reason: str = Field(default="", description="why there is no result; empty when there is one")
@@ -304,10 +310,11 @@ Relation = Literal[">", ">=", "=", "<=", "<"]
 
 
 class Ranking(Record):
-    """How one rater orders one set: groups of equal versions, best first (App. A: "C > A >= B = D").
+    """How one rater orders one set: groups of equal versions, best first (App. A: "C > A >= B =
+    D").
 
-    Versions that stand in no group were not ranked. Between two groups stands ">", or ">=" where the rater does not
-    say that the first is strictly better.
+    Versions that stand in no group were not ranked. Between two groups stands ">", or ">=" where
+    the rater does not say that the first is strictly better.
     """
 
     schema_version: Literal[1] = 1
@@ -381,7 +388,9 @@ class Ranking(Record):
 
 
 class Pair(Record):
-    """Two versions of a sample, and which of them all raters prefer, or why the pair is not used (§2.3)."""
+    """Two versions of a sample, and which of them all raters prefer, or why the pair is not used
+    (§2.3).
+    """
 
     schema_version: Literal[1] = 1
     sample: str
@@ -412,7 +421,9 @@ R = TypeVar("R", bound=Record)
 
 
 def read_jsonl(path: str | Path, kind: type[R]) -> Iterator[R]:
-    """The records of a file, one a line, blank lines skipped. Raises DataError naming the wrong line."""
+    """The records of a file, one a line, blank lines skipped. Raises DataError naming the wrong
+    line.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
 """Names and what they stand for: tables of `name -> "module:Class"`, and the model directories.
 
-A table holds strings, so that listing names imports nothing heavy. Another package adds a part through an
-entry point of the table's group; within flowportrait it is one line here.
+A table holds strings, so that listing names imports nothing heavy. Another package adds a part
+through an entry point of the table's group; within flowportrait it is one line here.
 """
 
 from collections.abc import Iterable, Mapping
@@ -40,7 +40,9 @@ class Table:
         return f"flowportrait.{self.kind.replace(' ', '_')}s"
 
     def targets(self) -> dict[str, str]:
-        """name -> "module:Class" of all parts; a built-in name cannot be taken over from outside."""
+        """name -> "module:Class" of all parts; a built-in name cannot be taken over from
+        outside.
+        """
         outside = {entry.name: entry.value for entry in entry_points(group=self.group)}
         return {**outside, **self.builtins}
 
@@ -184,12 +186,16 @@ def names_of(what: str) -> list[str]:
 
 
 def model_names() -> list[str]:
-    """The shipped generation models, sorted: directories of `flowportrait/models` with a config.json."""
+    """The shipped generation models, sorted: directories of `flowportrait/models` with a
+    config.json.
+    """
     return sorted(config.parent.name for config in MODELS_DIR.glob("*/config.json"))
 
 
 def find_model(name_or_directory: str | Path) -> Path:
-    """The directory of a shipped model or of a user's own. Raises ConfigError when it is neither."""
+    """The directory of a shipped model or of a user's own. Raises ConfigError when it is
+    neither.
+    """
     text = str(name_or_directory)
     if text in model_names():
         return MODELS_DIR / text

@@ -1,7 +1,8 @@
 """`flowportrait reproduce`: a chain of commands from nothing to a report, each run once.
 
-A recipe lists commands as a user would type them. Every one runs in a process of its own with its output in a log; one
-that has ended well is not run again unless it, what it reads from outside, or one before it has changed.
+A recipe lists commands as a user would type them. Every one runs in a process of its own with its
+output in a log; one that has ended well is not run again unless it, what it reads from outside, or
+one before it has changed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ _FIRST_WORD_S = 5.0
 
 
 class Stage(Frozen):
-    """One command; `{out}` in its words is the folder of the run, `{recipes}` the one of the shipped recipes."""
+    """One command; `{out}` in its words is the folder of the run, `{recipes}` the one of the
+    shipped recipes.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="also the name of its log")
     run: tuple[str, ...] = Field(min_length=1, description="the words behind `flowportrait`")

@@ -1,7 +1,8 @@
-"""The sampler (§3.2): from noise at t = 1 to data at t = 0, by Euler steps or by Eq. 9's stochastic ones.
+"""The sampler (§3.2): from noise at t = 1 to data at t = 0, by Euler steps or by Eq. 9's stochastic
+ones.
 
-A step is a value: `Transition(mean, std)` can draw the next latent and can price a given one. The same
-`cps_step` makes it in rollout and in update, so that both speak of the same distribution.
+A step is a value: `Transition(mean, std)` can draw the next latent and can price a given one. The
+same `cps_step` makes it in rollout and in update, so that both speak of the same distribution.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ Variance = Literal["none", "2std2"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """The times of a sampling run: `evaluations` steps from t = 1 to t = 0, moved toward noise by `shift`."""
+    """The times of a sampling run: `evaluations` steps from t = 1 to t = 0, moved toward noise by
+    `shift`.
+    """
 
     evaluations: int
     shift: float = 1.0
@@ -77,7 +80,9 @@ class Transition:
         )
 
     def draw_each(self, rngs: Sequence[torch.Generator]) -> Float[Tensor, "g ..."]:
-        """One next latent for each (CPU) generator: around the mean they all share, or each around its own."""
+        """One next latent for each (CPU) generator: around the mean they all share, or each around
+        its own.
+        """
         assert len(self.mean) in (1, len(rngs))
         shape, dtype = self.mean.shape[1:], self.mean.dtype
         noise = torch.stack([torch.randn(shape, generator=rng, dtype=dtype) for rng in rngs])
@@ -89,11 +94,12 @@ class Transition:
         reduction: Reduction = "mean",
         variance: Variance = "none",
     ) -> Float[Tensor, " b"]:
-        """Eq. 10: minus the MEAN over elements of the squared deviation, without variance; at least float32.
+        """Eq. 10: minus the MEAN over elements of the squared deviation, without variance; at least
+        float32.
 
-        The mean keeps the size of the ratio independent of resolution and length. A sum over 2 std^2 is the true
-        log-density up to a constant; under it every ratio of a video's million numbers explodes. A mean of one
-        latent that several next ones share broadcasts.
+        The mean keeps the size of the ratio independent of resolution and length. A sum over 2
+        std^2 is the true log-density up to a constant; under it every ratio of a video's million
+        numbers explodes. A mean of one latent that several next ones share broadcasts.
         """
         squared = (z_next.to(self.mean.dtype) - self.mean).square().flatten(1)
         deviation = squared.mean(dim=1) if reduction == "mean" else squared.sum(dim=1)
@@ -108,7 +114,8 @@ def price(std: float, variance: Variance) -> float:
 def cps_step(
     zt: Float[Tensor, "b ..."], v: Float[Tensor, "b ..."], t: float, t_next: float, eta: float = 0.0
 ) -> Transition:
-    """Coefficients-preserving step from `t` to `t_next` (Eq. 9); `eta` in [0, 1], 0 is exactly Euler's step.
+    """Coefficients-preserving step from `t` to `t_next` (Eq. 9); `eta` in [0, 1], 0 is exactly
+    Euler's step.
 
     The noise level of the next latent is `t_next` whatever `eta` is; the last step has std 0.
     """
@@ -122,16 +129,20 @@ def cps_step(
 
 
 def pull(t: float, t_next: float, eta: float) -> float:
-    """d mean / d v of `cps_step`: how far a change of the velocity moves the mean of the next latent."""
+    """d mean / d v of `cps_step`: how far a change of the velocity moves the mean of the next
+    latent.
+    """
     return -t * (1 - t_next) + (1 - t) * t_next * math.cos(eta * math.pi / 2)
 
 
 class WindowRule(Frozen):
-    """Which evaluations of a run are stochastic (Mix-GRPO, arXiv:2507.21802); all others are Euler steps.
+    """Which evaluations of a run are stochastic (Mix-GRPO, arXiv:2507.21802); all others are Euler
+    steps.
 
-    A window is a function of (seed, update) alone: the same for all siblings, on every rank and after a resume. It
-    never holds the last evaluation, whose step has no noise and so nothing to learn from. Where the window lies
-    is Unstated in the paper; random covers every evaluation without a phase of the run that sees but one.
+    A window is a function of (seed, update) alone: the same for all siblings, on every rank and
+    after a resume. It never holds the last evaluation, whose step has no noise and so nothing to
+    learn from. Where the window lies is Unstated in the paper; random covers every evaluation
+    without a phase of the run that sees but one.
     """
 
     kind: Literal["fixed", "random", "progressive"] = "random"
@@ -176,7 +187,9 @@ class WindowRule(Frozen):
 
 
 def guided(conditional: Velocity, unconditional: Velocity, scale: float) -> Velocity:
-    """Classifier-free guidance, v_u + scale (v_c - v_u); one pass, the conditional one, at scale 1."""
+    """Classifier-free guidance, v_u + scale (v_c - v_u); one pass, the conditional one, at scale
+    1.
+    """
     if scale == 1.0:
         return conditional
 
@@ -195,7 +208,9 @@ def sample(
     rng: torch.Generator | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> Float[Tensor, "b ..."]:
-    """The data that noise `z1` becomes along `schedule`; the state stays float32 under any autocast."""
+    """The data that noise `z1` becomes along `schedule`; the state stays float32 under any
+    autocast.
+    """
     z = _at_least_float32(z1)
     for t, t_next in schedule:
         z = cps_step(z, velocity(z, t), t, t_next, eta).draw(rng)

@@ -1,7 +1,8 @@
-"""Files of weights, tensor by tensor: headers tell what is in them, and nothing is read before it is used.
+"""Files of weights, tensor by tensor: headers tell what is in them, and nothing is read before it
+is used.
 
-A checkpoint of 29 GB is checked, converted and loaded with the memory of one tensor beside what is kept. Bytes are
-copied as they are, so that a file which comes back is the file that went in.
+A checkpoint of 29 GB is checked, converted and loaded with the memory of one tensor beside what is
+kept. Bytes are copied as they are, so that a file which comes back is the file that went in.
 """
 
 from __future__ import annotations
@@ -135,7 +136,9 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a safetensors file. Raises CheckpointError for a file that is absent, cut off or no such file."""
+    """The header of a safetensors file. Raises CheckpointError for a file that is absent, cut off
+    or no such file.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path}: not there; get it again from where it came from")
     with path.open("rb") as file:
@@ -172,9 +175,11 @@ def _stored(path: Path, origin: int, entry: Mapping) -> Stored:
 
 
 def find_weights(source: Path) -> dict[str, Weight]:
-    """All tensors of a file (.safetensors, .pth, .pt, .bin) or of a directory of such files, by name.
+    """All tensors of a file (.safetensors, .pth, .pt, .bin) or of a directory of such files, by
+    name.
 
-    Raises CheckpointError where there is none, where one is damaged, or where two files hold the same name.
+    Raises CheckpointError where there is none, where one is damaged, or where two files hold the
+    same name.
     """
     files = (
         [source]
@@ -204,8 +209,10 @@ _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
 
 
 def require_all_shards(files: Sequence[Path]) -> None:
-    """Raises CheckpointError where files are called `NAME-00002-of-00005.SUFFIX` and others of the same five are not
-    among them, or where an index beside them (`*.index.json`) names a file that is not there."""
+    """Raises CheckpointError where files are called `NAME-00002-of-00005.SUFFIX` and others of the
+    same five are not among them, or where an index beside them (`*.index.json`) names a file that
+    is not there.
+    """
     names = {file.name for file in files}
     for file in files:
         if (found := _SHARD.fullmatch(file.name)) is None:
@@ -244,7 +251,9 @@ def _require_shard(path: Path, names: set[str], of: str) -> None:
 
 
 def _pickled(path: Path) -> dict[str, Held]:
-    """Tensors of a file of `torch.save`, mapped rather than read; code in such a file is never run."""
+    """Tensors of a file of `torch.save`, mapped rather than read; code in such a file is never
+    run.
+    """
     try:
         # Files from before torch 1.6 are no zip archives and cannot be mapped.
         content = torch.load(path, map_location="cpu", mmap=is_zipfile(path), weights_only=True)
@@ -263,9 +272,11 @@ def _pickled(path: Path) -> dict[str, Held]:
 
 
 def write_weights(path: Path, weights: Mapping[str, Weight], header: str | None = None) -> str:
-    """Writes a safetensors file of these tensors in this order, a few megabytes at a time, and gives its sha256.
+    """Writes a safetensors file of these tensors in this order, a few megabytes at a time, and
+    gives its sha256.
 
-    `header` is a file's own header to be written again word for word, where it says the same of the tensors.
+    `header` is a file's own header to be written again word for word, where it says the same of the
+    tensors.
     """
     text = header if header is not None and _says(header, weights) else _header_text(weights)
     order = (
@@ -292,7 +303,9 @@ def write_weights(path: Path, weights: Mapping[str, Weight], header: str | None 
 
 
 def require_room(path: Path, needed: int) -> None:
-    """Raises CheckpointError where the disk of `path`, which need not exist, has less than `needed` bytes free."""
+    """Raises CheckpointError where the disk of `path`, which need not exist, has less than `needed`
+    bytes free.
+    """
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise CheckpointError(
@@ -303,8 +316,9 @@ def require_room(path: Path, needed: int) -> None:
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None
 ) -> str:
-    """Writes tensors as safetensors' own `save_file` does, byte for byte, and gives the file's sha256; but readable for
-    whom the user's umask says, whole or not at all, and with a full disk named. `about`: the file's metadata.
+    """Writes tensors as safetensors' own `save_file` does, byte for byte, and gives the file's
+    sha256; but readable for whom the user's umask says, whole or not at all, and with a full disk
+    named. `about`: the file's metadata.
     """
     held = {name: Held(value) for name, value in tensors.items()}
     order = sorted(held, key=lambda name: (-_RANKS.index(held[name].dtype), name))
@@ -371,9 +385,11 @@ def load_into(
     device: torch.device,
     half: frozenset[str] = frozenset(),
 ) -> None:
-    """Fills a module, which may be on the meta device, one tensor after another; the names must be the same.
+    """Fills a module, which may be on the meta device, one tensor after another; the names must be
+    the same.
 
-    Numbers become float32, except those of names in `half`, which stay bf16 where they are stored so.
+    Numbers become float32, except those of names in `half`, which stay bf16 where they are stored
+    so.
     """
     state = {}
     for name, weight in weights.items():

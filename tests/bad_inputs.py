@@ -1,6 +1,7 @@
 """Every kind of wrong input that is tried, and docs/bad-inputs.md made of them.
 
-python tests/bad_inputs.py    writes the document; tests/test_bad_inputs.py fails when it is out of date.
+python tests/bad_inputs.py    writes the document; tests/test_bad_inputs.py fails when it is out of
+date.
 """
 
 import shlex
@@ -25,7 +26,9 @@ SCORE = "score mute.mp4 -o s.jsonl"
 
 @dataclass(frozen=True)
 class BadInput:
-    """A command that must end with code 2 and the one line `error: <line>`, in a folder of `make_files`."""
+    """A command that must end with code 2 and the one line `error: <line>`, in a folder of
+    `make_files`.
+    """
 
     kind: str
     command: str

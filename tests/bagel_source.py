@@ -1,4 +1,6 @@
-"""Folders as they are published, with tiny random weights: BAGEL, a Wan-VAE in both layouts, speech networks."""
+"""Folders as they are published, with tiny random weights: BAGEL, a Wan-VAE in both layouts, speech
+networks.
+"""
 
 import json
 from pathlib import Path
@@ -65,7 +67,9 @@ def whisper(folder: Path) -> Path:
 
 
 def wav2vec2(folder: Path) -> Path:
-    """A wav2vec2 with a head, as older repositories have it: a pickle, with the former names of a normed weight."""
+    """A wav2vec2 with a head, as older repositories have it: a pickle, with the former names of a
+    normed weight.
+    """
     import transformers
 
     torch.manual_seed(0)

@@ -1,4 +1,6 @@
-"""Shapes and types of annotated functions are checked while the tests run; production pays nothing for it."""
+"""Shapes and types of annotated functions are checked while the tests run; production pays nothing
+for it.
+"""
 
 from jaxtyping import install_import_hook
 

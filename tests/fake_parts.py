@@ -10,10 +10,11 @@ STRIDE_PX = 8
 
 
 class FakeCodec(nn.Module):
-    """Shows each latent frame's mean of channel 0 as the brightness of its frames, above the portrait's red.
+    """Shows each latent frame's mean of channel 0 as the brightness of its frames, above the
+    portrait's red.
 
-    The state across latent frames that a real codec has is there too: a frame also shows half of the latent
-    frame before it.
+    The state across latent frames that a real codec has is there too: a frame also shows half of
+    the latent frame before it.
     """
 
     channels, temporal_stride, spatial_stride = 4, 4, STRIDE_PX

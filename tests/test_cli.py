@@ -119,7 +119,8 @@ def test_plain_progress_names_the_time_left(monkeypatch, capsys):
     report = shared._plain_progress("generating")
     for done in (1, 2, 3):
         report(done, 4)
-    # One of four says nothing yet: what came before it may have been loading. Then two in 6 s, one is left.
+    # One of four says nothing yet: what came before it may have been loading. Then two in 6 s, one
+    # is left.
     assert capsys.readouterr().err == "generating: 25%, 6 s so far\ngenerating: 75%, 3 s left\n"
 
 

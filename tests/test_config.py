@@ -1,4 +1,6 @@
-"""Recipes: sparse TOML, overrides of one leaf, errors that name the nearest key, JSON that loads again."""
+"""Recipes: sparse TOML, overrides of one leaf, errors that name the nearest key, JSON that loads
+again.
+"""
 
 from typing import Annotated, Literal
 

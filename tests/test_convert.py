@@ -1,4 +1,6 @@
-"""Published weights come in, make a video through the same door as `tiny`, and go back to the bit."""
+"""Published weights come in, make a video through the same door as `tiny`, and go back to the
+bit.
+"""
 
 import hashlib
 import json
@@ -114,7 +116,9 @@ def test_what_comes_back_is_the_file_that_went_in(source, converted, tmp_path):
 
 
 def shards(source, folder):
-    """BAGEL in five files with an index, as published ones lie; any order of names, any metadata."""
+    """BAGEL in five files with an index, as published ones lie; any order of names, any
+    metadata.
+    """
     folder.mkdir()
     for name in ("llm_config.json", "vit_config.json"):
         (folder / name).write_bytes((source / name).read_bytes())
@@ -216,7 +220,9 @@ def test_what_was_put_aside_is_checked_before_it_is_given_back(source, tmp_path)
 
 
 def test_a_trained_model_is_exported_with_what_bagel_has_not(source, converted, tmp_path):
-    """Changed numbers in the same places; the connector beside them; and it converts to the same model again."""
+    """Changed numbers in the same places; the connector beside them; and it converts to the same
+    model again.
+    """
     trained = tmp_path / "trained"
     convert_bagel(source, trained, size_px=32)
     _, parts = load_parts(trained, ("model",), "cpu")
@@ -349,7 +355,9 @@ def test_portrait_and_sound_become_a_video(whole, tmp_path, capsys):
 
 @EXTRA
 def test_it_is_trained_as_any_model_and_goes_back(whole, tmp_path):
-    """encode, train sft, generate, export: what was trained is no longer called untrained, and BAGEL's file has it."""
+    """encode, train sft, generate, export: what was trained is no longer called untrained, and
+    BAGEL's file has it.
+    """
     rng = np.random.default_rng(0)
     for index in range(2):
         frames, sound = (
@@ -386,7 +394,9 @@ def test_it_is_trained_as_any_model_and_goes_back(whole, tmp_path):
 
 @EXTRA
 def test_both_layouts_of_the_video_codec_are_one(source, tmp_path):
-    """The published .pth and diffusers' folder give the same file; of the former the statistics are known, too."""
+    """The published .pth and diffusers' folder give the same file; of the former the statistics are
+    known, too.
+    """
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
     def sixteen_channels(weights):
@@ -503,7 +513,9 @@ print(converted - start, exported - start, peak() - start)
 
 
 def test_a_large_checkpoint_in_many_shards_needs_the_memory_of_a_tensor(source, tmp_path):
-    """In bf16 201 MB in 24 files, converted and exported within 40 MB; loaded, it is float32 and nothing beside."""
+    """In bf16 201 MB in 24 files, converted and exported within 40 MB; loaded, it is float32 and
+    nothing beside.
+    """
     folder = tmp_path / "large"
     folder.mkdir()
     for name in ("llm_config.json", "vit_config.json"):

@@ -1,4 +1,6 @@
-"""The whole way from portrait and recording to a video, with a small random model and fake parts."""
+"""The whole way from portrait and recording to a video, with a small random model and fake
+parts.
+"""
 
 import json
 

@@ -69,7 +69,8 @@ def write_sound(
         container.mux(stream.encode(None))
 
 
-# ---------------------------------------------------------------------------------------------- pictures
+# ----------------------------------------------------------------------------------------------
+# pictures
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -172,7 +173,8 @@ def test_decompression_bomb_is_refused(tmp_path):
         media.read_portrait(tmp_path / "p.png")
 
 
-# ------------------------------------------------------------------------------------------------- sound
+# -------------------------------------------------------------------------------------------------
+# sound
 
 WAVS = [("pcm_u8", "u8"), ("pcm_s16le", "s16"), ("pcm_s24le", "s32"), ("pcm_f32le", "flt")]
 
@@ -231,7 +233,8 @@ def test_resampling_stereo_keeps_the_channels_apart():
     assert heard[:, 0].std() > 5 * heard[:, 1].std()
 
 
-# ------------------------------------------------------------------------------------------------- video
+# -------------------------------------------------------------------------------------------------
+# video
 
 
 @pytest.mark.parametrize(
@@ -437,7 +440,9 @@ def test_only_the_promised_kinds_of_pictures_are_opened(tmp_path, kind):
 
 @pytest.mark.parametrize("width", [112, 208])
 def test_the_same_frames_are_the_same_file(tmp_path, width):
-    """`prepare` promises bytes; x264 with its usual settings gives ten other files in twenty at such widths."""
+    """`prepare` promises bytes; x264 with its usual settings gives ten other files in twenty at
+    such widths.
+    """
     rng = np.random.default_rng(0)
     soft = rng.integers(0, 255, (1, 14, width // 8, 3), np.uint8).repeat(8, 1).repeat(8, 2)
     frames = np.concatenate([np.roll(soft, 3 * step, 2) for step in range(48)])

@@ -86,7 +86,9 @@ def test_avif(tmp_path):
 @pytest.mark.parametrize("transfer", [colours.PQ, colours.HLG])
 @pytest.mark.parametrize("level", [0, 20, 60, 120, 180, 220])
 def test_greys_of_high_dynamic_range_keep_their_level(transfer, level):
-    """Light of a screen of standard range, coded as high dynamic range at 203 nits of white, and read again."""
+    """Light of a screen of standard range, coded as high dynamic range at 203 nits of white, and
+    read again.
+    """
     light = (level / 255) ** 2.4
     known = colours._light(transfer).astype(np.float64)
     if transfer == colours.HLG:

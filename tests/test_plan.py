@@ -1,4 +1,6 @@
-"""What a run costs: the arithmetic of the paper's setting, typed from it; and what the layers really keep."""
+"""What a run costs: the arithmetic of the paper's setting, typed from it; and what the layers
+really keep.
+"""
 
 import json
 from pathlib import Path
@@ -33,7 +35,9 @@ def test_the_papers_setting():
 
 
 def test_a_full_row():
-    """1.17 PFLOP of matrices and 3.11 of attention: 4.28 for 89,600 tokens of which 86,400 are video."""
+    """1.17 PFLOP of matrices and 3.11 of attention: 4.28 for 89,600 tokens of which 86,400 are
+    video.
+    """
     config = MoTConfig()
     assert linear_flops(config) == pytest.approx(13.05e9, rel=0.001)
     assert linear_flops(config) * 89_600 == pytest.approx(1.17e15, rel=0.005)
@@ -69,7 +73,9 @@ def test_memory_of_what_is_trained():
 
 
 def kept_bytes(config: MoTConfig, grid: TokenGrid) -> dict[str, int]:
-    """Bytes that the layers of a model keep for the backward, by storage, with products in bf16 and without weights."""
+    """Bytes that the layers of a model keep for the backward, by storage, with products in bf16 and
+    without weights.
+    """
     model = MoT(config)
     layout, kept = RowLayout((grid,)), {}
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}

@@ -1,4 +1,6 @@
-"""Names: every built-in loads, a wrong one names the nearest, other packages come in through entry points."""
+"""Names: every built-in loads, a wrong one names the nearest, other packages come in through entry
+points.
+"""
 
 from importlib.metadata import EntryPoint
 

@@ -86,7 +86,9 @@ def test_last_step_has_no_noise(eta):
 
 
 def test_noise_level_is_kept():
-    """cos^2 + sin^2: with perfect predictions the next latent has the noise of its time, whatever eta is."""
+    """cos^2 + sin^2: with perfect predictions the next latent has the noise of its time, whatever
+    eta is.
+    """
     z0, z1 = torch.zeros(1, 200_000), latents(1, 200_000)
     zt, v = flow.interpolate(z0, z1, 0.9), flow.target_velocity(z0, z1)
     drawn = cps_step(zt, v, 0.9, 0.6, eta=0.7).draw(torch.Generator().manual_seed(1))
@@ -146,7 +148,9 @@ def test_sample_calls_once_per_evaluation_and_reaches_the_data():
 
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
 def test_schedules_equal_those_of_peers(name):
-    """BAGEL counts points, Mix-GRPO and diffusers evaluations; diffusers with its sigmas given shifts once."""
+    """BAGEL counts points, Mix-GRPO and diffusers evaluations; diffusers with its sigmas given
+    shifts once.
+    """
     source, count, shift, _ = name.split("/")
     number = int(count.removeprefix("points").removeprefix("steps"))
     schedule = Schedule(

@@ -1,4 +1,6 @@
-"""What `conftest` hangs on annotated functions; an int is good where a float is asked for (PEP 484)."""
+"""What `conftest` hangs on annotated functions; an int is good where a float is asked for (PEP
+484).
+"""
 
 from beartype import BeartypeConf, beartype
 

@@ -1,6 +1,7 @@
 """The `flowportrait` command. Exit code 0 done, 1 failed, 2 the input is wrong, 130 interrupted.
 
-Heavy imports stand inside the commands: `--help` is instant, and wrong input is refused before torch loads.
+Heavy imports stand inside the commands: `--help` is instant, and wrong input is refused before
+torch loads.
 """
 
 import os
@@ -31,15 +32,18 @@ for room in (make, score, study, data, train, about):
 
 def main() -> None:
     """The console script."""
-    # Threads that spin while they wait for each other are ruinous on a busy machine. The libraries of OpenMP read this
-    # when torch loads them, here and in the processes that are started from here.
+    # Threads that spin while they wait for each other are ruinous on a busy machine. The libraries
+    # of OpenMP read this when torch loads them, here and in the processes that are started from
+    # here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.stdout, sys.stderr = Unheard.around(sys.stdout), Unheard.around(sys.stderr)
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command line and gives its exit code; an error of the user's input is one line on stderr."""
+    """Runs one command line and gives its exit code; an error of the user's input is one line on
+    stderr.
+    """
     try:
         outcome = app(
             args=list(arguments) or ["--help"], prog_name="flowportrait", standalone_mode=False

@@ -44,7 +44,9 @@ def list_names(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List the names that can be used; of scorers and sets also unit, range, direction and needs."""
+    """List the names that can be used; of scorers and sets also unit, range, direction and
+    needs.
+    """
     from flowportrait import registry
 
     names = registry.names_of(what)
@@ -66,7 +68,9 @@ def list_names(
 
 
 def _declared(kind: type) -> dict[str, object]:
-    """What a scorer says of its numbers; None for an end of the range that is open, since JSON has no infinity."""
+    """What a scorer says of its numbers; None for an end of the range that is open, since JSON has
+    no infinity.
+    """
     low, high = (end if math.isfinite(end) else None for end in (kind.low, kind.high))
     needs = sorted(set(kind.needs) - {"frames"})
     return {"unit": kind.unit, "low": low, "high": high, "better": kind.better, "needs": needs}

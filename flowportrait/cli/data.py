@@ -38,7 +38,9 @@ def prepare(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Cut talking heads out of videos for training, as Appendix B does, and say why the rest was dropped."""
+    """Cut talking heads out of videos for training, as Appendix B does, and say why the rest was
+    dropped.
+    """
     from flowportrait.data import prepared
 
     with progress_bar("preparing") as progress:

@@ -1,4 +1,6 @@
-"""Commands that judge videos: `score`, `compare`, `evaluate`, `judge-sim`; what they do stands in `scoring.command`."""
+"""Commands that judge videos: `score`, `compare`, `evaluate`, `judge-sim`; what they do stands in
+`scoring.command`.
+"""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -192,7 +194,9 @@ def agree(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say how far two judges agree on the same clips, and how their scores are offset, by aspect."""
+    """Say how far two judges agree on the same clips, and how their scores are offset, by
+    aspect.
+    """
     from flowportrait.scoring import judging
 
     judging.agree(old, new, out, json)

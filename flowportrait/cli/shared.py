@@ -1,4 +1,6 @@
-"""What the commands have in common: the options of many, the progress bar, the machine-readable line."""
+"""What the commands have in common: the options of many, the progress bar, the machine-readable
+line.
+"""
 
 import os
 import sys
@@ -45,7 +47,9 @@ Resume = Annotated[
 
 
 class Unheard:
-    """A stream of text whose reader may go away, as `head` does: what is said then is lost, and what is done is not."""
+    """A stream of text whose reader may go away, as `head` does: what is said then is lost, and
+    what is done is not.
+    """
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -82,9 +86,11 @@ class Unheard:
 
 @contextmanager
 def progress_bar(label: str, beats: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """A function of (done, total): a bar with the time left on a terminal, now and then a line elsewhere.
+    """A function of (done, total): a bar with the time left on a terminal, now and then a line
+    elsewhere.
 
-    With `beats` a line also comes while nothing is done for a long time, so that silence means that it hangs.
+    With `beats` a line also comes while nothing is done for a long time, so that silence means that
+    it hangs.
     """
     if not sys.stderr.isatty():
         report = _plain_progress(label)
@@ -101,8 +107,9 @@ def progress_bar(label: str, beats: bool = False) -> Iterator[Callable[[int, int
 
 
 class _plain_progress:
-    """Lines of progress. The time left is told by the pace since the first report, not since the start: loading comes
-    before it, and what an earlier run has done counts as done at once. Too little to go by gives no estimate.
+    """Lines of progress. The time left is told by the pace since the first report, not since the
+    start: loading comes before it, and what an earlier run has done counts as done at once. Too
+    little to go by gives no estimate.
     """
 
     def __init__(self, label: str):

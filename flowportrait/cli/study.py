@@ -163,7 +163,9 @@ def align(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Compare judges and metrics with the raters (Table 1); writes align.json, align.csv and align.md."""
+    """Compare judges and metrics with the raters (Table 1); writes align.json, align.csv and
+    align.md.
+    """
     from flowportrait.study import command
 
     command.align(

@@ -1,4 +1,6 @@
-"""Commands of training: `encode`, `train`, `plan`, `reproduce`; weights in and out by `convert` and `export`."""
+"""Commands of training: `encode`, `train`, `plan`, `reproduce`; weights in and out by `convert` and
+`export`.
+"""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -98,7 +100,9 @@ def train_mouth(
 def train_sft(
     recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False
 ) -> None:
-    """Train the model by supervised flow matching (§3.1); many processes by `torchrun --no-python flowportrait ...`."""
+    """Train the model by supervised flow matching (§3.1); many processes by `torchrun --no-python
+    flowportrait ...`.
+    """
     from flowportrait.train import sft
 
     sft.train(recipe, overrides or [], resume)
@@ -118,7 +122,9 @@ def train_sync(
 def train_rl(
     recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False
 ) -> None:
-    """Tune a model by reinforcement learning (§3.2); `torchrun --no-python flowportrait ...` uses many processes."""
+    """Tune a model by reinforcement learning (§3.2); `torchrun --no-python flowportrait ...` uses
+    many processes.
+    """
     from flowportrait.train import rl
 
     rl.train(recipe, overrides or [], resume)
@@ -165,7 +171,9 @@ def reproduce(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Run the whole system once, from data to a report: each command of a recipe, one after another."""
+    """Run the whole system once, from data to a report: each command of a recipe, one after
+    another.
+    """
     from flowportrait import reproduce as chains
 
     found = [chains.find_recipe(name) for name in recipes or [chains.DEFAULT]]
@@ -198,7 +206,9 @@ def convert(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Turn published weights into a model directory: bagel first, then a codec (wan) and a speech network."""
+    """Turn published weights into a model directory: bagel first, then a codec (wan) and a speech
+    network.
+    """
     if not source.exists():
         raise ConfigError(f"{source}: not there; give the weights as they were published")
     from flowportrait import convert as conversion

@@ -10,9 +10,11 @@ from torch import Tensor
 
 
 class LatentCodec(Protocol):
-    """Frames in [-1, 1] to normalised latents (about zero mean, unit variance) and back, causal in time.
+    """Frames in [-1, 1] to normalised latents (about zero mean, unit variance) and back, causal in
+    time.
 
-    The first frame stands alone in latent frame 0; every later latent frame covers `temporal_stride` frames.
+    The first frame stands alone in latent frame 0; every later latent frame covers
+    `temporal_stride` frames.
     """
 
     channels: int
@@ -20,7 +22,9 @@ class LatentCodec(Protocol):
     spatial_stride: int
 
     def prepare(self, portrait: Float[Tensor, "b 3 h w"]) -> Any:
-        """What the codec needs of the portrait, computed once per clip (None where it needs nothing)."""
+        """What the codec needs of the portrait, computed once per clip (None where it needs
+        nothing).
+        """
 
     def encode(
         self, frames: Float[Tensor, "b 3 f h w"], context: Any
@@ -28,13 +32,18 @@ class LatentCodec(Protocol):
         """Latents of 1 + 4 (l - 1) frames."""
 
     def settle(self, latents: Float[Tensor, "b c l hl wl"]) -> Float[Tensor, "b c l hl wl"]:
-        """The latents of a whole generated clip as they should be decoded; most codecs give them back as they are."""
+        """The latents of a whole generated clip as they should be decoded; most codecs give them
+        back as they are.
+        """
 
     def decode(
         self, latents: Float[Tensor, "b c l hl wl"], context: Any
     ) -> Float[Tensor, "b 3 f h w"]:
-        """Frames of a clip from its start on: the first latent frame gives one frame, each other `temporal_stride`."""
+        """Frames of a clip from its start on: the first latent frame gives one frame, each other
+        `temporal_stride`.
+        """
 
     def decode_stream(self, blocks: Iterable[Tensor], context: Any) -> Iterator[Tensor]:
-        """The same frames [b, 3, f, h, w], a few at a time, of a clip whose latent frames come in blocks in order; a
-        long clip does not need much memory."""
+        """The same frames [b, 3, f, h, w], a few at a time, of a clip whose latent frames come in
+        blocks in order; a long clip does not need much memory.
+        """

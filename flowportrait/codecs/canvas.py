@@ -1,8 +1,9 @@
 """Motion found at the model's size, shown with the portrait's own pixels at any size.
 
-A decoder says where each place of a frame comes from, and what is painted over it, on grids of the model's size. Both
-are smooth; the portrait is not. So the flow is interpolated, the full picture is warped by it, and of the painting only
-the difference from the warped portrait is added: skin, hair and brush strokes keep their sharpness.
+A decoder says where each place of a frame comes from, and what is painted over it, on grids of the
+model's size. Both are smooth; the portrait is not. So the flow is interpolated, the full picture is
+warped by it, and of the painting only the difference from the warped portrait is added: skin, hair
+and brush strokes keep their sharpness.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ KEPT = (
 
 
 class Painted(NamedTuple):
-    """Frames at the model's size: the `flow` [n, 2, u, v] to the portrait in half-squares, the portrait `warped` by it
-    [n, 3, s, s], the `paint` [n, 3, s, s], and the `mask` [n, 1, s, s], 1 where the warped portrait is shown.
+    """Frames at the model's size: the `flow` [n, 2, u, v] to the portrait in half-squares, the
+    portrait `warped` by it [n, 3, s, s], the `paint` [n, 3, s, s], and the `mask` [n, 1, s, s], 1
+    where the warped portrait is shown.
     """
 
     flow: Tensor
@@ -47,10 +49,11 @@ class Painted(NamedTuple):
 class Canvas:
     """The pixels that are moved, and where they lie.
 
-    `pixels` [1, 3, h, w] in [-1, 1]. A canvas covers the model's square; `roll` (radians) is how far the square is
-    turned against it, about the common centre, clockwise as seen. `moving` [1, 1, g, g] in [0, 1] says on a grid over
-    the square how much of its movement each place takes part in, None everywhere all of it. `eyes` are the portrait's,
-    `grey` holds the portrait's only colours when it has no others (see `colour_line`).
+    `pixels` [1, 3, h, w] in [-1, 1]. A canvas covers the model's square; `roll` (radians) is how
+    far the square is turned against it, about the common centre, clockwise as seen. `moving` [1, 1,
+    g, g] in [0, 1] says on a grid over the square how much of its movement each place takes part
+    in, None everywhere all of it. `eyes` are the portrait's, `grey` holds the portrait's only
+    colours when it has no others (see `colour_line`).
     """
 
     pixels: Float[Tensor, "1 3 h w"]
@@ -135,9 +138,10 @@ class Canvas:
         where: MouthFrame | SkullFrame,
         width: float,
     ) -> Float[Tensor, "n 3 h w"]:
-        """The frames with painted mouths (see `Mouth.patch`), in place; `where` in the canvas's coordinates. `width` is
-        that of an ordinary patch as a share of the square's: patches are made finer or coarser by it, alike in every
-        frame."""
+        """The frames with painted mouths (see `Mouth.patch`), in place; `where` in the canvas's
+        coordinates. `width` is that of an ordinary patch as a share of the square's: patches are
+        made finer or coarser by it, alike in every frame.
+        """
         if self.grey is not None:
             patch = torch.cat(
                 [on_colour_line(patch[:, :3], self.grey, patch[:, 3:]), patch[:, 3:]], 1
@@ -152,7 +156,9 @@ class Canvas:
         return frames
 
     def _fields(self, painted: Painted) -> tuple[Tensor, Tensor, Tensor]:
-        """On the model's grids: the flow, what is added, and how much of the portrait's own pixels is shown."""
+        """On the model's grids: the flow, what is added, and how much of the portrait's own pixels
+        is shown.
+        """
         flow, paint = painted.flow.float(), painted.paint
         if self.grey is not None:
             paint = on_colour_line(paint, self.grey)
@@ -205,9 +211,10 @@ _MATRICES: dict[tuple[int, int, str], Tensor] = {}
 
 
 def cubic_matrix(source: int, target: int, device: torch.device) -> Float[Tensor, "target source"]:
-    """Interpolation of `source` samples at `target` places by cubic convolution (Keys 1981, a = -1/2), pixel centres
-    aligned and borders repeated; the identity for equal sizes. Two products with such matrices are several times
-    faster on a CPU than torch's own bicubic interpolation."""
+    """Interpolation of `source` samples at `target` places by cubic convolution (Keys 1981, a =
+    -1/2), pixel centres aligned and borders repeated; the identity for equal sizes. Two products
+    with such matrices are several times faster on a CPU than torch's own bicubic interpolation.
+    """
     key = source, target, str(device)
     if key not in _MATRICES:
         at = (torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5
@@ -228,10 +235,12 @@ def cubic_matrix(source: int, target: int, device: torch.device) -> Float[Tensor
 def colour_line(
     pixels: Float[Tensor, "1 3 h w"], tolerance: float = 0.02
 ) -> Float[Tensor, "2 3"] | None:
-    """(offset, slope) of the colours of a grey or toned picture as a function of its luma, None for a coloured one.
+    """(offset, slope) of the colours of a grey or toned picture as a function of its luma, None for
+    a coloured one.
 
-    Where every pixel lies on such a line within `tolerance` (of a range of 2), painting must too: lips painted red on a
-    grey photograph are no portrait of anybody."""
+    Where every pixel lies on such a line within `tolerance` (of a range of 2), painting must too:
+    lips painted red on a grey photograph are no portrait of anybody.
+    """
     colours = rearrange(pixels, "1 c h w -> (h w) c").float()
     luma = _luma(colours)
     spread = luma - luma.mean()
@@ -246,8 +255,9 @@ def colour_line(
 def on_colour_line(
     pixels: Float[Tensor, "n 3 h w"], line: Float[Tensor, "2 3"], share: Tensor | float = 1.0
 ) -> Float[Tensor, "n 3 h w"]:
-    """Colours replaced by those of the line that are as bright; `share` is how much of a colour each pixel holds, 0
-    where it is a difference of colours."""
+    """Colours replaced by those of the line that are as bright; `share` is how much of a colour
+    each pixel holds, 0 where it is a difference of colours.
+    """
     luma = _luma(pixels.movedim(1, -1))[:, None]
     return share * line[0][:, None, None] + luma * line[1][:, None, None]
 
@@ -257,7 +267,9 @@ def _luma(colours: Float[Tensor, "... 3"]) -> Float[Tensor, "..."]:
 
 
 def _at_scale(patch: Float[Tensor, "n c y x"], pixels_across: float) -> Float[Tensor, "n c p q"]:
-    """A patch that is shown `pixels_across` wide: finer where that is much more than it has, coarser where less."""
+    """A patch that is shown `pixels_across` wide: finer where that is much more than it has,
+    coarser where less.
+    """
     height, width = patch.shape[-2:]
     finer = min(4, int(pixels_across / width + 0.5))
     if finer > 1:

@@ -1,8 +1,9 @@
 """Eyes at full resolution: lids that close over an eyeball that stays, and irises that turn.
 
-The flow of the decoder has cells of a few pixels and cannot close an eye that is three of them high. Here the
-portrait's own pixels are moved by geometry alone: above the upper lid the skin follows its edge, between the lids the
-eyeball stays where it is and is covered, and its iris moves by the gaze. Nothing is painted, so nothing gets blurred.
+The flow of the decoder has cells of a few pixels and cannot close an eye that is three of them
+high. Here the portrait's own pixels are moved by geometry alone: above the upper lid the skin
+follows its edge, between the lids the eyeball stays where it is and is covered, and its iris moves
+by the gaze. Nothing is painted, so nothing gets blurred.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ WIDEST = 1.12
 
 
 class EyeShape(NamedTuple):
-    """One eye of a portrait. `centre` [2] and `along` [2] (the unit vector from corner to corner) in the square's
-    coordinates, `half_width` there; the lids' heights `upper` and `lower` [33] from corner to corner, the `iris` [2]
-    and its `radius` in the eye's own frame: x along, y down, in half widths; and how far above the lid the skin moves
-    with it, short of the `brow`."""
+    """One eye of a portrait. `centre` [2] and `along` [2] (the unit vector from corner to corner)
+    in the square's coordinates, `half_width` there; the lids' heights `upper` and `lower` [33] from
+    corner to corner, the `iris` [2] and its `radius` in the eye's own frame: x along, y down, in
+    half widths; and how far above the lid the skin moves with it, short of the `brow`.
+    """
 
     centre: Tensor
     along: Tensor
@@ -58,8 +60,9 @@ class EyeShape(NamedTuple):
         radius: float | None = None,
         brow: Float[Tensor, "k 2"] | None = None,
     ) -> EyeShape:
-        """From the points of both lids, each from one corner to the other, left to right in the face's frame, and where
-        they are known of iris and brow."""
+        """From the points of both lids, each from one corner to the other, left to right in the
+        face's frame, and where they are known of iris and brow.
+        """
         start, stop = (upper[0] + lower[0]) / 2, (upper[-1] + lower[-1]) / 2
         centre, half_width = (start + stop) / 2, (stop - start).norm().clamp(min=1e-3) / 2
         along = (stop - start) / (2 * half_width)
@@ -92,8 +95,9 @@ def eyes_of(landmarks: Float[Tensor, "68 2"]) -> tuple[EyeShape, EyeShape]:
 def lid_ratio(
     landmarks: Float[Tensor, "n 68 2"], portrait: Float[Tensor, "68 2"], eye: int
 ) -> Float[Tensor, " n"]:
-    """How far the eye (0 or 1) stands open in each frame, as a share of the portrait's opening: 0 is shut, and what is
-    nearly shut or nearly as the portrait's is taken as such. Landmarks tremble, and lids must not.
+    """How far the eye (0 or 1) stands open in each frame, as a share of the portrait's opening: 0
+    is shut, and what is nearly shut or nearly as the portrait's is taken as such. Landmarks
+    tremble, and lids must not.
     """
     now, own = _gap(landmarks[:, EYES[eye]]), _gap(portrait[None, EYES[eye]])
     share = now / own.clamp(min=1e-3)
@@ -102,8 +106,10 @@ def lid_ratio(
 
 
 class EyeMotion(NamedTuple):
-    """What an eye does in one frame: where it is (`centre`, `along`, `half_width` as in `EyeShape`), how far it is
-    `open` (0 to about 1), and how far the iris is `turned` [2] from its place, in half widths."""
+    """What an eye does in one frame: where it is (`centre`, `along`, `half_width` as in
+    `EyeShape`), how far it is `open` (0 to about 1), and how far the iris is `turned` [2] from its
+    place, in half widths.
+    """
 
     centre: Tensor
     along: Tensor
@@ -116,7 +122,9 @@ def eye_motions(
     landmarks: Float[Tensor, "n 68 2"], portrait: Float[Tensor, "68 2"], shape: EyeShape, eye: int,
     gaze: Float[Tensor, "n 2"],
 ) -> list[EyeMotion]:  # fmt: skip
-    """The movement of one eye (0 or 1) in n frames: it goes where its corners go, and looks where the `gaze` says."""
+    """The movement of one eye (0 or 1) in n frames: it goes where its corners go, and looks where
+    the `gaze` says.
+    """
     corners = [EYES[eye].start, EYES[eye].start + 3]
     moved, own = landmarks[:, corners], portrait[corners]
     shift = (moved - own).mean(1)
@@ -138,9 +146,10 @@ def eye_motions(
 
 
 class MovedEye(NamedTuple):
-    """An eye in a window of a frame, as three layers that cover each other: what is over the upper lid's edge, what is
-    under the lower lid's, and the eyeball between them. `flows` [3, h, w, 2] in square coordinates say where each comes
-    from, `shares` [3, h, w] what is seen of it; `weight` [h, w] is how much of each pixel the eye decides.
+    """An eye in a window of a frame, as three layers that cover each other: what is over the upper
+    lid's edge, what is under the lower lid's, and the eyeball between them. `flows` [3, h, w, 2] in
+    square coordinates say where each comes from, `shares` [3, h, w] what is seen of it; `weight`
+    [h, w] is how much of each pixel the eye decides.
     """
 
     flows: Tensor
@@ -155,8 +164,10 @@ def move_eye(
     flow: Float[Tensor, "h w 2"],
     pixel: float,
 ) -> MovedEye:
-    """The eye at `places`, on top of a `flow`; `pixel` is the width of one in square coordinates. Layers meet within a
-    pixel: one flow that jumps at the lid's edge would show the edge as stairs."""
+    """The eye at `places`, on top of a `flow`; `pixel` is the width of one in square coordinates.
+    Layers meet within a
+    pixel: one flow that jumps at the lid's edge would show the edge as stairs.
+    """
     across = torch.stack([-motion.along[1], motion.along[0]])
     offset = (places - motion.centre) / motion.half_width
     x, y = offset @ motion.along, offset @ across
@@ -183,13 +194,16 @@ def move_eye(
 
 
 def region_of(motion: EyeMotion) -> tuple[Tensor, Tensor]:
-    """The centre [2] and half the side of the square outside of which the eye moves nothing, in square coordinates."""
+    """The centre [2] and half the side of the square outside of which the eye moves nothing, in
+    square coordinates.
+    """
     return motion.centre, motion.half_width * 1.9
 
 
 def _over_lid(height: Tensor, room: Tensor, own_room: Tensor, is_open: Tensor) -> Tensor:
-    """How far over the portrait's lid lies what is seen `height` over the moved one, with `room` to the brow: the skin
-    stretches, lashes fold."""
+    """How far over the portrait's lid lies what is seen `height` over the moved one, with `room` to
+    the brow: the skin stretches, lashes fold.
+    """
     shown = LASHES * (FOLDED + (1 - FOLDED) * is_open.clamp(max=1))
     stretch = (own_room - LASHES) / (room - shown).clamp(min=1e-3)
     skin = LASHES + (height - shown) * stretch
@@ -201,7 +215,9 @@ def _over_lid(height: Tensor, room: Tensor, own_room: Tensor, is_open: Tensor) -
 def _ball(
     shape: EyeShape, motion: EyeMotion, x: Tensor, y: Tensor, upper: Tensor, lower: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Where the eyeball's pixels come from: the iris as a whole turns, white makes room, lids are never looked at."""
+    """Where the eyeball's pixels come from: the iris as a whole turns, white makes room, lids are
+    never looked at.
+    """
     centre = shape.iris + motion.turned
     distance = torch.hypot(x - centre[0], y - centre[1])
     share = ((shape.radius + 0.55 - distance) / 0.5).clamp(0, 1) * ((1.0 - x.abs()) / 0.2).clamp(
@@ -226,7 +242,9 @@ def _local(
 
 
 def _table(points: Float[Tensor, "n 2"]) -> Float[Tensor, "33"]:
-    """Heights of a lid at equal steps from corner to corner, by linear interpolation; 0 at both corners."""
+    """Heights of a lid at equal steps from corner to corner, by linear interpolation; 0 at both
+    corners.
+    """
     order = points[:, 0].argsort()
     x, y = points[order, 0].clone(), points[order, 1].clone()
     x[0], x[-1], y[0], y[-1] = -1, 1, 0, 0

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 class GridBlock(nn.Module):
     """Residual block on a token grid [b, y, x, width]: depthwise 3x3, attention, MLP.
 
-    With `control` > 0 a vector of that width shifts and scales what the norms give, as in DiT (arXiv:2212.09748).
+    With `control` > 0 a vector of that width shifts and scales what the norms give, as in DiT
+    (arXiv:2212.09748).
     """
 
     def __init__(self, width: int, num_heads: int, control: int = 0):
@@ -64,7 +65,9 @@ class GridStack(nn.Module):
 
 
 class FineStem(nn.Module):
-    """Pictures [b, c, h, w] to tokens [b, h/8, w/8, width] by way of a 1/4 grid, where small motions still show."""
+    """Pictures [b, c, h, w] to tokens [b, h/8, w/8, width] by way of a 1/4 grid, where small
+    motions still show.
+    """
 
     def __init__(self, in_channels: int, width: int, fine_width: int = 64):
         super().__init__()

@@ -26,8 +26,8 @@ class ResidualConv(nn.Module):
 
 
 class Landmarker(nn.Module):
-    """68 points [n, 68, 2] of frames [n, 3, h, w] in [-1, 1]: convolutions at 1/4, 1/8 and 1/16, read off together,
-    then moved by what lies about each of them at 1/4, `refinements` times.
+    """68 points [n, 68, 2] of frames [n, 3, h, w] in [-1, 1]: convolutions at 1/4, 1/8 and 1/16,
+    read off together, then moved by what lies about each of them at 1/4, `refinements` times.
 
     A transformer of the same cost learned to follow landmarks several times more slowly.
     """
@@ -64,10 +64,12 @@ class Landmarker(nn.Module):
 
 
 class PointRefiner(nn.Module):
-    """Steps [n, 68, 2] that bring points nearer to where they belong, from the features [n, c, y, x] about each.
+    """Steps [n, 68, 2] that bring points nearer to where they belong, from the features [n, c, y,
+    x] about each.
 
-    Read off whole pictures alone, points lie 0.8 px off at 128 px even on people that were trained on; what stands
-    beside a point tells its place within the pixel. All points see each other: a jaw or a hidden eye has no corner.
+    Read off whole pictures alone, points lie 0.8 px off at 128 px even on people that were trained
+    on; what stands beside a point tells its place within the pixel. All points see each other: a
+    jaw or a hidden eye has no corner.
     """
 
     TAPS = 3  # along a side of the square that is looked at

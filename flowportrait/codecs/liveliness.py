@@ -1,8 +1,9 @@
-"""What a face does beside speaking, and how much of everything: blinks, looks, and the strengths that users set.
+"""What a face does beside speaking, and how much of everything: blinks, looks, and the strengths
+that users set.
 
-A sampler of few evaluations averages rare events away: nobody blinked. Blinks and small looks hardly depend on what is
-said, so they are drawn as the events they are, with the rates and shapes that are measured on people, and laid into the
-latents. There they are motion like any other.
+A sampler of few evaluations averages rare events away: nobody blinked. Blinks and small looks
+hardly depend on what is said, so they are drawn as the events they are, with the rates and shapes
+that are measured on people, and laid into the latents. There they are motion like any other.
 """
 
 from __future__ import annotations
@@ -42,16 +43,20 @@ JAW = {
     48: 0.35, 54: 0.35, 55: 0.6, 56: 0.9, 57: 0.9, 58: 0.9, 59: 0.6, 60: 0.35, 64: 0.35, 65: 1.0, 66: 1.0, 67: 1.0,
 }  # fmt: skip
 
-# Blinks: one in 3.1 s in conversation (Bentivoglio et al. 1997 have 17 to 26 a minute), closing in a third of the time
-# that opening takes (VanderWerf et al. 2003).
+# Blinks: one in 3.1 s in conversation (Bentivoglio et al. 1997 have 17 to 26 a minute), closing in
+# a third of the time that opening takes (VanderWerf et al. 2003).
 BLINK_EVERY_S, BLINK_AT_LEAST_S = 3.1, 0.7
 BLINK = (0.25, 0.85, 1.0, 1.0, 0.7, 0.4, 0.18, 0.06)  # closure in successive frames at 24 fps
-# Looks: fixations of about a second, small and about the viewer's eyes; a saccade of that size takes one frame.
+# Looks: fixations of about a second, small and about the viewer's eyes; a saccade of that size
+# takes one frame.
 FIXATION_S, LOOK = 1.1, (0.075, 0.035)  # half widths of the eye
 FARTHEST = (0.3, 0.15)
-COUNTER = 0.3  # of the nose's way over the eyes' goes back in the irises, so that the eyes stay on the viewer
-KEPT = 1.6  # the components of motion keep five eighths of a jaw that is closed so: more is asked of them
-WIDEST_REST = 0.09  # half-squares: a scream is closed by half, for a chin that goes further up bares a neck nobody saw
+# of the nose's way over the eyes' goes back in the irises, so that the eyes stay on the viewer
+COUNTER = 0.3
+# the components of motion keep five eighths of a jaw that is closed so: more is asked of them
+KEPT = 1.6
+# half-squares: a scream is closed by half, for a chin that goes further up bares a neck nobody saw
+WIDEST_REST = 0.09
 
 
 class Strengths(Frozen):
@@ -66,21 +71,25 @@ AS_IT_IS = Strengths()
 
 
 class EyeEvents(NamedTuple):
-    """What the eyes do in every frame: how far blinks `close` them [f] in [0, 1], where they look [f, 2] in half widths
-    of the eye, x to the right and y down."""
+    """What the eyes do in every frame: how far blinks `close` them [f] in [0, 1], where they look
+    [f, 2] in half widths of the eye, x to the right and y down.
+    """
 
     close: Tensor
     look: Tensor
 
     def groups(self, start: int, count: int) -> EyeEvents:
-        """Those of `count` latent frames of four from `start` on; the first latent frame is video frame 0 alone."""
+        """Those of `count` latent frames of four from `start` on; the first latent frame is video
+        frame 0 alone.
+        """
         at = (torch.arange(4 * count) + 4 * start - 3).clamp(0, len(self.close) - 1)
         return EyeEvents(self.close[at].view(count, 4), self.look[at].view(count, 4, 2))
 
 
 def draw_eye_events(num_frames: int, seed: int, strength: float = 1.0) -> EyeEvents:
-    """Blinks and looks of a clip at 24 fps; a longer clip of the same seed begins alike. `strength` scales how far eyes
-    look and how often they blink; below 1 blinks do not close whole."""
+    """Blinks and looks of a clip at 24 fps; a longer clip of the same seed begins alike. `strength`
+    scales how far eyes look and how often they blink; below 1 blinks do not close whole.
+    """
     blinks, looks = (np.random.default_rng([seed, kind]) for kind in (1, 2))
     close, look = np.zeros(num_frames + len(BLINK)), np.zeros((num_frames, 2))
     at = blinks.uniform(0.5, BLINK_EVERY_S)
@@ -103,7 +112,9 @@ def draw_eye_events(num_frames: int, seed: int, strength: float = 1.0) -> EyeEve
 def with_events(
     moves: Float[Tensor, "b l 4 k 2"], portrait: Float[Tensor, "b k 2"], events: EyeEvents
 ) -> tuple[Float[Tensor, "b l 4 k 2"], Float[Tensor, "b l 4 2"]]:
-    """Movements with blinks in them, and the gaze: looks, and what keeps the eyes on the viewer when the head turns."""
+    """Movements with blinks in them, and the gaze: looks, and what keeps the eyes on the viewer
+    when the head turns.
+    """
     points = portrait[:, None, None] + moves
     gap = points[..., LOWER, :] - points[..., UPPER, :]
     close = events.close.to(moves)[None, :, :, None, None]
@@ -132,8 +143,9 @@ def lip_gap(points: Float[Tensor, "*n k 2"]) -> Float[Tensor, "*n"]:
 def with_closed_lips(
     moves: Float[Tensor, "b l 4 k 2"], portrait: Float[Tensor, "b k 2"], rest: Float[Tensor, " b"]
 ) -> Float[Tensor, "b l 4 k 2"]:
-    """Movements whose jaw is closed by as much as the lips stand apart in silence, `rest`: a portrait that laughs or
-    has its mouth open would never bring its lips together."""
+    """Movements whose jaw is closed by as much as the lips stand apart in silence, `rest`: a
+    portrait that laughs or has its mouth open would never bring its lips together.
+    """
     points = portrait[:, None, None] + moves
     amount = KEPT * torch.minimum(lip_gap(points), rest.clamp(max=WIDEST_REST)[:, None, None])
     share = torch.zeros(moves.shape[-2], device=moves.device)
@@ -142,7 +154,9 @@ def with_closed_lips(
 
 
 def _across(points: Float[Tensor, "*n k 2"]) -> Float[Tensor, "*n 2"]:
-    """The unit vector from the upper lip to the lower, at right angles to the line between the corners of the mouth."""
+    """The unit vector from the upper lip to the lower, at right angles to the line between the
+    corners of the mouth.
+    """
     along = points[..., 64, :] - points[..., 60, :]
     across = torch.stack([-along[..., 1], along[..., 0]], -1)
     return across / across.norm(dim=-1, keepdim=True).clamp(min=1e-4)
@@ -151,8 +165,9 @@ def _across(points: Float[Tensor, "*n k 2"]) -> Float[Tensor, "*n 2"]:
 def at_strengths(
     moves: Float[Tensor, "b l 4 k 2"], portrait: Float[Tensor, "b k 2"], strengths: Strengths
 ) -> Float[Tensor, "b l 4 k 2"]:
-    """Movements of which the head's, the mouth's and the eyes' part is scaled. The head's is the affine map that the
-    stable points follow; the rest is the face's own."""
+    """Movements of which the head's, the mouth's and the eyes' part is scaled. The head's is the
+    affine map that the stable points follow; the rest is the face's own.
+    """
     homogeneous = torch.cat([portrait, torch.ones_like(portrait[..., :1])], -1)
     fit = torch.linalg.pinv(homogeneous[:, STABLE])  # [b, 3, points]
     affine = torch.einsum("bij,blfjd->blfid", fit, moves[..., STABLE, :])

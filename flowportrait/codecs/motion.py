@@ -1,4 +1,6 @@
-"""Movements of landmarks as latent numbers, on the latent grid, and as a first flow of the picture."""
+"""Movements of landmarks as latent numbers, on the latent grid, and as a first flow of the
+picture.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,16 @@ PATCH = 2  # latent cells along a side of a token
 
 
 class Motion(nn.Module):
-    """Movements of the 68 points as latent numbers and back: a linear map, fitted once to the training clips."""
+    """Movements of the 68 points as latent numbers and back: a linear map, fitted once to the
+    training clips.
+    """
 
-    HEAD = 3  # the first components: the whole head across, up and down, and turning; lips begin with the fourth
-    FLOOR = 0.006  # half-pictures: components and frequencies that hardly move count less than their spread alone says
+    # the first components: the whole head across, up and down, and turning; lips begin with the
+    # fourth
+    HEAD = 3
+    # half-pictures: components and frequencies that hardly move count less than their spread alone
+    # says
+    FLOOR = 0.006
     GAZE_SPREAD = (
         0.2,
         0.08,
@@ -29,7 +37,9 @@ class Motion(nn.Module):
     )  # of a gaze's four temporal frequencies, in half widths of the eye
 
     def __init__(self, size: int, gaze: bool = False):
-        """`size` numbers a frame. With `gaze` the last two of them are where the eyes look and no components."""
+        """`size` numbers a frame. With `gaze` the last two of them are where the eyes look and no
+        components.
+        """
         super().__init__()
         self.num_components = size - 2 * gaze
         self.register_buffer("basis", torch.eye(size, 2 * POINTS))
@@ -38,7 +48,9 @@ class Motion(nn.Module):
 
     @torch.no_grad()
     def fit(self, moves: Float[Tensor, "n 4 k 2"]) -> float:
-        """Principal components of movements of groups of four frames; gives the share of their variance kept."""
+        """Principal components of movements of groups of four frames; gives the share of their
+        variance kept.
+        """
         rows = moves.flatten(2).flatten(0, 1)
         self.basis.copy_(torch.linalg.svd(rows.T @ rows)[2][: len(self.basis)])
         self.make_room_for_gaze()
@@ -49,15 +61,18 @@ class Motion(nn.Module):
 
     @torch.no_grad()
     def make_room_for_gaze(self) -> None:
-        """Takes the last two components out of the movement of landmarks, where a gaze is to stand."""
+        """Takes the last two components out of the movement of landmarks, where a gaze is to
+        stand.
+        """
         self.basis[self.num_components :] = 0
         self.spread[:, self.num_components :] = torch.tensor(self.GAZE_SPREAD)[:, None]
 
     def parts_of(
         self, moves: Float[Tensor, "b l 4 k 2"], gaze: Float[Tensor, "b l 4 2"] | None = None
     ) -> Float[Tensor, "b l 4 d"]:
-        """Normalised temporal frequencies of the movements of groups of four frames, and of their gaze: how far the
-        irises are from where the portrait has them, in half widths of the eye, x to the right and y down.
+        """Normalised temporal frequencies of the movements of groups of four frames, and of their
+        gaze: how far the irises are from where the portrait has them, in half widths of the eye, x
+        to the right and y down.
         """
         numbers = _project(moves.flatten(-2), self.basis.T)
         if gaze is not None and self.num_components < len(self.basis):
@@ -82,10 +97,11 @@ class Motion(nn.Module):
     def settle_head(
         self, parts: Float[Tensor, "b l 4 d"], width: float = 2.0
     ) -> Float[Tensor, "b l 4 d"]:
-        """The head's components averaged over `width` frames (a Gaussian's) to both sides; all others as they are.
+        """The head's components averaged over `width` frames (a Gaussian's) to both sides; all
+        others as they are.
 
-        Heads are heavy, and a small generator draws each latent frame a little elsewhere: the eye sees a jump at
-        every fourth frame.
+        Heads are heavy, and a small generator draws each latent frame a little elsewhere: the eye
+        sees a jump at every fourth frame.
         """
         moves = _mix(self.cosines.T, parts * self.spread)[..., : self.HEAD]
         line = F.pad(rearrange(moves, "b l g k -> b k (l g)"), (8, 8), mode="replicate")
@@ -125,7 +141,9 @@ def _mix(matrix: Tensor, vectors: Float[Tensor, "*n f d"]) -> Float[Tensor, "*n 
 def spread_over_grid(
     parts: Float[Tensor, "b l k d"], height: int, width: int
 ) -> Float[Tensor, "b c l h w"]:
-    """Four vectors of 4 c numbers each, laid out over 2 x 2 tokens and repeated over the whole latent frame."""
+    """Four vectors of 4 c numbers each, laid out over 2 x 2 tokens and repeated over the whole
+    latent frame.
+    """
     rows, columns = height // (2 * PATCH), width // (2 * PATCH)
     return repeat(
         parts,
@@ -146,8 +164,9 @@ def gather_from_grid(latents: Float[Tensor, "b c l h w"]) -> Float[Tensor, "b l 
 
 
 class LandmarkFlow(nn.Module):
-    """A first guess of the flow: every place moves with the landmarks near it, far places stay. The decoder refines it;
-    one without it took thousands of updates to find the head."""
+    """A first guess of the flow: every place moves with the landmarks near it, far places stay. The
+    decoder refines it; one without it took thousands of updates to find the head.
+    """
 
     def __init__(self):
         super().__init__()
@@ -159,7 +178,9 @@ class LandmarkFlow(nn.Module):
     def forward(
         self, portrait: Float[Tensor, "b 68 2"], moves: Float[Tensor, "b n 68 2"], side: int
     ) -> Float[Tensor, "b n 2 side side"]:
-        """Where each place of the frames lies in the portrait, less the place itself, in half pictures."""
+        """Where each place of the frames lies in the portrait, less the place itself, in half
+        pictures.
+        """
         landmarks = portrait[:, None] + moves
         places = pixel_places(side, side, moves.device).flatten(0, 1)
         distance = (

@@ -37,8 +37,9 @@ PATCH_REACH = (1.3, 2.2)  # of the painted patch, in half widths and half height
 
 
 class MouthFrame(NamedTuple):
-    """Where a mouth lies, [n, 1, 2] each but the sizes [n, 1]: the middle of the gap between the inner lips, the
-    direction from corner to corner and the one across; half the width, and half the height of the gap.
+    """Where a mouth lies, [n, 1, 2] each but the sizes [n, 1]: the middle of the gap between the
+    inner lips, the direction from corner to corner and the one across; half the width, and half the
+    height of the gap.
     """
 
     centre: Tensor
@@ -76,7 +77,9 @@ class MouthFrame(NamedTuple):
     def lay(
         self, patch: Float[Tensor, "n c y x"], places: Float[Tensor, "h w 2"]
     ) -> Float[Tensor, "n c h w"]:
-        """A patch laid into the frame on an empty picture whose pixels have these places: the reverse of `cut`."""
+        """A patch laid into the frame on an empty picture whose pixels have these places: the
+        reverse of `cut`.
+        """
         offset = places[None] - self.centre[:, None]
         x = (offset * self.along[:, None]).sum(-1) / (PATCH_REACH[0] * self.half_width[:, None])
         y = (offset * self.across[:, None]).sum(-1) / (PATCH_REACH[1] * self.half_height[:, None])
@@ -90,22 +93,26 @@ class MouthFrame(NamedTuple):
 
 
 class Mouth(NamedTuple):
-    """Patches in the frame of the lips: colours [n, 3, y, x] in [-1, 1], and how much of what is there they cover."""
+    """Patches in the frame of the lips: colours [n, 3, y, x] in [-1, 1], and how much of what is
+    there they cover.
+    """
 
     colours: Tensor
     cover: Tensor
 
     @property
     def patch(self) -> Float[Tensor, "n 4 y x"]:
-        """What is added to a picture, [:, :3], after as much of it as [:, 3:] says is taken away."""
+        """What is added to a picture, [:, :3], after as much of it as [:, 3:] says is taken
+        away.
+        """
         return torch.cat([self.cover * self.colours, self.cover], 1)
 
 
 class MouthPainter(nn.Module):
     """The inside of the mouth, painted in the frame of the lips and laid between them.
 
-    Teeth and the dark behind them look alike in all faces and differ in place. A painter on the picture's grid has to
-    learn them for every place anew, and stayed a grey blur.
+    Teeth and the dark behind them look alike in all faces and differ in place. A painter on the
+    picture's grid has to learn them for every place anew, and stayed a grey blur.
     """
 
     SIZE = (16, 24)
@@ -119,7 +126,8 @@ class MouthPainter(nn.Module):
             nn.Linear(look + 2 * POINTS, width), nn.GELU("tanh"), nn.Linear(width, width), nn.GELU("tanh"),
             nn.Linear(width, 4 * self.SIZE[0] * self.SIZE[1]),
         )  # fmt: skip
-        # The patch begins by covering the gap between the lips: begun as a faint veil it stays one, in glaring colours.
+        # The patch begins by covering the gap between the lips: begun as a faint veil it stays one,
+        # in glaring colours.
         radius = pixel_places(*self.SIZE, torch.device("cpu")).norm(dim=-1)
         self.body[-1].bias.data[: radius.numel()] = (2 - 6 * radius.square()).flatten()
 
@@ -137,8 +145,9 @@ class MouthPainter(nn.Module):
         self, portrait: Float[Tensor, "b 3 h w"], portrait_landmarks: Float[Tensor, "b 68 2"],
         landmarks: Float[Tensor, "n 68 2"],
     ) -> Mouth:  # fmt: skip
-        """What is laid between the lips. Training also holds its colours against the truth, as long as they cover
-        nothing they would never learn."""
+        """What is laid between the lips. Training also holds its colours against the truth, as long
+        as they cover nothing they would never learn.
+        """
         mouth = MouthFrame.of(landmarks)
         own = MouthFrame.of(portrait_landmarks)
         wide = own._replace(half_height=own.half_width)  # a closed mouth, too, shows its lips

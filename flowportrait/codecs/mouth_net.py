@@ -1,8 +1,9 @@
-"""Mouths at full resolution: teeth, tongue and lip edges painted in a frame that is fixed to the skull.
+"""Mouths at full resolution: teeth, tongue and lip edges painted in a frame that is fixed to the
+skull.
 
-The patch covers the mouth from the nose down to the chin, as wide as the widest mouth. It follows the eyes and the nose
-and not the lips, so that upper teeth lie at the same place of it in every frame and can stay the same; where the
-portrait shows teeth they lie there too.
+The patch covers the mouth from the nose down to the chin, as wide as the widest mouth. It follows
+the eyes and the nose and not the lips, so that upper teeth lie at the same place of it in every
+frame and can stay the same; where the portrait shows teeth they lie there too.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ SOFT = 0.02  # width of the edges of lip maps, in half-patches
 
 
 class SkullFrame(NamedTuple):
-    """Where the patch lies: its `centre` [n, 1, 2] and its half sides `along` and `across` [n, 1, 2] as vectors, in the
-    square's coordinates."""
+    """Where the patch lies: its `centre` [n, 1, 2] and its half sides `along` and `across` [n, 1,
+    2] as vectors, in the square's coordinates.
+    """
 
     centre: Tensor
     along: Tensor
@@ -60,7 +62,9 @@ class SkullFrame(NamedTuple):
     def lay(
         self, patch: Float[Tensor, "n c y x"], places: Float[Tensor, "h w 2"]
     ) -> Float[Tensor, "n c h w"]:
-        """Patches on an empty picture whose pixels have these places in the square; the reverse of `cut`."""
+        """Patches on an empty picture whose pixels have these places in the square; the reverse of
+        `cut`.
+        """
         at = self.within(places.flatten(0, 1)[None].expand(len(patch), -1, -1)).unflatten(
             1, places.shape[:2]
         )
@@ -74,8 +78,9 @@ class SkullFrame(NamedTuple):
 
 
 class MouthNet(nn.Module):
-    """Paints mouths into patches: a small U-Net of the frame as it is without a painted mouth, of the portrait's own
-    mouth, and of where the lips are in both."""
+    """Paints mouths into patches: a small U-Net of the frame as it is without a painted mouth, of
+    the portrait's own mouth, and of where the lips are in both.
+    """
 
     def __init__(self, widths: tuple[int, int, int] = (24, 48, 80)):
         super().__init__()
@@ -100,8 +105,9 @@ class MouthNet(nn.Module):
         self, shown: Float[Tensor, "n 3 96 112"], lips: Float[Tensor, "n 2 96 112"],
         portrait: Float[Tensor, "n 3 96 112"], portrait_lips: Float[Tensor, "n 2 96 112"],
     ) -> Float[Tensor, "n 4 96 112"]:  # fmt: skip
-        """Patches as `Mouth.patch` gives them. The gap between the lips is replaced; lips and what is about them are
-        changed by what is added, and keep the detail of the portrait."""
+        """Patches as `Mouth.patch` gives them. The gap between the lips is replaced; lips and what
+        is about them are changed by what is added, and keep the detail of the portrait.
+        """
         seen = torch.cat([shown, lips, portrait, portrait_lips], 1)
         x = F.pixel_unshuffle(seen, 2).contiguous(memory_format=torch.channels_last)
         fine = self.fine(self.enter(x))

@@ -1,4 +1,6 @@
-"""Decoder tokens to what a canvas shows: a refined flow, painted content and a mask, settled over time."""
+"""Decoder tokens to what a canvas shows: a refined flow, painted content and a mask, settled over
+time.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,10 @@ from flowportrait.codecs.mouth import pixel_places
 
 
 class Drafts(NamedTuple):
-    """What is known of each of n frames before the portrait is looked at: the `fine` part of the flow [n, 2, u, v] and
-    features to `paint` [n, u, v, c] at 1/2, the `coarse` flow [n, 2, y, x] at 1/4, the map of the open `mouth`
-    [n, 1, u, v], the `landmarks` [n, 68, 2] and the `gaze` [n, 2]."""
+    """What is known of each of n frames before the portrait is looked at: the `fine` part of the
+    flow [n, 2, u, v] and features to `paint` [n, u, v, c] at 1/2, the `coarse` flow [n, 2, y, x] at
+    1/4, the map of the open `mouth` [n, 1, u, v], the `landmarks` [n, 68, 2] and the `gaze` [n, 2].
+    """
 
     fine: Tensor
     paint: Tensor
@@ -100,10 +103,12 @@ REACH = 6  # frames on both sides
 
 
 def smoothed(blocks: Iterable[Drafts]) -> Iterator[Drafts]:
-    """Drafts of a clip, the same number in all, with fine flow and features averaged over neighbouring frames.
+    """Drafts of a clip, the same number in all, with fine flow and features averaged over
+    neighbouring frames.
 
-    Tokens are read once for four frames, so that the fine flow jumps at every fourth frame: 1.8 to 2.0 times as much
-    changed there as elsewhere. A block comes out once `REACH` frames behind it are known; the ends of a clip repeat.
+    Tokens are read once for four frames, so that the fine flow jumps at every fourth frame: 1.8 to
+    2.0 times as much changed there as elsewhere. A block comes out once `REACH` frames behind it
+    are known; the ends of a clip repeat.
     """
     kernel = gaussian(SMOOTHING, REACH)
     held, past = (

@@ -1,13 +1,14 @@
 """The small learned codec: latents say where the face went, the portrait says what it looks like.
 
-A convolutional landmarker finds 68 points in every frame. Their movement since the portrait, in 64 principal
-components, is a frame's motion; four motions in a row, cosine-transformed over time, are one latent frame: its 2 x 2
-neighbouring tokens hold the four temporal frequencies, and the grid repeats them. Reading averages the copies, which
-removes most of what a sampler draws that is no motion; fast frequencies are small, so their errors stay small.
+A convolutional landmarker finds 68 points in every frame. Their movement since the portrait, in 64
+principal components, is a frame's motion; four motions in a row, cosine-transformed over time, are
+one latent frame: its 2 x 2 neighbouring tokens hold the four temporal frequencies, and the grid
+repeats them. Reading averages the copies, which removes most of what a sampler draws that is no
+motion; fast frequencies are small, so their errors stay small.
 
-The decoder warps the portrait with a flow that starts as an interpolation of the moved points and is refined on the 1/8
-grid, and mixes it with painted content (mouth inside, eyelids, revealed background). Identity, hair and light stay the
-portrait's own.
+The decoder warps the portrait with a flow that starts as an interpolation of the moved points and
+is refined on the 1/8 grid, and mixes it with painted content (mouth inside, eyelids, revealed
+background). Identity, hair and light stay the portrait's own.
 """
 
 from __future__ import annotations
@@ -54,8 +55,9 @@ SHOWN = 4  # frames that are put on a canvas together
 
 @dataclass(frozen=True)
 class PortraitContext:
-    """A portrait as the codec sees it: `image` [b, 3, h, w] in [-1, 1], its `tokens` [b, h/8, w/8, width] and its
-    `landmarks` [b, 68, 2] as (x, y) in [-1, 1]; and the `canvas` that a single portrait is shown on.
+    """A portrait as the codec sees it: `image` [b, 3, h, w] in [-1, 1], its `tokens` [b, h/8, w/8,
+    width] and its `landmarks` [b, 68, 2] as (x, y) in [-1, 1]; and the `canvas` that a single
+    portrait is shown on.
     """
 
     image: Tensor
@@ -64,7 +66,9 @@ class PortraitContext:
     canvas: Canvas | None = None
 
     def canvases(self) -> list[Canvas]:
-        """What each clip is shown on: the `canvas` of the one portrait, or the portraits themselves."""
+        """What each clip is shown on: the `canvas` of the one portrait, or the portraits
+        themselves.
+        """
         if self.canvas is not None:
             return [self.canvas]
         return [
@@ -74,8 +78,9 @@ class PortraitContext:
 
 
 class Decoded(NamedTuple):
-    """Frames [..., 4, 3, h, w] of groups; the warped portrait alone, which training also holds against the truth, since
-    painting, quicker to learn, would leave the flow untaught; how much of each pixel is painted [..., 4, 1, h, w].
+    """Frames [..., 4, 3, h, w] of groups; the warped portrait alone, which training also holds
+    against the truth, since painting, quicker to learn, would leave the flow untaught; how much of
+    each pixel is painted [..., 4, 1, h, w].
     """
 
     frames: Tensor
@@ -84,8 +89,9 @@ class Decoded(NamedTuple):
 
 
 class PortraitCodec(nn.Module):
-    """16 channels at 1/8 in space and 1/4 in time; causal: a latent frame holds the motion of its own four frames,
-    and its decoding sees the portrait, these four motions and the four before."""
+    """16 channels at 1/8 in space and 1/4 in time; causal: a latent frame holds the motion of its
+    own four frames, and its decoding sees the portrait, these four motions and the four before.
+    """
 
     temporal_stride = GROUP
     spatial_stride = STRIDE
@@ -150,8 +156,9 @@ class PortraitCodec(nn.Module):
         landmarks: Float[Tensor, "b 68 2"] | None = None,
         canvas: Canvas | None = None,
     ) -> PortraitContext:
-        """Tokens and landmarks (found, unless given) of the portrait, once per clip. With a `canvas` frames are shown
-        on it instead of on the portrait."""
+        """Tokens and landmarks (found, unless given) of the portrait, once per clip. With a
+        `canvas` frames are shown on it instead of on the portrait.
+        """
         tokens = self.portrait_stack(self.portrait_stem(portrait))
         found = self.landmarker(portrait) if landmarks is None else landmarks
         return PortraitContext(portrait, tokens, found, canvas)
@@ -159,8 +166,9 @@ class PortraitCodec(nn.Module):
     def encode(
         self, frames: Float[Tensor, "b 3 f h w"], context: PortraitContext
     ) -> Float[Tensor, "b c l hl wl"]:
-        """Latents of 1 + 4 n frames. ValueError for another count. Movement is what the landmarker finds against what
-        it finds in the portrait, whoever found the context's landmarks: finders differ in where a jaw or a brow is.
+        """Latents of 1 + 4 n frames. ValueError for another count. Movement is what the landmarker
+        finds against what it finds in the portrait, whoever found the context's landmarks: finders
+        differ in where a jaw or a brow is.
         """
         num_frames = frames.shape[2]
         found = self.landmarker(rearrange(frames, "b c f h w -> (b f) c h w"))
@@ -193,9 +201,10 @@ class PortraitCodec(nn.Module):
         strengths: Strengths = AS_IT_IS,
         rest: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c l hl wl"]:
-        """Latents of a clip as they are shown: a head that moves smoothly, lips that close although they are `rest`
-        apart in silence, movements as strong as they are wanted, blinks and looks. `events` are those of its latent
-        frames."""
+        """Latents of a clip as they are shown: a head that moves smoothly, lips that close although
+        they are `rest` apart in silence, movements as strong as they are wanted, blinks and looks.
+        `events` are those of its latent frames.
+        """
         parts = self.motion.settle_head(gather_from_grid(latents.float()))
         if strengths != AS_IT_IS or events is not None or rest is not None:
             moves, gaze = self.motion.moves_of(parts), self.motion.gaze_of(parts)
@@ -221,8 +230,9 @@ class PortraitCodec(nn.Module):
         return torch.cat(list(self.decode_stream([latents], context)), 2)
 
     def decode_stream(self, blocks: Iterable[Tensor], context: PortraitContext) -> Iterator[Tensor]:
-        """The frames [b, 3, f, h, w] of latents [b, c, l, hl, wl] that come in blocks, a few at a time; a block's come
-        once the two latent frames behind it are known."""
+        """The frames [b, 3, f, h, w] of latents [b, c, l, hl, wl] that come in blocks, a few at a
+        time; a block's come once the two latent frames behind it are known.
+        """
         num_clips = len(context.landmarks)
         skip = (GROUP - 1) * num_clips  # the first latent frame is one frame
         for drafts in smoothed(self._drafts(blocks, context)):
@@ -285,16 +295,18 @@ class PortraitCodec(nn.Module):
     def without_mouth(
         self, parts: Float[Tensor, "1 l 4 d"], context: PortraitContext
     ) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 68 2"]]:
-        """Frames on the canvas of one portrait before a mouth is painted, and their landmarks: what a mouth painter
-        learns from. Before the first the clip stands still."""
+        """Frames on the canvas of one portrait before a mouth is painted, and their landmarks: what
+        a mouth painter learns from. Before the first the clip stands still.
+        """
         drafts = self._draft(parts, context, _standing_still(parts))
         painted = self.painter.finish(drafts, context.image.expand(len(drafts.fine), -1, -1, -1))
         (canvas,) = context.canvases()
         return canvas.show(painted), drafts.landmarks
 
     def decode_parts(self, parts: Float[Tensor, "b l 4 d"], context: PortraitContext) -> Decoded:
-        """Four frames for every latent frame at the model's size, as training sees them: neither averaged over time
-        nor with eyes moved, so that flow and painting learn all they can. Before the first the clip stands still.
+        """Four frames for every latent frame at the model's size, as training sees them: neither
+        averaged over time nor with eyes moved, so that flow and painting learn all they can. Before
+        the first the clip stands still.
         """
         num_groups = parts.shape[1]
         drafts = self._draft(parts, context, _standing_still(parts))
@@ -334,14 +346,18 @@ class PortraitCodec(nn.Module):
         return Drafts(fine, paint, coarse.flatten(0, 1), gap, landmarks, gaze)
 
     def _components(self, parts: Float[Tensor, "b l 4 d"]) -> Float[Tensor, "b l e"]:
-        """The numbers of each group that flow and painting follow; where the eyes look is geometry."""
+        """The numbers of each group that flow and painting follow; where the eyes look is
+        geometry.
+        """
         known = torch.arange(parts.shape[-1], device=parts.device) < self.motion.num_components
         return (parts * known).flatten(-2)
 
     def _tokens(
         self, portrait: Float[Tensor, "b y x d"], control: Tensor, coarse: Tensor
     ) -> Tensor:
-        """What the decoder starts from: the portrait, what the motion says of each place, the first flow."""
+        """What the decoder starts from: the portrait, what the motion says of each place, the first
+        flow.
+        """
         placed = rearrange(self.placed(control), "b (y x c) -> b y x c", y=self.grid, x=self.grid)
         flow = rearrange(coarse, "b (l g) d (y p) (x q) -> (b l) y x (g d p q)", g=GROUP, p=2, q=2)
         return portrait + self.place(placed) + self.tell_flow(flow / Painter.FLOW_SCALE)

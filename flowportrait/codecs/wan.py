@@ -1,9 +1,11 @@
 """The video VAE of Wan 2.1 (arXiv:2503.20314): 16 channels at 1/8 in space and 1/4 in time, causal.
 
-diffusers has the network; here are its units, the normalisation of latents that diffusers leaves to the caller, and
-streams: the network goes from latent frame to latent frame with a memory of the convolutions' last inputs, so a clip in
-pieces gives what the whole gives, to the bit, and needs no more memory than a piece. Encoding runs in float32 whatever
-the autocast (bf16 shifts what the generator learns); decoding runs in the precision around it.
+diffusers has the network; here are its units, the normalisation of latents that diffusers leaves to
+the caller, and
+streams: the network goes from latent frame to latent frame with a memory of the convolutions' last
+inputs, so a clip in pieces gives what the whole gives, to the bit, and needs no more memory than a
+piece. Encoding runs in float32 whatever the autocast (bf16 shifts what the generator learns);
+decoding runs in the precision around it.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ GROUP = 4  # frames per latent frame after the first
 
 
 class WanConfig(Frozen):
-    """Sizes of the network and the spread of its latents. The defaults are those of Wan2.1_VAE.pth."""
+    """Sizes of the network and the spread of its latents. The defaults are those of
+    Wan2.1_VAE.pth.
+    """
 
     width: int = Field(96, gt=0)
     channels: int = Field(16, gt=0)
@@ -93,14 +97,16 @@ class WanCodec(nn.Module):
     def encode(
         self, frames: Float[Tensor, "b 3 f h w"], context: Any
     ) -> Float[Tensor, "b c l hl wl"]:
-        """Latents (the posterior's mean) of 1 + 4 n frames. ValueError for another count, or sides that 8 does not
-        divide."""
+        """Latents (the posterior's mean) of 1 + 4 n frames. ValueError for another count, or sides
+        that 8 does not divide.
+        """
         return torch.cat(list(self.encode_stream([frames])), dim=2)
 
     @torch.no_grad()
     def encode_stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The latent frames [b, c, 1, hl, wl] of a clip that comes in blocks [b, 3, f, h, w] of any lengths, 1 + 4 n
-        frames in all."""
+        """The latent frames [b, c, 1, hl, wl] of a clip that comes in blocks [b, 3, f, h, w] of any
+        lengths, 1 + 4 n frames in all.
+        """
         memory = [None] * self.memories[self.encoder]
         waiting, due = None, 1
         for block in blocks:
@@ -131,7 +137,9 @@ class WanCodec(nn.Module):
         return torch.cat(list(self.decode_stream(latents.split(1, dim=2), context)), dim=2)
 
     def decode_stream(self, blocks: Iterable[Tensor], context: Any) -> Iterator[Tensor]:
-        """The frames [b, 3, f, h, w] of a clip that comes in blocks of latent frames, block by block."""
+        """The frames [b, 3, f, h, w] of a clip that comes in blocks of latent frames, block by
+        block.
+        """
         memory = [None] * self.memories[self.decoder]
         opens = True
         for block in blocks:

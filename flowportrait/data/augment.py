@@ -13,8 +13,9 @@ from torch import Tensor
 
 from flowportrait.data.landmarks import MIRRORED
 
-# Appendix B's square in terms of the 68-landmark hull: a detector's box stands 0.15 hull heights above the hull's
-# centre and is 1.29 hull heights tall; the square is 1.5 times that (measured on 268 faces with CenterFace and YuNet).
+# Appendix B's square in terms of the 68-landmark hull: a detector's box stands 0.15 hull heights
+# above the hull's centre and is 1.29 hull heights tall; the square is 1.5 times that (measured on
+# 268 faces with CenterFace and YuNet).
 BOX_RISE = 0.15
 SQUARE_PER_HULL = 1.5 * 1.29
 BEND = 0.04  # std of the points of a smooth warp, in half-pictures: faces of other shapes
@@ -22,7 +23,9 @@ BEND = 0.04  # std of the points of a smooth warp, in half-pictures: faces of ot
 
 @dataclass(frozen=True)
 class Look:
-    """One drawn look: where the square is cut and how colours change. `matrix` maps output [-1, 1] to input [-1, 1]."""
+    """One drawn look: where the square is cut and how colours change. `matrix` maps output [-1, 1]
+    to input [-1, 1].
+    """
 
     matrix: Float[Tensor, "2 3"]
     bend: Float[Tensor, "2 4 4"]
@@ -42,10 +45,12 @@ def draw_look(
     strength: float = 1.0,
     bend: float = BEND,
 ) -> Look:
-    """A random look for a clip whose first-frame `landmarks` [68, 2] are in px (nan: the centre square is cut).
+    """A random look for a clip whose first-frame `landmarks` [68, 2] are in px (nan: the centre
+    square is cut).
 
-    `strength` 0 gives Appendix B's framing and the original colours. A `bend` lies in the picture and not in the face,
-    which it deforms as the head moves: it teaches how faces look, and must not be where movement is learned.
+    `strength` 0 gives Appendix B's framing and the original colours. A `bend` lies in the picture
+    and not in the face, which it deforms as the head moves: it teaches how faces look, and must not
+    be where movement is learned.
     """
     centre, side = np.array([source_px / 2, source_px / 2]), float(source_px)
     if np.isfinite(landmarks).all():
@@ -118,8 +123,9 @@ def recolour(look: Look, x: Float[Tensor, "f 3 s s"]) -> Float[Tensor, "f 3 s s"
 
 
 def move_landmarks(look: Look, landmarks: np.ndarray, source_px: int, size_px: int) -> np.ndarray:
-    """Landmarks [..., 68, 2] of the source picture in px of the cut picture. Where the picture is mirrored, left and
-    right points change places."""
+    """Landmarks [..., 68, 2] of the source picture in px of the cut picture. Where the picture is
+    mirrored, left and right points change places.
+    """
     matrix = look.matrix.numpy().astype(np.float64)
     points = landmarks / source_px * 2 - 1
     to_output = lambda at: (at - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T  # noqa: E731
@@ -142,7 +148,9 @@ def _bend_at(look: Look, places: np.ndarray) -> np.ndarray:
 def region_weight(
     landmarks: Float[Tensor, "n 68 2"], size_px: int, mouth: float, eyes: float
 ) -> Float[Tensor, "n s s"]:
-    """1 everywhere, up to 1 + `mouth` at the lips and 1 + `eyes` at the eyes; 1 where landmarks are nan."""
+    """1 everywhere, up to 1 + `mouth` at the lips and 1 + `eyes` at the eyes; 1 where landmarks are
+    nan.
+    """
     axis = torch.arange(size_px) + 0.5
     weight = torch.ones(len(landmarks), size_px, size_px)
     for points, height in ((slice(48, 68), mouth), (slice(36, 42), eyes), (slice(42, 48), eyes)):

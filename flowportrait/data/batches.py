@@ -1,4 +1,6 @@
-"""Training batches drawn from a `ClipCache`. A batch is a function of (seed, update) alone: resuming needs no state."""
+"""Training batches drawn from a `ClipCache`. A batch is a function of (seed, update) alone:
+resuming needs no state.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from flowportrait.errors import DataError
 
 @dataclass(frozen=True)
 class CodecBatch:
-    """Groups of four frames with their portrait, in [-1, 1], and the weight of each pixel in the loss."""
+    """Groups of four frames with their portrait, in [-1, 1], and the weight of each pixel in the
+    loss.
+    """
 
     portrait: Float[Tensor, "b 3 h w"]
     groups: Float[Tensor, "b l 4 3 h w"]
@@ -34,7 +38,9 @@ class Pool:
     split: str = "train"
 
     def draw(self, rng: np.random.Generator) -> tuple[ClipCache, CachedClip]:
-        """A random clip of the split whose every frame has landmarks; caches are drawn by their share."""
+        """A random clip of the split whose every frame has landmarks; caches are drawn by their
+        share.
+        """
         cache = self.caches[
             rng.choice(len(self.caches), p=np.asarray(self.shares) / sum(self.shares))
         ]
@@ -59,8 +65,9 @@ def codec_batch(
     eye_weight: float,
     strength: float = 1.0,
 ) -> CodecBatch:
-    """Random stretches of `4 num_groups` frames; the first group of a quarter of them is one frame four times, as the
-    first latent frame of a clip is. Half of the portraits are the clip's first frame, half any frame of it.
+    """Random stretches of `4 num_groups` frames; the first group of a quarter of them is one frame
+    four times, as the first latent frame of a clip is. Half of the portraits are the clip's first
+    frame, half any frame of it.
     """
     samples = [
         _codec_sample(pool, rng, num_groups, size_px, mouth_weight, eye_weight, strength)
@@ -72,7 +79,9 @@ def codec_batch(
 def landmark_groups(
     pool: Pool, rng: np.random.Generator, count: int
 ) -> tuple[Float[Tensor, "n 68 2"], Float[Tensor, "n 4 68 2"]]:
-    """Landmarks in [-1, 1] of random portraits and of four frames in a row of the same clips, framed at random."""
+    """Landmarks in [-1, 1] of random portraits and of four frames in a row of the same clips,
+    framed at random.
+    """
     drawn = []
     for _ in range(count):
         cache, clip = pool.draw(rng)

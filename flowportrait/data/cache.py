@@ -1,4 +1,6 @@
-"""Decoded training clips in flat arrays: random access to any frame costs one page read, not a video seek."""
+"""Decoded training clips in flat arrays: random access to any frame costs one page read, not a
+video seek.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +38,11 @@ class CachedClip:
 
 
 class ClipCache:
-    """Frames uint8 [n, s, s, 3] at 24 fps, sound int16 at 16 kHz, landmarks [n, 68, 2] in px, blendshapes [n, 52].
+    """Frames uint8 [n, s, s, 3] at 24 fps, sound int16 at 16 kHz, landmarks [n, 68, 2] in px,
+    blendshapes [n, 52].
 
-    Unlabelled frames carry nan landmarks and blendshapes. Built once by `build`, then read through memory maps.
+    Unlabelled frames carry nan landmarks and blendshapes. Built once by `build`, then read through
+    memory maps.
     """
 
     def __init__(self, root: Path):

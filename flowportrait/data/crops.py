@@ -38,8 +38,10 @@ Drawn = Sequence[tuple[Source, LatentClip]]
 
 @dataclass(frozen=True)
 class Crops:
-    """Crops of clips, all of one layout. The first `prefix` latent frames stand clean; `first_frame` is each crop's
-    first video frame; the sound and the mouth shapes are those of the whole clip."""
+    """Crops of clips, all of one layout. The first `prefix` latent frames stand clean;
+    `first_frame` is each crop's first video frame; the sound and the mouth shapes are those of the
+    whole clip.
+    """
 
     latents: Float[Tensor, "b c l h w"]
     image: Float[Tensor, "b i d"]
@@ -73,8 +75,9 @@ def draw_crops(
     drop_audio: float,
     drop_image: float,
 ) -> Crops:
-    """Random crops of `length` latent frames: 40 % open their clip, and half of the others continue from `prefix`
-    clean latent frames."""
+    """Random crops of `length` latent frames: 40 % open their clip, and half of the others continue
+    from `prefix` clean latent frames.
+    """
     opening = bool(rng.random() < 0.4)
     prefix = 0 if opening or rng.random() < 0.5 else prefix
     drawn = draw_clips(sources, "train", num_clips, rng, longer_than=length)

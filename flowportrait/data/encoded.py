@@ -2,10 +2,12 @@
 
     DATASET/encoded.json      what made it, and the sizes that a model must agree with
     DATASET/encoded.jsonl     one `EncodedClip` a line
-    DATASET/shard-00000.safetensors, ...   float16 tensors ID/audio [a, d], ID/image.P [i, d], ID/latents.P [c, l, h, w]
+    DATASET/shard-00000.safetensors, ...   float16 tensors ID/audio [a, d], ID/image.P [i, d],
+    ID/latents.P [c, l, h, w]
 
-A shard is written beside its place and renamed; its own records lie in its head, so an encoding that was killed goes on
-with the shards that are not there. Reading maps the files: a clip costs its own bytes.
+A shard is written beside its place and renamed; its own records lie in its head, so an encoding
+that was killed goes on with the shards that are not there. Reading maps the files: a clip costs its
+own bytes.
 """
 
 from __future__ import annotations
@@ -56,13 +58,17 @@ def shard_path(root: Path, number: int) -> Path:
 def write_shard(
     path: Path, tensors: Mapping[str, Tensor], clips: Sequence[EncodedClip], left_out: Sequence[str]
 ) -> None:
-    """Writes a shard with its clips and the reasons for which others were left out; it is there whole or not at all."""
+    """Writes a shard with its clips and the reasons for which others were left out; it is there
+    whole or not at all.
+    """
     head = {"clips": [clip.model_dump() for clip in clips], "left_out": list(left_out)}
     save_tensors(path, tensors, {"head": json.dumps(head)})
 
 
 def finish(root: Path, shards: Sequence[Path]) -> tuple[list[EncodedClip], list[str]]:
-    """Writes the index of a dataset whose shards are all there. Gives its clips, and why others were left out."""
+    """Writes the index of a dataset whose shards are all there. Gives its clips, and why others
+    were left out.
+    """
     clips, left_out = [], []
     for path in shards:
         with safe_open(path, "pt") as file:
@@ -75,7 +81,9 @@ def finish(root: Path, shards: Sequence[Path]) -> tuple[list[EncodedClip], list[
 
 
 def begin(root: Path, header: EncodedHeader) -> None:
-    """Makes the directory, or finds that it was begun in the same way. Raises DataError where it was not."""
+    """Makes the directory, or finds that it was begun in the same way. Raises DataError where it
+    was not.
+    """
     path = root / HEADER
     if path.is_file():
         known = load_recipe(path, EncodedHeader)
@@ -111,7 +119,9 @@ class EncodedSet:
         return list(read_jsonl(self.root / INDEX, EncodedClip)) if self.header else []
 
     def read(self, clip: EncodedClip, portrait: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents [c, l, h, w], audio features [a, d] and image features [i, d] of a clip, float32."""
+        """Latents [c, l, h, w], audio features [a, d] and image features [i, d] of a clip,
+        float32.
+        """
         file = _opened(self.root / clip.shard)
         latents = f"latents.{portrait if clip.latents_each else 0}"
         names = latents, "audio", f"image.{portrait}"

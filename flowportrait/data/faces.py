@@ -1,4 +1,6 @@
-"""Portrait framing as in Appendix B: find the face, make its box square, enlarge it, stay in the picture."""
+"""Portrait framing as in Appendix B: find the face, make its box square, enlarge it, stay in the
+picture.
+"""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
@@ -14,7 +16,9 @@ SCALE = 1.5
 
 
 class FaceBox(NamedTuple):
-    """A face in pixels of its picture, x to the right and y down, with the detector's score in [0, 1]."""
+    """A face in pixels of its picture, x to the right and y down, with the detector's score in [0,
+    1].
+    """
 
     x0: float
     y0: float
@@ -43,7 +47,9 @@ class FaceDetector(Protocol):
     name: str
 
     def detect(self, image: np.ndarray) -> list[FaceBox]:
-        """The faces of a uint8 [h, w, 3] picture in its own pixels, the surest first; [] if there is none."""
+        """The faces of a uint8 [h, w, 3] picture in its own pixels, the surest first; [] if there
+        is none.
+        """
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,9 @@ class FramingReport:
 def portrait_square(box: FaceBox, width: int, height: int, scale: float = SCALE) -> Square:
     """The square around a face within a picture of `width` x `height` px.
 
-    The box's longer side, times `scale`, about the box's centre. Where that leaves the picture it is shifted
-    back in, and it shrinks only when it is larger than the picture's shorter side (App. B).
+    The box's longer side, times `scale`, about the box's centre. Where that leaves the picture it
+    is shifted back in, and it shrinks only when it is larger than the picture's shorter side (App.
+    B).
     """
     side = min(round(max(box.x1 - box.x0, box.y1 - box.y0) * scale), width, height)
     x = round((box.x0 + box.x1 - side) / 2)
@@ -75,8 +82,8 @@ def frame_portrait(
 ) -> tuple[np.ndarray, FramingReport]:
     """The portrait as the model wants it, uint8 [size_px, size_px, 3], and how it was cut.
 
-    "auto" cuts around the largest face (a `detector` is needed), "none" takes the largest centred square.
-    Raises DataError when there is no face.
+    "auto" cuts around the largest face (a `detector` is needed), "none" takes the largest centred
+    square. Raises DataError when there is no face.
     """
     height, width = image.shape[:2]
     if crop == "none":
@@ -110,7 +117,9 @@ def enlarged(square: Square, size_px: int) -> list[str]:
 def find_face(
     image: UInt8[np.ndarray, "h w 3"], detector: FaceDetector, warnings: list[str]
 ) -> FaceBox:
-    """The largest face, also of a head that lies on its side or upside down. Raises DataError where there is none."""
+    """The largest face, also of a head that lies on its side or upside down. Raises DataError where
+    there is none.
+    """
     for quarter_turns in range(4):
         faces = detector.detect(np.ascontiguousarray(np.rot90(image, quarter_turns)))
         if faces:

@@ -1,7 +1,9 @@
-"""A source video as preparation reads it: upright frames by time at any clock, and sound that lies on disk.
+"""A source video as preparation reads it: upright frames by time at any clock, and sound that lies
+on disk.
 
-Time begins with the first frame of the picture, whatever the file calls that moment. What can be decoded is used; where
-decoding ends too early, `damage` says why. Nothing is held in memory but the frame on show.
+Time begins with the first frame of the picture, whatever the file calls that moment. What can be
+decoded is used; where decoding ends too early, `damage` says why. Nothing is held in memory but the
+frame on show.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class Unusable(DataError):
 
 @dataclass(frozen=True)
 class SoundTrack:
-    """Sound on disk, in step with the picture: int16 [s, channels] at its own rate and [s] at 16 kHz mono.
+    """Sound on disk, in step with the picture: int16 [s, channels] at its own rate and [s] at 16
+    kHz mono.
 
     Before `from_s` the file has picture only; there stands silence.
     """
@@ -51,7 +54,9 @@ class SoundTrack:
 
 @dataclass
 class Footage:
-    """One source. `size_px` is (width, height) as it is to be seen: turned upright, with square pixels."""
+    """One source. `size_px` is (width, height) as it is to be seen: turned upright, with square
+    pixels.
+    """
 
     path: Path
     size_px: tuple[int, int]
@@ -60,8 +65,9 @@ class Footage:
     damage: str = field(default="")
 
     def frames(self, fps: float) -> Iterator[np.ndarray]:
-        """uint8 [h, w, 3], the frame on show at every tick of the clock `fps` (nearest frame), up to the end or the
-        first damage. The same array comes again while a frame stays on show."""
+        """uint8 [h, w, 3], the frame on show at every tick of the clock `fps` (nearest frame), up
+        to the end or the first damage. The same array comes again while a frame stays on show.
+        """
         return on_clock(self._pictures(), fps)
 
     def _pictures(self) -> Iterator[Picture]:
@@ -142,7 +148,9 @@ def _at_16k(samples: np.ndarray, rate: int) -> Iterator[np.ndarray]:
 
 
 def probe(path: Path) -> Footage:
-    """What the head of a file says. Raises Unusable: unreadable, without picture or without sound."""
+    """What the head of a file says. Raises Unusable: unreadable, without picture or without
+    sound.
+    """
     try:
         readable_file(path, "a video")
         with opened(path, "a video") as container:

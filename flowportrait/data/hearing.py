@@ -1,4 +1,6 @@
-"""What the audio encoder learns from before anything is generated: log-mels and the face shapes spoken with them."""
+"""What the audio encoder learns from before anything is generated: log-mels and the face shapes
+spoken with them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ MOUTH_SHAPES = slice(22, 49)  # jaw and mouth among the 52 ARKit names in alphab
 
 @dataclass(frozen=True)
 class Hearing:
-    """All sound of a cache as log-mels, and its mouth shapes in units of their spread (nan: not labelled)."""
+    """All sound of a cache as log-mels, and its mouth shapes in units of their spread (nan: not
+    labelled).
+    """
 
     mels: list[Float[Tensor, "80 m"]]
     shapes: Float[np.ndarray, "frames 27"]
@@ -34,7 +38,9 @@ class Hearing:
 
 
 def augment_mels(mels: Float[Tensor, "80 m"], rng: np.random.Generator) -> Float[Tensor, "80 m"]:
-    """Another voice, microphone and room: warped mel axis, tilted and rippled spectrum, raised noise floor, holes."""
+    """Another voice, microphone and room: warped mel axis, tilted and rippled spectrum, raised
+    noise floor, holes.
+    """
     num_mels = len(mels)
     bins = torch.arange(num_mels, dtype=torch.float32) * float(np.exp(rng.normal(0, 0.09)))
     low = bins.floor().long().clamp(0, num_mels - 1)

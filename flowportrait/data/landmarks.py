@@ -1,4 +1,6 @@
-"""What 68 landmarks say of a face: how far lips and lids stand open, and which point mirrors which."""
+"""What 68 landmarks say of a face: how far lips and lids stand open, and which point mirrors
+which.
+"""
 
 from __future__ import annotations
 

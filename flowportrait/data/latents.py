@@ -1,4 +1,5 @@
-"""Clips as the generator learns them: latents and portrait features in flat arrays, several augmented copies of each.
+"""Clips as the generator learns them: latents and portrait features in flat arrays, several
+augmented copies of each.
 
 With the codec out of the loop an update costs only the generator.
 """
@@ -25,8 +26,9 @@ PORTRAIT_ERROR = 0.01  # std of errors of the portrait's landmarks, in half-pict
 
 @dataclass(frozen=True)
 class LatentClip:
-    """One augmented copy of a clip. Latent frame 0 is video frame `first_frame` alone, latent frame k the four frames
-    that end at `first_frame + 4 k`."""
+    """One augmented copy of a clip. Latent frame 0 is video frame `first_frame` alone, latent frame
+    k the four frames that end at `first_frame + 4 k`.
+    """
 
     clip: int  # index into the cache's clips
     copy: int  # index into `image`
@@ -37,9 +39,10 @@ class LatentClip:
 
 
 class LatentCache:
-    """`latents` [n, c, h, w] float16, one row a latent frame; `image` [clips, i, d] and `portrait` [clips, 68, 2], the
-    portrait's landmarks; `opening` [n, 4]: lip opening of the four frames of each row (a clip's first row repeats one
-    frame)."""
+    """`latents` [n, c, h, w] float16, one row a latent frame; `image` [clips, i, d] and `portrait`
+    [clips, 68, 2], the portrait's landmarks; `opening` [n, 4]: lip opening of the four frames of
+    each row (a clip's first row repeats one frame).
+    """
 
     def __init__(self, root: Path):
         index = json.loads((Path(root) / "index.json").read_text())
@@ -60,9 +63,10 @@ class LatentCache:
         seed: int,
         log=print,
     ):
-        """Encode every training clip `copies` times, each time with another look and portrait, and every validation
-        clip once with its own colours; clips with untracked frames are left out. A finished cache of the same codec is
-        reused."""
+        """Encode every training clip `copies` times, each time with another look and portrait, and
+        every validation clip once with its own colours; clips with untracked frames are left out. A
+        finished cache of the same codec is reused.
+        """
         root = Path(root)
         made_of = f"{_digest(codec)}-{copies}-{seed}-{len(cache.clips)}"
         index = root / "index.json"
@@ -105,8 +109,9 @@ def _encode(
     image_encoder: nn.Module,
     rng: np.random.Generator,
 ):
-    """First frame, arrays by name, image features and landmarks of the portrait of one copy. Motion is taken from the
-    true landmarks; the portrait's are given the errors that found ones have."""
+    """First frame, arrays by name, image features and landmarks of the portrait of one copy. Motion
+    is taken from the true landmarks; the portrait's are given the errors that found ones have.
+    """
     size_px, training = codec.config.size_px, clip.split == "train"
     first = int(rng.integers(GROUP)) if training else 0
     num_latents = 1 + (clip.num_frames - first - 1) // GROUP
@@ -131,7 +136,9 @@ def _encode(
 
 
 def _digest(codec: PortraitCodec) -> str:
-    """Of the weights that make latents; landmarker and decoder may change without making a cache stale."""
+    """Of the weights that make latents; landmarker and decoder may change without making a cache
+    stale.
+    """
     digest = hashlib.sha256()
     for name, value in codec.state_dict().items():
         if name.startswith(("motion.",)):

@@ -29,10 +29,11 @@ class _Finished:
 
 
 def merge(roots: Sequence[Path], out: Path) -> prepared.Prepared:
-    """Joins all parts of a preparation into the dataset `out`; clips are linked where the disk can, and copied where it
-    cannot. The same call goes on after a kill.
+    """Joins all parts of a preparation into the dataset `out`; clips are linked where the disk can,
+    and copied where it cannot. The same call goes on after a kill.
 
-    Raises DataError where parts are lacking, doubled, unfinished, or of other sources, settings or weights.
+    Raises DataError where parts are lacking, doubled, unfinished, or of other sources, settings or
+    weights.
     """
     found = sorted((_open(root) for root in roots), key=lambda part: part.file.part.number)
     _require_fit(found)

@@ -1,5 +1,6 @@
-"""What the mouth painter learns from: patches of frames as the codec shows them without a painted mouth, beside the
-same patches of the true frames."""
+"""What the mouth painter learns from: patches of frames as the codec shows them without a painted
+mouth, beside the same patches of the true frames.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +31,9 @@ STRETCH = 2 * GROUP  # frames in a row
 
 @dataclass(frozen=True)
 class MouthPatches:
-    """n stretches of 8 frames: patches `shown` and `true` uint8 [n, 8, 96, 112, 3], the `landmarks` [n, 8, 68, 2] in
-    the square; the portrait's patch [n, 96, 112, 3] and landmarks [n, 68, 2]; and the `split` of each stretch.
+    """n stretches of 8 frames: patches `shown` and `true` uint8 [n, 8, 96, 112, 3], the `landmarks`
+    [n, 8, 68, 2] in the square; the portrait's patch [n, 96, 112, 3] and landmarks [n, 68, 2]; and
+    the `split` of each stretch.
     """
 
     shown: UInt8[np.ndarray, "n 8 96 112 3"]
@@ -45,7 +47,9 @@ class MouthPatches:
     def build(
         cls, root: Path, clips: list[SourceClip], codec: PortraitCodec, seed: int, log=print
     ) -> MouthPatches:
-        """Cuts the patches of all clips but the test split's into `root`; what is there already is read."""
+        """Cuts the patches of all clips but the test split's into `root`; what is there already is
+        read.
+        """
         root.mkdir(parents=True, exist_ok=True)
         index = root / "index.json"
         keys = [clip.key for clip in clips]
@@ -79,7 +83,9 @@ class MouthPatches:
 def _stretches(
     clip: SourceClip, codec: PortraitCodec, mesh: FaceMesh, rng: np.random.Generator
 ) -> Iterator[tuple]:
-    """Of a clip: from its first frame, from one with an open mouth and, where it is rendered, from another."""
+    """Of a clip: from its first frame, from one with an open mouth and, where it is rendered, from
+    another.
+    """
     frames = np.stack(list(read_frames(clip.video)))
     size = frames.shape[1]
     if len(frames) < STRETCH + 1 or frames.shape[2] != size:

@@ -1,4 +1,6 @@
-"""Stretches of mouths with their sound, looks drawn at random: what the network of `sync-small` learns from."""
+"""Stretches of mouths with their sound, looks drawn at random: what the network of `sync-small`
+learns from.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from flowportrait.encoders.sync import LUMA, as_seen, cut_mouths, mouth_places
 
 @dataclass(frozen=True)
 class Heard:
-    """The sound of a cache: log-mels by clip, and the mouth shapes of all its frames (nan: not labelled)."""
+    """The sound of a cache: log-mels by clip, and the mouth shapes of all its frames (nan: not
+    labelled).
+    """
 
     mels: dict[str, Float[Tensor, "80 m"]]
     shapes: Float[np.ndarray, "frames 27"]
@@ -38,9 +42,10 @@ class Heard:
 
 @dataclass(frozen=True)
 class MouthBatch:
-    """`mouths` of frames start .. start + f of each clip, and the sound of that stretch with `reach` frames more on
-    both sides: `mels` are the whole clip's, `start` counts frames, `shapes` are the labelled mouth shapes. Where
-    `held`, the lips of one frame are laid over all, and only chin and cheeks speak: nothing may be read from those.
+    """`mouths` of frames start .. start + f of each clip, and the sound of that stretch with
+    `reach` frames more on both sides: `mels` are the whole clip's, `start` counts frames, `shapes`
+    are the labelled mouth shapes. Where `held`, the lips of one frame are laid over all, and only
+    chin and cheeks speak: nothing may be read from those.
     """
 
     mouths: Float[Tensor, "b f s s"]
@@ -59,7 +64,9 @@ def mouth_batch(
     reach: int,
     held_share: float = 0.0,
 ) -> MouthBatch:
-    """Random stretches of different clips; the first `held_share` of them with lips that stand still."""
+    """Random stretches of different clips; the first `held_share` of them with lips that stand
+    still.
+    """
     drawn: dict[str, tuple[ClipCache, CachedClip]] = {}
     while len(drawn) < num_clips:
         cache, clip = pool.draw(rng)
@@ -112,7 +119,9 @@ def _mouths(
 
 
 def _landmark_noise(landmarks: Tensor, rng: np.random.Generator) -> Tensor:
-    """Errors of a landmarker: a constant one for each point and a smaller one for each frame, about 2 % of a face."""
+    """Errors of a landmarker: a constant one for each point and a smaller one for each frame, about
+    2 % of a face.
+    """
     size = float((landmarks[0].amax(0) - landmarks[0].amin(0)).max())
     constant, fresh = (
         rng.normal(0, share * size, shape)
@@ -137,7 +146,9 @@ def _moved(places: Float[Tensor, "f 2 3"], rng: np.random.Generator) -> Float[Te
 def _with_held_lips(
     mouths: Float[Tensor, "f 3 s s"], rng: np.random.Generator
 ) -> Float[Tensor, "f 3 s s"]:
-    """The middle of one frame laid over all frames, softly; squares move with the head, so this is a frozen mouth."""
+    """The middle of one frame laid over all frames, softly; squares move with the head, so this is
+    a frozen mouth.
+    """
     axis = torch.linspace(-1, 1, mouths.shape[-1])
     x, y = (
         axis[None] / rng.uniform(0.5, 0.75),
@@ -148,7 +159,9 @@ def _with_held_lips(
 
 
 def _worn(mouths: Float[Tensor, "f 3 s s"], rng: np.random.Generator) -> Float[Tensor, "f 3 s s"]:
-    """What cameras and encoders do: pictures from smaller ones, flicker, noise; now and then a frame that stays."""
+    """What cameras and encoders do: pictures from smaller ones, flicker, noise; now and then a
+    frame that stays.
+    """
     side = mouths.shape[-1]
     if rng.random() < 0.5:
         smaller = int(side * rng.uniform(0.35, 0.9))

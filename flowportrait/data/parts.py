@@ -1,4 +1,6 @@
-"""A part of a preparation: which sources it takes, and how it is known later that parts are of one whole."""
+"""A part of a preparation: which sources it takes, and how it is known later that parts are of one
+whole.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ class Part(Frozen):
 
 
 class PartFile(Frozen):
-    """part.json of a dataset that holds a part: which one, and a digest of the names of all sources."""
+    """part.json of a dataset that holds a part: which one, and a digest of the names of all
+    sources.
+    """
 
     schema_version: Literal[1] = 1
     part: Part
@@ -57,7 +61,9 @@ class PartFile(Frozen):
 
 
 def settle(out: Path, wanted: PartFile | None) -> None:
-    """Marks a dataset as a part, or finds that it is the one that is wanted. Raises DataError where it is not."""
+    """Marks a dataset as a part, or finds that it is the one that is wanted. Raises DataError where
+    it is not.
+    """
     path = out / FILE
     known = load_recipe(path, PartFile) if path.is_file() else None
     if known == wanted:

@@ -1,7 +1,9 @@
-"""`flowportrait prepare`: many sources into one dataset, a journal that survives a kill, and a report of every second.
+"""`flowportrait prepare`: many sources into one dataset, a journal that survives a kill, and a
+report of every second.
 
-What one source became is one line of the journal, written when its clips are whole. The same command goes on where the
-journal ends; a source whose file has changed since is prepared again. The manifest is written last.
+What one source became is one line of the journal, written when its clips are whole. The same
+command goes on where the journal ends; a source whose file has changed since is prepared again. The
+manifest is written last.
 """
 
 from __future__ import annotations
@@ -70,8 +72,9 @@ class SourceRow(Record):
 
 @dataclass(frozen=True)
 class Prepared:
-    """The dataset after a run. `records` are those of all runs into it, by key; `kept` sources of this run stood in the
-    journal before."""
+    """The dataset after a run. `records` are those of all runs into it, by key; `kept` sources of
+    this run stood in the journal before.
+    """
 
     out: Path
     records: list[PreparedSource]
@@ -92,8 +95,8 @@ class Prepared:
 def find_sources(
     paths: Sequence[Path], config: SplitConfig, out: Path
 ) -> tuple[list[SourceFile], int]:
-    """The videos of files, folders (all below but `out`) and lists, and how many files of folders are no videos by
-    their names.
+    """The videos of files, folders (all below but `out`) and lists, and how many files of folders
+    are no videos by their names.
 
     Raises DataError: nothing there, two of one name, or a name that is no text.
     """
@@ -185,11 +188,12 @@ def prepare(
     engine: str = "local",
     part: Part | None = None,
 ) -> Prepared:
-    """Prepares the sources, or a part of them, into the dataset `out`, where the same call goes on. `engine` is "local"
-    or "ray": which processes compute. The result is the same.
+    """Prepares the sources, or a part of them, into the dataset `out`, where the same call goes on.
+    `engine` is "local" or "ray": which processes compute. The result is the same.
 
-    Raises DataError: no sources, `out` is a file, in use, or was made with other settings; CheckpointError: weights are
-    missing; MediaError: it cannot be written; MissingDependency: no ray.
+    Raises DataError: no sources, `out` is a file, in use, or was made with other settings;
+    CheckpointError: weights are missing; MediaError: it cannot be written; MissingDependency: no
+    ray.
     """
     if engine == "ray":
         require("ray", extra="ray")
@@ -246,7 +250,9 @@ def held(out: Path) -> Iterator[None]:
 
 
 def begin(out: Path, config: PrepareConfig, fingerprint: str, part: PartFile | None = None) -> None:
-    """An orderly folder for a dataset, or a part of one. Raises DataError for one that holds something else."""
+    """An orderly folder for a dataset, or a part of one. Raises DataError for one that holds
+    something else.
+    """
     settings, journal = out / _CONFIG, out / _JOURNAL
     others = [path.name for path in out.iterdir() if path.name != ".lock"]
     if others and not journal.exists():
@@ -278,7 +284,9 @@ def _mend(journal: Path) -> None:
 
 
 def _is_done(source: SourceFile, record: PreparedSource | None, out: Path) -> bool:
-    """Whether the journal holds this source as it is now, with all its clips. One that crashed is tried again."""
+    """Whether the journal holds this source as it is now, with all its clips. One that crashed is
+    tried again.
+    """
     if record is None or any(dropped.reason == "crashed" for dropped in record.dropped):
         return False
     same = source.record(record.fingerprint)
@@ -319,7 +327,9 @@ def finish(result: Prepared) -> None:
 
 
 def summarize(result: Prepared) -> dict[str, Any]:
-    """Seconds in, out and dropped by reason, processor seconds by stage, and what was not checked."""
+    """Seconds in, out and dropped by reason, processor seconds by stage, and what was not
+    checked.
+    """
     seconds = Counter[str]()
     sources = Counter[str]()
     for record in result.records:

@@ -1,7 +1,8 @@
-"""Appendix B for one source: probe, speech, faces, split, speaker, crop, write. Every second not kept has a reason.
+"""Appendix B for one source: probe, speech, faces, split, speaker, crop, write. Every second not
+kept has a reason.
 
-The source passes by three times, a frame at a time: to find faces and cuts, to see who speaks, to be cut. Nothing in a
-result depends on other sources or on which process made it.
+The source passes by three times, a frame at a time: to find faces and cuts, to see who speaks, to
+be cut. Nothing in a result depends on other sources or on which process made it.
 """
 
 from __future__ import annotations
@@ -180,8 +181,9 @@ class Preparer:
             getattr(self.filters, part)
 
     def prepare(self, source: SourceFile) -> PreparedSource:
-        """Cuts one source into clips under `out`/clips. Raises MediaError or OSError when they cannot be written;
-        whatever is wrong with the source stands in the record."""
+        """Cuts one source into clips under `out`/clips. Raises MediaError or OSError when they
+        cannot be written; whatever is wrong with the source stands in the record.
+        """
         record = source.record(self.fingerprint)
         with TemporaryDirectory(dir=self.out / "work") as folder:
             return _Run(self, source, Path(folder)).run(record)

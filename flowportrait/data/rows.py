@@ -1,4 +1,6 @@
-"""Rows of packed clips drawn from encoded datasets: which clips, which stretch of each, what of it is dropped."""
+"""Rows of packed clips drawn from encoded datasets: which clips, which stretch of each, what of it
+is dropped.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ class RowsConfig(Frozen):
 
 @dataclass(frozen=True)
 class Cut:
-    """A stretch of a clip, from latent frame `start` on; the first `prefix` of its latent frames stand clean."""
+    """A stretch of a clip, from latent frame `start` on; the first `prefix` of its latent frames
+    stand clean.
+    """
 
     source: EncodedSet
     clip: EncodedClip
@@ -78,7 +82,9 @@ class Cut:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A row of cuts with its tensors: audio [1, a, da] and image [1, i, di] of all, latents [1, c, l, h, w] of each."""
+    """A row of cuts with its tensors: audio [1, a, da] and image [1, i, di] of all, latents [1, c,
+    l, h, w] of each.
+    """
 
     cuts: Sequence[Cut]
     layout: RowLayout
@@ -88,7 +94,9 @@ class Loaded:
 
 
 class Rows:
-    """The rows of a training. Raises DataError or ConfigError where datasets, model and budget do not fit."""
+    """The rows of a training. Raises DataError or ConfigError where datasets, model and budget do
+    not fit.
+    """
 
     def __init__(self, config: RowsConfig, model: MoTConfig, seed: int):
         self.config, self.model, self.seed = config, model, seed
@@ -103,7 +111,9 @@ class Rows:
         self.stream = Stream(len(self.train), seed)
 
     def draw(self, position: int) -> tuple[list[list[Cut]], int]:
-        """The rows of an update that begins at this place in the stream of clips, and the place after them."""
+        """The rows of an update that begins at this place in the stream of clips, and the place
+        after them.
+        """
         return pack(self._piece, position, self.config.num_rows, self.config.row_tokens)
 
     def _piece(self, position: int) -> Piece[Cut]:

@@ -1,8 +1,9 @@
 """The two training sources of the tiny model, read as one list of `SourceClip`.
 
 `world`: rendered clips with exact ground truth (a folder of KEY.mp4, KEY.npz and clips.jsonl).
-`grid`: GRID corpus speakers (Cooke et al. 2006, CC BY 4.0; a folder of KEY.mp4 and INDEX.csv), with landmarks
-and blendshapes measured by `bench/label_faces.py` (a folder of KEY.npz), without which its clips carry no labels.
+`grid`: GRID corpus speakers (Cooke et al. 2006, CC BY 4.0; a folder of KEY.mp4 and INDEX.csv), with
+landmarks and blendshapes measured by `bench/label_faces.py` (a folder of KEY.npz), without which
+its clips carry no labels.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ HELD_OUT_ESPEAK_LOCALE = "en-gb-x-rp"
 
 @dataclass(frozen=True)
 class SourceClip:
-    """One clip with sound. `split` is by identity, and no voice or sentence of the test split is trained on."""
+    """One clip with sound. `split` is by identity, and no voice or sentence of the test split is
+    trained on.
+    """
 
     key: str
     source: Literal["world", "grid"]
@@ -41,7 +44,9 @@ class SourceClip:
 def load_sources(
     world: Path | Sequence[Path] = (), grid: Path | None = None, grid_labels: Path | None = None
 ) -> list[SourceClip]:
-    """All usable clips, test and validation included; raises DataError when a folder lacks its index."""
+    """All usable clips, test and validation included; raises DataError when a folder lacks its
+    index.
+    """
     clips = _read_worlds(
         [Path(world)] if isinstance(world, (str, Path)) else [Path(root) for root in world]
     )
@@ -102,7 +107,9 @@ def _split(record: dict) -> Split:
 
 
 def _voice(voice: dict) -> tuple[str, bool]:
-    """Name of a voice and whether it is held out. A Kokoro blend counts as its strongest component."""
+    """Name of a voice and whether it is held out. A Kokoro blend counts as its strongest
+    component.
+    """
     engine, name = voice["engine"].split()[0], voice["name"]
     if engine == "flite":
         return f"flite-{name}", name in HELD_OUT_FLITE

@@ -86,7 +86,9 @@ class SpeakerConfig(Frozen):
 
 
 class Stretch(NamedTuple):
-    """Ticks of a track that may become clips, and the mean confidence; nan when nobody was asked."""
+    """Ticks of a track that may become clips, and the mean confidence; nan when nobody was
+    asked.
+    """
 
     track: Track
     start: int
@@ -103,7 +105,8 @@ def confidences(
 ) -> list[Float[np.ndarray, " t"]]:
     """How sure it is that each track's face speaks, at every tick of 24 fps of the track.
 
-    The network looks at 25 fps; the video passes by once, and of each face no more than a minute is held.
+    The network looks at 25 fps; the video passes by once, and of each face no more than a minute is
+    held.
     """
     watchers = [_Watcher(track, sound, network, config) for track in tracks]
     first = min((watcher.first for watcher in watchers), default=0)
@@ -190,7 +193,9 @@ def runs_of(flags: Bool[np.ndarray, " t"], max_gap: int = 0) -> list[tuple[int, 
 def speaking_stretches(
     tracks: Sequence[Track], found: Sequence[Float[np.ndarray, " _"]] | None, config: SpeakerConfig
 ) -> list[Stretch]:
-    """The stretches in which a face speaks, one face at a time: the surest, or the largest where nobody was asked."""
+    """The stretches in which a face speaks, one face at a time: the surest, or the largest where
+    nobody was asked.
+    """
     if found is None:
         runs = [Stretch(track, track.start, track.stop, math.nan) for track in tracks]
         runs.sort(key=lambda run: (-run.track.face_px, run.start))

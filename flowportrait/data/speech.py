@@ -1,8 +1,8 @@
 """Speech filters of Appendix B: overlapping speakers and languages other than English.
 
-The models that tell them are parts of their own, named in `registry.OVERLAP_FINDERS` and `registry.LANGUAGE_FINDERS` or
-added by another package's entry point. The default asks neither, and the run record says so: a dataset that was not
-checked must not look as if it was.
+The models that tell them are parts of their own, named in `registry.OVERLAP_FINDERS` and
+`registry.LANGUAGE_FINDERS` or added by another package's entry point. The default asks neither, and
+the run record says so: a dataset that was not checked must not look as if it was.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class Speakers(NamedTuple):
 
 
 class Spoken(NamedTuple):
-    """What is spoken: an ISO 639-1 code ("en"), how sure that is in [0, 1], and the words where known."""
+    """What is spoken: an ISO 639-1 code ("en"), how sure that is in [0, 1], and the words where
+    known.
+    """
 
     language: str
     certainty: float
@@ -98,7 +100,9 @@ class SpeechFilters:
         return _built(LANGUAGE_FINDERS, self.config.language, self.config.language_settings)
 
     def overlapping_share(self, speakers: Speakers, start_s: float, end_s: float) -> float:
-        """How much of a clip's speech, or of the clip, more than one person speaks; 0 where nobody does."""
+        """How much of a clip's speech, or of the clip, more than one person speaks; 0 where nobody
+        does.
+        """
         whole = end_s - start_s
         if self.config.overlap_share_of == "speech":
             whole = within(speakers.speech, start_s, end_s)

@@ -1,6 +1,8 @@
-"""From faces in every k-th frame to stretches with one face each, and to the squares that are cut (App. B).
+"""From faces in every k-th frame to stretches with one face each, and to the squares that are cut
+(App. B).
 
-Scene cuts end a stretch, and so does a face that is gone for more than a second. Faces are told apart by overlap.
+Scene cuts end a stretch, and so does a face that is gone for more than a second. Faces are told
+apart by overlap.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ class FacesConfig(Frozen):
 
 
 class ScenesConfig(Frozen):
-    """Finding cuts. Unstated in the paper: a track that runs on over a cut would join two people."""
+    """Finding cuts. Unstated in the paper: a track that runs on over a cut would join two
+    people.
+    """
 
     split: bool = True
     min_change: float = Field(
@@ -86,8 +90,9 @@ class Track:
     boxes: list[FaceBox] = field(default_factory=list)
 
     def boxes_at(self, ticks: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 4"]:
-        """x0, y0, x1, y1 at these moments, in ticks; interpolated, and held beyond the ends. A box that is wrong for
-        one look gives way to its neighbours (median of three)."""
+        """x0, y0, x1, y1 at these moments, in ticks; interpolated, and held beyond the ends. A box
+        that is wrong for one look gives way to its neighbours (median of three).
+        """
         known = np.array([box[:4] for box in self.boxes], float)
         padded = np.pad(known, ((1, 1), (0, 0)), mode="edge")
         known = np.median(np.stack([padded[:-2], padded[1:-1], padded[2:]]), axis=0)
@@ -130,8 +135,8 @@ def thumbnail(frame: np.ndarray) -> np.ndarray:
 def link(detections: Mapping[int, list[FaceBox]], scene: range, config: FacesConfig) -> list[Track]:
     """The faces of one scene. `detections` holds what was found at the ticks that were looked at.
 
-    A face missing from m looks in a row is gone for m * detect_every frames; more than `max_gap_s` of them end its
-    track, and the next sight opens another.
+    A face missing from m looks in a row is gone for m * detect_every frames; more than `max_gap_s`
+    of them end its track, and the next sight opens another.
     """
     looks = [tick for tick in sorted(detections) if tick in scene]
     live, ended = [], []
@@ -149,7 +154,8 @@ def link(detections: Mapping[int, list[FaceBox]], scene: range, config: FacesCon
             track.boxes.append(box)
     tracks = sorted(ended + live, key=lambda track: (track.ticks[0], track.boxes[0]))
     for track in tracks:
-        # What lies between the scene's ends and the nearest look belongs to the face that is seen there.
+        # What lies between the scene's ends and the nearest look belongs to the face that is seen
+        # there.
         track.start = scene.start if track.ticks[0] == looks[0] else track.ticks[0]
         track.stop = scene.stop if track.ticks[-1] == looks[-1] else track.ticks[-1] + 1
     return tracks
@@ -188,8 +194,9 @@ def overlap(a: FaceBox, b: FaceBox) -> float:
 def squares(
     boxes: Float[np.ndarray, "f 4"], size_px: tuple[int, int], config: CropConfig
 ) -> Int[np.ndarray, "f 3"]:
-    """The square of every frame, x, y and side, within a picture of (width, height) px: shifted first where it would
-    leave the picture, and smaller only where the picture is."""
+    """The square of every frame, x, y and side, within a picture of (width, height) px: shifted
+    first where it would leave the picture, and smaller only where the picture is.
+    """
     width, height = size_px
     if config.path == "frame":
         return np.array(

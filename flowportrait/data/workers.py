@@ -1,7 +1,7 @@
 """Sources handed out to processes; one that dies takes nothing with it but the source it was at.
 
-A decoder that crashes on a broken file, or a process that runs out of memory, ends that process alone: its source comes
-back as `crashed` and another process takes its place.
+A decoder that crashes on a broken file, or a process that runs out of memory, ends that process
+alone: its source comes back as `crashed` and another process takes its place.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class _Worker:
 def prepare_all(
     preparer: Preparer, sources: Iterable[SourceFile], count: int
 ) -> Iterator[tuple[SourceFile, PreparedSource | None]]:
-    """Prepares the sources in `count` processes; they come as they are done, with None for one that killed its process.
+    """Prepares the sources in `count` processes; they come as they are done, with None for one that
+    killed its process.
 
     Raises the error of a worker that cannot go on, such as a full disk.
     """

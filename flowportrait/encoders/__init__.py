@@ -1,4 +1,6 @@
-"""Encoders of speech and of the portrait. Each is a module with a width `dim` and its own `Config`."""
+"""Encoders of speech and of the portrait. Each is a module with a width `dim` and its own
+`Config`.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Light-ASD (Liao et al. 2023, arXiv:2303.04439): whether the face that is seen speaks what is heard.
+"""Light-ASD (Liao et al. 2023, arXiv:2303.04439): whether the face that is seen speaks what is
+heard.
 
-The network under the official checkpoint's names. Pictures and sound pass through blocks of two paths, with windows of
-3 and 5, each first across (the picture, the spectrum) and then along time; both are added at 25 Hz and read by one GRU
-forward and one backward.
+The network under the official checkpoint's names. Pictures and sound pass through blocks of two
+paths, with windows of 3 and 5, each first across (the picture, the spectrum) and then along time;
+both are added at 25 Hz and read by one GRU forward and one backward.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ class _Block(nn.Module):
 
 
 class _AlongTime(nn.Module):
-    """A convolution of video along time alone, as one of pictures as wide as a frame has pixels: torch is quicker."""
+    """A convolution of video along time alone, as one of pictures as wide as a frame has pixels:
+    torch is quicker.
+    """
 
     def __init__(self, layer: nn.Conv3d):
         super().__init__()
@@ -148,7 +151,9 @@ class LightAsd(nn.Module):
 
 @lru_cache(maxsize=2)
 def load_light_asd(path: Path) -> LightAsd:
-    """Light-ASD with official weights. Raises CheckpointError when the file holds another network."""
+    """Light-ASD with official weights. Raises CheckpointError when the file holds another
+    network.
+    """
     network = LightAsd()
     missing, unexpected = network.load_state_dict(
         torch.load(path, map_location="cpu", weights_only=True), strict=False
@@ -172,7 +177,8 @@ def speaking_logits(
     cepstra: Float[np.ndarray, "n 13"],
     durations_s: Sequence[int] = DURATIONS_S,
 ) -> Float[np.ndarray, "f 2"]:
-    """Logits of silent and speaking for every frame at 25 fps that has sound, the mean over pieces of several lengths.
+    """Logits of silent and speaking for every frame at 25 fps that has sound, the mean over pieces
+    of several lengths.
 
     The network was trained on pieces of such lengths, and knows nothing beyond the ends of one.
     """
@@ -195,10 +201,12 @@ def speaking_logits(
 def _seen_in_pieces(
     network: LightAsd, faces: Float[Tensor, "f 112 112"], longer: bool
 ) -> Callable[[int, int], Float[Tensor, "p 128"]]:
-    """What is seen in the frames of a piece that begins on a whole second, as if it were all there is.
+    """What is seen in the frames of a piece that begins on a whole second, as if it were all there
+    is.
 
-    Beyond the ends of a piece there are zeros, which reach `_REACH` frames into it; the rest is as in the whole. So two
-    passes over the pictures, the whole and its seconds, serve pieces of all lengths.
+    Beyond the ends of a piece there are zeros, which reach `_REACH` frames into it; the rest is as
+    in the whole. So two passes over the pictures, the whole and its seconds, serve pieces of all
+    lengths.
     """
     count = len(faces)
     seconds = torch.cat([network.seen(faces[None, i : i + FPS])[0] for i in range(0, count, FPS)])

@@ -12,10 +12,12 @@ STRIDE, LENGTH, FFT, FILTERS, CEPSTRA, LIFTER = 160, 400, 512, 26, 13, 22  # in 
 
 
 def mfcc(samples: Int16[np.ndarray, " s"]) -> Float[np.ndarray, "n 13"]:
-    """Mel cepstra at 100 Hz of 16 kHz sound **in int16 scale**, the first replaced by the log energy.
+    """Mel cepstra at 100 Hz of 16 kHz sound **in int16 scale**, the first replaced by the log
+    energy.
 
     The defaults of python_speech_features: 25 ms rectangular windows, 26 filters to
-    8 kHz, sine lifter. Sound in [-1, 1] would shift the first number by 2 ln 32768 and change every LSE unseen.
+    8 kHz, sine lifter. Sound in [-1, 1] would shift the first number by 2 ln 32768 and change every
+    LSE unseen.
     """
     if samples.dtype != np.int16:
         raise TypeError(f"mfcc: got {samples.dtype} samples; give int16")

@@ -1,4 +1,5 @@
-"""The cut of a face that SyncNet and Light-ASD were trained on, array for array that of their authors' demos.
+"""The cut of a face that SyncNet and Light-ASD were trained on, array for array that of their
+authors' demos.
 
 A square of 1.4 face boxes' half sides, more chin than forehead, its path smoothed by medians.
 """
@@ -15,7 +16,9 @@ CHIN, MARGIN = 0.4, 110  # how much the crop exceeds the face, and the grey it i
 
 
 def smoothed_path(boxes: Num[np.ndarray, "f 4"]) -> Float[np.ndarray, "f 3"]:
-    """Where to cut each frame: x, y and half the side of its face box (x0, y0, x1, y1), medians over 13 frames."""
+    """Where to cut each frame: x, y and half the side of its face box (x0, y0, x1, y1), medians
+    over 13 frames.
+    """
     x0, y0, x1, y1 = boxes.T.astype(float)
     sides = (x0 + x1) / 2, (y0 + y1) / 2, np.maximum(x1 - x0, y1 - y0) / 2
     return np.stack([_median_of_13(path) for path in sides], 1)
@@ -43,7 +46,9 @@ def crop_face(
 
 
 def _cut(middle: float, before: float, behind: float, side: int, border: int) -> slice:
-    """Pixels of the frame, whose grey border is `border` wide; the authors round in a frame that has it."""
+    """Pixels of the frame, whose grey border is `border` wide; the authors round in a frame that
+    has it.
+    """
     start, stop = (
         min(int(at), side + 2 * border) - border for at in (middle - before, middle + behind)
     )
@@ -51,7 +56,9 @@ def _cut(middle: float, before: float, behind: float, side: int, border: int) ->
 
 
 def resized(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f 224 224 3"]:
-    """As OpenCV resizes: four neighbours are mixed and nothing is smoothed first, however small a face becomes."""
+    """As OpenCV resizes: four neighbours are mixed and nothing is smoothed first, however small a
+    face becomes.
+    """
     pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float()
     sized = F.interpolate(pixels, (SIDE_PX, SIDE_PX), mode="bilinear", align_corners=False)
     return sized.round_().permute(0, 2, 3, 1).byte().numpy()

@@ -45,7 +45,8 @@ class ResidualConv(nn.Module):
 
 
 class MelEncoder(nn.Module):
-    """80 log-mels at 100 Hz, convolutions that see about 0.2 s to both sides, resampled to 24 vectors a second.
+    """80 log-mels at 100 Hz, convolutions that see about 0.2 s to both sides, resampled to 24
+    vectors a second.
 
     Levels count relative to the recording's own loud parts, so that gain does not matter.
     """
@@ -75,7 +76,9 @@ class MelEncoder(nn.Module):
 
     @torch.no_grad()
     def mels(self, audio: Float[Tensor, "b s"]) -> Float[Tensor, "b 80 m"]:
-        """Levelled log-mels; vector j is centred at j / 100 s. About 0 in loud speech, at least -3 in silence."""
+        """Levelled log-mels; vector j is centred at j / 100 s. About 0 in loud speech, at least -3
+        in silence.
+        """
         with torch.autocast(audio.device.type, enabled=False):
             window = torch.hann_window(400, device=audio.device)
             spectrum = torch.stft(

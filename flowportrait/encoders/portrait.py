@@ -1,4 +1,6 @@
-"""The portrait for the generator: small pictures of its parts and where its landmarks are. No weights, no download."""
+"""The portrait for the generator: small pictures of its parts and where its landmarks are. No
+weights, no download.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ class SeesPortrait(Protocol):
 
 
 class PortraitTokens(nn.Module):
-    """Each 16 x 16 pixels as 4 x 4 mean colours, beside the 68 landmarks of the whole: [b, 64, 48 + 136] at 128 px."""
+    """Each 16 x 16 pixels as 4 x 4 mean colours, beside the 68 landmarks of the whole: [b, 64, 48 +
+    136] at 128 px.
+    """
 
     dim = 3 * (TOKEN_PX // CELL_PX) ** 2 + 2 * 68
 

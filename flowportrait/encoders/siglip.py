@@ -1,8 +1,10 @@
-"""The portrait as BAGEL sees pictures: the SigLIP vision transformer of its checkpoint (arXiv:2303.15343).
+"""The portrait as BAGEL sees pictures: the SigLIP vision transformer of its checkpoint
+(arXiv:2303.15343).
 
-So400m's sizes, read as BAGEL reads it: pictures of any shape keep it and are cut into patches of 14 px, a learned
-vector for the place of each patch (row * 70 + column) is added, and all patches of a picture see each other. The output
-is normed; the connector to the language model and the fixed table of places are part of the generator.
+So400m's sizes, read as BAGEL reads it: pictures of any shape keep it and are cut into patches of 14
+px, a learned vector for the place of each patch (row * 70 + column) is added, and all patches of a
+picture see each other. The output is normed; the connector to the language model and the fixed
+table of places are part of the generator.
 """
 
 from __future__ import annotations
@@ -77,8 +79,9 @@ class Layer(nn.Module):
 
 
 class SiglipEncoder(nn.Module):
-    """The portrait as one vector for every 14 x 14 px: 27 x 27 of width 1152 for 384 px. Its weights carry BAGEL's
-    names without `vit_model.`."""
+    """The portrait as one vector for every 14 x 14 px: 27 x 27 of width 1152 for 384 px. Its
+    weights carry BAGEL's names without `vit_model.`.
+    """
 
     Config = SiglipConfig
     builds_empty = True  # has nothing but weights
@@ -110,7 +113,9 @@ class SiglipEncoder(nn.Module):
         return self.grid_of(self.config.size_px, self.config.size_px)
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of a picture of this size in pixels: its shape is kept, up to whole patches."""
+        """Rows and columns of a picture of this size in pixels: its shape is kept, up to whole
+        patches.
+        """
         config = self.config
         scale = min(1.0, config.longest_px / max(height, width))
         scale = max(scale, config.shortest_px / min(height, width))

@@ -1,7 +1,9 @@
-"""Who speaks when, and whether two do at once: pyannote's segmentation 3.0 (Plaquet and Bredin 2023, arXiv:2310.13025).
+"""Who speaks when, and whether two do at once: pyannote's segmentation 3.0 (Plaquet and Bredin
+2023, arXiv:2310.13025).
 
-The network under the published checkpoint's names: learnt band-pass filters (SincNet, arXiv:1808.00158), convolutions,
-LSTMs in both directions. Of every 17 ms it says which of up to three speakers of the window are heard, at most two at
+The network under the published checkpoint's names: learnt band-pass filters (SincNet,
+arXiv:1808.00158), convolutions, LSTMs in both directions. Of every 17 ms it says which of up to
+three speakers of the window are heard, at most two at
 once: the classes are nobody, each of three, each pair of them.
 """
 
@@ -71,7 +73,9 @@ class SpeakerTurns(nn.Module):
         self.classifier = nn.Linear(128, NUM_CLASSES)
 
     def forward(self, sound: Float[Tensor, "b s"]) -> Float[Tensor, "b f 7"]:
-        """Of sound in [-1, 1] at 16 kHz, at least `FIELD` samples; answer i is about those from STEP * i on."""
+        """Of sound in [-1, 1] at 16 kHz, at least `FIELD` samples; answer i is about those from
+        STEP * i on.
+        """
         x = self.sincnet["wav_norm1d"](sound[:, None])
         for index, (conv, norm) in enumerate(
             zip(self.sincnet["conv1d"], self.sincnet["norm1d"], strict=True)
@@ -100,7 +104,9 @@ def load_speaker_turns(path: Path) -> SpeakerTurns:
 
 @torch.inference_mode()
 def heard_speakers(network: SpeakerTurns, sound: Float[Tensor, " s"]) -> Float[Tensor, "f 2"]:
-    """How likely somebody speaks, and how likely two do, every `STEP` samples; the mean over windows that overlap."""
+    """How likely somebody speaks, and how likely two do, every `STEP` samples; the mean over
+    windows that overlap.
+    """
     count = max(0, 1 + (len(sound) - FIELD) // STEP)
     sums, times = torch.zeros(count, 2), torch.zeros(count, 1)
     hop = WINDOW // 2 // STEP  # answers

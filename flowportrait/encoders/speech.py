@@ -1,8 +1,10 @@
-"""Speech as large trained networks hear it: Whisper's encoder, and wav2vec2, HuBERT and WavLM, through transformers.
+"""Speech as large trained networks hear it: Whisper's encoder, and wav2vec2, HuBERT and WavLM,
+through transformers.
 
-Both give about 50 vectors a second; they are brought to the video's rate: vector i belongs to the moment i / 24 s.
-Several layers stand side by side in a vector when asked for: the generator's connector then learns how to mix them
-(`model/embed.py`), which works as well on features that were computed once and stored.
+Both give about 50 vectors a second; they are brought to the video's rate: vector i belongs to the
+moment i / 24 s. Several layers stand side by side in a vector when asked for: the generator's
+connector then learns how to mix them (`model/embed.py`), which works as well on features that were
+computed once and stored.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ Layers = Literal["last", "all"] | tuple[int, ...]
 class SpeechEncoder(nn.Module):
     """What both kinds share: windows for long recordings, the choice of layers, the video's rate.
 
-    A kind says `window` (samples heard at once), `stride` (samples from vector to vector) and `centre` (the sample that
-    vector 0 belongs to), and computes `hear`.
+    A kind says `window` (samples heard at once), `stride` (samples from vector to vector) and
+    `centre` (the sample that vector 0 belongs to), and computes `hear`.
     """
 
     rate_hz = FRAME_HZ
@@ -63,8 +65,9 @@ class SpeechEncoder(nn.Module):
         return self.at_video_rate(self.listen(audio), num_frames)
 
     def listen(self, audio: Float[Tensor, "b s"]) -> Float[Tensor, "b m d"]:
-        """Vectors of a recording of any length at the network's own rate. What is longer than a window is heard in
-        several that overlap; of each the middle is kept."""
+        """Vectors of a recording of any length at the network's own rate. What is longer than a
+        window is heard in several that overlap; of each the middle is kept.
+        """
         margin = int(self.window * MARGIN) // self.stride
         hop = self.window // self.stride - 2 * margin
         pieces, start = [], 0
@@ -100,7 +103,9 @@ class SpeechEncoder(nn.Module):
 
 
 class WhisperEncoder(SpeechEncoder):
-    """The encoder of a Whisper model (arXiv:2212.04356). It hears 30 s at once, filled up with silence."""
+    """The encoder of a Whisper model (arXiv:2212.04356). It hears 30 s at once, filled up with
+    silence.
+    """
 
     weights_from = (
         "its weights come from a Whisper model such as openai/whisper-large-v3 (Apache-2.0, 1280"
@@ -144,7 +149,9 @@ class WhisperEncoder(SpeechEncoder):
 
 
 class Wav2Vec2Encoder(SpeechEncoder):
-    """wav2vec2 (arXiv:2006.11477), HuBERT (arXiv:2106.07447) or WavLM (arXiv:2110.13900), which hear samples."""
+    """wav2vec2 (arXiv:2006.11477), HuBERT (arXiv:2106.07447) or WavLM (arXiv:2110.13900), which
+    hear samples.
+    """
 
     FAMILY = ("wav2vec2", "hubert", "wavlm")
     WINDOW_S = 30
@@ -173,7 +180,8 @@ class Wav2Vec2Encoder(SpeechEncoder):
             raise ConfigError(
                 f"network.model_type: got {kind!r}; allowed: {', '.join(self.FAMILY)}"
             )
-        # Spans of the sound are hidden in pre-training alone; without that its one weight is not there.
+        # Spans of the sound are hidden in pre-training alone; without that its one weight is not
+        # there.
         sizes = AutoConfig.for_model(
             kind, **{**values, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
         )

@@ -1,9 +1,11 @@
-"""Two small towers that agree where mouth and sound belong together: the network of the scorer `sync-small`.
+"""Two small towers that agree where mouth and sound belong together: the network of the scorer
+`sync-small`.
 
-Lips are seen as grey pictures of the mouth, cut about points that do not move when somebody speaks, so that all of the
-mouth's motion stays in the picture. Every frame gets an embedding of the seven frames around it, and every moment of
-the sound one of the same length; their cosines, averaged over a clip, say how well a shift of the sound fits
-(SyncNet, Chung and Zisserman 2016, with a contrast over clips and shifts instead of pairs).
+Lips are seen as grey pictures of the mouth, cut about points that do not move when somebody speaks,
+so that all of the mouth's motion stays in the picture. Every frame gets an embedding of the seven
+frames around it, and every moment of the sound one of the same length; their cosines, averaged over
+a clip, say how well a shift of the sound fits (SyncNet, Chung and Zisserman 2016, with a contrast
+over clips and shifts instead of pairs).
 """
 
 from __future__ import annotations
@@ -23,12 +25,15 @@ LUMA = (0.299, 0.587, 0.114)
 
 _EYES, _NOSE, _LIP_CORNERS = (slice(36, 42), slice(42, 48)), slice(31, 36), [48, 54]
 _SIDE = 1.4  # of the mouth's square, in distances between the eyes
-_NOSE_PER_EYES = 1.35  # eyes' distance over that from eyes to nose: the larger of both is the scale of a turned head
+# eyes' distance over that from eyes to nose: the larger of both is the scale of a turned head
+_NOSE_PER_EYES = 1.35
 _SMOOTH_FRAMES = 3.0
 
 
 class LipEncoder(nn.Module):
-    """Grey mouths [b, f, s, s] to one vector a frame [b, f, d], each seeing three frames to both sides."""
+    """Grey mouths [b, f, s, s] to one vector a frame [b, f, d], each seeing three frames to both
+    sides.
+    """
 
     def __init__(self, width: int, dim: int):
         super().__init__()
@@ -102,8 +107,9 @@ class SyncNetwork(nn.Module):
 def shift_profile(
     lips: Float[Tensor, "n d"], sounds: Float[Tensor, "m d"], reach: int
 ) -> Float[Tensor, " shifts"]:
-    """Mean cosine of the frames with the sound `shift` frames later, shift = -reach .. reach, where both exist; nan
-    where nothing overlaps."""
+    """Mean cosine of the frames with the sound `shift` frames later, shift = -reach .. reach, where
+    both exist; nan where nothing overlaps.
+    """
     means = []
     for shift in range(-reach, reach + 1):
         seen, heard = lips[max(0, -shift) :], sounds[max(0, shift) :]
@@ -113,10 +119,12 @@ def shift_profile(
 
 
 def mouth_places(landmarks: Float[Tensor, "f 68 2"]) -> Float[Tensor, "f 2 3"]:
-    """Where the mouth's square lies: maps from [-1, 1] of the square to pixels, from landmarks in pixels.
+    """Where the mouth's square lies: maps from [-1, 1] of the square to pixels, from landmarks in
+    pixels.
 
-    Eyes and the base of the nose carry it; where the mouth stands beneath them is the clip's median. All is smoothed
-    over time, so that neither speech nor the landmarks' noise moves the square.
+    Eyes and the base of the nose carry it; where the mouth stands beneath them is the clip's
+    median. All is smoothed over time, so that neither speech nor the landmarks' noise moves the
+    square.
     """
     left, right = (landmarks[:, eye].mean(1) for eye in _EYES)
     nose = landmarks[:, _NOSE].mean(1)
@@ -154,7 +162,9 @@ def cut_mouths(
     places: Float[Tensor, "f 2 3"],
     bend: Float[Tensor, "2 p q"] | None = None,
 ) -> Float[Tensor, "f 3 s s"]:
-    """The squares at `places` in [0, 1], bent by offsets in half-squares where given; beyond the picture its edge."""
+    """The squares at `places` in [0, 1], bent by offsets in half-squares where given; beyond the
+    picture its edge.
+    """
     height, width = frames.shape[1:3]
     axis = (torch.arange(MOUTH_PX) + 0.5) * 2 / MOUTH_PX - 1
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)

@@ -1,8 +1,10 @@
-"""Attention over packed rows: unmasked calls between spans of tokens, so that nothing grows with the row squared.
+"""Attention over packed rows: unmasked calls between spans of tokens, so that nothing grows with
+the row squared.
 
-A row holds the blocks of its clips by kind: [audio of all clips][image of all clips], and [video of all clips] apart.
-§3.1's rule then takes three calls per clip, each without a mask: audio sees audio, the image sees audio and image,
-video sees all. On CUDA the calls of all clips are one kernel launch each (`torch.nn.attention.varlen`).
+A row holds the blocks of its clips by kind: [audio of all clips][image of all clips], and [video of
+all clips] apart. §3.1's rule then takes three calls per clip, each without a mask: audio sees
+audio, the image sees audio and image, video sees all. On CUDA the calls of all clips are one kernel
+launch each (`torch.nn.attention.varlen`).
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = None) -> Te
 
 
 def attend_spans(q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths: Lengths) -> Tensor:
-    """Each span of queries sees the span of keys of the same clip: q [b, heads, n, e], k and v [b, kv heads, m, e]."""
+    """Each span of queries sees the span of keys of the same clip: q [b, heads, n, e], k and v [b,
+    kv heads, m, e].
+    """
     if len(q_lengths) == 1:
         return attend(q, k, v)
     if q.is_cuda and q.dtype in HALF:
@@ -49,7 +53,9 @@ def _clips_as_batch(x: Tensor, count: int) -> Tensor:
 def _attend_varlen(
     q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths: Lengths
 ) -> Tensor:
-    """One kernel for all spans of all rows of the batch; it wants tokens first and cumulative lengths."""
+    """One kernel for all spans of all rows of the batch; it wants tokens first and cumulative
+    lengths.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
     batch, longest = q.shape[0], (max(q_lengths), max(k_lengths))
@@ -64,8 +70,9 @@ def _attend_varlen(
 
 @dataclass(frozen=True)
 class Spans:
-    """Tokens of each clip of a row by kind; 0 where a block was dropped. `share` is this process's part of the video
-    tokens, where several processes share the row."""
+    """Tokens of each clip of a row by kind; 0 where a block was dropped. `share` is this process's
+    part of the video tokens, where several processes share the row.
+    """
 
     audio: Lengths
     image: Lengths
@@ -73,7 +80,9 @@ class Spans:
     share: SequenceShare | None = None
 
     def condition(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """What audio and image tokens find: audio among audio, the image among audio and image of its clip."""
+        """What audio and image tokens find: audio among audio, the image among audio and image of
+        its clip.
+        """
         num_audio = sum(self.audio)
         found = []
         if num_audio:
@@ -89,7 +98,9 @@ class Spans:
     def generate(
         self, q: Tensor, k: Tensor, v: Tensor, known: tuple[Tensor, Tensor] | None
     ) -> Tensor:
-        """What video tokens find among all tokens of their clip; `known` are keys and values of audio and image."""
+        """What video tokens find among all tokens of their clip; `known` are keys and values of
+        audio and image.
+        """
         q_lengths = k_lengths = self.video
         if self.share is not None:
             q_lengths = self.share.lengths(self.video)
@@ -108,7 +119,9 @@ class Spans:
         return tuple(map(sum, zip(self.audio, self.image, strict=True)))
 
     def _by_clip(self, *rows: tuple[Tensor, Lengths]) -> Tensor:
-        """Tokens that lie by kind, brought into the order of clips; those of one clip are in order already."""
+        """Tokens that lie by kind, brought into the order of clips; those of one clip are in order
+        already.
+        """
         count = len(self.video)
         if count == 1:
             return torch.cat([row for row, _ in rows], dim=2) if len(rows) > 1 else rows[0][0]

@@ -1,7 +1,7 @@
 """BAGEL's checkpoint and ours: who owns which tensor, and what sizes it tells (arXiv:2505.14683).
 
-The generator's weights carry BAGEL's own names; those of its vision transformer begin with `vit_model.` there and are
-the image encoder's here. Nothing is renamed otherwise, cut or merged.
+The generator's weights carry BAGEL's own names; those of its vision transformer begin with
+`vit_model.` there and are the image encoder's here. Nothing is renamed otherwise, cut or merged.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ def is_new(name: str) -> bool:
 def generator_sizes(
     shapes: Mapping[str, tuple[int, ...]], language: Mapping[str, Any]
 ) -> MoTConfig:
-    """The sizes of the generator by its tensors and by what they do not tell: `llm_config.json`'s rope_theta and
-    rms_norm_eps. Raises CheckpointError where a tensor that tells is not there."""
+    """The sizes of the generator by its tensors and by what they do not tell: `llm_config.json`'s
+    rope_theta and rms_norm_eps. Raises CheckpointError where a tensor that tells is not there.
+    """
     layer = "language_model.model.layers.0"
     vocabulary, width = _shape(shapes, "language_model.model.embed_tokens.weight")
     head = _shape(shapes, f"{layer}.self_attn.q_norm.weight")[0]
@@ -71,8 +72,10 @@ def generator_sizes(
 def vision_sizes(
     shapes: Mapping[str, tuple[int, ...]], vision: Mapping[str, Any]
 ) -> dict[str, int | float]:
-    """The sizes of the image encoder, as its `Config` names them. `vit_config.json` counts one layer more than the file
-    holds: BAGEL leaves the last one out."""
+    """The sizes of the image encoder, as its `Config` names them. `vit_config.json` counts one
+    layer more than the file
+    holds: BAGEL leaves the last one out.
+    """
     stem = "vision_model.embeddings"
     width, numbers = _shape(shapes, f"{stem}.patch_embedding.weight")
     side, patch = _side(shapes, f"{stem}.position_embedding.weight"), round((numbers / 3) ** 0.5)

@@ -1,4 +1,6 @@
-"""What a clip costs the network, in floating-point operations: the measure that rows are balanced by."""
+"""What a clip costs the network, in floating-point operations: the measure that rows are balanced
+by.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ from flowportrait.model.mot import MoTConfig
 
 
 def linear_flops(config: MoTConfig) -> int:
-    """Of the matrix products of one token through all layers of its expert: 13.05 GFLOP for BAGEL-7B."""
+    """Of the matrix products of one token through all layers of its expert: 13.05 GFLOP for
+    BAGEL-7B.
+    """
     kv_size = config.num_kv_heads * config.head_size
     attention = config.hidden_size * (2 * config.hidden_size + 2 * kv_size)
     return 2 * config.num_layers * (attention + 3 * config.hidden_size * config.mlp_size)
@@ -19,7 +23,9 @@ def attention_flops(config: MoTConfig, queries: int, keys: int) -> int:
 
 
 def clip_flops(config: MoTConfig, grid: TokenGrid) -> int:
-    """Of one forward of a clip: 4.24 PFLOP for 25 s at 384 px and BAGEL-7B's sizes; a backward costs twice that."""
+    """Of one forward of a clip: 4.24 PFLOP for 25 s at 384 px and BAGEL-7B's sizes; a backward
+    costs twice that.
+    """
     video, condition = grid.num_video_tokens, grid.num_frames + grid.num_image_tokens
     flops = linear_flops(config) * video + attention_flops(config, video, video + condition)
     return flops + condition_flops(config, grid)

@@ -1,4 +1,6 @@
-"""How numbers become tokens: times, positions on a grid, positions in time, features of other networks."""
+"""How numbers become tokens: times, positions on a grid, positions in time, features of other
+networks.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ MAX_PERIOD = 10_000.0
 
 
 def time_sinusoid(t: Float[Tensor, "*n"]) -> Float[Tensor, "*n 256"]:
-    """[cos | sin] of a time at 128 falling frequencies. `t` in [0, 1] goes in unscaled, as in BAGEL."""
+    """[cos | sin] of a time at 128 falling frequencies. `t` in [0, 1] goes in unscaled, as in
+    BAGEL.
+    """
     half = TIME_FREQUENCIES // 2
     steps = torch.arange(half, dtype=torch.float32, device=t.device)
     angles = t.float()[..., None] * torch.exp(-math.log(MAX_PERIOD) / half * steps)
@@ -38,8 +42,9 @@ class TimeEmbedder(nn.Module):
 
 
 class Connector(nn.Module):
-    """Two-layer MLP (tanh-GELU) from the features of an encoder to tokens. Where these are several of its layers side
-    by side, their mean with learned weights is taken first."""
+    """Two-layer MLP (tanh-GELU) from the features of an encoder to tokens. Where these are several
+    of its layers side by side, their mean with learned weights is taken first.
+    """
 
     def __init__(self, features: int, width: int, layers: int = 1):
         super().__init__()
@@ -60,8 +65,8 @@ class Connector(nn.Module):
 def sincos_table(side: int, width: int) -> Float[Tensor, "n d"]:
     """Frozen position vectors of a `side x side` grid, row by row; `width` is a multiple of 4.
 
-    The first half of the features encodes the COLUMN and the second half the row (BAGEL's order); each half
-    is [sin | cos].
+    The first half of the features encodes the COLUMN and the second half the row (BAGEL's order);
+    each half is [sin | cos].
     """
     quarter = width // 4
     frequencies = MAX_PERIOD ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
@@ -86,7 +91,9 @@ class GridPositions(nn.Module):
         return self.pos_embed[self.ids(rows, cols)]
 
     def ids(self, rows: int, cols: int) -> Int[Tensor, " n"]:
-        """Row of the table for each token of a `rows x cols` grid. Raises ConfigError for one too large."""
+        """Row of the table for each token of a `rows x cols` grid. Raises ConfigError for one too
+        large.
+        """
         if max(rows, cols) > self.side:
             raise ConfigError(
                 f"position table: a grid of {rows} x {cols} tokens; up to {self.side} a side are"
@@ -101,7 +108,9 @@ Rope = tuple[Tensor, Tensor]  # cosines and sines, each [n, head_width / 2]
 
 
 def rope_table(positions: Float[Tensor, " n"], head_width: int, theta: float) -> Rope:
-    """Rotary tables of `positions`, fractions allowed. Always float32: bfloat16 ruins positions above 256."""
+    """Rotary tables of `positions`, fractions allowed. Always float32: bfloat16 ruins positions
+    above 256.
+    """
     half = head_width // 2
     exponents = torch.arange(half, dtype=torch.float32, device=positions.device) * (2 / head_width)
     angles = positions.float()[:, None] * (1.0 / theta**exponents)

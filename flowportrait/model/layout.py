@@ -1,8 +1,9 @@
 """Where everything of a clip sits: seconds, frames, latent frames, tokens, and positions in time.
 
-One clip is [audio tokens][image tokens][video tokens]. Audio has one token per video frame; a latent frame
-has `rows x cols` tokens of `patch x patch` cells each. Positions are times: whatever covers the same moment
-has the same position, so lips and sound meet by an index rule rather than by learning an offset.
+One clip is [audio tokens][image tokens][video tokens]. Audio has one token per video frame; a
+latent frame has `rows x cols` tokens of `patch x patch` cells each. Positions are times: whatever
+covers the same moment has the same position, so lips and sound meet by an index rule rather than by
+learning an offset.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from torch import Tensor
 class TokenGrid:
     """The token layout of one window of a clip.
 
-    `opening` says that the window starts the clip, so that its latent frame 0 stands for video frame 0 alone;
-    in any other window every latent frame covers `temporal_stride` video frames. Times count from the
-    window's first video frame. `image_rows x image_cols` is the grid of the portrait's tokens.
+    `opening` says that the window starts the clip, so that its latent frame 0 stands for video
+    frame 0 alone; in any other window every latent frame covers `temporal_stride` video frames.
+    Times count from the window's first video frame. `image_rows x image_cols` is the grid of the
+    portrait's tokens.
     """
 
     latent_frames: int
@@ -71,7 +73,9 @@ class TokenGrid:
         return torch.arange(self.num_frames, dtype=torch.float32) * (per_second / self.fps)
 
     def image_positions(self) -> Float[Tensor, " i"]:
-        """All image tokens share the position one before the window starts; a table tells them apart."""
+        """All image tokens share the position one before the window starts; a table tells them
+        apart.
+        """
         return torch.full((self.num_image_tokens,), -1.0)
 
     def latent_positions(self, per_second: float) -> Float[Tensor, " l"]:
@@ -87,7 +91,9 @@ class TokenGrid:
         return self.latent_positions(per_second).repeat_interleave(self.tokens_per_latent_frame)
 
     def patchify(self, latents: Float[Tensor, "b c l h w"]) -> Float[Tensor, "b n d"]:
-        """Tokens ordered (latent frame, row, col), their features (row in patch, col in patch, channel)."""
+        """Tokens ordered (latent frame, row, col), their features (row in patch, col in patch,
+        channel).
+        """
         p = self.patch
         return rearrange(latents, "b c l (row p) (col q) -> b (l row col) (p q c)", p=p, q=p)
 
@@ -99,7 +105,9 @@ class TokenGrid:
 
 @dataclass(frozen=True)
 class RowLayout:
-    """Clips of any lengths packed into one row: the audio of all, then the image of all; and the video of all."""
+    """Clips of any lengths packed into one row: the audio of all, then the image of all; and the
+    video of all.
+    """
 
     grids: tuple[TokenGrid, ...]
 

@@ -1,6 +1,8 @@
-"""Low-rank adapters (arXiv:2106.09685) on the generation expert: W + (alpha / rank) B A, of which A and B alone learn.
+"""Low-rank adapters (arXiv:2106.09685) on the generation expert: W + (alpha / rank) B A, of which A
+and B alone learn.
 
-Names of the frozen weights stay what they are, so checkpoints load as before; `merged` gives back a plain model.
+Names of the frozen weights stay what they are, so checkpoints load as before; `merged` gives back a
+plain model.
 """
 
 from __future__ import annotations
@@ -67,7 +69,9 @@ def is_adapter(name: str) -> bool:
 
 
 def merged(weights: dict[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:
-    """The weights of a plain model that computes the same; float32 products, each weight's own dtype."""
+    """The weights of a plain model that computes the same; float32 products, each weight's own
+    dtype.
+    """
     plain = {name: value for name, value in weights.items() if not is_adapter(name)}
     for name, b in weights.items():
         if name.endswith(".lora_b"):

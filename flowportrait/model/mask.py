@@ -1,7 +1,7 @@
 """Which token may attend to which: §3.1's rule and its generalisation to BAGEL's packed sequences.
 
-The product never builds these matrices (it makes three unmasked attention calls); they state the rule, and
-the packed forward that follows them is what the product path is tested against.
+The product never builds these matrices (it makes three unmasked attention calls); they state the
+rule, and the packed forward that follows them is what the product path is tested against.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from torch import Tensor
 
 
 class Attend(Enum):
-    """How a split attends. Every split also sees the earlier splits of its sample, except NOISE ones."""
+    """How a split attends. Every split also sees the earlier splits of its sample, except NOISE
+    ones.
+    """
 
     CAUSAL = 0  # each token sees itself and what precedes it in the split
     FULL = 1  # every token of the split sees the whole split
@@ -26,12 +28,16 @@ Split = tuple[int, Attend]  # number of tokens, how they attend
 
 
 def allowed(samples: Sequence[Sequence[Split]]) -> Bool[Tensor, "n n"]:
-    """True where the row's token may attend to the column's token. Packed samples do not see each other."""
+    """True where the row's token may attend to the column's token. Packed samples do not see each
+    other.
+    """
     return torch.block_diag(*[_allowed_within(splits) for splits in samples]).bool()
 
 
 def portrait_splits(num_audio: int, num_image: int, num_video: int) -> list[Split]:
-    """§3.1: audio sees audio, the image sees audio and image, video sees all and is seen by video alone."""
+    """§3.1: audio sees audio, the image sees audio and image, video sees all and is seen by video
+    alone.
+    """
     return [(num_audio, Attend.FULL), (num_image, Attend.FULL), (num_video, Attend.NOISE)]
 
 

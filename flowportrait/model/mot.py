@@ -1,9 +1,10 @@
 """The Mixture of Transformers (§3.1): one expert understands audio and image, one generates video.
 
-Both experts have their own weights everywhere and meet only in attention. Since audio and image never see the
-video, their keys and values are computed once (`condition`) and every evaluation (`velocity`) runs the video
-tokens alone. Training runs both through the same layers one after the other (`forward`), on rows of packed clips.
-Weights carry BAGEL's names; the generation expert's end in `_moe_gen`.
+Both experts have their own weights everywhere and meet only in attention. Since audio and image
+never see the video, their keys and values are computed once (`condition`) and every evaluation
+(`velocity`) runs the video tokens alone. Training runs both through the same layers one after the
+other (`forward`), on rows of packed clips. Weights carry BAGEL's names; the generation expert's end
+in `_moe_gen`.
 """
 
 from __future__ import annotations
@@ -102,7 +103,9 @@ class MoTConfig(Frozen):
 
     @classmethod
     def tiny(cls, audio_dim: int, image_dim: int) -> MoTConfig:
-        """The model that trains and runs on two CPU cores. Its positions tell single video frames apart."""
+        """The model that trains and runs on two CPU cores. Its positions tell single video frames
+        apart.
+        """
         return cls(
             hidden_size=256, num_layers=8, num_heads=8, num_kv_heads=4, mlp_size=704, vocab_size=0,
             rope_theta=100.0, positions_per_second=24.0, latent_channels=16, latent_side=16,
@@ -146,7 +149,9 @@ class Attention(nn.Module):
     def project(
         self, x: Float[Tensor, "b n d"], expert: str, rope: Rope
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values [b, heads, n, e]; the first two are normed per head and turned."""
+        """Queries, keys and values [b, heads, n, e]; the first two are normed per head and
+        turned.
+        """
         part = self._modules
         q, k, v = (
             part[f"{name}_proj{expert}"](x).unflatten(-1, (-1, self.head_size)) for name in "qkv"
@@ -161,10 +166,12 @@ class Attention(nn.Module):
 
     @torch.no_grad()
     def start_local(self, num_heads: int, strength: float = 1.0) -> None:
-        """Biases the first `num_heads` query heads, and their key heads, toward tokens of the same moment.
+        """Biases the first `num_heads` query heads, and their key heads, toward tokens of the same
+        moment.
 
-        A constant vector in q and k, turned by RoPE, makes their product fall with the distance in time. From
-        there alignment of sound and lips need not be discovered; training is free to leave it.
+        A constant vector in q and k, turned by RoPE, makes their product fall with the distance in
+        time. From there alignment of sound and lips need not be discovered; training is free to
+        leave it.
         """
         per_key = self.q_proj.out_features // self.k_proj.out_features
         for expert in (UND, GEN):
@@ -187,8 +194,9 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """One transformer layer of both experts. `recomputes`: training keeps its inputs alone and computes it again for
-    the gradient."""
+    """One transformer layer of both experts. `recomputes`: training keeps its inputs alone and
+    computes it again for the gradient.
+    """
 
     def __init__(self, config: MoTConfig):
         super().__init__()
@@ -221,8 +229,9 @@ class Layer(nn.Module):
     def understand(
         self, x: Float[Tensor, "b n d"], rope: Rope, spans: Spans, last: bool
     ) -> tuple[Float[Tensor, "b n d"], KeysValues]:
-        """Audio and image tokens after this layer, and their keys and values for the video. After the `last` layer
-        nothing asks for the tokens any more, and they stay as they are."""
+        """Audio and image tokens after this layer, and their keys and values for the video. After
+        the `last` layer nothing asks for the tokens any more, and they stay as they are.
+        """
         q, k, v = self.project(x, UND, rope)
         return (x if last else self.update(x, spans.condition(q, k, v), UND)), (k, v)
 
@@ -248,7 +257,9 @@ class Layer(nn.Module):
         spans: Spans,
         last: bool,
     ) -> tuple[Tensor | None, Tensor]:
-        """Both: the condition's tokens (None where there is none, and after the last layer) and the video's."""
+        """Both: the condition's tokens (None where there is none, and after the last layer) and the
+        video's.
+        """
         if self.recomputes and torch.is_grad_enabled():
             inputs = condition, video, ropes, spans, last
             return checkpoint(self._both, *inputs, use_reentrant=False, preserve_rng_state=False)
@@ -256,7 +267,8 @@ class Layer(nn.Module):
 
     def _both(self, condition, video, ropes, spans, last):
         known = None
-        # By way of the class: FSDP gathers and frees weights around an instance's methods, which `forward` does once.
+        # By way of the class: FSDP gathers and frees weights around an instance's methods, which
+        # `forward` does once.
         if condition is not None:
             condition, known = Layer.understand(self, condition, ropes[0], spans, last)
         return None if last else condition, Layer._generate(self, video, ropes[1], spans, known)
@@ -286,15 +298,19 @@ class LanguageModel(nn.Module):
 
 @dataclass(frozen=True)
 class Condition:
-    """What the video tokens see of audio and image: keys and values per layer. Empty when both blocks were dropped."""
+    """What the video tokens see of audio and image: keys and values per layer. Empty when both
+    blocks were dropped.
+    """
 
     layers: tuple[KeysValues, ...] = ()
 
 
 @dataclass(frozen=True)
 class Row:
-    """`b` rows of packed clips, all of one layout, as training gives them to the network. `share` is the part of the
-    video tokens that this process computes, where several processes share the row."""
+    """`b` rows of packed clips, all of one layout, as training gives them to the network. `share`
+    is the part of the video tokens that this process computes, where several processes share the
+    row.
+    """
 
     layout: RowLayout
     audio: Float[Tensor, "b a da"]
@@ -362,7 +378,9 @@ class MoT(nn.Module):
         condition: Condition,
         grid: TokenGrid,
     ) -> Float[Tensor, "b c l h w"]:
-        """The velocity at `zt`, float32. `t` in [0, 1] per latent frame; 0 marks a clean latent frame."""
+        """The velocity at `zt`, float32. `t` in [0, 1] per latent frame; 0 marks a clean latent
+        frame.
+        """
         layout = RowLayout((grid,))
         x, rope = self._video_tokens(grid.patchify(zt), t, layout)
         spans = Spans(layout.audio_lengths, layout.image_lengths, layout.video_lengths)
@@ -373,7 +391,9 @@ class MoT(nn.Module):
         return grid.unpatchify(self._velocity_tokens(x))
 
     def forward(self, row: Row) -> Float[Tensor, "b n p"]:
-        """The velocity of the video tokens of packed clips (of this process's share of them), float32."""
+        """The velocity of the video tokens of packed clips (of this process's share of them),
+        float32.
+        """
         layout = row.layout
         condition, condition_rope = self._condition_tokens(row.audio, row.image, layout)
         video, video_rope = self._video_tokens(row.video, row.t, layout, row.share)
@@ -426,7 +446,9 @@ class MoT(nn.Module):
         layout: RowLayout,
         share: SequenceShare | None = None,
     ) -> tuple[Float[Tensor, "b n d"], Rope]:
-        """The noisy latents plus their time plus their place, of the `share` of them; and their rotary tables."""
+        """The noisy latents plus their time plus their place, of the `share` of them; and their
+        rotary tables.
+        """
         mine = slice(None) if share is None else share.span
         places = [
             self.latent_pos_embed.ids(g.rows, g.cols).repeat(g.latent_frames) for g in layout.grids
@@ -446,7 +468,9 @@ class MoT(nn.Module):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Fresh weights: normal 0.02, the generation expert a copy of the other, and a velocity of zero."""
+        """Fresh weights: normal 0.02, the generation expert a copy of the other, and a velocity of
+        zero.
+        """
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=INIT_STD)

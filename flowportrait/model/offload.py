@@ -1,4 +1,6 @@
-"""The understanding expert out of the way: sampling needs it once a window, for keys and values, and then never."""
+"""The understanding expert out of the way: sampling needs it once a window, for keys and values,
+and then never.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ SAMPLING = ("time_embedder.", "vae2llm.", "llm2vae.")
 
 
 def understanding_weights(model: MoT) -> list[nn.Parameter]:
-    """The weights that `condition` uses and `velocity` does not: half of the model, 14 GB of BAGEL-7B in bf16."""
+    """The weights that `condition` uses and `velocity` does not: half of the model, 14 GB of
+    BAGEL-7B in bf16.
+    """
     return [
         p
         for name, p in model.named_parameters()
@@ -30,7 +34,9 @@ def place(model: MoT, device: torch.device) -> None:
 
 @contextmanager
 def understanding_on(model: MoT, device: torch.device) -> Iterator[None]:
-    """Within, the parked weights are on the device; afterwards they are where they were, and its memory is free."""
+    """Within, the parked weights are on the device; afterwards they are where they were, and its
+    memory is free.
+    """
     parked = [(p, p.data) for p in understanding_weights(model)]
     for p, data in parked:
         p.data = data.to(device, non_blocking=True)

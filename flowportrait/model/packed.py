@@ -1,8 +1,9 @@
-"""The packed forward: any sequence of both experts' tokens under an explicit mask, in one attention call.
+"""The packed forward: any sequence of both experts' tokens under an explicit mask, in one attention
+call.
 
-It is the definition that `MoT.forward`, `MoT.condition` and `MoT.velocity` are measured against, and the form in
-which BAGEL's own numbers are given. It computes both experts for every token and keeps one, so it is for
-checking, not for speed.
+It is the definition that `MoT.forward`, `MoT.condition` and `MoT.velocity` are measured against,
+and the form in which BAGEL's own numbers are given. It computes both experts for every token and
+keeps one, so it is for checking, not for speed.
 """
 
 from __future__ import annotations

@@ -9,9 +9,11 @@ import torch
 
 @cache
 def fast_bf16(device_type: str) -> bool:
-    """Whether this machine multiplies bf16 faster than fp32: CUDA, or a CPU with AVX512-BF16 or AMX.
+    """Whether this machine multiplies bf16 faster than fp32: CUDA, or a CPU with AVX512-BF16 or
+    AMX.
 
-    Without them CPU bf16 products are emulated, up to a hundred times slower than fp32 (measured on an AVX2 machine).
+    Without them CPU bf16 products are emulated, up to a hundred times slower than fp32 (measured on
+    an AVX2 machine).
     """
     return device_type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 

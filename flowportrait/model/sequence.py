@@ -1,8 +1,10 @@
-"""Sequence parallelism: several processes share the video tokens of one row, so that a long clip fits.
+"""Sequence parallelism: several processes share the video tokens of one row, so that a long clip
+fits.
 
-Every process keeps its own run of tokens through all layers; keys and values of the others are gathered before each
-attention. They are few (BAGEL has 4 key heads for 28 query heads), nothing in the video block is causal, so every
-process has the same work, and any number of processes will do, which splitting by heads would not allow.
+Every process keeps its own run of tokens through all layers; keys and values of the others are
+gathered before each attention. They are few (BAGEL has 4 key heads for 28 query heads), nothing in
+the video block is causal, so every process has the same work, and any number of processes will do,
+which splitting by heads would not allow.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SequenceShare:
-    """Part `index` of `count` of a row's `total` video tokens. The parts are runs of one length; the last is shorter
-    where they do not divide."""
+    """Part `index` of `count` of a row's `total` video tokens. The parts are runs of one length;
+    the last is shorter where they do not divide.
+    """
 
     index: int
     count: int
@@ -46,7 +49,9 @@ class SequenceShare:
         )
 
     def gather(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [b, heads, n, e] of all parts. Gradients go back to the part that they came from."""
+        """Keys and values [b, heads, n, e] of all parts. Gradients go back to the part that they
+        came from.
+        """
         mine = torch.stack([keys, values]).movedim(3, 0)
         missing = self.size - mine.shape[0]
         if missing:
@@ -57,7 +62,9 @@ class SequenceShare:
 
 
 class _Gather(torch.autograd.Function):
-    """All parts one after another along the first axis; the backward sums what all parts ask of each."""
+    """All parts one after another along the first axis; the backward sums what all parts ask of
+    each.
+    """
 
     @staticmethod
     def forward(ctx, mine: Tensor, group: dist.ProcessGroup, count: int) -> Tensor:

@@ -1,4 +1,6 @@
-"""What `report tables`, `figures` and `page` do; the command line itself stands in `flowportrait.cli`."""
+"""What `report tables`, `figures` and `page` do; the command line itself stands in
+`flowportrait.cli`.
+"""
 
 import json
 import sys
@@ -84,7 +86,9 @@ def page(
 
 
 def _told(table: Table) -> str:
-    """The table without its empty rows and columns, or one line; why cells are empty stands in tables.md."""
+    """The table without its empty rows and columns, or one line; why cells are empty stands in
+    tables.md.
+    """
     reasons = sorted({cell.reason for _, cells in table.rows for cell in cells if cell.reason})
     if not table.filled:
         return (

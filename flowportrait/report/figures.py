@@ -1,4 +1,6 @@
-"""Figures 2, 3, 5 and 6 of the paper: where a judge errs, its scores beside people's, and rewards in training."""
+"""Figures 2, 3, 5 and 6 of the paper: where a judge errs, its scores beside people's, and rewards
+in training.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,8 @@ class Drawn:
 
 
 def build(sources: Sources, judge: Sequence[str], curves: Sequence[str]) -> list[Drawn]:
-    """All four figures. `curves`: what of a run's log Figure 5 shows; empty for its held-out reward.
+    """All four figures. `curves`: what of a run's log Figure 5 shows; empty for its held-out
+    reward.
 
     Raises MissingDependency without matplotlib.
     """
@@ -61,7 +64,8 @@ def build(sources: Sources, judge: Sequence[str], curves: Sequence[str]) -> list
     ]
 
 
-# ------------------------------------------------------------------------------------------ against people
+# ------------------------------------------------------------------------------------------ against
+# people
 
 
 def figure_2(sources: Sources, judge: Sequence[str]) -> Drawn:
@@ -171,7 +175,8 @@ def figure_3(sources: Sources, judge: Sequence[str]) -> Drawn:
     return _finished(drawn, figure)
 
 
-# ------------------------------------------------------------------------------------------------- training
+# -------------------------------------------------------------------------------------------------
+# training
 
 
 def figure_5(sources: Sources, curves: Sequence[str]) -> Drawn:
@@ -202,7 +207,9 @@ def figure_6(sources: Sources) -> Drawn:
 
 
 def _curve(run: Run, name: str) -> np.ndarray:
-    """[(update, value)] of a quantity, [points, 2]; where a resumed run logged an update twice, the last one."""
+    """[(update, value)] of a quantity, [points, 2]; where a resumed run logged an update twice, the
+    last one.
+    """
     found = {
         row["update"]: row[name]
         for row in run.log
@@ -252,7 +259,9 @@ def _curves_figure(
 
 
 def _smoothed(curve: np.ndarray) -> np.ndarray:
-    """Each point the mean of itself and those before it, over a tenth of the curve; short curves as they are."""
+    """Each point the mean of itself and those before it, over a tenth of the curve; short curves as
+    they are.
+    """
     if len(curve) <= 20:
         return curve
     width = len(curve) // 10
@@ -262,7 +271,8 @@ def _smoothed(curve: np.ndarray) -> np.ndarray:
     return np.stack([curve[:, 0], (sums[ends] - sums[starts]) / (ends - starts)], axis=1)
 
 
-# --------------------------------------------------------------------------------------------------- canvas
+# ---------------------------------------------------------------------------------------------------
+# canvas
 
 
 def _canvas(panels: int, width: float) -> tuple[Any, list[Any]]:

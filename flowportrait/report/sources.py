@@ -1,4 +1,6 @@
-"""What a report is made from: studies, score files and training runs, told apart by what lies in them."""
+"""What a report is made from: studies, score files and training runs, told apart by what lies in
+them.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ class Scored:
 
 @dataclass
 class Run:
-    """A training run by reinforcement learning: its settings, its log, and scores of its videos if there are any."""
+    """A training run by reinforcement learning: its settings, its log, and scores of its videos if
+    there are any.
+    """
 
     label: str
     config: dict[str, Any]
@@ -74,7 +78,9 @@ class Sources:
 
 
 def read(arguments: Sequence[str]) -> Sources:
-    """The sources named as PATH, LABEL=PATH or LABEL@SET=PATH. Raises DataError for what is none of the kinds."""
+    """The sources named as PATH, LABEL=PATH or LABEL@SET=PATH. Raises DataError for what is none of
+    the kinds.
+    """
     sources, files = Sources(given=list(arguments)), []
     for argument in arguments:
         label, set_name, path = _parsed(argument)
@@ -165,7 +171,8 @@ def _log(path: Path) -> Iterator[dict[str, Any]]:
 def _scored(
     label: str, set_name: str, path: Path, studies: list[StudySource], notes: list[str]
 ) -> Iterator[Scored]:
-    """One entry for each version of a study that knows the clips, and one for each folder of the rest.
+    """One entry for each version of a study that knows the clips, and one for each folder of the
+    rest.
 
     With a label all of it is one generator's.
     """
@@ -206,7 +213,9 @@ def _ends(folders: list[str]) -> list[str]:
 def _by_version(
     scores: list[Score], set_name: str, studies: list[StudySource]
 ) -> tuple[list[Scored], list[Score]]:
-    """(entries by version of the study that knows most of the clips, the scores of clips that it does not know)."""
+    """(entries by version of the study that knows most of the clips, the scores of clips that it
+    does not know).
+    """
     best: tuple[list[Scored], list[Score]] = ([], scores)
     for study in studies:
         clips = Clips(study.data)

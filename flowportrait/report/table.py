@@ -1,4 +1,6 @@
-"""A table of figures: each cell a number with its count and interval, or the reason why it is empty."""
+"""A table of figures: each cell a number with its count and interval, or the reason why it is
+empty.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ DRAWS = 2000
 
 @dataclass(frozen=True)
 class Cell:
-    """A number with what it is over, or nothing and why. `text` stands alone for what is no measured number."""
+    """A number with what it is over, or nothing and why. `text` stands alone for what is no
+    measured number.
+    """
 
     value: float = math.nan
     count: int = 0
@@ -124,7 +128,9 @@ class Table:
 def mean_cell(
     values: np.ndarray, reason: str, digits: int = 2, baseline: np.ndarray | None = None
 ) -> Cell:
-    """The mean over samples with its interval from resampling them; empty with `reason` where there are none."""
+    """The mean over samples with its interval from resampling them; empty with `reason` where there
+    are none.
+    """
     known = values[np.isfinite(values)]
     if not len(known):
         return Cell(reason=reason)

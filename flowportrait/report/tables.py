@@ -1,4 +1,6 @@
-"""Tables 1 to 5 of the paper from studies, scores and runs; a cell without data is empty and says why."""
+"""Tables 1 to 5 of the paper from studies, scores and runs; a cell without data is empty and says
+why.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +35,17 @@ _TABLE_2 = (
 
 
 def build(sources: Sources, judge: Sequence[str], baseline: str | None) -> list[Table]:
-    """All five tables. `judge`: one scorer that gives all aspects, or three that give one each in the paper's order;
-    `baseline`: the run of Table 5 that the others are compared with."""
+    """All five tables. `judge`: one scorer that gives all aspects, or three that give one each in
+    the paper's order;
+    `baseline`: the run of Table 5 that the others are compared with.
+    """
     return [
         table_1(sources), table_2(sources), table_3(sources, judge), table_4(sources), table_5(sources, judge, baseline)
     ]  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------ Table 1
+# ------------------------------------------------------------------------------------------------
+# Table 1
 
 
 def table_1(sources: Sources) -> Table:
@@ -120,7 +125,8 @@ def _accuracy_cells(row: Row | None, reason: str) -> list[Cell]:
     return cells
 
 
-# ------------------------------------------------------------------------------------------- Tables 2 to 4
+# ------------------------------------------------------------------------------------------- Tables
+# 2 to 4
 
 
 def table_2(sources: Sources) -> Table:
@@ -195,7 +201,9 @@ def table_3(sources: Sources, judge: Sequence[str]) -> Table:
 def aspect_cells(
     own: Sequence[Scored], judge: Sequence[str], baseline: Sequence[Scored] = ()
 ) -> list[Cell]:
-    """Means of the three aspects and of their mean, with differences to the baseline's where one is given."""
+    """Means of the three aspects and of their mean, with differences to the baseline's where one is
+    given.
+    """
     reason = f"no scores of {' + '.join(judge)} by aspect were given"
     now, before = _by_aspect(own, judge), _by_aspect(baseline, judge)
     return [
@@ -241,7 +249,9 @@ def table_4(sources: Sources) -> Table:
 
 
 def _human_cells(sources: Sources, version: str) -> list[Cell]:
-    """Lip-sync, expressiveness, motion and their mean: over the raters of a clip, then over samples of all studies."""
+    """Lip-sync, expressiveness, motion and their mean: over the raters of a clip, then over samples
+    of all studies.
+    """
     parts: list[list[np.ndarray]] = [[] for _ in range(len(ASPECTS) + 1)]
     for study in sources.studies:
         if version in study.data.versions:
@@ -257,11 +267,14 @@ def _human_cells(sources: Sources, version: str) -> list[Cell]:
     ]
 
 
-# ------------------------------------------------------------------------------------------------ Table 5
+# ------------------------------------------------------------------------------------------------
+# Table 5
 
 
 def table_5(sources: Sources, judge: Sequence[str], baseline: str | None) -> Table:
-    """Training runs with their window and noise, by the judge's scores, with differences to the baseline."""
+    """Training runs with their window and noise, by the judge's scores, with differences to the
+    baseline.
+    """
     table = Table(5, f"Ablations by {' + '.join(judge)}", ["Setting", "W", "Noise", *_ASPECT_HEAD])
     base = next((run for run in sources.runs if run.label == baseline), None)
     compared = [_as_scored(base)] if base else []

@@ -1,7 +1,8 @@
 """Whatever gives a clip a number is a `Scorer`; whatever prefers one of two clips is a `Comparer`.
 
-A metric, a reward and a judge are the same thing here: a class with its own `Config`, a declared unit, range and
-direction, and one line in `registry.SCORERS` (or an entry point of another package).
+A metric, a reward and a judge are the same thing here: a class with its own `Config`, a declared
+unit, range and direction, and one line in `registry.SCORERS` (or an entry point of another
+package).
 """
 
 import hashlib
@@ -24,7 +25,9 @@ Need = Literal["frames", "sound", "truth", "weights"]
 
 @dataclass(frozen=True)
 class Sample:
-    """A clip under the name that its scores carry, with the ground-truth clip where there is one."""
+    """A clip under the name that its scores carry, with the ground-truth clip where there is
+    one.
+    """
 
     id: str
     clip: Clip
@@ -48,8 +51,8 @@ class Sample:
 class Scorer(Protocol):
     """Gives each clip one number between `low` and `high`, or says why it cannot.
 
-    A clip that lacks what the scorer `needs`, or that cannot be read, is *unscored*: nan and a reason, never a
-    number. The same clip gets the same number whatever else is scored beside it.
+    A clip that lacks what the scorer `needs`, or that cannot be read, is *unscored*: nan and a
+    reason, never a number. The same clip gets the same number whatever else is scored beside it.
     """
 
     name: ClassVar[str]
@@ -62,7 +65,9 @@ class Scorer(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Digest of all that decides a score apart from the clip: settings, weights, prompts, model."""
+        """Digest of all that decides a score apart from the clip: settings, weights, prompts,
+        model.
+        """
 
     def score(self, samples: Iterable[Sample]) -> Iterator[Score]:
         """The scores of all samples, each as soon as it is known, in any order."""
@@ -103,7 +108,9 @@ def file_digest(path: Path) -> str:
 
 
 def digest_of(*parts: object) -> str:
-    """sha256 of the parts' JSON with sorted keys: equal for equal content, whatever the order of keys."""
+    """sha256 of the parts' JSON with sorted keys: equal for equal content, whatever the order of
+    keys.
+    """
     import json
 
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

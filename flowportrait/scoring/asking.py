@@ -1,7 +1,8 @@
 """Asking a judge so that every question ends in a usable reply or in the reason why there is none.
 
-`Judge` owns what all judge systems share: the backend, the answer store, rates, retries, circuit breaker, budget,
-the check that the judge hears and sees, and the one repetition that an unusable reply gets.
+`Judge` owns what all judge systems share: the backend, the answer store, rates, retries, circuit
+breaker, budget, the check that the judge hears and sees, and the one repetition that an unusable
+reply gets.
 """
 
 import asyncio
@@ -82,7 +83,9 @@ class Finding:
 
 
 class Judge:
-    """A backend with everything around it. `async with judge:` opens it in the running event loop."""
+    """A backend with everything around it. `async with judge:` opens it in the running event
+    loop.
+    """
 
     def __init__(self, config: JudgeConfig, answers: Path):
         self.config = config
@@ -113,7 +116,9 @@ class Judge:
         return digest_of(self.backend.identity(), self.repair.digest, self.config.use_expected)
 
     async def ask(self, question: Question, demand: Demand) -> Finding:
-        """The demanded values. An unusable reply is asked for once more; JudgeError only when the run must stop."""
+        """The demanded values. An unusable reply is asked for once more; JudgeError only when the
+        run must stop.
+        """
         keys: list[str] = []
         tokens, finding = 0, Finding()
         for again in (False, True):
@@ -133,9 +138,11 @@ class Judge:
         return replace(finding, answers=tuple(keys), tokens=tokens)
 
     async def answer(self, question: Question, demand: Demand | None = None) -> Answer:
-        """The stored answer, or a new one; a question that is being asked already is not asked twice.
+        """The stored answer, or a new one; a question that is being asked already is not asked
+        twice.
 
-        With `renew_unusable` a stored answer that does not hold what is demanded is replaced, once in a run.
+        With `renew_unusable` a stored answer that does not hold what is demanded is replaced, once
+        in a run.
         """
         key = answer_key(question, self.backend)
         stored = self.store.get(key)
@@ -261,7 +268,9 @@ class Judge:
 
 
 def _expected(reply: Reply, answer: Answer, demand: Demand) -> dict[str, float]:
-    """By key, the mean of the allowed scores under the probabilities of the token that gave the score."""
+    """By key, the mean of the allowed scores under the probabilities of the token that gave the
+    score.
+    """
     odds_by_place = {(digit.digit, digit.tail): digit.odds for digit in answer.digits}
     expected = {}
     for key, allowed in demand.items():
@@ -284,7 +293,9 @@ async def all_of(calls: Iterable[Awaitable[R]]) -> list[R]:
 async def in_parallel(
     items: Iterable[T], work: Callable[[T], Awaitable[R]], workers: int
 ) -> AsyncIterator[R]:
-    """`work` of every item as it is done, at most `workers` at a time. An error lets work under way end first."""
+    """`work` of every item as it is done, at most `workers` at a time. An error lets work under way
+    end first.
+    """
     pending, results, failure = iter(items), asyncio.Queue[R | None](), None
 
     async def worker() -> None:

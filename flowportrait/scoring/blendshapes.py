@@ -1,9 +1,11 @@
-"""Face shapes by ARKit's names, read from 68 landmarks and the eyes by a small linear table: what a face does.
+"""Face shapes by ARKit's names, read from 68 landmarks and the eyes by a small linear table: what a
+face does.
 
-The table (face_shapes.safetensors) was fitted to the world's own ground truth (`python -m bench.face_shapes`). It gives
-how far each shape is from the clip's median face: a smile that is held throughout cannot be told from a mouth that is
-made like that. Only shapes that it reads well on people it was not fitted to are in it. The shipped landmarker hardly
-sees lids close, so how open an eye is comes from the picture: the upright edges of iris and white vanish.
+The table (face_shapes.safetensors) was fitted to the world's own ground truth (`python -m
+bench.face_shapes`). It gives how far each shape is from the clip's median face: a smile that is
+held throughout cannot be told from a mouth that is made like that. Only shapes that it reads well
+on people it was not fitted to are in it. The shipped landmarker hardly sees lids close, so how open
+an eye is comes from the picture: the upright edges of iris and white vanish.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ _BOX = (0.32, 0.2)  # half of an eye's box, in eye distances
 
 
 class ShapeTable(NamedTuple):
-    """`weights` [138, shapes]: from `features` to shapes; `correlation` of each with the truth on held-out people."""
+    """`weights` [138, shapes]: from `features` to shapes; `correlation` of each with the truth on
+    held-out people.
+    """
 
     names: tuple[str, ...]
     weights: np.ndarray
@@ -56,7 +60,9 @@ def upright(landmarks: Float[np.ndarray, "f 68 2"]) -> Float[np.ndarray, "f 68 2
 def eye_edges(
     frames: UInt8[np.ndarray, "f h w 3"], landmarks: Float[np.ndarray, "f 68 2"]
 ) -> Float[np.ndarray, "f 2"]:
-    """Mean upright slope of light in a box about each eye, over its median in the clip: 1 open, about 0.4 shut."""
+    """Mean upright slope of light in a box about each eye, over its median in the clip: 1 open,
+    about 0.4 shut.
+    """
     light = torch.from_numpy(frames.mean(-1, dtype=np.float32))[:, None]
     left, right = (landmarks[:, eye].mean(1) for eye in _EYES)
     middle, across = (_calm(path) for path in ((left + right) / 2, right - left))
@@ -81,7 +87,9 @@ def eye_edges(
 def features(
     landmarks: Float[np.ndarray, "f 68 2"], eyes: Float[np.ndarray, "f 2"]
 ) -> Float[np.ndarray, "f 138"]:
-    """What the table multiplies: upright landmarks less their median over the clip, and how far `eye_edges` fall."""
+    """What the table multiplies: upright landmarks less their median over the clip, and how far
+    `eye_edges` fall.
+    """
     points = upright(landmarks).reshape(len(landmarks), -1)
     return np.concatenate([points - np.median(points, 0), 1 - eyes], 1)
 
@@ -89,7 +97,9 @@ def features(
 def face_shapes(
     landmarks: Float[np.ndarray, "f 68 2"], eyes: Float[np.ndarray, "f 2"]
 ) -> dict[str, Float[np.ndarray, " f"]]:
-    """The shapes of every frame by ARKit's names, 0 the clip's median face and 1 the whole shape away from it."""
+    """The shapes of every frame by ARKit's names, 0 the clip's median face and 1 the whole shape
+    away from it.
+    """
     table = shape_table()
     return dict(zip(table.names, (features(landmarks, eyes) @ table.weights).T, strict=True))
 

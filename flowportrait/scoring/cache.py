@@ -1,7 +1,9 @@
-"""The answer store: every raw answer that was paid for, one JSON line each, found by what was asked of whom.
+"""The answer store: every raw answer that was paid for, one JSON line each, found by what was asked
+of whom.
 
-The file is only ever appended to, one line at a time, so a killed run leaves at most a torn last line, which is
-skipped. Two stores are merged with `cat`. Reading of replies is kept apart: a better parser costs nothing.
+The file is only ever appended to, one line at a time, so a killed run leaves at most a torn last
+line, which is skipped. Two stores are merged with `cat`. Reading of replies is kept apart: a better
+parser costs nothing.
 """
 
 import os
@@ -20,7 +22,9 @@ _KEY_START, _KEY_LENGTH = len('{"key":"'), 64
 
 
 class StoredAnswer(Record):
-    """An answer with its question. The key comes first in the line, so that it is found without parsing."""
+    """An answer with its question. The key comes first in the line, so that it is found without
+    parsing.
+    """
 
     key: str = Field(
         description=(
@@ -41,7 +45,9 @@ def answer_key(question: Question, backend: Backend) -> str:
 
 
 class AnswerStore:
-    """Answers by key; only their places in the file are held in memory. The file need not exist yet."""
+    """Answers by key; only their places in the file are held in memory. The file need not exist
+    yet.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -82,7 +88,8 @@ class AnswerStore:
                 start = 0
                 for line in file:
                     key = line[_KEY_START : _KEY_START + _KEY_LENGTH].decode("ascii", "replace")
-                    # The last answer counts; a line without its end was torn by a kill and its call is made again.
+                    # The last answer counts; a line without its end was torn by a kill and its call
+                    # is made again.
                     if line.startswith(b'{"key":"') and line.endswith(b"}\n"):
                         self._places[key] = (start, len(line))
                     start += len(line)
@@ -105,7 +112,9 @@ class AnswerStore:
 
 
 def append_line(path: Path, line: bytes) -> int:
-    """Appends one line in one write and gives the size of the file then; a torn line before it is closed first."""
+    """Appends one line in one write and gives the size of the file then; a torn line before it is
+    closed first.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)

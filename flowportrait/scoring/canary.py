@@ -1,7 +1,9 @@
-"""Whether a judge hears and sees. Several servers drop the sound of a video, or look at one frame a second, silently.
+"""Whether a judge hears and sees. Several servers drop the sound of a video, or look at one frame a
+second, silently.
 
-Four short questions about a shipped portrait and its speech: as it is, without sound, as a single frame, and at one
-frame a second. What the server counts as tokens must fall each time; it cannot judge what it was not given.
+Four short questions about a shipped portrait and its speech: as it is, without sound, as a single
+frame, and at one frame a second. What the server counts as tokens must fall each time; it cannot
+judge what it was not given.
 """
 
 import shutil
@@ -84,7 +86,9 @@ def _problem(answers: dict[str, Answer]) -> str:
 
 
 def make_canary(folder: Path) -> Canary:
-    """The shipped portrait, moving, with the shipped speech; the same without sound, and with its first frame only."""
+    """The shipped portrait, moving, with the shipped speech; the same without sound, and with its
+    first frame only.
+    """
     portrait = media.read_portrait(SAMPLES_DIR / "portrait.png")
     speech = media.read_audio(SAMPLES_DIR / "speech.wav")
     samples = speech.samples[: round(CANARY_S * speech.sample_rate)]

@@ -1,4 +1,6 @@
-"""What `score`, `compare` and `judge-sim` do; the command line itself stands in `flowportrait.cli`."""
+"""What `score`, `compare` and `judge-sim` do; the command line itself stands in
+`flowportrait.cli`.
+"""
 
 import asyncio
 import json
@@ -120,7 +122,9 @@ def score(
 
 
 def _settle(missing: dict[str, str], skip: bool, others: bool) -> None:
-    """Says all that lacks its weights; raises CheckpointError where it may not be skipped, or nothing else is left."""
+    """Says all that lacks its weights; raises CheckpointError where it may not be skipped, or
+    nothing else is left.
+    """
     refused = bool(missing) and not (skip and others)
     if refused and len(missing) == 1:
         raise CheckpointError(*missing.values())
@@ -134,7 +138,9 @@ def _settle(missing: dict[str, str], skip: bool, others: bool) -> None:
 
 
 def _tell_generators(found: Sequence[Standing], apart: Sequence[Difference]) -> None:
-    """A column for each generator, where there are several, and every two of them on what both have."""
+    """A column for each generator, where there are several, and every two of them on what both
+    have.
+    """
     if len({one.generator for one in found}) < 2:
         return
     print("\n".join([*markdown_rows(*standing_rows(found)), ""]))
@@ -350,7 +356,9 @@ def _tell_many(
 
 
 def _preference(verdicts: Sequence[Verdict]) -> tuple[agreement.Figure, float]:
-    """(share won by a, ties half, with its interval; p of the exact sign test): repeats of a pair are one case."""
+    """(share won by a, ties half, with its interval; p of the exact sign test): repeats of a pair
+    are one case.
+    """
     credit: dict[tuple[str, str], list[float]] = {}
     for verdict in verdicts:
         if verdict.winner is not None:
@@ -370,7 +378,9 @@ def _preference(verdicts: Sequence[Verdict]) -> tuple[agreement.Figure, float]:
 
 
 def judge_sim(host: str, port: int, faults: Path | None) -> None:
-    """`flowportrait judge-sim`: serves until interrupted; the address is the first line of stdout."""
+    """`flowportrait judge-sim`: serves until interrupted; the address is the first line of
+    stdout.
+    """
     from flowportrait.scoring.sim import Faults, serve
 
     behaviour = load_recipe(faults, Faults) if faults else Faults()
@@ -392,7 +402,9 @@ def _announce(plans: Iterable[Plan]) -> None:
 
 
 def _outcome(scorer: Scorer, scores: Sequence[Score]) -> str:
-    """One line for one scorer: its mean over those clips that have a score, and how many have none."""
+    """One line for one scorer: its mean over those clips that have a score, and how many have
+    none.
+    """
     values = [score.value for score in scores if not math.isnan(score.value)]
     unscored = f", {len(scores) - len(values)} unscored" if len(values) < len(scores) else ""
     if not values:

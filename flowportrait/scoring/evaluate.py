@@ -1,7 +1,8 @@
 """`flowportrait evaluate`: generated videos against the real ones, into one folder of results.
 
-Scores and features are kept as they are made, so a run that was stopped goes on. A video that cannot be used is listed
-with its reason and counted; no mean is taken over fewer clips without saying so.
+Scores and features are kept as they are made, so a run that was stopped goes on. A video that
+cannot be used is listed with its reason and counted; no mean is taken over fewer clips without
+saying so.
 """
 
 from __future__ import annotations
@@ -108,7 +109,9 @@ class Evaluation:
 
     @property
     def without_score(self) -> list[Lack]:
-        """What is missing, one entry for each clip and reason; the reward's own reasons repeat those of its terms."""
+        """What is missing, one entry for each clip and reason; the reward's own reasons repeat
+        those of its terms.
+        """
         found: dict[tuple[str, str], list[str]] = {}
         for score in self.unscored:
             if score.scorer != CompositeReward.name:
@@ -119,7 +122,9 @@ class Evaluation:
 
 
 class _Features(Metric):
-    """Keeps what a set metric needs of each clip on disk; its score is how many vectors there are."""
+    """Keeps what a set metric needs of each clip on disk; its score is how many vectors there
+    are.
+    """
 
     unit, low, high, better = "vectors", 0.0, math.inf, "higher"
 
@@ -172,7 +177,9 @@ class _Features(Metric):
 def build_sets(
     names: Sequence[str], config: ScoringConfig, missing: dict[str, str] | None = None
 ) -> list[SetMetric]:
-    """The set metrics of these names; `missing` as for `build_scorers`. Raises ConfigError, CheckpointError."""
+    """The set metrics of these names; `missing` as for `build_scorers`. Raises ConfigError,
+    CheckpointError.
+    """
     built, settings = [], {}
     for name, values in config.sets.items():
         if _ALIASES.get(name, name) not in SET_METRICS.names():
@@ -199,7 +206,8 @@ def evaluate(
     retry_unscored: bool,
     progress: Callable[[str], Callable[[int, int], None]],
 ) -> Evaluation:
-    """Scores all samples into `out`, where the same call goes on; `truth` is the folder or manifest of the real videos.
+    """Scores all samples into `out`, where the same call goes on; `truth` is the folder or manifest
+    of the real videos.
 
     Raises DataError: no truth, or `out` holds results of other settings or cannot be written.
     """

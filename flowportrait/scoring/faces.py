@@ -1,7 +1,8 @@
 """What a face does: blinks, lips in silence and with the sound, and whether it stays the same face.
 
-Faces are read by MediaPipe's FaceLandmarker (478 points, 52 blendshapes; Apache-2.0). Identity is OpenCV Zoo's SFace
-(Apache-2.0). Both files come from their homes by hand or by download; see `weights.py`.
+Faces are read by MediaPipe's FaceLandmarker (478 points, 52 blendshapes; Apache-2.0). Identity is
+OpenCV Zoo's SFace (Apache-2.0). Both files come from their homes by hand or by download; see
+`weights.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ EYES_NOSE_MOUTH = (468, 473, 1, 61, 291)
 
 
 class Seen(NamedTuple):
-    """A face over time; nan and False where it is not found. Openings are in shares of the distance of the eyes."""
+    """A face over time; nan and False where it is not found. Openings are in shares of the distance
+    of the eyes.
+    """
 
     found: np.ndarray
     lip_opening: np.ndarray
@@ -64,7 +67,9 @@ class _FaceMetric(Metric):
 
 
 def look(weights: Path, blocks: Blocks) -> Seen:
-    """The surest face of each frame by itself: MediaPipe's tracking smooths over time, which delays lips and lids."""
+    """The surest face of each frame by itself: MediaPipe's tracking smooths over time, which delays
+    lips and lids.
+    """
     mediapipe = require("mediapipe", extra="scorers-faces")
     vision = require("mediapipe.tasks.python.vision", extra="scorers-faces")
     base = require("mediapipe.tasks.python", extra="scorers-faces").BaseOptions(
@@ -114,8 +119,8 @@ def loudness_db(
 class MouthInSilence(_FaceMetric):
     """How much lips move while nothing is heard, over how much they move while something is.
 
-    0 for a mouth that rests in pauses, 1 for one that does not care. Silence is what lies `below_db` under the clip's
-    loudest tenth.
+    0 for a mouth that rests in pauses, 1 for one that does not care. Silence is what lies
+    `below_db` under the clip's loudest tenth.
     """
 
     name, unit, low, high, better = "mouth-in-silence", "1", 0.0, math.inf, "lower"
@@ -153,8 +158,9 @@ class MouthInSilence(_FaceMetric):
 class MouthLoudness(_FaceMetric):
     """Correlation of lip opening with loudness: a coarse sign that mouth and sound belong together.
 
-    Sentences read into a fixed camera have 0.4 to 0.7, other real videos about none; a shift of two frames hardly
-    lowers it. `best` is the highest within half a second, at `lag` frames (positive: the sound is late).
+    Sentences read into a fixed camera have 0.4 to 0.7, other real videos about none; a shift of two
+    frames hardly lowers it. `best` is the highest within half a second, at `lag` frames (positive:
+    the sound is late).
     """
 
     name, unit, low, high, better = "mouth-loudness", "1", -1.0, 1.0, "higher"
@@ -175,7 +181,9 @@ class MouthLoudness(_FaceMetric):
 
 
 def correlation(lips: Float[np.ndarray, " f"], level: Float[np.ndarray, " f"], lag: int) -> float:
-    """Pearson's r of lips with the sound `lag` frames later; nan where either stands still or is short."""
+    """Pearson's r of lips with the sound `lag` frames later; nan where either stands still or is
+    short.
+    """
     count = len(lips) - abs(lag)
     a, b = (lips[:count], level[lag:]) if lag >= 0 else (lips[-lag:], level[:count])
     known = np.isfinite(a)
@@ -185,7 +193,8 @@ def correlation(lips: Float[np.ndarray, " f"], level: Float[np.ndarray, " f"], l
 
 
 class BlinkRate(_FaceMetric):
-    """Blinks a minute; people blink 10 to 25 times a minute while they talk, which a short clip cannot tell.
+    """Blinks a minute; people blink 10 to 25 times a minute while they talk, which a short clip
+    cannot tell.
 
     Called better when higher, since what videos lack is blinks; far above 25 it no longer is.
     """
@@ -217,7 +226,9 @@ class BlinkRate(_FaceMetric):
 
 
 class Identity(_FaceMetric):
-    """Cosine similarity of the face to the first frame's by SFace, mean over frames; the same person from 0.363."""
+    """Cosine similarity of the face to the first frame's by SFace, mean over frames; the same
+    person from 0.363.
+    """
 
     name, unit, low, high, better = "identity", "1", -1.0, 1.0, "higher"
 
@@ -254,7 +265,9 @@ class Identity(_FaceMetric):
 
 
 def _embedded(network: Any, frame: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Unit vector of an aligned face; OpenCV wants BGR and a detector's row (box, five points, score)."""
+    """Unit vector of an aligned face; OpenCV wants BGR and a detector's row (box, five points,
+    score).
+    """
     row = np.concatenate([points.min(0), np.ptp(points, axis=0), points.ravel(), [1.0]]).astype(
         np.float32
     )[None]

@@ -1,4 +1,5 @@
-"""How a simulated judge goes wrong: which calls are hit, and what is then sent instead of a good answer.
+"""How a simulated judge goes wrong: which calls are hit, and what is then sent instead of a good
+answer.
 
 Every kind was seen of a real server, proxy or model; `JudgeSim` draws them, tests mix them.
 """

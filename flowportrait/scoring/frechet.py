@@ -1,8 +1,10 @@
-"""Distances of two sets of videos: FID as the paper computes it, FVD on R3D-18, and the same on free features.
+"""Distances of two sets of videos: FID as the paper computes it, FVD on R3D-18, and the same on
+free features.
 
-The Fréchet distance of two Gaussians (Heusel et al. 2017, arXiv:1706.08500) over features of clips. Numbers depend on
-the features, the pooling, the number of clips and the covariance's convention: all stand in the reading. With no more
-clips than dimensions the covariance is singular and the distance is biased upward; the reading warns of it.
+The Fréchet distance of two Gaussians (Heusel et al. 2017, arXiv:1706.08500) over features of clips.
+Numbers depend on the features, the pooling, the number of clips and the covariance's convention:
+all stand in the reading. With no more clips than dimensions the covariance is singular and the
+distance is biased upward; the reading warns of it.
 """
 
 from __future__ import annotations
@@ -36,8 +38,9 @@ from flowportrait.scoring.pixel import sized
 def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
     """|mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)) with unbiased covariances A, B.
 
-    The trace of the root is the sum of the singular values of X Y^T for the centred, scaled features X, Y: exact also
-    where covariances are singular, and cheap when there are fewer clips than dimensions. ValueError below two rows.
+    The trace of the root is the sum of the singular values of X Y^T for the centred, scaled
+    features X, Y: exact also where covariances are singular, and cheap when there are fewer clips
+    than dimensions. ValueError below two rows.
     """
     if min(len(a), len(b)) < 2:
         raise ValueError(f"frechet_distance: got {len(a)} and {len(b)} rows; a covariance needs 2")
@@ -110,7 +113,9 @@ class _OfFrames(_Frechet):
 
 
 class Fid(_OfFrames):
-    """FID on Inception-V3's features, averaged over the frames of a clip (§2.3 of the paper); by frame as an option."""
+    """FID on Inception-V3's features, averaged over the frames of a clip (§2.3 of the paper); by
+    frame as an option.
+    """
 
     name = "fid"
     needs = frozenset({"frames", "truth", "weights"})
@@ -128,7 +133,9 @@ class Fid(_OfFrames):
 
 
 class FrechetLite0(_OfFrames):
-    """A Fréchet distance like FID on EfficientNet-Lite0's features: another number, never to be called FID."""
+    """A Fréchet distance like FID on EfficientNet-Lite0's features: another number, never to be
+    called FID.
+    """
 
     name = "frechet-lite0"
     needs = frozenset({"frames", "truth"})
@@ -147,7 +154,9 @@ class FrechetLite0(_OfFrames):
 
 
 class _ClipFrechet(Metric):
-    """The Fréchet distance of one clip's frames to those of its truth: a number of each clip, unlike FID."""
+    """The Fréchet distance of one clip's frames to those of its truth: a number of each clip,
+    unlike FID.
+    """
 
     unit, low, high, better = "1", 0.0, math.inf, "lower"
     of: ClassVar[type[_OfFrames]]
@@ -179,7 +188,9 @@ class _ClipFrechet(Metric):
 
 
 class FidClip(_ClipFrechet):
-    """Fréchet distance of a clip's frames to its truth's on Inception-V3's features; not the FID of sets."""
+    """Fréchet distance of a clip's frames to its truth's on Inception-V3's features; not the FID of
+    sets.
+    """
 
     name = "fid-clip"
     needs = frozenset({"frames", "truth", "weights"})
@@ -195,7 +206,9 @@ class FrechetLite0Clip(_ClipFrechet):
 
 
 class FvdR3d18(_Frechet):
-    """FVD on R3D-18 (Kinetics-400) instead of I3D, as in the paper: not comparable with FVD on I3D."""
+    """FVD on R3D-18 (Kinetics-400) instead of I3D, as in the paper: not comparable with FVD on
+    I3D.
+    """
 
     name = "fvd-r3d18"
     needs = frozenset({"frames", "truth", "weights"})

@@ -1,8 +1,10 @@
-"""Results by who made the clips: each generator's mean, and every two generators on the clips that both have.
+"""Results by who made the clips: each generator's mean, and every two generators on the clips that
+both have.
 
-Clips of one name (their path below the source that was given) are versions of one sample: the same speech and portrait
-by different generators. Differences are taken within samples; intervals resample samples, and p is that of the paired
-sign-flip test: were both equally good, each difference might as well have the other sign.
+Clips of one name (their path below the source that was given) are versions of one sample: the same
+speech and portrait by different generators. Differences are taken within samples; intervals
+resample samples, and p is that of the paired sign-flip test: were both equally good, each
+difference might as well have the other sign.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The six judge systems of the paper (§2.2): three that score one clip, three that compare two.
 
-A system says what it asks; `asking.Judge` sees to it that every question ends in a reply or in a reason.
+A system says what it asks; `asking.Judge` sees to it that every question ends in a reply or in a
+reason.
 """
 
 import asyncio
@@ -28,7 +29,9 @@ T, R = TypeVar("T"), TypeVar("R")
 
 @dataclass(frozen=True)
 class Ask:
-    """One question of a system: which prompt, and which part of the score each key of the reply gives."""
+    """One question of a system: which prompt, and which part of the score each key of the reply
+    gives.
+    """
 
     prompt: str
     parts: tuple[tuple[str, str], ...]
@@ -48,7 +51,9 @@ class _System:
     Config = JudgeConfig
 
     def __init__(self, config: JudgeConfig, judge: Judge | None = None):
-        """`judge` is shared by all systems of a run; alone, a system keeps its answers in `answers.jsonl`."""
+        """`judge` is shared by all systems of a run; alone, a system keeps its answers in
+        `answers.jsonl`.
+        """
         self.config = config
         self.judge = judge or Judge(config, Path("answers.jsonl"))
         self.prompts = {name: load_prompt(name, config.prompts) for name in self.prompt_names}
@@ -87,7 +92,9 @@ class ScoreSystem(_System):
     asks: ClassVar[tuple[Ask, ...]]
 
     def score(self, samples: Iterable[Sample]) -> Iterator[Score]:
-        """One score per clip and repeat, as each is known. Raises JudgeError when the run must stop."""
+        """One score per clip and repeat, as each is known. Raises JudgeError when the run must
+        stop.
+        """
         return _as_iterator(self.stream(samples))
 
     def stream(self, samples: Iterable[Sample]) -> AsyncIterator[Score]:
@@ -152,7 +159,9 @@ class MasSa(ScoreSystem):
 
 
 class MasMa(ScoreSystem):
-    """MAS-MA, the paper's default: a judge of its own for each aspect (Tables 9-11); the mean of the integers."""
+    """MAS-MA, the paper's default: a judge of its own for each aspect (Tables 9-11); the mean of
+    the integers.
+    """
 
     name = "mas-ma"
     prompt_names = ASPECTS
@@ -184,10 +193,14 @@ class Motion(ScoreSystem):
 
 
 class CompareSystem(_System):
-    """Compares two clips. Which is shown first is drawn from the seed and the clips' ids, or both orders are asked."""
+    """Compares two clips. Which is shown first is drawn from the seed and the clips' ids, or both
+    orders are asked.
+    """
 
     def compare(self, pairs: Iterable[tuple[Sample, Sample]]) -> Iterator[Verdict]:
-        """One verdict per pair and repeat, as each is known. Raises JudgeError when the run must stop."""
+        """One verdict per pair and repeat, as each is known. Raises JudgeError when the run must
+        stop.
+        """
         return _as_iterator(self.stream(pairs))
 
     def stream(self, pairs: Iterable[tuple[Sample, Sample]]) -> AsyncIterator[Verdict]:
@@ -235,7 +248,9 @@ class CompareSystem(_System):
     async def verdict(
         self, shown: tuple[Sample, Sample], repeat: int
     ) -> tuple[list[Finding], dict[str, Finding]]:
-        """The findings on two clips in the order shown, the deciding one last; and those by aspect."""
+        """The findings on two clips in the order shown, the deciding one last; and those by
+        aspect.
+        """
         (question,) = self.questions(*shown, repeat)
         return [await self.judge.ask(question, _WINNER)], {}
 
@@ -271,7 +286,9 @@ class MaComp(CompareSystem):
     async def verdict(
         self, shown: tuple[Sample, Sample], repeat: int
     ) -> tuple[list[Finding], dict[str, Finding]]:
-        """The three aspects' findings and the aggregator's, which is only asked when all three have decided."""
+        """The three aspects' findings and the aggregator's, which is only asked when all three have
+        decided.
+        """
         findings = await all_of(
             self.judge.ask(question, _WINNER) for question in self.questions(*shown, repeat)
         )

@@ -1,4 +1,6 @@
-"""What `judges presets`, `judges prompts` and `judges agree` do; the command line stands in `flowportrait.cli`."""
+"""What `judges presets`, `judges prompts` and `judges agree` do; the command line stands in
+`flowportrait.cli`.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def presets(name: str | None, as_json: bool) -> None:
 
 
 def prompts(copy: Path | None, as_json: bool) -> None:
-    """`flowportrait judges prompts`: lists them, or copies them into a folder to be changed there."""
+    """`flowportrait judges prompts`: lists them, or copies them into a folder to be changed
+    there.
+    """
     names = prompt_names()
     if copy is None:
         for name in names:

@@ -1,10 +1,10 @@
 """Metrics: scorers that compute. One decoding of a clip serves all of them.
 
-A `Metric` gives each clip a number; a `SetMetric` compares two sets of clips. Both read a `View`, which decodes
-what is asked for and keeps short clips while they are being read; long ones pass by in blocks of frames. All metrics
-that look at one frame at a time (`FrameMetric`) share that passage. Clips go through in parallel, and no more of them
-are in memory than there are workers. A new metric is one class and one line in `registry.SCORERS` or
-`registry.SET_METRICS`.
+A `Metric` gives each clip a number; a `SetMetric` compares two sets of clips. Both read a `View`,
+which decodes what is asked for and keeps short clips while they are being read; long ones pass by
+in blocks of frames. All metrics that look at one frame at a time (`FrameMetric`) share that
+passage. Clips go through in parallel, and no more of them are in memory than there are workers. A
+new metric is one class and one line in `registry.SCORERS` or `registry.SET_METRICS`.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Reading:
 class View:
     """A clip as metrics look at it. Raises MediaError for what cannot be read.
 
-    `blocks` and `pair_blocks` take little memory whatever the clip's length; `frames`, `truth` and `frames_at` hold all
-    of it at once. A short clip is decoded once for all of them.
+    `blocks` and `pair_blocks` take little memory whatever the clip's length; `frames`, `truth` and
+    `frames_at` hold all of it at once. A short clip is decoded once for all of them.
     """
 
     def __init__(self, sample: Sample):
@@ -91,14 +91,18 @@ class View:
 
     @cached_property
     def pcm(self) -> np.ndarray:
-        """The same in whole levels, int16 [s], to the sample what the field's scripts let ffmpeg write."""
+        """The same in whole levels, int16 [s], to the sample what the field's scripts let ffmpeg
+        write.
+        """
         if not self.sample.clip.facts.has_sound:
             raise Unscorable("has no sound track")
         return media.read_pcm(self.sample.clip.path, SAMPLE_RATE)
 
     @cached_property
     def truth(self) -> np.ndarray:
-        """Frames of the truth on the clip's own clock, uint8 [f, h, w, 3]. Raises Unscorable when there is none."""
+        """Frames of the truth on the clip's own clock, uint8 [f, h, w, 3]. Raises Unscorable when
+        there is none.
+        """
         if self.sample.truth is None:
             raise Unscorable(NO_TRUTH)
         return np.concatenate(list(self.truth_blocks()))
@@ -106,7 +110,8 @@ class View:
     def blocks(self, fps: float | None = None) -> Blocks:
         """The frames block by block; with `fps`, by time at that rate, as `frames_at` gives them.
 
-        Frames that come unevenly are always taken by time, at their mean rate where no other is asked for.
+        Frames that come unevenly are always taken by time, at their mean rate where no other is
+        asked for.
         """
         if not self._is_even:
             fps = fps or self.fps
@@ -155,7 +160,9 @@ class View:
             self._kept[key] = kept
 
     def frames_at(self, fps: float) -> np.ndarray:
-        """The frames by time, not by index, at another rate: 24 frames shown as 25 would drift by one a second."""
+        """The frames by time, not by index, at another rate: 24 frames shown as 25 would drift by
+        one a second.
+        """
         if abs(fps - self.fps) < 1e-3:
             return self.frames
         return self.keep(("frames", fps), lambda: np.concatenate(list(self.blocks(fps))))
@@ -164,8 +171,8 @@ class View:
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """Frames and those of the truth at the same times, uint8 [f, h, w, 3] each.
 
-        The larger of two sizes is made as small as the other. Raises Unscorable when their shapes differ or they last
-        differently by more than a second.
+        The larger of two sizes is made as small as the other. Raises Unscorable when their shapes
+        differ or they last differently by more than a second.
         """
         made, truth = zip(*self.pair_blocks(), strict=True)
         return np.concatenate(made), np.concatenate(truth)
@@ -175,7 +182,9 @@ class View:
         return key in self._kept
 
     def keep(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """What `compute` gives, computed once for all metrics of this clip that ask under the same `key`."""
+        """What `compute` gives, computed once for all metrics of this clip that ask under the same
+        `key`.
+        """
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = compute()
@@ -183,7 +192,9 @@ class View:
 
 
 class CandidateView(View):
-    """A clip that a training run has just made, as metrics look at it; `Candidate` holds all of it."""
+    """A clip that a training run has just made, as metrics look at it; `Candidate` holds all of
+    it.
+    """
 
     def __init__(self, candidate: Candidate):
         super().__init__(Sample(candidate.key, media.Clip(Path(candidate.key))))
@@ -284,7 +295,9 @@ class _Computed:
 
     @property
     def weights_sha256(self) -> str:
-        """Of the weights that are used; empty when there are none. Raises CheckpointError when they are not there."""
+        """Of the weights that are used; empty when there are none. Raises CheckpointError when they
+        are not there.
+        """
         return ""
 
     @cached_property
@@ -323,18 +336,23 @@ class Metric(_Computed):
 
 
 class FrameMetric(Metric):
-    """A metric that looks at one frame at a time, or at one with its truth; a subclass writes `values` and `conclude`.
+    """A metric that looks at one frame at a time, or at one with its truth; a subclass writes
+    `values` and `conclude`.
 
-    All of them see a clip in one passage, whatever its length. One that needs a truth leaves the first frame out when
-    its settings say `skip_first`.
+    All of them see a clip in one passage, whatever its length. One that needs a truth leaves the
+    first frame out when its settings say `skip_first`.
     """
 
     def values(self, *frames: np.ndarray) -> np.ndarray:
-        """Of each frame of a block, float [n, ...]; given the truth's too if it is needed. May raise Unscorable."""
+        """Of each frame of a block, float [n, ...]; given the truth's too if it is needed. May
+        raise Unscorable.
+        """
         raise NotImplementedError
 
     def conclude(self, values: np.ndarray) -> Reading:
-        """The number of a clip by the values of its frames, of which there is at least one. May raise Unscorable."""
+        """The number of a clip by the values of its frames, of which there is at least one. May
+        raise Unscorable.
+        """
         raise NotImplementedError
 
     def read(self, view: View) -> Reading:
@@ -351,7 +369,9 @@ class FrameMetric(Metric):
 
 
 def look_together(metrics: Sequence[FrameMetric], view: View) -> None:
-    """Keeps what all these metrics see, or why they cannot, in `view`: one passage of the frames, one of the pairs."""
+    """Keeps what all these metrics see, or why they cannot, in `view`: one passage of the frames,
+    one of the pairs.
+    """
     fresh = [metric for metric in metrics if not view.knows(metric._key)]
     paired = [metric for metric in fresh if "truth" in metric.needs]
     alone = [metric for metric in fresh if "truth" not in metric.needs]
@@ -398,11 +418,15 @@ class SetMetric(_Computed):
     """Compares a set of clips with another; a subclass writes `features` and `compare`."""
 
     def features(self, view: View) -> np.ndarray:
-        """What is kept of one clip, float [n, d]. Raises Unscorable or MediaError when there is nothing."""
+        """What is kept of one clip, float [n, d]. Raises Unscorable or MediaError when there is
+        nothing.
+        """
         raise NotImplementedError
 
     def compare(self, made: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> SetReading:
-        """The distance of two sets by the features of their clips. Raises Unscorable when there are too few."""
+        """The distance of two sets by the features of their clips. Raises Unscorable when there are
+        too few.
+        """
         raise NotImplementedError
 
 
@@ -414,7 +438,8 @@ def read_all(jobs: Iterable[tuple[Sample, Sequence[Metric]]], workers: int = 2) 
 def in_parallel(
     work: Callable[[T], Sequence[Any]], jobs: Iterable[T], workers: int
 ) -> Iterator[Any]:
-    """All that `work` gives for the jobs, as it is done; a job starts when another has ended and been taken.
+    """All that `work` gives for the jobs, as it is done; a job starts when another has ended and
+    been taken.
 
     The workers share the threads that torch computes with, where torch is in use at all.
     """

@@ -1,4 +1,6 @@
-"""Jitter of optical flow by RAFT (Teed and Deng 2020, arXiv:2003.12039): the consistency reward of Eq. 14-16."""
+"""Jitter of optical flow by RAFT (Teed and Deng 2020, arXiv:2003.12039): the consistency reward of
+Eq. 14-16.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ MIN_SIDE_PX = 121
 def jitter(
     flows: Float[Tensor, "n 2 h w"], reading: Reading15 = "means", epsilon_px: float = 1.0
 ) -> Float[Tensor, " n-1"]:
-    """Eq. 15: how much each flow differs from the one before, over how much that one moves; `flows` in px a frame."""
+    """Eq. 15: how much each flow differs from the one before, over how much that one moves; `flows`
+    in px a frame.
+    """
     change, before = (flows[1:] - flows[:-1]).double(), flows[:-1].double()
     if reading == "norms":
         return change.flatten(1).norm(dim=1) / (before.flatten(1).norm(dim=1) + epsilon_px)
@@ -45,8 +49,8 @@ def jitter(
 class RaftJitter(Metric):
     """Mean jitter of optical flow (Eq. 14-16); minus this is the consistency reward.
 
-    `mean_flow_px` stands beside it: a still video has no jitter at all, which is the collapse that this reward by
-    itself leads to.
+    `mean_flow_px` stands beside it: a still video has no jitter at all, which is the collapse that
+    this reward by itself leads to.
     """
 
     name, unit, low, high, better = "raft-jitter", "1", 0.0, math.inf, "lower"
@@ -54,7 +58,9 @@ class RaftJitter(Metric):
     version = 2
 
     class Config(Frozen):
-        """The paper names neither the network's size nor Eq. 15's epsilon: all is set here, and is in the record."""
+        """The paper names neither the network's size nor Eq. 15's epsilon: all is set here, and is
+        in the record.
+        """
 
         network: Literal["small", "large"] = "small"
         weights: Path | None = None
@@ -114,7 +120,9 @@ class RaftJitter(Metric):
 
 
 class _Looked:
-    """Blocks in the size in which they are looked at, counted. Raises Unscorable where that is too small."""
+    """Blocks in the size in which they are looked at, counted. Raises Unscorable where that is too
+    small.
+    """
 
     def __init__(self, blocks: Blocks, max_side_px: int):
         self.blocks, self.max_side_px, self.count, self.width = blocks, max_side_px, 0, 0

@@ -1,7 +1,8 @@
-"""From one judge to another: how far two judges agree on the clips that both have scored, and how they are offset.
+"""From one judge to another: how far two judges agree on the clips that both have scored, and how
+they are offset.
 
-Everything is taken over clips that both scored; intervals resample samples, because the versions of one sample share
-what is said and who is seen.
+Everything is taken over clips that both scored; intervals resample samples, because the versions of
+one sample share what is said and who is seen.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ class _Pairs(NamedTuple):
 
 
 def match(old: Iterable[Score], new: Iterable[Score], seed: int = 0) -> list[Match]:
-    """By scorer that both files hold, the whole first. Raises DataError when they share no scored clip."""
+    """By scorer that both files hold, the whole first. Raises DataError when they share no scored
+    clip.
+    """
     tables = [_table(scores) for scores in (old, new)]
     found = []
     for key in tables[0]:
@@ -73,7 +76,9 @@ def match(old: Iterable[Score], new: Iterable[Score], seed: int = 0) -> list[Mat
 
 
 def _table(scores: Iterable[Score]) -> dict[tuple[str, str], dict[str, tuple[float, str]]]:
-    """(scorer, part) -> clip -> (mean over repeats, sample); a clip is known by its file's digest, else by its id."""
+    """(scorer, part) -> clip -> (mean over repeats, sample); a clip is known by its file's digest,
+    else by its id.
+    """
     values: dict[tuple[str, str], dict[str, list[float]]] = {}
     samples: dict[str, str] = {}
     for score in scores:

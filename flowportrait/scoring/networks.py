@@ -1,7 +1,8 @@
 """Networks that turn frames into features, with the names of their published weight files.
 
-Inception-V3 as FID has always used it (the TensorFlow graph of 2015, whose pooling differs from torchvision's),
-EfficientNet-Lite0, which a wheel brings under a permissive licence, and R3D-18 for whole pieces of video.
+Inception-V3 as FID has always used it (the TensorFlow graph of 2015, whose pooling differs from
+torchvision's), EfficientNet-Lite0, which a wheel brings under a permissive licence, and R3D-18 for
+whole pieces of video.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def load_exactly(network: nn.Module, path: Path) -> nn.Module:
-    """`network` with the weights at `path`, ready to use. Raises CheckpointError unless the names are the same."""
+    """`network` with the weights at `path`, ready to use. Raises CheckpointError unless the names
+    are the same.
+    """
     state = torch.load(path, map_location="cpu", weights_only=True)
     missing, unexpected = network.load_state_dict(state, strict=False)
     if missing or unexpected:
@@ -35,7 +38,8 @@ def load_exactly(network: nn.Module, path: Path) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-# --------------------------------------------------------------------------------------------- Inception
+# ---------------------------------------------------------------------------------------------
+# Inception
 
 
 @lru_cache(maxsize=1)
@@ -45,8 +49,9 @@ def load_inception(path: Path) -> nn.Module:
 
 
 def folded(network: nn.Module) -> nn.Module:
-    """An Inception with its batch norms made part of the convolutions before them, channels side by side: the same
-    features to rounding, a quarter sooner."""
+    """An Inception with its batch norms made part of the convolutions before them, channels side by
+    side: the same features to rounding, a quarter sooner.
+    """
     for block in network.modules():
         if isinstance(getattr(block, "bn", None), nn.BatchNorm2d):
             block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity()
@@ -54,7 +59,9 @@ def folded(network: nn.Module) -> nn.Module:
 
 
 def inception() -> nn.Module:
-    """FID's Inception-V3: torchvision's, but average pools leave padding out and the last block pools by maxima."""
+    """FID's Inception-V3: torchvision's, but average pools leave padding out and the last block
+    pools by maxima.
+    """
     models = require("torchvision.models", extra="scorers")
     network = models.Inception3(
         num_classes=1008, aux_logits=False, transform_input=False, init_weights=False
@@ -98,7 +105,9 @@ def _inception_e(block: nn.Module, x: Tensor, pool: Callable[[Tensor], Tensor]) 
 def inception_features(
     network: nn.Module, frames: UInt8[np.ndarray, "f h w 3"]
 ) -> Float[np.ndarray, "f 2048"]:
-    """Pooled features; frames are made 299 x 299 bilinearly as pytorch-fid does, without antialiasing."""
+    """Pooled features; frames are made 299 x 299 bilinearly as pytorch-fid does, without
+    antialiasing.
+    """
     x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 255
     return pooled(
         network, F.interpolate(x, (299, 299), mode="bilinear", align_corners=False) * 2 - 1
@@ -114,7 +123,8 @@ def pooled(network: nn.Module, x: Tensor) -> Float[np.ndarray, "n d"]:
     return x.flatten(1).numpy()
 
 
-# ------------------------------------------------------------------------------------- EfficientNet-Lite0
+# -------------------------------------------------------------------------------------
+# EfficientNet-Lite0
 
 
 _LITE0 = (
@@ -127,7 +137,9 @@ _LAST_OF_STAGE = (0, 2, 4, 10, 15)
 
 
 class _SamePad(nn.Conv2d):
-    """TensorFlow's padding: as many outputs as inputs over stride, the odd row and column at the end."""
+    """TensorFlow's padding: as many outputs as inputs over stride, the odd row and column at the
+    end.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         pads = []
@@ -160,7 +172,9 @@ class _Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 (Tan and Le 2019, the variant without squeeze and swish), 4.7 million parameters."""
+    """EfficientNet-Lite0 (Tan and Le 2019, the variant without squeeze and swish), 4.7 million
+    parameters.
+    """
 
     def __init__(self):
         super().__init__()
@@ -216,7 +230,8 @@ def load_lite0(path: Path) -> EfficientNetLite0:
     return load_exactly(EfficientNetLite0(), path)
 
 
-# ------------------------------------------------------------------------------------------------ R3D-18
+# ------------------------------------------------------------------------------------------------
+# R3D-18
 
 
 @lru_cache(maxsize=1)
@@ -235,8 +250,9 @@ def r3d18_features(
 ) -> Float[np.ndarray, "n 512"]:
     """Pooled features of pieces of video, normalised as for Kinetics.
 
-    torchvision's preset makes frames exactly 128 x 171 and cuts the middle 112 x 112 out, which stretches a square
-    portrait by a third and takes its sides off; `square` cuts the middle square out and makes it 112 x 112.
+    torchvision's preset makes frames exactly 128 x 171 and cuts the middle 112 x 112 out, which
+    stretches a square portrait by a third and takes its sides off; `square` cuts the middle square
+    out and makes it 112 x 112.
     """
     if square:
         side = min(pieces.shape[2:4])

@@ -1,9 +1,11 @@
-"""The offline judge: three aspects from 1 to 5 by signals computed here, for people without any language model.
+"""The offline judge: three aspects from 1 to 5 by signals computed here, for people without any
+language model.
 
-Signals become scores by a table that was fitted to ladders of known damage (`python -m bench.offline_judge`, kept in
-offline_calibration.json; docs/offline-judge.md says how far to trust it). A clip is as good in an aspect as the worst
-of its signals says; where its face is hard to follow the score keeps to the middle. The judge sees damage, not quality,
-and answers as `offline:signals`, never under a model's name.
+Signals become scores by a table that was fitted to ladders of known damage (`python -m
+bench.offline_judge`, kept in offline_calibration.json; docs/offline-judge.md says how far to trust
+it). A clip is as good in an aspect as the worst of its signals says; where its face is hard to
+follow the score keeps to the middle. The judge sees damage, not quality, and answers as
+`offline:signals`, never under a model's name.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ _KEPT_CLIPS = 4
 
 @lru_cache(maxsize=1)
 def calibration() -> dict[str, dict[str, list[list[float]]]]:
-    """By aspect and signal: knots [value, score] with rising values, between which scores are interpolated."""
+    """By aspect and signal: knots [value, score] with rising values, between which scores are
+    interpolated.
+    """
     return json.loads(CALIBRATION.read_text())["aspects"]
 
 
@@ -46,7 +50,9 @@ def score_of(value: float, knots: list[list[float]]) -> float:
 
 
 def rate(view: View, aspect: str) -> Reading:
-    """An aspect's score in [1, 5] with the signals it was read from. Raises Unscorable where they cannot be had."""
+    """An aspect's score in [1, 5] with the signals it was read from. Raises Unscorable where they
+    cannot be had.
+    """
     table = calibration()[aspect]
     signals = {name: SIGNALS[name](view) for name in (*table, *SHOWN[aspect])}
     sure = trust(view)
@@ -56,13 +62,17 @@ def rate(view: View, aspect: str) -> Reading:
 def combined(
     signals: Mapping[str, float], table: Mapping[str, list[list[float]]], sure: float
 ) -> float:
-    """What the worst of the signals in the table says, nearer to 3 the less the face's track is to be trusted."""
+    """What the worst of the signals in the table says, nearer to 3 the less the face's track is to
+    be trusted.
+    """
     worst = min(score_of(signals[name], knots) for name, knots in table.items())
     return 3 + sure * (worst - 3)
 
 
 class SignalJudge:
-    """`judge.backend = {type = "offline", name = "signals"}`; see `backends.offline.OfflineJudge`."""
+    """`judge.backend = {type = "offline", name = "signals"}`; see
+    `backends.offline.OfflineJudge`.
+    """
 
     def __init__(self):
         self._views: OrderedDict[str, View] = OrderedDict()
@@ -74,7 +84,9 @@ class SignalJudge:
         return _digest()
 
     def rate(self, aspect: str, clip: Clip) -> float:
-        """A score in [1, 5], nan where the clip cannot be rated. A clip is decoded once for its three aspects."""
+        """A score in [1, 5], nan where the clip cannot be rated. A clip is decoded once for its
+        three aspects.
+        """
         try:
             return rate(self._view(clip), aspect).value
         except Unscorable:
@@ -91,7 +103,9 @@ class SignalJudge:
 
 
 class _AspectScorer(Metric):
-    """One aspect of the offline judge as a scorer and a reward: not rounded, its signals beside it."""
+    """One aspect of the offline judge as a scorer and a reward: not rounded, its signals beside
+    it.
+    """
 
     unit, low, high, better = "1-5 (offline)", 1.0, 5.0, "higher"
     aspect: ClassVar[str]

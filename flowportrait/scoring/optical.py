@@ -1,6 +1,8 @@
-"""Optical flow of a framed face without a network: Lucas and Kanade (1981) on a pyramid, and what of it is the head's.
+"""Optical flow of a framed face without a network: Lucas and Kanade (1981) on a pyramid, and what
+of it is the head's.
 
-Small motion of a large face is all that is asked of it; RAFT (`motion.py`) is better and needs weights.
+Small motion of a large face is all that is asked of it; RAFT (`motion.py`) is better and needs
+weights.
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ DAMPING = 2e-4
 def face_flow(
     light: Float[Tensor, "f h w"],
 ) -> tuple[Float[Tensor, "f-1 2 h w"], Float[Tensor, "f-1 h w"]]:
-    """Flow (x, y) in px from every frame to the next, and how far each of it can be trusted, 0 to 1.
+    """Flow (x, y) in px from every frame to the next, and how far each of it can be trusted, 0 to
+    1.
 
-    `light` in 0..1, its sides multiples of 2**(LEVELS - 1). Where nothing has an edge, flow and trust are 0.
+    `light` in 0..1, its sides multiples of 2**(LEVELS - 1). Where nothing has an edge, flow and
+    trust are 0.
     """
     levels = [light[:, None]]
     while len(levels) < LEVELS:
@@ -86,8 +90,8 @@ def head_flow(
 ) -> Float[Tensor, "n 2 h w"]:
     """The part of the flow that a rigid, gently curved head would make, fitted where `weight` says.
 
-    Eight numbers a frame: a shift, a linear map, and the two of a plane that turns. Fitted again with less weight
-    where it did not fit, so that brows and lips do not pull the head along.
+    Eight numbers a frame: a shift, a linear map, and the two of a plane that turns. Fitted again
+    with less weight where it did not fit, so that brows and lips do not pull the head along.
     """
     whole, part = _plane(*flow.shape[2:]), slice(None, None, 2)
     # A quarter of the pixels decides as well as all of them.

@@ -1,4 +1,6 @@
-"""When a judge may be asked: rates in requests and tokens, retries, a circuit breaker and a budget."""
+"""When a judge may be asked: rates in requests and tokens, retries, a circuit breaker and a
+budget.
+"""
 
 import asyncio
 import random
@@ -25,7 +27,9 @@ class Limits(Frozen):
 
 
 class Retries(Frozen):
-    """What to do when there is no answer: try again, each time later, unless the server says when."""
+    """What to do when there is no answer: try again, each time later, unless the server says
+    when.
+    """
 
     attempts: int = Field(default=6, ge=1)
     first_s: float = Field(default=1.0, ge=0, description="the longest first wait; it doubles")
@@ -42,7 +46,9 @@ class Retries(Frozen):
     )
 
     def wait_s(self, attempt: int, told_s: float | None) -> float:
-        """Seconds before attempt `attempt` + 1: the server's word and a little, or a random part of the next step."""
+        """Seconds before attempt `attempt` + 1: the server's word and a little, or a random part of
+        the next step.
+        """
         if told_s is not None:
             return told_s * (1 + 0.1 * random.random())
         return random.random() * min(self.longest_s, self.first_s * 2**attempt)
@@ -67,7 +73,9 @@ class Budget(Frozen):
 
 
 class Bucket:
-    """Lets through `per_minute` units a minute, first come first served, with a burst of up to `burst_s` seconds."""
+    """Lets through `per_minute` units a minute, first come first served, with a burst of up to
+    `burst_s` seconds.
+    """
 
     def __init__(
         self,
@@ -94,7 +102,8 @@ class Bucket:
 
 
 class Breaker:
-    """Holds all calls back when the judge seems to be down, then lets one through to see whether it is back.
+    """Holds all calls back when the judge seems to be down, then lets one through to see whether it
+    is back.
 
     Belongs to one event loop. Whoever waits here learns at once when the run must stop.
     """
@@ -108,7 +117,9 @@ class Breaker:
         self._stop = asyncio.Event()
 
     async def passed(self) -> None:
-        """Returns when a call may be made. Raises JudgeError when the judge stays away or the run must stop."""
+        """Returns when a call may be made. Raises JudgeError when the judge stays away or the run
+        must stop.
+        """
         while (wait_s := self._held_until_s - time.monotonic()) > 0:
             # Not all at once when the time has come.
             await self.rest(wait_s * (1 + 0.1 * random.random()))
@@ -149,7 +160,9 @@ class Breaker:
         self._trying = False
 
     def failed(self, retry_after_s: float | None) -> None:
-        """A call was not answered; when the server says when to come back, calls that have not started wait, too."""
+        """A call was not answered; when the server says when to come back, calls that have not
+        started wait, too.
+        """
         if retry_after_s is not None and retry_after_s > self._retries.patience_s:
             self.stop(
                 JudgeError(
@@ -209,7 +222,8 @@ class Purse:
         self._reserved_output -= estimate.output
         if usage is not None:
             self.calls += 1
-            # A server that counts nothing is booked as estimated, so that the budget still stops the run.
+            # A server that counts nothing is booked as estimated, so that the budget still stops
+            # the run.
             self.prompt_tokens += estimate.prompt if usage.prompt is None else usage.prompt
             self.output_tokens += (
                 estimate.output if usage.output is None else usage.output + usage.thoughts

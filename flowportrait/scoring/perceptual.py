@@ -1,7 +1,8 @@
-"""LPIPS (Zhang et al. 2018, arXiv:1801.03924), the perceptual reward of Eq. 12-13, as the authors' package computes it.
+"""LPIPS (Zhang et al. 2018, arXiv:1801.03924), the perceptual reward of Eq. 12-13, as the authors'
+package computes it.
 
-The package weighs squared differences with its heads. Eq. 12, like the LPIPS paper, writes the weights inside the
-square; no published number follows that reading, so neither does this.
+The package weighs squared differences with its heads. Eq. 12, like the LPIPS paper, writes the
+weights inside the square; no published number follows that reading, so neither does this.
 """
 
 from __future__ import annotations
@@ -107,7 +108,9 @@ class LpipsConfig(PairConfig):
 
 
 class LpipsAlex(FrameMetric):
-    """LPIPS distance to the truth by AlexNet, mean over frames; minus this is the perceptual reward (Eq. 12-13)."""
+    """LPIPS distance to the truth by AlexNet, mean over frames; minus this is the perceptual reward
+    (Eq. 12-13).
+    """
 
     name, unit, low, high, better = "lpips", "1", 0.0, math.inf, "lower"
     needs = frozenset({"frames", "truth", "weights"})
@@ -145,7 +148,8 @@ class LpipsSqueeze(LpipsAlex):
 class PerceptualLite0(FrameMetric):
     """Distance of EfficientNet-Lite0's features: free of downloads, and another number than LPIPS.
 
-    Features of five stages are scaled to unit length at each place; their mean squared differences are summed.
+    Features of five stages are scaled to unit length at each place; their mean squared differences
+    are summed.
     """
 
     name, unit, low, high, better = "perceptual-lite0", "1", 0.0, math.inf, "lower"

@@ -1,7 +1,7 @@
 """SSIM and PSNR against the truth, and what pictures say by themselves: sharpness, drift of colour.
 
-The first frame of a talking head is the portrait that was given, nearly the truth by construction; comparisons leave
-it out unless told otherwise.
+The first frame of a talking head is the portrait that was given, nearly the truth by construction;
+comparisons leave it out unless told otherwise.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ def ssim(
     truth: UInt8[np.ndarray, "f h w c"],
     window: Literal["uniform", "gaussian"],
 ) -> Float[np.ndarray, " f"]:
-    """Structural similarity of each frame, mean over channels and places (Wang et al. 2004), levels 0 to 255.
+    """Structural similarity of each frame, mean over channels and places (Wang et al. 2004), levels
+    0 to 255.
 
-    `uniform`: 7 x 7 windows with the sample covariance, scikit-image's default; `gaussian`: sigma 1.5 over 11 x 11 with
-    the population covariance, the paper's. Windows that would leave the picture do not count. ValueError for pictures
-    smaller than a window.
+    `uniform`: 7 x 7 windows with the sample covariance, scikit-image's default; `gaussian`: sigma
+    1.5 over 11 x 11 with the population covariance, the paper's. Windows that would leave the
+    picture do not count. ValueError for pictures smaller than a window.
     """
     size = 7 if window == "uniform" else 11
     if min(made.shape[1:3]) < size:
@@ -48,14 +49,18 @@ def ssim(
 def _ssim_of(
     means: np.ndarray, mean_squares: np.ndarray, covariance: np.ndarray, variances: np.ndarray
 ) -> float:
-    """`means` the product of both means, `mean_squares` the sum of their squares, `variances` the sum of both."""
+    """`means` the product of both means, `mean_squares` the sum of their squares, `variances` the
+    sum of both.
+    """
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     similar = (2 * means + c1) * (2 * covariance + c2) / ((mean_squares + c1) * (variances + c2))
     return float(similar.mean(dtype=np.float64))
 
 
 def _uniform_moments(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, ...]:
-    """In whole numbers until the last division: sums over 49 levels and their squares fit 32 bits, so all are exact."""
+    """In whole numbers until the last division: sums over 49 levels and their squares fit 32 bits,
+    so all are exact.
+    """
     x, y = (np.ascontiguousarray(frame.transpose(2, 0, 1), dtype=np.int32) for frame in (a, b))
     sum_x, sum_y, squares, products = (_box_sums(part) for part in (x, y, x * x + y * y, x * y))
     means, mean_squares = sum_x * sum_y, sum_x * sum_x + sum_y * sum_y
@@ -77,7 +82,8 @@ def _box_sums(x: np.ndarray) -> np.ndarray:
 
 
 def _gaussian_moments(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, ...]:
-    # In double: in single precision flat and dark pictures, whose variances are small, are up to 1.6e-5 off.
+    # In double: in single precision flat and dark pictures, whose variances are small, are up to
+    # 1.6e-5 off.
     x, y = (frame.transpose(2, 0, 1).astype(np.float64) - 128 for frame in (a, b))
     mean_x, mean_y, squares, products = (
         _gaussian_means(part) for part in (x, y, x * x + y * y, x * y)
@@ -115,7 +121,9 @@ def psnr_db(mean_squared_error: float) -> float:
 
 
 def grey(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f h w 1"]:
-    """Luma, rounded to 8 bits to the level as OpenCV's `cvtColor` does; other libraries differ in 0.1 % of pixels."""
+    """Luma, rounded to 8 bits to the level as OpenCV's `cvtColor` does; other libraries differ in
+    0.1 % of pixels.
+    """
     return ((frames @ np.array(GREY, np.int32) + 2**14) >> 15).astype(np.uint8)[..., None]
 
 
@@ -155,7 +163,9 @@ class Psnr(FrameMetric):
     needs = frozenset({"frames", "truth"})
 
     class Config(PairConfig):
-        """`frames`: the mean of the frames' own, those without any error left out; `mse`: that of the mean error."""
+        """`frames`: the mean of the frames' own, those without any error left out; `mse`: that of
+        the mean error.
+        """
 
         aggregate: Literal["frames", "mse"] = "frames"
 
@@ -214,7 +224,9 @@ def mean_colours(frames: UInt8[np.ndarray, "f h w 3"]) -> Float[np.ndarray, "f 3
 
 
 class Sharpness(FrameMetric):
-    """Variance of the Laplacian; `to_first` is that of all frames over that of the first, which a generator copies."""
+    """Variance of the Laplacian; `to_first` is that of all frames over that of the first, which a
+    generator copies.
+    """
 
     name, unit, low, high, better = "sharpness", "levels^2", 0.0, math.inf, "higher"
 

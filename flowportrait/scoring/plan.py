@@ -1,4 +1,6 @@
-"""What a judge run will cost, before the first call: calls, tokens and, where prices are known, money."""
+"""What a judge run will cost, before the first call: calls, tokens and, where prices are known,
+money.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,9 @@
-"""Judges by name: what a model needs to be asked rightly, as TOML files, since models change every quarter.
+"""Judges by name: what a model needs to be asked rightly, as TOML files, since models change every
+quarter.
 
-A file holds `about`, `source` (where its settings were read and when), `checked` (what they were tried against), the
-table `backend`, and in `unset` settings that must not be sent. The user's own settings are laid over it.
+A file holds `about`, `source` (where its settings were read and when), `checked` (what they were
+tried against), the table `backend`, and in `unset` settings that must not be sent. The user's own
+settings are laid over it.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name: str) -> Preset:
-    """The shipped preset `name`, or the file of that path. Raises ConfigError that names the nearest one."""
+    """The shipped preset `name`, or the file of that path. Raises ConfigError that names the
+    nearest one.
+    """
     own = Path(name)
     if own.suffix == ".toml" and own.is_file():
         return load_recipe(own, Preset)
@@ -47,7 +51,9 @@ def load_preset(name: str) -> Preset:
 
 
 def backend_of(preset: str | None, own: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a backend: those of the preset, and over them the user's own. Raises ConfigError."""
+    """The settings of a backend: those of the preset, and over them the user's own. Raises
+    ConfigError.
+    """
     if preset is None:
         return dict(own)
     found = load_preset(preset)

@@ -1,7 +1,7 @@
 """Prompts: Markdown files with a head that says their version and where they come from.
 
-A folder of the user's own replaces the shipped one file by file; the digest of every text enters the fingerprint
-of the scores it leads to.
+A folder of the user's own replaces the shipped one file by file; the digest of every text enters
+the fingerprint of the scores it leads to.
 """
 
 import hashlib
@@ -16,7 +16,9 @@ _FENCE = "---"
 
 @dataclass(frozen=True)
 class Prompt:
-    """One text to ask with. `source` says whether the paper prints it or it is this project's own."""
+    """One text to ask with. `source` says whether the paper prints it or it is this project's
+    own.
+    """
 
     name: str
     text: str
@@ -30,7 +32,9 @@ class Prompt:
 
 
 def load_prompt(name: str, folder: Path | None = None) -> Prompt:
-    """The prompt `name` of `folder`, or the shipped one where the folder has none. Raises ConfigError."""
+    """The prompt `name` of `folder`, or the shipped one where the folder has none. Raises
+    ConfigError.
+    """
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"prompts: no folder '{folder}'; give one with files such as {name}.md")
     own = folder / f"{name}.md" if folder else None

@@ -1,9 +1,11 @@
-"""RAFT (Teed and Deng 2020, arXiv:2003.12039) over many frames of a clip, in fewer operations than pair by pair.
+"""RAFT (Teed and Deng 2020, arXiv:2003.12039) over many frames of a clip, in fewer operations than
+pair by pair.
 
-The numbers are those of torchvision's `forward` up to rounding. Less is computed: every frame is encoded once, what
-the recurrent unit takes from the context is added up before the iterations, the windows of the correlation are read
-as whole patches, and only the last flow is enlarged. Pixels lie in rows with their channels side by side ("channels
-last"), which convolutions on processors like best.
+The numbers are those of torchvision's `forward` up to rounding. Less is computed: every frame is
+encoded once, what the recurrent unit takes from the context is added up before the iterations, the
+windows of the correlation are read as whole patches, and only the last flow is enlarged. Pixels lie
+in rows with their channels side by side ("channels last"), which convolutions on processors like
+best.
 """
 
 from __future__ import annotations
@@ -60,8 +62,9 @@ def load_raft(path: Path, size: Literal["small", "large"]) -> nn.Module:
 
 
 def _quicken(network: nn.Module) -> None:
-    """The same layers by operations that torch computes several times faster: a group of one channel is an instance,
-    and a convolution by single pixels is a product of matrices."""
+    """The same layers by operations that torch computes several times faster: a group of one
+    channel is an instance, and a convolution by single pixels is a product of matrices.
+    """
     for parent in network.modules():
         for name, child in parent.named_children():
             if isinstance(child, nn.InstanceNorm2d):
@@ -102,8 +105,8 @@ def flows_between(
     iterations: int = 12,
     batch_pairs: int = 0,
 ) -> Iterator[Float[Tensor, "n 2 h w"]]:
-    """Flow in px from every frame to the next, over a clip that comes in blocks; `batch_pairs` of them at a time, or
-    for 0 as many as fill a processor's cache.
+    """Flow in px from every frame to the next, over a clip that comes in blocks; `batch_pairs` of
+    them at a time, or for 0 as many as fill a processor's cache.
 
     Sides that are no multiple of 8 are padded as the authors pad.
     """
@@ -168,11 +171,13 @@ def _flow(raft: nn.Module, update: _Update, encoded: _Encoded, iterations: int) 
 
 
 class _Correlations:
-    """How alike each place of a picture is to the places of the next, at four scales, ready to be looked up.
+    """How alike each place of a picture is to the places of the next, at four scales, ready to be
+    looked up.
 
-    Every plane of a place lies row by row with as many zeros behind each row as a window is wide, and a row of zeros at
-    its end: a window that leaves the plane reads those. Windows are then read as whole runs of numbers, which takes a
-    fifth of the time of interpolating every point by itself.
+    Every plane of a place lies row by row with as many zeros behind each row as a window is wide,
+    and a row of zeros at its end: a window that leaves the plane reads those. Windows are then read
+    as whole runs of numbers, which takes a fifth of the time of interpolating every point by
+    itself.
     """
 
     def __init__(self, batch: int, height: int, width: int, block: nn.Module):
@@ -229,7 +234,9 @@ class _Correlations:
 
 
 class _Update:
-    """torchvision's update block with what does not change taken out of the iterations, and faster convolutions."""
+    """torchvision's update block with what does not change taken out of the iterations, and faster
+    convolutions.
+    """
 
     def __init__(self, raft: nn.Module):
         block = raft.update_block
@@ -254,7 +261,9 @@ class _Update:
         return self._kept.between(features[:-1], features[1:])
 
     def begin(self, hidden: Tensor, context: Tensor) -> None:
-        """The state before the first iteration, and what every unit takes from the context in each."""
+        """The state before the first iteration, and what every unit takes from the context in
+        each.
+        """
         self.hidden, self._given = hidden, [unit.given(context) for unit in self.units]
 
     def seen(self, windows: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
@@ -273,8 +282,9 @@ class _Update:
 
 
 class _SmallUpdate(_Update):
-    """The update block of RAFT-small, all of whose windows are 3 x 3, on canvases: what one convolution gives the next
-    reads in place, and what two of them read is turned once."""
+    """The update block of RAFT-small, all of whose windows are 3 x 3, on canvases: what one
+    convolution gives the next reads in place, and what two of them read is turned once.
+    """
 
     def __init__(self, raft: nn.Module):
         super().__init__(raft)
@@ -317,7 +327,8 @@ class _SmallUpdate(_Update):
             self._headed.write(rows, _convolved(self._turned[index], self._first).relu_())
         self._headed.clear_ends()
         _, _, height, width = self._shape
-        # Two results a pixel: all nine taps as one product, then added up, take half of a convolution's time.
+        # Two results a pixel: all nine taps as one product, then added up, take half of a
+        # convolution's time.
         taps = (self._headed.padded @ self._taps).unflatten(-1, (9, 2))
         moved = sum(
             taps[:, i : i + height, j : j + width, 3 * i + j] for i in range(3) for j in range(3)

@@ -1,9 +1,11 @@
-"""What a judge's reply says, or why it says nothing usable. Pure text in, values out; nothing is guessed.
+"""What a judge's reply says, or why it says nothing usable. Pure text in, values out; nothing is
+guessed.
 
-The order: thinking is cut away, then every outermost {...} is read as JSON or as a Python literal (models write
-single quotes, as the example in the paper's prompts does), and only where there is none, `"score": 4` in the text.
-A reply is unusable when a value is outside the offered ones, when two values differ, when one object holds a key
-twice (also nested), or when words follow the answer: they may take it back.
+The order: thinking is cut away, then every outermost {...} is read as JSON or as a Python literal
+(models write single quotes, as the example in the paper's prompts does), and only where there is
+none, `"score": 4` in the text. A reply is unusable when a value is outside the offered ones, when
+two values differ, when one object holds a key twice (also nested), or when words follow the answer:
+they may take it back.
 """
 
 import ast
@@ -22,10 +24,12 @@ Demand = Mapping[str, Sequence[int] | Sequence[str]]
 _LONGEST_OBJECT = 4000
 _MOST_UNREADABLE = 300
 """Braces that begin nothing readable, after which no more is looked for: what follows then counts as words."""
-# What literals of untrusted text raise: unhashable keys, too deep a nesting, numbers of thousands of digits.
+# What literals of untrusted text raise: unhashable keys, too deep a nesting, numbers of thousands
+# of digits.
 _UNREADABLE = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
 _THINK_OPEN, _THINK_CLOSE = "<think>", "</think>"
-# What may stand behind an answer: white space, marks, code fences, closing tags and special tokens, but no words.
+# What may stand behind an answer: white space, marks, code fences, closing tags and special tokens,
+# but no words.
 _WORDLESS = re.compile(r"(?:<[^<>\n]{0,40}>|[^\w<]|<(?![^<>\n]{0,40}>)|_)*")
 
 
@@ -90,7 +94,8 @@ def _end_of_thinking(text: str) -> int | None:
     opened = text.find(_THINK_OPEN)
     if opened < 0:
         return 0
-    # Some models forget the closing tag. An object that ends the whole text is their answer; any other is a thought.
+    # Some models forget the closing tag. An object that ends the whole text is their answer; any
+    # other is a thought.
     last = list(_objects(text, opened))
     return last[-1].start if last and not _words_after(text, last[-1].end) else None
 
@@ -119,7 +124,9 @@ _JSON = json.JSONDecoder(object_pairs_hook=_Object)
 
 
 def _literal_at(text: str, at: int) -> _Found | None:
-    """The dictionary in Python's notation that begins here: up to the brace that closes it, quotes seen."""
+    """The dictionary in Python's notation that begins here: up to the brace that closes it, quotes
+    seen.
+    """
     depth, quote, skip = 0, "", False
     for place, letter in enumerate(text[at : at + _LONGEST_OBJECT], at):
         if skip or (quote and letter != quote):
@@ -138,7 +145,9 @@ def _literal_at(text: str, at: int) -> _Found | None:
 
 
 def _literal(node: ast.expr) -> Any:
-    """A literal's value with dictionaries as `_Object`. Raises ValueError for what is no literal."""
+    """A literal's value with dictionaries as `_Object`. Raises ValueError for what is no
+    literal.
+    """
     if isinstance(node, ast.Dict):
         if None in node.keys:
             raise ValueError("** is no literal")
@@ -183,7 +192,9 @@ def _checked(found: _Object, demand: Demand) -> dict[str, int | str] | str:
 
 
 def _normal(value: Any, allowed: Sequence[int] | Sequence[str]) -> Any:
-    """4 for 4, "4" and 4.0 where integers are allowed, "A" for "a" where letters are; all else as it came."""
+    """4 for 4, "4" and 4.0 where integers are allowed, "A" for "a" where letters are; all else as
+    it came.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(allowed[0], str):
@@ -196,7 +207,9 @@ def _normal(value: Any, allowed: Sequence[int] | Sequence[str]) -> Any:
 
 
 def _from_prose(text: str, start: int, demand: Demand) -> Reply:
-    """`"score": 4` without braces; the value must stand alone, so that `score: 4 or 5` gives nothing."""
+    """`"score": 4` without braces; the value must stand alone, so that `score: 4 or 5` gives
+    nothing.
+    """
     values, spans = {}, {}
     for key, allowed in demand.items():
         hits = list(_key_and_value(key).finditer(text, start))
@@ -223,7 +236,9 @@ def _key_and_value(key: str) -> re.Pattern[str]:
 
 
 def _place(text: str, begin: int, end: int, key: str) -> tuple[int, int]:
-    """Where the value of `key` stands within an object that was read; its end where that is not plain to see."""
+    """Where the value of `key` stands within an object that was read; its end where that is not
+    plain to see.
+    """
     match = re.compile(rf"[\"']{re.escape(key)}[\"']\s*:\s*[\"']?(\w+)").search(text, begin, end)
     return match.span(1) if match else (end, end)
 

@@ -1,4 +1,6 @@
-"""What an evaluation leaves for people: CSV, Markdown, LaTeX and an HTML page with its clips, worst cases first."""
+"""What an evaluation leaves for people: CSV, Markdown, LaTeX and an HTML page with its clips, worst
+cases first.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ _NOTE = (
 
 
 def write(result: Evaluation, out: Path) -> None:
-    """scores.csv, summary.csv, differences.csv, report.md, report.tex, report.html with `clips`, provenance.json."""
+    """scores.csv, summary.csv, differences.csv, report.md, report.tex, report.html with `clips`,
+    provenance.json.
+    """
     clips = viewer.Media(out)
     texts = {
         "scores.csv": _csv(result), "summary.csv": _summary_csv(result), "differences.csv": _differences_csv(result),
@@ -161,7 +165,9 @@ def _plain(value: float | None) -> str:
 
 
 def _summary(result: Evaluation) -> Iterator[tuple[str, ...]]:
-    """Cells of one line a scorer and generator: name, mean, standard deviation, median, worst, scored, unscored."""
+    """Cells of one line a scorer and generator: name, mean, standard deviation, median, worst,
+    scored, unscored.
+    """
     made_by = {sample.id: sample.generator for sample in result.samples}
     for scorer, generator in ((s, g) for s in result.scorers for g in result.generators):
         name = scorer.name if len(result.generators) == 1 else f"{scorer.name}, {generator}"
@@ -216,7 +222,9 @@ def _set_cells(result: Evaluation) -> Iterator[tuple[str, ...]]:
 
 
 def _page(result: Evaluation, clips: viewer.Media) -> str:
-    """The whole page; everything it shows is inside it but the videos, which lie in `clips` beside it."""
+    """The whole page; everything it shows is inside it but the videos, which lie in `clips` beside
+    it.
+    """
     parts = [
         (
             f"<h1>{escape(result.generated)} <span class=dim>against"

@@ -1,9 +1,10 @@
-"""The reward of §3.3: scores from outside become one number a clip (Eq. 11 and 17). Knows no torch and
-no scorer by name.
+"""The reward of §3.3: scores from outside become one number a clip (Eq. 11 and 17). Knows no torch
+and no scorer by name.
 
-A scorer is anything that is called with a `Candidate` and gives a float, nan when it cannot score the clip (a judge
-whose reply is of no use, a face that is not found). Nan is never replaced by a number: the clip drops out, is
-counted, and too many of them end the run. A scorer that raises ends the run at once.
+A scorer is anything that is called with a `Candidate` and gives a float, nan when it cannot score
+the clip (a judge whose reply is of no use, a face that is not found). Nan is never replaced by a
+number: the clip drops out, is counted, and too many of them end the run. A scorer that raises ends
+the run at once.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from flowportrait.scoring import Need, Sample, digest_of, score_row
 class Candidate:
     """A generated clip beside what it was made from.
 
-    `frames` uint8 [f, h, w, 3], like `truth`, the real clip of this speech; `portrait` uint8 [h, w, 3]; `mouth` is the
-    box (left, top, right, bottom) of the portrait's mouth in px, where it is known.
+    `frames` uint8 [f, h, w, 3], like `truth`, the real clip of this speech; `portrait` uint8 [h, w,
+    3]; `mouth` is the box (left, top, right, bottom) of the portrait's mouth in px, where it is
+    known.
     """
 
     key: str
@@ -112,7 +114,9 @@ class RewardConfig(Frozen):
 
 @dataclass
 class Statistics:
-    """Mean and variance of each term, by name: of the batch at hand, or running over the ones before it."""
+    """Mean and variance of each term, by name: of the batch at hand, or running over the ones
+    before it.
+    """
 
     moments: dict[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -134,14 +138,18 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Rewards:
-    """`final` [n] is Eq. 17's, nan for clips that dropped out; `parts` the weighted terms it is the sum of."""
+    """`final` [n] is Eq. 17's, nan for clips that dropped out; `parts` the weighted terms it is the
+    sum of.
+    """
 
     final: np.ndarray
     parts: dict[str, np.ndarray]
     num_unscored: int
 
     def explained(self, group: np.ndarray) -> dict[str, float]:
-        """The share of the rewards' variance within groups that each term brings; together 1 (nan if none varies)."""
+        """The share of the rewards' variance within groups that each term brings; together 1 (nan
+        if none varies).
+        """
         scored = np.isfinite(self.final)
         total = _within(self.final[scored], group[scored])
         whole = float(total @ total)
@@ -159,8 +167,9 @@ def composite(
 ) -> Rewards:
     """Eq. 17 over a whole batch, all ranks together: `scores` [n] by scorer, `group` [n].
 
-    R = sum of w (R_term - mean) / std, a term being the mean of its scorers (Eq. 11). Given `running` statistics, these
-    normalise the batch and then learn from it. Raises TrainingError when too many clips are unscored.
+    R = sum of w (R_term - mean) / std, a term being the mean of its scorers (Eq. 11). Given
+    `running` statistics, these normalise the batch and then learn from it. Raises TrainingError
+    when too many clips are unscored.
     """
     raw = {
         term.name: np.mean([scores[name] for name in term.scorers], axis=0) for term in config.terms
@@ -183,7 +192,9 @@ def composite(
 
 
 class CompositeReward:
-    """Eq. 17 over all clips of a run as one batch; its parts are the weighted terms that it is the sum of."""
+    """Eq. 17 over all clips of a run as one batch; its parts are the weighted terms that it is the
+    sum of.
+    """
 
     name, unit, low, high, better = "reward", "std", -math.inf, math.inf, "higher"
     needs: ClassVar[frozenset[Need]] = frozenset()
@@ -214,7 +225,9 @@ class CompositeReward:
         )
 
     def of_batch(self, samples: Sequence[Sample], scores: Iterable[Score]) -> list[Score]:
-        """The rewards of these clips by the scores of their terms; a clip that lacks one has none."""
+        """The rewards of these clips by the scores of their terms; a clip that lacks one has
+        none.
+        """
         found: dict[tuple[str, str], list[Score]] = {}
         for score in scores:
             found.setdefault((score.clip, score.scorer), []).append(score)
@@ -258,7 +271,9 @@ class CompositeReward:
     def _value(
         self, sample: Sample, name: str, found: Mapping[tuple[str, str], list[Score]]
     ) -> tuple[float, str]:
-        """A clip's number by one scorer, its repeats averaged, more is better; else nan and the reason."""
+        """A clip's number by one scorer, its repeats averaged, more is better; else nan and the
+        reason.
+        """
         rows = found.get((sample.id, scorer_of(name)), [])
         values = [row.value for row in rows if not row.reason]
         if not values:
@@ -288,7 +303,9 @@ def _within(values: np.ndarray, group: np.ndarray) -> np.ndarray:
 
 
 class ScoringDesk:
-    """Scores candidates in threads while the caller goes on; `collect` gives what is due, in order of submission."""
+    """Scores candidates in threads while the caller goes on; `collect` gives what is due, in order
+    of submission.
+    """
 
     def __init__(self, scorers: Mapping[str, Scorer], workers: int):
         self.scorers = dict(scorers)
@@ -296,14 +313,18 @@ class ScoringDesk:
         self._due: list[dict[str, Future[float]]] = []
 
     def submit(self, candidate: Candidate | None) -> None:
-        """Takes a clip to be scored by all scorers; None stands for a clip that came out unusable, never scored."""
+        """Takes a clip to be scored by all scorers; None stands for a clip that came out unusable,
+        never scored.
+        """
         jobs = {} if candidate is None else self.scorers
         self._due.append(
             {name: self._threads.submit(scorer, candidate) for name, scorer in jobs.items()}
         )
 
     def collect(self) -> list[dict[str, float]]:
-        """The scores of every clip submitted since the last time, waiting for those that are not ready."""
+        """The scores of every clip submitted since the last time, waiting for those that are not
+        ready.
+        """
         due, self._due = self._due, []
         return [
             {name: float(jobs[name].result()) if jobs else math.nan for name in self.scorers}

@@ -1,8 +1,10 @@
-"""Scorers as the rewards that a training run names: a `Candidate` goes in, a number comes out, more is better.
+"""Scorers as the rewards that a training run names: a `Candidate` goes in, a number comes out, more
+is better.
 
-`perceptual` is minus LPIPS (Eq. 12-13), `consistency` minus RAFT's jitter (Eq. 14-16); `lip_sync`, `expressiveness` and
-`motion` are the judge's three aspects (Eq. 11 is their mean, which the reward's term takes). Every other scorer can be
-named as well and enters with minus where less is better.
+`perceptual` is minus LPIPS (Eq. 12-13), `consistency` minus RAFT's jitter (Eq. 14-16); `lip_sync`,
+`expressiveness` and `motion` are the judge's three aspects (Eq. 11 is their mean, which the
+reward's term takes). Every other scorer can be named as well and enters with minus where less is
+better.
 """
 
 from __future__ import annotations
@@ -63,14 +65,18 @@ def _measure(scorer: Scorer, loop: _Loop, views: Views) -> Measure:
 
 
 class Views:
-    """The views of the last candidates: all metrics of one share what was found in it, such as its face."""
+    """The views of the last candidates: all metrics of one share what was found in it, such as its
+    face.
+    """
 
     def __init__(self, kept: int = 8):
         self._views: list[CandidateView] = []
         self._kept, self._lock = kept, threading.Lock()
 
     def of(self, candidate: Candidate) -> CandidateView:
-        """The view of this very candidate: keys may come again, so nothing else is taken for the same."""
+        """The view of this very candidate: keys may come again, so nothing else is taken for the
+        same.
+        """
         with self._lock:
             view = next((view for view in self._views if view.candidate is candidate), None)
             if view is None:
@@ -95,7 +101,8 @@ class MetricMeasure:
 
 
 class JudgeMeasure:
-    """A judge's score of a candidate, shown to it as an mp4 with its sound; nan for an answer that is of no use.
+    """A judge's score of a candidate, shown to it as an mp4 with its sound; nan for an answer that
+    is of no use.
 
     Raises JudgeError when the run must stop.
     """
@@ -122,7 +129,9 @@ def _write(path: Path, candidate: Candidate) -> None:
 
 
 class _Loop:
-    """One event loop in a thread of its own, where every judge stays open; measures are called from many threads."""
+    """One event loop in a thread of its own, where every judge stays open; measures are called from
+    many threads.
+    """
 
     def __init__(self):
         self._lock = threading.Lock()

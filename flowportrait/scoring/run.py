@@ -1,7 +1,9 @@
-"""Scoring many clips: what to score, with what, into a file that survives a kill and is never scored twice.
+"""Scoring many clips: what to score, with what, into a file that survives a kill and is never
+scored twice.
 
-Every score is appended as soon as it is known. Running the same command again goes on where the last run stopped; a
-clip whose file has changed since is scored again, and its old score leaves the file when the run ends.
+Every score is appended as soon as it is known. Running the same command again goes on where the
+last run stopped; a clip whose file has changed since is scored again, and its old score leaves the
+file when the run ends.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -66,10 +68,12 @@ def build_scorers(
     answers: Path,
     missing: dict[str, str] | None = None,
 ) -> list[Scorer]:
-    """The scorers of these names or presets; judge systems of the same settings share one judge, its rates, its budget.
+    """The scorers of these names or presets; judge systems of the same settings share one judge,
+    its rates, its budget.
 
-    A [reward] table, or the name `reward`, adds the scorers of its terms and, last, the reward itself. Weights that are
-    not there raise CheckpointError at once, or with `missing` are noted there by scorer, which is then left out.
+    A [reward] table, or the name `reward`, adds the scorers of its terms and, last, the reward
+    itself. Weights that are not there raise CheckpointError at once, or with `missing` are noted
+    there by scorer, which is then left out.
     """
     names, known = list(names), {*SCORERS.names(), *PRESETS}
     for name in names:
@@ -149,12 +153,15 @@ def score_to_file(
     progress: Callable[[int, int], None],
     workers: int = 2,
 ) -> Summary:
-    """Scores all samples by all scorers into `out`, one JSON line each; what stands there already is kept.
+    """Scores all samples by all scorers into `out`, one JSON line each; what stands there already
+    is kept.
 
-    Metrics share one decoding of each clip and go through the clips in `workers` threads; judges come after them, and
-    the reward, which takes all of these clips as one batch, last. Other runs may write into `out` at the same time.
+    Metrics share one decoding of each clip and go through the clips in `workers` threads; judges
+    come after them, and the reward, which takes all of these clips as one batch, last. Other runs
+    may write into `out` at the same time.
 
-    Raises DataError when `out` holds scores of a scorer with other settings, JudgeError when a judge stops the run.
+    Raises DataError when `out` holds scores of a scorer with other settings, JudgeError when a
+    judge stops the run.
     """
     file = RecordFile(out, Score, {scorer.name: scorer.fingerprint for scorer in scorers})
     parts = [scorer for scorer in scorers if not isinstance(scorer, CompositeReward)]
@@ -209,9 +216,11 @@ def compare_to_file(
     retry_unsaid: bool,
     progress: Callable[[int, int], None],
 ) -> tuple[list[Verdict], int]:
-    """The verdicts on all pairs, also in `out`, one JSON line each; and how many stood there already and were kept.
+    """The verdicts on all pairs, also in `out`, one JSON line each; and how many stood there
+    already and were kept.
 
-    Raises DataError when `out` holds verdicts of the comparer with other settings, JudgeError when the run must stop.
+    Raises DataError when `out` holds verdicts of the comparer with other settings, JudgeError when
+    the run must stop.
     """
     file = RecordFile(out, Verdict, {comparer.name: comparer.fingerprint})
     current = {both(a.id, b.id): [a.sha256, b.sha256] for a, b in pairs}
@@ -244,7 +253,9 @@ def compare_to_file(
 def _all_scores(
     samples: list[Sample], scorers: list[Scorer], missing: set[Key], workers: int
 ) -> Iterator[Score]:
-    """The missing scores: what cannot be scored at once, then metrics clip by clip, then judges one by one."""
+    """The missing scores: what cannot be scored at once, then metrics clip by clip, then judges one
+    by one.
+    """
     lacking = {(id_, name) for id_, name, _ in missing}
     metrics: dict[str, list[Metric]] = {}
     judged: dict[str, list[Sample]] = {}
@@ -278,9 +289,11 @@ def _unusable(scorer: Scorer, sample: Sample) -> str:
 
 
 def _still_holds(score: Score, sample: Sample, scorer: Scorer | None) -> bool:
-    """Whether clip and truth are those that were scored; a video or truth that was not there is looked for again.
+    """Whether clip and truth are those that were scored; a video or truth that was not there is
+    looked for again.
 
-    Where no truth is given this time, numbers that had one stay; so do those of scorers that are not asked (None).
+    Where no truth is given this time, numbers that had one stay; so do those of scorers that are
+    not asked (None).
     """
     if score.sha256 != sample.sha256:
         return False

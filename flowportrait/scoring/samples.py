@@ -1,4 +1,6 @@
-"""Which clips are meant: videos, folders and manifests, each clip with its truth, or two of one name as a pair."""
+"""Which clips are meant: videos, folders and manifests, each clip with its truth, or two of one
+name as a pair.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from flowportrait.scoring import Sample
 
 
 class Found(NamedTuple):
-    """A video of a source: its id, where it lies, and the names that its truth may have, the likeliest first."""
+    """A video of a source: its id, where it lies, and the names that its truth may have, the
+    likeliest first.
+    """
 
     id: str
     video: Path
@@ -25,9 +29,10 @@ class Found(NamedTuple):
 def find_samples(sources: Iterable[Path], truth: Path | None = None) -> list[Sample]:
     """The clips of videos, folders (all videos below) and manifests, each with its truth.
 
-    A source may be NAME=PATH; NAME is then the generator of its clips, else the source's own name, as far as that is
-    needed to tell it from others. A clip's id is its path as given, or its id in the manifest. Its truth is the video
-    of the same name below the folder `truth`, or the row of the same id or video name in the manifest `truth`. Raises
+    A source may be NAME=PATH; NAME is then the generator of its clips, else the source's own name,
+    as far as that is needed to tell it from others. A clip's id is its path as given, or its id in
+    the manifest. Its truth is the video of the same name below the folder `truth`, or the row of
+    the same id or video name in the manifest `truth`. Raises
     DataError: nothing there, or an id twice.
     """
     samples: dict[str, Sample] = {}
@@ -53,7 +58,9 @@ def find_samples(sources: Iterable[Path], truth: Path | None = None) -> list[Sam
 
 
 def _generators(given: Sequence[tuple[str, Path]]) -> list[str]:
-    """A name for each source: the one it was given, else the end of its folder's path that tells it from others."""
+    """A name for each source: the one it was given, else the end of its folder's path that tells it
+    from others.
+    """
     homes = [
         (path if path.is_dir() or path.suffix == ".jsonl" else path.parent).absolute()
         for _, path in given
@@ -70,7 +77,9 @@ def _generators(given: Sequence[tuple[str, Path]]) -> list[str]:
 
 
 def videos_of(source: Path) -> Iterator[Found]:
-    """All clips of one source. Raises DataError: nothing there, or a folder that cannot be looked into."""
+    """All clips of one source. Raises DataError: nothing there, or a folder that cannot be looked
+    into.
+    """
     if source.is_dir():
         # A link that leads nowhere is a clip without a file, and is said to be one.
         for path in sorted(files_below(source)):
@@ -96,8 +105,9 @@ def videos_of(source: Path) -> Iterator[Found]:
 
 
 def find_pairs(a: Path, b: Path) -> tuple[list[tuple[Sample, Sample]], list[str]]:
-    """The clips of two videos, or those of the same name in two folders or of the same id in two manifests; and the
-    names that only one of them has. Raises DataError: nothing there, or nothing of the same name.
+    """The clips of two videos, or those of the same name in two folders or of the same id in two
+    manifests; and the names that only one of them has. Raises DataError: nothing there, or nothing
+    of the same name.
     """
     for path in (a, b):
         if not path.exists():
@@ -134,7 +144,9 @@ def _pair_name(source: Path, found: Found) -> str:
 
 
 class _Truths:
-    """Ground-truth videos, in a folder, its manifest if it has one, or a manifest. Raises DataError when it is none."""
+    """Ground-truth videos, in a folder, its manifest if it has one, or a manifest. Raises DataError
+    when it is none.
+    """
 
     def __init__(self, source: Path):
         if not source.is_dir() and (source.suffix != ".jsonl" or not source.is_file()):

@@ -1,4 +1,6 @@
-"""Whether a judge still tells clips apart: a judge that gives everybody a 4 or a 5 is no reward and no measure."""
+"""Whether a judge still tells clips apart: a judge that gives everybody a 4 or a 5 is no reward and
+no measure.
+"""
 
 import math
 from collections import Counter, defaultdict

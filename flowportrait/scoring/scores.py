@@ -1,8 +1,9 @@
-"""The file of scores or of verdicts: one JSON line each, shared by all runs that write into it, at the same time or one
-after another.
+"""The file of scores or of verdicts: one JSON line each, shared by all runs that write into it, at
+the same time or one after another.
 
-A line is appended as soon as it is known, so that a kill costs at most the one in work. When a run ends it puts its
-lines in order and leaves those of other runs where they are. Everything that writes holds the file's lock.
+A line is appended as soon as it is known, so that a kill costs at most the one in work. When a run
+ends it puts its lines in order and leaves those of other runs where they are. Everything that
+writes holds the file's lock.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def _asked(record: Score | Verdict) -> str:
 
 
 class RecordFile(Generic[R]):
-    """Records at `path` by key; `fingerprints` of those asked, whose settings must be those that the file knows."""
+    """Records at `path` by key; `fingerprints` of those asked, whose settings must be those that
+    the file knows.
+    """
 
     def __init__(self, path: Path, kind: type[R], fingerprints: Mapping[str, str]):
         self.path, self.kind, self.fingerprints = path, kind, fingerprints
@@ -57,7 +60,9 @@ class RecordFile(Generic[R]):
         """What was there before this run."""
 
     def read(self) -> dict[Key, R]:
-        """The file as it is now, the last line of each key. Raises DataError: somebody asked had other settings."""
+        """The file as it is now, the last line of each key. Raises DataError: somebody asked had
+        other settings.
+        """
         if not self.path.exists():
             return {}
         with self._lock:
@@ -77,8 +82,9 @@ class RecordFile(Generic[R]):
             append_line(self.path, record.model_dump_json().encode() + b"\n")
 
     def put_in_order(self, known: Mapping[Key, R], wanted: Iterable[Key]) -> None:
-        """Each of the `known` records once, the `wanted` last and in their order, behind those that other runs have
-        written since; what was found and is no longer known goes."""
+        """Each of the `known` records once, the `wanted` last and in their order, behind those that
+        other runs have written since; what was found and is no longer known goes.
+        """
         wanted = list(wanted)
         asked_for = set(wanted)
         with self._lock:
@@ -91,7 +97,9 @@ class RecordFile(Generic[R]):
             self._replace("".join(record.model_dump_json() + "\n" for record in ordered).encode())
 
     def _close_torn_line(self) -> None:
-        """Takes off what a kill has left of a line. Raises DataError, and touches nothing, if the file is another."""
+        """Takes off what a kill has left of a line. Raises DataError, and touches nothing, if the
+        file is another.
+        """
         text = self.path.read_bytes() if self.path.exists() else b""
         if not text or text.endswith(b"\n"):
             return

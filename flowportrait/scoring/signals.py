@@ -1,8 +1,9 @@
-"""What can be measured of a talking face without a language model: the signals of the offline judge.
+"""What can be measured of a talking face without a language model: the signals of the offline
+judge.
 
-Each is one number a clip, from `sync-small`, the shipped landmarker, the face shapes read from its landmarks, and
-optical flow of the framed face. All are in units of the face (distances between the eyes) or of the clip (shares), so
-that size and frame rate do not matter.
+Each is one number a clip, from `sync-small`, the shipped landmarker, the face shapes read from its
+landmarks, and optical flow of the framed face. All are in units of the face (distances between the
+eyes) or of the clip (shares), so that size and frame rate do not matter.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ _STILL_LEVELS = 0.15, 0.35
 _STILL_SHARE = (
     0.25  # of the change that nine frames in ten stay below: between the two levels this decides
 )
-_EVEN_SHARE = 0.7  # of the gaps between repeated frames, that are alike when a steady lower frame rate made them
-_SLOWEST_EVEN = 2  # frames that a picture may stay, at most; below 12 frames a second even an even rate is no motion
+# of the gaps between repeated frames, that are alike when a steady lower frame rate made them
+_EVEN_SHARE = 0.7
+# frames that a picture may stay, at most; below 12 frames a second even an even rate is no motion
+_SLOWEST_EVEN = 2
 _LATE = 0.05  # cosines that a frame of offset costs
 _BLINK_DIP = 0.06, 6.0, 0.45
 """A blink lowers `eye_edges` by at least so much, so many deviations of noise, and so much of the deepest blink."""
@@ -47,10 +50,11 @@ _LEAST_FRAMES = 24
 
 
 def sync_fit(view: View) -> float:
-    """How much better the sound fits the lips near where it is than elsewhere, in cosines of `sync-small`.
+    """How much better the sound fits the lips near where it is than elsewhere, in cosines of
+    `sync-small`.
 
-    The greatest cosine over shifts, less the median, less 0.05 for every frame of its shift: sound that is late by two
-    frames is better than sound that fits nowhere.
+    The greatest cosine over shifts, less the median, less 0.05 for every frame of its shift: sound
+    that is late by two frames is better than sound that fits nowhere.
     """
     profile = SyncSmall().fit(view).profile.numpy()
     reach = len(profile) // 2
@@ -59,7 +63,9 @@ def sync_fit(view: View) -> float:
 
 
 def lip_life(view: View) -> float:
-    """Spread of the gap between the inner lips within a clip, in eye distances: whether the mouth speaks at all."""
+    """Spread of the gap between the inner lips within a clip, in eye distances: whether the mouth
+    speaks at all.
+    """
     points = _steadied(_long_enough(view))
     return float(_spread((points[:, _LOWER_LIP, 1] - points[:, _UPPER_LIP, 1]).mean(1)))
 
@@ -70,7 +76,9 @@ def jaw_life(view: View) -> float:
 
 
 def lips_life(view: View) -> float:
-    """Mean spread of the lips' own face shapes (mouthClose, mouthPress, mouthLowerDown and so on), the jaw's apart."""
+    """Mean spread of the lips' own face shapes (mouthClose, mouthPress, mouthLowerDown and so on),
+    the jaw's apart.
+    """
     return _shape_life(view, "mouth")
 
 
@@ -81,39 +89,48 @@ def lid_life(view: View) -> float:
 
 
 def upper_face_flow(view: View) -> float:
-    """How brows and lids move against the head: root mean square of their own flow, in eye distances a second."""
+    """How brows and lids move against the head: root mean square of their own flow, in eye
+    distances a second.
+    """
     moves = face_motion(view)
     power = _mean_over(moves.own.square().sum(1), moves, _BROWS_AND_EYES)
     return float(power.mean().sqrt() / moves.eyes_px * moves.fps)
 
 
 def brow_flow(view: View) -> float:
-    """How brows rise and fall against the head, as a whole: deviation of their speed, in eye distances a second."""
+    """How brows rise and fall against the head, as a whole: deviation of their speed, in eye
+    distances a second.
+    """
     moves = face_motion(view)
     return float(_mean_over(moves.own[:, 1], moves, _BROWS).std() / moves.eyes_px * moves.fps)
 
 
 def blink_luck(view: View) -> float:
-    """How usual it is to blink so often in so many seconds: 0 is usual, -1 happens to one person in ten.
+    """How usual it is to blink so often in so many seconds: 0 is usual, -1 happens to one person in
+    ten.
 
-    The chance of so few blinks or fewer, or of so many or more, doubled, under the rates that people have; its
-    logarithm to the base 10. Three seconds without a blink are -0.1, twenty are -1.7.
+    The chance of so few blinks or fewer, or of so many or more, doubled, under the rates that
+    people have; its logarithm to the base 10. Three seconds without a blink are -0.1, twenty are
+    -1.7.
     """
     return surprise(len(blinks(eyes(view))), len(eyes(view)) / FPS)
 
 
 def still_share(view: View) -> float:
-    """Minus the share of frames in which the place of the face is as it was in the frame before, pixel for pixel.
+    """Minus the share of frames in which the place of the face is as it was in the frame before,
+    pixel for pixel.
 
-    Seen in the clip's own pixels, at a fixed place: a path that follows the face would move even over a still. Frames
-    that a steady lower rate repeats (15 pictures a second stored as 30) do not count.
+    Seen in the clip's own pixels, at a fixed place: a path that follows the face would move even
+    over a still. Frames that a steady lower rate repeats (15 pictures a second stored as 30) do not
+    count.
     """
     repeats = find_repeats(view)
     return -float((repeats.still & ~repeats.even).sum() / max(1, (~repeats.even).sum()))
 
 
 def steadiness(view: View) -> float:
-    """Minus the mean change of the change of the head's speed from frame to frame, in eye distances; 0 is even.
+    """Minus the mean change of the change of the head's speed from frame to frame, in eye
+    distances; 0 is even.
 
     Not over the speed as in Eq. 15: a head that hardly moves would be judged by noise alone.
     """
@@ -121,7 +138,8 @@ def steadiness(view: View) -> float:
 
 
 def flow_evenness(view: View) -> float:
-    """Minus the jitter of the face's flow (Eq. 14-16, norms averaged over the face), of 64 px and with an epsilon of 1.
+    """Minus the jitter of the face's flow (Eq. 14-16, norms averaged over the face), of 64 px and
+    with an epsilon of 1.
 
     Own flow and the head's together, by Lucas and Kanade; `raft-jitter` is the paper's.
     """
@@ -171,14 +189,18 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
 
 
 def trust(view: View) -> float:
-    """How far the face is tracked well, from 0 to 1, by how the landmarks of the mirrored face differ from them."""
+    """How far the face is tracked well, from 0 to 1, by how the landmarks of the mirrored face
+    differ from them.
+    """
     _long_enough(view)
     error = view.keep("mirror error", lambda: mirror_error(track_face(view)))
     return float(np.clip((_DOUBTED - error) / (_DOUBTED - _TRUSTED), 0, 1))
 
 
 class FaceMotion(NamedTuple):
-    """Flow of a framed face, in px of 64, between pictures that differ: `whole`, and `own` without the rigid head's."""
+    """Flow of a framed face, in px of 64, between pictures that differ: `whole`, and `own` without
+    the rigid head's.
+    """
 
     whole: Float[Tensor, "n 2 64 64"]
     own: Float[Tensor, "n 2 64 64"]
@@ -219,7 +241,9 @@ def _face_motion(track: FaceTrack, even: Bool[np.ndarray, " f"]) -> FaceMotion:
 
 
 class Repeats(NamedTuple):
-    """Which frames, from the second on, show the `still` frame before; `even` ones are a steady lower rate's."""
+    """Which frames, from the second on, show the `still` frame before; `even` ones are a steady
+    lower rate's.
+    """
 
     still: Bool[np.ndarray, " f"]
     even: Bool[np.ndarray, " f"]
@@ -240,7 +264,9 @@ def _find_repeats(view: View) -> Repeats:
 
 
 def even_repeats(still: Bool[np.ndarray, " f"]) -> Bool[np.ndarray, " f"]:
-    """Those repeats that come at even distances, when most do: one picture in four, say, from first to last."""
+    """Those repeats that come at even distances, when most do: one picture in four, say, from first
+    to last.
+    """
     at = np.flatnonzero(still)
     gaps = np.diff(at)
     even = np.zeros_like(still)
@@ -271,7 +297,8 @@ def blinks(openness: Float[np.ndarray, "f 2"]) -> list[int]:
         np.pad(both, _BLINK_FRAMES // 2, mode="edge"), _BLINK_FRAMES
     )
     dip = np.median(around, -1) - both
-    # Of white noise, second differences have sqrt(6) of its deviation, and their median size is 0.67 of theirs.
+    # Of white noise, second differences have sqrt(6) of its deviation, and their median size is
+    # 0.67 of theirs.
     noise = np.median(np.abs(np.diff(both, n=2))) / 0.67 / math.sqrt(6)
     least, deviations, share = _BLINK_DIP
     shut = dip > max(least, deviations * noise, share * np.percentile(dip, 99.5))

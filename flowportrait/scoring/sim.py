@@ -1,8 +1,10 @@
-"""A judge server that misbehaves as real ones do, for tests of judge runs without money: `flowportrait judge-sim`.
+"""A judge server that misbehaves as real ones do, for tests of judge runs without money:
+`flowportrait judge-sim`.
 
-It speaks the Gemini protocol (generateContent and the Files API) and OpenAI's chat protocol. Its scores come from a
-digest of what was shown and asked, so that the same question gets the same score, whoever asks and however often.
-What goes wrong, and how often, stands in a faults file (TOML).
+It speaks the Gemini protocol (generateContent and the Files API) and OpenAI's chat protocol. Its
+scores come from a digest of what was shown and asked, so that the same question gets the same
+score, whoever asks and however often. What goes wrong, and how often, stands in a faults file
+(TOML).
 """
 
 import asyncio
@@ -73,7 +75,9 @@ class _Fail(Exception):
 
 
 class JudgeSim:
-    """The server. `async with JudgeSim(faults) as sim:` listens on `sim.port`; /stats tells what happened."""
+    """The server. `async with JudgeSim(faults) as sim:` listens on `sim.port`; /stats tells what
+    happened.
+    """
 
     def __init__(self, faults: Faults | None = None, host: str = "127.0.0.1", port: int = 0):
         self.faults = faults or Faults()
@@ -115,7 +119,8 @@ class JudgeSim:
             "answered": sum(self.served.values()), "questions": len(self.served),
         }  # fmt: skip
 
-    # ------------------------------------------------------------------------------------------------ HTTP
+    # ------------------------------------------------------------------------------------------------
+    # HTTP
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections.add(asyncio.current_task())
@@ -197,7 +202,9 @@ class JudgeSim:
         raise _Fail(404, f"no such path: {path}")
 
     def _file(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Sent:
-        """The Files API: a start that gives an address, the bytes sent there, and questions about the state."""
+        """The Files API: a start that gives an address, the bytes sent there, and questions about
+        the state.
+        """
         name = "files/" + path.rsplit("/", 1)[-1]
         if headers.get("x-goog-upload-command") == "start":
             name = f"files/f{len(self._files)}"
@@ -232,7 +239,8 @@ class JudgeSim:
             "state": "PROCESSING" if waiting else "FAILED" if file["failed"] else "ACTIVE",
         }  # fmt: skip
 
-    # --------------------------------------------------------------------------------------------- judging
+    # ---------------------------------------------------------------------------------------------
+    # judging
 
     async def _judged(self, ask: _Ask, say: Any) -> Sent:
         """The answer to a question, or what goes wrong with it."""
@@ -259,7 +267,9 @@ class JudgeSim:
         return 200, content, {}
 
     def _fault(self, only: FaultKind | None = None) -> Fault | None:
-        """The fault that hits this call, if any. Failing files are drawn apart from failing calls."""
+        """The fault that hits this call, if any. Failing files are drawn apart from failing
+        calls.
+        """
         for fault in self.faults.fault:
             if (fault.kind == "file-failed") != (only == "file-failed"):
                 continue
@@ -320,7 +330,8 @@ def _reply(text: str, seed: bytes) -> dict[str, int | str]:
     return {"score": 1 + seed[0] % 5}
 
 
-# ------------------------------------------------------------------------------------------------- protocols
+# -------------------------------------------------------------------------------------------------
+# protocols
 
 
 _LLAMA_FPS = 4.0
@@ -362,7 +373,9 @@ def _from_data_url(url: str) -> bytes:
 
 
 def _camel(value: Any) -> Any:
-    """The same with keys in camelCase; either spelling is taken, as at Google, because the SDK sends both."""
+    """The same with keys in camelCase; either spelling is taken, as at Google, because the SDK
+    sends both.
+    """
     if isinstance(value, dict):
         return {
             _CAMEL.sub(lambda hit: hit.group(1).upper(), key): _camel(item)
@@ -431,7 +444,9 @@ def _say_openai(said: _Said, ask: _Ask, modalities: bool) -> dict[str, Any]:
 
 
 def _token(text: str, digit: str) -> dict[str, Any]:
-    """A token with its alternatives: the score with 0.8, the next lower one (5 below 1) with 0.2."""
+    """A token with its alternatives: the score with 0.8, the next lower one (5 below 1) with
+    0.2.
+    """
     tops = [(text, -0.001)]
     if text == digit and digit.isdecimal():
         tops = [(digit, -0.22314), (str((int(digit) + 3) % 5 + 1), -1.60944)]

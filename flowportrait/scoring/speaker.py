@@ -1,4 +1,6 @@
-"""Whether the face of a clip is the one that is heard, by Light-ASD: the filter of Appendix B as a metric."""
+"""Whether the face of a clip is the one that is heard, by Light-ASD: the filter of Appendix B as a
+metric.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,8 @@ from flowportrait.scoring.sync import face_crops
 class ActiveSpeaker(Metric):
     """How likely the face speaks what is heard, mean over frames.
 
-    It asks whether somebody speaks, not whether lips fit: sound late by half a clip hardly lowers it. With TalkSet's
-    weights a close face speaks even in silence; AVA's tell silence.
+    It asks whether somebody speaks, not whether lips fit: sound late by half a clip hardly lowers
+    it. With TalkSet's weights a close face speaks even in silence; AVA's tell silence.
     """
 
     name, unit, low, high, better = "active-speaker", "1", 0.0, 1.0, "higher"
@@ -59,7 +61,9 @@ class ActiveSpeaker(Metric):
         return sha256_of(self._file)
 
     def read(self, view: View) -> Reading:
-        """`speaking_share` counts frames of at least 0.5, those that Appendix B keeps; `logit` is the demo's score."""
+        """`speaking_share` counts frames of at least 0.5, those that Appendix B keeps; `logit` is
+        the demo's score.
+        """
         cepstra = mfcc(view.pcm)
         faces = np.stack(
             [*chain.from_iterable(map(face_of_crop, face_crops(view, self.config.detect_every)))]

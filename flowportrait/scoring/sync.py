@@ -1,7 +1,9 @@
-"""LSE-D and LSE-C by SyncNet (Chung and Zisserman 2016), computed as the authors' code does, array for array.
+"""LSE-D and LSE-C by SyncNet (Chung and Zisserman 2016), computed as the authors' code does, array
+for array.
 
-What varies between published numbers is named here: the crop, the zero padding at the ends, the frame rate. Numbers of
-different settings must not be compared, and a clip of few windows means little: both stand in every record.
+What varies between published numbers is named here: the crop, the zero padding at the ends, the
+frame rate. Numbers of different settings must not be compared, and a clip of few windows means
+little: both stand in every record.
 """
 
 from __future__ import annotations
@@ -89,7 +91,8 @@ def embeddings(
     samples: Int16[np.ndarray, " s"],
     batch: int = 20,
 ) -> tuple[Float[Tensor, "n 1024"], Float[Tensor, "n 1024"]]:
-    """Lips and sound of every window, one a frame; RGB frames at 25 fps in blocks, `samples` at 16 kHz.
+    """Lips and sound of every window, one a frame; RGB frames at 25 fps in blocks, `samples` at 16
+    kHz.
 
     Raises Unscorable when there is not one whole window.
     """
@@ -117,8 +120,9 @@ def embeddings(
 
 
 def _lips_by_frames(network: SyncNet) -> Callable[[np.ndarray], Tensor]:
-    """`seen` of every five frames in a row. No layer goes beyond those five in time, so that all are layers of pictures
-    with 15 channels, which are computed half as fast again; batch norms become part of the convolutions before them.
+    """`seen` of every five frames in a row. No layer goes beyond those five in time, so that all
+    are layers of pictures with 15 channels, which are computed half as fast again; batch norms
+    become part of the convolutions before them.
     """
     layers: list[nn.Module] = []
     for layer, after in pairwise([*network.netcnnlip, nn.Identity()]):
@@ -153,7 +157,9 @@ def _of_pictures(layer: nn.Conv3d) -> nn.Conv2d:
 
 
 class Lse(NamedTuple):
-    """Lip-sync errors of a clip. `offset` is negative where the sound is late, in frames at 25 fps."""
+    """Lip-sync errors of a clip. `offset` is negative where the sound is late, in frames at 25
+    fps.
+    """
 
     distance: float
     confidence: float
@@ -169,7 +175,8 @@ def distances(
 ) -> Float[Tensor, "n k"]:
     """Euclidean distances of each window's lips to the sound -reach...reach windows later.
 
-    Beyond the ends there are zero vectors, as in the authors' code, or nan (`valid`), which no mean counts.
+    Beyond the ends there are zero vectors, as in the authors' code, or nan (`valid`), which no mean
+    counts.
     """
     padded = F.pad(sounds, (0, 0, reach, reach), value=0.0 if padding == "zero" else math.nan)
     return torch.stack(
@@ -215,11 +222,12 @@ def load_syncnet(path: Path) -> SyncNet:
 def face_crops(
     view: View, detect_every: int = 4, fps: float | None = FPS
 ) -> Iterator[UInt8[np.ndarray, "f 224 224 3"]]:
-    """The authors' crop: a square of 1.4 face boxes' half sides, more chin than forehead, its path smoothed by medians.
+    """The authors' crop: a square of 1.4 face boxes' half sides, more chin than forehead, its path
+    smoothed by medians.
 
-    The boxes are our detector's, not S3FD's; frames without a face take the box between their neighbours'. The clip
-    passes by twice, once to be searched and once to be cut. Raises Unscorable when fewer than half of the frames show
-    a face.
+    The boxes are our detector's, not S3FD's; frames without a face take the box between their
+    neighbours'. The clip passes by twice, once to be searched and once to be cut. Raises Unscorable
+    when fewer than half of the frames show a face.
     """
     path = view.keep(
         ("lse faces", detect_every, fps), lambda: _face_path(view.blocks(fps), detect_every)
@@ -300,7 +308,9 @@ class _LseScorer(Metric):
 
 
 class LseD(_LseScorer):
-    """Lip-sync error, distance: how far lips and sound are apart at the shift where they are nearest."""
+    """Lip-sync error, distance: how far lips and sound are apart at the shift where they are
+    nearest.
+    """
 
     name, unit, low, high, better = "lse-d", "1", 0.0, math.inf, "lower"
 
@@ -310,7 +320,9 @@ class LseD(_LseScorer):
 
 
 class LseC(_LseScorer):
-    """Lip-sync error, confidence: how much nearer lips and sound are at that shift than at others."""
+    """Lip-sync error, confidence: how much nearer lips and sound are at that shift than at
+    others.
+    """
 
     name, unit, low, high, better = "lse-c", "1", 0.0, math.inf, "higher"
 

@@ -1,8 +1,10 @@
-"""`sync-small`: how much better the sound fits the lips where it is than elsewhere, by a small network of our own.
+"""`sync-small`: how much better the sound fits the lips where it is than elsewhere, by a small
+network of our own.
 
-It was trained on rendered heads and one real speaker (models/sync-small/CARD.md): a judge within that domain, and no
-replacement for LSE. Confidence, offset and distance are given beside the value as SyncNet's authors define them, in
-cosines and at 24 fps; they must not be compared with LSE-C and LSE-D.
+It was trained on rendered heads and one real speaker (models/sync-small/CARD.md): a judge within
+that domain, and no replacement for LSE. Confidence, offset and distance are given beside the value
+as SyncNet's authors define them, in cosines and at 24 fps; they must not be compared with LSE-C and
+LSE-D.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ QUIET = 1e-3  # of full scale: sound that never exceeds it is silence
 
 
 class Fit(NamedTuple):
-    """How well sound fits lips. `profile` [2 reach + 1]: mean cosine by shift, sound late to the right."""
+    """How well sound fits lips. `profile` [2 reach + 1]: mean cosine by shift, sound late to the
+    right.
+    """
 
     profile: Float[Tensor, " shifts"]
     num_windows: int
@@ -61,7 +65,9 @@ class Fit(NamedTuple):
 
     @property
     def distance(self) -> float:
-        """Euclidean distance of embeddings of length one that have the greatest mean cosine, after LSE-D."""
+        """Euclidean distance of embeddings of length one that have the greatest mean cosine, after
+        LSE-D.
+        """
         return math.sqrt(max(0.0, 2 - 2 * float(self.profile.max())))
 
 
@@ -78,7 +84,9 @@ def lips_of(network: SyncNetwork, track: FaceTrack) -> Float[Tensor, "f d"]:
 def fit(
     network: SyncNetwork, lips: Float[Tensor, "f d"], samples: Float[np.ndarray, " s"], reach: int
 ) -> Fit:
-    """Of lips at 24 fps and sound at 16 kHz. Raises Unscorable for less than two reaches and a half, or silence."""
+    """Of lips at 24 fps and sound at 16 kHz. Raises Unscorable for less than two reaches and a
+    half, or silence.
+    """
     needed = math.ceil(2.5 * reach)
     num_frames = min(len(lips), int(len(samples) / 16_000 * FPS))
     if num_frames < needed:
@@ -95,7 +103,9 @@ def fit(
 
 @lru_cache(maxsize=2)
 def load_sync(path: Path) -> SyncNetwork:
-    """The network of a file that `flowportrait train sync` wrote, its sizes beside it in sync.json."""
+    """The network of a file that `flowportrait train sync` wrote, its sizes beside it in
+    sync.json.
+    """
     config = load_recipe(path.with_name("sync.json"), SyncNetwork.Config)
     network = SyncNetwork(config)
     try:
@@ -109,7 +119,9 @@ def load_sync(path: Path) -> SyncNetwork:
 
 
 class SyncSmall(Metric):
-    """By how much, in cosines, the sound fits the lips better where it is than in the median of shifts of +-0.5 s."""
+    """By how much, in cosines, the sound fits the lips better where it is than in the median of
+    shifts of +-0.5 s.
+    """
 
     name, unit, low, high, better = "sync-small", "cosine", -2.0, 2.0, "higher"
     needs = frozenset({"frames", "sound"})

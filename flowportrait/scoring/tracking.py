@@ -1,8 +1,10 @@
-"""The face of a clip as our own networks want to see it: framed as in Appendix B, with its 68 landmarks.
+"""The face of a clip as our own networks want to see it: framed as in Appendix B, with its 68
+landmarks.
 
-CenterFace finds the face now and then, its path is smoothed, and a landmarker of a `tiny` codec reads every frame.
-Both come with the package. The landmarker was trained on rendered heads and one real speaker; on other real faces it
-is coarser, and further from the front it fails without saying so.
+CenterFace finds the face now and then, its path is smoothed, and a landmarker of a `tiny` codec
+reads every frame. Both come with the package. The landmarker was trained on rendered heads and one
+real speaker; on other real faces it is coarser, and further from the front it fails without saying
+so.
 """
 
 from __future__ import annotations
@@ -40,8 +42,9 @@ MIRRORED = (
 
 
 class FaceTrack(NamedTuple):
-    """A face at 24 fps: `frames` uint8 [f, 128, 128, 3], and `landmarks` [f, 68, 2] in their pixels. `squares` [f, 3]
-    are where they were cut: x, y and side in pixels of the clip."""
+    """A face at 24 fps: `frames` uint8 [f, 128, 128, 3], and `landmarks` [f, 68, 2] in their
+    pixels. `squares` [f, 3] are where they were cut: x, y and side in pixels of the clip.
+    """
 
     frames: np.ndarray
     landmarks: np.ndarray
@@ -55,7 +58,9 @@ class FaceTrack(NamedTuple):
 
 
 def track_face(view: View) -> FaceTrack:
-    """The largest face of a clip, found once for all scorers. Raises Unscorable when half of the looks find none."""
+    """The largest face of a clip, found once for all scorers. Raises Unscorable when half of the
+    looks find none.
+    """
     return view.keep("face track", lambda: _tracked(view))
 
 
@@ -68,7 +73,9 @@ def _tracked(view: View) -> FaceTrack:
 
 
 def face_squares(blocks: Blocks) -> np.ndarray:
-    """The smoothed square around the largest face in every frame: [f, 3], x, y and side in pixels."""
+    """The smoothed square around the largest face in every frame: [f, 3], x, y and side in
+    pixels.
+    """
     found: dict[int, np.ndarray | None] = {}
     count, frame = 0, np.empty((1, 1, 3), np.uint8)
     for count, frame in enumerate(chain.from_iterable(blocks), 1):
@@ -106,7 +113,9 @@ def _smooth(path: np.ndarray) -> np.ndarray:
 
 
 def _inside(x: np.ndarray, y: np.ndarray, side: float, width: int, height: int) -> np.ndarray:
-    """Squares about centres, shifted back into the picture; they shrink only where they are larger than it."""
+    """Squares about centres, shifted back into the picture; they shrink only where they are larger
+    than it.
+    """
     side = min(side, width, height)
     left, top = (
         np.clip(middle - side / 2, 0, size - side) for middle, size in ((x, width), (y, height))
@@ -138,8 +147,9 @@ def find_landmarks(frames: np.ndarray, batch: int = 32) -> np.ndarray:
 
 
 def mirror_error(track: FaceTrack, every: int = 8) -> float:
-    """How far the landmarks of mirrored frames lie from the landmarks mirrored, in eye distances; large where the
-    landmarker only guesses. One frame in `every` is asked."""
+    """How far the landmarks of mirrored frames lie from the landmarks mirrored, in eye distances;
+    large where the landmarker only guesses. One frame in `every` is asked.
+    """
     straight, size = track.landmarks[::every], SIZE_PX - 1
     mirrored = find_landmarks(np.ascontiguousarray(track.frames[::every, :, ::-1]))[:, MIRRORED] * [
         -1,
@@ -151,9 +161,11 @@ def mirror_error(track: FaceTrack, every: int = 8) -> float:
 
 @lru_cache(maxsize=1)
 def load_landmarker() -> Landmarker:
-    """The landmarker that scorers see faces with. Raises CheckpointError when its file is not the one that was shipped.
+    """The landmarker that scorers see faces with. Raises CheckpointError when its file is not the
+    one that was shipped.
 
-    It is that of `tiny`'s second checkpoint, kept apart: a scorer must not change with the generator that it scores.
+    It is that of `tiny`'s second checkpoint, kept apart: a scorer must not change with the
+    generator that it scores.
     """
     path = MODELS_DIR / "landmarker" / "landmarker.safetensors"
     if not path.is_file() or sha256_of(path) != LANDMARKER_SHA256:

@@ -1,7 +1,9 @@
-"""The part of an evaluation's page that plays clips: beside their truth, beside other generators', in step.
+"""The part of an evaluation's page that plays clips: beside their truth, beside other generators',
+in step.
 
-Videos lie in `clips/` beside the page, as links to the same file where the file system allows it and as copies where
-it does not, so that the folder works from disk, from a server and after it was moved.
+Videos lie in `clips/` beside the page, as links to the same file where the file system allows it
+and as copies where it does not, so that the folder works from disk, from a server and after it was
+moved.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ class Media:
         self._wanted: set[str] = set()
 
     def address(self, clip: Clip | None, sha256: str) -> str:
-        """Where the page finds a video, relative to it; empty for one that is not there. Raises DataError."""
+        """Where the page finds a video, relative to it; empty for one that is not there. Raises
+        DataError.
+        """
         if clip is None or not sha256:
             return ""
         name = f"{sha256[:32]}{clip.path.suffix.lower()}"
@@ -66,7 +70,8 @@ def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source.resolve(), target)
     except OSError:
-        # Another file system, or one without links. A copy that is cut off must not be taken for the video.
+        # Another file system, or one without links. A copy that is cut off must not be taken for
+        # the video.
         partial = target.with_name(f"{target.name}.part")
         shutil.copyfile(source, partial)
         os.replace(partial, target)
@@ -84,7 +89,9 @@ def section(result: Evaluation, media: Media) -> str:
 
 
 def _data(result: Evaluation, media: Media) -> dict[str, Any]:
-    """What the script shows: every sample with its truth and its clips, their scores and reasons."""
+    """What the script shows: every sample with its truth and its clips, their scores and
+    reasons.
+    """
     scores: dict[str, dict[str, float]] = {}
     lost: dict[str, dict[str, str]] = {}
     for score in result.scores:

@@ -1,8 +1,9 @@
-"""Convolutions by windows of 3 x 3 with a quarter of the multiplications (Winograd; Lavin and Gray 2016, F(4x4, 3x3)).
+"""Convolutions by windows of 3 x 3 with a quarter of the multiplications (Winograd; Lavin and Gray
+2016, F(4x4, 3x3)).
 
-Tiles of 6 x 6 are turned into 36 numbers in which a convolution is a plain product, so that it becomes 36 products of
-matrices. Exact in real numbers. With the points used here rounding costs about twice what it costs a direct sum; the
-usual points 1 and 2 cost seven times as much.
+Tiles of 6 x 6 are turned into 36 numbers in which a convolution is a plain product, so that it
+becomes 36 products of matrices. Exact in real numbers. With the points used here rounding costs
+about twice what it costs a direct sum; the usual points 1 and 2 cost seven times as much.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ _TILES_AT_ONCE = 128
 
 
 def _of_points(a: float, b: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The transforms of pixels, weights and results that interpolate at 0, a, -a, b, -b and infinity."""
+    """The transforms of pixels, weights and results that interpolate at 0, a, -a, b, -b and
+    infinity.
+    """
     points = torch.tensor([0.0, a, -a, b, -b], dtype=torch.float64)
     powers = points[:, None] ** torch.arange(6)
     others = [torch.cat([points[:i], points[i + 1 :]]) for i in range(5)]
@@ -57,7 +60,8 @@ def results_of(products: Float[Tensor, "36 n k"]) -> Float[Tensor, "16 n k"]:
 
 
 class Canvas:
-    """Pictures that are written as results of tiles, and read as tiles for the next convolution, in place.
+    """Pictures that are written as results of tiles, and read as tiles for the next convolution, in
+    place.
 
     What lies around the pictures, and between them and the end of the last tiles, is zero.
     """
@@ -102,7 +106,9 @@ class Canvas:
 
 
 class Convolution3x3:
-    """A convolution of stride 1 that keeps height and width; pixels have their channels side by side."""
+    """A convolution of stride 1 that keeps height and width; pixels have their channels side by
+    side.
+    """
 
     def __init__(self, weight: Float[Tensor, "k c 3 3"], bias: Float[Tensor, " k"] | None = None):
         self.bias = bias

@@ -1,1 +1,3 @@
-"""The human study of §2.3 and App. A: rubrics, blind tasks, the store of answers, agreement, alignment of judges."""
+"""The human study of §2.3 and App. A: rubrics, blind tasks, the store of answers, agreement,
+alignment of judges.
+"""

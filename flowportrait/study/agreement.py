@@ -1,7 +1,7 @@
 """How far raters agree, and how sure a figure is: pure functions of numpy arrays.
 
-`values` are [items, raters] with nan where a rater gave nothing. A statistic that is not defined on what it gets (all
-values equal, nobody in common) is nan, never 0 or 1.
+`values` are [items, raters] with nan where a rater gave nothing. A statistic that is not defined on
+what it gets (all values equal, nobody in common) is nan, never 0 or 1.
 """
 
 from __future__ import annotations
@@ -44,17 +44,22 @@ class Figure(Record):
         return f"{self.value:.2f}{interval}"
 
 
-# ------------------------------------------------------------------------------------- agreement of raters
+# ------------------------------------------------------------------------------------- agreement of
+# raters
 
 
 def krippendorff_alpha(values: np.ndarray, level: Level) -> float:
-    """Krippendorff's alpha, at most 1, 0 at chance; items with fewer than two values are left out."""
+    """Krippendorff's alpha, at most 1, 0 at chance; items with fewer than two values are left
+    out.
+    """
     levels, coincidences = coincidences_of(values)
     return float(alpha_of(coincidences.sum(0), levels, level))
 
 
 def coincidences_of(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(distinct values [v], pairs of values within each item [items, v, v], each item's summing to its raters)."""
+    """(distinct values [v], pairs of values within each item [items, v, v], each item's summing to
+    its raters).
+    """
     values = np.asarray(values, float)
     known = np.isfinite(values)
     levels, inverse = np.unique(values[known], return_inverse=True)
@@ -105,7 +110,9 @@ def fleiss_kappa(values: np.ndarray) -> float:
 def cohen_kappa(
     a: np.ndarray, b: np.ndarray, weights: Literal["none", "quadratic"] = "none"
 ) -> float:
-    """Cohen's kappa of two raters over the items that both rated; quadratic weights for ordered scores."""
+    """Cohen's kappa of two raters over the items that both rated; quadratic weights for ordered
+    scores.
+    """
     a, b = _both_known(a, b)
     if not len(a):
         return math.nan
@@ -130,7 +137,9 @@ def pairwise_kappa(
 
 
 def kendall_w(values: np.ndarray) -> float:
-    """Kendall's W of concordance, 0 to 1, corrected for ties; items that someone did not rate are left out."""
+    """Kendall's W of concordance, 0 to 1, corrected for ties; items that someone did not rate are
+    left out.
+    """
     values = np.asarray(values, float)
     values = values[np.isfinite(values).all(1)]
     items, raters = values.shape
@@ -143,7 +152,8 @@ def kendall_w(values: np.ndarray) -> float:
     return math.nan if most == 0 else float(12 * spread / most)
 
 
-# -------------------------------------------------------------------------------------------- correlations
+# --------------------------------------------------------------------------------------------
+# correlations
 
 
 def midranks(values: np.ndarray) -> np.ndarray:
@@ -188,7 +198,8 @@ def _tie_counts(values: np.ndarray) -> np.ndarray:
     return np.unique(values, return_counts=True)[1].astype(float)
 
 
-# ------------------------------------------------------------------------------------- strengths from pairs
+# ------------------------------------------------------------------------------------- strengths
+# from pairs
 
 
 class Strengths(NamedTuple):
@@ -203,9 +214,11 @@ class Strengths(NamedTuple):
 
 
 def bradley_terry(wins: np.ndarray, ties: np.ndarray | None = None) -> Strengths:
-    """Maximum likelihood strengths from counts `wins[i, j]` of i over j; `ties` symmetric (Davidson 1970).
+    """Maximum likelihood strengths from counts `wins[i, j]` of i over j; `ties` symmetric (Davidson
+    1970).
 
-    Raises DataError where a version (or a group) never loses or never wins: its strength has no bound.
+    Raises DataError where a version (or a group) never loses or never wins: its strength has no
+    bound.
     """
     wins = np.asarray(wins, float)
     count = len(wins)
@@ -215,7 +228,8 @@ def bradley_terry(wins: np.ndarray, ties: np.ndarray | None = None) -> Strengths
     i, j = pairs.T
     outcomes = np.stack([wins[i, j], wins[j, i], ties[i, j]], axis=1)
     with_ties = bool(outcomes[:, 2].any())
-    # Log-linear: the three outcomes of a pair have utilities theta_i, theta_j and log nu + their mean.
+    # Log-linear: the three outcomes of a pair have utilities theta_i, theta_j and log nu + their
+    # mean.
     design = np.zeros((len(pairs), 3, count + 1))
     rows = np.arange(len(pairs))
     design[rows, 0, i] = design[rows, 1, j] = 1
@@ -232,7 +246,9 @@ def bradley_terry(wins: np.ndarray, ties: np.ndarray | None = None) -> Strengths
 
 
 def _newton(design: np.ndarray, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(parameters, information) of a multinomial logit; concave, so that halved Newton steps always arrive."""
+    """(parameters, information) of a multinomial logit; concave, so that halved Newton steps always
+    arrive.
+    """
     parameters = np.zeros(design.shape[2])
     totals = outcomes.sum(1)
 
@@ -272,7 +288,8 @@ def _check_bounded(beats: np.ndarray, wins: np.ndarray) -> None:
         raise DataError("Bradley-Terry: every pair is a tie; no strength")
 
 
-# --------------------------------------------------------------------------------------- how sure a figure is
+# --------------------------------------------------------------------------------------- how sure a
+# figure is
 
 
 def wilson(successes: float, count: int) -> Interval:
@@ -301,7 +318,9 @@ def resampled(num_clusters: int, draws: int, seed: int = 0) -> np.ndarray:
 
 
 def resampled_ratios(above: np.ndarray, below: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """sum(above) / sum(below) in every draw, [draws, figures], of what each cluster adds, both [clusters, figures]."""
+    """sum(above) / sum(below) in every draw, [draws, figures], of what each cluster adds, both
+    [clusters, figures].
+    """
     with np.errstate(invalid="ignore", divide="ignore"):
         return (weights @ above) / (weights @ below)
 
@@ -316,7 +335,9 @@ def percentile_interval(draws: np.ndarray) -> Interval:
 
 
 def mean_figure(values: np.ndarray, draws: int) -> Figure:
-    """The mean of independent values [n] with its interval from resampling them; without one below two values."""
+    """The mean of independent values [n] with its interval from resampling them; without one below
+    two values.
+    """
     if not len(values):
         return Figure()
     low = high = math.nan
@@ -326,9 +347,11 @@ def mean_figure(values: np.ndarray, draws: int) -> Figure:
 
 
 def sign_flip_p(differences: np.ndarray, draws: int = 10_000, seed: int = 0) -> float:
-    """Two-sided p that paired differences [n] lie around 0: how often random signs give as large a sum.
+    """Two-sided p that paired differences [n] lie around 0: how often random signs give as large a
+    sum.
 
-    Exact up to 12 differences, where all signs are tried; else from `draws` of them, never below 1 / (draws + 1).
+    Exact up to 12 differences, where all signs are tried; else from `draws` of them, never below 1
+    / (draws + 1).
     """
     apart = np.abs(differences[differences != 0])
     seen = abs(float(differences.sum())) - 1e-12 * float(apart.sum())
@@ -347,7 +370,8 @@ def sign_flip_p(differences: np.ndarray, draws: int = 10_000, seed: int = 0) -> 
 def share_interval(above: np.ndarray, below: np.ndarray, draws: np.ndarray) -> Interval:
     """Of a share sum(above) / sum(below) over clusters, from its resamplings.
 
-    Where every case went the same way resampling sees no doubt at all; then Wilson's, each cluster counted as one case.
+    Where every case went the same way resampling sees no doubt at all; then Wilson's, each cluster
+    counted as one case.
     """
     interval, clusters = percentile_interval(draws), int((below > 0).sum())
     if not clusters or interval.low < interval.high:
@@ -356,7 +380,9 @@ def share_interval(above: np.ndarray, below: np.ndarray, draws: np.ndarray) -> I
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided p that two judges are right equally often, from the cases where only one of them is."""
+    """Exact two-sided p that two judges are right equally often, from the cases where only one of
+    them is.
+    """
     count, least = only_first + only_second, min(only_first, only_second)
     if count == 0:
         return 1.0
@@ -371,10 +397,12 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def pairs_for_width(pairs: int, width: float, wanted: float) -> int:
-    """How many pairs make an interval `wanted` wide when `pairs` of the same kind make it `width` wide.
+    """How many pairs make an interval `wanted` wide when `pairs` of the same kind make it `width`
+    wide.
 
-    Widths go with one over the root of the number. The width that is known holds how strongly the pairs of a sample
-    depend on each other, so this does, too. Raises ValueError for widths that are not above 0.
+    Widths go with one over the root of the number. The width that is known holds how strongly the
+    pairs of a sample depend on each other, so this does, too. Raises ValueError for widths that are
+    not above 0.
     """
     if not (width > 0 and wanted > 0):
         raise ValueError(f"widths must be above 0: {width}, {wanted}")
@@ -382,9 +410,11 @@ def pairs_for_width(pairs: int, width: float, wanted: float) -> int:
 
 
 def pairs_to_separate(only_first: int, only_second: int, pairs: int) -> int | None:
-    """How many independent pairs McNemar's test needs to find the difference that is seen, at 5 % with 80 % power.
+    """How many independent pairs McNemar's test needs to find the difference that is seen, at 5 %
+    with 80 % power.
 
-    By the normal approximation (Connor, Biometrics 43, 1987). None where both are right equally often.
+    By the normal approximation (Connor, Biometrics 43, 1987). None where both are right equally
+    often.
     """
     shares = only_first / pairs, only_second / pairs
     discordant, difference = sum(shares), abs(shares[0] - shares[1])

@@ -1,8 +1,10 @@
-"""How well judges and metrics agree with people: Table 1's accuracy, with its interval, and what lies behind it.
+"""How well judges and metrics agree with people: Table 1's accuracy, with its interval, and what
+lies behind it.
 
-On pairs whose winner all raters agree on: Acc = (right + ties / 2) / answered, Acc_nt = right / (answered - ties),
-Cov = (answered - ties) / answered, so that Acc = Cov * Acc_nt + (1 - Cov) / 2. A pair without an answer is counted as
-missing and enters none of them. Intervals are from resampling whole samples, since the pairs of one share videos.
+On pairs whose winner all raters agree on: Acc = (right + ties / 2) / answered, Acc_nt = right /
+(answered - ties), Cov = (answered - ties) / answered, so that Acc = Cov * Acc_nt + (1 - Cov) / 2. A
+pair without an answer is counted as missing and enters none of them. Intervals are from resampling
+whole samples, since the pairs of one share videos.
 """
 
 from __future__ import annotations
@@ -161,7 +163,9 @@ class Alignment(Record):
 
 @dataclass
 class _Counts:
-    """What one accuracy is made of, by sample, and how to write it down when intervals are known."""
+    """What one accuracy is made of, by sample, and how to write it down when intervals are
+    known.
+    """
 
     said: np.ndarray
     human: np.ndarray
@@ -211,8 +215,9 @@ def align(
     wanted_width: float = WANTED_WIDTH,
     unknown_clips: Sequence[str] = (),
 ) -> Alignment:
-    """Compares all systems with the raters. Every system has a row over all pairs and, where the study holds the
-    truth, one without the pairs that contain it: metrics that need the truth are judged by that one.
+    """Compares all systems with the raters. Every system has a row over all pairs and, where the
+    study holds the truth, one without the pairs that contain it: metrics that need the truth are
+    judged by that one.
     """
     human, reason = consensus(votes(data, preference), data.facts.raters_per_sample)
     scopes = _scopes(data)
@@ -430,7 +435,9 @@ TABLE_HEAD = ("Method", "Pairs", "Acc", "95 %", "Acc_nt", "Cov", "answered", "mi
 
 
 def table_rows(alignment: Alignment) -> list[tuple[str, ...]]:
-    """Cells of Table 1, in percent: what a system should be judged by, and below it the other scope if that differs."""
+    """Cells of Table 1, in percent: what a system should be judged by, and below it the other scope
+    if that differs.
+    """
     rows = []
     for row in sorted(alignment.rows, key=lambda row: not row.default):
         if row.default or row.needs_truth:

@@ -35,7 +35,9 @@ class Answer(BaseModel):
 
     @classmethod
     def read(cls, body: Any) -> Self:
-        """The answer in a JSON value. Raises StudyRefused (bad_rating, bad_ranking) with the first thing wrong."""
+        """The answer in a JSON value. Raises StudyRefused (bad_rating, bad_ranking) with the first
+        thing wrong.
+        """
         try:
             return (
                 cls.model_validate_json(body)
@@ -62,7 +64,9 @@ class Receipt(NamedTuple):
 
 
 def covered_s(spans: tuple[Span, ...], duration_s: float) -> float:
-    """Seconds of a clip of `duration_s` that lie in at least one of the spans; playing a part twice counts once."""
+    """Seconds of a clip of `duration_s` that lie in at least one of the spans; playing a part twice
+    counts once.
+    """
     seen = end = 0.0
     for start, stop in sorted(spans):
         stop = min(stop, duration_s)
@@ -73,7 +77,9 @@ def covered_s(spans: tuple[Span, ...], duration_s: float) -> float:
 
 
 def checked(answer: Answer, durations_s: dict[str, float], before: Answer | None) -> Answer:
-    """The answer with the playing of an earlier one added, if it keeps the rules. Raises StudyRefused."""
+    """The answer with the playing of an earlier one added, if it keeps the rules. Raises
+    StudyRefused.
+    """
     for item in (*answer.scores, *answer.played):
         if item not in durations_s:
             raise StudyRefused(
@@ -119,7 +125,9 @@ def _check_ranking(answer: Answer, durations_s: dict[str, float]) -> None:
 
 
 def _merged(spans: set[Span]) -> tuple[Span, ...]:
-    """The same seconds in as few spans as possible, so that sending an answer again gives the same one."""
+    """The same seconds in as few spans as possible, so that sending an answer again gives the same
+    one.
+    """
     merged: list[Span] = []
     for start, stop in sorted(spans):
         if stop <= start:

@@ -1,4 +1,6 @@
-"""Making a study from folders of videos: which belong together, who sees what, and blind copies of all clips."""
+"""Making a study from folders of videos: which belong together, who sees what, and blind copies of
+all clips.
+"""
 
 import json
 import secrets
@@ -30,9 +32,11 @@ class Created:
 
 
 def find_sets(versions: Mapping[str, Path]) -> tuple[dict[str, dict[str, Path]], list[str]]:
-    """(sample -> version -> video of all complete sets, the others in words), matched by name below each folder.
+    """(sample -> version -> video of all complete sets, the others in words), matched by name below
+    each folder.
 
-    Raises DataError: fewer than two versions, a folder missing or empty, one name twice, no complete set.
+    Raises DataError: fewer than two versions, a folder missing or empty, one name twice, no
+    complete set.
     """
     if len(versions) < 2:
         raise ConfigError(
@@ -74,8 +78,8 @@ def create(
 ) -> Created:
     """Makes a self-contained study folder, whole or not at all.
 
-    `incomplete`: whether samples that some version lacks are refused or skipped (and listed). Raises ConfigError,
-    DataError, MediaError.
+    `incomplete`: whether samples that some version lacks are refused or skipped (and listed).
+    Raises ConfigError, DataError, MediaError.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise DataError(f"{directory}: is there already; give a new folder")
@@ -125,7 +129,9 @@ def _videos_below(folder: Path) -> dict[str, Path]:
 def _copy_media(
     sets: dict[str, dict[str, Path]], folder: Path, seed: int, progress: Callable[[int, int], None]
 ) -> dict[tuple[str, str], tuple[str, Blind]]:
-    """(file name, blind copy) by (sample, version); copied in random order, as a folder's order tells, too."""
+    """(file name, blind copy) by (sample, version); copied in random order, as a folder's order
+    tells, too.
+    """
     clips = [(sample, version) for sample, videos in sets.items() for version in videos]
     blinds = {}
     for done, index in enumerate(np.random.default_rng([seed, 1]).permutation(len(clips)), start=1):
@@ -191,7 +197,8 @@ def _fill(
                 ],
             )
     db.execute("COMMIT")
-    # The last connection to leave folds the log into the file, so that the folder can be copied as it is.
+    # The last connection to leave folds the log into the file, so that the folder can be copied as
+    # it is.
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     db.close()
 

@@ -1,7 +1,9 @@
-"""From a judge's scores to people's: a mapping that never falls, how well it foretells people it has not seen.
+"""From a judge's scores to people's: a mapping that never falls, how well it foretells people it
+has not seen.
 
-Isotonic regression (Barlow et al. 1972): of all mappings that keep the judge's order, the one nearest to the raters'
-means. Its error is that of cross-validation over whole samples, because the versions of a sample share what is said.
+Isotonic regression (Barlow et al. 1972): of all mappings that keep the judge's order, the one
+nearest to the raters' means. Its error is that of cross-validation over whole samples, because the
+versions of a sample share what is said.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ class Point(Record):
 
 
 class Calibration(Record):
-    """A mapping of one system's scores to the raters' means, for one aspect or for the mean of all."""
+    """A mapping of one system's scores to the raters' means, for one aspect or for the mean of
+    all.
+    """
 
     system: str
     aspect: str = Field(description="empty: the mean of all aspects")
@@ -60,9 +64,11 @@ class Calibration(Record):
 
 
 def isotonic(scores: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The rising values nearest to `values` by weighted squares, all [n]; `scores` must rise strictly.
+    """The rising values nearest to `values` by weighted squares, all [n]; `scores` must rise
+    strictly.
 
-    Pool-adjacent-violators. Where a weight is 0 the value is that of the straight line between its neighbours.
+    Pool-adjacent-violators. Where a weight is 0 the value is that of the straight line between its
+    neighbours.
     """
     used = weights > 0
     blocks: list[list[float]] = []
@@ -84,9 +90,11 @@ def isotonic(scores: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.
 def calibrate(
     system: System, data: StudyData, draws: int = MAPPING_DRAWS, seed: int = 0
 ) -> list[Calibration]:
-    """The mappings of a system that gives scores: of the whole, then of each aspect that it tells apart.
+    """The mappings of a system that gives scores: of the whole, then of each aspect that it tells
+    apart.
 
-    Empty for what compares, for metrics that need the truth's clip, and below five samples with both kinds of scores.
+    Empty for what compares, for metrics that need the truth's clip, and below five samples with
+    both kinds of scores.
     """
     if system.values is None or system.needs_truth:
         return []
@@ -154,7 +162,9 @@ def _calibration(
 
 
 def _levels(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(rising levels [l], the level of each score [n]): distinct scores, or where there are many, equal shares."""
+    """(rising levels [l], the level of each score [n]): distinct scores, or where there are many,
+    equal shares.
+    """
     distinct, place = np.unique(scores, return_inverse=True)
     if len(distinct) <= MOST_LEVELS:
         return distinct, place

@@ -1,4 +1,6 @@
-"""What `study create`, `export`, `agreement` and `align` do; the command line itself stands in `flowportrait.cli`."""
+"""What `study create`, `export`, `agreement` and `align` do; the command line itself stands in
+`flowportrait.cli`.
+"""
 
 import json
 import math
@@ -194,7 +196,9 @@ def align(
 
 
 def _align_lines(found: Alignment, table: Sequence[tuple[str, ...]]) -> list[str]:
-    """Table 1, the systems against each other, the mappings to people's scale, and what is still to be rated."""
+    """Table 1, the systems against each other, the mappings to people's scale, and what is still to
+    be rated.
+    """
     lines = markdown_rows(alignment.TABLE_HEAD, table)
     if compared := alignment.comparison_rows(found):
         lines += ["", *markdown_rows(alignment.COMPARISON_HEAD, compared)]
@@ -256,7 +260,9 @@ def _read_verdicts(path: Path, must: bool) -> list[Verdict]:
 
 
 def _holds(path: Path) -> Literal["scorer", "system"]:
-    """Whether the rows of a file are scores or verdicts, by its first line. Raises DataError for neither."""
+    """Whether the rows of a file are scores or verdicts, by its first line. Raises DataError for
+    neither.
+    """
     try:
         with path.open(encoding="utf-8") as file:
             first = json.loads(next((line for line in file if line.strip()), "null"))

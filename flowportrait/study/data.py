@@ -1,4 +1,6 @@
-"""What a study found, apart from how it was asked: read from the study itself or from a folder that was exported."""
+"""What a study found, apart from how it was asked: read from the study itself or from a folder that
+was exported.
+"""
 
 from __future__ import annotations
 
@@ -76,12 +78,16 @@ class StudyData:
         return _tables(self, repeat)[ASPECTS.index(aspect)]
 
     def sums(self) -> np.ndarray:
-        """Each rater's sum over the aspects, whole numbers, [samples, versions, raters]; nan unless all are there."""
+        """Each rater's sum over the aspects, whole numbers, [samples, versions, raters]; nan unless
+        all are there.
+        """
         return _tables(self, 0).sum(0)
 
 
 def load(path: str | Path) -> StudyData:
-    """The data of a study folder or of an exported one. Raises DataError for what is neither or does not fit."""
+    """The data of a study folder or of an exported one. Raises DataError for what is neither or
+    does not fit.
+    """
     path = Path(path)
     if (path / DATABASE).is_file():
         return _checked(_of_study(Study(path)))
@@ -155,7 +161,8 @@ def _tables(data: StudyData, repeat: int) -> np.ndarray:
     return table
 
 
-# --------------------------------------------------------------------------------------- preference pairs
+# --------------------------------------------------------------------------------------- preference
+# pairs
 
 
 def all_pairs(num_versions: int) -> np.ndarray:
@@ -164,7 +171,9 @@ def all_pairs(num_versions: int) -> np.ndarray:
 
 
 def votes(data: StudyData, preference: Preference = "ranking") -> np.ndarray:
-    """What each rater says of each pair: 1 for a, -1 for b, 0 no strict order, nan nothing. [samples, pairs, raters]"""
+    """What each rater says of each pair: 1 for a, -1 for b, 0 no strict order, nan nothing.
+    [samples, pairs, raters]
+    """
     facts, pairs = data.facts, all_pairs(len(data.facts.versions))
     if preference == "scores":
         return votes_by_scores(data.sums(), pairs)
@@ -190,9 +199,11 @@ def votes_by_scores(scores: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 
 def consensus(said: np.ndarray, raters_per_sample: int) -> tuple[np.ndarray, np.ndarray]:
-    """(winner 1, -1 or 0 for dropped; reason) [samples, pairs]; a pair needs all its raters on one strict side (§2.3).
+    """(winner 1, -1 or 0 for dropped; reason) [samples, pairs]; a pair needs all its raters on one
+    strict side (§2.3).
 
-    The reason is "", "missing" (fewer raters than planned), "disagreement" (two contradict), or "tie".
+    The reason is "", "missing" (fewer raters than planned), "disagreement" (two contradict), or
+    "tie".
     """
     known = np.isfinite(said).sum(-1)
     for_a, for_b = (said == 1).sum(-1), (said == -1).sum(-1)

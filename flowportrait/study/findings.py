@@ -1,4 +1,6 @@
-"""What the raters of a study agree on, how consistent each is, and which version they find how strong."""
+"""What the raters of a study agree on, how consistent each is, and which version they find how
+strong.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ class Strength(Record):
 
 
 class RaterFacts(Record):
-    """One rater: how much is done, how the scores lie, and how consistent they are when a set comes back."""
+    """One rater: how much is done, how the scores lie, and how consistent they are when a set comes
+    back.
+    """
 
     rater: str
     answered: int

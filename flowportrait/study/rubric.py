@@ -1,4 +1,6 @@
-"""What raters are told: the rubrics of the paper's Tables 6 to 8, in its words, as they are quoted data."""
+"""What raters are told: the rubrics of the paper's Tables 6 to 8, in its words, as they are quoted
+data.
+"""
 
 from dataclasses import dataclass
 

@@ -1,10 +1,11 @@
-"""The store of a study: one SQLite file beside the clips, safe with several processes and after a kill.
+"""The store of a study: one SQLite file beside the clips, safe with several processes and after a
+kill.
 
     study/study.sqlite      facts, samples, clips, raters, tasks, answers
     study/media/*.mp4       the clips under names that say nothing
 
-Answers are only ever added: the newest of a task counts, older ones stay as history. Whatever goes to a rater names
-neither a generator nor a sample, and not whether a set is a hidden repeat.
+Answers are only ever added: the newest of a task counts, older ones stay as history. Whatever goes
+to a rater names neither a generator nor a sample, and not whether a set is a hidden repeat.
 """
 
 import json
@@ -91,9 +92,11 @@ class Source:
 
 
 class Study:
-    """A study on disk. Every method is one transaction; objects may be shared by threads and processes.
+    """A study on disk. Every method is one transaction; objects may be shared by threads and
+    processes.
 
-    Raises DataError when the folder holds no study, a damaged one, or one of another schema version.
+    Raises DataError when the folder holds no study, a damaged one, or one of another schema
+    version.
     """
 
     def __init__(self, directory: str | Path):
@@ -137,7 +140,8 @@ class Study:
         """How many raters each sample is shown to."""
         return self.facts["raters_per_sample"]
 
-    # ------------------------------------------------------------------------------------- for raters
+    # ------------------------------------------------------------------------------------- for
+    # raters
 
     def raters(self) -> list[Rater]:
         """All raters with their tokens, for whoever runs the study."""
@@ -178,7 +182,9 @@ class Study:
             return self._task(db, number, rater.total, task_id)
 
     def media(self, token: str, item_id: str) -> Path:
-        """The mp4 file of an item of this rater. Serve it under the item's id. Raises StudyRefused (unknown_item)."""
+        """The mp4 file of an item of this rater. Serve it under the item's id. Raises StudyRefused
+        (unknown_item).
+        """
         with self._reading() as db:
             number, _ = self._rater(db, token)
             row = db.execute(
@@ -193,10 +199,11 @@ class Study:
         return self.directory / MEDIA / row[0]
 
     def submit(self, token: str, task_id: str, answer: Answer) -> Receipt:
-        """Keeps an answer, on disk when this returns; sent again it changes nothing, changed it replaces.
+        """Keeps an answer, on disk when this returns; sent again it changes nothing, changed it
+        replaces.
 
-        What was played before counts with what `answer` reports now. Raises StudyRefused (bad_rating, bad_ranking,
-        unwatched, unknown_item, unknown_task) and then nothing is kept.
+        What was played before counts with what `answer` reports now. Raises StudyRefused
+        (bad_rating, bad_ranking, unwatched, unknown_item, unknown_task) and then nothing is kept.
         """
         with self._writing() as db:
             number, rater = self._rater(db, token)
@@ -225,7 +232,9 @@ class Study:
     # --------------------------------------------------------------- for whoever runs the study
 
     def records(self) -> tuple[list[Rating], list[Ranking]]:
-        """All answers that count, with the generators' names; training left out, hidden repeats as repeat = 1."""
+        """All answers that count, with the generators' names; training left out, hidden repeats as
+        repeat = 1.
+        """
         ratings, rankings = [], []
         with self._reading() as db:
             names = _names_of_items(db)
@@ -260,7 +269,8 @@ class Study:
             )
             return [Source(*row[:3], digests=frozenset(row[3:])) for row in rows]
 
-    # ------------------------------------------------------------------------------------------ inside
+    # ------------------------------------------------------------------------------------------
+    # inside
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -333,7 +343,8 @@ def _connection(path: Path) -> Iterator[sqlite3.Connection]:
     except sqlite3.Error as error:
         raise DataError(f"{path}: cannot be opened: {error}") from error
     try:
-        # In WAL mode readers and the writer do not wait for each other; FULL puts every commit on the disk.
+        # In WAL mode readers and the writer do not wait for each other; FULL puts every commit on
+        # the disk.
         db.execute("PRAGMA synchronous = FULL")
         yield db
     except sqlite3.DatabaseError as error:

@@ -1,4 +1,6 @@
-"""What judges and metrics say of the pairs of a study: scores and verdicts brought onto its samples and versions."""
+"""What judges and metrics say of the pairs of a study: scores and verdicts brought onto its samples
+and versions.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class System:
 
 
 class Clips:
-    """Finds the sample and version of a scored clip: by its file's digest, and by its path where that is unsure."""
+    """Finds the sample and version of a scored clip: by its file's digest, and by its path where
+    that is unsure.
+    """
 
     def __init__(self, data: StudyData):
         self._by_digest: dict[str, list[Source]] = {}
@@ -52,7 +56,9 @@ class Clips:
         """Clips that were asked for and are none of the study's."""
 
     def find(self, clip: str, sha256: str = "") -> tuple[int, int] | None:
-        """(index of the sample, of the version); None, and noted, when it is none of those that count."""
+        """(index of the sample, of the version); None, and noted, when it is none of those that
+        count.
+        """
         # Two versions may be the same file (a model that changes nothing); then the name decides.
         same_file = self._by_digest.get(sha256, []) if sha256 else self._sources
         found = (
@@ -61,7 +67,8 @@ class Clips:
             else [s for s in same_file if _ends_alike(s.source, clip)]
         )
         if not found:
-            # Files may have been made anew since, or the study came from elsewhere: VERSION/SAMPLE.mp4 still says it.
+            # Files may have been made anew since, or the study came from elsewhere:
+            # VERSION/SAMPLE.mp4 still says it.
             found = [s for s in self._sources if not sha256 and _named(s, clip)]
         if len(found) == 1:
             # A training sample belongs to the study and does not count: neither found nor unknown.
@@ -98,11 +105,11 @@ def from_scores(
     directions: dict[str, tuple[Literal["higher", "lower"], bool]],
     label: str = "",
 ) -> list[System]:
-    """One system for each scorer, called `SCORER (LABEL)` where there is a label. `directions`: which end is better,
-    and whether the truth is needed, by scorer.
+    """One system for each scorer, called `SCORER (LABEL)` where there is a label. `directions`:
+    which end is better, and whether the truth is needed, by scorer.
 
-    Repeats are added up; where every score is the mean of whole aspect scores, those are compared, not float means.
-    Raises DataError: a scorer without a direction, or one score twice.
+    Repeats are added up; where every score is the mean of whole aspect scores, those are compared,
+    not float means. Raises DataError: a scorer without a direction, or one score twice.
     """
     by_scorer: dict[str, dict[tuple[int, int, int], Score]] = {}
     for score in scores:
@@ -185,9 +192,11 @@ def _is_mean_of_whole_parts(score: Score) -> bool:
 
 
 def _compared(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Which version of each pair has the larger mean, [samples, pairs]; exact for whole numbers, nan if one is missing.
+    """Which version of each pair has the larger mean, [samples, pairs]; exact for whole numbers,
+    nan if one is missing.
 
-    In floating point the mean of 3/3, 3/3 and 5/3 is not that of 3/3, 4/3 and 4/3; their sums are equal.
+    In floating point the mean of 3/3, 3/3 and 5/3 is not that of 3/3, 4/3 and 4/3; their sums are
+    equal.
     """
     a, b = all_pairs(totals.shape[1]).T
     sign = np.sign(totals[:, a] * counts[:, b] - totals[:, b] * counts[:, a])
@@ -197,7 +206,9 @@ def _compared(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def from_verdicts(
     verdicts: Iterable[Verdict], data: StudyData, clips: Clips, label: str = ""
 ) -> list[System]:
-    """One system for each comparer; several verdicts on a pair are counted, the majority is its answer."""
+    """One system for each comparer; several verdicts on a pair are counted, the majority is its
+    answer.
+    """
     pairs = {(int(i), int(j)): p for p, (i, j) in enumerate(all_pairs(len(data.versions)))}
     grouped: dict[str, list[tuple[int, int, int, Verdict]]] = {}
     for verdict in verdicts:

@@ -1,8 +1,8 @@
 """Who sees what, in which order and under which letters: drawn from a seed, balanced, and blind.
 
-A *showing* is one set of versions before one rater. Every version stands under every letter equally often for each
-rater (up to one block), every sample goes to the same number of raters, and raters meet the samples in rotated order,
-so that no sample is always seen by tired eyes.
+A *showing* is one set of versions before one rater. Every version stands under every letter equally
+often for each rater (up to one block), every sample goes to the same number of raters, and raters
+meet the samples in rotated order, so that no sample is always seen by tired eyes.
 """
 
 from dataclasses import dataclass
@@ -40,14 +40,17 @@ class Showing:
 
 
 def assign(num_samples: int, num_versions: int, plan: Plan) -> list[list[Showing]]:
-    """The showings of each rater in order. Raises ConfigError for a plan that cannot be carried out."""
+    """The showings of each rater in order. Raises ConfigError for a plan that cannot be carried
+    out.
+    """
     _check(num_samples, num_versions, plan)
     rng = np.random.default_rng(plan.seed)
     shuffled = rng.permutation(num_samples)
     training, counted = shuffled[: plan.num_training], shuffled[plan.num_training :]
     shares: list[list[int]] = [[] for _ in range(plan.num_raters)]
     for sample in counted:
-        # The least loaded raters take it; chance decides between equals, so that no two always meet.
+        # The least loaded raters take it; chance decides between equals, so that no two always
+        # meet.
         load = [len(share) for share in shares]
         for rater in np.lexsort((rng.random(plan.num_raters), load))[: plan.raters_per_sample]:
             shares[rater].append(int(sample))
@@ -95,7 +98,9 @@ def _check(num_samples: int, num_versions: int, plan: Plan) -> None:
 def _one_rater(
     training: list[int], share: list[int], num_versions: int, plan: Plan, rng: np.random.Generator
 ) -> list[Showing]:
-    """Training first, then the share in blocks that are shuffled inside, repeats hidden in its last third."""
+    """Training first, then the share in blocks that are shuffled inside, repeats hidden in its last
+    third.
+    """
     blocks = [block for block in np.array_split(share, plan.num_raters) if len(block)]
     order = [int(sample) for block in blocks for sample in rng.permutation(block)]
     sequence: list[tuple[int, Kind]] = [(sample, "study") for sample in order]
@@ -115,7 +120,9 @@ def _one_rater(
 def _balanced_orders(
     count: int, num_versions: int, rng: np.random.Generator
 ) -> list[tuple[int, ...]]:
-    """Orders in blocks of `num_versions` that form Latin squares: each version once under each letter."""
+    """Orders in blocks of `num_versions` that form Latin squares: each version once under each
+    letter.
+    """
     orders: list[tuple[int, ...]] = []
     while len(orders) < count:
         square = (np.arange(num_versions)[:, None] + np.arange(num_versions)) % num_versions

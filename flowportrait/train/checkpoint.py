@@ -1,8 +1,10 @@
-"""Checkpoints of a run: every process writes its own shards, any number of processes reads them again (DCP).
+"""Checkpoints of a run: every process writes its own shards, any number of processes reads them
+again (DCP).
 
-A checkpoint is a directory `checkpoint-0000200`, named by the updates that were made. It is written beside its place,
-digested (`train/digests.py`) and renamed when it is whole; the last few are kept. So whenever a run is killed a whole
-one is there, and if the newest one is damaged later, the one before it is.
+A checkpoint is a directory `checkpoint-0000200`, named by the updates that were made. It is written
+beside its place, digested (`train/digests.py`) and renamed when it is whole; the last few are kept.
+So whenever a run is killed a whole one is there, and if the newest one is damaged later, the one
+before it is.
 """
 
 from __future__ import annotations
@@ -46,8 +48,8 @@ def all_of(run: Path) -> list[Path]:
 
 
 def newest_whole(run: Path, ranks: Ranks) -> tuple[Path | None, list[tuple[Path, str]]]:
-    """The newest checkpoint of a run's directory that is what was written, and the newer ones that are not, each with
-    what is wrong with it. All ranks take part.
+    """The newest checkpoint of a run's directory that is what was written, and the newer ones that
+    are not, each with what is wrong with it. All ranks take part.
 
     Raises CheckpointError where there are checkpoints and none of them is whole.
     """
@@ -70,8 +72,8 @@ def newest_whole(run: Path, ranks: Ranks) -> tuple[Path | None, list[tuple[Path,
 class Checkpoints:
     """Writes the checkpoints of one run's directory. Of several ranks all call everything together.
 
-    `kept` newest ones stay. With `beside`, numbers are copied into CPU memory and written by a thread while training
-    goes on; what went wrong there is raised by the next call.
+    `kept` newest ones stay. With `beside`, numbers are copied into CPU memory and written by a
+    thread while training goes on; what went wrong there is raised by the next call.
     """
 
     def __init__(self, run: Path, ranks: Ranks, kept: int = 3, beside: bool = False):
@@ -93,7 +95,9 @@ class Checkpoints:
         return self.run / "checkpoint.part"
 
     def require_room(self, state: dict[str, Any]) -> int:
-        """The bytes that a checkpoint of `state` needs. Raises CheckpointError where the disk has less."""
+        """The bytes that a checkpoint of `state` needs. Raises CheckpointError where the disk has
+        less.
+        """
         needed = sum(
             (
                 value.numel() * value.element_size() + ENTRY_BYTES
@@ -108,9 +112,11 @@ class Checkpoints:
         return needed
 
     def save(self, update: int, state: dict[str, Any]) -> None:
-        """Writes nested `state` (tensors, sharded or not, and plain values) as the run's checkpoint after `update`.
+        """Writes nested `state` (tensors, sharded or not, and plain values) as the run's checkpoint
+        after `update`.
 
-        Raises CheckpointError where it cannot be written, such as on a full disk; those before it stay.
+        Raises CheckpointError where it cannot be written, such as on a full disk; those before it
+        stay.
         """
         self.wait()
         if self.ranks.first:
@@ -126,7 +132,9 @@ class Checkpoints:
         self._pending = self._thread.submit(self._write, update, needed, staged.result)
 
     def wait(self) -> None:
-        """Until what is being written is whole. Raises CheckpointError where it could not be written."""
+        """Until what is being written is whole. Raises CheckpointError where it could not be
+        written.
+        """
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()
@@ -152,8 +160,9 @@ class Checkpoints:
         self.ranks.wait()
 
     def _publish(self, update: int) -> None:
-        """The part takes its place, and what need not stay goes: all but the last few, and what is of a later update,
-        which was damaged or is of a run that went on from before it."""
+        """The part takes its place, and what need not stay goes: all but the last few, and what is
+        of a later update, which was damaged or is of a run that went on from before it.
+        """
         place = self.run / f"checkpoint-{update:07d}"
         gone = self.run / "checkpoint.gone"
         shutil.rmtree(gone, ignore_errors=True)

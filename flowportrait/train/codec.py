@@ -1,4 +1,6 @@
-"""`flowportrait train codec`: the portrait codec on clips, appearance augmented, mouth and eyes weighted."""
+"""`flowportrait train codec`: the portrait codec on clips, appearance augmented, mouth and eyes
+weighted.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +110,9 @@ class CodecRecipe(Frozen):
 def train(
     recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto"
 ) -> Path:
-    """Train a codec by a TOML recipe; the directory holds codec.safetensors (averaged) and config.json at the end."""
+    """Train a codec by a TOML recipe; the directory holds codec.safetensors (averaged) and
+    config.json at the end.
+    """
     config = load_recipe(recipe, CodecRecipe, overrides or [])
     run = Run(config.run, config, resume)
     torch.manual_seed(config.run.seed)
@@ -159,7 +163,9 @@ def train(
 
 
 def _initial_codec(config: CodecRecipe, pool: Pool, run: Run) -> PortraitCodec:
-    """The codec to train, its components of motion fitted, and the parts that keep their weights frozen."""
+    """The codec to train, its components of motion fitted, and the parts that keep their weights
+    frozen.
+    """
     codec = PortraitCodec(config.codec).train()
     if config.start_from:
         load_weights(
@@ -186,10 +192,12 @@ def save_codec(codec: PortraitCodec, directory: Path) -> None:
 def codec_loss(
     codec: PortraitCodec, batch: CodecBatch, config: CodecLossConfig, rng: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    """Weighted L1 on pixels, edges and the warped portrait; L1 on the landmarks that are found in recoloured frames.
+    """Weighted L1 on pixels, edges and the warped portrait; L1 on the landmarks that are found in
+    recoloured frames.
 
-    Some clips are decoded from what the landmarker found, so that it learns what a picture needs and the decoder what
-    to expect of it; the others from true landmarks under noise of random strength, as a generator draws them.
+    Some clips are decoded from what the landmarker found, so that it learns what a picture needs
+    and the decoder what to expect of it; the others from true landmarks under noise of random
+    strength, as a generator draws them.
     """
     found = find_landmarks(codec, batch, rng)
     missed, found_figures = landmarker_loss(found, batch.landmarks, config)
@@ -288,7 +296,9 @@ def mouth_loss(
 def recoloured(
     frames: Float[Tensor, "b n 3 h w"], rng: torch.Generator
 ) -> Float[Tensor, "b n 3 h w"]:
-    """Clips with a contrast and a brightness of each colour drawn anew, and a little sensor noise."""
+    """Clips with a contrast and a brightness of each colour drawn anew, and a little sensor
+    noise.
+    """
     shape = (len(frames), 1, 3, 1, 1)
     gain = 1 + 0.2 * torch.randn(shape, generator=rng)
     offset = 0.15 * torch.randn(shape, generator=rng)
@@ -297,7 +307,9 @@ def recoloured(
 
 @torch.no_grad()
 def reconstruction(codec: PortraitCodec, batch: CodecBatch) -> tuple[dict[str, float], Tensor]:
-    """PSNR over all pixels and over mouth and eyes (where the loss weight exceeds 2), and the decoded groups."""
+    """PSNR over all pixels and over mouth and eyes (where the loss weight exceeds 2), and the
+    decoded groups.
+    """
     context = codec.prepare(batch.portrait)
     found = codec.landmarker(batch.groups.flatten(0, 2)).unflatten(0, batch.groups.shape[:3])
     parts = codec.motion.parts_of(found - context.landmarks[:, None, None])

@@ -1,7 +1,9 @@
-"""What a checkpoint's files must be: `digests.json` beside them, written last and checked before anything is read.
+"""What a checkpoint's files must be: `digests.json` beside them, written last and checked before
+anything is read.
 
-Every rank digests the files that it wrote; in checking, files are dealt out to the ranks. Checkpoints from before there
-were digests are checked as far as can be: that every file is there and long enough.
+Every rank digests the files that it wrote; in checking, files are dealt out to the ranks.
+Checkpoints from before there were digests are checked as far as can be: that every file is there
+and long enough.
 """
 
 from __future__ import annotations
@@ -58,13 +60,16 @@ def seal(folder: Path, ranks: Ranks) -> None:
 
 
 def problem_of(folder: Path, ranks: Ranks) -> str:
-    """What is wrong with a checkpoint, in words that begin with the file's name; "" for a whole one. The ranks check a
-    part of the files each and all give the same answer."""
+    """What is wrong with a checkpoint, in words that begin with the file's name; "" for a whole
+    one. The ranks check a part of the files each and all give the same answer.
+    """
     return next(filter(None, ranks.gather(_problem_of_share(folder, ranks.rank, ranks.world))), "")
 
 
 def read_head(folder: Path) -> Metadata:
-    """What tensors a checkpoint holds and where. Raises CheckpointError for one that cannot be read."""
+    """What tensors a checkpoint holds and where. Raises CheckpointError for one that cannot be
+    read.
+    """
     try:
         head = FileSystemReader(folder).read_metadata()
     except UNREADABLE as error:
@@ -79,7 +84,8 @@ def _problem_of_share(folder: Path, rank: int, world: int) -> str:
         if not (folder / DIGESTS).is_file():
             return _problem_without_digests(folder)
         named = load_recipe(folder / DIGESTS, Digests).files
-        # The head first: it is a pickle, and is not opened before it is known to be what was written.
+        # The head first: it is a pickle, and is not opened before it is known to be what was
+        # written.
         for name in (HEAD, *sorted(named.keys() - {HEAD})[rank::world]):
             if name not in named:
                 return f"{DIGESTS} does not name {name}"

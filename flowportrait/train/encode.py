@@ -1,7 +1,9 @@
-"""`flowportrait encode`: a dataset of clips becomes latents and frozen condition features, once for all trainings.
+"""`flowportrait encode`: a dataset of clips becomes latents and frozen condition features, once for
+all trainings.
 
-The parts of a model directory do it (codec, audio encoder, image encoder), whatever they are. It goes on where it was
-stopped; processes of `torchrun`, of a Ray cluster, or on machines that know nothing of each other share the shards.
+The parts of a model directory do it (codec, audio encoder, image encoder), whatever they are. It
+goes on where it was stopped; processes of `torchrun`, of a Ray cluster, or on machines that know
+nothing of each other share the shards.
 """
 
 from __future__ import annotations
@@ -40,8 +42,9 @@ SPLITS = {"train": "train", "validation": "held_out", "held_out": "held_out"}
 
 @dataclass(frozen=True)
 class ClipFile:
-    """A clip to encode. `landmarks` (a file of 68 points a frame) frame it as in App. B; without them its centre square
-    is taken, as prepared clips are square."""
+    """A clip to encode. `landmarks` (a file of 68 points a frame) frame it as in App. B; without
+    them its centre square is taken, as prepared clips are square.
+    """
 
     id: str
     video: Path
@@ -82,7 +85,9 @@ class Encoder:
 
     @torch.inference_mode()
     def encode(self, clip: ClipFile, shard: str) -> tuple[dict[str, Tensor], EncodedClip]:
-        """Tensors by name and the record of one clip. Raises DataError or MediaError for one that cannot be used."""
+        """Tensors by name and the record of one clip. Raises DataError or MediaError for one that
+        cannot be used.
+        """
         frames, sound = self._read(clip)
         stride = self.codec.temporal_stride
         latent_frames = 1 + (len(frames) - 1) // stride
@@ -130,8 +135,9 @@ class Encoder:
 
 @dataclass(frozen=True)
 class ShardMaker:
-    """All of a run of `encode` but where it computes; what is loaded is loaded when first needed, also in a process
-    that this was sent to."""
+    """All of a run of `encode` but where it computes; what is loaded is loaded when first needed,
+    also in a process that this was sent to.
+    """
 
     files: tuple[ClipFile, ...]
     out: Path
@@ -181,13 +187,14 @@ def encode(
     part: Part | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[EncodedClip], list[str]]:
-    """Encodes a folder of clips (`manifest.jsonl`, or rendered with `clips.jsonl`) into the directory `out`.
+    """Encodes a folder of clips (`manifest.jsonl`, or rendered with `clips.jsonl`) into the
+    directory `out`.
 
-    Of each clip the features of `num_portraits` pictures are kept: the first frame, as the model is used, and random
-    others, so that a training need not learn to copy it. Shards are made by this process (or those that `torchrun`
-    started), or by `workers` of a Ray cluster; of a `part` only its shards, into the same `out` as the others', and
-    whichever part is the last writes the index. Gives the clips, and why others were left out; nothing as long as
-    other parts are lacking.
+    Of each clip the features of `num_portraits` pictures are kept: the first frame, as the model is
+    used, and random others, so that a training need not learn to copy it. Shards are made by this
+    process (or those that `torchrun` started), or by `workers` of a Ray cluster; of a `part` only
+    its shards, into the same `out` as the others', and whichever part is the last writes the index.
+    Gives the clips, and why others were left out; nothing as long as other parts are lacking.
     """
     if engine == "ray":
         require("ray", extra="ray")
@@ -217,7 +224,9 @@ def encode(
 def _make_on_ray(
     maker: ShardMaker, numbers: list[int], workers: int, progress: Callable[[int, int], None]
 ) -> None:
-    """Each worker has a GPU of its own where the cluster has any and `device` does not say otherwise."""
+    """Each worker has a GPU of its own where the cluster has any and `device` does not say
+    otherwise.
+    """
     gpus = {"auto": None, "cpu": 0}.get(maker.device, 1)
     for done, (number, made) in enumerate(hand_out(maker, numbers, workers, gpus), 1):
         if made is None:
@@ -229,7 +238,9 @@ def _make_on_ray(
 
 
 def parts_digest(spec: ModelSpec) -> str:
-    """Of all that turns clips into latents and features; two models with the same one can share an encoded dataset."""
+    """Of all that turns clips into latents and features; two models with the same one can share an
+    encoded dataset.
+    """
     names = ("codec", "audio_encoder", "image_encoder")
     parts = [[getattr(spec, name), spec.sha256.get(f"{name}.safetensors")] for name in names]
     text = json.dumps([parts, spec.size_px, spec.fps], sort_keys=True)
@@ -237,7 +248,9 @@ def parts_digest(spec: ModelSpec) -> str:
 
 
 def clips_of(dataset: Path) -> list[ClipFile]:
-    """The clips of a dataset but those of the test split. Raises DataError for a folder without an index."""
+    """The clips of a dataset but those of the test split. Raises DataError for a folder without an
+    index.
+    """
     if (dataset / "manifest.jsonl").is_file():
         rows = read_jsonl(dataset / "manifest.jsonl", ManifestRow)
         return [ClipFile(row.id, dataset / row.video, row.split) for row in rows]

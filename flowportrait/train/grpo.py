@@ -75,7 +75,9 @@ class ObjectiveConfig(Frozen):
 
 @dataclass(frozen=True)
 class Advantages:
-    """`values` [n] float64, 0 where nothing can be learnt; `scored` [n]; `tied` and `dropped` count groups."""
+    """`values` [n] float64, 0 where nothing can be learnt; `scored` [n]; `tied` and `dropped` count
+    groups.
+    """
 
     values: Float[np.ndarray, " n"]
     scored: np.ndarray
@@ -92,7 +94,8 @@ def advantages(
 ) -> Advantages:
     """Eq. 5: A = (R - mean) / std within each group, in float64.
 
-    A tied group gets exact zeros. A nan reward drops out of its group; fewer than two that remain drop the group.
+    A tied group gets exact zeros. A nan reward drops out of its group; fewer than two that remain
+    drop the group.
     """
     rewards = np.asarray(rewards, np.float64)
     scored = np.isfinite(rewards)
@@ -116,20 +119,25 @@ def advantages(
 def surrogate(
     log_ratio: Float[Tensor, " b"], advantage: Float[Tensor, " b"], epsilon: float
 ) -> Float[Tensor, " b"]:
-    """Eq. 7's first term, min(r A, clip(r, 1 - eps, 1 + eps) A), with r of Eq. 8 given as its logarithm."""
+    """Eq. 7's first term, min(r A, clip(r, 1 - eps, 1 + eps) A), with r of Eq. 8 given as its
+    logarithm.
+    """
     ratio = log_ratio.exp()
     return torch.minimum(ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage)
 
 
 def shift(mean: Tensor, other: Tensor, reduction: Reduction = "mean") -> Float[Tensor, " b"]:
-    """Squared distance of two means of a transition, reduced over elements as the log-probability is."""
+    """Squared distance of two means of a transition, reduced over elements as the log-probability
+    is.
+    """
     squared = (mean - other).square().flatten(1)
     return squared.mean(1) if reduction == "mean" else squared.sum(1)
 
 
 def kl_divergence(mean: Tensor, other: Tensor, std: float) -> Float[Tensor, " b"]:
-    """KL of two transitions of one `std`, (mu - mu')^2 / (2 std^2), mean over elements. `std` is the whole
-    std of the step, so no time difference enters."""
+    """KL of two transitions of one `std`, (mu - mu')^2 / (2 std^2), mean over elements. `std` is
+    the whole std of the step, so no time difference enters.
+    """
     return shift(mean, other) / (2 * std**2)
 
 
@@ -141,8 +149,9 @@ def guarded_log_ratio(
 ) -> Float[Tensor, " b"]:
     """GRPO-Guard's ratio normalisation: centred, and in one unit at every noise level.
 
-    log r of a step is -c (shift) on average and spreads by 2 c std (c as in `price`): the first is added back,
-    the second divided out. For c = 1 / (2 std^2) this is the published (log r + shift / (2 std^2)) std.
+    log r of a step is -c (shift) on average and spreads by 2 c std (c as in `price`): the first is
+    added back, the second divided out. For c = 1 / (2 std^2) this is the published (log r + shift /
+    (2 std^2)) std.
     """
     c = price(std, variance)
     return (log_ratio + c * shifted) / (2 * c * std)
@@ -151,8 +160,8 @@ def guarded_log_ratio(
 def step_weights(kind: StepWeight, schedule: Schedule, eta: float, trainable: range) -> list[float]:
     """A weight for every evaluation of `schedule`, 1 on average over the `trainable` ones.
 
-    How strongly an evaluation trains is 2 std |d mu / d v|: three times as strong in the middle of a run as at its
-    start. `noise_level` weighs by std, `even` by the inverse of that strength.
+    How strongly an evaluation trains is 2 std |d mu / d v|: three times as strong in the middle of
+    a run as at its start. `noise_level` weighs by std, `even` by the inverse of that strength.
     """
     if kind == "none":
         return [1.0] * len(schedule)

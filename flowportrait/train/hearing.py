@@ -33,8 +33,9 @@ class HearingConfig(Frozen):
 def learn_hearing(
     config: HearingConfig, directory: Path, seed: int, sources: list[Source], ears: nn.ModuleDict
 ) -> bool:
-    """Train `ears` (encoder and shapes) in place; a run of its own in `directory`, resumed like any other. Gives
-    whether it came to its end."""
+    """Train `ears` (encoder and shapes) in place; a run of its own in `directory`, resumed like any
+    other. Gives whether it came to its end.
+    """
     run_config = RunConfig(
         directory=directory, seed=seed, num_updates=config.num_updates,
         log_every=50, checkpoint_every=config.num_updates, sample_every=max(1, config.num_updates // 2),

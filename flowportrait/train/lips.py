@@ -1,4 +1,6 @@
-"""Watching lips while the generator trains: the loss hardly tells whether they move with the sound."""
+"""Watching lips while the generator trains: the loss hardly tells whether they move with the
+sound.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,9 @@ def lip_figures(
     shift: float,
     num_clips: int = 16,
 ) -> dict[str, float]:
-    """Correlation of lip opening per frame, generated against true, on validation clips; generated lips are those of
-    the landmarks that the latents stand for. `spread_of_true` is how far they move, against the truth.
+    """Correlation of lip opening per frame, generated against true, on validation clips; generated
+    lips are those of the landmarks that the latents stand for. `spread_of_true` is how far they
+    move, against the truth.
     """
     held_out = source.of_split("validation")
     held_out = held_out[:: max(1, len(held_out) // num_clips)][:num_clips]
@@ -64,7 +67,9 @@ def lip_figures(
 
 
 def mean_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean over rows of the correlation of two arrays, where both are known and vary; nan if nowhere."""
+    """Mean over rows of the correlation of two arrays, where both are known and vary; nan if
+    nowhere.
+    """
     values = []
     for x, y in zip(a, b, strict=True):
         known = np.isfinite(x) & np.isfinite(y)

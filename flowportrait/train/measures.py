@@ -1,7 +1,9 @@
-"""Simple measurable scorers of a generated clip: small-scale rewards, and monitors that no reward should hold.
+"""Simple measurable scorers of a generated clip: small-scale rewards, and monitors that no reward
+should hold.
 
-They need no network and no weights, and they are stand-ins, not the paper's rewards: lips are read as the darkness of
-the portrait's mouth box, jitter as change of change of pixels. Light and colours are in levels of 0 to 255.
+They need no network and no weights, and they are stand-ins, not the paper's rewards: lips are read
+as the darkness of the portrait's mouth box, jitter as change of change of pixels. Light and colours
+are in levels of 0 to 255.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ LEAST_SPREAD = 0.5
 
 
 def lip_truth(clip: Candidate) -> float:
-    """Correlation of mouth darkness with that of the real clip; nan without one, or where its mouth stands still."""
+    """Correlation of mouth darkness with that of the real clip; nan without one, or where its mouth
+    stands still.
+    """
     return (
         math.nan
         if clip.truth is None
@@ -29,7 +33,9 @@ def lip_truth(clip: Candidate) -> float:
 
 
 def lip_loudness(clip: Candidate) -> float:
-    """Correlation of mouth darkness with loudness (log level of each frame's sound); nan for an even sound."""
+    """Correlation of mouth darkness with loudness (log level of each frame's sound); nan for an
+    even sound.
+    """
     samples, rate = clip.sound
     mono = samples.mean(axis=1) if samples.ndim == 2 else samples
     moments = np.linspace(0, len(clip.frames) / clip.fps * rate, len(clip.frames) + 1).astype(int)
@@ -46,7 +52,9 @@ def smoothness(clip: Candidate) -> float:
 
 
 def closeness(clip: Candidate) -> float:
-    """Minus the mean distance of pixels to the real clip at a quarter of the size; nan without one."""
+    """Minus the mean distance of pixels to the real clip at a quarter of the size; nan without
+    one.
+    """
     if clip.truth is None:
         return math.nan
     count = min(len(clip.frames), len(clip.truth))
@@ -54,7 +62,9 @@ def closeness(clip: Candidate) -> float:
 
 
 def motion_px(clip: Candidate) -> float:
-    """How far the picture moves, in px per frame, seen as change in time over change in space (normal flow)."""
+    """How far the picture moves, in px per frame, seen as change in time over change in space
+    (normal flow).
+    """
     if len(clip.frames) < 2:
         return math.nan
     light = _light(clip.frames)
@@ -63,7 +73,9 @@ def motion_px(clip: Candidate) -> float:
 
 
 def jitter(clip: Candidate) -> float:
-    """Change of change over change, after Eq. 15 but of pixels at a quarter of the size: 0 for even motion, up to 2."""
+    """Change of change over change, after Eq. 15 but of pixels at a quarter of the size: 0 for even
+    motion, up to 2.
+    """
     if len(clip.frames) < 3:
         return math.nan
     change = np.diff(_small(clip.frames), axis=0)
@@ -90,7 +102,9 @@ def difference_energy(clip: Candidate) -> float:
 
 
 def sharpness(clip: Candidate) -> float:
-    """Variance of the Laplacian, in levels squared; falls when pictures blur, rises when they grain."""
+    """Variance of the Laplacian, in levels squared; falls when pictures blur, rises when they
+    grain.
+    """
     light = _light(clip.frames)
     centre = light[:, 1:-1, 1:-1]
     around = light[:, :-2, 1:-1] + light[:, 2:, 1:-1] + light[:, 1:-1, :-2] + light[:, 1:-1, 2:]
@@ -106,7 +120,9 @@ def _darkness(clip: Candidate, frames: np.ndarray) -> np.ndarray:
 
 
 def _correlation(seen: np.ndarray, known: np.ndarray) -> float:
-    """Correlation where `known` varies, else nan; 0 for a `seen` that stands still, without a jump on the way."""
+    """Correlation where `known` varies, else nan; 0 for a `seen` that stands still, without a jump
+    on the way.
+    """
     count = min(len(seen), len(known))
     seen, known = seen[:count] - seen[:count].mean(), known[:count] - known[:count].mean()
     if count < 3 or known.std() < LEAST_SPREAD:

@@ -1,4 +1,6 @@
-"""`flowportrait train mouth`: the painter of mouths at full resolution, on patches of a finished codec."""
+"""`flowportrait train mouth`: the painter of mouths at full resolution, on patches of a finished
+codec.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ from flowportrait.weights import save_tensors
 
 
 class MouthDataConfig(Frozen):
-    """Clips (see `data/sources.py`), the model whose codec shows them, and where their patches are kept."""
+    """Clips (see `data/sources.py`), the model whose codec shows them, and where their patches are
+    kept.
+    """
 
     world: list[Path] = []
     grid: Path | None = None
@@ -91,7 +95,9 @@ class MouthRecipe(Frozen):
 
 
 class Critic(nn.Module):
-    """Tells painted mouths from true ones, place by place: three strided convolutions over the patch and its lips."""
+    """Tells painted mouths from true ones, place by place: three strided convolutions over the
+    patch and its lips.
+    """
 
     def __init__(self, widths: tuple[int, int, int] = (24, 48, 64)):
         super().__init__()
@@ -132,8 +138,9 @@ class Patches(NamedTuple):
 def train(
     recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto"
 ) -> Path:
-    """Train by a TOML recipe; the directory holds mouth.safetensors (averaged weights) at the end, and `model`, the
-    recipe's model with this painter in its codec."""
+    """Train by a TOML recipe; the directory holds mouth.safetensors (averaged weights) at the end,
+    and `model`, the recipe's model with this painter in its codec.
+    """
     config = load_recipe(recipe, MouthRecipe, overrides or [])
     run = Run(config.run, config, resume)
     torch.manual_seed(config.run.seed)
@@ -190,7 +197,9 @@ def export(config: MouthRecipe, net: MouthNet, directory: Path) -> None:
 def draw(
     pool: MouthPatches, split: str, rng: np.random.Generator, config: MouthRecipe, augment: bool
 ) -> Patches:
-    """Random stretches of a split, recoloured, mirrored and blurred together where they are augmented."""
+    """Random stretches of a split, recoloured, mirrored and blurred together where they are
+    augmented.
+    """
     rows = np.flatnonzero(np.array(pool.split) == split)
     chosen = rng.choice(rows, config.num_stretches)
     start = int(rng.integers(0, STRETCH - config.num_frames + 1))
@@ -223,7 +232,9 @@ def composed(net: MouthNet, batch: Patches) -> Float[Tensor, "n 3 y x"]:
 def mouth_loss(
     trained: Trained, batch: Patches, config: MouthLossConfig
 ) -> tuple[Tensor, dict[str, float]]:
-    """L1 on pixels, edges, successive frames and local contrast, heavier on the mouth; and what the critic says."""
+    """L1 on pixels, edges, successive frames and local contrast, heavier on the mouth; and what the
+    critic says.
+    """
     net = trained.net
     made = composed(net, batch)
     near = F.max_pool2d(batch.lips[:, 1:], 9, stride=1, padding=4)
@@ -253,7 +264,9 @@ def mouth_loss(
 def critic_losses(
     critic: Critic, made: Float[Tensor, "n 3 y x"], batch: Patches
 ) -> dict[str, Tensor]:
-    """The painter's losses under a critic that stands still, and the critic's `own` (hinge) on frames that do."""
+    """The painter's losses under a critic that stands still, and the critic's `own` (hinge) on
+    frames that do.
+    """
     still = {name: value.detach() for name, value in critic.named_parameters()}
     seen = functional_call(critic, still, (made, batch.lips))
     with torch.no_grad():
@@ -266,8 +279,9 @@ def critic_losses(
 
 @torch.no_grad()
 def figures(net: MouthNet, batches: list[Patches]) -> dict[str, float]:
-    """PSNR between the outer lips with and without a painted mouth, and sharpness as a share of the truth's: the
-    variance of the Laplacian there."""
+    """PSNR between the outer lips with and without a painted mouth, and sharpness as a share of the
+    truth's: the variance of the Laplacian there.
+    """
     rows = []
     for batch in batches:
         made = composed(net, batch)
@@ -320,7 +334,9 @@ def _mirrored(landmarks: Float[Tensor, "n 68 2"]) -> Float[Tensor, "n 68 2"]:
 
 
 def _recoloured(rng: np.random.Generator, *pictures: Tensor) -> list[Tensor]:
-    """The same contrast, brightness, saturation and gain of each colour for all; sometimes grey, sometimes blurred."""
+    """The same contrast, brightness, saturation and gain of each colour for all; sometimes grey,
+    sometimes blurred.
+    """
     gain = torch.from_numpy(rng.normal(1, 0.12, (1, 3, 1, 1))).float()
     offset = torch.from_numpy(rng.normal(0, 0.1, (1, 3, 1, 1))).float() + float(rng.normal(0, 0.1))
     saturation = 0.0 if rng.random() < 0.08 else float(rng.uniform(0.6, 1.3))

@@ -16,8 +16,9 @@ from flowportrait.model.sequence import SequenceShare
 
 @dataclass(frozen=True)
 class CleanRow:
-    """`b` rows of clips of one layout as they are in the data: features of all clips one after another, latents [b, c,
-    l, h, w] of each."""
+    """`b` rows of clips of one layout as they are in the data: features of all clips one after
+    another, latents [b, c, l, h, w] of each.
+    """
 
     layout: RowLayout
     audio: Float[Tensor, "b a da"]
@@ -32,10 +33,11 @@ def velocity_errors(
     noise: Sequence[Tensor],
     share: SequenceShare | None = None,
 ) -> Float[Tensor, "b n p"]:
-    """Predicted minus true velocity (Eq. 2) of every video token, or of this process's `share` of them.
+    """Predicted minus true velocity (Eq. 2) of every video token, or of this process's `share` of
+    them.
 
-    `t` is per latent frame of all clips; a latent frame at 0 stands clean and has no error. `noise` is shaped like the
-    latents.
+    `t` is per latent frame of all clips; a latent frame at 0 stands clean and has no error. `noise`
+    is shaped like the latents.
     """
     z0, z1 = clips.layout.patchify(clips.latents), clips.layout.patchify(noise)
     times = t[:, clips.layout.latent_frame_of_token().to(t.device), None]

@@ -1,7 +1,8 @@
-"""One process or many: `torchrun` starts them, FSDP2 shards the model, and what is saved is the same either way.
+"""One process or many: `torchrun` starts them, FSDP2 shards the model, and what is saved is the
+same either way.
 
-Processes are laid out as data x sequence: those of one sequence group share the video tokens of the same rows, the
-groups have different rows. Weights are sharded over all of them.
+Processes are laid out as data x sequence: those of one sequence group share the video tokens of the
+same rows, the groups have different rows. Weights are sharded over all of them.
 """
 
 from __future__ import annotations
@@ -70,8 +71,10 @@ class Ranks:
 
     @classmethod
     def join(cls, device: str = "auto", sequence: int = 1) -> Ranks:
-        """The place `torchrun` gave to this process, or the only one. On CUDA every process has a device of its own.
-        Raises ConfigError where groups of `sequence` processes do not divide them."""
+        """The place `torchrun` gave to this process, or the only one. On CUDA every process has a
+        device of its own. Raises ConfigError where groups of `sequence` processes do not divide
+        them.
+        """
         cuda = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
         world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
         where = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cuda else "cpu"
@@ -127,9 +130,11 @@ class Ranks:
 
 
 def shard(model: MoT, ranks: Ranks, config: ParallelConfig | None = None) -> None:
-    """Spreads the weights over the ranks, layer by layer; nothing in a process that `torchrun` did not start. The
-    model's own methods count as its forward. Layers compute in bf16 where the machine is fast at it; what lies around
-    them stays float32. Raises ConfigError for an offload that cannot be."""
+    """Spreads the weights over the ranks, layer by layer; nothing in a process that `torchrun` did
+    not start. The model's own methods count as its forward. Layers compute in bf16 where the
+    machine is fast at it; what lies around them stays float32. Raises ConfigError for an offload
+    that cannot be.
+    """
     config = config or ParallelConfig()
     if config.cpu_offload and (ranks.device == "cpu" or not dist.is_initialized()):
         raise ConfigError(
@@ -154,7 +159,9 @@ def shard(model: MoT, ranks: Ranks, config: ParallelConfig | None = None) -> Non
 
 
 def _mesh(ranks: Ranks, shard_over: int) -> DeviceMesh:
-    """All ranks in one line, or in copies x shards. Raises ConfigError where shards do not divide them."""
+    """All ranks in one line, or in copies x shards. Raises ConfigError where shards do not divide
+    them.
+    """
     kind = ranks.device.split(":")[0]
     if shard_over in (0, ranks.world):
         return init_device_mesh(kind, (ranks.world,))
@@ -179,8 +186,9 @@ def whole(value: Tensor) -> Tensor:
 
 
 def whole_weights(model: nn.Module, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """A copy of all weights in the CPU memory of the first rank, one gathered after another; every rank takes part.
-    Floats become `dtype` where it is given."""
+    """A copy of all weights in the CPU memory of the first rank, one gathered after another; every
+    rank takes part. Floats become `dtype` where it is given.
+    """
     keeps = not dist.is_initialized() or dist.get_rank() == 0
     weights = {}
     for name, value in model.state_dict().items():
@@ -198,8 +206,9 @@ def as_float(value: Tensor) -> float:
 
 
 class Average:
-    """Exponential moving average of the weights that are trained, sharded as they are; with decay 0 it is the weights
-    themselves."""
+    """Exponential moving average of the weights that are trained, sharded as they are; with decay 0
+    it is the weights themselves.
+    """
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
@@ -231,9 +240,10 @@ class Average:
 def load_shares(
     model: nn.Module, files: list[Path], own: Callable[[str], bool] = lambda name: False
 ) -> None:
-    """Fills a model, sharded or not, from safetensors files of its whole weights, without those whose names are its
-    `own`; of a sharded tensor every rank reads its part alone. Raises CheckpointError for what is lacking, left over or
-    of another shape."""
+    """Fills a model, sharded or not, from safetensors files of its whole weights, without those
+    whose names are its `own`; of a sharded tensor every rank reads its part alone. Raises
+    CheckpointError for what is lacking, left over or of another shape.
+    """
     wanted = {name: value for name, value in model.state_dict().items() if not own(name)}
     for path in files:
         with safe_open(path, "pt") as file:

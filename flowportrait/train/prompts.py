@@ -1,7 +1,8 @@
-"""What reinforcement learning asks of the model: clips whose portrait and speech are given, with the real clip to
-compare.
+"""What reinforcement learning asks of the model: clips whose portrait and speech are given, with
+the real clip to compare.
 
-Any source of clips serves: a manifest (`records.ManifestRow`) or the folders that supervised training reads.
+Any source of clips serves: a manifest (`records.ManifestRow`) or the folders that supervised
+training reads.
 """
 
 from __future__ import annotations
@@ -82,8 +83,9 @@ class Prompt:
 
 
 class Prompts:
-    """Prompts by index. Which clip update n asks for is a function of (seed, n) alone; every clip comes once an
-    epoch."""
+    """Prompts by index. Which clip update n asks for is a function of (seed, n) alone; every clip
+    comes once an epoch.
+    """
 
     def __init__(self, config: PromptsConfig, size_px: int, max_latent_frames: int):
         self.config, self.size_px = config, size_px
@@ -114,7 +116,9 @@ class Prompts:
         )
 
     def _cut(self, source: Source, rng: np.random.Generator | None) -> Prompt:
-        """A stretch of the clip, framed by the landmarks of its first frame where they are known (App. B)."""
+        """A stretch of the clip, framed by the landmarks of its first frame where they are known
+        (App. B).
+        """
         clip = media.Clip(source.video)
         nearest = media.nearest_frames(len(clip.frames), clip.fps, media.FPS)
         count = len(nearest)
@@ -155,7 +159,9 @@ def _landmarks(source: Source, frame: int, source_px: int) -> np.ndarray:
 
 
 def _mouth_box(landmarks: np.ndarray, size_px: int) -> tuple[int, int, int, int] | None:
-    """The box of the lips, wider by a fifth and open below, where an opening mouth goes; None if not known."""
+    """The box of the lips, wider by a fifth and open below, where an opening mouth goes; None if
+    not known.
+    """
     if not np.isfinite(landmarks).all():
         return None
     low, high = landmarks[48:68].min(0), landmarks[48:68].max(0)
@@ -172,8 +178,9 @@ def to_pixels(frames: Float[Tensor, "1 c f h w"]) -> np.ndarray:
 
 
 def velocity_of(pipeline: Pipeline, clip: Encoded, shared: bool) -> Velocity:
-    """The velocity of a whole clip in one window, without guidance (§4.1). `shared`: audio and portrait are turned into
-    keys and values now and once, else at every call."""
+    """The velocity of a whole clip in one window, without guidance (§4.1). `shared`: audio and
+    portrait are turned into keys and values now and once, else at every call.
+    """
     window = Window(0, clip.latent_frames, 0)
 
     def conditioned() -> Velocity:

@@ -1,9 +1,10 @@
 """`flowportrait train rl`: Flow-GRPO post-training (§3.2, §3.3, §4.1) of a finished model.
 
-An update: groups of clips are sampled with noise in one window of evaluations, scored while the next group is sampled,
-their rewards normalised over the batch of all ranks, and the model moves toward what was better than its siblings. All
-that is random is a function of (seed, update), so a killed run makes the update it would have made.
-Started by `torchrun`, every rank samples its own groups, and the update is the one that a single process makes.
+An update: groups of clips are sampled with noise in one window of evaluations, scored while the
+next group is sampled, their rewards normalised over the batch of all ranks, and the model moves
+toward what was better than its siblings. All that is random is a function of (seed, update), so a
+killed run makes the update it would have made. Started by `torchrun`, every rank samples its own
+groups, and the update is the one that a single process makes.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class RlRunConfig(RunConfig):
 
 
 class RolloutConfig(Frozen):
-    """§4.1's sampling: 15 evaluations, eta 0.5 in a window of 1, 128 videos an update in groups of 4, no guidance."""
+    """§4.1's sampling: 15 evaluations, eta 0.5 in a window of 1, 128 videos an update in groups of
+    4, no guidance.
+    """
 
     evaluations: int = Field(
         15, ge=2, description="the paper's 15 steps, counted as calls of the network"
@@ -168,7 +171,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Batch:
-    """An update's groups of this rank, and the scores [n] of all ranks' clips with their group [n]."""
+    """An update's groups of this rank, and the scores [n] of all ranks' clips with their group
+    [n].
+    """
 
     plan: Plan
     groups: list[Group]
@@ -180,7 +185,9 @@ class Batch:
 def train(
     recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto"
 ) -> Path:
-    """Tune a model by a TOML recipe; `<run>/model` is the last and `<run>/best` the best model directory."""
+    """Tune a model by a TOML recipe; `<run>/model` is the last and `<run>/best` the best model
+    directory.
+    """
     session = open_session(load_recipe(recipe, RlRecipe, overrides or []), resume)
     session.run.checkpoints.require_room(session.state.stored())
     with session.run.stop.listening():
@@ -227,12 +234,16 @@ def make_updates(session: Session) -> None:
 
 
 def due(config: RlRecipe, before: int, now: int, every: int) -> bool:
-    """Whether something that happens `every` so many updates, and after the last one, happens after these."""
+    """Whether something that happens `every` so many updates, and after the last one, happens after
+    these.
+    """
     return now >= config.run.num_updates or now // every > before // every
 
 
 def open_session(config: RlRecipe, resume: str | None) -> Session:
-    """Everything loaded, continued from the checkpoint if there is one. Raises ConfigError, CheckpointError."""
+    """Everything loaded, continued from the checkpoint if there is one. Raises ConfigError,
+    CheckpointError.
+    """
     names = dict.fromkeys(
         [*config.reward.scorers, *config.watch.monitors, *config.watch.held_out_scorers]
     )
@@ -286,7 +297,9 @@ def needs_base(config: RlRecipe) -> bool:
 
 
 def choose_trained(model: MoT, trained: Literal["generation", "all"]) -> None:
-    """Marks the weights that learn: of the generation expert with its ends, or all (position tables never)."""
+    """Marks the weights that learn: of the generation expert with its ends, or all (position tables
+    never).
+    """
     ends = ("time_embedder.", "vae2llm.", "llm2vae.")
     for name, p in model.named_parameters():
         fixed = name.endswith("pos_embed")
@@ -348,7 +361,9 @@ def sample_group(session: Session, plan: Plan, update: int, number: int) -> Grou
 
 
 def learn(session: Session, batch: Batch, advantage: Advantages) -> dict[str, float]:
-    """Optimizer steps on a batch: Eq. 7 averaged over siblings, window and the groups that have a score."""
+    """Optimizer steps on a batch: Eq. 7 averaged over siblings, window and the groups that have a
+    score.
+    """
     config, state, model = session.config, session.state, session.pipeline.model
     figures: dict[str, float] = {}
     for turn in range(config.objective.updates_per_rollout):
@@ -378,8 +393,9 @@ def learn(session: Session, batch: Batch, advantage: Advantages) -> dict[str, fl
 def send_backward(
     session: Session, batch: Batch, advantage: Advantages, on_policy: bool
 ) -> dict[str, float]:
-    """Accumulates the gradient of this rank's groups. Tied groups have none at a KL weight of 0 and are left out;
-    every rank makes as many passes as the busiest, because sharded weights are gathered by all together.
+    """Accumulates the gradient of this rank's groups. Tied groups have none at a KL weight of 0 and
+    are left out; every rank makes as many passes as the busiest, because sharded weights are
+    gathered by all together.
     """
     config, ranks = session.config, session.ranks
     size, num_groups = config.rollout.group_size, config.rollout.num_groups
@@ -414,7 +430,9 @@ def send_backward(
 def group_passes(
     session: Session, group: Group, row: Tensor, scored: Tensor, plan: Plan, on_policy: bool
 ) -> Iterator[Pass]:
-    """The forwards of a group. Keys and values from sampling serve again while the weights that make them are fixed."""
+    """The forwards of a group. Keys and values from sampling serve again while the weights that
+    make them are fixed.
+    """
     config = session.config
     reusable = config.trained == "generation" and config.rollout.sharing.condition
     velocity = (

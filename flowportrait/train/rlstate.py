@@ -1,4 +1,6 @@
-"""What a checkpoint of reinforcement learning holds; with the recipe it determines every later update."""
+"""What a checkpoint of reinforcement learning holds; with the recipe it determines every later
+update.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,9 @@ from flowportrait.train.run import OptimizerConfig
 
 @dataclass
 class RlState:
-    """The model and its average, the optimizer, the number of updates made, running statistics of the reward, and the
-    held-out figures of the untuned model and of the best one so far."""
+    """The model and its average, the optimizer, the number of updates made, running statistics of
+    the reward, and the held-out figures of the untuned model and of the best one so far.
+    """
 
     model: nn.Module
     average: Average

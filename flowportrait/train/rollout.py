@@ -1,11 +1,13 @@
-"""Sampling groups to learn from (§3.2), and their loss. What siblings have in common is computed once.
+"""Sampling groups to learn from (§3.2), and their loss. What siblings have in common is computed
+once.
 
-Siblings that start from the same noise are one latent until the first stochastic step draws them apart, because the
-noise of Eq. 9 enters after the network was called. So the evaluations before the window run once a group; the
-window's first evaluation does, too; and in the update its one forward and backward pass serves all siblings: the
-loss of a group is a function of one mean. A latent that siblings share is a batch of one here, and everything else
-follows from that: `Sharing` only says when it is copied. Siblings apart are evaluated one by one, which makes every
-way of sharing equal to the plain one to the last bit.
+Siblings that start from the same noise are one latent until the first stochastic step draws them
+apart, because the noise of Eq. 9 enters after the network was called. So the evaluations before the
+window run once a group; the window's first evaluation does, too; and in the update its one forward
+and backward pass serves all siblings: the loss of a group is a function of one mean. A latent that
+siblings share is a batch of one here, and everything else follows from that: `Sharing` only says
+when it is copied. Siblings apart are evaluated one by one, which makes every way of sharing equal
+to the plain one to the last bit.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ from flowportrait.train.grpo import (
 
 
 class Sharing(Frozen):
-    """What is computed once for a group. None of it changes a result; `prefix` and `window` need shared noise."""
+    """What is computed once for a group. None of it changes a result; `prefix` and `window` need
+    shared noise.
+    """
 
     prefix: bool = True  # evaluations before the window
     window: bool = True  # the window's first evaluation, in sampling and in the update
@@ -52,7 +56,9 @@ class Plan:
 
     @cached_property
     def digest(self) -> str:
-        """A short hash, stored with what was sampled: an update must price the steps that were taken."""
+        """A short hash, stored with what was sampled: an update must price the steps that were
+        taken.
+        """
         text = f"{self.schedule.digest} {self.window} {self.eta!r}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -63,8 +69,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Step:
-    """One stochastic step of a group: from `zt` (a batch of one where siblings share it) to `z_next`, with the
-    log-probability that sampling gave to it, and the mean where the objective asks for it."""
+    """One stochastic step of a group: from `zt` (a batch of one where siblings share it) to
+    `z_next`, with the log-probability that sampling gave to it, and the mean where the objective
+    asks for it.
+    """
 
     index: int
     zt: Float[Tensor, "s ..."]
@@ -83,8 +91,9 @@ class Trajectories:
 
 
 def rng_for(seed: int, update: int, *key: int) -> torch.Generator:
-    """A CPU generator of its own for each key: (group,) for a group's first noise, (group, sibling) for a sibling's
-    steps. The same on every rank, device and after a resume."""
+    """A CPU generator of its own for each key: (group,) for a group's first noise, (group, sibling)
+    for a sibling's steps. The same on every rank, device and after a resume.
+    """
     state = np.random.SeedSequence([seed, update, 3, len(key), *key]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
@@ -109,7 +118,9 @@ def roll_out(
     objective: ObjectiveConfig,
     sharing: Sharing = Sharing(),  # noqa: B008 (frozen)
 ) -> Trajectories:
-    """Samples one sibling for each of `rngs` from the noise `z1`, deterministic outside the window."""
+    """Samples one sibling for each of `rngs` from the noise `z1`, deterministic outside the
+    window.
+    """
     together = 0 if not sharing.prefix else plan.window.start + sharing.window
     z, steps = z1, []
     for index, (t, t_next) in enumerate(plan.schedule):
@@ -134,7 +145,9 @@ def _one_by_one(velocity: Velocity, z: Tensor, t: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward of the update: its `loss`, which is to be sent backward, and what it saw of each sibling."""
+    """One forward of the update: its `loss`, which is to be sent backward, and what it saw of each
+    sibling.
+    """
 
     loss: Tensor
     log_ratio: Float[Tensor, " g"]
@@ -152,10 +165,12 @@ def passes(
     base: Velocity | None = None,
     on_policy: bool = True,
 ) -> Iterator[Pass]:
-    """The forwards that make a group's loss, minus Eq. 7 summed over its scored siblings and averaged over the window.
+    """The forwards that make a group's loss, minus Eq. 7 summed over its scored siblings and
+    averaged over the window.
 
-    A step from a shared latent is one forward for all siblings; the others are one for each. `on_policy` says that no
-    update has been made since sampling: the ratio is then 1, which is checked. `base` is the velocity a KL to it needs.
+    A step from a shared latent is one forward for all siblings; the others are one for each.
+    `on_policy` says that no update has been made since sampling: the ratio is then 1, which is
+    checked. `base` is the velocity a KL to it needs.
     """
     assert group.digest == plan.digest
     weights = step_weights(objective.step_weight, plan.schedule, plan.eta, plan.trainable)
@@ -201,7 +216,9 @@ def passes(
 
 
 def _check_on_policy(log_ratio: Tensor) -> None:
-    """The first ratio of an update is exactly 1: sampling and training speak of the same distribution."""
+    """The first ratio of an update is exactly 1: sampling and training speak of the same
+    distribution.
+    """
     off = float(log_ratio.detach().abs().max())
     if off != 0 and np.isfinite(off):
         raise TrainingError(

@@ -1,8 +1,10 @@
-"""A training run on disk: resolved config, JSONL log, checkpoints; and the plain loop every stage shares.
+"""A training run on disk: resolved config, JSONL log, checkpoints; and the plain loop every stage
+shares.
 
-Everything random in update `n` is drawn from generators seeded by (seed, n), so a run that was killed continues with
-exactly the update it would have made: weights, optimizer, average and the place in the data come from the checkpoint,
-the rest from `n`. Where several processes make one update, all of them run the same loop.
+Everything random in update `n` is drawn from generators seeded by (seed, n), so a run that was
+killed continues with exactly the update it would have made: weights, optimizer, average and the
+place in the data come from the checkpoint, the rest from `n`. Where several processes make one
+update, all of them run the same loop.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ MAX_SKIPPED = 20  # updates in a row without a finite gradient, after which a ru
 
 
 class OptimizerConfig(Frozen):
-    """AdamW as in §4.1; the learning rate warms up linearly, holds, and falls to `final_scale` over the last part."""
+    """AdamW as in §4.1; the learning rate warms up linearly, holds, and falls to `final_scale` over
+    the last part.
+    """
 
     learning_rate: float = 5e-5
     betas: tuple[float, float] = (0.9, 0.95)
@@ -53,8 +57,9 @@ class OptimizerConfig(Frozen):
         return self.learning_rate * warm * (1 - (1 - self.final_scale) * (1 - cos(pi * fall)) / 2)
 
     def build(self, module: nn.Module) -> torch.optim.AdamW:
-        """The optimizer of all that learns in `module`, its state in place: a checkpoint then holds the same names
-        before and after the first update, also of weights that no gradient reaches."""
+        """The optimizer of all that learns in `module`, its state in place: a checkpoint then holds
+        the same names before and after the first update, also of weights that no gradient reaches.
+        """
         trained = list(trained_weights(module).values())
         on_gpu = any(p.is_cuda for p in trained)
         optimizer = torch.optim.AdamW(
@@ -94,9 +99,11 @@ class RunConfig(Frozen):
 
 @dataclass
 class TrainState:
-    """What a checkpoint holds: the trained module, its average, the optimizer, the number of updates made and how many
-    clips of the endless stream of data they have seen. Weights that do not learn are left out if `keeps_frozen` is
-    false: the recipe then says where they come from."""
+    """What a checkpoint holds: the trained module, its average, the optimizer, the number of
+    updates made and how many clips of the endless stream of data they have seen. Weights that do
+    not learn are left out if `keeps_frozen` is
+    false: the recipe then says where they come from.
+    """
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
@@ -144,9 +151,10 @@ class TrainState:
 
 
 def load_weights(module: nn.Module, path: Path, may_lack: tuple[str, ...] = ()) -> bool:
-    """Fill `module` from a safetensors file; True if nothing was lacking. Weights whose names start with one of
-    `may_lack` keep what they are where the file has none of their shape. Raises CheckpointError for an absent or
-    another file."""
+    """Fill `module` from a safetensors file; True if nothing was lacking. Weights whose names start
+    with one of `may_lack` keep what they are where the file has none of their shape. Raises
+    CheckpointError for an absent or another file.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path}: not there; give a directory that holds {path.name}")
     own = {
@@ -178,11 +186,12 @@ class Turn:
 
 
 class Run:
-    """A run's directory, log and checkpoints. `resume` is "auto" (continue if it can), a directory, or None (start a
-    new run). Of several ranks the first one writes.
+    """A run's directory, log and checkpoints. `resume` is "auto" (continue if it can), a directory,
+    or None (start a new run). Of several ranks the first one writes.
 
-    Raises ConfigError where a new run would overwrite one that has a checkpoint, CheckpointError where it cannot go on
-    because no checkpoint is whole. A damaged one before a whole one is named in the log.
+    Raises ConfigError where a new run would overwrite one that has a checkpoint, CheckpointError
+    where it cannot go on because no checkpoint is whole. A damaged one before a whole one is named
+    in the log.
     """
 
     def __init__(
@@ -237,7 +246,9 @@ class Run:
             self.log(event="resumed", update=state.update)
 
     def turn(self, before: int, update: int) -> Turn:
-        """What is to be done after the updates from `before` to `update`; the same on all ranks, which all ask."""
+        """What is to be done after the updates from `before` to `update`; the same on all ranks,
+        which all ask.
+        """
         told = self.ranks.gather((self.stop.asked, time.monotonic() - self._saved_at))
         config, minutes = self.config, told[0][1] / 60
         ends, every = update >= config.num_updates, config.checkpoint_every
@@ -288,8 +299,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of an update that is sent backward at once. Losses and figures of all parts, and of all ranks, add up to
-    the update's; `clips` says what the part was made of, and `clip_losses` [clips] what each of them brought.
+    """A part of an update that is sent backward at once. Losses and figures of all parts, and of
+    all ranks, add up to the update's; `clips` says what the part was made of, and `clip_losses`
+    [clips] what each of them brought.
     """
 
     loss: Tensor
@@ -315,12 +327,12 @@ def train_loop(
     parts_of: Callable[[int], Iterable[Part]],
     sample: Callable[[int], dict[str, float]],
 ) -> bool:
-    """Updates until the run's count is reached, or until SIGTERM asks for an end; gives whether all were made.
-    `parts_of(update)` gives this rank's parts of an update, as many on
+    """Updates until the run's count is reached, or until SIGTERM asks for an end; gives whether all
+    were made. `parts_of(update)` gives this rank's parts of an update, as many on
     every rank; `sample(update)` looks at the model and gives figures.
 
-    An update whose gradient is not finite is skipped by all ranks together, and the log names its clips. Raises
-    TrainingError after 20 of them in a row.
+    An update whose gradient is not finite is skipped by all ranks together, and the log names its
+    clips. Raises TrainingError after 20 of them in a row.
     """
     run.checkpoints.require_room(state.stored())
     with run.stop.listening():
@@ -372,7 +384,9 @@ def _make_updates(
 def _make_update(
     run: Run, state: TrainState, config: OptimizerConfig, parts_of: Callable[[int], Iterable[Part]]
 ) -> dict[str, float]:
-    """One update's figures; none for one whose gradient is not finite, which is skipped by all ranks together."""
+    """One update's figures; none for one whose gradient is not finite, which is skipped by all
+    ranks together.
+    """
     rate = config.rate_at(state.update, run.config.num_updates)
     norm, made, suspects = _send_backward(run.ranks, state, parts_of(state.update), config)
     finite = isfinite(norm)
@@ -389,8 +403,10 @@ def _make_update(
 def _send_backward(
     ranks: Ranks, state: TrainState, parts: Iterable[Part], config: OptimizerConfig
 ) -> tuple[float, dict[str, float], tuple[bool, list[str]]]:
-    """The clipped gradient of an update: its norm (the same on all ranks), this rank's loss and figures, and its clips
-    in case they are asked for: whether they are of parts with a broken loss, and which."""
+    """The clipped gradient of an update: its norm (the same on all ranks), this rank's loss and
+    figures, and its clips in case they are asked for: whether they are of parts with a broken loss,
+    and which.
+    """
     made: dict[str, float] = {"loss": 0.0}
     broken: list[str] = []
     sound: list[str] = []
@@ -419,7 +435,9 @@ def _report_skipped(run: Run, update: int, suspects: tuple[bool, list[str]]) -> 
 
 
 def _mean_figures(ranks: Ranks, figures: list[dict[str, float]]) -> dict[str, float]:
-    """Means over the updates that were not skipped of what ranks add up to; norm and rate are the same on all ranks."""
+    """Means over the updates that were not skipped of what ranks add up to; norm and rate are the
+    same on all ranks.
+    """
     if not figures:
         return {}
     common = ("gradient_norm", "rate")

@@ -1,7 +1,9 @@
-"""`flowportrait train sft` of a small model from scratch, on latents of a portrait codec trained here.
+"""`flowportrait train sft` of a small model from scratch, on latents of a portrait codec trained
+here.
 
-The audio encoder learns mouth shapes first, then everything learns velocities (Eq. 2). What is not about starting from
-nothing (the forward of rows of clips, the loop, checkpoints) is `train/sft.py`'s as well.
+The audio encoder learns mouth shapes first, then everything learns velocities (Eq. 2). What is not
+about starting from nothing (the forward of rows of clips, the loop, checkpoints) is
+`train/sft.py`'s as well.
 """
 
 from __future__ import annotations
@@ -105,7 +107,9 @@ class ScratchRecipe(Frozen):
 
 
 class Speaker(nn.Module):
-    """What is trained together: the generator, the audio encoder, and the head that names mouth shapes."""
+    """What is trained together: the generator, the audio encoder, and the head that names mouth
+    shapes.
+    """
 
     def __init__(self, model: MoT, audio_encoder: MelEncoder):
         super().__init__()
@@ -122,7 +126,9 @@ def describes(recipe: str | Path) -> bool:
 def train(
     recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto"
 ) -> Path:
-    """Train by a TOML recipe; `<run>/model` is a model directory that `flowportrait generate --model` takes."""
+    """Train by a TOML recipe; `<run>/model` is a model directory that `flowportrait generate
+    --model` takes.
+    """
     config = load_recipe(recipe, ScratchRecipe, overrides or [])
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ConfigError(
@@ -178,7 +184,9 @@ def train(
 
 
 def load_codec(directory: Path) -> PortraitCodec:
-    """The averaged codec of a codec run, frozen. Raises CheckpointError when the run has not written one yet."""
+    """The averaged codec of a codec run, frozen. Raises CheckpointError when the run has not
+    written one yet.
+    """
     codec = PortraitCodec(load_recipe(directory / "config.json", CodecRecipe).codec)
     load_weights(codec, directory / "codec.safetensors")
     return codec.eval().requires_grad_(False)
@@ -244,7 +252,9 @@ def export(
 
 
 def write_samples(directory: Path, update: int, sources: list[Source]) -> None:
-    """What the exported model makes of the first validation clip of each source, as `sample_UPDATE_SOURCE.mp4`."""
+    """What the exported model makes of the first validation clip of each source, as
+    `sample_UPDATE_SOURCE.mp4`.
+    """
     pipeline = load(directory / "model")
     for source in sources:
         clip = source.cache.clips[source.of_split("validation")[0].clip]
@@ -267,8 +277,9 @@ def sft_loss(
     config: ScratchRecipe,
     rng: torch.Generator,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Eq. 2 on the latent frames behind the prefix, one t per clip. What is seen first counts once more: gaps of lips
-    and lids, steps between frames. They are linear in the predicted data (Eq. 3), so that no optimum moves.
+    """Eq. 2 on the latent frames behind the prefix, one t per clip. What is seen first counts once
+    more: gaps of lips and lids, steps between frames. They are linear in the predicted data (Eq.
+    3), so that no optimum moves.
     """
     grid = TokenGrid.of_latents(batch.latents, config.model.patch, batch.opening)
     t = (
@@ -305,10 +316,12 @@ def sft_loss(
 
 
 def seen_errors(codec: PortraitCodec, error: Float[Tensor, "b c l h w"]) -> tuple[Tensor, Tensor]:
-    """What errors of a velocity do to the gaps of lips and lids [b, l, 4, 2], and to the movements of all points from
-    frame to frame [b, 4 l - 1, 68, 2], both in units of their spread in a framed face: the eye sees these first.
+    """What errors of a velocity do to the gaps of lips and lids [b, l, 4, 2], and to the movements
+    of all points from frame to frame [b, 4 l - 1, 68, 2], both in units of their spread in a framed
+    face: the eye sees these first.
 
-    At the time t the error of the predicted data is t times that of the velocity; the factor is left out, as in Eq. 2.
+    At the time t the error of the predicted data is t times that of the velocity; the factor is
+    left out, as in Eq. 2.
     """
     moves = codec.motion.moves_of(gather_from_grid(error))
     heights = moves[..., 1]

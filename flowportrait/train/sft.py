@@ -1,8 +1,9 @@
 """`flowportrait train sft`: supervised flow matching (§3.1, §4.1) of a model on encoded clips.
 
-An update: rows of packed clips from the stream of data, each row on one process (or shared by a few), Eq. 2 averaged
-over the video tokens of all of them. One process or many make the same update; a killed run makes the one it would have
-made. A recipe that names a `codec` run is of a small model from scratch: see `train/scratch.py`.
+An update: rows of packed clips from the stream of data, each row on one process (or shared by a
+few), Eq. 2 averaged over the video tokens of all of them. One process or many make the same update;
+a killed run makes the one it would have made. A recipe that names a `codec` run is of a small model
+from scratch: see `train/scratch.py`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ HELD_OUT_ROW = 2**32  # held-out clips draw their noise where no row of an updat
 
 
 class SftRunConfig(RunConfig):
-    """§4.1's 300k updates. `sample_every` is how often held-out clips are looked at and the model is written."""
+    """§4.1's 300k updates. `sample_every` is how often held-out clips are looked at and the model
+    is written.
+    """
 
     num_updates: int = 300_000
     log_every: int = 10
@@ -46,7 +49,9 @@ class SftRunConfig(RunConfig):
 
 
 class SftOptimizerConfig(OptimizerConfig):
-    """§4.1: AdamW, 5e-5, betas 0.9 and 0.95. Unstated: warm-up and average (BAGEL's), largest gradient norm."""
+    """§4.1: AdamW, 5e-5, betas 0.9 and 0.95. Unstated: warm-up and average (BAGEL's), largest
+    gradient norm.
+    """
 
     warmup_updates: int = 1000
     ema_decay: float = 0.9999
@@ -101,9 +106,11 @@ class Session:
 def train(
     recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto"
 ) -> Path:
-    """Train by a TOML recipe; `<run>/model` is a model directory that `flowportrait generate --model` takes.
+    """Train by a TOML recipe; `<run>/model` is a model directory that `flowportrait generate
+    --model` takes.
 
-    Raises ConfigError, DataError or CheckpointError before anything is computed, TrainingError for a run that fails.
+    Raises ConfigError, DataError or CheckpointError before anything is computed, TrainingError for
+    a run that fails.
     """
     if scratch.describes(recipe):
         return scratch.train(recipe, overrides, resume)
@@ -142,7 +149,9 @@ def open_session(config: SftRecipe, resume: str | None) -> Session:
 
 
 def parts_of(session: Session, update: int) -> Iterator[Part]:
-    """This rank's rows of an update, one after another. Eq. 2 is averaged over the tokens of all rows of all ranks."""
+    """This rank's rows of an update, one after another. Eq. 2 is averaged over the tokens of all
+    rows of all ranks.
+    """
     drawn, following = session.rows.draw(session.state.position)
     num_tokens = sum(cut.num_learnt_tokens for row in drawn for cut in row)
     group, num_groups = session.ranks.data
@@ -159,7 +168,9 @@ def parts_of(session: Session, update: int) -> Iterator[Part]:
 
 
 def clip_losses(session: Session, row: Loaded, rng: torch.Generator) -> Tensor:
-    """Eq. 2 of each clip of a row [clips], summed over the video tokens that this rank computes. One t a clip."""
+    """Eq. 2 of each clip of a row [clips], summed over the video tokens that this rank computes.
+    One t a clip.
+    """
     t, noise = [], []
     for cut, latents in zip(row.cuts, row.latents, strict=True):
         times = draw_times((1, 1), session.config.time_shift, rng).repeat(1, cut.grid.latent_frames)
@@ -182,7 +193,9 @@ def names(cuts: Sequence[Cut]) -> list[str]:
 
 
 def look(session: Session) -> dict[str, float]:
-    """The loss of held-out clips under fixed noise with the averaged weights, and these as a model directory."""
+    """The loss of held-out clips under fixed noise with the averaged weights, and these as a model
+    directory.
+    """
     with session.state.average.within(session.model):
         figures = {"held_out_loss": held_out_loss(session)} if session.rows.held_out else {}
         export(session, session.run.directory / "model", figures)
@@ -191,8 +204,9 @@ def look(session: Session) -> dict[str, float]:
 
 @torch.no_grad()
 def held_out_loss(session: Session) -> float:
-    """Mean over clips. Every group of processes computes as many, because weights are gathered by all together; those
-    past the last are begun anew and not counted."""
+    """Mean over clips. Every group of processes computes as many, because weights are gathered by
+    all together; those past the last are begun anew and not counted.
+    """
     group, num_groups = session.ranks.data
     count = min(session.config.num_held_out, len(session.rows.held_out))
     found: dict[int, float] = {}
@@ -211,7 +225,9 @@ def held_out_loss(session: Session) -> float:
 
 
 def export(session: Session, directory: Path, figures: dict[str, float]) -> None:
-    """The model as it is now, as a model directory with the parts of the one that training started from."""
+    """The model as it is now, as a model directory with the parts of the one that training started
+    from.
+    """
     config, state = session.config, session.state
     weights = whole_weights(session.model, getattr(torch, config.save_dtype))
     if session.ranks.first:

@@ -1,4 +1,6 @@
-"""SIGTERM as a run takes it: the update at hand is finished, a checkpoint written, and the process leaves with 0."""
+"""SIGTERM as a run takes it: the update at hand is finished, a checkpoint written, and the process
+leaves with 0.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,10 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """SIGTERM sets `asked` and does nothing else; after it whatever was done before counts again. A thread that is
-        not the main one cannot listen, and the signal then does what it always did."""
+        """SIGTERM sets `asked` and does nothing else; after it whatever was done before counts
+        again. A thread that is not the main one cannot listen, and the signal then does what it
+        always did.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -1,9 +1,10 @@
 """`flowportrait train sync`: the network of `sync-small` on mouths and sounds that belong together.
 
-Three contrasts, all by cosines: a stretch against shifts of its own sound (what offsets are read from), a stretch
-against the sounds of others, and single frames against the moments of all stretches. Beside them both towers name the
-labelled mouth shapes, which shows them within minutes what lips and sounds have in common. Where lips are held still
-while chin and cheeks speak on, no shift may fit better than another: the judge is to look at lips.
+Three contrasts, all by cosines: a stretch against shifts of its own sound (what offsets are read
+from), a stretch against the sounds of others, and single frames against the moments of all
+stretches. Beside them both towers name the labelled mouth shapes, which shows them within minutes
+what lips and sounds have in common. Where lips are held still while chin and cheeks speak on, no
+shift may fit better than another: the judge is to look at lips.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ class SyncRecipe(Frozen):
 
 
 class Learner(nn.Module):
-    """The network with what only training needs: sharpness of the contrasts, and heads that name mouth shapes."""
+    """The network with what only training needs: sharpness of the contrasts, and heads that name
+    mouth shapes.
+    """
 
     def __init__(self, config: SyncNetwork.Config):
         super().__init__()
@@ -121,7 +124,9 @@ class Learner(nn.Module):
 
 
 def _unevenness(logits: Float[Tensor, "n k"]) -> Tensor:
-    """Mean Kullback-Leibler divergence of softmax(logits) from the even distribution; 0 for no rows."""
+    """Mean Kullback-Leibler divergence of softmax(logits) from the even distribution; 0 for no
+    rows.
+    """
     if not len(logits):
         return logits.sum()
     return -logits.log_softmax(1).mean() - math.log(logits.shape[1])
@@ -130,7 +135,9 @@ def _unevenness(logits: Float[Tensor, "n k"]) -> Tensor:
 def _frame_contrast(
     lips: Float[Tensor, "b f d"], sounds: Float[Tensor, "b f d"], sharpness: Tensor
 ) -> Tensor:
-    """Each frame against the moments of all stretches; its own neighbours, too like it, do not count."""
+    """Each frame against the moments of all stretches; its own neighbours, too like it, do not
+    count.
+    """
     num_clips, num_frames = lips.shape[:2]
     logits = sharpness * lips.flatten(0, 1) @ sounds.flatten(0, 1).T
     moment = torch.arange(num_frames).repeat(num_clips)
@@ -142,7 +149,9 @@ def _frame_contrast(
 def train(
     recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto"
 ) -> Path:
-    """Train by a TOML recipe; the directory holds sync.safetensors (averaged, fp16) and sync.json at the end."""
+    """Train by a TOML recipe; the directory holds sync.safetensors (averaged, fp16) and sync.json
+    at the end.
+    """
     config = load_recipe(recipe, SyncRecipe, overrides or [])
     run = Run(config.run, config, resume)
     torch.manual_seed(config.run.seed)
@@ -186,8 +195,9 @@ def save_network(network: SyncNetwork, directory: Path) -> None:
 def held_out_figures(
     network: SyncNetwork, pool: Pool, heard: dict[str, Heard], split: str, num_clips: int
 ) -> dict[str, float]:
-    """Share of clips (spread over a split of each source) in which the true sound fits better than the same shifted by
-    some frames, in either direction, and than another clip's; and whose best of 31 shifts is within one frame.
+    """Share of clips (spread over a split of each source) in which the true sound fits better than
+    the same shifted by some frames, in either direction, and than another clip's; and whose best of
+    31 shifts is within one frame.
     """
     figures: dict[str, float] = {}
     for cache in pool.caches:

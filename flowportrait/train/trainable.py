@@ -22,8 +22,9 @@ ENDS = ("time_embedder.", "vae2llm.", "llm2vae.", "audio_connector.")
 
 
 def check_weights(directory: Path, spec: ModelSpec, ranks: Ranks) -> None:
-    """Raises CheckpointError where a file of the model directory is not what its config.json says; the ranks look at a
-    part of the files each."""
+    """Raises CheckpointError where a file of the model directory is not what its config.json says;
+    the ranks look at a part of the files each.
+    """
     names = sorted(name for name in spec.sha256 if name != CONFIG)[ranks.rank :: ranks.world]
     problem = ""
     try:
@@ -44,7 +45,8 @@ def build(
     ranks: Ranks,
     parallel: ParallelConfig,
 ) -> MoT:
-    """The generator with the weights of a model directory, spread over the ranks; no process ever holds all of it.
+    """The generator with the weights of a model directory, spread over the ranks; no process ever
+    holds all of it.
 
     Raises CheckpointError for weights that are not there or of another shape.
     """
@@ -70,8 +72,9 @@ def build(
 
 
 def choose_trained(model: MoT, trained: TrainedSet, lora: LoraConfig, device: str) -> None:
-    """Marks what learns: "full" all that a gradient reaches; "generation" the generation expert; "lora" adapters on it;
-    with the last two the ends of the model, too. Frozen matrices are kept in bf16 where products run in it anyway.
+    """Marks what learns: "full" all that a gradient reaches; "generation" the generation expert;
+    "lora" adapters on it; with the last two the ends of the model, too. Frozen matrices are kept in
+    bf16 where products run in it anyway.
     """
     if trained == "lora":
         adapt(model, lora)
@@ -91,8 +94,9 @@ def choose_trained(model: MoT, trained: TrainedSet, lora: LoraConfig, device: st
 
 
 def _unreached(model: MoT) -> tuple[str, ...]:
-    """Beginnings of the names of weights that no gradient reaches: text, and what the understanding expert does after
-    the last layer's keys and values."""
+    """Beginnings of the names of weights that no gradient reaches: text, and what the understanding
+    expert does after the last layer's keys and values.
+    """
     last = f"language_model.model.layers.{len(model.layers) - 1}"
     after = (
         "self_attn.q_proj.",

@@ -1,7 +1,9 @@
-"""A trained model as a model directory: new weights of the generator beside the parts of the model it began from.
+"""A trained model as a model directory: new weights of the generator beside the parts of the model
+it began from.
 
-Parts that do not learn are copied file by file, so that datasets encoded with them go on fitting. The card is the
-model's own; that of the model it began from stays beside it, because its licences and notices go on applying.
+Parts that do not learn are copied file by file, so that datasets encoded with them go on fitting.
+The card is the model's own; that of the model it began from stays beside it, because its licences
+and notices go on applying.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ CARD = "CARD.md"
 
 @dataclass(frozen=True)
 class Story:
-    """What a card tells of a training: `how` in words, the updates made of those planned, what it was trained on by
-    name, and figures that the run itself measured."""
+    """What a card tells of a training: `how` in words, the updates made of those planned, what it
+    was trained on by name, and figures that the run itself measured.
+    """
 
     how: str
     update: int
@@ -42,8 +45,9 @@ def write_tuned(
     weights: Mapping[str, Tensor],
     story: Story,
 ) -> ModelSpec:
-    """Writes a model directory with the generator's `weights` and every other part of the one at `start`; it replaces
-    the last one when it is whole. `changes` are the values of config.json that are not those of `began_from`.
+    """Writes a model directory with the generator's `weights` and every other part of the one at
+    `start`; it replaces the last one when it is whole. `changes` are the values of config.json that
+    are not those of `began_from`.
 
     Raises CheckpointError where it cannot be written, such as on a full disk.
     """
@@ -84,8 +88,10 @@ def write_tuned(
 
 
 def keep_as(directory: Path, name: str) -> None:
-    """The model directory under another name beside it, too, its weights on disk once: as they are replaced and never
-    changed in place, hard links keep them. Where the disk has no links they are copied."""
+    """The model directory under another name beside it, too, its weights on disk once: as they are
+    replaced and never changed in place, hard links keep them. Where the disk has no links they are
+    copied.
+    """
     place = directory.with_name(name)
     part = directory.with_name(f"{name}.part")
     shutil.rmtree(part, ignore_errors=True)

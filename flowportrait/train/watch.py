@@ -1,7 +1,8 @@
-"""Looking at a model that is being tuned: held-out clips, monitors outside the reward, named alarms, models kept.
+"""Looking at a model that is being tuned: held-out clips, monitors outside the reward, named
+alarms, models kept.
 
-Held-out clips are sampled as `generate` samples them, always the same ones from the same noise, so figures of two looks
-differ by the weights alone.
+Held-out clips are sampled as `generate` samples them, always the same ones from the same noise, so
+figures of two looks differ by the weights alone.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 
 
 class WatchConfig(Frozen):
-    """What is looked at beside the reward, and when to raise an alarm. All Unstated in the paper."""
+    """What is looked at beside the reward, and when to raise an alarm. All Unstated in the
+    paper.
+    """
 
     num_clips: int = Field(16, ge=1, description="held-out clips of a look")
     num_videos: int = Field(4, ge=0, description="of these, written as mp4 with their scores")
@@ -65,7 +68,9 @@ LEAST_DRIFT = 2.0
 
 
 def look(session: Session) -> None:
-    """Samples the held-out clips with the averaged weights, logs their figures, keeps the last and the best model."""
+    """Samples the held-out clips with the averaged weights, logs their figures, keeps the last and
+    the best model.
+    """
     state = session.state
     with state.average.within(session.pipeline.model):
         clips = held_out_clips(session)
@@ -110,7 +115,8 @@ def held_out_clips(session: Session) -> list[Candidate | None]:
 def held_out_reward(
     scores: Mapping[str, np.ndarray], baseline: Mapping[str, list[float]], config: RewardConfig
 ) -> float | None:
-    """Eq. 17 of a look, in stds of the untuned model's clips and 0 for that model; None without a score.
+    """Eq. 17 of a look, in stds of the untuned model's clips and 0 for that model; None without a
+    score.
 
     A clip counts where it has a score now and had one then.
     """
@@ -151,7 +157,9 @@ def _raise_alarms(session: Session, figures: Mapping[str, float | None]) -> None
 
 
 def _keep(session: Session, better: bool, figures: Mapping[str, float | None]) -> None:
-    """Writes the model as it is now as `<run>/model`, and where it is the best one so far as `<run>/best`, too."""
+    """Writes the model as it is now as `<run>/model`, and where it is the best one so far as
+    `<run>/best`, too.
+    """
     weights = whole_weights(session.pipeline.model)
     if session.ranks.first:
         spec, config, run = session.pipeline.spec, session.config, session.run.directory

@@ -1,4 +1,6 @@
-"""What every page of ours has in common: headers that keep browsers strict, who may ask, and the server."""
+"""What every page of ours has in common: headers that keep browsers strict, who may ask, and the
+server.
+"""
 
 import re
 import socket
@@ -29,9 +31,10 @@ HEADERS = {
 
 
 def guard(app: FastAPI, hosts: Iterable[str] = (), **said: str) -> None:
-    """Adds the headers; with `hosts`, refuses requests that name another host (DNS rebinding), and always those that
-    change something on behalf of another site, or name no host that could be. A refusal is {"message"} and what is
-    `said` with it, status 403."""
+    """Adds the headers; with `hosts`, refuses requests that name another host (DNS rebinding), and
+    always those that change something on behalf of another site, or name no host that could be. A
+    refusal is {"message"} and what is `said` with it, status 403.
+    """
     known = frozenset(hosts)
 
     @app.middleware("http")
@@ -74,8 +77,9 @@ async def body_of(request: Request, most_bytes: int) -> bytes | None:
 
 
 def names_of(host: str, allowed: Iterable[str] = ()) -> frozenset[str]:
-    """The names under which a server that listens at `host` may be asked; empty for all of them, which is so where
-    other machines reach it and nobody says what it is called. Raises ConfigError for what is no name alone.
+    """The names under which a server that listens at `host` may be asked; empty for all of them,
+    which is so where other machines reach it and nobody says what it is called. Raises ConfigError
+    for what is no name alone.
     """
     names = [name.strip("[]").lower() for name in allowed]
     for name in names:
@@ -94,8 +98,9 @@ def is_local(host: str) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket to serve at, of IPv4 or IPv6 as `host` is; port 0 takes a free one. Raises ConfigError when it cannot be
-    had."""
+    """A socket to serve at, of IPv4 or IPv6 as `host` is; port 0 takes a free one. Raises
+    ConfigError when it cannot be had.
+    """
     host = host.strip("[]")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -130,7 +135,9 @@ def server_of(app: FastAPI) -> Any:
 
 
 def ends_of(app: FastAPI) -> Callable[[], bool]:
-    """Tells whether the server of `app` is to end, which long answers must heed: it waits for them."""
+    """Tells whether the server of `app` is to end, which long answers must heed: it waits for
+    them.
+    """
     return lambda: getattr(getattr(app.state, "server", None), "should_exit", False)
 
 

@@ -1,7 +1,8 @@
-"""Videos in the making: a queue, and one process that makes them, so that whatever happens to it costs one job.
+"""Videos in the making: a queue, and one process that makes them, so that whatever happens to it
+costs one job.
 
-The process keeps its model from job to job. Cancelling kills it, which stops at once whatever it computes; the next
-job starts another.
+The process keeps its model from job to job. Cancelling kills it, which stops at once whatever it
+computes; the next job starts another.
 """
 
 import multiprocessing
@@ -135,8 +136,9 @@ class Desk:
         return sum(sizes.values())
 
     def submit(self, owner: str, request: dict[str, Any], files: Mapping[str, Path]) -> Job:
-        """Queues a video. Uploads among `files` get a second name in the job's folder, so that deleting them costs no
-        job that waits. Raises Busy when too many wait, Full without room, FileNotFoundError when a file has gone.
+        """Queues a video. Uploads among `files` get a second name in the job's folder, so that
+        deleting them costs no job that waits. Raises Busy when too many wait, Full without room,
+        FileNotFoundError when a file has gone.
         """
         if self.used_bytes() >= self.limits.max_all_bytes:
             raise Full("no room for more videos here; delete yours, or try again later")
@@ -201,10 +203,13 @@ class Desk:
         self._thread.join()
         shutil.rmtree(self._home, ignore_errors=True)
 
-    # ------------------------------------------------------------------------------------------ inside
+    # ------------------------------------------------------------------------------------------
+    # inside
 
     def _shared(self, path: Path, own: Path) -> Path:
-        """Where a job reads a file: under a name of its own, or where it is when it is none of the uploads."""
+        """Where a job reads a file: under a name of its own, or where it is when it is none of the
+        uploads.
+        """
         if not path.is_relative_to(self._home):
             return path
         try:
@@ -289,7 +294,8 @@ def make_videos(pipe: Connection) -> None:
     """The process: makes one video after another until the pipe ends."""
     # Ctrl+C is for the server, which ends this process itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Threads that spin while they wait take the processor from the encoder; read when torch is loaded.
+    # Threads that spin while they wait take the processor from the encoder; read when torch is
+    # loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     loaded: dict[str, Any] = {}
     while True:

@@ -2,16 +2,19 @@
 
     GET    /                       the page
     GET    /api/settings           models, limits, samples
-    PUT    /api/files/portrait     a picture; {"id"}                    PUT /api/files/audio    a recording
-    POST   /api/jobs               {"portrait", "audio", "consent": true, "model", "evaluations", "guidance", "seed",
+    PUT    /api/files/portrait     a picture; {"id"}                    PUT /api/files/audio    a
+    recording POST   /api/jobs               {"portrait", "audio", "consent": true, "model",
+    "evaluations", "guidance", "seed",
                                     "crop", "size", "frame", "head", "lips", "eyes"}; {"id"}
-    GET    /api/jobs/ID            {"state", "done", "total", "frames", "num_frames", "left_s", "ahead", "reason", ...}
-    GET    /api/jobs/ID/stream     the video while it is made: an mp4 in fragments that ends with the job
-    GET    /api/jobs/ID/video      the mp4, also in parts; ?download=1 to keep it
-    DELETE /api/jobs/ID            stops and deletes it               DELETE /api/files      deletes all uploads
+    GET    /api/jobs/ID            {"state", "done", "total", "frames", "num_frames", "left_s",
+    "ahead", "reason", ...} GET    /api/jobs/ID/stream     the video while it is made: an mp4 in
+    fragments that ends with the job GET    /api/jobs/ID/video      the mp4, also in parts;
+    ?download=1 to keep it DELETE /api/jobs/ID            stops and deletes it               DELETE
+    /api/files      deletes all uploads
 
-What goes wrong is {"field", "message"}. Uploads and videos belong to the browser that sent them (a cookie that scripts
-cannot read), lie where only this user can read, and go after a time, on request, and when the server ends.
+What goes wrong is {"field", "message"}. Uploads and videos belong to the browser that sent them (a
+cookie that scripts cannot read), lie where only this user can read, and go after a time, on
+request, and when the server ends.
 """
 
 import asyncio
@@ -94,7 +97,9 @@ class Wish(BaseModel):
 
 
 def make_app(desk: Desk, hosts: frozenset[str] = LOOPBACK) -> FastAPI:
-    """The application; `hosts` are the names it may be asked under, all if empty. It closes the desk when it ends."""
+    """The application; `hosts` are the names it may be asked under, all if empty. It closes the
+    desk when it ends.
+    """
 
     uploads = Uploads(desk)
 
@@ -293,7 +298,9 @@ def serve(
     allowed: Iterable[str] = (),
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serves the page until interrupted, also under the `allowed` names. Raises ConfigError for a port in use."""
+    """Serves the page until interrupted, also under the `allowed` names. Raises ConfigError for a
+    port in use.
+    """
     hosts, listening = names_of(host, allowed), listen(host, port)
     say(f"{address_of(host, listening)}/  (Ctrl+C ends, and deletes all uploads)")
     if not is_local(host):

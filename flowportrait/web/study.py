@@ -4,10 +4,12 @@
     GET  /r/TOKEN/state        how far the rater is, all tasks, instructions and rubrics
     GET  /r/TOKEN/task/ID      one set: letters, lengths, what was answered before
     GET  /r/TOKEN/media/ITEM   a clip, also in parts
-    PUT  /r/TOKEN/task/ID      an answer; 422 with the reason when it breaks a rule, and then nothing is kept
+    PUT  /r/TOKEN/task/ID      an answer; 422 with the reason when it breaks a rule, and then
+    nothing is kept
 
-Nothing tells which generator a clip is from: addresses are the ids of the store, which differ for every task, and media
-come without a file name, a date or a digest. Whoever has a link can rate, so links are as good as passwords.
+Nothing tells which generator a clip is from: addresses are the ids of the store, which differ for
+every task, and media come without a file name, a date or a digest. Whoever has a link can rate, so
+links are as good as passwords.
 """
 
 from collections.abc import Callable, Iterable
@@ -41,7 +43,9 @@ _STATUS = {"unknown_rater": 404, "unknown_task": 404, "unknown_item": 404}
 
 
 def study_app(study: Study, hosts: frozenset[str] = LOOPBACK) -> FastAPI:
-    """The application; `hosts` are the names it may be asked under, all if empty. Several may serve a study."""
+    """The application; `hosts` are the names it may be asked under, all if empty. Several may serve
+    a study.
+    """
     app = FastAPI(title="flowportrait study", docs_url=None, redoc_url=None, openapi_url=None)
     app.mount("/static", StaticFiles(directory=STATIC))
 
@@ -121,8 +125,9 @@ def serve(
     allowed: Iterable[str] = (),
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serves a study until interrupted, also under the `allowed` names, after it has said each rater's link. Raises
-    ConfigError for a port in use."""
+    """Serves a study until interrupted, also under the `allowed` names, after it has said each
+    rater's link. Raises ConfigError for a port in use.
+    """
     study, hosts, listening = Study(directory), names_of(host, allowed), listen(host, port)
     for rater in study.raters():
         link = f"{address_of(host, listening)}/r/{rater.token}"

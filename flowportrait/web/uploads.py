@@ -51,7 +51,9 @@ class Uploads:
         self._checking = asyncio.Lock()
 
     async def take(self, owner: str, kind: Kind, name: str, request: Request) -> str:
-        """Writes a body to disk while it is within the limits, and looks whether it is what it should be; its id."""
+        """Writes a body to disk while it is within the limits, and looks whether it is what it
+        should be; its id.
+        """
         self._make_room(owner)
         path = self._expected(kind, name, request)
         try:
@@ -143,7 +145,9 @@ class Uploads:
             ) from error
 
     def _check(self, kind: Kind, path: Path, name: str) -> None:
-        """Refuses at once what `generate` would refuse, in its words, and what is longer or larger than the limits."""
+        """Refuses at once what `generate` would refuse, in its words, and what is longer or larger
+        than the limits.
+        """
         limits = self._desk.limits
         try:
             if kind == "portrait":

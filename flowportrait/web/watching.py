@@ -1,4 +1,6 @@
-"""Videos watched while they are made: the growing file of a job as an answer that ends with the job."""
+"""Videos watched while they are made: the growing file of a job as an answer that ends with the
+job.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -21,8 +23,9 @@ class Watching:
         self._desk, self._count = desk, 0
 
     def answer(self, job: Job, server_ends: Callable[[], bool]) -> Response:
-        """The video of a job that waits or runs, as it grows. Raises Refused when the job is over, Busy when as many
-        watch as may."""
+        """The video of a job that waits or runs, as it grows. Raises Refused when the job is over,
+        Busy when as many watch as may.
+        """
         most = self._desk.limits.max_watching
         if job.over:
             raise Refused("", "this video is not being made any more; ask for its state", 404)

@@ -1,7 +1,9 @@
-"""Speech to lips: phones to visemes to ARKit weights, with co-articulation, and lips that close on p, b and m.
+"""Speech to lips: phones to visemes to ARKit weights, with co-articulation, and lips that close on
+p, b and m.
 
-Co-articulation is Cohen and Massaro's (1993): each viseme has a dominance that rises before it and falls after
-it, and the face is their weighted mean. Speakers differ in how far, how early and how sharply they move.
+Co-articulation is Cohen and Massaro's (1993): each viseme has a dominance that rises before it and
+falls after it, and the face is their weighted mean. Speakers differ in how far, how early and how
+sharply they move.
 """
 
 from dataclasses import dataclass
@@ -186,7 +188,8 @@ def _closures_sharpened(shares: np.ndarray) -> np.ndarray:
 def close_lips(faces: np.ndarray, visemes: np.ndarray, lips: LipGap) -> np.ndarray:
     """Faces [f, 52] whose lips meet where the visemes want it, whatever head and emotion part them.
 
-    The opening is linear in the weights, so the mouthClose that brings it down to what is allowed is solved for.
+    The opening is linear in the weights, so the mouthClose that brings it down to what is allowed
+    is solved for.
     """
     closed = faces.copy()
     limited = {

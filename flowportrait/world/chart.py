@@ -1,4 +1,6 @@
-"""The chart on which skin is painted: a cylinder around the head's axis, unrolled; the same for all heads of a rig."""
+"""The chart on which skin is painted: a cylinder around the head's axis, unrolled; the same for all
+heads of a rig.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +29,9 @@ AZIMUTHS = _AZIMUTHS
 
 
 def smoothstep(value, low, high):
-    """0 below `low`, 1 above `high`, smooth between; works downwards too when `low` is the larger."""
+    """0 below `low`, 1 above `high`, smooth between; works downwards too when `low` is the
+    larger.
+    """
     t = np.clip((value - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
@@ -62,7 +66,9 @@ class Chart:
 
     @cached_property
     def azimuth(self) -> np.ndarray:
-        """[n] radians around the axis, 0 at the nose. Below the neck the axis lies further back, behind the chest."""
+        """[n] radians around the axis, 0 at the nose. Below the neck the axis lies further back,
+        behind the chest.
+        """
         axis_z = AXIS_Z - _CHEST_BEHIND * smoothstep(-self.y, *_CHEST_BELOW)
         return np.arctan2(self.rig.vertices[:, 0], self.rig.vertices[:, 2] - axis_z)
 
@@ -78,7 +84,9 @@ class Chart:
 
     @cached_property
     def corners(self) -> np.ndarray:
-        """[t, 3, 2] place of each triangle's corners as shares of the chart; whole across the seam at the back."""
+        """[t, 3, 2] place of each triangle's corners as shares of the chart; whole across the seam
+        at the back.
+        """
         across = self.azimuth / (2 * np.pi) + 0.5
         down = (TOP_Y - self.y) / (TOP_Y - BOTTOM_Y)
         across = across[self.rig.triangles]
@@ -117,7 +125,9 @@ class Chart:
 
     @cached_property
     def lip_line(self) -> np.ndarray:
-        """How close a pixel is to where the lips meet, in [0, 1]; the lips' inner side lies there."""
+        """How close a pixel is to where the lips meet, in [0, 1]; the lips' inner side lies
+        there.
+        """
         x, y = self.landmarks(*range(60, 68))
         line = np.interp(X, np.sort(x[:5]), y[:5][np.argsort(x[:5])])
         near = np.exp(-(((Y - line) / 0.13) ** 2))

@@ -1,8 +1,9 @@
 """Clips made worse by a known amount, to see whether a judge or a metric ranks them as they are.
 
-One name, one function each; `strength` is a number in the unit the table states, 0 leaves the clip as it is and
-more is worse. They work on frames uint8 [f, h, w, 3] and mono sound of any video. Where the face lies is told by
-landmarks [f, 68, 2] (ground truth or measured); without them it is taken to be framed as in Appendix B.
+One name, one function each; `strength` is a number in the unit the table states, 0 leaves the clip
+as it is and more is worse. They work on frames uint8 [f, h, w, 3] and mono sound of any video.
+Where the face lies is told by landmarks [f, 68, 2] (ground truth or measured); without them it is
+taken to be framed as in Appendix B.
 """
 
 from collections.abc import Callable
@@ -37,7 +38,9 @@ class Footage(NamedTuple):
 
 @dataclass(frozen=True)
 class Degradation:
-    """A way of making a clip worse. `levels` are strengths from just visible to plain, in `unit`."""
+    """A way of making a clip worse. `levels` are strengths from just visible to plain, in
+    `unit`.
+    """
 
     unit: str
     levels: tuple[float, ...]
@@ -47,7 +50,9 @@ class Degradation:
 
 
 def degrade(footage: Footage, name: str, strength: float, seed: int = 0) -> Footage:
-    """`footage` degraded; the same seed gives the same result. Raises ConfigError for a name that is not known."""
+    """`footage` degraded; the same seed gives the same result. Raises ConfigError for a name that
+    is not known.
+    """
     if name not in DEGRADATIONS:
         raise ConfigError(f"degradation: no '{name}'; {name_hint(name, DEGRADATIONS)}")
     if strength == 0:
@@ -56,7 +61,9 @@ def degrade(footage: Footage, name: str, strength: float, seed: int = 0) -> Foot
 
 
 def shifted_sound(footage: Footage, frames: float, rng: np.random.Generator) -> Footage:
-    """Sound late by a number of frames (early when negative); silence fills up, the length stays."""
+    """Sound late by a number of frames (early when negative); silence fills up, the length
+    stays.
+    """
     samples, shift = footage.sound.samples, round(frames / footage.fps * footage.sound.sample_rate)
     moved = np.zeros_like(samples)
     if shift >= 0:
@@ -67,7 +74,9 @@ def shifted_sound(footage: Footage, frames: float, rng: np.random.Generator) -> 
 
 
 def foreign_speech(footage: Footage, share: float, rng: np.random.Generator) -> Footage:
-    """The last `share` of the clip speaks another sentence, repeated or cut to fit, equally loud."""
+    """The last `share` of the clip speaks another sentence, repeated or cut to fit, equally
+    loud.
+    """
     if footage.other_sound is None:
         raise ConfigError("foreign_speech: needs the sound of another sentence; give other_sound")
     if footage.other_sound.sample_rate != footage.sound.sample_rate:
@@ -89,12 +98,16 @@ def frozen_face(footage: Footage, share: float, rng: np.random.Generator) -> Foo
 
 
 def frozen_mouth(footage: Footage, strength: float, rng: np.random.Generator) -> Footage:
-    """The mouth of the first frame laid over all others, following the head; 0.5 lets half of its motion through."""
+    """The mouth of the first frame laid over all others, following the head; 0.5 lets half of its
+    motion through.
+    """
     return _held_region(footage, _MOUTH, strength)
 
 
 def muted_expression(footage: Footage, strength: float, rng: np.random.Generator) -> Footage:
-    """Brows and lids of the first frame laid over all others, lips spared; 0.5 lets half of their motion through."""
+    """Brows and lids of the first frame laid over all others, lips spared; 0.5 lets half of their
+    motion through.
+    """
     return _held_region(footage, _UPPER_FACE, strength, spared=_MOUTH)
 
 
@@ -117,14 +130,18 @@ def colour_drift(footage: Footage, strength: float, rng: np.random.Generator) ->
 
 
 def blur(footage: Footage, pixels: float, rng: np.random.Generator) -> Footage:
-    """Gaussian blur with this deviation, at 256 px; smaller frames are blurred less, larger ones more."""
+    """Gaussian blur with this deviation, at 256 px; smaller frames are blurred less, larger ones
+    more.
+    """
     sigma = pixels * footage.frames.shape[1] / 256
     blurred = gaussian_filter(footage.frames.astype(np.float32), (0, sigma, sigma, 0))
     return footage._replace(frames=_as_8_bit(blurred))
 
 
 def dropped_frames(footage: Footage, share: float, rng: np.random.Generator) -> Footage:
-    """This share of the frames is lost, and the frame before is shown in its place; the more, the same ones too."""
+    """This share of the frames is lost, and the frame before is shown in its place; the more, the
+    same ones too.
+    """
     lost = rng.random(len(footage.frames)) < share
     lost[0] = False
     shown = np.maximum.accumulate(np.where(lost, 0, np.arange(len(lost))))
@@ -158,23 +175,28 @@ DEGRADATIONS: dict[str, Degradation] = {
 def _held_region(
     footage: Footage, region: np.ndarray, strength: float, spared: np.ndarray | None = None
 ) -> Footage:
-    """Mixes a region of the first frame, moved with the head, into every frame, but for the landmarks `spared`."""
+    """Mixes a region of the first frame, moved with the head, into every frame, but for the
+    landmarks `spared`.
+    """
     frames, landmarks = footage.frames, footage.landmarks
     if landmarks is None:
         landmarks = np.broadcast_to(
             _framed_landmarks(frames.shape[2], frames.shape[1]), (len(frames), 68, 2)
         )
-    # Brows end where the face does, and what lies beside it must not turn with it; lips leave room for an open mouth.
+    # Brows end where the face does, and what lies beside it must not turn with it; lips leave room
+    # for an open mouth.
     mask = _soft_mask(
         landmarks[0, region], frames.shape[1:3], wider=1.35 if spared is None else 1.05
     )
     out = frames.astype(np.float32)
     for i in range(1, len(frames)):
-        # Output pixels look up where they came from, so the map runs from frame i back to the first.
+        # Output pixels look up where they came from, so the map runs from frame i back to the
+        # first.
         linear, offset = _similarity(landmarks[i, _ANCHORS], landmarks[0, _ANCHORS])
         amount = strength * np.clip(_warped(mask, linear, offset), 0, 1)[..., None]
         if spared is not None:
-            # As they lie in this frame: lips rise and nostrils lie low, so the first frame's place would not do.
+            # As they lie in this frame: lips rise and nostrils lie low, so the first frame's place
+            # would not do.
             amount *= 1 - _soft_mask(landmarks[i, spared], frames.shape[1:3])[..., None]
         out[i] += amount * (_warped(frames[0], linear, offset).astype(np.float32) - out[i])
     return footage._replace(frames=_as_8_bit(out))
@@ -192,7 +214,9 @@ def _soft_mask(points: np.ndarray, shape: tuple[int, int], wider: float = 1.35) 
 
 
 def _similarity(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Matrix and offset in (y, x) of the turn, scale and shift that best bring points (x, y) onto others."""
+    """Matrix and offset in (y, x) of the turn, scale and shift that best bring points (x, y) onto
+    others.
+    """
     a, b = (points[:, ::-1].astype(float) for points in (source, target))
     a_middle, b_middle = a.mean(0), b.mean(0)
     a, b = a - a_middle, b - b_middle
@@ -212,7 +236,9 @@ def _warped(image: np.ndarray, linear: np.ndarray, offset: np.ndarray) -> np.nda
 
 
 def _framed_landmarks(width: int, height: int) -> np.ndarray:
-    """[68, 2] only the regions matter: brows and eyes, and a mouth, of a face that fills two thirds of the picture."""
+    """[68, 2] only the regions matter: brows and eyes, and a mouth, of a face that fills two thirds
+    of the picture.
+    """
     points = np.tile([width * 0.5, height * 0.5], (68, 1))
     points[17:48] = _corners(0.28, 0.36, 0.72, 0.50, 31) * [width, height]
     points[48:68] = _corners(0.38, 0.64, 0.62, 0.76, 20) * [width, height]

@@ -1,4 +1,6 @@
-"""espeak-ng through its C library, which tells when each phone starts; loaded only when it is installed."""
+"""espeak-ng through its C library, which tells when each phone starts; loaded only when it is
+installed.
+"""
 
 import ctypes
 from ctypes.util import find_library

@@ -1,5 +1,6 @@
-"""Festival, another synthesizer of the system: its diphone voices are cut from a person's recorded speech, unlike those
-of flite (statistics) and espeak-ng (formants)."""
+"""Festival, another synthesizer of the system: its diphone voices are cut from a person's recorded
+speech, unlike those of flite (statistics) and espeak-ng (formants).
+"""
 
 import subprocess
 import tempfile
@@ -33,7 +34,9 @@ def festival_voice_is_installed(name: str) -> bool:
 def say_with_festival(
     text: str, voice: str, stretch: float, pitch_hz: float
 ) -> tuple[np.ndarray, int, list[Phone]]:
-    """Samples, their rate and the phones; `stretch` above 1 is slower. Raises MediaError when Festival fails."""
+    """Samples, their rate and the phones; `stretch` above 1 is slower. Raises MediaError when
+    Festival fails.
+    """
     with tempfile.TemporaryDirectory() as folder:
         sound, labels = Path(folder) / "speech.wav", Path(folder) / "speech.lab"
         program = f"""(voice_{voice})

@@ -1,4 +1,6 @@
-"""Hair of the head: a few hundred guides combed over the scalp, and thousands of strands that follow them."""
+"""Hair of the head: a few hundred guides combed over the scalp, and thousands of strands that
+follow them.
+"""
 
 from dataclasses import dataclass
 
@@ -23,7 +25,9 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Style:
-    """How hair is combed. Lengths in cm at the top, the sides and the back; ranges are drawn per person."""
+    """How hair is combed. Lengths in cm at the top, the sides and the back; ranges are drawn per
+    person.
+    """
 
     points: int
     top: Range
@@ -79,7 +83,9 @@ _SHORTER = {"wavy": 0.45, "curly": 0.5, "afro": 0.6}
 
 @dataclass(frozen=True)
 class Hair:
-    """Strands [s, p, 3] in the head's frame, the nearest to the viewer first, and how bright each one is [s]."""
+    """Strands [s, p, 3] in the head's frame, the nearest to the viewer first, and how bright each
+    one is [s].
+    """
 
     strands: np.ndarray
     tone: np.ndarray
@@ -135,7 +141,9 @@ class _Barber:
         )
 
     def _ragged(self, count: int) -> np.ndarray:
-        """[count, 1] cm by which strands end apart from a straight cut: a few long ones, no edge like a knife's."""
+        """[count, 1] cm by which strands end apart from a straight cut: a few long ones, no edge
+        like a knife's.
+        """
         return np.abs(self.rng.normal(size=(count, 1))) * 0.5
 
     def _roots(self, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -285,7 +293,8 @@ class _Barber:
         at = self.head[self.chart.rig.landmarks]
         half, brow = np.abs(at[[0, 16], 0]).mean() * 0.74, at[17:27, 1].mean()
         from_middle = np.abs(strands[..., 0]) / half
-        # Single strands on a bare forehead look like scratches, so it is free in an arc below the hairline.
+        # Single strands on a bare forehead look like scratches, so it is free in an arc below the
+        # hairline.
         free_to = brow - 0.3 if self.style.fringe else brow + 1.2 + 2.6 * (1 - from_middle**2)
         before = (
             (from_middle < 1)
@@ -308,7 +317,9 @@ class _Barber:
 
 
 def _radial_map(rig: Rig, head: np.ndarray) -> np.ndarray:
-    """[72, 144] distance of the head's surface from the centre, by height and angle; ears are left out."""
+    """[72, 144] distance of the head's surface from the centre, by height and angle; ears are left
+    out.
+    """
     v = rig.vertices
     ear = (np.abs(v[:, 0]) > 7.45) & (v[:, 1] > -3) & (v[:, 1] < 9) & (v[:, 2] < 4)
     outward = head[(rig.parts == SKIN) & ~ear] - _CENTRE
@@ -331,7 +342,9 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _cut(strands: np.ndarray, ended: np.ndarray) -> np.ndarray:
-    """Strands that end at the last point before the first `ended` one; their points spread anew, so that tips taper."""
+    """Strands that end at the last point before the first `ended` one; their points spread anew, so
+    that tips taper.
+    """
     count = strands.shape[1]
     last = np.where(ended.any(1), np.maximum(ended.argmax(1) - 1, 0), count - 1)
     place = np.linspace(0, 1, count)[None] * last[:, None]

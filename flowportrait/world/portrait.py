@@ -1,4 +1,6 @@
-"""One still picture of one person, to be made to talk: python -m flowportrait.world.portrait PERSON OUT.png"""
+"""One still picture of one person, to be made to talk: python -m flowportrait.world.portrait PERSON
+OUT.png
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -16,10 +18,11 @@ _FRIENDLY = weights(mouthSmile=0.10, eyeSquint=0.08)
 
 
 def portrait(rig: str, person: int, size_px: int, take: int = 0) -> np.ndarray:
-    """uint8 [size, size, 3]: the person of a seed looking at the viewer, mouth closed, nearly neutral.
+    """uint8 [size, size, 3]: the person of a seed looking at the viewer, mouth closed, nearly
+    neutral.
 
-    Light and background are those of the person's clip number `take` in a set of seed 0. Raises DataError when
-    there is no such rig.
+    Light and background are those of the person's clip number `take` in a set of seed 0. Raises
+    DataError when there is no such rig.
     """
     head = build_head(rig, person)
     faces = np.zeros((1, len(SHAPE)))

@@ -1,6 +1,8 @@
-"""The rasteriser: triangles with a depth buffer, strands with coverage. Depth is 1/distance, so larger is nearer.
+"""The rasteriser: triangles with a depth buffer, strands with coverage. Depth is 1/distance, so
+larger is nearer.
 
-Everything here is compiled by numba at first use and cached; one thread, so that frames are the same every time.
+Everything here is compiled by numba at first use and cached; one thread, so that frames are the
+same every time.
 """
 
 import math
@@ -32,9 +34,11 @@ def transform(points, matrix, offset, out):
 
 @njit(**COMPILED)
 def project(points, matrix, offset, follows, focal_px, centre_x, centre_y, camera, out):
-    """Fills `out` [n, 3] with x and y in pixels and 1/depth of turned points, seen from `camera` along -z.
+    """Fills `out` [n, 3] with x and y in pixels and 1/depth of turned points, seen from `camera`
+    along -z.
 
-    `follows` [n] is the share in which a point follows the turn, matrix @ point + offset; None for all of it.
+    `follows` [n] is the share in which a point follows the turn, matrix @ point + offset; None for
+    all of it.
     """
     for i in range(points.shape[0]):
         x, y, z = points[i, 0], points[i, 1], points[i, 2]
@@ -56,10 +60,11 @@ def _bounds(low, high, size):
 
 @njit(**COMPILED)
 def draw_triangles(screen, triangles, facing, depth, ids, barycentric):
-    """Raises `depth` to the nearest triangle and keeps, per pixel, which one it is and where in it the pixel lies.
+    """Raises `depth` to the nearest triangle and keeps, per pixel, which one it is and where in it
+    the pixel lies.
 
-    `facing` -1 or 1 keeps only triangles wound that way on the screen, 0 keeps all. With `ids` and `barycentric`
-    None only `depth` is drawn, as shadows need it.
+    `facing` -1 or 1 keeps only triangles wound that way on the screen, 0 keeps all. With `ids` and
+    `barycentric` None only `depth` is drawn, as shadows need it.
     """
     height, width = depth.shape
     for t in range(triangles.shape[0]):
@@ -143,9 +148,10 @@ def _is_hidden(point, nearer, depth, unseen):
 def draw_strands(screen, per_strand, colours, depth, opacity, width_px, taper, bias, image, unseen):
     """Draws polylines of `per_strand` points, the nearest first, each behind what is drawn already.
 
-    A strand covers the two pixels across it by their share, so that its edge is smooth; towards its end it thins
-    out over the last `taper` of its length. What is nearer in `depth` hides it. `unseen` [h, w] is the share of a
-    pixel that nothing has covered yet, and `image` the light of all that covers it.
+    A strand covers the two pixels across it by their share, so that its edge is smooth; towards its
+    end it thins out over the last `taper` of its length. What is nearer in `depth` hides it.
+    `unseen` [h, w] is the share of a pixel that nothing has covered yet, and `image` the light of
+    all that covers it.
     """
     height, width = depth.shape
     # Single precision throughout takes three fifths of the time.
@@ -211,7 +217,8 @@ def draw_strands(screen, per_strand, colours, depth, opacity, width_px, taper, b
 
 @njit(**COMPILED)
 def develop(image, unseen, background, supersampling, exposure, grain, out):
-    """Averages the supersampled picture into `out` uint8 over the background; bright light is compressed softly.
+    """Averages the supersampled picture into `out` uint8 over the background; bright light is
+    compressed softly.
 
     `background` is light as well; `grain` [h, w] is added to what is shown.
     """
@@ -243,7 +250,9 @@ def _compressed(light):
 
 
 def empty_layers(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Image, unseen shares, depth, triangle ids and barycentric coordinates of a square picture, all blank."""
+    """Image, unseen shares, depth, triangle ids and barycentric coordinates of a square picture,
+    all blank.
+    """
     return (
         np.zeros((size, size, 3), np.float32), np.ones((size, size), np.float32),
         np.zeros((size, size), np.float32), np.full((size, size), -1, np.int32),

@@ -1,8 +1,10 @@
-"""Speech without an engine: the user's own recordings, with word times (GRID's .align) or a transcript (.txt).
+"""Speech without an engine: the user's own recordings, with word times (GRID's .align) or a
+transcript (.txt).
 
-Word times are read as three columns: start, end, word; in seconds, or in GRID's 25 000ths when they are whole
-numbers. Within a word phones come from spelling and share its time; without word times the words share the
-parts of the recording that are not silent. Lips then follow roughly, not to the frame.
+Word times are read as three columns: start, end, word; in seconds, or in GRID's 25 000ths when they
+are whole numbers. Within a word phones come from spelling and share its time; without word times
+the words share the parts of the recording that are not silent. Lips then follow roughly, not to the
+frame.
 """
 
 from dataclasses import dataclass

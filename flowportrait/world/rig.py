@@ -1,7 +1,9 @@
-"""Rigs: one file format for every head, loaded into meshes that take identities and ARKit face shapes.
+"""Rigs: one file format for every head, loaded into meshes that take identities and ARKit face
+shapes.
 
-A rig file is an npz of plain arrays (`vertices`, `triangles`, `parts`, `expressions`, `expression_deltas`,
-`shapes`, `shape_deltas`, `landmarks`, `lips`, `rim`) and a JSON text `about`; `import_rig` writes it.
+A rig file is an npz of plain arrays (`vertices`, `triangles`, `parts`, `expressions`,
+`expression_deltas`, `shapes`, `shape_deltas`, `landmarks`, `lips`, `rim`) and a JSON text `about`;
+`import_rig` writes it.
 """
 
 import json
@@ -28,7 +30,9 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class About:
-    """What a rig file says of itself. The gains bring the rigs' own units of motion to one scale."""
+    """What a rig file says of itself. The gains bring the rigs' own units of motion to one
+    scale.
+    """
 
     name: str
     licence: str
@@ -67,7 +71,9 @@ class Rig:
     subdivision: sparse.csr_matrix | None
 
     def identity(self, coefficients: np.ndarray) -> np.ndarray:
-        """[n, 3] the neutral head for `coefficients` [m], eyes at their fixed place and distance."""
+        """[n, 3] the neutral head for `coefficients` [m], eyes at their fixed place and
+        distance.
+        """
         control = self.control + np.tensordot(coefficients.astype(np.float32), self.shape_deltas, 1)
         head = control if self.subdivision is None else self.subdivision @ control
         return self._placed(head).astype(np.float32)
@@ -140,14 +146,17 @@ def _build(about: About, arrays: dict[str, np.ndarray]) -> Rig:
 def loop_subdivision(
     triangles: np.ndarray, num_vertices: int
 ) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """One step of Loop's subdivision (1987): the matrix [n, c] over vertices, and the four times as many triangles."""
+    """One step of Loop's subdivision (1987): the matrix [n, c] over vertices, and the four times as
+    many triangles.
+    """
     corners = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
     opposite = np.concatenate([triangles[:, 2], triangles[:, 0], triangles[:, 1]])
     edges, edge_of = np.unique(np.sort(corners, axis=1), axis=0, return_inverse=True)
     edge_of = edge_of.ravel()
     num_faces = np.bincount(edge_of, minlength=len(edges))
     inner = num_faces == 2
-    # New vertices, on edges: 3/8 of the ends and 1/8 of the two opposite corners; 1/2 each at a border.
+    # New vertices, on edges: 3/8 of the ends and 1/8 of the two opposite corners; 1/2 each at a
+    # border.
     end = np.where(inner, 0.375, 0.5)
     rows = [np.arange(len(edges)), np.arange(len(edges)), edge_of[inner[edge_of]]]
     columns = [edges[:, 0], edges[:, 1], opposite[inner[edge_of]]]

@@ -101,7 +101,9 @@ class _Camera:
     def screen(
         self, points: np.ndarray, pose: np.ndarray, follows: np.ndarray | None = None
     ) -> np.ndarray:
-        """[n, 3] x and y in pixels and 1/depth of points of the head's frame; the neck `follows` only in part."""
+        """[n, 3] x and y in pixels and 1/depth of points of the head's frame; the neck `follows`
+        only in part.
+        """
         seen = np.empty_like(points)
         rotation = rotation_of(*pose[:3]).astype(np.float32)
         offset = _PIVOT - rotation @ _PIVOT + pose[3:].astype(np.float32)
@@ -148,7 +150,8 @@ class Scene:
                 )
             before = after
 
-    # ------------------------------------------------------------------------------------------ set-up
+    # ------------------------------------------------------------------------------------------
+    # set-up
 
     def _draw_camera(self, rng: np.random.Generator) -> _Camera:
         side, at = self._side, self.head.neutral[self.head.rig.landmarks]
@@ -158,7 +161,9 @@ class Scene:
         return _Camera(place, side * distance / seen_cm, centre)
 
     def _metered(self) -> float:
-        """Gain that brings the face's skin to a normal brightness; dark skin stays darker than fair skin."""
+        """Gain that brings the face's skin to a normal brightness; dark skin stays darker than fair
+        skin.
+        """
         radiance = self.lighting.radiance(np.eye(3))
         rows = self.head.rig.landmarks[_SKIN_LANDMARKS]
         light = np.mean(
@@ -166,7 +171,8 @@ class Scene:
         )
         return float(np.clip(1.0 / light, 0.2, 3.0))
 
-    # ------------------------------------------------------------------------------------------- light
+    # -------------------------------------------------------------------------------------------
+    # light
 
     def _light(self, pose: np.ndarray) -> _Light:
         head, rotation = self.head, rotation_of(*pose[:3])
@@ -192,7 +198,8 @@ class Scene:
             return np.zeros((0, 3), np.float32)
         strands = self._hair.strands
         light = self._hair_light @ around * np.float32(1.15 / np.pi)
-        # Nine harmonics ring around bright coloured lamps; no channel may stray far from the others.
+        # Nine harmonics ring around bright coloured lamps; no channel may stray far from the
+        # others.
         grey = np.maximum(light.mean(1, keepdims=True), 0.01)
         light = np.clip(light, 0.7 * grey, 1.3 * grey)
         lamps = np.stack([lamp.direction @ rotation for lamp in self.lighting.lamps[:2]]).astype(
@@ -205,10 +212,13 @@ class Scene:
         )  # fmt: skip
         return out
 
-    # ---------------------------------------------------------------------------------------- geometry
+    # ----------------------------------------------------------------------------------------
+    # geometry
 
     def _posed(self, motion: Motion) -> np.ndarray:
-        """[f, n, 3] heads making the faces, in the head's own frame, eyes turned and tongue moved."""
+        """[f, n, 3] heads making the faces, in the head's own frame, eyes turned and tongue
+        moved.
+        """
         head, rig = self.head, self.head.rig
         faces, lids = motion.faces.copy(), head.lids
         faces[:, _SQUINTS] += lids.raised * (1 - faces[:, _BLINKS])
@@ -236,7 +246,8 @@ class Scene:
             tip = np.clip((z - z.min()) / np.ptp(z), 0, 1) ** 2
             points[tongue] += np.float32(amount) * tip[:, None] * _TIP_MOVES
 
-    # ------------------------------------------------------------------------------------------- frame
+    # -------------------------------------------------------------------------------------------
+    # frame
 
     def _frame(
         self, points: np.ndarray, face: np.ndarray, pose: np.ndarray, light: _Light
@@ -293,7 +304,9 @@ class Scene:
         return surface
 
     def _light_inside(self, points: np.ndarray, face: np.ndarray) -> np.ndarray:
-        """How much of its light each vertex of the mouth gets: less behind narrow lips, and the deeper it lies."""
+        """How much of its light each vertex of the mouth gets: less behind narrow lips, and the
+        deeper it lies.
+        """
         opened = 0.25 + 1.6 * face[SHAPE["jawOpen"]] + 0.5 * face[SHAPE["mouthFunnel"]]
         opened += 0.35 * (face[SHAPE["mouthUpperUpLeft"]] + face[SHAPE["mouthLowerDownLeft"]])
         opened = min(max(opened, 0.2), 1.1)
@@ -353,7 +366,9 @@ class Scene:
 
 
 def _thinned(head: Head, size_px: int) -> tuple[Hair | None, np.ndarray | None]:
-    """Hair and its light for pictures of a size: small ones get half of the strands, twice as wide."""
+    """Hair and its light for pictures of a size: small ones get half of the strands, twice as
+    wide.
+    """
     if head.hair is None or size_px >= _ALL_STRANDS_PX:
         return head.hair, head.hair_light
     strands = head.hair.strands
@@ -363,7 +378,9 @@ def _thinned(head: Head, size_px: int) -> tuple[Hair | None, np.ndarray | None]:
 
 
 def _gain_inside(rig: Rig, vertices: np.ndarray) -> np.ndarray:
-    """Of the light on `vertices` of the mouth: upper teeth catch most of it, lower ones stand in the lip's shadow."""
+    """Of the light on `vertices` of the mouth: upper teeth catch most of it, lower ones stand in
+    the lip's shadow.
+    """
     with_jaw = rig.expressions[SHAPE["jawOpen"], vertices, 1]
     row = np.where(with_jaw < 0.5 * with_jaw.min(), 0.75, 1.05)
     return np.where(rig.parts[vertices] == TEETH, row, 0.85).astype(np.float32)

@@ -1,8 +1,10 @@
-"""Whole data sets: clips with sound and ground truth, by identity, in parallel, going on where a run stopped.
+"""Whole data sets: clips with sound and ground truth, by identity, in parallel, going on where a
+run stopped.
 
-OUT_DIR holds KEY.mp4, KEY.npz (float16, a row a frame: viseme, arkit, blink, pose, gaze, energy, landmarks68, irises),
-clips.jsonl (one record a clip) and world.json (the settings). KEY is rig_seed_take. Everything about a clip
-follows from the settings and its key, so a larger set of the same settings contains the smaller one.
+OUT_DIR holds KEY.mp4, KEY.npz (float16, a row a frame: viseme, arkit, blink, pose, gaze, energy,
+landmarks68, irises), clips.jsonl (one record a clip) and world.json (the settings). KEY is
+rig_seed_take. Everything about a clip follows from the settings and its key, so a larger set of the
+same settings contains the smaller one.
 """
 
 import json
@@ -93,7 +95,9 @@ def render_set(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict]:
-    """Renders what is not there yet and gives the records of the whole set. Raises ConfigError for other settings."""
+    """Renders what is not there yet and gives the records of the whole set. Raises ConfigError for
+    other settings.
+    """
     if settings.size_px not in SIZES_PX:
         raise ConfigError(
             f"--size: got {settings.size_px}; give one of {', '.join(map(str, SIZES_PX))}"
@@ -151,7 +155,9 @@ def _rendered(out_dir: Path, groups: list[list[Take]], workers: int) -> Iterator
 
 
 def _start_worker(finished) -> None:
-    """Keeps where records go to, and ends this process with the one that started it, however that ends."""
+    """Keeps where records go to, and ends this process with the one that started it, however that
+    ends.
+    """
     global _finished
     _finished = finished
     starter = multiprocessing.parent_process()
@@ -243,7 +249,9 @@ def _agree(path: Path, settings: Settings) -> None:
 
 
 def _whole_records(out_dir: Path) -> dict[str, dict]:
-    """Records by key of clips whose files are there; a last line that a stopped run left half written is none."""
+    """Records by key of clips whose files are there; a last line that a stopped run left half
+    written is none.
+    """
     index = out_dir / "clips.jsonl"
     lines = index.read_text(encoding="utf-8").splitlines() if index.is_file() else []
     records = {}

@@ -1,7 +1,8 @@
-"""Colour of each pixel: skin with two specular lobes, eyes with iris and wet cornea, teeth, gums, tongue; hair.
+"""Colour of each pixel: skin with two specular lobes, eyes with iris and wet cornea, teeth, gums,
+tongue; hair.
 
-The compiled functions take plain arrays. A row of `surface` [n, 8] is one vertex: normal (3, world), light (3),
-how much of the key and of the fill lamp it sees (2).
+The compiled functions take plain arrays. A row of `surface` [n, 8] is one vertex: normal (3,
+world), light (3), how much of the key and of the fill lamp it sees (2).
 """
 
 import math
@@ -94,7 +95,9 @@ def _flesh(part, c, teeth):
 
 @njit(**COMPILED)
 def _tooth(x, y):
-    """How light a row of teeth is, and how much it is gum there: x counts teeth, y is cm from the biting edge."""
+    """How light a row of teeth is, and how much it is gum there: x counts teeth, y is cm from the
+    biting edge.
+    """
     apart = abs(x - math.floor(x + 0.5))
     # Crowns end in arches, low between two teeth.
     gum = min(1.0, max(0.0, (y - 1.02 + 0.9 * (0.5 - apart) ** 2) / 0.08))
@@ -130,7 +133,9 @@ def _chart_pixel(corners, w0, w1, rows, columns):
 
 @njit(**COMPILED)
 def _light_on_skin(surface, a, b, c, w0, w1, lamps, lamp_colours, roughness, harmonics, out):
-    """Fills `out` [6] with the light that skin scatters and the light it mirrors where its oil is 1."""
+    """Fills `out` [6] with the light that skin scatters and the light it mirrors where its oil is
+    1.
+    """
     nx, ny, nz = _normal(surface, a, b, c, w0, w1)
     shine_key = _skin_gloss(nx, ny, nz, lamps[0], roughness[0]) * _mixed(
         surface, a, b, c, w0, w1, 6
@@ -198,11 +203,13 @@ def shade(
     ids, barycentric, depth, triangles, parts, surface, chart, paint, places, eye_colour, lamps,
     lamp_colours, roughness, teeth, harmonics, image, unseen,
 ):  # fmt: skip
-    """Adds to `image` the light of what `ids` names, where it is not hidden by what is drawn already.
+    """Adds to `image` the light of what `ids` names, where it is not hidden by what is drawn
+    already.
 
-    `chart` [t, 3, 2] places corners in `paint` [rows, columns, 4], colour and oil; `places` [n, 2] are iris radii
-    from the middle of the iris, or teeth and cm on a row of teeth; `lamps` [2, 3] and `roughness` [2] are of key and
-    fill. Light changes slowly over skin, so the samples of a shown pixel, two by two, share it; paint is their own.
+    `chart` [t, 3, 2] places corners in `paint` [rows, columns, 4], colour and oil; `places` [n, 2]
+    are iris radii from the middle of the iris, or teeth and cm on a row of teeth; `lamps` [2, 3]
+    and `roughness` [2] are of key and fill. Light changes slowly over skin, so the samples of a
+    shown pixel, two by two, share it; paint is their own.
     """
     light, value = np.zeros(6), np.zeros(3)
     for row in range(0, ids.shape[0], 2):
@@ -237,7 +244,9 @@ def shade(
 
 @njit(**COMPILED)
 def follow_folds(skin, now, neutral, surface):
-    """Scales the light in `surface` where there is `skin` [n] by how an expression turns it, within bounds."""
+    """Scales the light in `surface` where there is `skin` [n] by how an expression turns it, within
+    bounds.
+    """
     for i in range(surface.shape[0]):
         if skin[i]:
             for c in range(3):
@@ -250,8 +259,9 @@ def shade_hair(
 ):
     """Fills `out` [h, 3] with the colour of hair points (Kajiya and Kay 1989, two highlights).
 
-    `light` [h, 3] is what reaches each point, `tone` [strands] how bright a strand is; roots are darker by
-    `rootwards`. Lamps and `view` are in the head's frame. Light hair scatters within itself and mirrors less.
+    `light` [h, 3] is what reaches each point, `tone` [strands] how bright a strand is; roots are
+    darker by `rootwards`. Lamps and `view` are in the head's frame. Light hair scatters within
+    itself and mirrors less.
     """
     gloss *= 1.0 / (1.0 + 2.5 * (albedo[0] + albedo[1] + albedo[2]))
     for i in range(points.shape[0]):

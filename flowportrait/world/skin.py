@@ -1,6 +1,8 @@
-"""Painting a person onto the chart: skin from melanin and blood, lips, beard shadow, scalp, brows, clothes.
+"""Painting a person onto the chart: skin from melanin and blood, lips, beard shadow, scalp, brows,
+clothes.
 
-No photograph enters. Colours are absorption of a pale base by two pigments, so that skin tones stay plausible.
+No photograph enters. Colours are absorption of a pale base by two pigments, so that skin tones stay
+plausible.
 """
 
 from dataclasses import dataclass
@@ -117,7 +119,9 @@ def paint(person: Attributes, chart: Chart) -> Painting:
 def _skin(
     person: Attributes, chart: Chart, rng, fine: np.ndarray, coarse: np.ndarray
 ) -> np.ndarray:
-    """Reflectance of bare skin: flush on cheeks and nose, darker lids, neck, freckles, moles, lines of age."""
+    """Reflectance of bare skin: flush on cheeks and nose, darker lids, neck, freckles, moles, lines
+    of age.
+    """
     wide = noise(rng, 3.0)
     melanin = person.melanin * (1 + 0.035 * wide + 0.035 * coarse)
     blood = person.hemoglobin * (1 + 0.07 * wide + 0.08 * coarse + 0.07 * fine)
@@ -239,7 +243,8 @@ def _brow_mask(person: Attributes, chart: Chart, rng) -> np.ndarray:
         order = np.argsort(np.abs(x))
         inner, outer = np.abs(x[order[0]]), np.abs(x[order[-1]])
         along = (np.abs(X) - inner) / (outer - inner)
-        # Between the landmarks' arch and a straight line, and lower: landmarks lie along the upper edge.
+        # Between the landmarks' arch and a straight line, and lower: landmarks lie along the upper
+        # edge.
         straight = y[order[0]] + (y[order[-1]] - y[order[0]]) * along
         middle = np.interp(np.abs(X), np.abs(x[order]), y[order]) * 0.75 + straight * 0.25 - drop
         middle += arch * np.exp(-(((along - 0.62) / 0.22) ** 2)) + own.normal() * 0.05

@@ -1,7 +1,9 @@
-"""Speech with exact phone times: from flite, espeak-ng, Festival, Kokoro, or from the user's own recordings.
+"""Speech with exact phone times: from flite, espeak-ng, Festival, Kokoro, or from the user's own
+recordings.
 
-Three engines are programs of the system (`apt install flite espeak-ng festival festvox-kdlpc16k`), Kokoro comes with
-the extra 'kokoro' and needs espeak-ng for its spelling; what they speak belongs to nobody.
+Three engines are programs of the system (`apt install flite espeak-ng festival festvox-kdlpc16k`),
+Kokoro comes with the extra 'kokoro' and needs espeak-ng for its spelling; what they speak belongs
+to nobody.
 """
 
 import re
@@ -95,13 +97,17 @@ class Speaker(Protocol):
     def utter(
         self, rng: np.random.Generator, presentation: str, split: Split, longest_s: float
     ) -> Utterance:
-        """An utterance of at most `longest_s`, by a voice that suits the person and belongs to the split."""
+        """An utterance of at most `longest_s`, by a voice that suits the person and belongs to the
+        split.
+        """
 
 
 def make_speaker(voice: str) -> Speaker:
-    """The speaker for `--voice`: auto, flite, espeak-ng, festival, kokoro, or a folder of recordings.
+    """The speaker for `--voice`: auto, flite, espeak-ng, festival, kokoro, or a folder of
+    recordings.
 
-    Raises MissingDependency when a program is not installed, ConfigError when the name means nothing.
+    Raises MissingDependency when a program is not installed, ConfigError when the name means
+    nothing.
     """
     if Path(voice).is_dir():
         from flowportrait.world.recordings import Recordings

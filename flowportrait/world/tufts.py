@@ -18,7 +18,9 @@ _POINTS = 4
 
 @dataclass(frozen=True)
 class Tuft:
-    """Strands of one kind; each is rooted in three vertices by their shares and keeps its form, `offsets`."""
+    """Strands of one kind; each is rooted in three vertices by their shares and keeps its form,
+    `offsets`.
+    """
 
     vertices: np.ndarray
     """[s, 3]"""
@@ -151,7 +153,9 @@ def _lashes(rng: np.random.Generator, chart: Chart, fullness: float) -> list[Tuf
 
 
 def _wet_line(row: np.ndarray, head: np.ndarray, side: int) -> Tuft:
-    """The film of tears along the rim of the lower lid: pieces from each vertex of it to the next."""
+    """The film of tears along the rim of the lower lid: pieces from each vertex of it to the
+    next.
+    """
     here, after = row[1:-2], row[2:-1]
     along = (head[after] - head[here])[:, None] * np.linspace(0, 1, _POINTS, dtype=np.float32)[
         :, None

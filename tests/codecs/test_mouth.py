@@ -71,7 +71,9 @@ def test_a_wider_gap_gets_more_paint_and_a_turned_mouth_turned_paint():
 
 
 def test_lips_learn_from_the_picture():
-    """The picture's error reaches the landmarks: a landmarker can be trained through the painter."""
+    """The picture's error reaches the landmarks: a landmarker can be trained through the
+    painter.
+    """
     landmarks = face().requires_grad_()
     painter = MouthPainter(8)
     painter.body[-1].bias.data.fill_(3.0)

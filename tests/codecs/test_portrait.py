@@ -1,4 +1,6 @@
-"""The portrait codec: layout, causality, chunks, and motion that is read back whatever is drawn beside it."""
+"""The portrait codec: layout, causality, chunks, and motion that is read back whatever is drawn
+beside it.
+"""
 
 import pytest
 import torch
@@ -70,7 +72,9 @@ def test_what_is_spread_over_the_grid_is_gathered_and_noise_beside_it_averages_o
 
 
 def test_a_token_holds_one_temporal_frequency():
-    """Token (row, col) carries frequency 2 (row % 2) + col % 2, so a token is a whole vector of 64 numbers."""
+    """Token (row, col) carries frequency 2 (row % 2) + col % 2, so a token is a whole vector of 64
+    numbers.
+    """
     parts = torch.arange(GROUP).float()[None, None, :, None].expand(1, 1, GROUP, 64)
     tokens = spread_over_grid(parts, 16, 16)[0, 0, 0, ::2, ::2]
     assert tokens[:2, :2].tolist() == [[0, 1], [2, 3]]

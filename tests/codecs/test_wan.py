@@ -1,4 +1,6 @@
-"""The Wan-VAE: the official code's numbers, both layouts of its files, and streams that equal the whole."""
+"""The Wan-VAE: the official code's numbers, both layouts of its files, and streams that equal the
+whole.
+"""
 
 import json
 from pathlib import Path
@@ -41,7 +43,8 @@ def small(golden):
 def test_latents_and_frames(codec, golden, case):
     """Of 12 frames the official code encodes the first 9; here the caller has to say so.
 
-    By torch's own convolutions: oneDNN's differ by processor, with AVX512 by 1.06e-5 where these differ by 7e-6.
+    By torch's own convolutions: oneDNN's differ by processor, with AVX512 by 1.06e-5 where these
+    differ by 7e-6.
     """
     video, expected = golden[f"{case}.video"], golden[f"{case}.latent_normalised"]
     with torch.backends.mkldnn.flags(enabled=False):

@@ -1,4 +1,6 @@
-"""Small films of two people who can be found, and a plug-in whose parts tell what the sound says by its loudness."""
+"""Small films of two people who can be found, and a plug-in whose parts tell what the sound says by
+its loudness.
+"""
 
 import struct
 from fractions import Fraction

@@ -24,7 +24,9 @@ def test_mirroring_twice_changes_nothing_and_keeps_the_parts_of_the_face():
 
 
 def test_a_mirrored_look_keeps_every_point_on_its_own_side():
-    """Point 0 begins the jaw on the left of the picture, whether or not the picture was mirrored."""
+    """Point 0 begins the jaw on the left of the picture, whether or not the picture was
+    mirrored.
+    """
     points = np.random.default_rng(0).uniform(40, 88, (68, 2)).astype(np.float32)
     points[:17, 0] = np.linspace(20, 108, 17)
     looks: list[Look] = [draw_look(np.random.default_rng(seed), points, 128) for seed in range(8)]
@@ -45,7 +47,9 @@ def test_openings_are_gaps_over_the_distance_of_the_eyes():
 
 
 def test_a_bent_picture_takes_its_landmarks_along():
-    """A bright dot at a point of the source is found, in the bent cut, where the moved point says."""
+    """A bright dot at a point of the source is found, in the bent cut, where the moved point
+    says.
+    """
     points = np.stack(np.meshgrid(np.linspace(44, 84, 4), np.linspace(44, 84, 17)), -1).reshape(
         68, 2
     )

@@ -1,4 +1,6 @@
-"""Rows under a token budget: balanced by cost, every clip once an epoch, the same from any place on."""
+"""Rows under a token budget: balanced by cost, every clip once an epoch, the same from any place
+on.
+"""
 
 import numpy as np
 import pytest

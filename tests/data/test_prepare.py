@@ -48,7 +48,8 @@ def kept(record):
     return [(clip.start_frame, clip.start_frame + clip.num_frames) for clip in record.clips]
 
 
-# ------------------------------------------------------------------------------------------ one source
+# ------------------------------------------------------------------------------------------ one
+# source
 
 
 def test_a_face_gone_for_more_than_a_second_splits_and_sound_stays_in_step(tmp_path):
@@ -214,7 +215,8 @@ def test_sound_that_begins_late_is_in_step_and_ends_a_clip(tmp_path):
     assert 24 <= record.clips[0].start_frame <= 26 and kept(record)[0][1] in (95, 96, 97)
 
 
-# ------------------------------------------------------------------------------------------ whole runs
+# ------------------------------------------------------------------------------------------ whole
+# runs
 
 
 def run(tmp_path, *arguments, wait=True):
@@ -238,7 +240,9 @@ PLUGIN = ("--set", "speech.overlap=loudness", "--set", "speech.language=loudness
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Three good films and four bad ones, prepared at a stretch by one process; one of them kills it."""
+    """Three good films and four bad ones, prepared at a stretch by one process; one of them kills
+    it.
+    """
     root = tmp_path_factory.mktemp("made")
     (root / "films" / "more").mkdir(parents=True)
     film(root / "films" / "first.mp4", [("a", 60, 60), ("", 30, 10)])
@@ -407,7 +411,8 @@ def test_identities_come_from_lists_names_or_folders(tmp_path):
         assert source.identity == name == source.record("").voice
 
 
-# ------------------------------------------------------------------------------------------ settings
+# ------------------------------------------------------------------------------------------
+# settings
 
 
 def test_the_papers_values():
@@ -426,7 +431,8 @@ def test_the_papers_values():
     assert (recipe.faces.detect_every, recipe.split.rule) == (1, "paper")
 
 
-# ------------------------------------------------------------------------------------------ refusals
+# ------------------------------------------------------------------------------------------
+# refusals
 
 
 def test_what_cannot_be_meant_is_one_line(tmp_path, monkeypatch, capsys):
@@ -486,7 +492,9 @@ def test_a_dataset_is_written_by_one_run_at_a_time(here, tmp_path):
 
 
 def test_a_dataset_within_its_source_is_no_source(tmp_path):
-    """Nor does a folder that may not be looked into vanish, nor a name that is no text stop a run halfway."""
+    """Nor does a folder that may not be looked into vanish, nor a name that is no text stop a run
+    halfway.
+    """
     films = tmp_path / "films"
     (films / "dataset" / "clips").mkdir(parents=True)
     for path in (films / "a.mp4", films / "dataset" / "clips" / "b.mp4"):

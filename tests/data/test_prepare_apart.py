@@ -1,4 +1,6 @@
-"""`prepare` on a Ray cluster and in parts: whatever dies on the way, the dataset is that of the local engine."""
+"""`prepare` on a Ray cluster and in parts: whatever dies on the way, the dataset is that of the
+local engine.
+"""
 
 import importlib.util
 import os
@@ -65,9 +67,10 @@ def wait_for(condition, process, seconds=90):
 
 @NEEDS_RAY
 def test_on_a_cluster_a_lost_worker_and_a_lost_driver_cost_what_was_in_flight(made):
-    """A cluster of two workers; one is killed when a source is done, then the driver with all it started. The same
-    command goes on, and ends with the clips, the manifest and the journal of one local process; the film that kills
-    whoever reads it is a line there as well."""
+    """A cluster of two workers; one is killed when a source is done, then the driver with all it
+    started. The same command goes on, and ends with the clips, the manifest and the journal of one
+    local process; the film that kills whoever reads it is a line there as well.
+    """
     root, _, _ = made
     out = root / "apart"
     arguments = (root / "films", "-o", out, "--engine", "ray", "--workers", "2", *PLUGIN)
@@ -109,7 +112,9 @@ def _crashed(journal, count):
 
 @NEEDS_RAY
 def test_a_lost_node_costs_what_was_in_flight(made):
-    """A cluster of two nodes that the command finds by RAY_ADDRESS; one of them goes away in the middle."""
+    """A cluster of two nodes that the command finds by RAY_ADDRESS; one of them goes away in the
+    middle.
+    """
     root, _, _ = made
     out, settings = root / "nodes", [word for value in films.SETTINGS for word in ("--set", value)]
     command = [sys.executable, "-m", "flowportrait", "prepare", root / "films", "-o", out, "--engine", "ray",

@@ -1,4 +1,6 @@
-"""Which clips are trained on: whole identities, voices and sentences are held out, over all folders together."""
+"""Which clips are trained on: whole identities, voices and sentences are held out, over all folders
+together.
+"""
 
 import json
 

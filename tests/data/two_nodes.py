@@ -1,5 +1,6 @@
-"""A cluster of two nodes on this machine, one of which is lost while a command runs: `python two_nodes.py JOURNAL
-COMMAND...`. The command's exit code and last words are passed on."""
+"""A cluster of two nodes on this machine, one of which is lost while a command runs: `python
+two_nodes.py JOURNAL COMMAND...`. The command's exit code and last words are passed on.
+"""
 
 import os
 import subprocess

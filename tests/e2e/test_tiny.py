@@ -1,4 +1,6 @@
-"""The shipped model through the installed command: a real file from a real portrait and recording."""
+"""The shipped model through the installed command: a real file from a real portrait and
+recording.
+"""
 
 import json
 import subprocess
@@ -31,7 +33,9 @@ def run(*arguments, expect=0):
 
 @pytest.fixture(scope="module")
 def talking(tmp_path_factory):
-    """Three seconds of the sample speech, one of silence, and the video made of them; the command's last line."""
+    """Three seconds of the sample speech, one of silence, and the video made of them; the command's
+    last line.
+    """
     folder = tmp_path_factory.mktemp("talking")
     speech = media.read_audio(SAMPLES / "speech.wav")
     samples = np.concatenate(
@@ -125,7 +129,9 @@ def test_same_seed_same_bytes_of_frames(talking, tmp_path):
 
 
 def test_points_of_people_on_a_rig_that_was_not_trained_on_are_found_within_a_few_pixels(tmp_path):
-    """Of 128 px, framed as portraits are. Each rig places the points of jaw and brows a little elsewhere."""
+    """Of 128 px, framed as portraits are. Each rig places the points of jaw and brows a little
+    elsewhere.
+    """
     cache = ClipCache.build(
         tmp_path, load_sources(world=MODELS_DIR.parent / "samples" / "world"), 128
     )

@@ -1,4 +1,6 @@
-"""SigLIP as BAGEL runs it: every number of tests/golden/bagel_tiny/vit, and pictures of any shape."""
+"""SigLIP as BAGEL runs it: every number of tests/golden/bagel_tiny/vit, and pictures of any
+shape.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,6 @@
-"""Segmentation 3.0 against its own code (tests/golden/scorers/speaker_turns.json), and the overlap filter with it."""
+"""Segmentation 3.0 against its own code (tests/golden/scorers/speaker_turns.json), and the overlap
+filter with it.
+"""
 
 import hashlib
 import importlib.util
@@ -72,7 +74,9 @@ def test_two_voices_at_once_are_heard_and_one_is_not(weights):
 
 
 def test_windows_and_blocks_fit_together(monkeypatch):
-    """Whatever the network says of a moment, it is found at that moment, however long the sound is."""
+    """Whatever the network says of a moment, it is found at that moment, however long the sound
+    is.
+    """
 
     class Loud(speaker_turns.SpeakerTurns):
         def forward(self, sound):

@@ -1,4 +1,6 @@
-"""Whisper and wav2vec2 as features of speech: what transformers computes, at the moments of video frames."""
+"""Whisper and wav2vec2 as features of speech: what transformers computes, at the moments of video
+frames.
+"""
 
 import pytest
 import torch
@@ -43,8 +45,9 @@ def sound(seconds, batch=1):
 
 
 def test_whisper_is_transformers_own():
-    """Two seconds fill the tiny network's window: its 100 vectors are those of the library, and vector i of the
-    video is at 50 i / 24 of them."""
+    """Two seconds fill the tiny network's window: its 100 vectors are those of the library, and
+    vector i of the video is at 50 i / 24 of them.
+    """
     encoder, audio = whisper(), sound(2.0)
     mels = transformers.WhisperFeatureExtractor(chunk_length=2)(
         audio[0].numpy(), sampling_rate=RATE, return_tensors="pt"
@@ -58,7 +61,9 @@ def test_whisper_is_transformers_own():
 
 
 def test_wav2vec2_is_transformers_own():
-    """Levels are taken away first; the vectors stand 320 samples apart, the first in the middle of 400."""
+    """Levels are taken away first; the vectors stand 320 samples apart, the first in the middle of
+    400.
+    """
     encoder, audio = wav2vec2(), sound(1.0) * 3 + 0.2
     assert (encoder.stride, encoder.centre) == (320, 199.5)
     levelled = (audio - audio.mean()) / audio.std(unbiased=False)
@@ -120,7 +125,9 @@ def test_another_kind_of_network_is_refused():
 
 
 def test_the_connector_learns_which_layers_matter():
-    """Even shares at first; their gradient is that of the softmax, and one layer alone can be singled out."""
+    """Even shares at first; their gradient is that of the softmax, and one layer alone can be
+    singled out.
+    """
     features = torch.randn(1, 3, 48)
     mixing, plain = Connector(48, 8, layers=3), Connector(16, 8)
     plain.load_state_dict(

@@ -1,4 +1,6 @@
-"""Every vit-free number of tests/golden/bagel_tiny, which the official BAGEL code computed, to 1e-5."""
+"""Every vit-free number of tests/golden/bagel_tiny, which the official BAGEL code computed, to
+1e-5.
+"""
 
 import pytest
 import torch

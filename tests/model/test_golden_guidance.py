@@ -1,4 +1,6 @@
-"""The rest of tests/golden/bagel_tiny: guidance away from two lesser contexts, and gradients with a frozen expert."""
+"""The rest of tests/golden/bagel_tiny: guidance away from two lesser contexts, and gradients with a
+frozen expert.
+"""
 
 import pytest
 import torch
@@ -23,8 +25,10 @@ def mot():
 
 
 def velocity_after(mot, keeps_text: bool, keeps_image: bool):
-    """(z, t) -> velocity of 2 x 2 latent tokens with markers, behind a context that may lack a part. Positions are
-    counted anew in every context: a text's tokens one each, an image's share one."""
+    """(z, t) -> velocity of 2 x 2 latent tokens with markers, behind a context that may lack a
+    part. Positions are counted anew in every context: a text's tokens one each, an image's share
+    one.
+    """
     context = numbers("native_llm")["packed_sequence_in"][: TEXT + IMAGE]
     parts, positions, splits = [], [], []
     if keeps_text:
@@ -53,7 +57,9 @@ def velocity_after(mot, keeps_text: bool, keeps_image: bool):
 
 
 def renormed(guided_velocity, plain, dim):
-    """A guided velocity that is at most as long as the unguided one, over all its numbers (dim None) or per token."""
+    """A guided velocity that is at most as long as the unguided one, over all its numbers (dim
+    None) or per token.
+    """
 
     def velocity(z, t):
         v, to = guided_velocity(z, t), plain(z, t)
@@ -101,8 +107,9 @@ def guided_as_bagel(mot, with_image, kind):
 
 
 def test_gradients_with_the_understanding_expert_frozen(monkeypatch):
-    """Keys and values of audio and image without a gradient, as reinforcement learning shares them: the generation
-    expert's gradients are those of BAGEL's freeze_und, and the other has none."""
+    """Keys and values of audio and image without a gradient, as reinforcement learning shares them:
+    the generation expert's gradients are those of BAGEL's freeze_und, and the other has none.
+    """
     mot, golden, expected = model(), numbers("portrait"), numbers("grads")
     grid, positions = TokenGrid(3, 2, 3), golden["int.position_ids"].float()
     ropes = [

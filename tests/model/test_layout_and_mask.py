@@ -12,7 +12,9 @@ counts = st.integers(1, 4)
 
 
 def test_paper_token_rate():
-    """§3.1's sizes: 384 px, stride 8, patch 2, 24 fps, temporal stride 4 give 3,456 tokens a second."""
+    """§3.1's sizes: 384 px, stride 8, patch 2, 24 fps, temporal stride 4 give 3,456 tokens a
+    second.
+    """
     assert TokenGrid(latent_frames=151, rows=24, cols=24).tokens_per_second == 3456
 
 
@@ -34,7 +36,9 @@ def test_latent_frames_for(frames, expected):
 
 
 def test_positions_are_centres_in_time():
-    """In an opening window latent frame 0 is frame 0 and latent frame k covers frames 4k-3 .. 4k."""
+    """In an opening window latent frame 0 is frame 0 and latent frame k covers frames 4k-3 ..
+    4k.
+    """
     grid = TokenGrid(3, 2, 2)
     assert grid.audio_positions(24).tolist() == list(range(9))
     assert grid.latent_positions(24).tolist() == [0, 2.5, 6.5]

@@ -1,4 +1,6 @@
-"""The product path (condition once, then velocity) against the packed definition, and the weights' names."""
+"""The product path (condition once, then velocity) against the packed definition, and the weights'
+names.
+"""
 
 import json
 from pathlib import Path
@@ -128,7 +130,9 @@ def test_half_precision_autocast_keeps_the_velocity(mot):
 
 
 def test_names_and_shapes_are_those_of_bagel_7b():
-    """On the meta device; the audio connector is ours, `vit_model.*` belongs to the image encoder."""
+    """On the meta device; the audio connector is ours, `vit_model.*` belongs to the image
+    encoder.
+    """
     golden = json.loads((Path(__file__).parents[1] / "golden" / "bagel7b_shapes.json").read_text())
     expected = dict(golden["other"])
     for index in range(golden["num_layers"]):
@@ -142,7 +146,9 @@ def test_names_and_shapes_are_those_of_bagel_7b():
 
 
 def test_recomputed_layers_have_the_same_gradients(mot):
-    """Of an evaluation behind shared keys and values, as reinforcement learning has it; layers keep less."""
+    """Of an evaluation behind shared keys and values, as reinforcement learning has it; layers keep
+    less.
+    """
     audio, image, zt, t = clip(1)
     with torch.no_grad():
         condition = mot.condition(audio, image, GRID)

@@ -1,4 +1,6 @@
-"""Sampling with the understanding expert away: it is there for keys and values, and for nothing else."""
+"""Sampling with the understanding expert away: it is there for keys and values, and for nothing
+else.
+"""
 
 import torch
 from test_mot import CONFIG, GRID, clip

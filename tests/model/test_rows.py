@@ -1,4 +1,6 @@
-"""Rows of packed clips: equal to the dense mask, forward and backward; clips do not meet; nothing quadratic."""
+"""Rows of packed clips: equal to the dense mask, forward and backward; clips do not meet; nothing
+quadratic.
+"""
 
 from itertools import accumulate, pairwise
 
@@ -66,7 +68,9 @@ def gradients(mot, velocity):
 
 
 def varlen(q, k, v, cu_q, cu_k, max_q, max_k, *, enable_gqa):
-    """What `torch.nn.attention.varlen.varlen_attn` is documented to compute, which itself runs on CUDA alone."""
+    """What `torch.nn.attention.varlen.varlen_attn` is documented to compute, which itself runs on
+    CUDA alone.
+    """
     assert max_q == cu_q.diff().max() and max_k == cu_k.diff().max() and cu_q.dtype == torch.int32
     assert enable_gqa and k.shape[1] < q.shape[1]
     spans = zip(pairwise(cu_q.tolist()), pairwise(cu_k.tolist()), strict=True)

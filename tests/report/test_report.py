@@ -139,7 +139,8 @@ def test_table_1(tables):
         and float(acc["low"]) < 83
     )
     assert float(tables[1]["SSIM", "Acc"]["value"]) == 0 and tables[1]["SSIM", "Acc"]["n"] == "4"
-    # With the originals' pairs nothing changes, since those have no score: they are missing, not lost.
+    # With the originals' pairs nothing changes, since those have no score: they are missing, not
+    # lost.
     assert tables[1]["ssim, all pairs", "Acc"]["n"] == "4"
     assert (
         "has no value for one video" in tables[1]["FID", "Acc"]["reason"]

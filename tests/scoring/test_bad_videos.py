@@ -20,7 +20,9 @@ def write(path, height=64, width=64, count=6, seed=0):
 
 
 def cut_behind_its_head(path, whole):
-    """A Matroska file that ends where its first cluster of frames begins: it opens and holds no frame."""
+    """A Matroska file that ends where its first cluster of frames begins: it opens and holds no
+    frame.
+    """
     with av.open(str(whole)) as reader, av.open(str(path), "w") as writer:
         copy = writer.add_stream_from_template(reader.streams.video[0])
         for packet in reader.demux(reader.streams.video[0]):

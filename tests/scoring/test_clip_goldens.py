@@ -1,5 +1,6 @@
-"""Numbers that the authors' own code gave for three public clips. The clips themselves may not be passed on: the tests
-look for them, by their digests, in $FLOWPORTRAIT_CLIPS or in ../shared/clips, and are skipped where they are not.
+"""Numbers that the authors' own code gave for three public clips. The clips themselves may not be
+passed on: the tests look for them, by their digests, in $FLOWPORTRAIT_CLIPS or in ../shared/clips,
+and are skipped where they are not.
 """
 
 import hashlib
@@ -66,7 +67,9 @@ def clip(name):
 
 @pytest.fixture
 def frames(clip):
-    """The first 25 frames as `ffmpeg -vf scale=256:256:flags=bicubic+accurate_rnd+bitexact` makes them."""
+    """The first 25 frames as `ffmpeg -vf scale=256:256:flags=bicubic+accurate_rnd+bitexact` makes
+    them.
+    """
     with av.open(str(clip)) as container:
         stream, graph, shown = container.streams.video[0], av.filter.Graph(), []
         graph.link_nodes(
@@ -148,8 +151,9 @@ def test_jitter_of_a_shaken_clip(name, frames):
 
 
 def test_mfcc(name, clip):
-    """Of the very sound that the authors' code was given. Decoders of AAC differ in a level here and there: that of
-    ffmpeg 5.1 makes this sound, PyAV's own nearly so."""
+    """Of the very sound that the authors' code was given. Decoders of AAC differ in a level here
+    and there: that of ffmpeg 5.1 makes this sound, PyAV's own nearly so.
+    """
     program = shutil.which("ffmpeg") or pytest.skip("the program ffmpeg is not there")
     command = [program, "-v", "error", "-i", clip, "-ac", "1", "-ar", "16000", "-f", "s16le", "-"]
     sound = subprocess.run(command, capture_output=True, check=True).stdout
@@ -165,8 +169,9 @@ def test_mfcc(name, clip):
 
 @pytest.fixture
 def cut(name, clip, tmp_path):
-    """The video of the face that the authors' commands make of the first 5 s: they code the sound as MP3 and show the
-    first frame or two twice, which the numbers contain. The box is where a detector saw the face in frame 0.
+    """The video of the face that the authors' commands make of the first 5 s: they code the sound
+    as MP3 and show the first frame or two twice, which the numbers contain. The box is where a
+    detector saw the face in frame 0.
     """
     for library in ("cv2", "scipy"):
         pytest.importorskip(library, reason=f"{library} comes with flowportrait[bench]")
@@ -210,7 +215,9 @@ def test_lse_of_a_clip_that_is_cut_already(name, cut, network, monkeypatch):
 
 
 def test_lse_crops_as_the_authors_do(name, cut, network):
-    """Our own cut of the authors' pictures differs by what XVID and JPEG leave of theirs: under 1 %."""
+    """Our own cut of the authors' pictures differs by what XVID and JPEG leave of theirs: under 1
+    %.
+    """
     x0, y0, x1, y1 = EXPECTED[name]["box"]
     place = (x0 + x1) / 2, (y0 + y1) / 2, max(x1 - x0, y1 - y0) / 2
     files = sorted((cut.parent / "frames").glob("*.jpg"))

@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[2]
 
 
 class Brightness:
-    """A scorer that is no judge, as another package would add it: one class and one line in the table."""
+    """A scorer that is no judge, as another package would add it: one class and one line in the
+    table.
+    """
 
     name, unit, low, high, better, needs = (
         "brightness",
@@ -220,7 +222,9 @@ def test_compare(judged, capsys):
 
 
 def test_compare_folders(judged, capsys):
-    """Every pair of the same name; what has no counterpart is named, and a second run asks for nothing."""
+    """Every pair of the same name; what has no counterpart is named, and a second run asks for
+    nothing.
+    """
     Path("clips").rename("ours")
     Path("theirs").mkdir()
     for name in ("0000", "0001", "0007"):

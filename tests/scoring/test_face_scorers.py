@@ -1,4 +1,6 @@
-"""What scorers of faces make of faces whose movements are known; MediaPipe itself is tried on a drawn portrait."""
+"""What scorers of faces make of faces whose movements are known; MediaPipe itself is tried on a
+drawn portrait.
+"""
 
 from pathlib import Path
 

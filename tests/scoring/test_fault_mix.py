@@ -1,4 +1,5 @@
-"""Thousands of calls under a mix of faults, and kills in between: every clip ends once, with a score or a reason.
+"""Thousands of calls under a mix of faults, and kills in between: every clip ends once, with a
+score or a reason.
 
 FLOWPORTRAIT_LONG_TESTS=1 makes it the full 5,000 calls; without it 180.
 """
@@ -73,7 +74,8 @@ def test_every_clip_ends_once(protocol, start_sim, clips, tmp_path):
     stats = sim.sim.stats()
     assert stats["calls"] > 3 * NUM_CLIPS and len(stats["faults"]) > len(MIX) / 2
     assert stats["peak_in_flight"] <= IN_FLIGHT
-    # About 2 % of the questions are refused, or answered unusably twice; far more would mean that something is lost.
+    # About 2 % of the questions are refused, or answered unusably twice; far more would mean that
+    # something is lost.
     assert len(summary.unscored) < 0.2 * NUM_CLIPS
     print(f"\n{stats['calls']} calls, {sum(stats['faults'].values())} faults, {len(summary.unscored)} of {NUM_CLIPS} "
           f"clips unscored, {took_s:.1f} s, peak {stats['peak_in_flight']} in flight")  # fmt: skip
@@ -121,7 +123,8 @@ def test_kill_9_and_resume_lose_nothing_and_double_nothing(start_sim, clips, tmp
     assert report["kept"] == len(before) >= NUM_CLIPS // 2
     scores = checked(out, answers, sorted(str(path) for path in folder.iterdir()))
     assert len(scores) == NUM_CLIPS
-    # Answers that were stored are not asked for again: the calls since are those that gave the rest, and failures.
+    # Answers that were stored are not asked for again: the calls since are those that gave the
+    # rest, and failures.
     since = sim.sim.calls - calls
     assert since < 1.6 * (len(AnswerStore(answers)) - stored) + IN_FLIGHT
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

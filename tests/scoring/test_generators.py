@@ -1,4 +1,6 @@
-"""Several generators in one call: apart in every output, paired where their clips pair, played side by side."""
+"""Several generators in one call: apart in every output, paired where their clips pair, played side
+by side.
+"""
 
 import csv
 import json
@@ -29,7 +31,9 @@ COMMAND = [
 
 @pytest.fixture
 def panels(tmp_path, monkeypatch):
-    """Four samples by two generators, one of which has spoilt a clip; `hallo` is further from the truth."""
+    """Four samples by two generators, one of which has spoilt a clip; `hallo` is further from the
+    truth.
+    """
     monkeypatch.chdir(tmp_path)
     for folder in ("truth", "panels/sonic", "panels/hallo"):
         Path(folder).mkdir(parents=True)

@@ -143,7 +143,8 @@ def test_raft_jitter(case, shift):
             got = motion.jitter(flows, reading, float(epsilon)).numpy()
             stored = np.array(expected[f"eps={epsilon}"][key])
             assert got.mean() == pytest.approx(stored.mean(), rel=5e-4)
-            # One pixel that moves by less than 1e-5 px decides the pixels' mean ratio of a frame where epsilon does
+            # One pixel that moves by less than 1e-5 px decides the pixels' mean ratio of a frame
+            # where epsilon does
             # not: the authors' network in float64 is 9e-4 from their own float32 numbers there.
             decided_by_rounding = reading == "pixels" and float(epsilon) < 1e-4
             assert got == pytest.approx(stored, rel=5e-3 if decided_by_rounding else 5e-4)
@@ -219,7 +220,9 @@ def test_syncnet_embeddings(made):
 
 
 def test_lse_of_a_synthetic_clip(made):
-    """By the authors' code on the same random weights, with fewer shifts and without zeros beyond the ends."""
+    """By the authors' code on the same random weights, with fewer shifts and without zeros beyond
+    the ends.
+    """
     network = sync.SyncNet()
     network.load_state_dict(
         recipes.fill_state_dict(network.state_dict(), 2024)

@@ -1,4 +1,6 @@
-"""The six systems against the simulated server, through the vendors' real clients in both protocols."""
+"""The six systems against the simulated server, through the vendors' real clients in both
+protocols.
+"""
 
 import math
 import os
@@ -416,7 +418,8 @@ def test_the_aggregator_reads_what_the_three_found(start_sim, clips, tmp_path):
     assert len(asked["compare-verdict"].videos) == 0 and len(asked["compare-lip_sync"].videos) == 2
 
 
-# ------------------------------------------------------------------------------------------------- prompts
+# -------------------------------------------------------------------------------------------------
+# prompts
 
 
 @pytest.mark.parametrize("name", prompt_names())
@@ -448,7 +451,8 @@ def test_a_folder_of_prompts_replaces_and_is_seen_in_the_fingerprint(start_sim, 
         load_prompt("motion", tmp_path / "none")
 
 
-# ------------------------------------------------------------------------------------- what stops a run
+# ------------------------------------------------------------------------------------- what stops a
+# run
 
 
 def test_a_key_is_asked_for(start_sim, clip, tmp_path, monkeypatch):
@@ -541,7 +545,8 @@ def test_within_a_running_event_loop(start_sim, clip, tmp_path):
     assert asyncio.run(scored())[0].reason == ""
 
 
-# ----------------------------------------------------------------------------------------- hearing and seeing
+# ----------------------------------------------------------------------------------------- hearing
+# and seeing
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -1,4 +1,6 @@
-"""Clips that are too long to be kept pass by in blocks: same numbers, little memory, faults where they belong."""
+"""Clips that are too long to be kept pass by in blocks: same numbers, little memory, faults where
+they belong.
+"""
 
 import numpy as np
 import pytest
@@ -82,6 +84,8 @@ def test_a_truth_of_another_length_is_said_once_for_all(sample, tmp_path):
 
 
 def test_the_mean_colour_of_large_pictures_is_exact():
-    """Sums of millions of levels do not fit float32, in which this once was off by two levels on a clip of 1080p."""
+    """Sums of millions of levels do not fit float32, in which this once was off by two levels on a
+    clip of 1080p.
+    """
     frame = np.full((1080, 1920, 3), 201, np.uint8)
     assert pixel.mean_colours(frame[None]).tolist() == [[201.0] * 3]

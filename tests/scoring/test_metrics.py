@@ -1,4 +1,6 @@
-"""Metrics on files: one decoding for all, reasons instead of numbers, and nothing scored without its weights."""
+"""Metrics on files: one decoding for all, reasons instead of numbers, and nothing scored without
+its weights.
+"""
 
 import json
 import math
@@ -146,7 +148,9 @@ def test_the_command_scores_metrics_and_goes_on(sample, tmp_path, capsys, monkey
 
 
 def test_syncnet_gets_frames_by_time_or_as_they_come(sample, tmp_path, monkeypatch):
-    """24 frames of a second are 25 to SyncNet, or, on request, the 24 that scripts without the conversion show it."""
+    """24 frames of a second are 25 to SyncNet, or, on request, the 24 that scripts without the
+    conversion show it.
+    """
     clip, shown = Clip(video(tmp_path / "a.mp4", [picture(i) for i in range(24)], seconds=1)), []
 
     def embeddings(network, blocks, samples):

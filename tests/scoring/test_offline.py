@@ -1,4 +1,6 @@
-"""The offline judge: a table that rises, damage that lowers the aspect it hurts, and a name that hides nothing."""
+"""The offline judge: a table that rises, damage that lowers the aspect it hurts, and a name that
+hides nothing.
+"""
 
 import json
 

@@ -1,4 +1,6 @@
-"""Flow of a framed face: a known motion is found, the head's part is taken away, and plain skin says nothing."""
+"""Flow of a framed face: a known motion is found, the head's part is taken away, and plain skin
+says nothing.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,6 @@
-"""Rates, waits and what a server's word on waiting is taken to be; and when scores tell nothing apart."""
+"""Rates, waits and what a server's word on waiting is taken to be; and when scores tell nothing
+apart.
+"""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime

@@ -1,4 +1,6 @@
-"""Judges by name: every preset is asked in the dialect that it is for, and two judges can be laid side by side."""
+"""Judges by name: every preset is asked in the dialect that it is for, and two judges can be laid
+side by side.
+"""
 
 import json
 from pathlib import Path
@@ -26,7 +28,9 @@ def kind_of(name):
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_hears_and_sees_in_its_dialect(name, start_sim, clip, tmp_path):
-    """The canary passes: tokens fall without sound, without motion and, where a rate is sent, at one frame a second."""
+    """The canary passes: tokens fall without sound, without motion and, where a rate is sent, at
+    one frame a second.
+    """
     sim = start_sim(dialect="llama.cpp" if name == "llama.cpp" else "vllm")
     settings = sim.judge(kind_of(name), check="tokens") | {"preset": name}
     given = {key: settings["backend"][key] for key in ("base_url",)}
@@ -92,7 +96,9 @@ def test_thinking_levels_are_sent_as_the_sdk_knows_them(start_sim, clip, tmp_pat
 
 
 def test_the_papers_judge_is_asked_as_before(start_sim, clip, tmp_path):
-    """Its answers in stores that were written before are found again: the settings that name them are the same."""
+    """Its answers in stores that were written before are found again: the settings that name them
+    are the same.
+    """
     assert build_backend({"type": "gemini"}).identity() == {
         "type": "gemini", "version": 1, "model": "gemini-2.5-pro", "fps": 24.0, "resolution": "medium",
         "temperature": 0.0, "seed": None, "max_output_tokens": 16384, "thinking_budget": 4096, "safety": "off",
@@ -159,7 +165,8 @@ def test_a_replaced_model_is_told_with_the_way_out(start_sim, clips, tmp_path):
     )
 
 
-# ------------------------------------------------------------------------------------------------- commands
+# -------------------------------------------------------------------------------------------------
+# commands
 
 
 def test_prompts_are_copied_and_then_used(tmp_path, monkeypatch, capsys):

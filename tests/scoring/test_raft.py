@@ -1,4 +1,6 @@
-"""RAFT over a clip against torchvision's, called on every pair; Winograd's convolutions against torch's."""
+"""RAFT over a clip against torchvision's, called on every pair; Winograd's convolutions against
+torch's.
+"""
 
 import importlib.util
 from pathlib import Path
@@ -35,8 +37,9 @@ def test_a_convolution_by_windows_of_three_equals_torch(batch, height, width):
 
 @pytest.mark.parametrize("size, tiles", [("small", 128), ("small", 8), ("large", 128)])
 def test_flow_over_a_clip_is_that_of_every_pair(tmp_path, monkeypatch, size, tiles):
-    """Random weights move pixels far, also out of the picture, which the windows of the correlation must stand; few
-    tiles at once are what large pictures have."""
+    """Random weights move pixels far, also out of the picture, which the windows of the correlation
+    must stand; few tiles at once are what large pictures have.
+    """
     monkeypatch.setattr(winograd, "_TILES_AT_ONCE", tiles)
     network = getattr(flow, f"raft_{size}")(weights=None)
     torch.save(recipes.fill_state_dict(network.state_dict(), 3), tmp_path / "raft.pth")

@@ -1,4 +1,6 @@
-"""Eq. 11 and 17 over a batch, what becomes of clips without a score, and scorers at work in threads."""
+"""Eq. 11 and 17 over a batch, what becomes of clips without a score, and scorers at work in
+threads.
+"""
 
 import threading
 from pathlib import Path
@@ -117,7 +119,9 @@ def test_who_explains_the_advantage(scores):
 
 
 def test_scorers_run_at_the_same_time_and_while_the_caller_goes_on():
-    """The first clip's scorers wait for the second clip, which would never come if they held up the caller."""
+    """The first clip's scorers wait for the second clip, which would never come if they held up the
+    caller.
+    """
     second = threading.Event()
 
     def patient(clip):

@@ -98,7 +98,8 @@ def test_commands_at_the_same_time_write_one_file(tmp_path, monkeypatch):
         "--scorers",
     ]
     runs = [subprocess.Popen([*command, scorer], stdout=subprocess.DEVNULL) for scorer in scorers]
-    # A clip against itself has no PSNR: the run in which nothing has a number ends with 1, and its reasons are kept.
+    # A clip against itself has no PSNR: the run in which nothing has a number ends with 1, and its
+    # reasons are kept.
     assert [run.wait() for run in runs] == [0, 0, 1]
     rows = [(row.clip, row.scorer) for row in read_jsonl("s.jsonl", Score)]
     assert len(rows) == len(set(rows)) == 36

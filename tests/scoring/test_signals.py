@@ -1,4 +1,6 @@
-"""Signals of the offline judge that need no clip: repeats, blinks, and what is surprising about their number."""
+"""Signals of the offline judge that need no clip: repeats, blinks, and what is surprising about
+their number.
+"""
 
 import numpy as np
 import pytest

@@ -92,7 +92,9 @@ def test_linked_folders_are_looked_into_once_and_links_to_nothing_are_clips_with
 
 
 def test_what_may_not_be_read_has_a_reason_and_stops_nothing(monkeypatch):
-    """The one who tests may be root, who may read all: so opening it fails as it would for others."""
+    """The one who tests may be root, who may read all: so opening it fails as it would for
+    others.
+    """
     closed, real_open, real_av = write("made/closed.mp4").resolve(), Path.open, av.open
 
     def refused(path):
@@ -163,7 +165,9 @@ def test_a_clip_that_is_replaced_while_it_is_looked_at_is_scored_again(monkeypat
 
 
 def test_frames_that_come_unevenly_are_matched_by_time(tmp_path):
-    """A lossless subset of a film, with the film's own time stamps: frames 0 to 9, then every third."""
+    """A lossless subset of a film, with the film's own time stamps: frames 0 to 9, then every
+    third.
+    """
     for folder, kept in (("real", range(40)), ("made", [*range(10), *range(10, 40, 3)])):
         Path(folder).mkdir()
         with av.open(f"{folder}/v.mkv", "w") as container:

@@ -27,7 +27,9 @@ def answer(
     rng: np.random.Generator | None = None,
     noise: float = 0.0,
 ) -> Answer:
-    """An answer by someone who sees `opinion` (item -> quality) through noise and ties what looks alike."""
+    """An answer by someone who sees `opinion` (item -> quality) through noise and ties what looks
+    alike.
+    """
     rng = rng or np.random.default_rng(0)
     seen = {item: value + noise * rng.normal() for item, value in opinion.items()}
     scores = {

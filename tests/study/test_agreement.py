@@ -1,4 +1,6 @@
-"""Statistics against golden numbers of other programs, against definitions, and on what they cannot be had from."""
+"""Statistics against golden numbers of other programs, against definitions, and on what they cannot
+be had from.
+"""
 
 import itertools
 import json
@@ -58,7 +60,8 @@ def test_golden(name):
 
 
 def test_the_published_example_with_missing_values():
-    # Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), section C: four observers, twelve units.
+    # Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), section C: four observers,
+    # twelve units.
     n = math.nan
     data = np.array([
         [1, 2, 3, 3, 2, 1, 4, 1, 2, n, n, n],

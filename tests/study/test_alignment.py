@@ -1,4 +1,6 @@
-"""Pairs and accuracies: by hand, by their identities, and under everything that goes wrong in a study."""
+"""Pairs and accuracies: by hand, by their identities, and under everything that goes wrong in a
+study.
+"""
 
 import json
 import math
@@ -27,7 +29,9 @@ def make(
     raters=("r0", "r1", "r2"),
     truth="truth",
 ):
-    """A study of one ranking text for each rater and sample; `scores` (rater, sample, version) -> three numbers."""
+    """A study of one ranking text for each rater and sample; `scores` (rater, sample, version) ->
+    three numbers.
+    """
     versions = list(versions or VERSIONS)
     samples = [f"s{k}" for k in range(len(rankings))]
     clips = [
@@ -76,7 +80,8 @@ def accuracy(data, scores, scope="all pairs", **options):
     return next(r.accuracy for r in aligned(data, scores, **options).rows if r.scope == scope)
 
 
-# ------------------------------------------------------------------------------------------------ rankings
+# ------------------------------------------------------------------------------------------------
+# rankings
 
 
 def test_a_ranking_as_appendix_a_writes_it():
@@ -123,7 +128,8 @@ def test_pairs_are_kept_where_all_agree_and_dropped_by_reason():
     )
 
 
-# ---------------------------------------------------------------------------------------------- accuracies
+# ----------------------------------------------------------------------------------------------
+# accuracies
 
 
 def test_accuracy_by_hand():
@@ -296,7 +302,8 @@ def test_names_and_order_of_versions_and_raters_do_not_matter(ranked, versions, 
     assert ceilings[0] == ceilings[1]
 
 
-# ------------------------------------------------------------------------------------------------ faults
+# ------------------------------------------------------------------------------------------------
+# faults
 
 
 def _judged(data):

@@ -1,4 +1,6 @@
-"""From a judge's scores to people's, two judges side by side, and how many pairs are still to be rated."""
+"""From a judge's scores to people's, two judges side by side, and how many pairs are still to be
+rated.
+"""
 
 import json
 import math
@@ -40,7 +42,9 @@ def test_isotonic_is_the_nearest_rising_line():
 
 
 def rated(num_samples, seed=0):
-    """(study, true quality [samples, versions], 1 to 5): three raters see it through noise of their own."""
+    """(study, true quality [samples, versions], 1 to 5): three raters see it through noise of their
+    own.
+    """
     rng = np.random.default_rng(seed)
     quality = rng.integers(1, 6, (num_samples, len(VERSIONS)))
     scores = {
@@ -66,7 +70,8 @@ def test_a_saturated_judge_is_mapped_to_peoples_scale():
     low, high = found.points
     assert (low.score, high.score) == (4, 5) and low.human.value < 2 < 3.5 < high.human.value
     assert low.human.low < low.human.value < low.human.high
-    # Mapped, it foretells the raters of unseen samples far better than as it is, and better than knowing nothing.
+    # Mapped, it foretells the raters of unseen samples far better than as it is, and better than
+    # knowing nothing.
     assert found.error.high < found.error_constant.low < found.error_unmapped.low
     assert found.offset.low > 1
     assert list(found.mapped(np.array([1.0, 4.5, 9.0]))) == pytest.approx(
@@ -94,13 +99,15 @@ def test_lower_is_better_is_mapped_falling_and_few_samples_are_not_mapped():
 
 
 def test_how_many_pairs_are_missing():
-    # Four times the pairs halve an interval; 1,000 independent pairs at one half are 6.2 points wide.
+    # Four times the pairs halve an interval; 1,000 independent pairs at one half are 6.2 points
+    # wide.
     assert agreement.pairs_for_width(1000, 0.08, 0.04) == 4000
     wilson = agreement.wilson(500, 1000)
     assert 2200 < agreement.pairs_for_width(1000, wilson.high - wilson.low, 0.04) < 2500
     with pytest.raises(ValueError):
         agreement.pairs_for_width(10, 0.1, 0)
-    # Power by simulation: at that many pairs the exact test finds the difference in about 80 % of cases.
+    # Power by simulation: at that many pairs the exact test finds the difference in about 80 % of
+    # cases.
     needed = agreement.pairs_to_separate(120, 80, 1000)
     drawn = np.random.default_rng(0).multinomial(needed, (0.12, 0.08, 0.8), 400)
     assert 0.74 < np.mean([agreement.mcnemar(int(a), int(b)) < 0.05 for a, b, _ in drawn]) < 0.86

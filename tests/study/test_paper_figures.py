@@ -1,4 +1,6 @@
-"""The paper's own figures, typed from its text and recomputed: what docs/study.md says of them is held here."""
+"""The paper's own figures, typed from its text and recomputed: what docs/study.md says of them is
+held here.
+"""
 
 import math
 
@@ -91,7 +93,8 @@ def test_fid_is_further_from_chance_than_any_other():
 def test_ssim_cannot_have_seen_the_originals(samples):
     without = 3 * samples  # pairs of two generators
     with_original = KEPT - without  # at least so many kept pairs contain the original
-    # SSIM of the original with itself is 1, so it wins all of them; people prefer it nearly always (4.77 to 3.56).
+    # SSIM of the original with itself is 1, so it wins all of them; people prefer it nearly always
+    # (4.77 to 3.56).
     rest = (TABLE_1_PRINTED["SSIM"] / 100 * KEPT - with_original) / without
     assert with_original >= 1681 and rest < 0.39
 

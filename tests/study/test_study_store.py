@@ -43,7 +43,8 @@ def refused(code, study, token, task_id, said):
     assert not study.history(token, task_id)
 
 
-# ------------------------------------------------------------------------------------------- blindness
+# -------------------------------------------------------------------------------------------
+# blindness
 
 
 def test_what_a_rater_gets_names_nothing(study, folders):
@@ -109,7 +110,8 @@ def test_a_copied_folder_is_a_whole_study(study, tmp_path):
     assert copy.media(token, copy.tasks(token)[0].items[0].id).is_file()
 
 
-# --------------------------------------------------------------------------------------------- answers
+# ---------------------------------------------------------------------------------------------
+# answers
 
 
 def test_sent_twice_is_kept_once_and_changed_replaces(study):
@@ -223,7 +225,8 @@ def test_seconds_covered_count_once():
     assert covered_s(((0, 2), (1, 3), (2.5, 2.6), (9, 12)), 10) == pytest.approx(4)
 
 
-# ------------------------------------------------------------------------------------------------ faults
+# ------------------------------------------------------------------------------------------------
+# faults
 
 
 def _write(directory, number, rounds):

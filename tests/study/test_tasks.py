@@ -1,4 +1,6 @@
-"""Blind assignment: balanced in letters, load and order, repeatable from its seed; and the rubrics' shape."""
+"""Blind assignment: balanced in letters, load and order, repeatable from its seed; and the rubrics'
+shape.
+"""
 
 from collections import Counter
 
@@ -67,7 +69,8 @@ def test_no_sample_is_always_seen_late():
             for n in range(300)
         ]
     )
-    # Independent orders would give a deviation of 50; rotated ones keep every sample's mean place near the middle.
+    # Independent orders would give a deviation of 50; rotated ones keep every sample's mean place
+    # near the middle.
     assert places.mean(1).std() < 35 and abs(np.corrcoef(places.T)[0, 1]) < 0.6
 
 

@@ -1,4 +1,6 @@
-"""A small encoded dataset of clips of many lengths, for the toy pipeline; and a loss that breaks on demand."""
+"""A small encoded dataset of clips of many lengths, for the toy pipeline; and a loss that breaks on
+demand.
+"""
 
 import torch
 
@@ -14,7 +16,9 @@ POISONED = "clips/clip_4"  # breaks in update 1 when asked to
 
 
 def save_encoded(root, model):
-    """Ten training clips and two held-out ones with random latents and features, in three shards."""
+    """Ten training clips and two held-out ones with random latents and features, in three
+    shards.
+    """
     spec = load_recipe(model / "config.json", ModelSpec)
     rng = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(shape, generator=rng).half()  # noqa: E731

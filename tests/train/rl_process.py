@@ -1,4 +1,6 @@
-"""A run in a process of its own: `python rl_process.py RECIPE RESUME [key=value ...]`, fake parts registered."""
+"""A run in a process of its own: `python rl_process.py RECIPE RESUME [key=value ...]`, fake parts
+registered.
+"""
 
 import sys
 from pathlib import Path

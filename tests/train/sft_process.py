@@ -1,10 +1,12 @@
-"""The ranks of a run: `python sft_process.py COUNT WHERE RECIPE [key=value ...]`; the last line is their exit codes.
+"""The ranks of a run: `python sft_process.py COUNT WHERE RECIPE [key=value ...]`; the last line is
+their exit codes.
 
-They are forked after the imports, which take longer than the run. They die by SIGKILL WHERE they are told to:
+They are forked after the imports, which take longer than the run. They die by SIGKILL WHERE they
+are told to:
 
-"update": in the middle of update 2, when the first of its rows has been sent backward. "checkpoint": when the shards of
-the checkpoint after update 3 are written and its head is not. "sigterm": they do not die; the last rank gets SIGTERM in
-update 2.
+"update": in the middle of update 2, when the first of its rows has been sent backward.
+"checkpoint": when the shards of the checkpoint after update 3 are written and its head is not.
+"sigterm": they do not die; the last rank gets SIGTERM in update 2.
 """
 
 import json

@@ -1,4 +1,6 @@
-"""Checkpoints cannot lie: whatever is changed in one is named and the one before is taken, or changes nothing."""
+"""Checkpoints cannot lie: whatever is changed in one is named and the one before is taken, or
+changes nothing.
+"""
 
 import os
 import random

@@ -62,7 +62,9 @@ def test_a_shard_holds_what_the_parts_make_of_a_clip(tmp_path, small_world, toy)
 
 
 def contents(folder):
-    """What every file of a folder says; safetensors writes the lines of its metadata in any order."""
+    """What every file of a folder says; safetensors writes the lines of its metadata in any
+    order.
+    """
     return {
         path.name: (
             {name: tensor.numpy().tobytes() for name, tensor in load_file(path).items()}
@@ -175,7 +177,9 @@ def test_clips_that_cannot_be_used_are_left_out_and_named(tmp_path, toy, capsys)
 
 
 def test_tinys_latents_of_a_rendered_clip_are_the_clip(tmp_path):
-    """Encoded by the shipped model's parts, decoded again, nearer to the frames than the portrait is."""
+    """Encoded by the shipped model's parts, decoded again, nearer to the frames than the portrait
+    is.
+    """
     record = next(
         line
         for line in (SAMPLES / "clips.jsonl").read_text().splitlines()

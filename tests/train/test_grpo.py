@@ -1,4 +1,6 @@
-"""Eq. 5, 7 and 8 against the numbers of official implementations, and the properties they must have."""
+"""Eq. 5, 7 and 8 against the numbers of official implementations, and the properties they must
+have.
+"""
 
 from pathlib import Path
 
@@ -37,7 +39,9 @@ def test_advantages_equal_the_closed_form(case, ddof):
 
 
 def test_ties_are_exact_zeros_and_counted():
-    """In float32 0.1 minus the mean of 0.1s is not 0, and a group without a difference would train at full strength."""
+    """In float32 0.1 minus the mean of 0.1s is not 0, and a group without a difference would train
+    at full strength.
+    """
     found = advantages(np.array([0.1] * 12 + [1.0, 2.0, 3.0, 4.0]), np.array([0] * 12 + [1] * 4))
     assert not found.values[:12].any() and found.values[12:].all()
     assert (found.tied, found.dropped, found.num_groups) == (1, 0, 2)
@@ -85,7 +89,9 @@ def test_loss_and_gradient_equal_verl_omni(case):
 
 
 def test_gradient_stops_where_clipping_says():
-    """Outside 1 +- eps a good clip is not pushed further and a bad one not pulled further; the other way both are."""
+    """Outside 1 +- eps a good clip is not pushed further and a bad one not pulled further; the
+    other way both are.
+    """
     log_ratio = torch.tensor([0.1, -0.1, 0.1, -0.1], requires_grad=True)
     surrogate(log_ratio, torch.tensor([1.0, 1.0, -1.0, -1.0]), 1e-3).sum().backward()
     assert [g != 0 for g in log_ratio.grad] == [False, True, True, False]
@@ -148,7 +154,9 @@ def test_step_weights():
 
 
 def test_how_strongly_each_evaluation_trains():
-    """2 std |d mu / d v| at the paper's setting: the middle of a run trains three times as strongly as its start."""
+    """2 std |d mu / d v| at the paper's setting: the middle of a run trains three times as strongly
+    as its start.
+    """
     std = np.sin(np.pi / 4)
     strength = [2 * t_next * std * abs(pull(t, t_next, 0.5)) for t, t_next in Schedule(15, 3.0)]
     expected = [

@@ -1,5 +1,6 @@
-"""The method learns, and learns from the reward: a toy policy with an analytic reward, and the same under shuffled
-advantages."""
+"""The method learns, and learns from the reward: a toy policy with an analytic reward, and the same
+under shuffled advantages.
+"""
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ ALL = torch.ones(SIZE, dtype=torch.bool)
 
 
 def velocity_of(mean):
-    """The exact velocity of data that is normal around `mean` with variance 1: what a perfect network would give."""
+    """The exact velocity of data that is normal around `mean` with variance 1: what a perfect
+    network would give.
+    """
 
     def velocity(zt, t):
         return -mean + (t - (1 - t)) / ((1 - t) ** 2 + t**2) * (zt - (1 - t) * mean)
@@ -35,7 +38,9 @@ def held_out(mean):
 
 
 def tuned(objective=PAPER, window=1, shuffle=None):
-    """Held-out rewards before and after the updates; `shuffle` is the seed of shuffled advantages."""
+    """Held-out rewards before and after the updates; `shuffle` is the seed of shuffled
+    advantages.
+    """
     mean = torch.zeros(2, requires_grad=True)
     optimizer = torch.optim.AdamW([mean], lr=0.05, betas=(0.9, 0.95), weight_decay=0.0)
     before, rule = held_out(mean), WindowRule(width=window)

@@ -1,4 +1,6 @@
-"""The painter of mouths: patches in the skull's frame, a run that resumes exactly, and a model that generates."""
+"""The painter of mouths: patches in the skull's frame, a run that resumes exactly, and a model that
+generates.
+"""
 
 import json
 

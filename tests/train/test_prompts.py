@@ -1,4 +1,6 @@
-"""Prompts: cut from clips by (seed, draw) alone, as long as whole latent frames, from folders and from a manifest."""
+"""Prompts: cut from clips by (seed, draw) alone, as long as whole latent frames, from folders and
+from a manifest.
+"""
 
 import json
 

@@ -1,4 +1,6 @@
-"""Whole runs of reinforcement learning at toy size: they resume exactly, spread over processes, guard themselves."""
+"""Whole runs of reinforcement learning at toy size: they resume exactly, spread over processes,
+guard themselves.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""Sharing in a group changes no result: siblings to the last bit, gradients to 1e-6; and it saves what it should."""
+"""Sharing in a group changes no result: siblings to the last bit, gradients to 1e-6; and it saves
+what it should.
+"""
 
 import itertools
 
@@ -103,7 +105,9 @@ def test_every_way_of_sharing_equals_the_plain_path(model, features, sharing, wi
 
 
 def test_sharing_is_exact_off_policy_too(model, features):
-    """After an update the ratios differ and some are clipped; the weights then leave the plain mean."""
+    """After an update the ratios differ and some are clipped; the weights then leave the plain
+    mean.
+    """
     plan, objective = plan_of(), ObjectiveConfig(ratio_epsilon=1e-5)
     groups = {
         s: sampled(velocity_of(model, features), s, plan, objective) for s in (Sharing(), PLAIN)
@@ -221,7 +225,9 @@ def test_a_sibling_without_a_score_leaves_no_trace(model, features):
 
 @pytest.mark.parametrize("kl_to", ["old", "base"])
 def test_kl_trains_towards_its_policy(model, features, kl_to):
-    """KL to the old policy has neither value nor gradient until an update is made; KL to another one has both."""
+    """KL to the old policy has neither value nor gradient until an update is made; KL to another
+    one has both.
+    """
     plan, objective = plan_of(), ObjectiveConfig(kl_weight=10.0, kl_to=kl_to)
     group = sampled(velocity_of(model, features), Sharing(), plan, objective)
     base = lambda zt, t: velocity_of(model, features)(zt, t).detach() * 0.9  # noqa: E731
@@ -257,6 +263,8 @@ def test_a_trajectory_is_priced_by_the_plan_that_made_it(model, features):
 
 
 def test_random_windows_of_a_run_cost_what_the_algebra_says():
-    """(s + 1) + 4 (14 - s), on average over the starts a window can have: 37.5 evaluations of 60."""
+    """(s + 1) + 4 (14 - s), on average over the starts a window can have: 37.5 evaluations of
+    60.
+    """
     starts = WindowRule().starts(15)
     assert sum((s + 1) + 4 * (14 - s) for s in starts) / len(starts) == 37.5

@@ -1,4 +1,6 @@
-"""Supervised fine-tuning at toy size: any number of processes makes the same updates, killed anywhere, and resumes."""
+"""Supervised fine-tuning at toy size: any number of processes makes the same updates, killed
+anywhere, and resumes.
+"""
 
 import json
 import os
@@ -107,13 +109,17 @@ def launch(count, where, path, *options):
 
 
 def killed(codes):
-    """Whether a rank died by the signal and no other came to the end: some find out by a broken connection."""
+    """Whether a rank died by the signal and no other came to the end: some find out by a broken
+    connection.
+    """
     return -9 in codes and 0 not in codes
 
 
 def test_four_two_and_one_process_make_one_run_however_they_end(tmp_path, recipe, whole):
-    """Four (two groups that share rows; two copies of the weights) die in an update, two (who share rows) in writing a
-    checkpoint; one goes on to the end. It is the run of one process that nothing happened to."""
+    """Four (two groups that share rows; two copies of the weights) die in an update, two (who share
+    rows) in writing a checkpoint; one goes on to the end. It is the run of one process that nothing
+    happened to.
+    """
     path, directory = recipe(tmp_path / "mixed"), tmp_path / "mixed"
     assert killed(launch(4, "update", path, "parallel.sequence=2", "parallel.shard=2"))
     kept = {"checkpoint-0000001", "checkpoint-0000002"}
@@ -140,8 +146,9 @@ def test_four_two_and_one_process_make_one_run_however_they_end(tmp_path, recipe
 
 @pytest.mark.parametrize("beside", [False, True])
 def test_sigterm_costs_nothing(tmp_path, recipe, whole, beside):
-    """One of two ranks is asked; both finish the update, write a checkpoint and leave with 0. Its damage is named then,
-    and the run goes on from the one before it, to the same end."""
+    """One of two ranks is asked; both finish the update, write a checkpoint and leave with 0. Its
+    damage is named then, and the run goes on from the one before it, to the same end.
+    """
     path, directory = recipe(tmp_path / "asked"), tmp_path / "asked"
     options = [f"run.checkpoint_beside={str(beside).lower()}"]
     assert launch(2, "sigterm", path, *options) == [0, 0]
@@ -212,7 +219,9 @@ def test_a_lora_run_resumes_without_its_frozen_weights(tmp_path, recipe):
 
 @pytest.mark.parametrize("trained, learning", [("full", 12.87e9), ("lora", 193e6)])
 def test_bagel_7b_spreads_over_64_processes(trained, learning, monkeypatch):
-    """Shapes alone, with a process group that does nothing: what the first of 64 ranks would hold."""
+    """Shapes alone, with a process group that does nothing: what the first of 64 ranks would
+    hold.
+    """
     monkeypatch.setattr(precision, "fast_bf16", lambda device: True)
     dist.init_process_group("fake", rank=0, world_size=64, store=FakeStore())
     try:

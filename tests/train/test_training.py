@@ -1,4 +1,6 @@
-"""Whole runs at toy scale: both stages train, stop, continue exactly, and the result generates a video."""
+"""Whole runs at toy scale: both stages train, stop, continue exactly, and the result generates a
+video.
+"""
 
 import json
 import os

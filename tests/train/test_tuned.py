@@ -1,4 +1,6 @@
-"""Model directories of runs: their own cards, weights on disk once, and no changed byte that goes unseen."""
+"""Model directories of runs: their own cards, weights on disk once, and no changed byte that goes
+unseen.
+"""
 
 import errno
 import json

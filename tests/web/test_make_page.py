@@ -1,4 +1,6 @@
-"""The page that makes videos, over a real server with the bundled model, and in a real browser where there is one."""
+"""The page that makes videos, over a real server with the bundled model, and in a real browser
+where there is one.
+"""
 
 import errno
 import http.client

@@ -258,7 +258,9 @@ def test_a_port_in_use_and_a_folder_without_study_are_one_line(study, tmp_path, 
 
 
 def test_a_browser_rates_a_set(study, port):
-    """Watches, is kept from rating before, ranks with ties of both kinds, and finds its answer again."""
+    """Watches, is kept from rating before, ranks with ties of both kinds, and finds its answer
+    again.
+    """
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     program = shutil.which("chromium") or pytest.skip("chromium is not installed")
     token = study.raters()[0].token

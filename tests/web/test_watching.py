@@ -1,4 +1,6 @@
-"""Videos that are watched while they are made: over HTTP, and in a real browser where there is one."""
+"""Videos that are watched while they are made: over HTTP, and in a real browser where there is
+one.
+"""
 
 import http.client
 import io

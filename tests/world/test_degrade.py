@@ -12,7 +12,9 @@ FRAMES, SIZE, RATE, FPS = 32, 64, 16000, 24
 
 @pytest.fixture(scope="module")
 def footage() -> Footage:
-    """A textured square whose mouth opens and closes and whose brows move, with sound as loud as the mouth is open."""
+    """A textured square whose mouth opens and closes and whose brows move, with sound as loud as
+    the mouth is open.
+    """
     rng = np.random.default_rng(0)
     y, x = np.mgrid[0:SIZE, 0:SIZE]
     ground = 90 + 60 * np.sin(x / 3) * np.cos(y / 4)

@@ -1,4 +1,6 @@
-"""Kokoro: voices that belong to a split, phones from durations; and with the wheels there, a sentence."""
+"""Kokoro: voices that belong to a split, phones from durations; and with the wheels there, a
+sentence.
+"""
 
 import numpy as np
 import pytest
@@ -24,7 +26,9 @@ def test_a_training_voice_holds_nothing_of_the_held_out_one():
 
 
 def test_phones_follow_the_durations():
-    """A stress mark's time is the vowel's, a short gap between words is none, a long one is silence."""
+    """A stress mark's time is the vowel's, a short gap between words is none, a long one is
+    silence.
+    """
     symbols = ["^", "b", "ˈ", "A", " ", "s", " ", "m", ".", "$"]
     durations = np.array([10, 4, 2, 6, 1, 4, 8, 4, 6, 4.0])
     timed = kokoro._timed(symbols, durations)

@@ -1,4 +1,6 @@
-"""What the mouth does: visemes in order, lips that close, silence that looks silent, speakers that differ."""
+"""What the mouth does: visemes in order, lips that close, silence that looks silent, speakers that
+differ.
+"""
 
 import numpy as np
 import pytest
@@ -41,7 +43,9 @@ def gap_of(phone: str, lips, seed=0) -> float:
 
 
 def test_openings_are_in_order(rig):
-    """Closed for p and silence, then f, s, and the vowels by how open they are; over people and styles."""
+    """Closed for p and silence, then f, s, and the vowels by how open they are; over people and
+    styles.
+    """
     order = [("p", "pau"), ("f",), ("s",), ("ih",), ("eh",), ("aa",)]
     mean = [
         np.mean([gap_of(phone, lips_of(rig, seed), seed) for phone in group for seed in SEEDS])
@@ -100,7 +104,9 @@ def test_tongue_rises_for_l_and_shows_for_th(rig):
 
 
 def test_the_tongue_is_seen_between_the_teeth_for_th_and_behind_them_for_l(head):
-    """On a rendered head: its pixels, and how far its tip lies behind the front of the upper teeth, in cm."""
+    """On a rendered head: its pixels, and how far its tip lies behind the front of the upper teeth,
+    in cm.
+    """
     scene = Scene(head, [5], 64)
     teeth, tongue = vertices_of(head.rig, TEETH), vertices_of(head.rig, TONGUE)
     behind, seen = {}, {}

@@ -168,7 +168,9 @@ def test_a_portrait_goes_where_it_can(tmp_path, capsys):
 
 @pytest.fixture
 def recordings(tmp_path, sample_records) -> Path:
-    """The sound of two samples with their words: one with times in GRID's ticks, one with a transcript only."""
+    """The sound of two samples with their words: one with times in GRID's ticks, one with a
+    transcript only.
+    """
     import shutil
 
     for name, record in zip(("timed", "plain"), sample_records, strict=False):

@@ -1,4 +1,6 @@
-"""Sets: what is planned, what is resumed, what is refused; and a few frames that are the same every time."""
+"""Sets: what is planned, what is resumed, what is refused; and a few frames that are the same every
+time.
+"""
 
 import json
 import multiprocessing
@@ -157,7 +159,9 @@ def test_the_words_of_the_sentences_use_every_phone():
 
 
 def test_a_killed_worker_costs_no_clip_and_changes_no_byte(tmp_path, monkeypatch, head):
-    """One of two workers is killed as soon as a clip is there; the next run goes on and ends as one worker alone."""
+    """One of two workers is killed as soon as a clip is there; the next run goes on and ends as one
+    worker alone.
+    """
     voice = tmp_path / "voice"
     voice.mkdir()
     for name in ("now", "two"):

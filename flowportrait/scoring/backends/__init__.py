@@ -1,8 +1,9 @@
-"""Judge backends: one question in, one raw answer out. What the answer is worth is decided elsewhere.
+"""Judge backends: one question in, one raw answer out. What the answer is worth is decided
+elsewhere.
 
-A backend never retries and never invents: it raises JudgeUnavailable when asking again may help, JudgeRefused when
-this question will never be answered, JudgeError when no question will. A reply that was blocked or cut off is an
-`Answer` whose `finish` says so.
+A backend never retries and never invents: it raises JudgeUnavailable when asking again may help,
+JudgeRefused when this question will never be answered, JudgeError when no question will. A reply
+that was blocked or cut off is an `Answer` whose `finish` says so.
 """
 
 import math
@@ -56,7 +57,9 @@ class Video:
 
 @dataclass(frozen=True)
 class Question:
-    """Texts and videos in the order in which they are shown. `repeat` tells independent askings apart."""
+    """Texts and videos in the order in which they are shown. `repeat` tells independent askings
+    apart.
+    """
 
     parts: tuple[str | Video, ...]
     topic: str = ""
@@ -100,9 +103,11 @@ class Usage(Record):
 
 
 class Digit(Record):
-    """A token near the end of the reply that is a digit, with the probabilities of the digits that could stand there.
+    """A token near the end of the reply that is a digit, with the probabilities of the digits that
+    could stand there.
 
-    It is found again by what follows it: servers count characters, thinking and special tokens each in their own way.
+    It is found again by what follows it: servers count characters, thinking and special tokens each
+    in their own way.
     """
 
     digit: str

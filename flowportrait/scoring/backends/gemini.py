@@ -1,4 +1,6 @@
-"""Gemini through google-genai: the paper's judge. Sound lies within the video; frames are sampled at `fps`."""
+"""Gemini through google-genai: the paper's judge. Sound lies within the video; frames are sampled
+at `fps`.
+"""
 
 import asyncio
 import os
@@ -116,7 +118,9 @@ class Gemini:
     """A Gemini model behind the Gemini API, or behind any server that speaks it."""
 
     class Config(Frozen):
-        """What is not among the paper's words is Unstated there: frame rate, resolution, temperature, thinking."""
+        """What is not among the paper's words is Unstated there: frame rate, resolution,
+        temperature, thinking.
+        """
 
         model: str = Field(
             default="gemini-2.5-pro", description="the paper's; the server must answer as this one"
@@ -176,7 +180,9 @@ class Gemini:
         @model_validator(mode="before")
         @classmethod
         def _as_the_model_wants_it(cls, values: Any) -> Any:
-            """Defaults of newer models: no sampling settings from 3.6 on, a level instead of a budget from 3 on."""
+            """Defaults of newer models: no sampling settings from 3.6 on, a level instead of a
+            budget from 3 on.
+            """
             if not isinstance(values, dict):
                 return values
             model = values.get("model")
@@ -219,7 +225,8 @@ class Gemini:
             "thinking_budget",
             "safety",
         }
-        # Settings that came later count only where they are set: answers stored before are found again.
+        # Settings that came later count only where they are set: answers stored before are found
+        # again.
         later = {
             name
             for name in ("thinking_level", "top_p", "top_k")
@@ -253,7 +260,8 @@ class Gemini:
                 f"judge.backend: no key; set the environment variable {self.config.api_key_env}, or"
                 " choose another backend with --set judge.backend.type=..."
             )
-        # Our own client, because the SDK's retries connections by itself, unseen and up to ten seconds late.
+        # Our own client, because the SDK's retries connections by itself, unseen and up to ten
+        # seconds late.
         self._connection = self._http.AsyncClient(
             timeout=None, limits=self._http.Limits(max_connections=None)
         )
@@ -376,7 +384,9 @@ class Gemini:
 
 
 async def _file(call: Awaitable[Any]) -> Any:
-    """What the Files API says of a file. Raises JudgeUnavailable when that is no description of one."""
+    """What the Files API says of a file. Raises JudgeUnavailable when that is no description of
+    one.
+    """
     try:
         return await call
     except _ODD_BODY as error:

@@ -1,7 +1,9 @@
-"""A multimodal model on this machine, through transformers: one that takes video and sound, such as Qwen2.5-Omni.
+"""A multimodal model on this machine, through transformers: one that takes video and sound, such as
+Qwen2.5-Omni.
 
-Frames and sound are decoded here, so that what the model is given does not depend on which video library transformers
-finds. Questions are answered one after another; the device is busy with one anyway.
+Frames and sound are decoded here, so that what the model is given does not depend on which video
+library transformers finds. Questions are answered one after another; the device is busy with one
+anyway.
 """
 
 import asyncio
@@ -155,7 +157,9 @@ class LocalTransformers:
         )
 
     def _inputs(self, question: Question) -> Any:
-        """The processor's tensors for texts, frames and sound in the order in which they are asked."""
+        """The processor's tensors for texts, frames and sound in the order in which they are
+        asked.
+        """
         processor = self._loaded[0]
         fps = question.fps or self.fps
         extractor = getattr(processor, "feature_extractor", None)

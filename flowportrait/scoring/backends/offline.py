@@ -1,4 +1,5 @@
-"""The door for judges without a language model: scorers of one aspect each, from signals computed on this machine.
+"""The door for judges without a language model: scorers of one aspect each, from signals computed
+on this machine.
 
 What comes through it answers as `offline:<name>`, in every record, and never under a model's name.
 """
@@ -61,7 +62,9 @@ class Offline:
     async def __aexit__(self, *exc: object) -> None: ...
 
     async def ask(self, question: Question) -> Answer:
-        """The rounded score of the question's aspect. Raises JudgeRefused for any question of another kind."""
+        """The rounded score of the question's aspect. Raises JudgeRefused for any question of
+        another kind.
+        """
         if question.topic not in ASPECTS or len(question.videos) != 1:
             raise JudgeRefused(
                 f"{self.model} rates one clip in one of {', '.join(ASPECTS)}; use the scorer mas-ma"

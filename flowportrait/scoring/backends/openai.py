@@ -1,7 +1,7 @@
 """Servers that speak OpenAI's chat protocol: vLLM, SGLang and most vendors of open omni models.
 
-Several of them drop the sound that lies in a video, without a word. The sound is therefore sent as a second part, a
-WAV file, unless the server is known to take it from the video.
+Several of them drop the sound that lies in a video, without a word. The sound is therefore sent as
+a second part, a WAV file, unless the server is known to take it from the video.
 """
 
 import asyncio
@@ -204,13 +204,16 @@ class OpenAICompatible:
             "max_output_tokens",
             "logprobs",
         }
-        # Settings that came later count only where they differ: answers stored before are found again.
+        # Settings that came later count only where they differ: answers stored before are found
+        # again.
         later = {"video_part": "video_url", "processor_fps": True}
         keys |= {name for name, usual in later.items() if getattr(self.config, name) != usual}
         return {"type": "openai", "version": self.version, **self.config.model_dump(include=keys)}
 
     def estimate(self, question: Question) -> Estimate:
-        """By the settings `tokens_per_frame` and `tokens_per_audio_s`; frames as vLLM samples them."""
+        """By the settings `tokens_per_frame` and `tokens_per_audio_s`; frames as vLLM samples
+        them.
+        """
         prompt, fps = text_tokens(question.text), question.fps or self.fps
         for video in question.videos:
             frames = min(video.facts.num_frames, video.facts.duration_s * fps if fps else 32)
@@ -295,7 +298,9 @@ class OpenAICompatible:
 
 @lru_cache(maxsize=_KEPT_PAYLOADS)
 def _payload(path: Path, sha256: str, with_wav: bool) -> tuple[str, str]:
-    """The video and its sound in base64; kept for a while, because three aspects ask about the same file."""
+    """The video and its sound in base64; kept for a while, because three aspects ask about the same
+    file.
+    """
     sound = _wav(path) if with_wav else b""
     return base64.b64encode(path.read_bytes()).decode(), base64.b64encode(sound).decode()
 

@@ -1,8 +1,10 @@
-"""What judge servers send back, read strictly: a reply of an unexpected shape is no answer, whatever its status is.
+"""What judge servers send back, read strictly: a reply of an unexpected shape is no answer,
+whatever its status is.
 
-Proxies, login pages and overloaded servers answer with status 200 and a body that is no answer at all. Both protocols
-therefore read the raw body here: `json_object` gives an object or raises, `raise_reported` finds an error that lies
-within it, `parsed` checks the fields that are read. All of them raise errors of `flowportrait.errors` only.
+Proxies, login pages and overloaded servers answer with status 200 and a body that is no answer at
+all. Both protocols therefore read the raw body here: `json_object` gives an object or raises,
+`raise_reported` finds an error that lies within it, `parsed` checks the fields that are read. All
+of them raise errors of `flowportrait.errors` only.
 """
 
 from __future__ import annotations
@@ -74,7 +76,9 @@ def json_object(body: str, content_type: str = "") -> dict[str, Any]:
 
 
 def raise_reported(body: Mapping[str, Any], retry_after_s: float | None, hint: str) -> None:
-    """Raises the error that a body of status 200 reports, `{"error": {...}}` or `{"object": "error", ...}`."""
+    """Raises the error that a body of status 200 reports, `{"error": {...}}` or `{"object":
+    "error", ...}`.
+    """
     found = body.get("error")
     if found is None and body.get("object") == "error":
         found = body
@@ -97,9 +101,11 @@ def _status(code: Any) -> int | None:
 
 
 def failure(status: int | None, message: str, retry_after_s: float | None, hint: str) -> JudgeError:
-    """An error by what can be done about it: ask again, stop the run with `hint`, or give this question up.
+    """An error by what can be done about it: ask again, stop the run with `hint`, or give this
+    question up.
 
-    What has no known status is asked again: a server that cannot name its error seldom means the question.
+    What has no known status is asked again: a server that cannot name its error seldom means the
+    question.
     """
     message = " ".join(message.split())
     if status in _STOPS_THE_RUN:
@@ -110,7 +116,9 @@ def failure(status: int | None, message: str, retry_after_s: float | None, hint:
 
 
 def redirected(status: int, location: str) -> JudgeError:
-    """The error for a redirect, which is never followed: the question and the key are for one server only."""
+    """The error for a redirect, which is never followed: the question and the key are for one
+    server only.
+    """
     return unavailable(
         f"{status} redirect to '{location}'; sign in there, or set judge.backend.base_url to the"
         " final address"
@@ -118,7 +126,9 @@ def redirected(status: int, location: str) -> JudgeError:
 
 
 def parsed(kind: type[M], body: Mapping[str, Any], where: str) -> M:
-    """`body` as a reply of this kind. Raises JudgeUnavailable that names the field which is not as it should be."""
+    """`body` as a reply of this kind. Raises JudgeUnavailable that names the field which is not as
+    it should be.
+    """
     try:
         return kind.model_validate(body)
     except (ValidationError, RecursionError) as error:
