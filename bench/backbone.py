@@ -75,9 +75,11 @@ class Sequence:
             ~seen, float("-inf")
         )
         return cls(
-            torch.where(~owned)[0].to(device), torch.where(owned)[0].to(device),
-            torch.cat([p for clip in positions for p in clip]).to(device), mask[None, None],
-        )  # fmt: skip
+            torch.where(~owned)[0].to(device),
+            torch.where(owned)[0].to(device),
+            torch.cat([p for clip in positions for p in clip]).to(device),
+            mask[None, None],
+        )
 
 
 def plain_layer(layer: Layer, x: Tensor, sequence: Sequence, rope: tuple[Tensor, Tensor]) -> Tensor:
@@ -149,11 +151,12 @@ class Case:
             )
             layout = RowLayout(grids)
             row = Row(
-                layout, torch.randn(1, sum(layout.audio_lengths), config.audio_dim),
+                layout,
+                torch.randn(1, sum(layout.audio_lengths), config.audio_dim),
                 torch.randn(1, sum(layout.image_lengths), config.image_dim),
                 torch.randn(1, sum(layout.video_lengths), config.token_size),
                 torch.rand(1, sum(grid.latent_frames for grid in grids)),
-            )  # fmt: skip
+            )
         dtype = torch.bfloat16 if torch.is_autocast_enabled(device) else torch.float32
         return cls(model, row, Sequence.of(layout, config.positions_per_second, device, dtype))
 

@@ -53,9 +53,10 @@ def _running_order(network: CenterFace) -> list[str]:
     used.
     """
     backbone = [
-        name for name, module in network.named_modules()
+        name
+        for name, module in network.named_modules()
         if name.startswith(("stem", "stages")) and isinstance(module, torch.nn.Conv2d)
-    ]  # fmt: skip
+    ]
     last = len(network.laterals) - 1
     pyramid = [f"laterals.{last}"]
     for level in reversed(range(last)):

@@ -130,14 +130,16 @@ def measure_curve(
             lag_curve(openings[key], lip_opening(landmarker.track(frames).landmarks68))
             for key, frames in made.items()
         ]
-        rows.append({
-            "evaluations": count,
-            "lip_r": fmean(curve.at_zero for curve in curves),
-            "lip_best_r": fmean(curve.best for curve in curves),
-            "sharpness": fmean(sharpness(made[c.key]) / sharpness(c.frames) for c in clips),
-            "psnr_to_finest": fmean(psnr(finest[key], frames) for key, frames in made.items()),
-            "real_time_factor": seconds / sum(len(frames) / FPS for frames in made.values()),
-        })  # fmt: skip
+        rows.append(
+            {
+                "evaluations": count,
+                "lip_r": fmean(curve.at_zero for curve in curves),
+                "lip_best_r": fmean(curve.best for curve in curves),
+                "sharpness": fmean(sharpness(made[c.key]) / sharpness(c.frames) for c in clips),
+                "psnr_to_finest": fmean(psnr(finest[key], frames) for key, frames in made.items()),
+                "real_time_factor": seconds / sum(len(frames) / FPS for frames in made.values()),
+            }
+        )
         sheet.append((f"{count} evaluations", strip(made[clips[0].key], 8)))
         print(rows[-1], flush=True)
     write_sheet(out / "curve.png", [("truth", strip(clips[0].frames, 8)), *sheet])

@@ -79,10 +79,15 @@ def render(out: Path, clips: int, seconds: float) -> None:
             out / f"{key}.npz", landmarks68=landmarks, blink=made.blink.astype(np.float16)
         )
         record = {
-            "key": key, "split": take.split, "identity": head.person.as_dict(), "text": speech.text,
-            "voice": speech.voice.as_dict(), "n": len(frames), "emotion": made.emotion,
+            "key": key,
+            "split": take.split,
+            "identity": head.person.as_dict(),
+            "text": speech.text,
+            "voice": speech.voice.as_dict(),
+            "n": len(frames),
+            "emotion": made.emotion,
             "blink_times": [round(at, 4) for at in made.blink_times_s],
-        }  # fmt: skip
+        }
         with index.open("a") as file:
             file.write(json.dumps(record) + "\n")
         print(f"{key}: {len(frames)} frames, {len(made.blink_times_s)} blinks", flush=True)

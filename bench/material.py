@@ -24,7 +24,9 @@ PICTURE_KINDS = (".jpg", ".jpeg", ".png", ".webp")
 
 
 AS_TRAINED = {"seed": 0, "crop": "none", "size": 128, "frame": "face"}
-"""How a pipeline makes a video of a portrait that is cut already, at the size that the model was trained on."""
+"""How a pipeline makes a video of a portrait that is cut already, at the size that the model was
+trained on.
+"""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from bench.landmarks import LEFT_EYE, RIGHT_EYE, eye_distance
 MAX_LAG_FRAMES = 6
 MIN_PAUSE_S = 0.3
 PAUSE_EDGE_S = 0.1
-"""Cut from both ends of a pause: lips close after the last sound and open before the next one, rightly so."""
+"""Cut from both ends of a pause: lips close after the last sound and open before the next one,
+rightly so.
+"""
 
 MOUTH = slice(48, 68)
 # Points that speech moves little: brows, nose and eyes (the jaw line follows the mouth).

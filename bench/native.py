@@ -117,15 +117,17 @@ def portraits(arguments: argparse.Namespace) -> dict:
         points = np.stack([one.landmarks68 for one in meshes])
         sizes = frames.shape[1]
         mouth = feature_masks(own.mesh.landmarks68[None], sizes)[0][0]
-        rows.append({
-            "portrait": path.name,
-            "sharpness": sharpness(frames, mask) / sharpness(own.picture[None], mask),
-            "sharpness_mouth": sharpness(frames, mouth) / sharpness(own.picture[None], mouth),
-            "judder": judder(frames, mask),
-            "blinks_per_minute": blinks_of(openings) / made.video_s * 60,
-            "gaze_spread": float(gaze.std(0).mean()),
-            "lips_spread": float(lip_opening(points).std()),
-        })  # fmt: skip
+        rows.append(
+            {
+                "portrait": path.name,
+                "sharpness": sharpness(frames, mask) / sharpness(own.picture[None], mask),
+                "sharpness_mouth": sharpness(frames, mouth) / sharpness(own.picture[None], mouth),
+                "judder": judder(frames, mask),
+                "blinks_per_minute": blinks_of(openings) / made.video_s * 60,
+                "gaze_spread": float(gaze.std(0).mean()),
+                "lips_spread": float(lip_opening(points).std()),
+            }
+        )
         print(rows[-1], flush=True)
         numbers = [0, int(lip_opening(points).argmax()), int(openings.argmin())]
         pictures[path.name] = np.concatenate(
@@ -162,10 +164,16 @@ def codec(arguments: argparse.Namespace) -> dict:
                     stored["landmarks68"].astype(np.float32)[: len(true)] * side / full.shape[1]
                 )
             mouth, eyes = feature_masks(points, side)
-            rows.append({
-                "clip": clip.key, "size": side, "psnr": psnr(true, made), "psnr_mouth": psnr(true, made, mouth),
-                "psnr_eyes": psnr(true, made, eyes), "sharpness_mouth": sharpness(made, mouth) / sharpness(true, mouth),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "clip": clip.key,
+                    "size": side,
+                    "psnr": psnr(true, made),
+                    "psnr_mouth": psnr(true, made, mouth),
+                    "psnr_eyes": psnr(true, made, eyes),
+                    "sharpness_mouth": sharpness(made, mouth) / sharpness(true, mouth),
+                }
+            )
             print(rows[-1], flush=True)
             if side == max(arguments.sizes):
                 numbers = np.linspace(0, len(true) - 1, 4).astype(int)

@@ -133,12 +133,14 @@ def landmarker(arguments: Arguments) -> dict:
     ):
         track = tracker.track(clip.frames)
         agreement = lag_curve(lip_opening(clip.landmarks68), lip_opening(track.landmarks68))
-        rows.append({
-            "clip": clip.key,
-            "r": agreement.at_zero,
-            "best_lag": agreement.best_lag,
-            "found": float(track.valid.mean()),
-        })  # fmt: skip
+        rows.append(
+            {
+                "clip": clip.key,
+                "r": agreement.at_zero,
+                "best_lag": agreement.best_lag,
+                "found": float(track.valid.mean()),
+            }
+        )
     keys = ("r", "best_lag", "found")
     return {key: summary([row[key] for row in rows]) for key in keys} | {"clips": rows}
 

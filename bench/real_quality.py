@@ -40,9 +40,14 @@ class RealClip:
 
 
 def measure_real(
-    portraits: list[Path], audios: list[Path], pipeline: Pipeline, landmarker: FaceLandmarker,
-    evaluations: int | None, max_s: float, out: Path,
-) -> dict:  # fmt: skip
+    portraits: list[Path],
+    audios: list[Path],
+    pipeline: Pipeline,
+    landmarker: FaceLandmarker,
+    evaluations: int | None,
+    max_s: float,
+    out: Path,
+) -> dict:
     """Figures over all portraits, a row each (worst first), and OUT/real.png: the ten worst, ten
     others.
     """

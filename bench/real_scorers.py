@@ -75,9 +75,12 @@ def spoiled(clip: Candidate) -> Iterator[Candidate]:
     drift = np.linspace(0, 24, len(frames))[:, None, None, None] * np.array([1.0, 0, -1.0])
     drifting = np.clip(frames + drift, 0, 255).astype(np.uint8)
     for name, made in (
-        ("unspoiled", frames), ("still", np.stack([frames[0]] * len(frames))), ("shaken 2 px", np.stack(shaken)),
-        ("blurred 4x", np.stack(blurred)), ("drifting in colour", drifting),
-    ):  # fmt: skip
+        ("unspoiled", frames),
+        ("still", np.stack([frames[0]] * len(frames))),
+        ("shaken 2 px", np.stack(shaken)),
+        ("blurred 4x", np.stack(blurred)),
+        ("drifting in colour", drifting),
+    ):
         yield replace(clip, key=name, frames=made, truth=frames)
 
 
@@ -193,9 +196,10 @@ def _ladders(
 # summary
 
 COLUMNS = (
-    ("sync-small", "value"), ("sync-small", "offset"), ("mouth-loudness", "value"), ("mouth-loudness", "best"),
-    ("mouth-loudness", "lag"), ("mouth-in-silence", "value"), ("blink-rate", "blinks"), ("identity", "value"),
-    ("raft-jitter", "value"), ("raft-jitter", "mean_flow_px"), ("sharpness", "value"), ("sharpness", "to_first"),
+    ("sync-small", "value"), ("sync-small", "offset"), ("mouth-loudness", "value"),
+    ("mouth-loudness", "best"), ("mouth-loudness", "lag"), ("mouth-in-silence", "value"),
+    ("blink-rate", "blinks"), ("identity", "value"), ("raft-jitter", "value"),
+    ("raft-jitter", "mean_flow_px"), ("sharpness", "value"), ("sharpness", "to_first"),
     ("colour-drift", "value"), ("ssim", "value"), ("psnr", "value"), ("perceptual-lite0", "value"),
 )  # fmt: skip
 

@@ -118,9 +118,13 @@ def one_group(pipeline: Pipeline, clip: Encoded, plan: Plan, number: int, sharin
         [p.grad.flatten() for p in pipeline.model.parameters() if p.grad is not None]
     )
     return {
-        "z0": group.z0, "gradient": gradient, "sampling_evaluations": sampled,
-        "learning_evaluations": velocity.calls - sampled, "sampling_s": sampling_s, "learning_s": learning_s,
-    }  # fmt: skip
+        "z0": group.z0,
+        "gradient": gradient,
+        "sampling_evaluations": sampled,
+        "learning_evaluations": velocity.calls - sampled,
+        "sampling_s": sampling_s,
+        "learning_s": learning_s,
+    }
 
 
 def learn(velocity: Counter, group: Trajectories, plan: Plan) -> None:

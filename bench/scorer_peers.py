@@ -306,11 +306,13 @@ class _S3fd(torch.nn.Module):
                 channels = width
             self.stages.append(torch.nn.Sequential(*layers))
         self.pool, relu = torch.nn.MaxPool2d(2, 2), torch.nn.ReLU()
-        self.later = torch.nn.ModuleList([
-            torch.nn.Sequential(conv(512, 1024, 3, padding=3), relu, conv(1024, 1024, 1), relu),
-            torch.nn.Sequential(conv(1024, 256, 1), relu, conv(256, 512, 3, 2, 1), relu),
-            torch.nn.Sequential(conv(512, 128, 1), relu, conv(128, 256, 3, 2, 1), relu),
-        ])  # fmt: skip
+        self.later = torch.nn.ModuleList(
+            [
+                torch.nn.Sequential(conv(512, 1024, 3, padding=3), relu, conv(1024, 1024, 1), relu),
+                torch.nn.Sequential(conv(1024, 256, 1), relu, conv(256, 512, 3, 2, 1), relu),
+                torch.nn.Sequential(conv(512, 128, 1), relu, conv(128, 256, 3, 2, 1), relu),
+            ]
+        )
         widths = 256, 512, 512, 1024, 512, 256
         self.heads = torch.nn.ModuleList(
             conv(w, 8 if i == 0 else 6, 3, padding=1) for i, w in enumerate(widths)

@@ -69,11 +69,17 @@ def measure(
         scale = np.maximum(np.abs(results["peer"]), 1e-12)
     differences = np.abs(results["ours"] - results["peer"]) / scale
     row = {
-        "metric": name, "ours_s": ours_s, "peer_s": peer_s, "ratio": peer_s / ours_s,
-        "ours_wall_s": ours_wall_s, "peer_wall_s": peer_wall_s, "wall_ratio": peer_wall_s / ours_wall_s,
-        "difference": float(differences.max()), "values": results["ours"].ravel()[:8].tolist(),
+        "metric": name,
+        "ours_s": ours_s,
+        "peer_s": peer_s,
+        "ratio": peer_s / ours_s,
+        "ours_wall_s": ours_wall_s,
+        "peer_wall_s": peer_wall_s,
+        "wall_ratio": peer_wall_s / ours_wall_s,
+        "difference": float(differences.max()),
+        "values": results["ours"].ravel()[:8].tolist(),
         "peer_values": results["peer"].ravel()[:8].tolist(),
-    }  # fmt: skip
+    }
     print(json.dumps(row), flush=True)
     return row
 
@@ -202,9 +208,13 @@ def whole_set(
     """Ours over one decoding of each clip; the peers one after another as scripts would do it."""
     pairs = [(sample.clip.path, sample.truth.path) for sample in samples]
     metrics: list[Metric] = [
-        pixel.Ssim(), pixel.Psnr(), Given(nets.lpips[0]),
-        motion.RaftJitter(motion.RaftJitter.Config(weights=weights)), GivenLse(nets.syncnet), GivenLseC(nets.syncnet),
-    ]  # fmt: skip
+        pixel.Ssim(),
+        pixel.Psnr(),
+        Given(nets.lpips[0]),
+        motion.RaftJitter(motion.RaftJitter.Config(weights=weights)),
+        GivenLse(nets.syncnet),
+        GivenLseC(nets.syncnet),
+    ]
     sets = [GivenFid(nets.inception[0]), GivenFvd(nets.r3d18)] if with_sets else []
 
     def ours() -> np.ndarray:

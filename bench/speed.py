@@ -40,12 +40,14 @@ def measure_speed(
             wall_s, peak_bytes = _run(
                 [*COMMAND, *arguments, "--evaluations", str(count)], Path(folder) / "log"
             )
-            rows.append({
-                "evaluations": count,
-                "wall_s": wall_s,
-                "real_time_factor": wall_s / seconds,
-                "peak_memory_gb": peak_bytes / 1e9,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "evaluations": count,
+                    "wall_s": wall_s,
+                    "real_time_factor": wall_s / seconds,
+                    "peak_memory_gb": peak_bytes / 1e9,
+                }
+            )
             print(rows[-1], flush=True)
     return {
         "speech_s": seconds,

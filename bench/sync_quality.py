@@ -50,8 +50,10 @@ class Embedded(NamedTuple):
 
 def clips(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
     """(group, file) of all that is looked at."""
-    for group, found in (("world", args.world and load_sources(world=args.world)),
-                         ("grid", args.grid and load_sources(grid=args.grid))):  # fmt: skip
+    for group, found in (
+        ("world", args.world and load_sources(world=args.world)),
+        ("grid", args.grid and load_sources(grid=args.grid)),
+    ):
         tested = [clip.video for clip in found or [] if clip.split == "test"]
         yield from (
             (group, path) for path in tested[:: max(1, len(tested) // args.limit)][: args.limit]
@@ -135,8 +137,10 @@ def main() -> None:
             continue
         groups.setdefault(group, []).append(one)
         fit = Fit(shift_profile(one.lips, one.sounds, REACH), len(one.lips))
-        print(f"{group} {path.name}: margin {fit.margin:.3f}, confidence {fit.confidence:.3f}, offset {fit.offset}",
-              flush=True)  # fmt: skip
+        print(
+            f"{group} {path.name}: margin {fit.margin:.3f}, confidence {fit.confidence:.3f}, offset {fit.offset}",
+            flush=True,
+        )
     columns = [
         *(f"beats {shift}" for shift in SHIFTS),
         "beats others",

@@ -95,9 +95,14 @@ def _rendered(clip: SourceClip) -> ManifestRow:
     # What a file says of itself is asked when it is made again.
     unknown = {"num_frames": 1, "fps": 24.0, "size_px": 1, "sample_rate_hz": 1}
     return ManifestRow(
-        id=clip.key, video=clip.video.name, split=split, identity=clip.identity, voice=clip.voice, text=clip.text,
+        id=clip.key,
+        video=clip.video.name,
+        split=split,
+        identity=clip.identity,
+        voice=clip.voice,
+        text=clip.text,
         **unknown,
-    )  # fmt: skip
+    )
 
 
 def generate_all(
@@ -177,13 +182,28 @@ def info_of(result: Result, portrait: str, audio: str, output: str, started_s: f
     """The record of one video, computed since `started_s` of `time.perf_counter`."""
     computing_s, shot = time.perf_counter() - started_s, result.shot
     return RunInfo(
-        flowportrait=__version__, output=output, portrait=portrait, audio=audio, model=result.model,
-        device=result.device, seed=shot.seed, evaluations=result.evaluations, guidance=shot.guidance,
-        crop=shot.crop, num_frames=result.num_frames, fps=result.fps, size_px=result.size_px,
-        size=shot.size, frame=shot.composite.frame, **shot.strengths.model_dump(),
-        sample_rate_hz=result.sound.sample_rate, video_s=result.video_s, computing_s=computing_s,
-        real_time_factor=computing_s / result.video_s, warnings=list(result.warnings),
-    )  # fmt: skip
+        flowportrait=__version__,
+        output=output,
+        portrait=portrait,
+        audio=audio,
+        model=result.model,
+        device=result.device,
+        seed=shot.seed,
+        evaluations=result.evaluations,
+        guidance=shot.guidance,
+        crop=shot.crop,
+        num_frames=result.num_frames,
+        fps=result.fps,
+        size_px=result.size_px,
+        size=shot.size,
+        frame=shot.composite.frame,
+        **shot.strengths.model_dump(),
+        sample_rate_hz=result.sound.sample_rate,
+        video_s=result.video_s,
+        computing_s=computing_s,
+        real_time_factor=computing_s / result.video_s,
+        warnings=list(result.warnings),
+    )
 
 
 def _same(info: RunInfo, digest: str, model: str, pipeline: Pipeline, settings: Settings) -> bool:

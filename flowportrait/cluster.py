@@ -24,7 +24,9 @@ MAX_TRIES = 2
 """Processes that a task may cost."""
 
 MAX_FALSE_STARTS = 3
-"""Workers in a row that die before they are ready, after which something is wrong with all of them."""
+"""Workers in a row that die before they are ready, after which something is wrong with all of
+them.
+"""
 
 
 class _Server:

@@ -49,7 +49,9 @@ LEVEL_ROLL = math.radians(12)
 """Heads that are rolled less are taken as they are; the model knows them."""
 FAR_TURN = math.radians(45)
 STILL, FULL = 0.07, 0.3
-"""Distances from the square's border, in half-squares, up to which nothing moves, and from which everything does."""
+"""Distances from the square's border, in half-squares, up to which nothing moves, and from which
+everything does.
+"""
 PRESENT = 0.5
 MARGIN = 3
 """Cells around the person over which its movement fades out."""

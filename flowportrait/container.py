@@ -354,10 +354,20 @@ def _laid_out(
     stream = pictures.stream
     counted = len(shown) if pictures.hidden or not stream.frames else stream.frames
     return Timeline(
-        starts, origin, pictures.by_count, picture_end_s, sound_start_s, sound_end_s,
-        float(fps), duration_s, counted or round(duration_s * fps), has_sound,
-        _declared_s(pictures), _declared_s(heard), says,
-    )  # fmt: skip
+        starts,
+        origin,
+        pictures.by_count,
+        picture_end_s,
+        sound_start_s,
+        sound_end_s,
+        float(fps),
+        duration_s,
+        counted or round(duration_s * fps),
+        has_sound,
+        _declared_s(pictures),
+        _declared_s(heard),
+        says,
+    )
 
 
 def _declared_s(times: _Times | None) -> float | None:

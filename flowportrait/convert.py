@@ -54,8 +54,8 @@ SAMPLING = SamplingConfig(
     evaluations=25, shift=3.0, window_latent_frames=151, prefix_latent_frames=2
 )
 WHISPER_SIZES = (
-    "d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "num_mel_bins", "max_source_positions",
-    "activation_function", "scale_embedding",
+    "d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "num_mel_bins",
+    "max_source_positions", "activation_function", "scale_embedding",
 )  # fmt: skip
 
 
@@ -85,9 +85,15 @@ def convert_bagel(source: Path, out: Path, size_px: int = 384) -> ModelSpec:
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from None
     spec = ModelSpec(
-        name=out.name, model=model, codec={"type": "wan"}, audio_encoder={"type": "whisper"},
-        image_encoder=image_encoder, sampling=SAMPLING, size_px=size_px, untrained=(*bagel.NEW, *bagel.OTHER_LATENTS),
-    )  # fmt: skip
+        name=out.name,
+        model=model,
+        codec={"type": "wan"},
+        audio_encoder={"type": "whisper"},
+        image_encoder=image_encoder,
+        sampling=SAMPLING,
+        size_px=size_px,
+        untrained=(*bagel.NEW, *bagel.OTHER_LATENTS),
+    )
     with torch.device("meta"):
         expected = {
             name: shape
@@ -204,9 +210,12 @@ def convert_wan(source: Path, out: Path) -> ModelSpec:
         if values.get("is_residual") or values.get("num_res_blocks", 2) != 2:
             raise CheckpointError(f"{settings}: this is another network; give the VAE of Wan 2.1")
         codec = {
-            "width": values["base_dim"], "channels": values["z_dim"], "multipliers": values["dim_mult"],
-            "latent_mean": values["latents_mean"], "latent_std": values["latents_std"],
-        }  # fmt: skip
+            "width": values["base_dim"],
+            "channels": values["z_dim"],
+            "multipliers": values["dim_mult"],
+            "latent_mean": values["latents_mean"],
+            "latent_std": values["latents_std"],
+        }
     else:
         weights = _diffusers_names(weights)
         for name in ("encoder.conv_in.weight", "post_quant_conv.weight"):
@@ -215,8 +224,9 @@ def convert_wan(source: Path, out: Path) -> ModelSpec:
                     f"{source}: no tensor '{name}' of a Wan-VAE; give Wan2.1_VAE.pth"
                 )
         codec = {
-            "width": weights["encoder.conv_in.weight"].shape[0], "channels": weights["post_quant_conv.weight"].shape[0],
-        }  # fmt: skip
+            "width": weights["encoder.conv_in.weight"].shape[0],
+            "channels": weights["post_quant_conv.weight"].shape[0],
+        }
     if codec["channels"] != spec.model.latent_channels:
         raise ConfigError(
             f"{source}: {codec['channels']} latent channels, the generator has"

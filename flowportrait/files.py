@@ -15,7 +15,8 @@ from typing import NoReturn
 from flowportrait.errors import DataError
 
 VIDEO_SUFFIXES = (
-    ".mp4", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".m4v", ".ts", ".mts", ".flv", ".wmv", ".3gp",
+    ".mp4", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".m4v", ".ts", ".mts", ".flv", ".wmv",
+    ".3gp",
 )  # fmt: skip
 
 

@@ -9,11 +9,12 @@ from av.container import Flags
 FRAGMENT_S = 0.04
 """A fragment ends behind so much picture: a frame."""
 LIVE_X264 = {
-    "preset": "faster", "bf": "0", "rc-lookahead": "0", "sync-lookahead": "0", "mbtree": "0", "g": "24",
-    "x264-params": "force-cfr=1",
+    "preset": "faster", "bf": "0", "rc-lookahead": "0", "sync-lookahead": "0", "mbtree": "0",
+    "g": "24", "x264-params": "force-cfr=1",
 }  # fmt: skip
-"""No frame waits for a later one, and one a second can be started from. At crf 16 the picture is as good as that of
-x264's defaults and the file about twice as large."""
+"""No frame waits for a later one, and one a second can be started from. At crf 16 the picture is as
+good as that of x264's defaults and the file about twice as large.
+"""
 
 
 class Fragments:

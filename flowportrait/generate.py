@@ -476,9 +476,16 @@ class Pipeline:
         side = self.spec.size_px // (self.codec.spatial_stride * patch)
         image_rows, image_cols = self.image_encoder.grid
         return TokenGrid(
-            latent_frames, side, side, image_rows, image_cols,
-            patch=patch, temporal_stride=self.codec.temporal_stride, fps=self.spec.fps, opening=opening,
-        )  # fmt: skip
+            latent_frames,
+            side,
+            side,
+            image_rows,
+            image_cols,
+            patch=patch,
+            temporal_stride=self.codec.temporal_stride,
+            fps=self.spec.fps,
+            opening=opening,
+        )
 
 
 @dataclass(frozen=True)

@@ -119,9 +119,12 @@ def read_frames(path: str | Path, fps: float | None = None) -> Iterator[np.ndarr
 
 
 def read_audio(
-    path: str | Path, sample_rate: int | None = None, mono: bool = True, min_s: float = MIN_SPEECH_S,
+    path: str | Path,
+    sample_rate: int | None = None,
+    mono: bool = True,
+    min_s: float = MIN_SPEECH_S,
     max_s: float = math.inf,
-) -> Sound:  # fmt: skip
+) -> Sound:
     """The sound of a file or of a video's sound track; at its own rate unless `sample_rate` (Hz) is
     given.
 

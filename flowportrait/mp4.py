@@ -26,9 +26,15 @@ _AAC_RATES_HZ = (32000, 44100, 48000)
 
 
 def write_video(
-    path: str | Path, frames: Iterable[np.ndarray], fps: float, audio: np.ndarray, sample_rate: int,
-    metadata: Mapping[str, str], preset: str = "medium", growing: Path | None = None,
-) -> int:  # fmt: skip
+    path: str | Path,
+    frames: Iterable[np.ndarray],
+    fps: float,
+    audio: np.ndarray,
+    sample_rate: int,
+    metadata: Mapping[str, str],
+    preset: str = "medium",
+    growing: Path | None = None,
+) -> int:
     """Writes an mp4 (H.264 crf 16, AAC) of uint8 [h, w, 3] frames as they come; gives how many
     there were.
 
@@ -115,9 +121,15 @@ def check_output(path: str | Path) -> Path:
 
 
 def _encode(
-    path: Path, frames: Iterable[np.ndarray], fps: Fraction, planes: np.ndarray, sample_rate: int,
-    metadata: Mapping[str, str], x264: Mapping[str, str], growing: Path | None,
-) -> int:  # fmt: skip
+    path: Path,
+    frames: Iterable[np.ndarray],
+    fps: Fraction,
+    planes: np.ndarray,
+    sample_rate: int,
+    metadata: Mapping[str, str],
+    x264: Mapping[str, str],
+    growing: Path | None,
+) -> int:
     """Encodes picture and sound side by side, so that neither waits in memory for the other."""
     with ExitStack() as open_files:
         container = open_files.enter_context(
@@ -134,9 +146,11 @@ def _encode(
                 video = _video_stream(container, fps, image.shape[0], image.shape[1], x264)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame = frame.reformat(
-                format="yuv420p", src_colorspace=Colorspace.DEFAULT, dst_colorspace=Colorspace.ITU709,
+                format="yuv420p",
+                src_colorspace=Colorspace.DEFAULT,
+                dst_colorspace=Colorspace.ITU709,
                 dst_color_range=ColorRange.MPEG,
-            )  # fmt: skip
+            )
             frame.pts, frame.time_base = num_frames, 1 / fps
             mux(video.encode(frame))
             num_frames += 1

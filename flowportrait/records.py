@@ -74,8 +74,8 @@ class EncodedClip(Record):
 
 
 Reason = Literal[
-    "unreadable", "no_picture", "no_sound", "silent", "damaged", "crashed", "language", "direction", "no_face",
-    "small_face", "not_speaking", "overlap", "short", "not_for_test",
+    "unreadable", "no_picture", "no_sound", "silent", "damaged", "crashed", "language", "direction",
+    "no_face", "small_face", "not_speaking", "overlap", "short", "not_for_test",
 ]  # fmt: skip
 REASONS: tuple[Reason, ...] = get_args(Reason)
 """Why `prepare` drops a second of a source."""
@@ -139,7 +139,8 @@ class PreparedSource(Record):
 
 
 SOURCE_FIELDS = (
-    "key", "size_bytes", "changed_ns", "identity", "voice", "text", "licence", "collection", "direction",
+    "key", "size_bytes", "changed_ns", "identity", "voice", "text", "licence", "collection",
+    "direction",
 )  # fmt: skip
 """What a `PreparedSource` says of the source itself."""
 

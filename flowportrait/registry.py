@@ -91,7 +91,9 @@ MEASURES = Table(
         )
     },
 )  # fmt: skip
-"""Functions of a generated clip that rewards and monitors name beside `SCORERS`; see `scoring/rewards.py`."""
+"""Functions of a generated clip that rewards and monitors name beside `SCORERS`; see
+`scoring/rewards.py`.
+"""
 FACE_DETECTORS = Table(
     "face detector", {"centerface": "flowportrait.data.centerface:CenterFaceDetector"}
 )

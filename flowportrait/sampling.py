@@ -26,7 +26,9 @@ from flowportrait.errors import ConfigError
 from flowportrait.flow import predict_z0, predict_z1, shift_time
 
 Velocity = Callable[[Tensor, float], Tensor]
-"""(zt, t) to velocity, same shape as zt. One call is one evaluation of the network, guidance apart."""
+"""(zt, t) to velocity, same shape as zt. One call is one evaluation of the network, guidance
+apart.
+"""
 
 Reduction = Literal["mean", "sum"]
 Variance = Literal["none", "2std2"]

@@ -12,15 +12,16 @@ GOLDEN = Path(__file__).parent / "golden"
 LANGUAGE = {"rope_theta": 1e6, "rms_norm_eps": 1e-6, "hidden_size": 64, "num_hidden_layers": 2}
 VISION = {"num_attention_heads": 4, "num_hidden_layers": 3, "layer_norm_eps": 1e-6}
 WHISPER = {
-    "model_type": "whisper", "d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32,
-    "num_mel_bins": 80, "max_source_positions": 100, "decoder_layers": 1, "decoder_attention_heads": 2,
-    "decoder_ffn_dim": 32, "vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-    "decoder_start_token_id": 1, "_name_or_path": "someone/whisper", "architectures": ["WhisperModel"],
+    "model_type": "whisper", "d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 32, "num_mel_bins": 80, "max_source_positions": 100, "decoder_layers": 1,
+    "decoder_attention_heads": 2, "decoder_ffn_dim": 32, "vocab_size": 50, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
+    "_name_or_path": "someone/whisper", "architectures": ["WhisperModel"],
 }  # fmt: skip
 WAV2VEC2 = {
     "model_type": "wav2vec2", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "intermediate_size": 32, "conv_dim": [8] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2,
-    "vocab_size": 32, "transformers_version": "4.0",
+    "intermediate_size": 32, "conv_dim": [8] * 7, "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2, "vocab_size": 32, "transformers_version": "4.0",
 }  # fmt: skip
 
 

@@ -13,8 +13,9 @@ import numpy as np
 WIDTH, HEIGHT, RATE = 64, 48, 48_000
 BITS = 7
 CODECS = {
-    "mp4": ("libx264", "aac"), "mov": ("libx264", "aac"), "mkv": ("libx264", "flac"), "webm": ("libvpx", "libopus"),
-    "ts": ("libx264", "aac"), "avi": ("mpeg4", "pcm_s16le"), "mpg": ("mpeg2video", "mp2"), "flv": ("libx264", "aac"),
+    "mp4": ("libx264", "aac"), "mov": ("libx264", "aac"), "mkv": ("libx264", "flac"),
+    "webm": ("libvpx", "libopus"), "ts": ("libx264", "aac"), "avi": ("mpeg4", "pcm_s16le"),
+    "mpg": ("mpeg2video", "mp2"), "flv": ("libx264", "aac"),
 }  # fmt: skip
 _TICKS = 90_000
 

@@ -70,7 +70,7 @@ def tools():
         (900, 700, 200, 512, "face", (512, 512), 512),
         (900, 700, 200, 450, "whole", (1050, 1350), 450),
     ],
-)  # fmt: skip
+)
 def test_sizes(width, height, face, size, frame, shape, side):
     box = (width / 2 - face / 2, height / 2 - face / 2, width / 2 + face / 2, height / 2 + face / 2)
     made = compose(np.zeros((height, width, 3), np.uint8), 128, size, frame, "auto", FindsAt(box))

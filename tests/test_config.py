@@ -50,9 +50,14 @@ def test_missing_fields_are_the_defaults(recipe):
 
 @pytest.mark.parametrize(
     ("override", "expected"),
-    [("rollout.window=5", 5), ("rollout.window = 5", 5), ("rollout.name=plain words", "plain words"),
-     ("optimizer.rate=3e-4", 3e-4), ("rollout.name='7'", "7")],
-)  # fmt: skip
+    [
+        ("rollout.window=5", 5),
+        ("rollout.window = 5", 5),
+        ("rollout.name=plain words", "plain words"),
+        ("optimizer.rate=3e-4", 3e-4),
+        ("rollout.name='7'", "7"),
+    ],
+)
 def test_an_override_sets_one_leaf(recipe, override, expected):
     loaded = load_recipe(
         recipe("[rollout]\nwindow = 3\n[optimizer]\ntype = 'adam'"), Recipe, [override]

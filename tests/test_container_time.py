@@ -60,9 +60,12 @@ def test_time_turn_and_shape_are_those_of_the_source(suffix, tmp_path_factory):
     folder = tmp_path_factory.mktemp(suffix)
 
     @settings(
-        max_examples=8, deadline=None, derandomize=True, database=None,
+        max_examples=8,
+        deadline=None,
+        derandomize=True,
+        database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    )  # fmt: skip
+    )
     @given(film=films(suffix))
     def holds(film):
         path = folder / f"film.{suffix}"

@@ -164,8 +164,11 @@ def test_the_index_counts_what_is_written(source, tmp_path):
         json.loads((place / "model.safetensors.index.json").read_text())
         for place in (folder, tmp_path / "back")
     )
-    sizes = [value.numel() * value.element_size() for path in (tmp_path / "back").glob("model-*")
-             for value in load_file(path).values()]  # fmt: skip
+    sizes = [
+        value.numel() * value.element_size()
+        for path in (tmp_path / "back").glob("model-*")
+        for value in load_file(path).values()
+    ]
     assert after["metadata"]["total_size"] == sum(sizes) > before["metadata"]["total_size"]
     assert after["weight_map"] == before["weight_map"]
 
@@ -197,10 +200,11 @@ def test_a_missing_shard_is_named_as_one(source, tmp_path, indexed):
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        (360, "--size: got 360; a multiple of 16: 352 or 368"), (132, "--size: got 132; a multiple of 16: 128 or 144"),
+        (360, "--size: got 360; a multiple of 16: 352 or 368"),
+        (132, "--size: got 132; a multiple of 16: 128 or 144"),
         (112, "--size: got 112; this model knows places of 96 px at most"),
     ],
-)  # fmt: skip
+)
 def test_a_size_that_no_video_can_have_is_refused(source, tmp_path, size, message, capsys):
     assert (
         run(["convert", "bagel", str(source), "-o", str(tmp_path / "model"), "--size", str(size)])
@@ -327,9 +331,10 @@ def whole(source, tmp_path_factory):
     wan, whisper = bagel_source.wan(folder / "vae"), bagel_source.whisper(folder / "whisper")
     model = str(folder / "whole")
     for arguments in (
-        ["bagel", str(source), "-o", model, "--size", "32"], ["wan", str(wan), "-o", model],
+        ["bagel", str(source), "-o", model, "--size", "32"],
+        ["wan", str(wan), "-o", model],
         ["whisper", str(whisper), "-o", model, "--layers", "0,2"],
-    ):  # fmt: skip
+    ):
         assert run(["convert", *arguments]) == 0
     return Path(model)
 
@@ -374,10 +379,16 @@ def test_it_is_trained_as_any_model_and_goes_back(whole, tmp_path):
         == 0
     )
     values = {
-        "run.directory": tmp_path / "run", "run.num_updates": 2, "run.sample_every": 2, "start_from": whole,
-        "data.num_rows": 1, "data.row_tokens": 300, "device": "cpu", "optimizer.learning_rate": 0.01,
+        "run.directory": tmp_path / "run",
+        "run.num_updates": 2,
+        "run.sample_every": 2,
+        "start_from": whole,
+        "data.num_rows": 1,
+        "data.row_tokens": 300,
+        "device": "cpu",
+        "optimizer.learning_rate": 0.01,
         "optimizer.warmup_updates": 0,
-    }  # fmt: skip
+    }
     options = [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
     (tmp_path / "recipe.toml").write_text(f'[data]\nencoded = ["{encoded}"]\n')
     assert run(["train", "sft", str(tmp_path / "recipe.toml"), *options]) == 0
@@ -521,9 +532,18 @@ def test_a_large_checkpoint_in_many_shards_needs_the_memory_of_a_tensor(source, 
     for name in ("llm_config.json", "vit_config.json"):
         (folder / name).write_bytes((source / name).read_bytes())
     config = MoTConfig(
-        hidden_size=768, num_layers=8, num_heads=4, num_kv_heads=2, mlp_size=2048, vocab_size=64, latent_channels=4,
-        latent_side=8, image_dim=32, image_side=8, audio_dim=1280,
-    )  # fmt: skip
+        hidden_size=768,
+        num_layers=8,
+        num_heads=4,
+        num_kv_heads=2,
+        mlp_size=2048,
+        vocab_size=64,
+        latent_channels=4,
+        latent_side=8,
+        image_dim=32,
+        image_side=8,
+        audio_dim=1280,
+    )
     with torch.device("meta"):
         wanted = MoT(config).state_dict()
     seen = {
@@ -550,10 +570,17 @@ def test_a_large_checkpoint_in_many_shards_needs_the_memory_of_a_tensor(source, 
 
 def test_files_of_tensors_are_those_of_safetensors_but_for_their_mode(tmp_path):
     weights = {
-        "z": torch.randn(3, 2), "a.b": torch.randn(4).half(), "c": torch.tensor(3), "bb": torch.randn(2).bfloat16(),
-        "bool": torch.tensor([True, False]), "u": torch.zeros(3, dtype=torch.uint8), "e": torch.zeros(0, 3),
-        "turned": torch.randn(3, 5).T, "i": torch.zeros(2, dtype=torch.int32), "d": torch.zeros(2).double(),
-    }  # fmt: skip
+        "z": torch.randn(3, 2),
+        "a.b": torch.randn(4).half(),
+        "c": torch.tensor(3),
+        "bb": torch.randn(2).bfloat16(),
+        "bool": torch.tensor([True, False]),
+        "u": torch.zeros(3, dtype=torch.uint8),
+        "e": torch.zeros(0, 3),
+        "turned": torch.randn(3, 5).T,
+        "i": torch.zeros(2, dtype=torch.int32),
+        "d": torch.zeros(2).double(),
+    }
     save_file({name: value.contiguous() for name, value in weights.items()}, tmp_path / "theirs")
     before = os.umask(0o027)
     try:
@@ -570,9 +597,11 @@ def test_files_of_tensors_are_those_of_safetensors_but_for_their_mode(tmp_path):
 
 def test_writing_keeps_numbers_of_every_format(tmp_path):
     weights = {
-        "a": torch.arange(6.0).view(2, 3), "b": torch.tensor(True), "c": torch.zeros(0, 4, dtype=torch.int64),
+        "a": torch.arange(6.0).view(2, 3),
+        "b": torch.tensor(True),
+        "c": torch.zeros(0, 4, dtype=torch.int64),
         "d": torch.ones(3, dtype=torch.bfloat16),
-    }  # fmt: skip
+    }
     save_file(weights, tmp_path / "one.safetensors")
     found = find_weights(tmp_path / "one.safetensors")
     write_weights(tmp_path / "two.safetensors", found)

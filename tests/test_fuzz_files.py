@@ -19,7 +19,8 @@ NUM_INPUTS = int(os.environ.get("FUZZ_INPUTS", 2000))
 NUM_PROCESSES = 2
 LONGEST_S = 20.0
 SOUNDS = {
-    "wav": "pcm_s16le", "mp3": "libmp3lame", "flac": "flac", "ogg": "libopus", "m4a": "aac", "aac": "aac",
+    "wav": "pcm_s16le", "mp3": "libmp3lame", "flac": "flac", "ogg": "libopus", "m4a": "aac",
+    "aac": "aac",
 }  # fmt: skip
 
 

@@ -76,10 +76,15 @@ def write_sound(
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_portrait_is_upright_whatever_the_camera_says(tmp_path, orientation):
     turned_back = {
-        1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90,
-        7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270,
-    }[orientation]  # fmt: skip
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }[orientation]
     image = quarters()
     stored = image if turned_back is None else image.transpose(turned_back)
     exif = Image.Exif()
@@ -201,9 +206,13 @@ def test_channels(tmp_path, layout, channels):
 
 @pytest.mark.parametrize(
     ("name", "codec", "sample_format"),
-    [("s.mp3", "libmp3lame", "fltp"), ("s.ogg", "libopus", "flt"), ("s.flac", "flac", "s16"),
-     ("s.m4a", "aac", "fltp")],
-)  # fmt: skip
+    [
+        ("s.mp3", "libmp3lame", "fltp"),
+        ("s.ogg", "libopus", "flt"),
+        ("s.flac", "flac", "s16"),
+        ("s.m4a", "aac", "fltp"),
+    ],
+)
 @pytest.mark.parametrize("rate", [16000, 48000])
 def test_compressed_sound_starts_where_it_started(tmp_path, name, codec, sample_format, rate):
     said = voice(1.5, rate)

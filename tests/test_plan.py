@@ -87,9 +87,12 @@ def kept_bytes(config: MoTConfig, grid: TokenGrid) -> dict[str, int]:
         return tensor
 
     row = Row(
-        layout, torch.randn(1, grid.num_frames, 8), torch.randn(1, grid.num_image_tokens, 8),
-        torch.randn(1, grid.num_video_tokens, config.token_size), torch.rand(1, grid.latent_frames),
-    )  # fmt: skip
+        layout,
+        torch.randn(1, grid.num_frames, 8),
+        torch.randn(1, grid.num_image_tokens, 8),
+        torch.randn(1, grid.num_video_tokens, config.token_size),
+        torch.rand(1, grid.latent_frames),
+    )
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16),
@@ -105,9 +108,17 @@ def test_activations_are_what_layers_keep():
     """Two models that differ by four layers: what these keep, against the formula."""
     grid = TokenGrid(40, 4, 4, 4, 4)
     sizes = {
-        "hidden_size": 64, "num_heads": 4, "num_kv_heads": 2, "mlp_size": 256, "vocab_size": 0, "latent_channels": 4,
-        "latent_side": 8, "image_side": 8, "audio_dim": 8, "image_dim": 8,
-    }  # fmt: skip
+        "hidden_size": 64,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "mlp_size": 256,
+        "vocab_size": 0,
+        "latent_channels": 4,
+        "latent_side": 8,
+        "image_side": 8,
+        "audio_dim": 8,
+        "image_dim": 8,
+    }
     few, many = (MoTConfig(num_layers=count, **sizes) for count in (1, 5))
     kept = kept_bytes(many, grid) - kept_bytes(few, grid)
     tokens = RowLayout((grid,)).num_tokens

@@ -45,9 +45,15 @@ def prepare(
 
     with progress_bar("preparing") as progress:
         summary = prepared.command(
-            sources, out, config=config, overrides=overrides or [], engine=engine, workers=workers, part=part,
+            sources,
+            out,
+            config=config,
+            overrides=overrides or [],
+            engine=engine,
+            workers=workers,
+            part=part,
             progress=progress,
-        )  # fmt: skip
+        )
     for what in summary["not_checked"]:
         typer.echo(f"warning: not checked: {what}", err=True)
     for reason, found in summary["dropped"].items():

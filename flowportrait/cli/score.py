@@ -59,10 +59,20 @@ def score(
 
     with progress_bar("scoring", beats=True) as progress:
         command.score(
-            sources, scorers, out, truth=truth, config=config, overrides=overrides or [], answers=answers,
-            retry_unscored=retry_unscored, workers=workers, dry_run=dry_run, skip_missing=skip_missing,
-            as_json=json, progress=progress,
-        )  # fmt: skip
+            sources,
+            scorers,
+            out,
+            truth=truth,
+            config=config,
+            overrides=overrides or [],
+            answers=answers,
+            retry_unscored=retry_unscored,
+            workers=workers,
+            dry_run=dry_run,
+            skip_missing=skip_missing,
+            as_json=json,
+            progress=progress,
+        )
 
 
 @app.command()
@@ -97,10 +107,21 @@ def evaluate(
 
     with ExitStack() as bars:
         command.evaluate(
-            generated, truth, out, names=scorers, sets=sets, config=config, overrides=overrides or [], workers=workers,
-            answers=answers, retry_unscored=retry_unscored, dry_run=dry_run, skip_missing=skip_missing, as_json=json,
+            generated,
+            truth,
+            out,
+            names=scorers,
+            sets=sets,
+            config=config,
+            overrides=overrides or [],
+            workers=workers,
+            answers=answers,
+            retry_unscored=retry_unscored,
+            dry_run=dry_run,
+            skip_missing=skip_missing,
+            as_json=json,
             progress=lambda label: bars.enter_context(progress_bar(label, beats=True)),
-        )  # fmt: skip
+        )
 
 
 @app.command()
@@ -131,9 +152,18 @@ def compare(
 
     with progress_bar("comparing", beats=True) as progress:
         command.compare(
-            a, b, system, out=out, config=config, overrides=overrides or [], answers=answers,
-            retry_unsaid=retry_unscored, dry_run=dry_run, as_json=json, progress=progress,
-        )  # fmt: skip
+            a,
+            b,
+            system,
+            out=out,
+            config=config,
+            overrides=overrides or [],
+            answers=answers,
+            retry_unsaid=retry_unscored,
+            dry_run=dry_run,
+            as_json=json,
+            progress=progress,
+        )
 
 
 @app.command("judge-sim")

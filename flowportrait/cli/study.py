@@ -65,9 +65,18 @@ def create(
 
     with progress_bar("copying") as progress:
         command.create(
-            directory, [*(versions or []), *(more or [])], raters, per_sample=per_sample, truth=truth, repeats=repeats,
-            training=training, seed=seed, incomplete=incomplete, as_json=json, progress=progress,
-        )  # fmt: skip
+            directory,
+            [*(versions or []), *(more or [])],
+            raters,
+            per_sample=per_sample,
+            truth=truth,
+            repeats=repeats,
+            training=training,
+            seed=seed,
+            incomplete=incomplete,
+            as_json=json,
+            progress=progress,
+        )
 
 
 @study_app.command()
@@ -169,9 +178,20 @@ def align(
     from flowportrait.study import command
 
     command.align(
-        directory, scores or [], verdicts or [], more or [], out, preference=preference, higher=higher or [],
-        lower=lower or [], needs_truth=needs_truth or [], draws=draws, seed=seed, width=width, as_json=json,
-    )  # fmt: skip
+        directory,
+        scores or [],
+        verdicts or [],
+        more or [],
+        out,
+        preference=preference,
+        higher=higher or [],
+        lower=lower or [],
+        needs_truth=needs_truth or [],
+        draws=draws,
+        seed=seed,
+        width=width,
+        as_json=json,
+    )
 
 
 Made = Annotated[

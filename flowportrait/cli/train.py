@@ -63,9 +63,19 @@ def encode(
 
     with progress_bar("encoding") as progress:
         clips, left_out = run_encode(
-            dataset, out, model, num_portraits=portraits, longest_s=longest, clips_per_shard=clips_per_shard,
-            seed=seed, device=device, engine=engine, workers=workers, part=own, progress=progress,
-        )  # fmt: skip
+            dataset,
+            out,
+            model,
+            num_portraits=portraits,
+            longest_s=longest,
+            clips_per_shard=clips_per_shard,
+            seed=seed,
+            device=device,
+            engine=engine,
+            workers=workers,
+            part=own,
+            progress=progress,
+        )
     for reason in left_out:
         typer.echo(f"left out: {reason}", err=True)
     if clips or left_out:  # of several processes one knows them

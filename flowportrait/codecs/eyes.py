@@ -119,9 +119,12 @@ class EyeMotion(NamedTuple):
 
 
 def eye_motions(
-    landmarks: Float[Tensor, "n 68 2"], portrait: Float[Tensor, "68 2"], shape: EyeShape, eye: int,
+    landmarks: Float[Tensor, "n 68 2"],
+    portrait: Float[Tensor, "68 2"],
+    shape: EyeShape,
+    eye: int,
     gaze: Float[Tensor, "n 2"],
-) -> list[EyeMotion]:  # fmt: skip
+) -> list[EyeMotion]:
     """The movement of one eye (0 or 1) in n frames: it goes where its corners go, and looks where
     the `gaze` says.
     """

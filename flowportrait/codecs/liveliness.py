@@ -40,7 +40,8 @@ UPPER_LIP, LOWER_LIP = (61, 62, 63), (67, 66, 65)
 # How far the points of jaw and lower lip go when the jaw closes by 1.
 JAW = {
     **dict(zip(range(4, 13), (0.2, 0.4, 0.65, 0.8, 0.8, 0.8, 0.65, 0.4, 0.2), strict=True)),
-    48: 0.35, 54: 0.35, 55: 0.6, 56: 0.9, 57: 0.9, 58: 0.9, 59: 0.6, 60: 0.35, 64: 0.35, 65: 1.0, 66: 1.0, 67: 1.0,
+    48: 0.35, 54: 0.35, 55: 0.6, 56: 0.9, 57: 0.9, 58: 0.9, 59: 0.6, 60: 0.35, 64: 0.35, 65: 1.0,
+    66: 1.0, 67: 1.0,
 }  # fmt: skip
 
 # Blinks: one in 3.1 s in conversation (Bentivoglio et al. 1997 have 17 to 26 a minute), closing in

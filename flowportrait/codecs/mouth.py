@@ -123,18 +123,24 @@ class MouthPainter(nn.Module):
         super().__init__()
         look = 3 * self.LOOK[0] * self.LOOK[1]
         self.body = nn.Sequential(
-            nn.Linear(look + 2 * POINTS, width), nn.GELU("tanh"), nn.Linear(width, width), nn.GELU("tanh"),
+            nn.Linear(look + 2 * POINTS, width),
+            nn.GELU("tanh"),
+            nn.Linear(width, width),
+            nn.GELU("tanh"),
             nn.Linear(width, 4 * self.SIZE[0] * self.SIZE[1]),
-        )  # fmt: skip
+        )
         # The patch begins by covering the gap between the lips: begun as a faint veil it stays one,
         # in glaring colours.
         radius = pixel_places(*self.SIZE, torch.device("cpu")).norm(dim=-1)
         self.body[-1].bias.data[: radius.numel()] = (2 - 6 * radius.square()).flatten()
 
     def forward(
-        self, frames: Float[Tensor, "n 3 h w"], portrait: Float[Tensor, "b 3 h w"],
-        portrait_landmarks: Float[Tensor, "b 68 2"], landmarks: Float[Tensor, "n 68 2"],
-    ) -> Float[Tensor, "n 3 h w"]:  # fmt: skip
+        self,
+        frames: Float[Tensor, "n 3 h w"],
+        portrait: Float[Tensor, "b 3 h w"],
+        portrait_landmarks: Float[Tensor, "b 68 2"],
+        landmarks: Float[Tensor, "n 68 2"],
+    ) -> Float[Tensor, "n 3 h w"]:
         """Frames with their mouths; every portrait belongs to n / b of them in a row."""
         patch = self.paint(portrait, portrait_landmarks, landmarks).patch
         places = pixel_places(*frames.shape[-2:], frames.device)
@@ -142,9 +148,11 @@ class MouthPainter(nn.Module):
         return frames * (1 - laid[:, 3:]) + laid[:, :3]
 
     def paint(
-        self, portrait: Float[Tensor, "b 3 h w"], portrait_landmarks: Float[Tensor, "b 68 2"],
+        self,
+        portrait: Float[Tensor, "b 3 h w"],
+        portrait_landmarks: Float[Tensor, "b 68 2"],
         landmarks: Float[Tensor, "n 68 2"],
-    ) -> Mouth:  # fmt: skip
+    ) -> Mouth:
         """What is laid between the lips. Training also holds its colours against the truth, as long
         as they cover nothing they would never learn.
         """
@@ -158,9 +166,12 @@ class MouthPainter(nn.Module):
         return Mouth(torch.tanh(painted[:, 1:]), torch.sigmoid(painted[:, :1]))
 
     def missed(
-        self, truth: Float[Tensor, "n 3 h w"], portrait: Float[Tensor, "b 3 h w"],
-        portrait_landmarks: Float[Tensor, "b 68 2"], landmarks: Float[Tensor, "n 68 2"],
-    ) -> Tensor:  # fmt: skip
+        self,
+        truth: Float[Tensor, "n 3 h w"],
+        portrait: Float[Tensor, "b 3 h w"],
+        portrait_landmarks: Float[Tensor, "b 68 2"],
+        landmarks: Float[Tensor, "n 68 2"],
+    ) -> Tensor:
         """L1 distance of the painted colours from what is there in the true frames."""
         colours = self.paint(portrait, portrait_landmarks, landmarks).colours
         return (colours - MouthFrame.of(landmarks).cut(truth, self.SIZE)).abs().mean()

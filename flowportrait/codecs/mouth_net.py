@@ -23,7 +23,9 @@ EYE_CORNERS, NOSE_BASE = (36, 45), 33
 OUTER_UPPER, OUTER_LOWER = (48, 49, 50, 51, 52, 53, 54), (48, 59, 58, 57, 56, 55, 54)
 INNER_UPPER, INNER_LOWER = (60, 61, 62, 63, 64), (60, 67, 66, 65, 64)
 DOWN, REACH = 0.39, (0.40, 0.335)
-"""How far the patch's middle is below the nose, and half its sides, in distances between the eyes' outer corners."""
+"""How far the patch's middle is below the nose, and half its sides, in distances between the eyes'
+outer corners.
+"""
 SIZE = (96, 112)
 PATCH_WIDTH = 0.34  # of the square, of an ordinary face
 SOFT = 0.02  # width of the edges of lip maps, in half-patches
@@ -102,9 +104,12 @@ class MouthNet(nn.Module):
         self.register_buffer("window", (window / 0.12).clamp(0, 1), persistent=False)
 
     def forward(
-        self, shown: Float[Tensor, "n 3 96 112"], lips: Float[Tensor, "n 2 96 112"],
-        portrait: Float[Tensor, "n 3 96 112"], portrait_lips: Float[Tensor, "n 2 96 112"],
-    ) -> Float[Tensor, "n 4 96 112"]:  # fmt: skip
+        self,
+        shown: Float[Tensor, "n 3 96 112"],
+        lips: Float[Tensor, "n 2 96 112"],
+        portrait: Float[Tensor, "n 3 96 112"],
+        portrait_lips: Float[Tensor, "n 2 96 112"],
+    ) -> Float[Tensor, "n 4 96 112"]:
         """Patches as `Mouth.patch` gives them. The gap between the lips is replaced; lips and what
         is about them are changed by what is added, and keep the detail of the portrait.
         """
@@ -120,9 +125,12 @@ class MouthNet(nn.Module):
         return torch.cat([gap * (shown + change) + (1 - gap) * about * change, gap], 1)
 
     def paint(
-        self, frames: Float[Tensor, "n 3 h w"], landmarks: Float[Tensor, "n 68 2"],
-        portrait: Float[Tensor, "1 3 p q"], portrait_landmarks: Float[Tensor, "1 68 2"],
-    ) -> tuple[SkullFrame, Float[Tensor, "n 4 96 112"]]:  # fmt: skip
+        self,
+        frames: Float[Tensor, "n 3 h w"],
+        landmarks: Float[Tensor, "n 68 2"],
+        portrait: Float[Tensor, "1 3 p q"],
+        portrait_landmarks: Float[Tensor, "1 68 2"],
+    ) -> tuple[SkullFrame, Float[Tensor, "n 4 96 112"]]:
         """Mouths for frames without one; all landmarks in coordinates of those pictures."""
         where, own = SkullFrame.of(landmarks), SkullFrame.of(portrait_landmarks)
         look = torch.cat([own.cut(portrait), lip_maps(own, portrait_landmarks)], 1)

@@ -77,9 +77,12 @@ class WanCodec(nn.Module):
 
         self.channels = config.channels
         network = AutoencoderKLWan(
-            base_dim=config.width, z_dim=config.channels, dim_mult=list(config.multipliers), num_res_blocks=2,
+            base_dim=config.width,
+            z_dim=config.channels,
+            dim_mult=list(config.multipliers),
+            num_res_blocks=2,
             temperal_downsample=[False, True, True],
-        )  # fmt: skip
+        )
         self.encoder, self.quant_conv = network.encoder, network.quant_conv
         self.decoder, self.post_quant_conv = network.decoder, network.post_quant_conv
         self.memories = {

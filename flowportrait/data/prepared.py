@@ -306,10 +306,19 @@ def _row(record: PreparedSource, clip: PreparedClip, config: SplitConfig) -> Man
     # What is said in a whole source is not what is said in a part of it.
     text = record.text if len(record.clips) == 1 else ""
     return ManifestRow(
-        id=clip.id, video=clip.video, num_frames=clip.num_frames, fps=FPS, size_px=clip.size_px,
-        sample_rate_hz=clip.sample_rate_hz, split=split_of(record.identity, config), identity=record.identity,
-        voice=record.voice, text=text, source=record.collection, licence=record.licence,
-    )  # fmt: skip
+        id=clip.id,
+        video=clip.video,
+        num_frames=clip.num_frames,
+        fps=FPS,
+        size_px=clip.size_px,
+        sample_rate_hz=clip.sample_rate_hz,
+        split=split_of(record.identity, config),
+        identity=record.identity,
+        voice=record.voice,
+        text=text,
+        source=record.collection,
+        licence=record.licence,
+    )
 
 
 def finish(result: Prepared) -> None:

@@ -132,10 +132,17 @@ class SourceFile:
         """What is known before it is looked into."""
         status = self.path.stat() if self.path.is_file() else None
         return PreparedSource(
-            key=self.key, size_bytes=status.st_size if status else 0, changed_ns=status.st_mtime_ns if status else 0,
-            identity=self.identity, voice=self.voice or self.identity, text=self.text, licence=self.licence,
-            collection=self.collection, direction=self.direction, fingerprint=fingerprint,
-        )  # fmt: skip
+            key=self.key,
+            size_bytes=status.st_size if status else 0,
+            changed_ns=status.st_mtime_ns if status else 0,
+            identity=self.identity,
+            voice=self.voice or self.identity,
+            text=self.text,
+            licence=self.licence,
+            collection=self.collection,
+            direction=self.direction,
+            fingerprint=fingerprint,
+        )
 
 
 def split_of(identity: str, config: SplitConfig) -> Literal["train", "held_out"]:
@@ -392,11 +399,18 @@ class _Run:
         path = self.parts.out / "clips" / f"{id_}.mp4"
         media.write_video(path, frames, FPS, samples, sound.rate, metadata={})
         return PreparedClip(
-            id=id_, video=f"clips/{id_}.mp4", start_frame=plan.start, num_frames=plan.stop - plan.start,
-            size_px=plan.side_px, sample_rate_hz=media.written_rate_hz(sound.rate), face_px=round(plan.face_px, 2),
-            square=tuple(plan.squares[0].tolist()), travel=round(plan.travel, 4),
-            speaking=round(plan.confidence, 4), sha256=sha256_of(path),
-        )  # fmt: skip
+            id=id_,
+            video=f"clips/{id_}.mp4",
+            start_frame=plan.start,
+            num_frames=plan.stop - plan.start,
+            size_px=plan.side_px,
+            sample_rate_hz=media.written_rate_hz(sound.rate),
+            face_px=round(plan.face_px, 2),
+            square=tuple(plan.squares[0].tolist()),
+            travel=round(plan.travel, 4),
+            speaking=round(plan.confidence, 4),
+            sha256=sha256_of(path),
+        )
 
     def _dropped(self) -> Iterator[Dropped]:
         """The reasons as stretches of the source."""

@@ -135,12 +135,15 @@ class Rows:
             int(rng.integers(clip.num_portraits)),
         )
         return Cut(
-            dataset, clip, self.grid(dataset, length, opening=start == 0), start,
+            dataset,
+            clip,
+            self.grid(dataset, length, opening=start == 0),
+            start,
             prefix=min(config.prefix_latent_frames, length - 1) if start and continues else 0,
             portrait=0 if first else portrait,
             keeps_audio=rng.random() >= config.drop_audio,
             keeps_image=rng.random() >= config.drop_image,
-        )  # fmt: skip
+        )
 
     def held_out_cut(self, index: int) -> Cut:
         """The opening of a held-out clip, whole if it is not too long."""
@@ -155,9 +158,16 @@ class Rows:
         """The token layout of a stretch."""
         header, patch = dataset.header, self.model.patch
         return TokenGrid(
-            latent_frames, header.rows // patch, header.cols // patch, header.image_rows, header.image_cols,
-            patch=patch, temporal_stride=header.temporal_stride, fps=header.fps, opening=opening,
-        )  # fmt: skip
+            latent_frames,
+            header.rows // patch,
+            header.cols // patch,
+            header.image_rows,
+            header.image_cols,
+            patch=patch,
+            temporal_stride=header.temporal_stride,
+            fps=header.fps,
+            opening=opening,
+        )
 
     def load(self, cuts: Sequence[Cut], device: str = "cpu") -> Loaded:
         """The tensors of a row. What is dropped is all zeros, as `generate` has it for guidance."""

@@ -25,8 +25,9 @@ FPS = 25
 CEPSTRA_PER_FRAME = 4
 SIDE_PX = 112
 DURATIONS_S = (1, 2, 3, 4, 5, 6)
-"""Lengths of the pieces that the authors' demo averages over. It lists some twice or thrice, as weights, in a set,
-which forgets them."""
+"""Lengths of the pieces that the authors' demo averages over. It lists some twice or thrice, as
+weights, in a set, which forgets them.
+"""
 _WIDTHS = (32, 64, 128)
 _MEAN, _STD = 0.4161, 0.1688
 _REACH = (

@@ -26,8 +26,8 @@ FRAME_HZ = 24
 MARGIN = 1 / 8  # of a window, heard on both sides of what is kept of it
 
 WHISPER_LARGE_V3 = {
-    "d_model": 1280, "encoder_layers": 32, "encoder_attention_heads": 20, "encoder_ffn_dim": 5120, "num_mel_bins": 128,
-    "max_source_positions": 1500,
+    "d_model": 1280, "encoder_layers": 32, "encoder_attention_heads": 20, "encoder_ffn_dim": 5120,
+    "num_mel_bins": 128, "max_source_positions": 1500,
 }  # fmt: skip
 
 Layers = Literal["last", "all"] | tuple[int, ...]
@@ -141,9 +141,12 @@ class WhisperEncoder(SpeechEncoder):
         """Vectors at 50 Hz of at most 30 s."""
         where = self.network.conv1.weight
         mels = self.mels(
-            audio.cpu().numpy(), sampling_rate=SAMPLE_RATE, return_tensors="pt", max_length=self.window,
+            audio.cpu().numpy(),
+            sampling_rate=SAMPLE_RATE,
+            return_tensors="pt",
+            max_length=self.window,
             device=str(where.device),
-        ).input_features  # fmt: skip
+        ).input_features
         output = self.network(mels.to(where), output_hidden_states=self.layers != "last")
         return self.chosen(output)[:, : max(1, math.ceil(audio.shape[1] / self.stride))]
 

@@ -16,7 +16,9 @@ VISION = "vit_model."
 NEW = ("audio_connector.",)
 """Beginnings of the names of weights that BAGEL has not."""
 OTHER_LATENTS = ("vae2llm.", "llm2vae.")
-"""Weights that BAGEL trained on the latents of another codec (FLUX's): of the right shape, of another meaning."""
+"""Weights that BAGEL trained on the latents of another codec (FLUX's): of the right shape, of
+another meaning.
+"""
 PATCH = 2  # latent cells along a side of a token; BAGEL's code says so, none of its files
 
 T = TypeVar("T")

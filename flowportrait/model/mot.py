@@ -107,10 +107,20 @@ class MoTConfig(Frozen):
         apart.
         """
         return cls(
-            hidden_size=256, num_layers=8, num_heads=8, num_kv_heads=4, mlp_size=704, vocab_size=0,
-            rope_theta=100.0, positions_per_second=24.0, latent_channels=16, latent_side=16,
-            audio_dim=audio_dim, image_dim=image_dim, image_side=16,
-        )  # fmt: skip
+            hidden_size=256,
+            num_layers=8,
+            num_heads=8,
+            num_kv_heads=4,
+            mlp_size=704,
+            vocab_size=0,
+            rope_theta=100.0,
+            positions_per_second=24.0,
+            latent_channels=16,
+            latent_side=16,
+            audio_dim=audio_dim,
+            image_dim=image_dim,
+            image_side=16,
+        )
 
 
 KeysValues = tuple[Tensor, Tensor]  # of one layer, each [b, kv heads, n, e]

@@ -17,9 +17,11 @@ from flowportrait.study.alignment import Comparison, Row, Scope
 
 _ASPECT_HEAD = ["Lip-sync", "Expressive", "Motion", "Avg"]
 _TABLE_1 = (
-    ("Feature / pixel models", "FID", ("fid-clip",)), ("Feature / pixel models", "LSE-C", ("lse-c",)),
+    ("Feature / pixel models", "FID", ("fid-clip",)),
+    ("Feature / pixel models", "LSE-C", ("lse-c",)),
     ("Feature / pixel models", "LSE-D", ("lse-d",)), ("Feature / pixel models", "SSIM", ("ssim",)),
-    ("Comparison models", "Direct-Comp", ("direct-comp",)), ("Comparison models", "ICL-Comp", ("icl-comp",)),
+    ("Comparison models", "Direct-Comp", ("direct-comp",)),
+    ("Comparison models", "ICL-Comp", ("icl-comp",)),
     ("Comparison models", "MA-Comp", ("ma-comp",)), ("Score models", "SAS-SA", ("sas-sa",)),
     ("Score models", "MAS-SA", ("mas-sa",)), ("Score models", "MAS-MA", ("mas-ma",)),
 )  # fmt: skip
@@ -29,8 +31,8 @@ _NO_CLIP_VALUE = (
 )
 _MOST_COMPARISONS = 6
 _TABLE_2 = (
-    ("FVD ↓", "fvd-r3d18"), ("FID ↓", "fid"), ("LSE-D ↓", "lse-d"), ("LSE-C ↑", "lse-c"), ("SSIM ↑", "ssim"),
-    ("SAS-SA ↑", "sas-sa"), ("MAS-SA ↑", "mas-sa"), ("MAS-MA ↑", "mas-ma"),
+    ("FVD ↓", "fvd-r3d18"), ("FID ↓", "fid"), ("LSE-D ↓", "lse-d"), ("LSE-C ↑", "lse-c"),
+    ("SSIM ↑", "ssim"), ("SAS-SA ↑", "sas-sa"), ("MAS-SA ↑", "mas-sa"), ("MAS-MA ↑", "mas-ma"),
 )  # fmt: skip
 
 
@@ -40,8 +42,12 @@ def build(sources: Sources, judge: Sequence[str], baseline: str | None) -> list[
     `baseline`: the run of Table 5 that the others are compared with.
     """
     return [
-        table_1(sources), table_2(sources), table_3(sources, judge), table_4(sources), table_5(sources, judge, baseline)
-    ]  # fmt: skip
+        table_1(sources),
+        table_2(sources),
+        table_3(sources, judge),
+        table_4(sources),
+        table_5(sources, judge, baseline),
+    ]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -117,8 +123,10 @@ def _accuracy_cells(row: Row | None, reason: str) -> list[Cell]:
     lost = f"{found.pairs} pairs with a human winner, {found.missing} of them without an answer"
     cells = []
     for figure, count in (
-        (found.acc, found.answered), (found.acc_nt, found.answered - found.ties), (found.cov, found.answered)
-    ):  # fmt: skip
+        (found.acc, found.answered),
+        (found.acc_nt, found.answered - found.ties),
+        (found.cov, found.answered),
+    ):
         numbers = (100 * x for x in (figure.value, figure.low, figure.high))
         value, low, high = numbers
         cells.append(Cell(value, count, low, high, digits=1, reason=lost))
@@ -223,9 +231,17 @@ def _by_aspect(own: Sequence[Scored], judge: Sequence[str]) -> list[dict[str, fl
         scorer = judge[number] if len(judge) == len(ASPECTS) else judge[0]
         whole = len(judge) == len(ASPECTS)
         picks.append(
-            _values(own, lambda score, scorer=scorer, aspect=aspect, whole=whole: (
-                None if score.scorer != scorer else score.value if whole else score.parts.get(aspect)))
-        )  # fmt: skip
+            _values(
+                own,
+                lambda score, scorer=scorer, aspect=aspect, whole=whole: (
+                    None
+                    if score.scorer != scorer
+                    else score.value
+                    if whole
+                    else score.parts.get(aspect)
+                ),
+            )
+        )
     common = set.intersection(*(set(found) for found in picks))
     return [
         *picks,

@@ -94,9 +94,16 @@ def score_row(
     """The record of one score; give either `value` or `reason`."""
     truth = sample.truth_sha256 if "truth" in scorer.needs else ""
     return Score(
-        clip=sample.id, scorer=scorer.name, value=value, reason=reason, unit=scorer.unit,
-        fingerprint=scorer.fingerprint, sha256=sample.sha256, truth_sha256=truth, **fields,
-    )  # fmt: skip
+        clip=sample.id,
+        scorer=scorer.name,
+        value=value,
+        reason=reason,
+        unit=scorer.unit,
+        fingerprint=scorer.fingerprint,
+        sha256=sample.sha256,
+        truth_sha256=truth,
+        **fields,
+    )
 
 
 def file_digest(path: Path) -> str:

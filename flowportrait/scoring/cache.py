@@ -69,9 +69,13 @@ class AnswerStore:
     def put(self, question: Question, backend: Backend, answer: Answer) -> str:
         """Stores an answer and gives its key; it is on its way to the disk when this returns."""
         stored = StoredAnswer(
-            key=answer_key(question, backend), question=question.digest, topic=question.topic,
-            videos=[video.sha256 for video in question.videos], judge=backend.identity(), answer=answer,
-        )  # fmt: skip
+            key=answer_key(question, backend),
+            question=question.digest,
+            topic=question.topic,
+            videos=[video.sha256 for video in question.videos],
+            judge=backend.identity(),
+            answer=answer,
+        )
         line = stored.model_dump_json().encode() + b"\n"
         end = append_line(self.path, line)
         self._places[stored.key] = (end - len(line), len(line))

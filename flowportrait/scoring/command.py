@@ -112,12 +112,17 @@ def score(
     )
     _print_json(
         {
-            "output": str(out), "scores": len(summary.scores), "kept": summary.kept,
-            "unscored": len(summary.unscored), "saturated": [vars(spread) for spread in saturated],
-            **_generators_json(by_generator, apart), "skipped": missing, **spent,
+            "output": str(out),
+            "scores": len(summary.scores),
+            "kept": summary.kept,
+            "unscored": len(summary.unscored),
+            "saturated": [vars(spread) for spread in saturated],
+            **_generators_json(by_generator, apart),
+            "skipped": missing,
+            **spent,
         },
         as_json,
-    )  # fmt: skip
+    )
     _refuse_nothing(len(summary.scores), len(summary.unscored), out)
 
 
@@ -347,11 +352,17 @@ def _tell_many(
     unsaid_count = counts.pop(None)
     _print_json(
         {
-            "output": str(out), "verdicts": len(verdicts), "kept": kept, "wins": counts, "unsaid": unsaid_count,
-            "preferred_a": share.model_dump(mode="json"), "p": p, "not_compared": list(alone),
+            "output": str(out),
+            "verdicts": len(verdicts),
+            "kept": kept,
+            "wins": counts,
+            "unsaid": unsaid_count,
+            "preferred_a": share.model_dump(mode="json"),
+            "p": p,
+            "not_compared": list(alone),
         },
         as_json,
-    )  # fmt: skip
+    )
     _refuse_nothing(len(verdicts), unsaid_count, out)
 
 
@@ -436,9 +447,11 @@ def _spent(scorers: Iterable[Scorer]) -> dict[str, Any]:
     known = [purse.usd for purse in purses if purse.usd is not None]
     money = f", {sum(known):.2f} USD" if known else ""
     return {
-        "line": f"; {calls} calls, {tokens} tokens{money}", "calls": calls, "tokens": tokens,
+        "line": f"; {calls} calls, {tokens} tokens{money}",
+        "calls": calls,
+        "tokens": tokens,
         "usd": sum(known) if known else None,
-    }  # fmt: skip
+    }
 
 
 def _sentence(verdict: Verdict, a: Path, b: Path) -> str:

@@ -262,10 +262,16 @@ def _set_score(
 ) -> SetScore:
     """The distance over those clips that have features; the others are named."""
     shared: dict[str, Any] = {
-        "set_metric": metric.name, "unit": metric.unit, "num_clips": len(a), "num_truth": len(b), "left_out": left_out,
-        "fingerprint": metric.fingerprint, "settings": metric.config.model_dump(mode="json"),
-        "weights_sha256": metric.weights_sha256, "generator": generator,
-    }  # fmt: skip
+        "set_metric": metric.name,
+        "unit": metric.unit,
+        "num_clips": len(a),
+        "num_truth": len(b),
+        "left_out": left_out,
+        "fingerprint": metric.fingerprint,
+        "settings": metric.config.model_dump(mode="json"),
+        "weights_sha256": metric.weights_sha256,
+        "generator": generator,
+    }
     try:
         reading = metric.compare(a, b)
     except Unscorable as error:
@@ -278,10 +284,13 @@ def _set_score(
 def provenance(result: Evaluation) -> dict[str, Any]:
     """What decides the numbers of an evaluation."""
     return {
-        "flowportrait": version("flowportrait"), "generated": result.generated, "truth": result.truth,
+        "flowportrait": version("flowportrait"),
+        "generated": result.generated,
+        "truth": result.truth,
         "scorers": [_provenance(scorer) for scorer in result.scorers],
-        "sets": [metric.provenance() for metric in result.set_metrics], "skipped": result.skipped,
-    }  # fmt: skip
+        "sets": [metric.provenance() for metric in result.set_metrics],
+        "skipped": result.skipped,
+    }
 
 
 def _provenance(scorer: Scorer) -> dict[str, Any]:

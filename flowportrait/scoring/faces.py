@@ -25,7 +25,9 @@ from flowportrait.scoring.metric import SAMPLE_RATE, Blocks, Metric, Reading, Un
 
 UPPER_LIP, LOWER_LIP, EYE_CORNERS = 13, 14, (33, 263)
 EYES_NOSE_MOUTH = (468, 473, 1, 61, 291)
-"""Of the 478 points: inner lips, outer corners of the eyes, and the five that SFace is aligned by."""
+"""Of the 478 points: inner lips, outer corners of the eyes, and the five that SFace is aligned
+by.
+"""
 
 
 class Seen(NamedTuple):

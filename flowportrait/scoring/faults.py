@@ -20,15 +20,15 @@ CallFault = Literal[
 ]
 """There is no answer."""
 TextFault = Literal[
-    "truncated", "thought-away", "single-quotes", "fenced", "wrong-range", "fraction", "two-scores", "nested-score",
-    "double-key", "quoted", "prose", "refusal", "blocked",
+    "truncated", "thought-away", "single-quotes", "fenced", "wrong-range", "fraction", "two-scores",
+    "nested-score", "double-key", "quoted", "prose", "refusal", "blocked",
 ]  # fmt: skip
 """The model says something else."""
 ModelFault = Literal["replaced", "deaf", "blind"]
 BodyFault = Literal[
-    "half-json", "web-page", "login", "empty-body", "array", "null", "string", "nested-deeply", "quota-in-200",
-    "error-in-200", "no-choice", "no-message", "content-dict", "content-parts", "half-character", "bad-usage",
-    "bad-logprobs",
+    "half-json", "web-page", "login", "empty-body", "array", "null", "string", "nested-deeply",
+    "quota-in-200", "error-in-200", "no-choice", "no-message", "content-dict", "content-parts",
+    "half-character", "bad-usage", "bad-logprobs",
 ]  # fmt: skip
 """The status says that all is well, and the body is no answer, or one of an unusual shape."""
 FaultKind = Literal[CallFault, TextFault, ModelFault, BodyFault]

@@ -75,9 +75,12 @@ class _Frechet(SetMetric):
                 ),
             )
         counts = {
-            "num_clips": len(made), "num_truth": len(truth), "vectors": len(a), "vectors_truth": len(b),
+            "num_clips": len(made),
+            "num_truth": len(truth),
+            "vectors": len(a),
+            "vectors_truth": len(b),
             "dimensions": a.shape[1],
-        }  # fmt: skip
+        }
         return SetReading(frechet_distance(a, b), counts, warnings)
 
 

@@ -239,11 +239,19 @@ class CompareSystem(_System):
         if not reasons:
             winner = winners[shown[0]] if len(set(winners.values())) == 1 else "tie"
         return Verdict(
-            a=a.id, b=b.id, system=self.name, winner=winner, reason="; ".join(reasons),
+            a=a.id,
+            b=b.id,
+            system=self.name,
+            winner=winner,
+            reason="; ".join(reasons),
             parts={aspect: name for aspect, name in aspects.items() if name},
-            orders=winners, seed=self.config.seed, repeat=repeat, fingerprint=self.fingerprint,
-            sha256=[a.sha256, b.sha256], **_source(findings),
-        )  # fmt: skip
+            orders=winners,
+            seed=self.config.seed,
+            repeat=repeat,
+            fingerprint=self.fingerprint,
+            sha256=[a.sha256, b.sha256],
+            **_source(findings),
+        )
 
     async def verdict(
         self, shown: tuple[Sample, Sample], repeat: int

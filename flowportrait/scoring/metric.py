@@ -37,7 +37,9 @@ KEPT_BYTES = 256 * 2**20
 NO_TRUTH = "no truth; give --truth with a video of the same name"
 T = TypeVar("T")
 Blocks = Iterator[np.ndarray]
-"""Frames in order, uint8 [n, h, w, 3] with n at most `BLOCK_FRAMES`; all but the last of the same length."""
+"""Frames in order, uint8 [n, h, w, 3] with n at most `BLOCK_FRAMES`; all but the last of the same
+length.
+"""
 
 
 class Unscorable(FlowPortraitError):
@@ -488,6 +490,8 @@ def _source(view: View, metric: Metric) -> dict[str, float]:
     except MediaError:
         return {}
     return {
-        "fps": facts.fps, "num_frames": facts.num_frames, "duration_s": facts.duration_s,
+        "fps": facts.fps,
+        "num_frames": facts.num_frames,
+        "duration_s": facts.duration_s,
         "looked_at_fps": metric.looks_at_fps or facts.fps,
-    }  # fmt: skip
+    }

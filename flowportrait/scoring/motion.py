@@ -24,8 +24,9 @@ from flowportrait.scoring.metric import Blocks, Metric, Reading, Unscorable, Vie
 from flowportrait.scoring.raft import flows_between, load_raft
 
 Reading15 = Literal["pixels", "means", "norms"]
-"""How Eq. 15 is read: the mean of each pixel's ratio; the ratio of the spatial means ("norms are computed per pixel and
-averaged spatially"); the ratio of the norms of whole fields."""
+"""How Eq. 15 is read: the mean of each pixel's ratio; the ratio of the spatial means ("norms are
+computed per pixel and averaged spatially"); the ratio of the norms of whole fields.
+"""
 
 MIN_SIDE_PX = 121
 """Below, padded to a multiple of 8, RAFT's pyramid of correlations has no level left."""

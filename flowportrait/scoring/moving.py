@@ -63,8 +63,15 @@ def match(old: Iterable[Score], new: Iterable[Score], seed: int = 0) -> list[Mat
             names = {
                 stem: k for k, stem in enumerate(dict.fromkeys(before[clip][1] for clip in shared))
             }
-            pairs = _Pairs(*(np.array(column) for column in zip(
-                *((before[c][0], after[c][0], names[before[c][1]]) for c in shared), strict=True)))  # fmt: skip
+            pairs = _Pairs(
+                *(
+                    np.array(column)
+                    for column in zip(
+                        *((before[c][0], after[c][0], names[before[c][1]]) for c in shared),
+                        strict=True,
+                    )
+                )
+            )
             lost = len(before) - len(shared), len(after) - len(shared)
             found.append(_matched(*key, pairs, *lost, seed))
     if not found:
@@ -114,11 +121,18 @@ def _matched(
         return Figure(value=of(pairs.old, pairs.new), low=ends.low, high=ends.high)
 
     return Match(
-        scorer=scorer, part=part, clips=len(pairs.old), samples=count, only_old=only_old, only_new=only_new,
-        offset=figure(lambda a, b: float((b - a).mean())), spread=figure(lambda a, b: float(np.abs(b - a).mean())),
-        same=figure(lambda a, b: float((np.abs(b - a) < 1e-9).mean())), spearman=figure(agreement.spearman),
+        scorer=scorer,
+        part=part,
+        clips=len(pairs.old),
+        samples=count,
+        only_old=only_old,
+        only_new=only_new,
+        offset=figure(lambda a, b: float((b - a).mean())),
+        spread=figure(lambda a, b: float(np.abs(b - a).mean())),
+        same=figure(lambda a, b: float((np.abs(b - a) < 1e-9).mean())),
+        spearman=figure(agreement.spearman),
         kappa=figure(lambda a, b: agreement.cohen_kappa(a, b, "quadratic")),
-    )  # fmt: skip
+    )
 
 
 HEAD = (
@@ -136,7 +150,14 @@ HEAD = (
 def rows(found: Iterable[Match]) -> list[tuple[str, ...]]:
     """Cells for people."""
     return [
-        (one.scorer, one.part or "whole", str(one.clips),
-         *(figure.shown for figure in (one.offset, one.spread, one.same, one.spearman, one.kappa)))
+        (
+            one.scorer,
+            one.part or "whole",
+            str(one.clips),
+            *(
+                figure.shown
+                for figure in (one.offset, one.spread, one.same, one.spearman, one.kappa)
+            ),
+        )
         for one in found
-    ]  # fmt: skip
+    ]

@@ -18,7 +18,9 @@ ITERATIONS = 2
 ROUNDS = 3
 WINDOW_PX = 7
 DAMPING = 2e-4
-"""Of squared slopes of light in 0..1: below it (plain skin, or the noise of a codec) flow is drawn to none."""
+"""Of squared slopes of light in 0..1: below it (plain skin, or the noise of a codec) flow is drawn
+to none.
+"""
 
 
 @torch.inference_mode()

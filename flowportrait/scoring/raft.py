@@ -350,8 +350,10 @@ class _SmallUpdate(_Update):
     def _remember(self) -> None:
         """The recurrent unit's step."""
         size, (gates_of_state, new_of_state), (gates_of_motion, new_of_motion) = (
-            self._shape[1], self._of_state, self._of_motion
-        )  # fmt: skip
+            self._shape[1],
+            self._of_state,
+            self._of_motion,
+        )
         begun = []
         for rows, given, state, turned in zip(
             self._chunks, self._given, self._states, self._turned, strict=True

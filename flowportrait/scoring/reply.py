@@ -23,7 +23,9 @@ Demand = Mapping[str, Sequence[int] | Sequence[str]]
 
 _LONGEST_OBJECT = 4000
 _MOST_UNREADABLE = 300
-"""Braces that begin nothing readable, after which no more is looked for: what follows then counts as words."""
+"""Braces that begin nothing readable, after which no more is looked for: what follows then counts
+as words.
+"""
 # What literals of untrusted text raise: unhashable keys, too deep a nesting, numbers of thousands
 # of digits.
 _UNREADABLE = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)

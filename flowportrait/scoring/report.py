@@ -46,10 +46,14 @@ def write(result: Evaluation, out: Path) -> None:
     """
     clips = viewer.Media(out)
     texts = {
-        "scores.csv": _csv(result), "summary.csv": _summary_csv(result), "differences.csv": _differences_csv(result),
-        "report.md": _markdown(result), "report.tex": _latex(result), "report.html": _page(result, clips),
+        "scores.csv": _csv(result),
+        "summary.csv": _summary_csv(result),
+        "differences.csv": _differences_csv(result),
+        "report.md": _markdown(result),
+        "report.tex": _latex(result),
+        "report.html": _page(result, clips),
         "provenance.json": json.dumps(provenance(result), indent=2) + "\n",
-    }  # fmt: skip
+    }
     clips.sweep()
     for name, text in texts.items():
         try:
@@ -88,19 +92,39 @@ def _csv(result: Evaluation) -> str:
         parts, settings = (json.dumps(value, sort_keys=True) for value in (s.parts, s.settings))
         rates = (_plain(s.source.get(name)) for name in ("num_frames", "fps", "looked_at_fps"))
         rows.append(
-            [s.clip, s.scorer, "" if s.reason else repr(s.value), s.unit, s.reason, parts, s.sha256, s.truth_sha256,
-             s.fingerprint, s.weights_sha256, settings, *rates, of.generator, of.item]
-        )  # fmt: skip
+            [
+                s.clip,
+                s.scorer,
+                "" if s.reason else repr(s.value),
+                s.unit,
+                s.reason,
+                parts,
+                s.sha256,
+                s.truth_sha256,
+                s.fingerprint,
+                s.weights_sha256,
+                settings,
+                *rates,
+                of.generator,
+                of.item,
+            ]
+        )
     return csv_text((*_COLUMNS, *_MORE_COLUMNS), rows)
 
 
 def _summary_csv(result: Evaluation) -> str:
     """One line a generator and scorer or set metric, with everything that is known of it."""
     rows = [
-        (one.generator, one.scorer, *map(_exact, (one.mean.value, one.mean.low, one.mean.high)), one.scored,
-         one.unscored, "")
+        (
+            one.generator,
+            one.scorer,
+            *map(_exact, (one.mean.value, one.mean.low, one.mean.high)),
+            one.scored,
+            one.unscored,
+            "",
+        )
         for one in result.standings
-    ]  # fmt: skip
+    ]
     for found in result.sets:
         whose = found.generator or result.generators[0]
         lost = len(found.left_out)

@@ -257,13 +257,17 @@ class CompositeReward:
         }
         settings = self._settings() | {"batch_clips": int(complete.sum()), "mean_and_std": spread}
         return [
-            score_row(self, sample, reason=why, settings=settings) if why
+            score_row(self, sample, reason=why, settings=settings)
+            if why
             else score_row(
-                self, sample, float(rewards.final[i]), settings=settings,
+                self,
+                sample,
+                float(rewards.final[i]),
+                settings=settings,
                 parts={term: float(part[i]) for term, part in rewards.parts.items()},
             )
             for i, (sample, why) in enumerate(zip(samples, lacking, strict=True))
-        ]  # fmt: skip
+        ]
 
     def _settings(self) -> dict[str, Any]:
         return self.config.model_dump(mode="json", include={"terms", "ddof"})

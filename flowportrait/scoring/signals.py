@@ -30,7 +30,9 @@ _UPPER_LIP, _LOWER_LIP = [61, 62, 63], [67, 66, 65]
 _ANCHORS = [27, 28, 29, 30, 33, 36, 39, 42, 45]
 _FLOW_PX = 64
 _STILL_LEVELS = 0.15, 0.35
-"""Of 255: a change of light below the first is none (codecs leave about 0.1), one above the second always is one."""
+"""Of 255: a change of light below the first is none (codecs leave about 0.1), one above the second
+always is one.
+"""
 _STILL_SHARE = (
     0.25  # of the change that nine frames in ten stay below: between the two levels this decides
 )
@@ -40,12 +42,18 @@ _EVEN_SHARE = 0.7
 _SLOWEST_EVEN = 2
 _LATE = 0.05  # cosines that a frame of offset costs
 _BLINK_DIP = 0.06, 6.0, 0.45
-"""A blink lowers `eye_edges` by at least so much, so many deviations of noise, and so much of the deepest blink."""
+"""A blink lowers `eye_edges` by at least so much, so many deviations of noise, and so much of the
+deepest blink.
+"""
 _BLINK_FRAMES = 25  # lids that stay down longer are no blink
 _FEW, _MANY = (8.0, 30.0), (8.0, 50.0)
-"""Blinks a minute: people at rest, and people who talk (Bentivoglio et al. 1997 found 26 in conversation)."""
+"""Blinks a minute: people at rest, and people who talk (Bentivoglio et al. 1997 found 26 in
+conversation).
+"""
 _TRUSTED, _DOUBTED = 0.07, 0.14
-"""Distance of landmarks from those of the mirrored face: nearly all clips of the world are below the first."""
+"""Distance of landmarks from those of the mirrored face: nearly all clips of the world are below
+the first.
+"""
 _LEAST_FRAMES = 24
 
 
@@ -175,17 +183,22 @@ def pictures_per_second(view: View) -> float:
 SIGNALS: Mapping[str, Callable[[View], float]] = {
     signal.__name__: signal
     for signal in (
-        sync_fit, lip_life, jaw_life, lips_life, lid_life, upper_face_flow, brow_flow, blink_luck, still_share,
-        steadiness, flow_evenness, mean_flow, head_life, blinks_per_minute, pictures_per_second,
+        sync_fit, lip_life, jaw_life, lips_life, lid_life, upper_face_flow, brow_flow, blink_luck,
+        still_share, steadiness, flow_evenness, mean_flow, head_life, blinks_per_minute,
+        pictures_per_second,
     )
 }  # fmt: skip
-"""All signals by name. Those that the judge reads are named by its calibration; there more is always better."""
+"""All signals by name. Those that the judge reads are named by its calibration; there more is
+always better.
+"""
 
 SHOWN: Mapping[str, tuple[str, ...]] = {
     "lip_sync": (), "expressiveness": ("lid_life", "blinks_per_minute"),
     "motion": ("head_life", "mean_flow", "pictures_per_second"),
 }  # fmt: skip
-"""Signals that stand beside an aspect's score and do not enter it: more of them is not always better."""
+"""Signals that stand beside an aspect's score and do not enter it: more of them is not always
+better.
+"""
 
 
 def trust(view: View) -> float:

@@ -115,9 +115,12 @@ class JudgeSim:
     def stats(self) -> dict[str, Any]:
         """Calls, faults by kind, and how many different questions were answered how often."""
         return {
-            "calls": self.calls, "faults": dict(self.hit), "peak_in_flight": self.peak_in_flight,
-            "answered": sum(self.served.values()), "questions": len(self.served),
-        }  # fmt: skip
+            "calls": self.calls,
+            "faults": dict(self.hit),
+            "peak_in_flight": self.peak_in_flight,
+            "answered": sum(self.served.values()),
+            "questions": len(self.served),
+        }
 
     # ------------------------------------------------------------------------------------------------
     # HTTP
@@ -234,10 +237,12 @@ class JudgeSim:
         file = self._files[name]
         waiting = asyncio.get_running_loop().time() < file["ready_at"]
         return {
-            "name": name, "uri": f"{self.url}/v1beta/{name}", "mimeType": file["mime_type"],
+            "name": name,
+            "uri": f"{self.url}/v1beta/{name}",
+            "mimeType": file["mime_type"],
             "sizeBytes": str(len(file["bytes"])),
             "state": "PROCESSING" if waiting else "FAILED" if file["failed"] else "ACTIVE",
-        }  # fmt: skip
+        }
 
     # ---------------------------------------------------------------------------------------------
     # judging
@@ -438,9 +443,13 @@ def _say_openai(said: _Said, ask: _Ask, modalities: bool) -> dict[str, Any]:
             "refusal": None,
         }
     return {
-        "id": "chatcmpl-sim", "object": "chat.completion", "created": 0, "model": said.model, "choices": [choice],
+        "id": "chatcmpl-sim",
+        "object": "chat.completion",
+        "created": 0,
+        "model": said.model,
+        "choices": [choice],
         "usage": usage,
-    }  # fmt: skip
+    }
 
 
 def _token(text: str, digit: str) -> dict[str, Any]:
@@ -451,9 +460,12 @@ def _token(text: str, digit: str) -> dict[str, Any]:
     if text == digit and digit.isdecimal():
         tops = [(digit, -0.22314), (str((int(digit) + 3) % 5 + 1), -1.60944)]
     return {
-        "token": text, "logprob": tops[0][1],
-        "top_logprobs": [{"token": token, "logprob": logprob, "bytes": None} for token, logprob in tops],
-    }  # fmt: skip
+        "token": text,
+        "logprob": tops[0][1],
+        "top_logprobs": [
+            {"token": token, "logprob": logprob, "bytes": None} for token, logprob in tops
+        ],
+    }
 
 
 def _say_gemini(said: _Said, ask: _Ask, modalities: bool) -> dict[str, Any]:

@@ -46,24 +46,29 @@ class SyncNet(nn.Module):
     def __init__(self):
         super().__init__()
         self.netcnnaud = nn.Sequential(
-            *_layer(nn.Conv2d(1, 64, 3, 1, 1)), nn.MaxPool2d(1, 1),
-            *_layer(nn.Conv2d(64, 192, 3, 1, 1)), nn.MaxPool2d(3, (1, 2)),
+            *_layer(nn.Conv2d(1, 64, 3, 1, 1)),
+            nn.MaxPool2d(1, 1),
+            *_layer(nn.Conv2d(64, 192, 3, 1, 1)),
+            nn.MaxPool2d(3, (1, 2)),
             *_layer(nn.Conv2d(192, 384, 3, padding=1)),
             *_layer(nn.Conv2d(384, 256, 3, padding=1)),
-            *_layer(nn.Conv2d(256, 256, 3, padding=1)), nn.MaxPool2d(3, 2),
+            *_layer(nn.Conv2d(256, 256, 3, padding=1)),
+            nn.MaxPool2d(3, 2),
             *_layer(nn.Conv2d(256, 512, (5, 4))),
-        )  # fmt: skip
+        )
         self.netfcaud = _head()
         self.netfclip = _head()
         self.netcnnlip = nn.Sequential(
-            *_layer(nn.Conv3d(3, 96, (5, 7, 7), (1, 2, 2))), nn.MaxPool3d((1, 3, 3), (1, 2, 2)),
+            *_layer(nn.Conv3d(3, 96, (5, 7, 7), (1, 2, 2))),
+            nn.MaxPool3d((1, 3, 3), (1, 2, 2)),
             *_layer(nn.Conv3d(96, 256, (1, 5, 5), (1, 2, 2), (0, 1, 1))),
             nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
             *_layer(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1))),
             *_layer(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1))),
-            *_layer(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1))), nn.MaxPool3d((1, 3, 3), (1, 2, 2)),
+            *_layer(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1))),
+            nn.MaxPool3d((1, 3, 3), (1, 2, 2)),
             *_layer(nn.Conv3d(256, 512, (1, 6, 6))),
-        )  # fmt: skip
+        )
 
     @torch.inference_mode()
     def heard(self, cepstra: Float[Tensor, "b 1 13 20"]) -> Float[Tensor, "b 1024"]:
@@ -261,9 +266,10 @@ class LseConfig(Frozen):
     )
     padding: Padding = "zero"
     frames: Literal["by_time", "as_they_come"] = Field(
-        "by_time", description="25 a second; as_they_come: every frame as if it were one of those, as scripts do that "
-        "skip the conversion: at 24 fps the sound then runs away by a frame a second"
-    )  # fmt: skip
+        "by_time",
+        description="25 a second; as_they_come: every frame as if it were one of those, as scripts do that "
+        "skip the conversion: at 24 fps the sound then runs away by a frame a second",
+    )
     detect_every: int = Field(
         4, ge=1, description="frames; faces between are interpolated, then smoothed over 13"
     )

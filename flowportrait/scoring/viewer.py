@@ -103,10 +103,12 @@ def _data(result: Evaluation, media: Media) -> dict[str, Any]:
         item["truth"] = item["truth"] or media.address(sample.truth, sample.truth_sha256)
         item["clips"].append(
             {
-                "generator": sample.generator, "source": media.address(sample.clip, sample.sha256),
-                "scores": scores.get(sample.id, {}), "lost": lost.get(sample.id, {}),
+                "generator": sample.generator,
+                "source": media.address(sample.clip, sample.sha256),
+                "scores": scores.get(sample.id, {}),
+                "lost": lost.get(sample.id, {}),
             }
-        )  # fmt: skip
+        )
     return {
         "generators": result.generators,
         "scorers": [{"name": scorer.name, "better": scorer.better} for scorer in result.scorers],

@@ -199,10 +199,17 @@ def accuracies(counts: Sequence[_Counts], draws: int, seed: int) -> list[Accurac
         for k, value in enumerate(values)
     ]
     return [
-        Accuracy(pairs=c.pairs, missing=c.missing, right=int(c.right.sum()), ties=int(c.ties.sum()),
-                 acc=figures[3 * k], acc_nt=figures[3 * k + 1], cov=figures[3 * k + 2])
+        Accuracy(
+            pairs=c.pairs,
+            missing=c.missing,
+            right=int(c.right.sum()),
+            ties=int(c.ties.sum()),
+            acc=figures[3 * k],
+            acc_nt=figures[3 * k + 1],
+            cov=figures[3 * k + 2],
+        )
         for k, c in enumerate(counts)
-    ]  # fmt: skip
+    ]
 
 
 def align(
@@ -238,19 +245,28 @@ def align(
     }
     rows = [
         _row(system, scope, scopes[scope], known, data, human)
-        for system in systems for scope in scopes
-    ]  # fmt: skip
+        for system in systems
+        for scope in scopes
+    ]
     return Alignment(
-        preference=preference, samples=len(human), possible=human.size, kept=int((human != 0).sum()),
+        preference=preference,
+        samples=len(human),
+        possible=human.size,
+        kept=int((human != 0).sum()),
         dropped={name: int((reason == name).sum()) for name in ("tie", "disagreement", "missing")},
-        raters_per_sample=data.facts.raters_per_sample, draws=draws, rows=rows,
+        raters_per_sample=data.facts.raters_per_sample,
+        draws=draws,
+        rows=rows,
         comparisons=_comparisons(systems, human, scopes, draws, seed),
         calibration=[one for system in systems for one in calibrate(system, data, seed=seed)],
         power=[_power(row, wanted_width, human) for row in rows if row.default],
-        ceiling=[Ceiling(rater=rater, accuracy=acc)
-                 for (rater, _), acc in zip(ceiling, found[len(wanted):], strict=True)],
-        unknown_clips=list(unknown_clips)[:20], unknown_total=len(unknown_clips),
-    )  # fmt: skip
+        ceiling=[
+            Ceiling(rater=rater, accuracy=acc)
+            for (rater, _), acc in zip(ceiling, found[len(wanted) :], strict=True)
+        ],
+        unknown_clips=list(unknown_clips)[:20],
+        unknown_total=len(unknown_clips),
+    )
 
 
 def _scopes(data: StudyData) -> dict[Scope, np.ndarray]:
@@ -297,12 +313,17 @@ def _row(
 ) -> Row:
     scopes = _scopes(data)
     row = Row(
-        system=system.name, kind=system.kind, better=system.better, needs_truth=system.needs_truth, scope=scope,
-        default=scope == _default_scope(system, scopes), accuracy=known[id(system), scope, ""],
+        system=system.name,
+        kind=system.kind,
+        better=system.better,
+        needs_truth=system.needs_truth,
+        scope=scope,
+        default=scope == _default_scope(system, scopes),
+        accuracy=known[id(system), scope, ""],
         aspects={aspect: known[id(system), scope, aspect] for aspect in system.aspects},
         by_pair=_by_pair(system, human, inside, data),
         position=_position(system.orders) if system.orders is not None else None,
-    )  # fmt: skip
+    )
     return (
         row.model_copy(update=_correlations(system, scope, data))
         if system.values is not None
@@ -324,10 +345,15 @@ def _by_pair(
         rate = (errors + ties / 2) / count if count else math.nan
         result.append(
             PairErrors(
-                a=data.versions[i], b=data.versions[j], pairs=int(used.sum()), missing=int(used.sum()) - count,
-                errors=errors, ties=ties, rate=_figure(rate, agreement.wilson(errors + ties / 2, count)),
+                a=data.versions[i],
+                b=data.versions[j],
+                pairs=int(used.sum()),
+                missing=int(used.sum()) - count,
+                errors=errors,
+                ties=ties,
+                rate=_figure(rate, agreement.wilson(errors + ties / 2, count)),
             )
-        )  # fmt: skip
+        )
     return result
 
 
@@ -337,9 +363,11 @@ def _position(orders: np.ndarray) -> Position:
     # The same clip wins in both orders when it is first in one and second in the other.
     same, twice = int((orders[both, 0] != orders[both, 1]).sum()), int(both.sum())
     return Position(
-        shown=count, first_wins=_figure(first / count if count else math.nan, agreement.wilson(first, count)),
-        both_orders=twice, consistent=_figure(same / twice if twice else math.nan, agreement.wilson(same, twice)),
-    )  # fmt: skip
+        shown=count,
+        first_wins=_figure(first / count if count else math.nan, agreement.wilson(first, count)),
+        both_orders=twice,
+        consistent=_figure(same / twice if twice else math.nan, agreement.wilson(same, twice)),
+    )
 
 
 def _correlations(system: System, scope: Scope, data: StudyData) -> dict[str, object]:
@@ -402,13 +430,20 @@ def _comparisons(
     )
     return [
         Comparison(
-            a=a, b=b, pairs=count, mcnemar_p=agreement.mcnemar(*only), only_a=only[0], only_b=only[1],
+            a=a,
+            b=b,
+            pairs=count,
+            mcnemar_p=agreement.mcnemar(*only),
+            only_a=only[0],
+            only_b=only[1],
             pairs_to_separate=agreement.pairs_to_separate(*only, count) if count else None,
-            difference=_figure(above[k].sum() / count if count else math.nan,
-                               agreement.percentile_interval(drawn[:, k])),
+            difference=_figure(
+                above[k].sum() / count if count else math.nan,
+                agreement.percentile_interval(drawn[:, k]),
+            ),
         )
         for k, (a, b, count, only) in enumerate(made)
-    ]  # fmt: skip
+    ]
 
 
 def _power(row: Row, wanted: float, human: np.ndarray) -> Power:
@@ -422,9 +457,14 @@ def _power(row: Row, wanted: float, human: np.ndarray) -> Power:
     missing = max(0, needed - answered)
     samples = int((human != 0).any(1).sum())
     return Power(
-        system=row.system, pairs=answered, width=width, wanted=wanted, pairs_needed=needed, pairs_missing=missing,
+        system=row.system,
+        pairs=answered,
+        width=width,
+        wanted=wanted,
+        pairs_needed=needed,
+        pairs_missing=missing,
         samples_missing=math.ceil(missing * samples / answered),
-    )  # fmt: skip
+    )
 
 
 def _figure(value: float, interval: agreement.Interval) -> Figure:

@@ -8,7 +8,9 @@ from flowportrait.errors import StudyRefused
 from flowportrait.records import ASPECTS, Aspect, Ranking
 
 UNWATCHED_S = 0.25
-"""How much of a clip's length may be missing from what is reported: players do not report its very ends."""
+"""How much of a clip's length may be missing from what is reported: players do not report its very
+ends.
+"""
 
 Span = tuple[
     Annotated[float, Field(ge=0, allow_inf_nan=False)],
@@ -24,11 +26,15 @@ class Answer(BaseModel):
     scores: dict[str, dict[Aspect, Annotated[int, Field(ge=1, le=5, strict=True)]]]
     """item -> aspect -> 1 to 5; every item and every aspect."""
     groups: tuple[tuple[str, ...], ...]
-    """Items of equal quality together, best first; an item may be left out (App. A: ties and partial orders)."""
+    """Items of equal quality together, best first; an item may be left out (App. A: ties and
+    partial orders).
+    """
     between: tuple[Literal[">", ">="], ...] = ()
     """Signs between the groups; empty means '>' everywhere."""
     played: dict[str, tuple[Span, ...]]
-    """item -> [from, to] in seconds of the clip, each piece that was played (a browser's `video.played`)."""
+    """item -> [from, to] in seconds of the clip, each piece that was played (a browser's
+    `video.played`).
+    """
     seconds: float | None = Field(None, ge=0, allow_inf_nan=False)
     """How long the rater was at it, if the page measures it."""
     comment: str = Field("", max_length=2000)

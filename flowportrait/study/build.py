@@ -153,9 +153,12 @@ def _fill(
     showings: list[list[Showing]],
 ) -> None:
     facts = {
-        "schema_version": VERSION, "versions": versions, "truth": truth, "plan": asdict(plan),
+        "schema_version": VERSION,
+        "versions": versions,
+        "truth": truth,
+        "plan": asdict(plan),
         "raters_per_sample": plan.raters_per_sample,
-    }  # fmt: skip
+    }
     db = make_database(folder / DATABASE)
     db.execute("BEGIN")
     db.executemany(

@@ -145,8 +145,12 @@ def _calibration(
         foretold[held] = np.interp(sign * x[held], levels, fit(learn))
         constant[held] = np.average(y, weights=learn[sample])
     in_points = system.unit == "points"
-    gaps = {"error": np.abs(foretold - y), "error_constant": np.abs(constant - y),
-            "error_unmapped": np.abs(x - y), "offset": x - y}  # fmt: skip
+    gaps = {
+        "error": np.abs(foretold - y),
+        "error_constant": np.abs(constant - y),
+        "error_unmapped": np.abs(x - y),
+        "offset": x - y,
+    }
     figures = {
         name: (
             _mean(gap, sample, weights)
@@ -156,9 +160,14 @@ def _calibration(
         for name, gap in gaps.items()
     }
     return Calibration(
-        system=system.name, aspect=aspect, clips=len(y), samples=count, folds=folds,
-        points=sorted(points, key=lambda point: point.score), **figures,
-    )  # fmt: skip
+        system=system.name,
+        aspect=aspect,
+        clips=len(y),
+        samples=count,
+        folds=folds,
+        points=sorted(points, key=lambda point: point.score),
+        **figures,
+    )
 
 
 def _levels(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -205,7 +214,14 @@ TABLE_HEAD = (
 def table_rows(found: Sequence[Calibration]) -> list[tuple[str, ...]]:
     """Cells for people, in points."""
     return [
-        (one.system, one.aspect or "mean", str(one.clips),
-         *(figure.shown for figure in (one.offset, one.error_unmapped, one.error, one.error_constant)))
+        (
+            one.system,
+            one.aspect or "mean",
+            str(one.clips),
+            *(
+                figure.shown
+                for figure in (one.offset, one.error_unmapped, one.error, one.error_constant)
+            ),
+        )
         for one in found
-    ]  # fmt: skip
+    ]

@@ -58,12 +58,15 @@ def create(
     print(f"{len(study.samples())} samples of {len(study.versions)} versions: {directory}")
     _print_json(
         {
-            "output": str(directory), "samples": len(study.samples()), "versions": study.versions,
-            "left_out": made.left_out, "warnings": made.warnings,
+            "output": str(directory),
+            "samples": len(study.samples()),
+            "versions": study.versions,
+            "left_out": made.left_out,
+            "warnings": made.warnings,
             "raters": [{"name": r.name, "token": r.token, "sets": r.total} for r in told],
         },
         as_json,
-    )  # fmt: skip
+    )
 
 
 def export(directory: Path, out: Path | None, *, as_json: bool) -> None:
@@ -84,11 +87,15 @@ def export(directory: Path, out: Path | None, *, as_json: bool) -> None:
     )
     _print_json(
         {
-            "output": str(out), "ratings": len(found.ratings), "rankings": len(found.rankings), "pairs": len(pairs),
-            "kept": kept, "unfinished": found.facts.unfinished,
+            "output": str(out),
+            "ratings": len(found.ratings),
+            "rankings": len(found.rankings),
+            "pairs": len(pairs),
+            "kept": kept,
+            "unfinished": found.facts.unfinished,
         },
         as_json,
-    )  # fmt: skip
+    )
 
 
 def agreement(directory: Path, out: Path | None, *, draws: int, seed: int, as_json: bool) -> None:
@@ -167,9 +174,14 @@ def align(
         systems, sum(map(len, scored.values())), sum(map(len, said.values())), clips, directory
     )
     found = alignment.align(
-        study, systems, preference=preference, draws=draws, seed=seed, wanted_width=width,
+        study,
+        systems,
+        preference=preference,
+        draws=draws,
+        seed=seed,
+        wanted_width=width,
         unknown_clips=list(clips.unknown),
-    )  # fmt: skip
+    )
     if not found.kept:
         _warn(f"no pair has a human winner ({_dropped(found)}); every accuracy is empty")
     folder = out or directory
@@ -185,8 +197,10 @@ def align(
         f" {folder / 'align.json'}"
     )
     for position in (row for row in found.rows if row.position and row.default):
-        print(f"{position.system}: first shown wins {_shown(position.position.first_wins)}, "
-              f"same winner after swapping {_shown(position.position.consistent)}")  # fmt: skip
+        print(
+            f"{position.system}: first shown wins {_shown(position.position.first_wins)}, "
+            f"same winner after swapping {_shown(position.position.consistent)}"
+        )
     if clips.unknown:
         _warn(
             f"{len(clips.unknown)} scored clips are none of this study's, such as"
@@ -321,9 +335,15 @@ def _aspect_cells(a: findings.AspectAgreement) -> tuple[str, ...]:
     known = [value for value in a.kappa_quadratic.values() if math.isfinite(value)]
     kappa = f"{short(min(known))} to {short(max(known))}" if known else "—"
     return (
-        a.aspect, f"{a.clips} ({a.complete} complete)", _shown(a.alpha_ordinal), _shown(a.alpha_interval),
-        _number(a.fleiss_kappa), kappa, _shown(a.same), _shown(a.within_one),
-    )  # fmt: skip
+        a.aspect,
+        f"{a.clips} ({a.complete} complete)",
+        _shown(a.alpha_ordinal),
+        _shown(a.alpha_interval),
+        _number(a.fleiss_kappa),
+        kappa,
+        _shown(a.same),
+        _shown(a.within_one),
+    )
 
 
 def _rater_cells(r: findings.RaterFacts) -> tuple[str, ...]:

@@ -28,7 +28,9 @@ from flowportrait.records import (
 from flowportrait.study.store import DATABASE, Source, Study
 
 Preference = Literal["ranking", "scores"]
-"""What says which of two versions a rater prefers: the order given to the set, or the sum of the aspects' scores."""
+"""What says which of two versions a rater prefers: the order given to the set, or the sum of the
+aspects' scores.
+"""
 
 FACTS, RATINGS, RANKINGS = "study.json", "ratings.jsonl", "rankings.jsonl"
 _SIGN = {">": 1.0, "<": -1.0, ">=": 0.0, "<=": 0.0, "=": 0.0, None: np.nan}
@@ -112,12 +114,21 @@ def _of_study(study: Study) -> StudyData:
     ratings, rankings = study.records()
     raters = study.raters()
     facts = Facts(
-        versions=study.versions, truth=study.truth, raters=[rater.name for rater in raters],
-        raters_per_sample=study.raters_per_sample, samples=study.samples(),
-        clips=[ClipSource(sample=s.sample, version=s.version, source=s.source, digests=sorted(s.digests))
-               for s in study.sources()],
-        unfinished={rater.name: rater.total - rater.done for rater in raters if rater.done < rater.total},
-    )  # fmt: skip
+        versions=study.versions,
+        truth=study.truth,
+        raters=[rater.name for rater in raters],
+        raters_per_sample=study.raters_per_sample,
+        samples=study.samples(),
+        clips=[
+            ClipSource(
+                sample=s.sample, version=s.version, source=s.source, digests=sorted(s.digests)
+            )
+            for s in study.sources()
+        ],
+        unfinished={
+            rater.name: rater.total - rater.done for rater in raters if rater.done < rater.total
+        },
+    )
     return StudyData(facts, ratings, rankings)
 
 
@@ -230,9 +241,13 @@ def _records(
                 for name, sign in (("a", 1), ("b", -1), ("tie", 0))
             }
             yield Pair(
-                sample=sample, a=facts.versions[i], b=facts.versions[j], dropped=str(reason[s, p]), votes=counts,
+                sample=sample,
+                a=facts.versions[i],
+                b=facts.versions[j],
+                dropped=str(reason[s, p]),
+                votes=counts,
                 winner={1: "a", -1: "b", 0: None}[int(winner[s, p])],
-            )  # fmt: skip
+            )
 
 
 def sources_of(facts: Facts) -> list[Source]:

@@ -108,11 +108,18 @@ def find(data: StudyData, draws: int = 10_000, seed: int = 0) -> Agreement:
     for name, left in data.facts.unfinished.items():
         notes.append(f"{name} has {left} sets left")
     return Agreement(
-        samples=len(data.facts.samples), raters=len(data.facts.raters), draws=draws,
-        aspects=[_aspect(data, aspect, weights) for aspect in ASPECTS], kendall_w=w, sets=sets,
-        pairs=[_kept(data, preference) for preference in ("ranking", "scores")], strengths=strengths, tie=tie,
-        per_rater=[_rater(data, number) for number in range(len(data.facts.raters))], notes=notes,
-    )  # fmt: skip
+        samples=len(data.facts.samples),
+        raters=len(data.facts.raters),
+        draws=draws,
+        aspects=[_aspect(data, aspect, weights) for aspect in ASPECTS],
+        kendall_w=w,
+        sets=sets,
+        pairs=[_kept(data, preference) for preference in ("ranking", "scores")],
+        strengths=strengths,
+        tie=tie,
+        per_rater=[_rater(data, number) for number in range(len(data.facts.raters))],
+        notes=notes,
+    )
 
 
 def _aspect(data: StudyData, aspect: Aspect, weights: np.ndarray) -> AspectAgreement:
@@ -128,16 +135,21 @@ def _aspect(data: StudyData, aspect: Aspect, weights: np.ndarray) -> AspectAgree
     even = len({len(row) for row in whole}) == 1
     names = data.facts.raters
     return AspectAgreement(
-        aspect=aspect, clips=int((known > 0).sum()), complete=int(complete.sum()),
+        aspect=aspect,
+        clips=int((known > 0).sum()),
+        complete=int(complete.sum()),
         alpha_ordinal=_alpha(by_sample, drawn, levels, "ordinal"),
         alpha_interval=_alpha(by_sample, drawn, levels, "interval"),
         fleiss_kappa=agreement.fleiss_kappa(np.stack(whole)) if even else math.nan,
         kappa_quadratic={
-            f"{names[i]} / {names[j]}": agreement.cohen_kappa(values[:, i], values[:, j], "quadratic")
+            f"{names[i]} / {names[j]}": agreement.cohen_kappa(
+                values[:, i], values[:, j], "quadratic"
+            )
             for i, j in combinations(range(raters), 2)
         },
-        same=_near(table, 0, weights), within_one=_near(table, 1, weights),
-    )  # fmt: skip
+        same=_near(table, 0, weights),
+        within_one=_near(table, 1, weights),
+    )
 
 
 def _alpha(
@@ -187,9 +199,12 @@ def _strengths(
         notes.append(str(error))
         return [Strength(version=name, strength=Figure()) for name in data.versions], math.nan
     try:
-        drawn = np.array([
-            agreement.bradley_terry(*(np.tensordot(row, x, axes=1) for x in (wins, ties))).theta for row in weights
-        ])  # fmt: skip
+        drawn = np.array(
+            [
+                agreement.bradley_terry(*(np.tensordot(row, x, axes=1) for x in (wins, ties))).theta
+                for row in weights
+            ]
+        )
         intervals = [agreement.percentile_interval(column) for column in drawn.T]
     except DataError:
         # Leaving out the draws without an answer would cut off just the ends that matter.
@@ -240,12 +255,18 @@ def _rater(data: StudyData, number: int) -> RaterFacts:
         if a in (1, -1)
     ]
     return RaterFacts(
-        rater=name, answered=len(own), left=data.facts.unfinished.get(name, 0),
+        rater=name,
+        answered=len(own),
+        left=data.facts.unfinished.get(name, 0),
         means={aspect: _mean(first[k]) for k, aspect in enumerate(ASPECTS)},
-        ties=_mean(np.where(np.isfinite(ordered), ordered == 0, math.nan)) if len(ordered) else math.nan,
-        repeats=sum(repeat > 0 for _, repeat in own), repeat_same=_mean((difference == 0).astype(float)),
-        repeat_difference=_mean(difference), repeat_order=_mean(np.array(kept, float)),
-    )  # fmt: skip
+        ties=_mean(np.where(np.isfinite(ordered), ordered == 0, math.nan))
+        if len(ordered)
+        else math.nan,
+        repeats=sum(repeat > 0 for _, repeat in own),
+        repeat_same=_mean((difference == 0).astype(float)),
+        repeat_difference=_mean(difference),
+        repeat_order=_mean(np.array(kept, float)),
+    )
 
 
 def _mean(values: np.ndarray) -> float:

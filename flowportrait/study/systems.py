@@ -35,7 +35,9 @@ class System:
     """Scores by aspect, [samples, versions]."""
     better: Literal["higher", "lower"] = "higher"
     orders: np.ndarray | None = None
-    """[verdicts, 2]: whether the clip shown first won, when a was shown first and when b was; nan: not asked."""
+    """[verdicts, 2]: whether the clip shown first won, when a was shown first and when b was; nan:
+    not asked.
+    """
     unit: str = ""
 
 
@@ -176,10 +178,18 @@ def _score_system(
         }
         values = totals / counts / (len(ASPECTS) if whole else 1)
     return System(
-        name, "scores", sign * _compared(totals, counts), needs_truth=needs_truth, values=values, parts=parts,
-        aspects={aspect: sign * _compared(part_totals[aspect], part_counts[aspect]) for aspect in parts},
-        better=better, unit=next((s.unit for s in scores.values()), ""),
-    )  # fmt: skip
+        name,
+        "scores",
+        sign * _compared(totals, counts),
+        needs_truth=needs_truth,
+        values=values,
+        parts=parts,
+        aspects={
+            aspect: sign * _compared(part_totals[aspect], part_counts[aspect]) for aspect in parts
+        },
+        better=better,
+        unit=next((s.unit for s in scores.values()), ""),
+    )
 
 
 def _is_mean_of_whole_parts(score: Score) -> bool:

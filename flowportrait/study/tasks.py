@@ -24,7 +24,9 @@ class Plan:
     num_raters: int
     raters_per_sample: int
     num_repeats: int = 0
-    """Sets that each rater sees again without being told, to measure how consistent the rater is."""
+    """Sets that each rater sees again without being told, to measure how consistent the rater
+    is.
+    """
     num_training: int = 0
     """Samples that all raters see first and that do not count."""
     seed: int = 0

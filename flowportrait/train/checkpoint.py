@@ -183,8 +183,11 @@ def load(path: Path, state: dict[str, Any], ranks: Ranks) -> None:
 
     Raises CheckpointError when the checkpoint is of something else, or cannot be read.
     """
-    stored = {name: value for name, value in digests.read_head(path).state_dict_metadata.items()
-              if name != digests.SEALED}  # fmt: skip
+    stored = {
+        name: value
+        for name, value in digests.read_head(path).state_dict_metadata.items()
+        if name != digests.SEALED
+    }
     problem = _difference(stored, _flat(state))
     if problem:
         raise CheckpointError(

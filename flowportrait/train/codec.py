@@ -241,9 +241,14 @@ def codec_loss(
     loss = loss + config.inside * inside + config.contrast * contrast
     loss = loss + config.patch * patch + config.paint * painted + missed
     figures = {
-        "l1": pixels, "inside": inside, "contrast": contrast, "patch": patch, "warp": warp, "painted": painted,
+        "l1": pixels,
+        "inside": inside,
+        "contrast": contrast,
+        "patch": patch,
+        "warp": warp,
+        "painted": painted,
         "psnr": psnr,
-    }  # fmt: skip
+    }
     return loss, {name: float(value.detach()) for name, value in figures.items()} | found_figures
 
 

@@ -24,11 +24,13 @@ from flowportrait.train.parallel import Ranks
 
 DIGESTS, HEAD = "digests.json", ".metadata"
 SEALED = "sealed"
-"""Key of a stored state: it says that the checkpoint has digests, so that it is not whole without them."""
+"""Key of a stored state: it says that the checkpoint has digests, so that it is not whole without
+them.
+"""
 
 UNREADABLE = (
-    OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError, LookupError, TypeError, ValueError,
-    RuntimeError, MemoryError,
+    OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError, LookupError, TypeError,
+    ValueError, RuntimeError, MemoryError,
 )  # fmt: skip
 """What reading a damaged pickle can raise."""
 

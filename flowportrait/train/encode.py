@@ -76,12 +76,19 @@ class Encoder:
             "seed": self.seed,
         }
         return EncodedHeader(
-            made_of=parts_digest(self.spec), model=self.spec.name, settings=settings,
-            channels=self.codec.channels, rows=side, cols=side,
-            temporal_stride=self.codec.temporal_stride, fps=self.spec.fps,
-            audio_dim=self.audio_encoder.dim, image_dim=self.image_encoder.dim,
-            image_rows=image_rows, image_cols=image_cols,
-        )  # fmt: skip
+            made_of=parts_digest(self.spec),
+            model=self.spec.name,
+            settings=settings,
+            channels=self.codec.channels,
+            rows=side,
+            cols=side,
+            temporal_stride=self.codec.temporal_stride,
+            fps=self.spec.fps,
+            audio_dim=self.audio_encoder.dim,
+            image_dim=self.image_encoder.dim,
+            image_rows=image_rows,
+            image_cols=image_cols,
+        )
 
     @torch.inference_mode()
     def encode(self, clip: ClipFile, shard: str) -> tuple[dict[str, Tensor], EncodedClip]:
@@ -111,9 +118,13 @@ class Encoder:
             for name, value in tensors.items()
         }
         record = EncodedClip(
-            id=clip.id, shard=shard, split=SPLITS[clip.split], latent_frames=latent_frames,
-            num_portraits=len(portraits), latents_each=latents_each,
-        )  # fmt: skip
+            id=clip.id,
+            shard=shard,
+            split=SPLITS[clip.split],
+            latent_frames=latent_frames,
+            num_portraits=len(portraits),
+            latents_each=latents_each,
+        )
         return named, record
 
     def _read(self, clip: ClipFile) -> tuple[Float[Tensor, "f 3 s s"], np.ndarray]:

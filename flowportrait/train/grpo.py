@@ -18,7 +18,9 @@ from flowportrait.config import Frozen
 from flowportrait.sampling import Reduction, Schedule, Variance, price, pull
 
 TIE = 1e-6
-"""Rewards of a group that differ by no more than this, relative to the batch's largest, are tied."""
+"""Rewards of a group that differ by no more than this, relative to the batch's largest, are
+tied.
+"""
 
 StepWeight = Literal["none", "noise_level", "even"]
 
@@ -31,9 +33,11 @@ class ObjectiveConfig(Frozen):
         0, description="Unstated: std over G (Flow-GRPO's) or G - 1 (Mix-GRPO's)"
     )
     std_floor: float = Field(
-        0.0, ge=0, description="least std of a group as a share of the batch's; above 0 noise of a small reward is not "
+        0.0,
+        ge=0,
+        description="least std of a group as a share of the batch's; above 0 noise of a small reward is not "
         "blown up where the large one ties. Unstated; 0 is Eq. 5 as written",
-    )  # fmt: skip
+    )
     advantage_limit: float = Field(
         5.0, gt=0, description="Unstated; every peer's, out of reach at G = 4"
     )
@@ -53,16 +57,18 @@ class ObjectiveConfig(Frozen):
         "none", description="guard: GRPO-Guard, arXiv:2510.22319"
     )
     step_weight: StepWeight = Field(
-        "none", description="of an evaluation's loss. noise_level: by its noise (TempFlow-GRPO, arXiv:2508.04324); "
+        "none",
+        description="of an evaluation's loss. noise_level: by its noise (TempFlow-GRPO, arXiv:2508.04324); "
         "even: every evaluation trains equally strongly",
-    )  # fmt: skip
+    )
     kl_weight: float = Field(
         0.0, ge=0, description="beta of Eq. 7. Unstated; 0 needs no second network"
     )
     kl_to: Literal["old", "base"] = Field(
-        "old", description="old is Eq. 7's, without value or gradient in the first update after a rollout; base, the "
+        "old",
+        description="old is Eq. 7's, without value or gradient in the first update after a rollout; base, the "
         "untuned model, is every peer's",
-    )  # fmt: skip
+    )
     updates_per_rollout: int = Field(
         1, ge=1, description="Unstated; at 1 the ratio is 1 and the clipping of Eq. 7 never acts"
     )

@@ -37,9 +37,13 @@ def learn_hearing(
     other. Gives whether it came to its end.
     """
     run_config = RunConfig(
-        directory=directory, seed=seed, num_updates=config.num_updates,
-        log_every=50, checkpoint_every=config.num_updates, sample_every=max(1, config.num_updates // 2),
-    )  # fmt: skip
+        directory=directory,
+        seed=seed,
+        num_updates=config.num_updates,
+        log_every=50,
+        checkpoint_every=config.num_updates,
+        sample_every=max(1, config.num_updates // 2),
+    )
     run = Run(run_config, config)
     optimizer = OptimizerConfig(
         learning_rate=config.learning_rate, warmup_updates=50, decay_from=0.5, ema_decay=0.99

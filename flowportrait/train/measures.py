@@ -15,7 +15,9 @@ import numpy as np
 from flowportrait.scoring.reward import Candidate
 
 MOUTH = (0.30, 0.62, 0.70, 0.88)
-"""Left, top, right, bottom of the mouth in a portrait framed as the training clips are, in shares of the picture."""
+"""Left, top, right, bottom of the mouth in a portrait framed as the training clips are, in shares
+of the picture.
+"""
 
 LEAST_SPREAD = 0.5
 """Levels by which darkness must vary to count as moving lips; below, correlations tend to 0."""

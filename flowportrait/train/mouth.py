@@ -218,9 +218,12 @@ def draw(
             landmarks, own = _mirrored(landmarks), _mirrored(own)
     # Frames are cut where the landmarks say; the maps are those of the points in that frame.
     return Patches(
-        shown=shown, true=true, portrait=portrait,
-        lips=lip_maps(SkullFrame.of(landmarks), landmarks), portrait_lips=lip_maps(SkullFrame.of(own), own),
-    )  # fmt: skip
+        shown=shown,
+        true=true,
+        portrait=portrait,
+        lips=lip_maps(SkullFrame.of(landmarks), landmarks),
+        portrait_lips=lip_maps(SkullFrame.of(own), own),
+    )
 
 
 def composed(net: MouthNet, batch: Patches) -> Float[Tensor, "n 3 y x"]:

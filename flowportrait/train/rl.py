@@ -72,9 +72,10 @@ class RolloutConfig(Frozen):
     group_size: int = Field(4, ge=2)
     num_groups: int = Field(32, ge=1)
     shared_noise: bool = Field(
-        True, description="Unstated: siblings start from the same noise, so that their rewards compare the window's "
+        True,
+        description="Unstated: siblings start from the same noise, so that their rewards compare the window's "
         "noise alone; and then most of their work is the same",
-    )  # fmt: skip
+    )
     sharing: Sharing = Sharing()
 
 
@@ -88,9 +89,10 @@ class RlRecipe(Frozen):
     )
     device: str = "auto"
     trained: Literal["generation", "all"] = Field(
-        "generation", description="Unstated: the generation expert alone (as Flow-GRPO does with BAGEL), so that "
+        "generation",
+        description="Unstated: the generation expert alone (as Flow-GRPO does with BAGEL), so that "
         "keys and values of audio and portrait stay the same for the whole run; or both experts",
-    )  # fmt: skip
+    )
     recompute: bool = Field(
         True,
         description=(
@@ -458,9 +460,14 @@ def _pass_figures(
     if not len(divergence):
         return figures
     spread = {"ratio_mean": ratio.mean(), "ratio_min": ratio.min(), "ratio_max": ratio.max()}
-    return figures | {k: float(v) for k, v in spread.items()} | {
-        "outside_epsilon": float(outside.mean()), "kl": float(divergence.mean()),
-    }  # fmt: skip
+    return (
+        figures
+        | {k: float(v) for k, v in spread.items()}
+        | {
+            "outside_epsilon": float(outside.mean()),
+            "kl": float(divergence.mean()),
+        }
+    )
 
 
 def batch_figures(

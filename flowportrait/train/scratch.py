@@ -72,10 +72,20 @@ class ScratchRecipe(Frozen):
         {"world": 2, "grid": 1}, description="augmented copies of each clip, encoded once"
     )
     model: MoTConfig = MoTConfig(
-        hidden_size=192, num_layers=6, num_heads=6, num_kv_heads=3, mlp_size=512, vocab_size=0, rope_theta=100.0,
-        positions_per_second=24.0, latent_side=16, audio_dim=192, image_dim=184, image_side=16,
+        hidden_size=192,
+        num_layers=6,
+        num_heads=6,
+        num_kv_heads=3,
+        mlp_size=512,
+        vocab_size=0,
+        rope_theta=100.0,
+        positions_per_second=24.0,
+        latent_side=16,
+        audio_dim=192,
+        image_dim=184,
+        image_side=16,
         local_heads=4,
-    )  # fmt: skip
+    )
     audio_encoder: MelEncoder.Config = MelEncoder.Config()
     hearing: HearingConfig = HearingConfig()
     optimizer: OptimizerConfig = OptimizerConfig(
@@ -158,9 +168,14 @@ def train(
 
     def parts_of(update: int) -> Iterator[Part]:
         batch = draw_crops(
-            sources, run.numpy_rng(update), config.num_clips, config.crop_latent_frames,
-            config.sampling.prefix_latent_frames, config.drop_audio, config.drop_image,
-        )  # fmt: skip
+            sources,
+            run.numpy_rng(update),
+            config.num_clips,
+            config.crop_latent_frames,
+            config.sampling.prefix_latent_frames,
+            config.drop_audio,
+            config.drop_image,
+        )
         yield Part(*sft_loss(speaker, codec, batch, config, run.torch_rng(update)))
 
     def averaged() -> Speaker:

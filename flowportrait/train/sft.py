@@ -116,9 +116,12 @@ def train(
         return scratch.train(recipe, overrides, resume)
     session = open_session(load_recipe(recipe, SftRecipe, overrides or []), resume)
     train_loop(
-        session.run, session.state, session.config.optimizer,
-        lambda update: parts_of(session, update), lambda update: look(session),
-    )  # fmt: skip
+        session.run,
+        session.state,
+        session.config.optimizer,
+        lambda update: parts_of(session, update),
+        lambda update: look(session),
+    )
     return session.run.directory
 
 

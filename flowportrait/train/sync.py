@@ -116,10 +116,14 @@ class Learner(nn.Module):
         )
         loss = loss + config.held * held
         figures = {
-            "shifts": shifts, "others": others, "frames": frames, "shapes": shapes, "held": held,
+            "shifts": shifts,
+            "others": others,
+            "frames": frames,
+            "shapes": shapes,
+            "held": held,
             "found_shift": (by_shift.argmax(1) == reach).float().mean(),
             "found_clip": (by_clip.argmax(1) == true_clip).float().mean(),
-        }  # fmt: skip
+        }
         return loss, {name: float(value.detach()) for name, value in figures.items()}
 
 

@@ -112,8 +112,11 @@ def write_card(directory: Path, spec: ModelSpec, story: Story, began_from: str |
     lines += ["", "## Made from", "", f"{began_from or 'Nothing: the weights started fresh'}.", ""]
     before = sorted(path.name for path in directory.glob("CARD.*.md"))
     if before:
-        lines += [f"What it began from has a card of its own, whose licences and notices go on applying: "
-                  f"{', '.join(before)}. Its figures are not those of this model.", ""]  # fmt: skip
+        lines += [
+            f"What it began from has a card of its own, whose licences and notices go on applying: "
+            f"{', '.join(before)}. Its figures are not those of this model.",
+            "",
+        ]
     lines += ["## Measured", ""]
     known = [
         f"| {name} | {value:.4g} |" for name, value in story.figures.items() if value is not None
@@ -128,8 +131,13 @@ def write_card(directory: Path, spec: ModelSpec, story: Story, began_from: str |
         ]
     else:
         lines.append("Nothing.")
-    lines += ["", "## Licence", "", "Not stated by the run: it follows from what the model began from and from the "
-              "data it was trained on. Whoever passes the model on states it here."]  # fmt: skip
+    lines += [
+        "",
+        "## Licence",
+        "",
+        "Not stated by the run: it follows from what the model began from and from the "
+        "data it was trained on. Whoever passes the model on states it here.",
+    ]
     (directory / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

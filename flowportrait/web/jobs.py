@@ -335,5 +335,7 @@ def _make(job: dict[str, Any], loaded: dict[str, Any], pipe: Connection) -> dict
     media.write_video(job["video"], frames(), fps, *sound, mark, growing=growing)
     warnings = [*shot.composite.warnings, *pipeline.warnings]
     return {
-        "video_s": shot.num_frames / fps, "warnings": warnings, "evaluations": len(shot.schedule),
-    }  # fmt: skip
+        "video_s": shot.num_frames / fps,
+        "warnings": warnings,
+        "evaluations": len(shot.schedule),
+    }

@@ -238,10 +238,18 @@ def _told(desk: Desk, job: Job) -> dict[str, Any]:
         if job.request[kind] in reason:
             reason, field = reason.replace(job.request[kind], name), kind
     return {
-        "id": job.id, "state": job.state, "done": job.done, "total": job.total, "frames": job.frames,
-        "num_frames": job.num_frames, "left_s": job.left_s, "ahead": desk.ahead(job), "reason": reason, "field": field,
+        "id": job.id,
+        "state": job.state,
+        "done": job.done,
+        "total": job.total,
+        "frames": job.frames,
+        "num_frames": job.num_frames,
+        "left_s": job.left_s,
+        "ahead": desk.ahead(job),
+        "reason": reason,
+        "field": field,
         **job.facts,
-    }  # fmt: skip
+    }
 
 
 def _explain(app: FastAPI) -> None:

@@ -71,10 +71,15 @@ def study_app(study: Study, hosts: frozenset[str] = LOOPBACK) -> FastAPI:
     def state(token: str) -> dict[str, Any]:
         tasks = study.tasks(token)
         return {
-            "tasks": [{"id": task.id, "training": task.training, "done": task.answer is not None} for task in tasks],
-            "instructions": INSTRUCTIONS, "unwatched_s": UNWATCHED_S, "aspects": list(ASPECTS),
+            "tasks": [
+                {"id": task.id, "training": task.training, "done": task.answer is not None}
+                for task in tasks
+            ],
+            "instructions": INSTRUCTIONS,
+            "unwatched_s": UNWATCHED_S,
+            "aspects": list(ASPECTS),
             "rubrics": [_rubric(rubric) for rubric in RUBRICS],
-        }  # fmt: skip
+        }
 
     @app.get("/r/{token}/task/{task_id}")
     def task(token: str, task_id: str) -> dict[str, Any]:
@@ -104,10 +109,16 @@ def _page(name: str, status: int = 200) -> Response:
 def _shown(task: Task) -> dict[str, Any]:
     """A task as the page gets it: nothing else of it is sent."""
     return {
-        "id": task.id, "number": task.number, "total": task.total, "training": task.training,
-        "items": [{"id": item.id, "letter": item.letter, "duration_s": item.duration_s} for item in task.items],
+        "id": task.id,
+        "number": task.number,
+        "total": task.total,
+        "training": task.training,
+        "items": [
+            {"id": item.id, "letter": item.letter, "duration_s": item.duration_s}
+            for item in task.items
+        ],
         "answer": task.answer.model_dump(mode="json") if task.answer else None,
-    }  # fmt: skip
+    }
 
 
 def _rubric(rubric: Any) -> dict[str, Any]:

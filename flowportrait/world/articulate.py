@@ -46,9 +46,10 @@ for _name, _face in _FACES.items():
     _TABLE[VISEME[_name], list(_face)] = list(_face.values())
 
 _DOMINANCE = {  # strength, seconds of rise and of fall
-    "sil": (0.35, 0.10, 0.12), "PP": (2.6, 0.045, 0.05), "FF": (2.0, 0.05, 0.055), "TH": (0.9, 0.05, 0.06),
-    "DD": (0.5, 0.05, 0.05), "kk": (0.4, 0.05, 0.05), "CH": (1.3, 0.075, 0.08), "SS": (0.9, 0.055, 0.06),
-    "nn": (0.5, 0.05, 0.05), "RR": (0.9, 0.075, 0.08), "aa": (1.0, 0.075, 0.085), "E": (0.85, 0.07, 0.08),
+    "sil": (0.35, 0.10, 0.12), "PP": (2.6, 0.045, 0.05), "FF": (2.0, 0.05, 0.055),
+    "TH": (0.9, 0.05, 0.06), "DD": (0.5, 0.05, 0.05), "kk": (0.4, 0.05, 0.05),
+    "CH": (1.3, 0.075, 0.08), "SS": (0.9, 0.055, 0.06), "nn": (0.5, 0.05, 0.05),
+    "RR": (0.9, 0.075, 0.08), "aa": (1.0, 0.075, 0.085), "E": (0.85, 0.07, 0.08),
     "I": (0.95, 0.07, 0.08), "O": (1.25, 0.085, 0.095), "U": (1.35, 0.09, 0.10),
 }  # fmt: skip
 _UNDERSHOOT_S = 0.11
@@ -85,11 +86,14 @@ class SpeakingStyle:
 def draw_style(rng: np.random.Generator) -> SpeakingStyle:
     """A speaker's own way of moving the mouth."""
     return SpeakingStyle(
-        amplitude=float(rng.uniform(0.75, 1.25)), rounding=float(rng.uniform(0.8, 1.2)),
-        spreading=float(rng.uniform(0.8, 1.25)), lead_s=float(rng.uniform(-0.012, 0.025)),
-        breadth=float(rng.uniform(0.8, 1.25)), loudness=float(rng.uniform(0.2, 0.4)),
+        amplitude=float(rng.uniform(0.75, 1.25)),
+        rounding=float(rng.uniform(0.8, 1.2)),
+        spreading=float(rng.uniform(0.8, 1.25)),
+        lead_s=float(rng.uniform(-0.012, 0.025)),
+        breadth=float(rng.uniform(0.8, 1.25)),
+        loudness=float(rng.uniform(0.2, 0.4)),
         skew=float(np.clip(rng.normal() * 0.05, -0.12, 0.12)),
-    )  # fmt: skip
+    )
 
 
 class Segment(NamedTuple):

@@ -24,7 +24,9 @@ CM_PER_ROW = (TOP_Y - BOTTOM_Y) / ROWS
 _AZIMUTHS = (np.arange(COLUMNS) + 0.5) / COLUMNS * 2 * np.pi - np.pi
 _HEIGHTS = TOP_Y - (np.arange(ROWS) + 0.5) * CM_PER_ROW
 X, Y = (grid.astype(np.float32) for grid in np.meshgrid(_AZIMUTHS * CM_PER_RADIAN, _HEIGHTS))
-"""[ROWS, COLUMNS] place of each pixel, cm: around from the nose (to the viewer's right positive), and up."""
+"""[ROWS, COLUMNS] place of each pixel, cm: around from the nose (to the viewer's right positive),
+and up.
+"""
 AZIMUTHS = _AZIMUTHS
 
 

@@ -229,8 +229,10 @@ def _similarity(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.
 def _warped(image: np.ndarray, linear: np.ndarray, offset: np.ndarray) -> np.ndarray:
     """An image whose pixel (y, x) is taken from linear @ (y, x) + offset."""
     planes = image[..., None] if image.ndim == 2 else image
-    moved = [affine_transform(planes[..., c].astype(np.float32), linear, offset, order=1, mode="nearest")
-             for c in range(planes.shape[-1])]  # fmt: skip
+    moved = [
+        affine_transform(planes[..., c].astype(np.float32), linear, offset, order=1, mode="nearest")
+        for c in range(planes.shape[-1])
+    ]
     whole = np.stack(moved, -1)
     return whole[..., 0] if image.ndim == 2 else _as_8_bit(whole)
 

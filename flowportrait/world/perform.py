@@ -74,11 +74,16 @@ def draw_manner(seed: int) -> Manner:
     """The manner of the person of `seed`."""
     rng = np.random.default_rng([seed, 8])
     return Manner(
-        speaking=draw_style(rng), head=float(rng.uniform(0.6, 1.3)), brows=float(rng.uniform(0.3, 1.0)),
-        blink_every_s=float(rng.uniform(2.2, 4.5)), nods=float(rng.uniform(0.02, 0.08)),
+        speaking=draw_style(rng),
+        head=float(rng.uniform(0.6, 1.3)),
+        brows=float(rng.uniform(0.3, 1.0)),
+        blink_every_s=float(rng.uniform(2.2, 4.5)),
+        nods=float(rng.uniform(0.02, 0.08)),
         glances=float(rng.uniform(0.08, 0.25)),
-        rest=weights(mouthSmile=float(rng.uniform(0.03, 0.13)), eyeSquint=float(rng.uniform(0.05, 0.25))),
-    )  # fmt: skip
+        rest=weights(
+            mouthSmile=float(rng.uniform(0.03, 0.13)), eyeSquint=float(rng.uniform(0.05, 0.25))
+        ),
+    )
 
 
 def perform(

@@ -14,9 +14,10 @@ import numpy as np
 from flowportrait.world.rig import Rig
 
 HAIR_COLOURS = {
-    "black": (0.012, 0.010, 0.010), "darkbrown": (0.035, 0.020, 0.013), "brown": (0.075, 0.040, 0.022),
-    "lightbrown": (0.15, 0.085, 0.045), "blond": (0.31, 0.205, 0.105), "ash": (0.22, 0.17, 0.12),
-    "red": (0.20, 0.062, 0.022), "grey": (0.125, 0.122, 0.118), "white": (0.185, 0.18, 0.172),
+    "black": (0.012, 0.010, 0.010), "darkbrown": (0.035, 0.020, 0.013),
+    "brown": (0.075, 0.040, 0.022), "lightbrown": (0.15, 0.085, 0.045),
+    "blond": (0.31, 0.205, 0.105), "ash": (0.22, 0.17, 0.12), "red": (0.20, 0.062, 0.022),
+    "grey": (0.125, 0.122, 0.118), "white": (0.185, 0.18, 0.172),
 }  # fmt: skip
 EYE_COLOURS = {
     "darkbrown": (0.055, 0.028, 0.015), "brown": (0.12, 0.06, 0.025), "hazel": (0.17, 0.11, 0.04),
@@ -32,8 +33,8 @@ BEARDS = {
 """Darkening of the skin, and length of the hairs in cm."""
 
 _AMPLITUDES = {
-    "head": 0.22, "eyes": 0.28, "nose": 0.28, "mouth": 0.28, "chin": 0.28, "cheek": 0.32, "forehead": 0.3,
-    "ears": 0.28, "eyebrows": 0.3, "asym": 0.16,
+    "head": 0.22, "eyes": 0.28, "nose": 0.28, "mouth": 0.28, "chin": 0.28, "cheek": 0.32,
+    "forehead": 0.3, "ears": 0.28, "eyebrows": 0.3, "asym": 0.16,
 }  # fmt: skip
 _OPPOSITES = (("decr", "incr"), ("down", "up"), ("in", "out"), ("backward", "forward"), ("concave", "convex"),
               ("compress", "uncompress"))  # fmt: skip
@@ -178,11 +179,20 @@ def _attributes(
     beard = rng.choice(list(BEARDS), p=[0.40, 0.24, 0.16, 0.12, 0.08]) if male else "clean"
     cloths = ("crew", "v", "turtle", "shirt", "crew" if male else "wide")
     return Attributes(
-        seed=seed, rig=rig, melanin=melanin, hemoglobin=float(rng.uniform(0.16, 0.42)), age_proxy=age,
-        hair_colour=hair, hair_style=_hair_style(rng, male, melanin), eye_colour=str(eyes),
-        presentation="m" if male else "f", beard=str(beard), glasses=bool(rng.random() < 0.18),
-        cloth=str(rng.choice(cloths)), lipstick=bool(not male and rng.random() < 0.5),
-    )  # fmt: skip
+        seed=seed,
+        rig=rig,
+        melanin=melanin,
+        hemoglobin=float(rng.uniform(0.16, 0.42)),
+        age_proxy=age,
+        hair_colour=hair,
+        hair_style=_hair_style(rng, male, melanin),
+        eye_colour=str(eyes),
+        presentation="m" if male else "f",
+        beard=str(beard),
+        glasses=bool(rng.random() < 0.18),
+        cloth=str(rng.choice(cloths)),
+        lipstick=bool(not male and rng.random() < 0.5),
+    )
 
 
 def _hair_colour(rng: np.random.Generator, melanin: float, age: float) -> str:
@@ -199,8 +209,16 @@ def _hair_colour(rng: np.random.Generator, melanin: float, age: float) -> str:
 
 def _hair_style(rng: np.random.Generator, male: bool, melanin: float) -> str:
     if male:
-        styles = {"crop": 0.24, "side": 0.22, "back": 0.12, "curly": 0.08, "bald": 0.08, "buzz": 0.14, "wavy": 0.04,
-                  "fringe": 0.08}  # fmt: skip
+        styles = {
+            "crop": 0.24,
+            "side": 0.22,
+            "back": 0.12,
+            "curly": 0.08,
+            "bald": 0.08,
+            "buzz": 0.14,
+            "wavy": 0.04,
+            "fringe": 0.08,
+        }
     else:
         styles = {"bob": 0.2, "long": 0.24, "wavy": 0.18, "curly": 0.1, "bun": 0.18, "fringe": 0.1}
     if melanin > 0.8:

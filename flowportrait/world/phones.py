@@ -5,11 +5,12 @@ write them.
 from typing import NamedTuple
 
 VISEMES_OF = {
-    "pau": ("sil",), "p": ("PP",), "b": ("PP",), "m": ("PP",), "f": ("FF",), "v": ("FF",), "th": ("TH",),
-    "dh": ("TH",), "t": ("DD",), "d": ("DD",), "k": ("kk",), "g": ("kk",), "ng": ("kk",), "hh": ("kk",),
-    "ch": ("CH",), "jh": ("CH",), "sh": ("CH",), "zh": ("CH",), "s": ("SS",), "z": ("SS",), "n": ("nn",),
-    "l": ("nn",), "r": ("RR",), "er": ("RR",), "aa": ("aa",), "ah": ("aa",), "ae": ("aa",), "eh": ("E",),
-    "ax": ("E",), "ih": ("I",), "iy": ("I",), "y": ("I",), "ao": ("O",), "uh": ("U",), "uw": ("U",), "w": ("U",),
+    "pau": ("sil",), "p": ("PP",), "b": ("PP",), "m": ("PP",), "f": ("FF",), "v": ("FF",),
+    "th": ("TH",), "dh": ("TH",), "t": ("DD",), "d": ("DD",), "k": ("kk",), "g": ("kk",),
+    "ng": ("kk",), "hh": ("kk",), "ch": ("CH",), "jh": ("CH",), "sh": ("CH",), "zh": ("CH",),
+    "s": ("SS",), "z": ("SS",), "n": ("nn",), "l": ("nn",), "r": ("RR",), "er": ("RR",),
+    "aa": ("aa",), "ah": ("aa",), "ae": ("aa",), "eh": ("E",), "ax": ("E",), "ih": ("I",),
+    "iy": ("I",), "y": ("I",), "ao": ("O",), "uh": ("U",), "uw": ("U",), "w": ("U",),
     "ay": ("aa", "I"), "aw": ("aa", "U"), "ey": ("E", "I"), "oy": ("O", "I"), "ow": ("O", "U"),
 }  # fmt: skip
 """Diphthongs pass through two visemes."""
@@ -25,16 +26,17 @@ class Phone(NamedTuple):
 
 
 _ESPEAK = {
-    "aI": "ay", "aU": "aw", "eI": "ey", "OI": "oy", "oU": "ow", "aI@": "ay", "aU@": "aw", "i@": "iy", "e@": "eh",
-    "O@": "ao", "o@": "ao", "U@": "uh", "A@": "aa", "3:": "er", "@L": "l", "@5": "ax", "tS": "ch", "dZ": "jh",
+    "aI": "ay", "aU": "aw", "eI": "ey", "OI": "oy", "oU": "ow", "aI@": "ay", "aU@": "aw",
+    "i@": "iy", "e@": "eh", "O@": "ao", "o@": "ao", "U@": "uh", "A@": "aa", "3:": "er", "@L": "l",
+    "@5": "ax", "tS": "ch", "dZ": "jh",
     "A:": "aa", "O:": "ao", "u:": "uw", "i:": "iy", "I2": "ih", "a#": "ah", "@2": "ax", "I#": "ih",
 }  # fmt: skip
 _ESPEAK_FIRST = {
-    "p": "p", "b": "b", "m": "m", "f": "f", "v": "v", "T": "th", "D": "dh", "t": "t", "d": "d", "k": "k", "g": "g",
-    "N": "ng", "h": "hh", "?": "hh", "x": "k", "S": "sh", "Z": "zh", "s": "s", "z": "z", "n": "n", "l": "l", "L": "l",
-    "r": "r", "R": "r", "*": "d", "3": "er", "w": "w", "j": "y", "a": "ae", "A": "aa", "V": "ah", "0": "ao",
-    "Q": "ao", "O": "ao", "o": "ow", "e": "eh", "E": "eh", "@": "ax", "i": "iy", "I": "ih", "y": "iy", "u": "uw",
-    "U": "uh",
+    "p": "p", "b": "b", "m": "m", "f": "f", "v": "v", "T": "th", "D": "dh", "t": "t", "d": "d",
+    "k": "k", "g": "g", "N": "ng", "h": "hh", "?": "hh", "x": "k", "S": "sh", "Z": "zh", "s": "s",
+    "z": "z", "n": "n", "l": "l", "L": "l", "r": "r", "R": "r", "*": "d", "3": "er", "w": "w",
+    "j": "y", "a": "ae", "A": "aa", "V": "ah", "0": "ao", "Q": "ao", "O": "ao", "o": "ow",
+    "e": "eh", "E": "eh", "@": "ax", "i": "iy", "I": "ih", "y": "iy", "u": "uw", "U": "uh",
 }  # fmt: skip
 
 
@@ -48,24 +50,28 @@ def from_espeak(mnemonic: str) -> str:
 
 # Spellings and their phones, longest first; rough, but what the lips do follows them.
 _SPELLINGS = {
-    "tion": "sh ax n", "ough": "ao", "augh": "ao", "eigh": "ey", "tch": "ch", "dge": "jh", "igh": "ay", "sch": "s k",
-    "air": "eh r", "ear": "ih r", "eer": "ih r", "oor": "ao r", "our": "aw r", "ch": "ch", "sh": "sh", "th": "th",
-    "ph": "f", "wh": "w", "ck": "k", "ng": "ng", "qu": "k w", "wr": "r", "kn": "n", "gn": "n", "mb": "m", "ee": "iy",
-    "ea": "iy", "oo": "uw", "ou": "aw", "ow": "ow", "oa": "ow", "oi": "oy", "oy": "oy", "ai": "ey", "ay": "ey",
-    "au": "ao", "aw": "ao", "ew": "uw", "ie": "iy", "ei": "ey", "ey": "iy", "ue": "uw", "ui": "uw", "ar": "aa r",
-    "er": "er", "ir": "er", "ur": "er", "or": "ao r", "bb": "b", "cc": "k", "dd": "d", "ff": "f", "gg": "g",
-    "ll": "l", "mm": "m", "nn": "n", "pp": "p", "rr": "r", "ss": "s", "tt": "t", "zz": "z", "a": "ae", "b": "b",
-    "c": "k", "d": "d", "e": "eh", "f": "f", "g": "g", "h": "hh", "i": "ih", "j": "jh", "k": "k", "l": "l",
-    "m": "m", "n": "n", "o": "ao", "p": "p", "q": "k", "r": "r", "s": "s", "t": "t", "u": "ah", "v": "v", "w": "w",
-    "x": "k s", "y": "iy", "z": "z",
+    "tion": "sh ax n", "ough": "ao", "augh": "ao", "eigh": "ey", "tch": "ch", "dge": "jh",
+    "igh": "ay", "sch": "s k", "air": "eh r", "ear": "ih r", "eer": "ih r", "oor": "ao r",
+    "our": "aw r", "ch": "ch", "sh": "sh", "th": "th", "ph": "f", "wh": "w", "ck": "k", "ng": "ng",
+    "qu": "k w", "wr": "r", "kn": "n", "gn": "n", "mb": "m", "ee": "iy", "ea": "iy", "oo": "uw",
+    "ou": "aw", "ow": "ow", "oa": "ow", "oi": "oy", "oy": "oy", "ai": "ey", "ay": "ey", "au": "ao",
+    "aw": "ao", "ew": "uw", "ie": "iy", "ei": "ey", "ey": "iy", "ue": "uw", "ui": "uw",
+    "ar": "aa r", "er": "er", "ir": "er", "ur": "er", "or": "ao r", "bb": "b", "cc": "k", "dd": "d",
+    "ff": "f", "gg": "g", "ll": "l", "mm": "m", "nn": "n", "pp": "p", "rr": "r", "ss": "s",
+    "tt": "t", "zz": "z", "a": "ae", "b": "b", "c": "k", "d": "d", "e": "eh", "f": "f", "g": "g",
+    "h": "hh", "i": "ih", "j": "jh", "k": "k", "l": "l", "m": "m", "n": "n", "o": "ao", "p": "p",
+    "q": "k", "r": "r", "s": "s", "t": "t", "u": "ah", "v": "v", "w": "w", "x": "k s", "y": "iy",
+    "z": "z",
 }  # fmt: skip
 _WORDS = {
-    "the": "dh ax", "a": "ax", "i": "ay", "you": "y uw", "to": "t uw", "of": "ah v", "one": "w ah n", "two": "t uw",
-    "eight": "ey t", "are": "aa r", "was": "w aa z", "said": "s eh d", "what": "w ah t", "who": "hh uw",
-    "they": "dh ey", "this": "dh ih s", "that": "dh ae t", "with": "w ih dh", "please": "p l iy z", "by": "b ay",
-    "my": "m ay", "he": "hh iy", "she": "sh iy", "we": "w iy", "me": "m iy", "be": "b iy", "now": "n aw",
-    "again": "ax g eh n", "soon": "s uw n", "blue": "b l uw", "white": "w ay t", "green": "g r iy n", "do": "d uw",
-    "no": "n ow", "go": "g ow", "so": "s ow", "zero": "z ih r ow", "nine": "n ay n", "five": "f ay v",
+    "the": "dh ax", "a": "ax", "i": "ay", "you": "y uw", "to": "t uw", "of": "ah v",
+    "one": "w ah n", "two": "t uw", "eight": "ey t", "are": "aa r", "was": "w aa z",
+    "said": "s eh d", "what": "w ah t", "who": "hh uw", "they": "dh ey", "this": "dh ih s",
+    "that": "dh ae t", "with": "w ih dh", "please": "p l iy z", "by": "b ay", "my": "m ay",
+    "he": "hh iy", "she": "sh iy", "we": "w iy", "me": "m iy", "be": "b iy", "now": "n aw",
+    "again": "ax g eh n", "soon": "s uw n", "blue": "b l uw", "white": "w ay t",
+    "green": "g r iy n", "do": "d uw", "no": "n ow", "go": "g ow", "so": "s ow",
+    "zero": "z ih r ow", "nine": "n ay n", "five": "f ay v",
 }  # fmt: skip
 _LONG = {"a": "ey", "e": "iy", "i": "ay", "o": "ow", "u": "uw"}
 _VOWELS = "aeiou"
@@ -96,8 +102,22 @@ def _letter_name(letter: str) -> list[str]:
     if letter in "bcdegptvz":
         return [*({"c": ["s"], "g": ["jh"], "e": []}.get(letter, [letter])), "iy"]
     names = {
-        "a": "ey", "f": "eh f", "h": "ey ch", "i": "ay", "j": "jh ey", "k": "k ey", "l": "eh l", "m": "eh m",
-        "n": "eh n", "o": "ow", "q": "k y uw", "r": "aa r", "s": "eh s", "u": "y uw", "w": "d ah b ax l y uw",
-        "x": "eh k s", "y": "w ay",
-    }  # fmt: skip
+        "a": "ey",
+        "f": "eh f",
+        "h": "ey ch",
+        "i": "ay",
+        "j": "jh ey",
+        "k": "k ey",
+        "l": "eh l",
+        "m": "eh m",
+        "n": "eh n",
+        "o": "ow",
+        "q": "k y uw",
+        "r": "aa r",
+        "s": "eh s",
+        "u": "y uw",
+        "w": "d ah b ax l y uw",
+        "x": "eh k s",
+        "y": "w ay",
+    }
     return names.get(letter, "ax").split()

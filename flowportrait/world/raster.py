@@ -254,7 +254,9 @@ def empty_layers(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
     all blank.
     """
     return (
-        np.zeros((size, size, 3), np.float32), np.ones((size, size), np.float32),
-        np.zeros((size, size), np.float32), np.full((size, size), -1, np.int32),
+        np.zeros((size, size, 3), np.float32),
+        np.ones((size, size), np.float32),
+        np.zeros((size, size), np.float32),
+        np.full((size, size), -1, np.int32),
         np.zeros((size, size, 2), np.float32),
-    )  # fmt: skip
+    )

@@ -63,7 +63,9 @@ class Rig:
     landmarks: np.ndarray
     """[68] vertices of the iBUG landmarks."""
     lips: np.ndarray
-    """[n] how much a vertex belongs to the red of the lips, in [0, 1]; empty when only landmarks tell."""
+    """[n] how much a vertex belongs to the red of the lips, in [0, 1]; empty when only landmarks
+    tell.
+    """
     rim: np.ndarray
     """Vertices along the rims of the lids, where lashes grow."""
     control: np.ndarray
@@ -136,11 +138,20 @@ def _build(about: About, arrays: dict[str, np.ndarray]) -> Rig:
     for name, delta in zip(arrays["expressions"], deltas, strict=True):
         expressions[SHAPE[str(name)]] = delta if matrix is None else matrix @ delta
     return Rig(
-        about=about, vertices=vertices.astype(np.float32), triangles=np.ascontiguousarray(triangles, np.int32),
-        coarse=coarse, parts=parts.astype(np.int8), expressions=expressions, shapes=tuple(map(str, arrays["shapes"])),
-        shape_deltas=arrays["shape_deltas"].astype(np.float32), landmarks=arrays["landmarks"], lips=lips,
-        rim=arrays["rim"], control=control, subdivision=matrix,
-    )  # fmt: skip
+        about=about,
+        vertices=vertices.astype(np.float32),
+        triangles=np.ascontiguousarray(triangles, np.int32),
+        coarse=coarse,
+        parts=parts.astype(np.int8),
+        expressions=expressions,
+        shapes=tuple(map(str, arrays["shapes"])),
+        shape_deltas=arrays["shape_deltas"].astype(np.float32),
+        landmarks=arrays["landmarks"],
+        lips=lips,
+        rim=arrays["rim"],
+        control=control,
+        subdivision=matrix,
+    )
 
 
 def loop_subdivision(

@@ -43,7 +43,9 @@ _BLINKS, _SQUINTS = (
 )
 _LIPS_MIDDLE = [62, 66]
 _TIP_MOVES = np.array([0, 0.8, 3.0], np.float32)
-"""Where the tip of a raised tongue goes: up, and more so forward, against the biting edge of the upper teeth."""
+"""Where the tip of a raised tongue goes: up, and more so forward, against the biting edge of the
+upper teeth.
+"""
 
 
 class Motion(NamedTuple):
@@ -207,9 +209,18 @@ class Scene:
         )
         out = np.empty((strands.shape[0] * strands.shape[1], 3), np.float32)
         shade_hair(
-            strands.reshape(-1, 3), strands.shape[1], light, lamps, self._lamp_colours(),
-            self.head.painting.hair_colour * 1.8, self._hair.tone, 0.36, 0.35, rotation[2].astype(np.float32), out,
-        )  # fmt: skip
+            strands.reshape(-1, 3),
+            strands.shape[1],
+            light,
+            lamps,
+            self._lamp_colours(),
+            self.head.painting.hair_colour * 1.8,
+            self._hair.tone,
+            0.36,
+            0.35,
+            rotation[2].astype(np.float32),
+            out,
+        )
         return out
 
     # ----------------------------------------------------------------------------------------
@@ -323,11 +334,24 @@ class Scene:
             for lamp in self.lighting.lamps[:2]
         ]
         shade(
-            ids, share, depth, head.rig.triangles, head.rig.parts, surface, head.chart.corners, self._paint,
-            self._places, np.array(EYE_COLOURS[head.person.eye_colour], np.float32), lamps,
-            self._lamp_colours(), np.array(wider, np.float32), head.painting.teeth * head.rig.about.teeth_gain,
-            light.mirrored, image, unseen,
-        )  # fmt: skip
+            ids,
+            share,
+            depth,
+            head.rig.triangles,
+            head.rig.parts,
+            surface,
+            head.chart.corners,
+            self._paint,
+            self._places,
+            np.array(EYE_COLOURS[head.person.eye_colour], np.float32),
+            lamps,
+            self._lamp_colours(),
+            np.array(wider, np.float32),
+            head.painting.teeth * head.rig.about.teeth_gain,
+            light.mirrored,
+            image,
+            unseen,
+        )
 
     def _draw_tuft(
         self, tuft: Tuft, points, face: np.ndarray, pose: np.ndarray, light: np.ndarray
@@ -361,8 +385,18 @@ class Scene:
         """Strands [s, p, 3] of the head's frame; `width` in five-hundredths of the picture."""
         image, unseen, depth, _, _ = self._layers
         screen = self._camera.screen(strands.reshape(-1, 3), pose)
-        draw_strands(screen, strands.shape[1], np.ascontiguousarray(colours, np.float32), depth, opacity,
-                     width * self._side / 512, taper, bias, image, unseen)  # fmt: skip
+        draw_strands(
+            screen,
+            strands.shape[1],
+            np.ascontiguousarray(colours, np.float32),
+            depth,
+            opacity,
+            width * self._side / 512,
+            taper,
+            bias,
+            image,
+            unseen,
+        )
 
 
 def _thinned(head: Head, size_px: int) -> tuple[Hair | None, np.ndarray | None]:

@@ -9,36 +9,38 @@ import numpy as np
 Split = Literal["train", "validation", "test"]
 
 _WHO = (
-    "I", "You", "We", "They", "My sister", "Her teacher", "The old man", "A young doctor", "Our neighbour",
-    "The whole team", "Peter", "Maria", "Nobody here", "Everyone in town", "The captain", "His grandmother",
-    "That boy", "The new manager", "Both of them", "Somebody",
+    "I", "You", "We", "They", "My sister", "Her teacher", "The old man", "A young doctor",
+    "Our neighbour", "The whole team", "Peter", "Maria", "Nobody here", "Everyone in town",
+    "The captain", "His grandmother", "That boy", "The new manager", "Both of them", "Somebody",
 )  # fmt: skip
 _DID = (
-    "wanted to see", "never bought", "will probably find", "could not open", "should have kept", "was looking for",
-    "always talks about", "forgot to bring", "is going to paint", "has already finished", "would gladly share",
-    "moved", "quickly fixed", "dreams about", "picked up", "threw away", "described", "carefully measured",
-    "once owned", "almost lost",
+    "wanted to see", "never bought", "will probably find", "could not open", "should have kept",
+    "was looking for", "always talks about", "forgot to bring", "is going to paint",
+    "has already finished", "would gladly share", "moved", "quickly fixed", "dreams about",
+    "picked up", "threw away", "described", "carefully measured", "once owned", "almost lost",
 )  # fmt: skip
 _WHAT = (
     "the blue vase", "a box of apples", "five small boats", "the broken window", "that funny movie",
-    "some warm bread", "my favourite jumper", "the orange lamp", "twenty old books", "a very long bridge",
-    "the village church", "their first house", "a bowl of soup", "the piano upstairs", "all of the money",
-    "a pair of shoes", "the shallow river", "your computer", "the weather report", "a bunch of flowers",
-    "the brown puppy", "several messages", "the purple umbrella", "a fresh cup of coffee", "the wooden fence",
+    "some warm bread", "my favourite jumper", "the orange lamp", "twenty old books",
+    "a very long bridge", "the village church", "their first house", "a bowl of soup",
+    "the piano upstairs", "all of the money", "a pair of shoes", "the shallow river",
+    "your computer", "the weather report", "a bunch of flowers", "the brown puppy",
+    "several messages", "the purple umbrella", "a fresh cup of coffee", "the wooden fence",
     "a treasure map", "the noisy toys", "a beige garage",
 )  # fmt: skip
 _WHEN = (
-    "this morning", "before the show", "on Wednesday", "in the middle of May", "by the frozen lake", "over there",
-    "without saying why", "for a while", "when it rained", "at half past eight", "during the voyage",
-    "near the museum", "after a month", "with a smile", "just around the corner", "far away from home",
-    "for the very first time", "because of you", "under the bridge", "in our valley",
+    "this morning", "before the show", "on Wednesday", "in the middle of May", "by the frozen lake",
+    "over there", "without saying why", "for a while", "when it rained", "at half past eight",
+    "during the voyage", "near the museum", "after a month", "with a smile",
+    "just around the corner", "far away from home", "for the very first time", "because of you",
+    "under the bridge", "in our valley",
 )  # fmt: skip
 _ASKED = ("Why would anyone", "How could we possibly", "Do you think they", "When will somebody",
           "Did your father really", "Where can we")  # fmt: skip
 _TASK = (
-    "move that far", "buy a boat", "believe this story", "forget my name", "change the plan", "open the big gate",
-    "push all the buttons", "live above a bakery", "watch the football game", "vote for him", "thank you enough",
-    "choose a better voice",
+    "move that far", "buy a boat", "believe this story", "forget my name", "change the plan",
+    "open the big gate", "push all the buttons", "live above a bakery", "watch the football game",
+    "vote for him", "thank you enough", "choose a better voice",
 )  # fmt: skip
 _FIRST = ("Well,", "No,", "Yes, of course,", "Oh my,", "Honestly,", "By the way,", "Please listen,",
           "Good evening,", "Wow,", "Maybe,")  # fmt: skip

@@ -209,10 +209,15 @@ def render_take(out_dir: Path, take: Take) -> dict:
     )
     motion = performance.motion
     truth = {
-        "viseme": performance.speech.visemes, "arkit": motion.faces, "blink": performance.blink,
-        "pose": motion.pose, "gaze": motion.gaze, "energy": performance.energy, "landmarks68": np.stack(landmarks),
+        "viseme": performance.speech.visemes,
+        "arkit": motion.faces,
+        "blink": performance.blink,
+        "pose": motion.pose,
+        "gaze": motion.gaze,
+        "energy": performance.energy,
+        "landmarks68": np.stack(landmarks),
         "irises": np.stack(irises),
-    }  # fmt: skip
+    }
     partial = out_dir / f".{take.key}.{os.getpid()}.part.npz"
     np.savez_compressed(partial, **{name: rows.astype(np.float16) for name, rows in truth.items()})
     partial.replace(out_dir / f"{take.key}.npz")
@@ -223,15 +228,28 @@ def _record(
     take: Take, head: Head, speech: Utterance, performance, scene: Scene, num_frames: int
 ) -> dict:
     return {
-        "key": take.key, "split": take.split, "identity": head.person.as_dict(), "text": speech.text,
-        "voice": speech.voice.as_dict(), "emotion": performance.emotion,
-        "intensity": round(performance.intensity, 4), "fps": media.FPS, "size": take.settings.size_px,
-        "n": num_frames, "duration": round(speech.duration_s, 4), "light": scene.lighting.mood,
-        "background": scene.background, "phonemes": [[phone.start_s, phone.name] for phone in speech.phones],
-        "visemes_seg": [[round(a, 4), round(b, 4), name] for a, b, name in performance.speech.segments],
-        "blink_times": [round(at, 4) for at in performance.blink_times_s], "rig": take.rig_name,
-        "licence": head.rig.about.licence, "generator": f"flowportrait {version('flowportrait')}",
-    }  # fmt: skip
+        "key": take.key,
+        "split": take.split,
+        "identity": head.person.as_dict(),
+        "text": speech.text,
+        "voice": speech.voice.as_dict(),
+        "emotion": performance.emotion,
+        "intensity": round(performance.intensity, 4),
+        "fps": media.FPS,
+        "size": take.settings.size_px,
+        "n": num_frames,
+        "duration": round(speech.duration_s, 4),
+        "light": scene.lighting.mood,
+        "background": scene.background,
+        "phonemes": [[phone.start_s, phone.name] for phone in speech.phones],
+        "visemes_seg": [
+            [round(a, 4), round(b, 4), name] for a, b, name in performance.speech.segments
+        ],
+        "blink_times": [round(at, 4) for at in performance.blink_times_s],
+        "rig": take.rig_name,
+        "licence": head.rig.about.licence,
+        "generator": f"flowportrait {version('flowportrait')}",
+    }
 
 
 def _agree(path: Path, settings: Settings) -> None:

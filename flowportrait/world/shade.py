@@ -17,7 +17,9 @@ _PUPIL = 0.36
 _DARK = -9.0
 """Exponent below which a highlight is not seen."""
 _SAME_SURFACE = np.float32(0.005)
-"""Share of the distance by which samples of one surface may lie behind each other; a third of a centimetre."""
+"""Share of the distance by which samples of one surface may lie behind each other; a third of a
+centimetre.
+"""
 
 
 @njit(**COMPILED)
@@ -115,8 +117,11 @@ def _mixed(values, a, b, c, w0, w1, column):
 @njit(**COMPILED)
 def _normal(surface, a, b, c, w0, w1):
     """The unit normal within a triangle."""
-    nx, ny, nz = (_mixed(surface, a, b, c, w0, w1, 0), _mixed(surface, a, b, c, w0, w1, 1),
-                  _mixed(surface, a, b, c, w0, w1, 2))  # fmt: skip
+    nx, ny, nz = (
+        _mixed(surface, a, b, c, w0, w1, 0),
+        _mixed(surface, a, b, c, w0, w1, 1),
+        _mixed(surface, a, b, c, w0, w1, 2),
+    )
     scale = 1.0 / (math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-9)
     return nx * scale, ny * scale, nz * scale
 
@@ -200,9 +205,24 @@ def _shade_other(
 
 @njit(**COMPILED)
 def shade(
-    ids, barycentric, depth, triangles, parts, surface, chart, paint, places, eye_colour, lamps,
-    lamp_colours, roughness, teeth, harmonics, image, unseen,
-):  # fmt: skip
+    ids,
+    barycentric,
+    depth,
+    triangles,
+    parts,
+    surface,
+    chart,
+    paint,
+    places,
+    eye_colour,
+    lamps,
+    lamp_colours,
+    roughness,
+    teeth,
+    harmonics,
+    image,
+    unseen,
+):
     """Adds to `image` the light of what `ids` names, where it is not hidden by what is drawn
     already.
 
@@ -224,8 +244,22 @@ def shade(
                 a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
                 w0, w1, part = barycentric[y, x, 0], barycentric[y, x, 1], parts[a]
                 if part != SKIN:
-                    _shade_other(part, surface, a, b, c, w0, w1, places, eye_colour, lamps, lamp_colours, teeth,
-                                 harmonics, value)  # fmt: skip
+                    _shade_other(
+                        part,
+                        surface,
+                        a,
+                        b,
+                        c,
+                        w0,
+                        w1,
+                        places,
+                        eye_colour,
+                        lamps,
+                        lamp_colours,
+                        teeth,
+                        harmonics,
+                        value,
+                    )
                     for channel in range(3):
                         image[y, x, channel] += seen * value[channel]
                     continue

@@ -24,8 +24,9 @@ _LIPSTICKS = (
     (0.50, 0.20, 0.18),
 )
 _CLOTHS = (
-    (0.6, 0.6, 0.6), (0.03, 0.035, 0.05), (0.05, 0.08, 0.2), (0.25, 0.03, 0.035), (0.04, 0.14, 0.09),
-    (0.5, 0.38, 0.2), (0.3, 0.33, 0.38), (0.1, 0.1, 0.11), (0.55, 0.25, 0.3), (0.08, 0.2, 0.32), (0.7, 0.68, 0.62),
+    (0.6, 0.6, 0.6), (0.03, 0.035, 0.05), (0.05, 0.08, 0.2), (0.25, 0.03, 0.035),
+    (0.04, 0.14, 0.09), (0.5, 0.38, 0.2), (0.3, 0.33, 0.38), (0.1, 0.1, 0.11), (0.55, 0.25, 0.3),
+    (0.08, 0.2, 0.32), (0.7, 0.68, 0.62),
 )  # fmt: skip
 _COLLARS = {  # height at the side, dip in front, thickness in cm
     "crew": (-13.6, -1.3, 0.25), "v": (-12.6, -5.0, 0.25), "turtle": (-10.2, -0.6, 0.45),
@@ -110,10 +111,16 @@ def paint(person: Attributes, chart: Chart) -> Painting:
     return Painting(
         colour=np.clip(colour, 0.002, 0.95).astype(np.float32),
         gloss=np.where(clothed[..., 0] > 0.5, 0, gloss).astype(np.float32),
-        scalp=scalp, beard=beard, brows=brows, brow_colour=brow_colour.astype(np.float32), hair_colour=hair,
-        collar=collar[0], cloth_cm=_COLLARS[person.cloth][2], roughness=float(rng.uniform(0.38, 0.5)),
+        scalp=scalp,
+        beard=beard,
+        brows=brows,
+        brow_colour=brow_colour.astype(np.float32),
+        hair_colour=hair,
+        collar=collar[0],
+        cloth_cm=_COLLARS[person.cloth][2],
+        roughness=float(rng.uniform(0.38, 0.5)),
         teeth=float(rng.uniform(0.8, 1.1) * (1 - 0.12 * person.age_proxy)),
-    )  # fmt: skip
+    )
 
 
 def _skin(
@@ -203,9 +210,10 @@ def _darkened(colour: np.ndarray, hair: np.ndarray, amount: np.ndarray) -> np.nd
 def _beard_mask(chart: Chart) -> np.ndarray:
     around, mouth, nose, chin = np.abs(X), chart.mouth_y, chart.height(33), chart.height(8)
     line = np.interp(
-        around, [0, 2.6, 3.6, 6.0, 9.5, 11.2, 12.5],
+        around,
+        [0, 2.6, 3.6, 6.0, 9.5, 11.2, 12.5],
         [nose - 0.35, nose - 0.6, mouth - 0.4, mouth + 0.3, mouth + 2.6, mouth + 4.4, mouth + 4.6],
-    )  # fmt: skip
+    )
     mask = (
         smoothstep(line - Y, -0.2, 1.1)
         * (1 - smoothstep(around, 11.4, 12.8))

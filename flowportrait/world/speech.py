@@ -54,10 +54,12 @@ _ESPEAK_LOCALES, _ESPEAK_HELD_OUT = ("en-us", "en-gb", "en-gb-scotland", "en-029
 _FESTIVAL_VOICE = "ked_diphone"
 """A man's. Its other English voice, kal, is flite's held-out speaker."""
 _AUTO = ("flite", "espeak-ng")
-"""Festival has one voice, and Kokoro takes longer than drawing the frames: these speak only when asked for."""
+"""Festival has one voice, and Kokoro takes longer than drawing the frames: these speak only when
+asked for.
+"""
 _INSTALL = {
-    "auto": "apt install flite espeak-ng", "flite": "apt install flite", "espeak-ng": "apt install espeak-ng",
-    "festival": "apt install festival festvox-kdlpc16k",
+    "auto": "apt install flite espeak-ng", "flite": "apt install flite",
+    "espeak-ng": "apt install espeak-ng", "festival": "apt install festival festvox-kdlpc16k",
     "kokoro": "pip install 'flowportrait[kokoro]'` and `apt install espeak-ng",
 }  # fmt: skip
 
@@ -221,8 +223,18 @@ def say(text: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:
 def _say_with_flite(text: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "speech.wav"
-        command = ["flite", "-voice", voice.name, "-psdur", "-t", text, "-o", str(path),
-                   "--setf", f"duration_stretch={voice.rate}"]  # fmt: skip
+        command = [
+            "flite",
+            "-voice",
+            voice.name,
+            "-psdur",
+            "-t",
+            text,
+            "-o",
+            str(path),
+            "--setf",
+            f"duration_stretch={voice.rate}",
+        ]
         if voice.pitch:
             command += ["--setf", f"int_f0_target_mean={voice.pitch}"]
         done = subprocess.run(command, capture_output=True, text=True)

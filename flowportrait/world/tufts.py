@@ -163,8 +163,18 @@ def _wet_line(row: np.ndarray, head: np.ndarray, side: int) -> Tuft:
     offsets = (along + np.float32([0, 0.03, 0.03])).astype(np.float32)
     vertices = np.stack([here] * 3, 1)
     shares = np.tile(np.float32([1, 0, 0]), (len(here), 1))
-    return Tuft(vertices, shares, offsets, _TEARS, np.ones(len(here), np.float32), opacity=0.3, width=0.9, lid=side,
-                taper=1e-6, tears=True)  # fmt: skip
+    return Tuft(
+        vertices,
+        shares,
+        offsets,
+        _TEARS,
+        np.ones(len(here), np.float32),
+        opacity=0.3,
+        width=0.9,
+        lid=side,
+        taper=1e-6,
+        tears=True,
+    )
 
 
 def _lash_row(

@@ -12,9 +12,10 @@ SOURCES = sorted((ROOT / "flowportrait").rglob("*.py"))
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 500, 60
 
 TORCH_FREE = ["flowportrait", "flowportrait.errors", "flowportrait.registry", "flowportrait.records",
-              "flowportrait.config", "flowportrait.media", "flowportrait.cli", "flowportrait.data.faces",
-              "flowportrait.scoring.reward", "flowportrait.scoring.command", "flowportrait.scoring.sim",
-              "flowportrait.world.sets", "flowportrait.world.degrade", "flowportrait.pages",
+              "flowportrait.config", "flowportrait.media", "flowportrait.cli",
+              "flowportrait.data.faces", "flowportrait.scoring.reward",
+              "flowportrait.scoring.command", "flowportrait.scoring.sim", "flowportrait.world.sets",
+              "flowportrait.world.degrade", "flowportrait.pages",
               "flowportrait.study.command", "flowportrait.report.command", "flowportrait.report.figures"]  # fmt: skip
 
 

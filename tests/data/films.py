@@ -15,7 +15,8 @@ from flowportrait import media
 SAMPLES = Path(media.__file__).parent / "samples"
 RATE = 44_100
 SETTINGS = [
-    "faces.detector_settings.side_px=160", "faces.min_face_px=32", "crop.min_side_px=48", "speaker.network=none",
+    "faces.detector_settings.side_px=160", "faces.min_face_px=32", "crop.min_side_px=48",
+    "speaker.network=none",
 ]  # fmt: skip
 """For pictures of 240x160 px."""
 

@@ -131,9 +131,12 @@ def turned_picture(image: np.ndarray, angle: float):
     back = turn(angle).T  # column vectors
     offset = old + 0.5 - back @ (new + 0.5)
     turned = Image.fromarray(image).transform(
-        (size, size), Image.Transform.AFFINE, [*back[0], offset[0], *back[1], offset[1]],
-        resample=Image.Resampling.BICUBIC, fillcolor=(127, 127, 127),
-    )  # fmt: skip
+        (size, size),
+        Image.Transform.AFFINE,
+        [*back[0], offset[0], *back[1], offset[1]],
+        resample=Image.Resampling.BICUBIC,
+        fillcolor=(127, 127, 127),
+    )
     return np.asarray(turned), lambda points: (points - old) @ turn(-angle) + new
 
 

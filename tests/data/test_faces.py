@@ -50,8 +50,13 @@ def test_a_square_larger_than_the_picture_shrinks():
 
 
 @given(
-    st.integers(1, 500), st.integers(1, 500), st.floats(0, 1), st.floats(0, 1), st.floats(0.01, 1), st.floats(0.01, 1)
-)  # fmt: skip
+    st.integers(1, 500),
+    st.integers(1, 500),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.floats(0.01, 1),
+    st.floats(0.01, 1),
+)
 def test_the_square_is_always_inside(width, height, x, y, w, h):
     box = FaceBox(
         x * width, y * height, min(width, (x + w) * width), min(height, (y + h) * height), 1.0

@@ -136,9 +136,14 @@ def odd_files(tmp_path):
         container.mux(stream.encode(None))
     film(tmp_path / "silent.mp4", shots, sound=np.zeros(4 * films.RATE, np.float32))
     return {
-        "whole": "kept", "empty": "unreadable", "text": "unreadable", "head": "unreadable", "mute": "no_sound",
-        "sound": "no_picture", "silent": "silent",
-    }  # fmt: skip
+        "whole": "kept",
+        "empty": "unreadable",
+        "text": "unreadable",
+        "head": "unreadable",
+        "mute": "no_sound",
+        "sound": "no_picture",
+        "silent": "silent",
+    }
 
 
 def test_odd_files_have_their_reasons(tmp_path):
@@ -226,9 +231,13 @@ def run(tmp_path, *arguments, wait=True):
     overrides = [part for setting in SETTINGS for part in ("--set", setting)]
     process = subprocess.Popen(
         [sys.executable, "-m", "flowportrait", "prepare", *map(str, arguments), *overrides],
-        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path / 'plugins'}", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        env=os.environ
+        | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path / 'plugins'}", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     if not wait:
         return process
     out, err = process.communicate(timeout=120)

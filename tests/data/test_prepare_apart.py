@@ -117,13 +117,29 @@ def test_a_lost_node_costs_what_was_in_flight(made):
     """
     root, _, _ = made
     out, settings = root / "nodes", [word for value in films.SETTINGS for word in ("--set", value)]
-    command = [sys.executable, "-m", "flowportrait", "prepare", root / "films", "-o", out, "--engine", "ray",
-               "--workers", "2", *settings, *PLUGIN]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "flowportrait",
+        "prepare",
+        root / "films",
+        "-o",
+        out,
+        "--engine",
+        "ray",
+        "--workers",
+        "2",
+        *settings,
+        *PLUGIN,
+    ]
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("two_nodes.py"), out / "journal.jsonl", *command],
-        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{root / 'plugins'}", "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        env=os.environ
+        | {"PYTHONPATH": f"{ROOT}{os.pathsep}{root / 'plugins'}", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert shown(out) == shown(root / "one") and clips_of(out) == clips_of(root / "one")
 
@@ -132,8 +148,21 @@ def test_a_lost_node_costs_what_was_in_flight(made):
 def test_a_cluster_that_is_not_there_is_one_line(tmp_path, monkeypatch, capsys):
     path = film(tmp_path / "a.mp4", [("a", 60, 90)])
     monkeypatch.setenv("RAY_ADDRESS", "nowhere")
-    assert cli.run(["prepare", str(path), "-o", str(tmp_path / "out"), "--engine", "ray", "--set",
-                    "speaker.network=none"]) == 2  # fmt: skip
+    assert (
+        cli.run(
+            [
+                "prepare",
+                str(path),
+                "-o",
+                str(tmp_path / "out"),
+                "--engine",
+                "ray",
+                "--set",
+                "speaker.network=none",
+            ]
+        )
+        == 2
+    )
     said = capsys.readouterr().err.splitlines()
     assert (
         said[-1].startswith("error: --engine ray: no cluster at nowhere (")

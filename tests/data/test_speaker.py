@@ -53,16 +53,20 @@ def test_of_several_faces_the_surest_has_the_moment():
     values = [np.full(50, 0.9), np.full(70, 0.6), np.full(40, 0.7)]
     found = speaking_stretches([sure, less, later], values, SpeakerConfig())
     assert [(run.track is sure, run.start, run.stop) for run in found] == [
-        (True, 0, 50), (False, 50, 90), (False, 200, 240)
-    ]  # fmt: skip
+        (True, 0, 50),
+        (False, 50, 90),
+        (False, 200, 240),
+    ]
 
 
 def test_unasked_the_largest_has_the_moment():
     small, large = track(0, 100, side=40.0), track(30, 60, x=100.0, side=80.0)
     found = speaking_stretches([small, large], None, SpeakerConfig(network="none"))
     assert [(run.track is large, run.start, run.stop) for run in found] == [
-        (False, 0, 30), (True, 30, 60), (False, 60, 100)
-    ]  # fmt: skip
+        (False, 0, 30),
+        (True, 30, 60),
+        (False, 60, 100),
+    ]
 
 
 @pytest.fixture

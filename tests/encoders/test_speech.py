@@ -14,12 +14,13 @@ from flowportrait.model.embed import Connector  # noqa: E402
 
 RATE = 16_000
 WHISPER = {
-    "d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32, "num_mel_bins": 80,
-    "max_source_positions": 100,
+    "d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32,
+    "num_mel_bins": 80, "max_source_positions": 100,
 }  # fmt: skip
 WAV2VEC2 = {
     "model_type": "wav2vec2", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "intermediate_size": 32, "conv_dim": [8] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2,
+    "intermediate_size": 32, "conv_dim": [8] * 7, "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
 }  # fmt: skip
 
 

@@ -14,8 +14,8 @@ from flowportrait.model.packed import Packed
 FOLDER = Path(__file__).parents[1] / "golden" / "bagel_tiny"
 START_OF_IMAGE, END_OF_IMAGE = 122, 123
 CONFIG = MoTConfig(
-    hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=2, mlp_size=128, vocab_size=128, rope_theta=1e6,
-    latent_channels=4, latent_side=6, audio_dim=24, image_dim=32, image_side=8,
+    hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=2, mlp_size=128, vocab_size=128,
+    rope_theta=1e6, latent_channels=4, latent_side=6, audio_dim=24, image_dim=32, image_side=8,
 )  # fmt: skip
 
 

@@ -16,8 +16,9 @@ from flowportrait.model.mot import GEN, Condition, MoT, MoTConfig
 from flowportrait.model.packed import Packed, packed_forward
 
 CONFIG = MoTConfig(
-    hidden_size=32, num_layers=3, num_heads=4, num_kv_heads=2, mlp_size=48, vocab_size=0, rope_theta=100.0,
-    positions_per_second=24.0, latent_channels=4, latent_side=6, audio_dim=10, image_dim=12, image_side=4,
+    hidden_size=32, num_layers=3, num_heads=4, num_kv_heads=2, mlp_size=48, vocab_size=0,
+    rope_theta=100.0, positions_per_second=24.0, latent_channels=4, latent_side=6, audio_dim=10,
+    image_dim=12, image_side=4,
 )  # fmt: skip
 GRID = TokenGrid(latent_frames=3, rows=2, cols=3, image_rows=2, image_cols=2)
 

@@ -21,9 +21,13 @@ HUMAN = {"original": (5, 5, 4), "sonic": (4, 3, 3), "memo": (2, 2, 1)}
 def score(version, number, parts, scorer="mas-ma", reason=""):
     value = math.nan if reason else sum(parts) / len(parts)
     return Score(
-        clip=f"{version}/s{number}.mp4", scorer=scorer, value=value, reason=reason, sha256=f"{version}-s{number}",
+        clip=f"{version}/s{number}.mp4",
+        scorer=scorer,
+        value=value,
+        reason=reason,
+        sha256=f"{version}-s{number}",
         parts=dict(zip(ASPECTS, map(float, parts), strict=True)) if len(parts) == 3 else {},
-    )  # fmt: skip
+    )
 
 
 def write_run(path, eta, width, offset=0.0, scores=()):
@@ -65,9 +69,11 @@ def given(tmp_path_factory):
     )
     ratings = [
         Rating(rater=r, sample=s, version=v, aspect=aspect, score=value)
-        for r in facts.raters for s in samples for v in VERSIONS
+        for r in facts.raters
+        for s in samples
+        for v in VERSIONS
         for aspect, value in zip(ASPECTS, HUMAN[v], strict=True)
-    ]  # fmt: skip
+    ]
     rankings = [
         Ranking.parse("original > sonic > memo", r, s) for r in facts.raters for s in samples
     ]
@@ -110,9 +116,14 @@ def given(tmp_path_factory):
 
 
 def sources(root):
-    return [*(str(root / name) for name in ("study", "judge.jsonl", "ssim.jsonl")),
-            f"other@out-domain={root / 'eval'}", f"extra={root / 'eval'}",
-            f"RL={root / 'base'}", f"noise 1.0={root / 'noisy'}", f"SFT@ablation={root / 'judge.jsonl'}"]  # fmt: skip
+    return [
+        *(str(root / name) for name in ("study", "judge.jsonl", "ssim.jsonl")),
+        f"other@out-domain={root / 'eval'}",
+        f"extra={root / 'eval'}",
+        f"RL={root / 'base'}",
+        f"noise 1.0={root / 'noisy'}",
+        f"SFT@ablation={root / 'judge.jsonl'}",
+    ]
 
 
 @pytest.fixture(scope="module")

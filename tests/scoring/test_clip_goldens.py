@@ -144,8 +144,10 @@ def test_jitter_of_a_shaken_clip(name, frames):
     assert flows.norm(dim=1).mean((1, 2)).tolist() == pytest.approx(expected["mean_mag"], rel=5e-4)
     for epsilon in ("1e-08", "1e-06", "0.001", "0.01", "1"):
         for key, reading in (
-            ("A_pixel_ratio_then_mean", "pixels"), ("B_ratio_of_means", "means"), ("C_global_l2_ratio", "norms"),
-        ):  # fmt: skip
+            ("A_pixel_ratio_then_mean", "pixels"),
+            ("B_ratio_of_means", "means"),
+            ("C_global_l2_ratio", "norms"),
+        ):
             got = motion.jitter(flows, reading, float(epsilon)).numpy()
             assert got == pytest.approx(np.array(expected[f"eps={epsilon}"][key]), rel=5e-4)
 

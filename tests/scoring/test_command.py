@@ -67,9 +67,16 @@ def test_score_says_what_it_costs_and_what_came_of_it(judged, capsys):
     (standing,) = told.pop("generators")
     assert told.pop("differences") == [] and standing["mean"]["low"] <= standing["mean"]["high"]
     assert told | {"tokens": 0} == {
-        "output": "scores.jsonl", "scores": 3, "kept": 0, "unscored": 0, "saturated": [], "calls": 9, "tokens": 0,
-        "usd": None, "skipped": {},
-    }  # fmt: skip
+        "output": "scores.jsonl",
+        "scores": 3,
+        "kept": 0,
+        "unscored": 0,
+        "saturated": [],
+        "calls": 9,
+        "tokens": 0,
+        "usd": None,
+        "skipped": {},
+    }
     scores = list(read_jsonl("scores.jsonl", Score))
     assert [score.clip for score in scores] == [f"clips/000{i}.mp4" for i in range(3)]
     written = Path("scores.jsonl").read_bytes()

@@ -192,8 +192,11 @@ def test_the_reward_is_a_scorer_like_others(folders, capsys):
     assert rows["made/0.mp4", "reward"].settings["mean_and_std"]["psnr"] == pytest.approx(
         [psnr.mean(), psnr.std()]
     )
-    assert rows["made/alone.mp4", "reward"].reason == "ssim: no truth; give --truth with a video of the same name; " \
-        "psnr: no truth; give --truth with a video of the same name"  # fmt: skip
+    assert (
+        rows["made/alone.mp4", "reward"].reason
+        == "ssim: no truth; give --truth with a video of the same name; "
+        "psnr: no truth; give --truth with a video of the same name"
+    )
     page, text = (Path(f"report/report.{kind}").read_text() for kind in ("html", "md"))
     assert "<h2>reward</h2>" in page and "| reward | higher |" in text
     provenance = json.loads(Path("report/provenance.json").read_text())["scorers"]

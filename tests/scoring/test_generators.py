@@ -51,8 +51,12 @@ def test_generators_stay_apart_in_every_output(panels, capsys):
     out = capsys.readouterr().out
     report = json.loads(out.splitlines()[-1])
     by_file = {(s.clip, s.scorer): s.value for s in read_jsonl("report/scores.jsonl", Score)}
-    mean = {name: np.mean([by_file[f"panels/{name}/{i}.mp4", "psnr"] for i in range(4 if name == "sonic" else 3)])
-            for name in ("sonic", "hallo")}  # fmt: skip
+    mean = {
+        name: np.mean(
+            [by_file[f"panels/{name}/{i}.mp4", "psnr"] for i in range(4 if name == "sonic" else 3)]
+        )
+        for name in ("sonic", "hallo")
+    }
     standings = {(one["generator"], one["scorer"]): one for one in report["generators"]}
     for name, scored in (("sonic", 4), ("hallo", 3)):
         one = standings[name, "psnr"]

@@ -290,9 +290,10 @@ def test_an_odd_body_of_the_files_api_is_a_reason(body, start_sim, clip, tmp_pat
     sim = start_sim()
     upload = sim.sim._file
     sim.sim._file = lambda method, path, headers, sent: (
-        upload(method, path, headers, sent) if headers.get("x-goog-upload-command") == "start" else
-        (200, body, {"X-Goog-Upload-Status": "final"})
-    )  # fmt: skip
+        upload(method, path, headers, sent)
+        if headers.get("x-goog-upload-command") == "start"
+        else (200, body, {"X-Goog-Upload-Status": "final"})
+    )
     settings = sim.judge("gemini", backend={"upload": "files"}, retries={"attempts": 2})
     score = score_one("sas-sa", settings, clip, tmp_path)
     assert (

@@ -82,8 +82,13 @@ def test_what_cannot_be_scored_has_a_reason_and_stops_nothing(sample, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
     same = Sample("same", sample.clip, sample.clip)
-    samples = [Sample("broken", Clip(broken), sample.truth), Sample("alone", sample.clip), sample, same,
-               Sample("gone", Clip(tmp_path / "gone.mp4"), sample.truth)]  # fmt: skip
+    samples = [
+        Sample("broken", Clip(broken), sample.truth),
+        Sample("alone", sample.clip),
+        sample,
+        same,
+        Sample("gone", Clip(tmp_path / "gone.mp4"), sample.truth),
+    ]
     scores = {score.clip: score for score in Psnr().score(samples)}
     assert scores["a"].value > 0 and not scores["a"].reason
     assert "no truth; give --truth" in scores["alone"].reason

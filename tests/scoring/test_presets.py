@@ -100,10 +100,18 @@ def test_the_papers_judge_is_asked_as_before(start_sim, clip, tmp_path):
     are the same.
     """
     assert build_backend({"type": "gemini"}).identity() == {
-        "type": "gemini", "version": 1, "model": "gemini-2.5-pro", "fps": 24.0, "resolution": "medium",
-        "temperature": 0.0, "seed": None, "max_output_tokens": 16384, "thinking_budget": 4096, "safety": "off",
+        "type": "gemini",
+        "version": 1,
+        "model": "gemini-2.5-pro",
+        "fps": 24.0,
+        "resolution": "medium",
+        "temperature": 0.0,
+        "seed": None,
+        "max_output_tokens": 16384,
+        "thinking_budget": 4096,
+        "safety": "off",
         "logprobs": False,
-    }  # fmt: skip
+    }
     assert (
         build_backend(backend_of("gemini-2.5-pro", {})).identity() == build_backend({}).identity()
     )
@@ -203,11 +211,17 @@ def judged(shift, noise, seed, reason_at=None):
     quality = np.random.default_rng(0).integers(1, 6, 60)
     values = np.clip(quality + shift + rng.integers(-noise, noise + 1, 60), 1, 5)
     return [
-        Score(clip=f"{'abc'[k // 20]}/s{k % 20}.mp4", scorer="mas-ma", sha256=f"{k}", model=f"model {seed}",
-              value=float("nan") if k == reason_at else float(value), reason="refused" if k == reason_at else "",
-              parts={} if k == reason_at else dict.fromkeys(ASPECTS, float(value)))
+        Score(
+            clip=f"{'abc'[k // 20]}/s{k % 20}.mp4",
+            scorer="mas-ma",
+            sha256=f"{k}",
+            model=f"model {seed}",
+            value=float("nan") if k == reason_at else float(value),
+            reason="refused" if k == reason_at else "",
+            parts={} if k == reason_at else dict.fromkeys(ASPECTS, float(value)),
+        )
         for k, value in enumerate(values)
-    ]  # fmt: skip
+    ]
 
 
 def test_two_judges_on_the_same_clips(tmp_path, capsys):

@@ -46,8 +46,10 @@ def test_eq_17_and_then_eq_5_equal_the_closed_form(scores, ddof):
 def test_defaults_are_the_papers():
     terms = RewardConfig().terms
     assert [(term.scorers, term.weight) for term in terms] == [
-        (ASPECTS, 1.0), (("perceptual",), 0.2), (("consistency",), 0.2),
-    ]  # fmt: skip
+        (ASPECTS, 1.0),
+        (("perceptual",), 0.2),
+        (("consistency",), 0.2),
+    ]
 
 
 def test_advantages_feel_no_shift_or_scale_of_a_scorer(scores):

@@ -63,12 +63,14 @@ def test_the_published_example_with_missing_values():
     # Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), section C: four observers,
     # twelve units.
     n = math.nan
-    data = np.array([
-        [1, 2, 3, 3, 2, 1, 4, 1, 2, n, n, n],
-        [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, n, 3],
-        [n, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, n],
-        [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, n],
-    ]).T  # fmt: skip
+    data = np.array(
+        [
+            [1, 2, 3, 3, 2, 1, 4, 1, 2, n, n, n],
+            [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, n, 3],
+            [n, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, n],
+            [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, n],
+        ]
+    ).T
     assert round(agreement.krippendorff_alpha(data, "nominal"), 3) == 0.743
     assert round(agreement.krippendorff_alpha(data, "ordinal"), 3) == 0.815
     assert round(agreement.krippendorff_alpha(data, "interval"), 3) == 0.849

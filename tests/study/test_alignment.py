@@ -40,9 +40,13 @@ def make(
         for v in versions
     ]
     facts = Facts(
-        versions=versions, truth=truth if truth in versions else None, raters=list(raters),
-        raters_per_sample=len(raters), samples=samples, clips=clips,
-    )  # fmt: skip
+        versions=versions,
+        truth=truth if truth in versions else None,
+        raters=list(raters),
+        raters_per_sample=len(raters),
+        samples=samples,
+        clips=clips,
+    )
     said = [
         Ranking.parse(text, rater, sample)
         for sample, texts in zip(samples, rankings, strict=True)
@@ -64,9 +68,14 @@ def score(version, sample, value=math.nan, scorer="judge", parts=(), reason="", 
     if parts:
         value = sum(parts) / len(parts)
     return Score(
-        clip=f"{version}/{sample}.mp4", scorer=scorer, value=value, reason=reason, sha256=f"{version}-{sample}",
-        parts=dict(zip(ASPECTS, map(float, parts), strict=False)), repeat=repeat,
-    )  # fmt: skip
+        clip=f"{version}/{sample}.mp4",
+        scorer=scorer,
+        value=value,
+        reason=reason,
+        sha256=f"{version}-{sample}",
+        parts=dict(zip(ASPECTS, map(float, parts), strict=False)),
+        repeat=repeat,
+    )
 
 
 def aligned(data, scores, better="higher", needs_truth=False, **options):
@@ -106,11 +115,13 @@ def test_no_ranking(text):
 
 
 def test_pairs_are_kept_where_all_agree_and_dropped_by_reason():
-    data = make([
-        {"r0": "truth > a > b > c", "r1": "truth > a > c = b", "r2": "truth > b > a > c"},
-        {"r0": "truth > a", "r1": "truth > a > b > c", "r2": "truth >= a > b > c"},
-        {"r0": "truth > a > b > c", "r1": "truth > a > b > c"},
-    ])  # fmt: skip
+    data = make(
+        [
+            {"r0": "truth > a > b > c", "r1": "truth > a > c = b", "r2": "truth > b > a > c"},
+            {"r0": "truth > a", "r1": "truth > a > b > c", "r2": "truth >= a > b > c"},
+            {"r0": "truth > a > b > c", "r1": "truth > a > b > c"},
+        ]
+    )
     found = {(p.sample, p.a, p.b): p.winner or p.dropped for p in pair_records(data)}
     assert [found["s0", *pair] for pair in combinations(VERSIONS, 2)] == [
         "a",
@@ -168,8 +179,11 @@ def test_equal_sums_tie_though_float_means_differ():
 
 def test_missing_answers_are_counted_and_never_low():
     data = make([same("truth > a > b > c"), same("c > b > a > truth")])
-    scores = [score(v, s, x) for s, order in (("s0", VERSIONS), ("s1", VERSIONS[::-1]))
-              for v, x in zip(order, (4, 3, 2, 1), strict=True)]  # fmt: skip
+    scores = [
+        score(v, s, x)
+        for s, order in (("s0", VERSIONS), ("s1", VERSIONS[::-1]))
+        for v, x in zip(order, (4, 3, 2, 1), strict=True)
+    ]
     assert accuracy(data, scores).acc.value == 1
     scores[0] = score("truth", "s0", reason="the judge refused")
     found = accuracy(data, scores)
@@ -192,8 +206,11 @@ def test_metrics_that_need_the_truth_skip_its_pairs_and_report_both():
 
 def test_error_rates_by_pair_of_versions():
     data = make([same("truth > a > b > c"), same("truth > a > b > c")])
-    scores = [score(v, s, x) for s, xs in (("s0", (5, 3, 4, 1)), ("s1", (5, 3, 3, 1)))
-              for v, x in zip(VERSIONS, xs, strict=True)]  # fmt: skip
+    scores = [
+        score(v, s, x)
+        for s, xs in (("s0", (5, 3, 4, 1)), ("s1", (5, 3, 3, 1)))
+        for v, x in zip(VERSIONS, xs, strict=True)
+    ]
     errors = {(e.a, e.b): e for e in aligned(data, scores).rows[0].by_pair}
     assert (errors["a", "b"].errors, errors["a", "b"].ties, errors["a", "b"].rate.value) == (
         1,
@@ -212,8 +229,10 @@ def test_aspects_are_compared_by_aspect():
         data, [score("x", "s0", parts=(5, 1, 2)), score("y", "s0", parts=(4, 2, 1))]
     ).rows[0]
     assert {name: (a.pairs, a.right) for name, a in row.aspects.items()} == {
-        "lip_sync": (1, 1), "expressiveness": (1, 1), "motion": (0, 0),
-    }  # fmt: skip
+        "lip_sync": (1, 1),
+        "expressiveness": (1, 1),
+        "motion": (0, 0),
+    }
     assert math.isnan(row.aspects["motion"].acc.value)
     # By scores the two versions tie for every rater: no pair.
     assert (
@@ -229,9 +248,14 @@ def test_verdicts_positions_and_swaps():
 
     def verdict(a, b, winner, orders=None, reason=""):
         return Verdict(
-            a=f"{a}/s0.mp4", b=f"{b}/s0.mp4", system="ma-comp", winner=winner, reason=reason, orders=orders or {},
+            a=f"{a}/s0.mp4",
+            b=f"{b}/s0.mp4",
+            system="ma-comp",
+            winner=winner,
+            reason=reason,
+            orders=orders or {},
             sha256=[f"{a}-s0", f"{b}-s0"],
-        )  # fmt: skip
+        )
 
     said = [
         verdict("truth", "a", "a", {"ab": "a", "ba": "a"}),

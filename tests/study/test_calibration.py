@@ -48,9 +48,13 @@ def rated(num_samples, seed=0):
     rng = np.random.default_rng(seed)
     quality = rng.integers(1, 6, (num_samples, len(VERSIONS)))
     scores = {
-        (rater, f"s{k}", version): tuple(int(np.clip(quality[k, v] + rng.integers(-1, 2), 1, 5)) for _ in ASPECTS)
-        for rater in ("r0", "r1", "r2") for k in range(num_samples) for v, version in enumerate(VERSIONS)
-    }  # fmt: skip
+        (rater, f"s{k}", version): tuple(
+            int(np.clip(quality[k, v] + rng.integers(-1, 2), 1, 5)) for _ in ASPECTS
+        )
+        for rater in ("r0", "r1", "r2")
+        for k in range(num_samples)
+        for v, version in enumerate(VERSIONS)
+    }
     orders = [
         same(" > ".join(VERSIONS[v] for v in np.argsort(-row, kind="stable"))) for row in quality
     ]
@@ -139,12 +143,15 @@ def test_two_judges_in_one_table(tmp_path, capsys, monkeypatch):
     export(study, tmp_path / "study")
     rows = {
         name: [
-            score(version, f"s{k}", parts=(value, value, value), scorer="mas-ma").model_copy(update={"unit": "points"})
-            for k in range(20) for v, version in enumerate(VERSIONS)
+            score(version, f"s{k}", parts=(value, value, value), scorer="mas-ma").model_copy(
+                update={"unit": "points"}
+            )
+            for k in range(20)
+            for v, version in enumerate(VERSIONS)
             for value in [int(quality[k, v]) if name == "old" else int(6 - quality[k, v])]
         ]
         for name in ("old", "new")
-    }  # fmt: skip
+    }
     for name, scores in rows.items():
         write_jsonl(tmp_path / f"{name}.jsonl", scores)
     monkeypatch.chdir(tmp_path)

@@ -200,7 +200,9 @@ def test_which_judges_are_separated_if_pairs_were_independent():
 def test_sft_does_not_outperform_all_prior_methods_on_both_sets():
     behind = [
         (name, side, column)
-        for name in ("Echo", "Memo", "Sonic") for side in (0, 1) for column in range(4)
+        for name in ("Echo", "Memo", "Sonic")
+        for side in (0, 1)
+        for column in range(4)
         if TABLE_3["SFT"][side][column] < TABLE_3[name][side][column]
-    ]  # fmt: skip
+    ]
     assert behind == [("Sonic", 1, 1)]  # out-domain, expressiveness: 4.12 and 4.15

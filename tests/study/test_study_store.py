@@ -292,8 +292,11 @@ def test_a_damaged_store_is_named(study, damage, capsys):
     else:
         data = path.read_bytes()
         middle = len(data) // 2
-        path.write_bytes({"truncated": data[:middle], "text": b"not a database" * 99, "empty": b""}.get(
-            damage, data[: middle - 8192] + b"\xff" * 16384 + data[middle + 8192 :]))  # fmt: skip
+        path.write_bytes(
+            {"truncated": data[:middle], "text": b"not a database" * 99, "empty": b""}.get(
+                damage, data[: middle - 8192] + b"\xff" * 16384 + data[middle + 8192 :]
+            )
+        )
     with pytest.raises(DataError, match="study"):
         Study(study.directory)
     assert cli.run(["study", "export", str(study.directory)]) == 2

@@ -18,8 +18,24 @@ def run(*arguments: object) -> None:
 def test_from_folders_to_table_one(folders, tmp_path, capsys):
     study, scores = tmp_path / "study", tmp_path / "scores.jsonl"
     versions = [f"{name}={folders / name}" for name in QUALITY]
-    run("study", "create", study, "--versions", *versions, "--raters", "ann,bob,cy", "--truth", "original",
-        "--repeats", 1, "--training", 1, "--seed", 3, "--json")  # fmt: skip
+    run(
+        "study",
+        "create",
+        study,
+        "--versions",
+        *versions,
+        "--raters",
+        "ann,bob,cy",
+        "--truth",
+        "original",
+        "--repeats",
+        1,
+        "--training",
+        1,
+        "--seed",
+        3,
+        "--json",
+    )
     made = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert made["samples"] == 5 and [r["sets"] for r in made["raters"]] == [7, 7, 7]
     simulate(Study(study))
@@ -40,8 +56,16 @@ def test_from_folders_to_table_one(folders, tmp_path, capsys):
     ]
     assert all(r["repeats"] == 1 and r["left"] == 0 for r in found["per_rater"])
 
-    run("score", *(folders / name for name in QUALITY), "--scorers", "sharpness,ssim", "--truth", folders / "original",
-        "-o", scores)  # fmt: skip
+    run(
+        "score",
+        *(folders / name for name in QUALITY),
+        "--scorers",
+        "sharpness,ssim",
+        "--truth",
+        folders / "original",
+        "-o",
+        scores,
+    )
     run("study", "align", study, "--scores", scores, "--draws", 500)
     result = json.loads((study / "align.json").read_text())
     rows = {(row["system"], row["scope"]): row for row in result["rows"]}

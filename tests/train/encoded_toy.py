@@ -23,9 +23,19 @@ def save_encoded(root, model):
     rng = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(shape, generator=rng).half()  # noqa: E731
     header = EncodedHeader(
-        made_of=parts_digest(spec), model=spec.name, settings={}, channels=4, rows=6, cols=6, temporal_stride=4,
-        fps=24.0, audio_dim=2, image_dim=3, image_rows=2, image_cols=2,
-    )  # fmt: skip
+        made_of=parts_digest(spec),
+        model=spec.name,
+        settings={},
+        channels=4,
+        rows=6,
+        cols=6,
+        temporal_stride=4,
+        fps=24.0,
+        audio_dim=2,
+        image_dim=3,
+        image_rows=2,
+        image_cols=2,
+    )
     begin(root, header)
     clips = [(f"clip_{number}", "train", length) for number, length in enumerate(LENGTHS)]
     clips += [("held_0", "held_out", 4), ("held_1", "held_out", 12)]

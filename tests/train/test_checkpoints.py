@@ -28,9 +28,10 @@ def state_of(update):
     rng = torch.Generator().manual_seed(update)
     draw = lambda *shape: torch.randn(shape, generator=rng)  # noqa: E731
     return {
-        "module": {"w": draw(40, 3), "b": draw(3).bfloat16()}, "told": f"update {update}",
+        "module": {"w": draw(40, 3), "b": draw(3).bfloat16()},
+        "told": f"update {update}",
         "optimizer": {"state.w.exp_avg": draw(40, 3)},
-    }  # fmt: skip
+    }
 
 
 def flat(state):
@@ -182,10 +183,16 @@ def files_of_at_most(num_bytes):
 @pytest.mark.parametrize("beside", [False, True])
 def test_a_disk_that_fills_up_in_writing_is_named(run, beside):
     checkpoints = Checkpoints(run, ALONE, beside=beside)
-    with files_of_at_most(3000), pytest.raises(CheckpointError, match=(
-        rf"{run}: the checkpoint of update 3 cannot be written \(.+\); it needs .* are free; make room or lower "
-        "run.checkpoints_kept, and go on with --resume auto"
-    )):  # fmt: skip
+    with (
+        files_of_at_most(3000),
+        pytest.raises(
+            CheckpointError,
+            match=(
+                rf"{run}: the checkpoint of update 3 cannot be written \(.+\); it needs .* are free; make room or lower "
+                "run.checkpoints_kept, and go on with --resume auto"
+            ),
+        ),
+    ):
         checkpoints.save(3, state_of(3))
         checkpoints.wait()
     assert {path.name for path in run.iterdir()} == {"checkpoint-0000001", "checkpoint-0000002"}

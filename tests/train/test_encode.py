@@ -127,9 +127,12 @@ def test_two_workers_of_a_cluster_make_the_same_dataset(tmp_path, small_world, t
     whole, out = tmp_path / "whole", tmp_path / "out"
     encode(small_world, whole, str(toy), device="cpu", clips_per_shard=2)
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("encode_process.py"), small_world, out, toy], capture_output=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, text=True, timeout=300,
-    )  # fmt: skip
+        [sys.executable, Path(__file__).with_name("encode_process.py"), small_world, out, toy],
+        capture_output=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert contents(out) == contents(whole)
 
@@ -137,13 +140,21 @@ def test_two_workers_of_a_cluster_make_the_same_dataset(tmp_path, small_world, t
 def test_clips_that_cannot_be_used_are_left_out_and_named(tmp_path, toy, capsys):
     rng = np.random.default_rng(0)
     media.write_video(
-        tmp_path / "good.mp4", rng.integers(0, 255, (24, 96, 64, 3), np.uint8), 12.0,
-        rng.normal(0, 0.1, 32_000).astype(np.float32), 16_000, {},
-    )  # fmt: skip
+        tmp_path / "good.mp4",
+        rng.integers(0, 255, (24, 96, 64, 3), np.uint8),
+        12.0,
+        rng.normal(0, 0.1, 32_000).astype(np.float32),
+        16_000,
+        {},
+    )
     media.write_video(
-        tmp_path / "short.mp4", rng.integers(0, 255, (3, 64, 64, 3), np.uint8), 24.0,
-        np.zeros(2000, np.float32), 16_000, {},
-    )  # fmt: skip
+        tmp_path / "short.mp4",
+        rng.integers(0, 255, (3, 64, 64, 3), np.uint8),
+        24.0,
+        np.zeros(2000, np.float32),
+        16_000,
+        {},
+    )
     facts = {"num_frames": 24, "fps": 12.0, "size_px": 64, "sample_rate_hz": 16_000}
     rows = [
         ManifestRow(id=name, video=f"{name}.mp4", **facts) for name in ("good", "short", "gone")

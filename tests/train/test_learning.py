@@ -72,10 +72,14 @@ def tuned(objective=PAPER, window=1, shuffle=None):
 
 @pytest.mark.parametrize(
     "objective",
-    [ObjectiveConfig(), ObjectiveConfig(updates_per_rollout=2, ratio_epsilon=0.2), ObjectiveConfig(ratio_norm="guard"),
-     ObjectiveConfig(step_weight="even", logprob_variance="2std2")],
+    [
+        ObjectiveConfig(),
+        ObjectiveConfig(updates_per_rollout=2, ratio_epsilon=0.2),
+        ObjectiveConfig(ratio_norm="guard"),
+        ObjectiveConfig(step_weight="even", logprob_variance="2std2"),
+    ],
     ids=["paper", "two updates a rollout", "guard", "even"],
-)  # fmt: skip
+)
 def test_reward_rises(objective):
     before, after = tuned(objective)
     assert before < -4 and after > -2

@@ -101,9 +101,13 @@ def recipe(tmp_path, monkeypatch):
     pictures = lambda *shape: rng.integers(0, 256, (*shape, *SIZE, 3), dtype=np.uint8)  # noqa: E731
     points = np.repeat(face().numpy()[:, None], STRETCH, 1)
     pool = MouthPatches(
-        pictures(2, STRETCH), pictures(2, STRETCH), np.repeat(points, 2, 0), pictures(2), points.repeat(2, 0)[:, 0],
+        pictures(2, STRETCH),
+        pictures(2, STRETCH),
+        np.repeat(points, 2, 0),
+        pictures(2),
+        points.repeat(2, 0)[:, 0],
         ["train", "validation"],
-    )  # fmt: skip
+    )
     monkeypatch.setattr(mouth.MouthDataConfig, "pools", lambda self, seed: [pool])
 
     def write(name, **lines):

@@ -45,10 +45,18 @@ def test_held_out_prompts_are_other_clips(prompts):
 
 def test_a_manifest_gives_the_same_clips(tmp_path, small_world, prompts):
     rows = [
-        {"id": source.key, "video": str(source.video), "num_frames": 44, "fps": 24, "size_px": 128,
-         "sample_rate_hz": 16000, "split": split}
-        for split, sources in (("train", prompts.train), ("held_out", prompts.held_out)) for source in sources
-    ]  # fmt: skip
+        {
+            "id": source.key,
+            "video": str(source.video),
+            "num_frames": 44,
+            "fps": 24,
+            "size_px": 128,
+            "sample_rate_hz": 16000,
+            "split": split,
+        }
+        for split, sources in (("train", prompts.train), ("held_out", prompts.held_out))
+        for source in sources
+    ]
     path = tmp_path / "manifest.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = PromptsConfig(manifest=path, max_latent_frames=3, random_start=False)

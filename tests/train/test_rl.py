@@ -29,7 +29,8 @@ PROCESS = [sys.executable, str(Path(__file__).with_name("rl_process.py"))]
 SMALL = [
     "rollout.evaluations=4", "rollout.group_size=3", "rollout.num_groups=2", "rollout.shift=2.0",
     "optimizer.learning_rate=0.01", "watch.num_clips=2", "watch.num_videos=1", "run.sample_every=2",
-    "run.checkpoint_every=2", "reward.terms=[{scorers=['closeness']}, {scorers=['smoothness'], weight=0.2}]",
+    "run.checkpoint_every=2",
+    "reward.terms=[{scorers=['closeness']}, {scorers=['smoothness'], weight=0.2}]",
 ]  # fmt: skip
 
 
@@ -153,11 +154,15 @@ def test_two_processes_make_the_update_of_one(tmp_path, recipe, whole):
         port = free.getsockname()[1]
     ranks = [
         subprocess.Popen(
-            [*PROCESS, str(path), "auto", *SMALL, *FULL, "run.num_updates=2"], cwd=ROOT, stdout=-3,
-            env=environment(RANK=rank, WORLD_SIZE=2, LOCAL_RANK=rank, MASTER_ADDR="127.0.0.1", MASTER_PORT=port),
+            [*PROCESS, str(path), "auto", *SMALL, *FULL, "run.num_updates=2"],
+            cwd=ROOT,
+            stdout=-3,
+            env=environment(
+                RANK=rank, WORLD_SIZE=2, LOCAL_RANK=rank, MASTER_ADDR="127.0.0.1", MASTER_PORT=port
+            ),
         )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     assert [process.wait(timeout=900) for process in ranks] == [0, 0]
     resumed = rl.train(path, [*SMALL, *FULL], resume="auto")  # what two began one continues
     for mine, theirs in zip(log_of(resumed), log_of(whole), strict=True):

@@ -29,9 +29,18 @@ def model():
     """A Mixture of Transformers of toy size whose velocity is not zero."""
     torch.manual_seed(0)
     config = MoTConfig(
-        hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, mlp_size=48, vocab_size=0, latent_channels=4,
-        latent_side=4, audio_dim=8, image_dim=8, image_side=4,
-    )  # fmt: skip
+        hidden_size=32,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        mlp_size=48,
+        vocab_size=0,
+        latent_channels=4,
+        latent_side=4,
+        audio_dim=8,
+        image_dim=8,
+        image_side=4,
+    )
     mot = MoT(config).eval()
     torch.nn.init.normal_(mot.llm2vae.weight, std=0.2)
     choose_trained(mot, "generation")
@@ -122,9 +131,17 @@ def test_sharing_is_exact_off_policy_too(model, features):
         for s in groups
     }
     outside = [
-        part.outside for part in passes(velocity_of(model, features), groups[PLAIN], ADVANTAGE, ALL, plan, objective,
-                                        on_policy=False)
-    ]  # fmt: skip
+        part.outside
+        for part in passes(
+            velocity_of(model, features),
+            groups[PLAIN],
+            ADVANTAGE,
+            ALL,
+            plan,
+            objective,
+            on_policy=False,
+        )
+    ]
     model.load_state_dict(weights, strict=False)
     assert torch.cat(outside).any()
     for name, value in found[Sharing()][1].items():
@@ -133,9 +150,14 @@ def test_sharing_is_exact_off_policy_too(model, features):
 
 @pytest.mark.parametrize(
     ("sharing", "width", "evaluations", "forwards"),
-    [(PLAIN, 1, 60, 4), (Sharing(window=False), 1, 7 + 4 * 8, 4), (Sharing(), 1, 8 + 4 * 7, 1),
-     (PLAIN, 3, 60, 12), (Sharing(), 3, 8 + 4 * 7, 9)],
-)  # fmt: skip
+    [
+        (PLAIN, 1, 60, 4),
+        (Sharing(window=False), 1, 7 + 4 * 8, 4),
+        (Sharing(), 1, 8 + 4 * 7, 1),
+        (PLAIN, 3, 60, 12),
+        (Sharing(), 3, 8 + 4 * 7, 9),
+    ],
+)
 def test_evaluations_of_a_group_at_the_papers_setting(
     model, features, sharing, width, evaluations, forwards
 ):

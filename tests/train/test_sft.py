@@ -33,9 +33,10 @@ from flowportrait.train.trainable import choose_trained
 ROOT = Path(__file__).parents[2]
 PROCESS = Path(__file__).with_name("sft_process.py")
 SMALL = [
-    "data.row_tokens=150", "data.num_rows=4", "data.max_latent_frames=7", "optimizer.learning_rate=0.01",
-    "optimizer.warmup_updates=0", "optimizer.ema_decay=0.5", "run.log_every=1", "run.checkpoint_every=1",
-    "run.sample_every=2", "save_dtype=float32", "num_held_out=2",
+    "data.row_tokens=150", "data.num_rows=4", "data.max_latent_frames=7",
+    "optimizer.learning_rate=0.01", "optimizer.warmup_updates=0", "optimizer.ema_decay=0.5",
+    "run.log_every=1", "run.checkpoint_every=1", "run.sample_every=2", "save_dtype=float32",
+    "num_held_out=2",
 ]  # fmt: skip
 
 
@@ -98,9 +99,12 @@ def launch(count, where, path, *options):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1",
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-    }  # fmt: skip
+    }
     command = [sys.executable, str(PROCESS), str(count), where, str(path), *SMALL, *options]
     ran = subprocess.run(
         command, cwd=ROOT, env=environment, stdout=-1, stderr=-3, timeout=900, check=True
@@ -139,8 +143,10 @@ def test_four_two_and_one_process_make_one_run_however_they_end(tmp_path, recipe
     assert_close(
         weights_of(directory), weights_of(whole), rtol=1e-3, atol=1e-4
     )  # a rate of 0.01, three times
-    held_out = ([row["held_out_loss"] for row in log_of(run) if row.get("event") == "sample"] for run in
-                (directory, whole))  # fmt: skip
+    held_out = (
+        [row["held_out_loss"] for row in log_of(run) if row.get("event") == "sample"]
+        for run in (directory, whole)
+    )
     assert next(held_out) == pytest.approx(next(held_out), rel=1e-4)
 
 
@@ -211,9 +217,12 @@ def test_a_lora_run_resumes_without_its_frozen_weights(tmp_path, recipe):
     straight = sft.train(recipe(tmp_path / "straight"), options, resume=None)
     assert_close(weights_of(resumed), weights_of(straight), rtol=0, atol=0)
     stored = sum(p.stat().st_size for p in resumed.glob("checkpoint-0000004/*.distcp"))
-    full = sum(p.stat().st_size for p in sft.train(
-        recipe(tmp_path / "full"), [*SMALL, "run.num_updates=1"], resume=None
-    ).glob("checkpoint-*/*.distcp"))  # fmt: skip
+    full = sum(
+        p.stat().st_size
+        for p in sft.train(
+            recipe(tmp_path / "full"), [*SMALL, "run.num_updates=1"], resume=None
+        ).glob("checkpoint-*/*.distcp")
+    )
     assert stored < full
 
 

@@ -12,8 +12,9 @@ from flowportrait.train import sync
 from flowportrait.train.sync import SyncLossConfig
 
 TOY = [
-    "network.lip_width=16", "network.sound.width=16", "network.dim=8", "num_clips=3", "num_frames=12", "reach=4",
-    "held_out_clips=2", "run.log_every=1", "run.checkpoint_every=2", "run.sample_every=4", "optimizer.decay_from=2.0",
+    "network.lip_width=16", "network.sound.width=16", "network.dim=8", "num_clips=3",
+    "num_frames=12", "reach=4", "held_out_clips=2", "run.log_every=1", "run.checkpoint_every=2",
+    "run.sample_every=4", "optimizer.decay_from=2.0",
 ]  # fmt: skip
 
 

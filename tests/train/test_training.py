@@ -20,14 +20,15 @@ from flowportrait.train.scratch import ScratchRecipe
 
 TINY_CODEC = [
     "codec.width=32", "codec.num_heads=2", "codec.portrait_depth=1", "codec.decoder_depth=1",
-    "codec.landmarker_widths=[8,8,16]", "codec.control=32",
-    "codec.size_px=64", "num_clips=2", "run.log_every=1", "run.checkpoint_every=2", "run.sample_every=2",
+    "codec.landmarker_widths=[8,8,16]", "codec.control=32", "codec.size_px=64", "num_clips=2",
+    "run.log_every=1", "run.checkpoint_every=2", "run.sample_every=2",
 ]  # fmt: skip
 TINY_SFT = [
-    "model.hidden_size=32", "model.num_layers=2", "model.num_heads=2", "model.num_kv_heads=1", "model.mlp_size=32",
-    "model.vocab_size=0", "model.latent_side=4", "model.image_side=4", "model.audio_dim=16", "model.image_dim=184",
-    "model.local_heads=1", "audio_encoder.width=16", "hearing.num_updates=2", "hearing.num_clips=2", "num_clips=2",
-    "crop_latent_frames=4", "copies.world=1", "run.log_every=1", "run.checkpoint_every=2", "run.sample_every=2",
+    "model.hidden_size=32", "model.num_layers=2", "model.num_heads=2", "model.num_kv_heads=1",
+    "model.mlp_size=32", "model.vocab_size=0", "model.latent_side=4", "model.image_side=4",
+    "model.audio_dim=16", "model.image_dim=184", "model.local_heads=1", "audio_encoder.width=16",
+    "hearing.num_updates=2", "hearing.num_clips=2", "num_clips=2", "crop_latent_frames=4",
+    "copies.world=1", "run.log_every=1", "run.checkpoint_every=2", "run.sample_every=2",
     "sampling.window_latent_frames=4", "sampling.evaluations=2",
 ]  # fmt: skip
 

@@ -69,8 +69,10 @@ def test_a_tuned_model_has_its_own_card_and_keeps_the_one_it_began_from(toy, tmp
     assert all(torch.equal(values[f"model.{name}"], value) for name, value in weights.items())
     tune(out, tmp_path / "again" / "model", "toy-again")
     assert {path.name for path in (tmp_path / "again" / "model").glob("CARD*")} == {
-        "CARD.md", "CARD.toy.md", "CARD.toy-rl.md"
-    }  # fmt: skip
+        "CARD.md",
+        "CARD.toy.md",
+        "CARD.toy-rl.md",
+    }
 
 
 def test_the_best_model_is_on_disk_once_and_outlives_the_last(toy, tmp_path):

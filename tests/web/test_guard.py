@@ -69,10 +69,15 @@ def test_it_listens_on_ipv6(host):
 @pytest.mark.parametrize(
     "host, name",
     [
-        ("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("localhost", "localhost"), ("::1", "[::1]"),
-        ("[::1]", "[::1]"), ("::", "[::1]"), ("192.0.2.7", "192.0.2.7"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("localhost", "localhost"),
+        ("::1", "[::1]"),
+        ("[::1]", "[::1]"),
+        ("::", "[::1]"),
+        ("192.0.2.7", "192.0.2.7"),
     ],
-)  # fmt: skip
+)
 def test_the_address_can_be_opened(host, name):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         assert address_of(host, listening) == f"http://{name}:{listening.getsockname()[1]}"
@@ -86,9 +91,16 @@ def test_names_it_may_be_asked_under():
         "0.0.0.0",
         "videos.example.org",
     }
-    assert [is_local(host) for host in ("127.9.9.9", "localhost", "::1", "0.0.0.0", "::", "example.org")] == [
-        True, True, True, False, False, False,
-    ]  # fmt: skip
+    assert [
+        is_local(host) for host in ("127.9.9.9", "localhost", "::1", "0.0.0.0", "::", "example.org")
+    ] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -149,10 +149,22 @@ def test_too_many_wait(visitor):
         ("portrait", "a.png", b"", 422, "a.png: the file is empty"),
         ("audio", "a.wav", b"nothing", 422, "a.wav: "),
         ("audio", "../../a.wav", (SAMPLES / "portrait.png").read_bytes(), 422, "a.wav: "),
-        ("audio", "long.wav", (SAMPLES / "speech.wav").read_bytes(), 422, "long.wav: 6 s of sound; give at most 4 s"),
-        ("portrait", "big.png", b"x" * ((1 << 20) + 1), 413, "big.png: over 1 MB; give a smaller file"),
+        (
+            "audio",
+            "long.wav",
+            (SAMPLES / "speech.wav").read_bytes(),
+            422,
+            "long.wav: 6 s of sound; give at most 4 s",
+        ),
+        (
+            "portrait",
+            "big.png",
+            b"x" * ((1 << 20) + 1),
+            413,
+            "big.png: over 1 MB; give a smaller file",
+        ),
     ],
-)  # fmt: skip
+)
 def test_files_that_cannot_be_used_are_one_line(visitor, desk, kind, name, body, status, message):
     answered, _, told = visitor.ask("PUT", f"/api/files/{kind}?name={name}", body)
     assert answered == status and told["field"] == kind and told["message"].startswith(message)
@@ -381,9 +393,12 @@ def test_the_command_serves_and_leaves_nothing(tmp_path):
     there = os.environ | {"PYTHONUNBUFFERED": "1", "TMPDIR": str(tmp_path)}
     # As from a terminal: a shell's background processes ignore the interruption.
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, env=there, text=True,
+        command,
+        stdout=subprocess.PIPE,
+        env=there,
+        text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    )
     with process:
         port = int(re.match(r"http://127.0.0.1:(\d+)/", process.stdout.readline())[1])
         for _ in range(100):

@@ -84,7 +84,7 @@ def answer_to(task, score=4):
         "groups": [[item["id"]] for item in items],
         "played": halves,
         "seconds": 12.5,
-    }  # fmt: skip
+    }
 
 
 def through(port, token, score):

@@ -412,9 +412,13 @@ def _answer(body: Mapping[str, Any], latency_s: float) -> Answer:
     return Answer(
         text="".join(part.text for part in parts if part.text and not part.thought),
         thoughts="".join(part.text for part in parts if part.text and part.thought),
-        finish=finish, finish_detail=detail, digits=digits, latency_s=latency_s,
-        model=(response.model_version or "").removeprefix("models/"), usage=usage,
-    )  # fmt: skip
+        finish=finish,
+        finish_detail=detail,
+        digits=digits,
+        latency_s=latency_s,
+        model=(response.model_version or "").removeprefix("models/"),
+        usage=usage,
+    )
 
 
 def _ending(response: _Response) -> tuple[Finish, str, list[_Part], list[Digit]]:
@@ -452,10 +456,12 @@ def _usage(usage: _Usage | None) -> Usage:
         detail.modality: detail.token_count or 0 for detail in usage.prompt_tokens_details or []
     }
     return Usage(
-        prompt=usage.prompt_token_count, output=usage.candidates_token_count or 0,
+        prompt=usage.prompt_token_count,
+        output=usage.candidates_token_count or 0,
         thoughts=usage.thoughts_token_count or 0,
-        video=by_kind.get("VIDEO", 0) if by_kind else None, audio=by_kind.get("AUDIO", 0) if by_kind else None,
-    )  # fmt: skip
+        video=by_kind.get("VIDEO", 0) if by_kind else None,
+        audio=by_kind.get("AUDIO", 0) if by_kind else None,
+    )
 
 
 def _digits(logprobs: _Logprobs | None) -> list[Digit]:

@@ -141,9 +141,13 @@ class LocalTransformers:
         )
         with torch.inference_mode():
             output = model.generate(
-                **inputs, **sampling, max_new_tokens=config.max_output_tokens, return_dict_in_generate=True,
-                output_scores=config.logprobs, **config.generate_kwargs,
-            )  # fmt: skip
+                **inputs,
+                **sampling,
+                max_new_tokens=config.max_output_tokens,
+                return_dict_in_generate=True,
+                output_scores=config.logprobs,
+                **config.generate_kwargs,
+            )
         num_prompt = inputs["input_ids"].shape[1]
         reply = output.sequences[0, num_prompt:]
         tokenizer = getattr(processor, "tokenizer", processor)
@@ -182,9 +186,13 @@ class LocalTransformers:
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
         return processor(
-            text=[text], videos=videos or None, audio=sounds or None, return_tensors="pt",
-            videos_kwargs={"do_sample_frames": False, "fps": fps}, **self.config.processor_kwargs,
-        )  # fmt: skip
+            text=[text],
+            videos=videos or None,
+            audio=sounds or None,
+            return_tensors="pt",
+            videos_kwargs={"do_sample_frames": False, "fps": fps},
+            **self.config.processor_kwargs,
+        )
 
     def _digits(self, reply: Any, scores: Any, tokenizer: Any) -> list[Digit]:
         tokens = []

@@ -226,9 +226,12 @@ class OpenAICompatible:
     async def __aenter__(self) -> Self:
         self._sdk = require("openai", extra="judges")
         self._client = self._sdk.AsyncOpenAI(
-            api_key=os.environ.get(self.config.api_key_env, "none"), base_url=self.config.base_url,
-            max_retries=0, timeout=None, http_client=self._sdk.DefaultAsyncHttpxClient(follow_redirects=False),
-        )  # fmt: skip
+            api_key=os.environ.get(self.config.api_key_env, "none"),
+            base_url=self.config.base_url,
+            max_retries=0,
+            timeout=None,
+            http_client=self._sdk.DefaultAsyncHttpxClient(follow_redirects=False),
+        )
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -368,9 +371,14 @@ def _answer(body: dict[str, Any], retry_s: float | None, latency_s: float) -> An
         )
     word = choice.finish_reason or ""
     return Answer(
-        text=choice.message.text, thoughts=choice.message.thoughts, finish=_FINISHES.get(word, "other"),
-        finish_detail=word, usage=usage, digits=_digits(choice.logprobs), **about,
-    )  # fmt: skip
+        text=choice.message.text,
+        thoughts=choice.message.thoughts,
+        finish=_FINISHES.get(word, "other"),
+        finish_detail=word,
+        usage=usage,
+        digits=_digits(choice.logprobs),
+        **about,
+    )
 
 
 def _usage(usage: _Usage | None) -> Usage:
@@ -378,9 +386,11 @@ def _usage(usage: _Usage | None) -> Usage:
         return Usage()
     details = usage.prompt_tokens_details or _PromptDetails()
     return Usage(
-        prompt=usage.prompt_tokens, output=usage.completion_tokens, audio=details.audio_tokens,
+        prompt=usage.prompt_tokens,
+        output=usage.completion_tokens,
+        audio=details.audio_tokens,
         video=details.video_tokens,
-    )  # fmt: skip
+    )
 
 
 def _digits(logprobs: _Logprobs | None) -> list[Digit]:
