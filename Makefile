@@ -9,6 +9,7 @@ video: .venv/.installed
 
 test: .venv/.installed-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q
 

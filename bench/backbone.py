@@ -34,7 +34,7 @@ from flowportrait.model.embed import rope_table, rotate
 from flowportrait.model.layout import RowLayout, TokenGrid, latent_frames_for
 from flowportrait.model.mask import allowed, portrait_splits
 from flowportrait.model.mot import GEN, UND, Layer, MoT, MoTConfig, Row
-from flowportrait.model.precision import matmul_precision
+from flowportrait.precision import matmul_precision
 
 SIZES = {
     # BAGEL's proportions at a seventh of its width; 8 x 8 tokens a latent frame, as at 128 px.

@@ -21,8 +21,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from flowportrait.config import load_recipe
-from flowportrait.data.prepared import prepare
-from flowportrait.data.preprocess import PrepareConfig
+from flowportrait.prepare.dataset import prepare
+from flowportrait.prepare.source import PrepareConfig
 
 CLIPS = Path(__file__).parent.parent / "flowportrait" / "samples" / "world"
 SETTINGS = ("speaker.network=none", "faces.min_face_px=32", "crop.min_side_px=48", "clips.min_s=1")

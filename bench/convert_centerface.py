@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from flowportrait.data.centerface import WEIGHTS, CenterFace
+from flowportrait.faces.centerface import WEIGHTS, CenterFace
 
 ONNX_SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
 

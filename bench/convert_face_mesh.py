@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bench.tflite_graph import Graph
-from flowportrait.data.facemesh import WEIGHTS, FaceMeshNetwork
+from flowportrait.faces.facemesh import WEIGHTS, FaceMeshNetwork
 
 SHA256 = "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff"
 FILE = "face_landmarks_detector.tflite"

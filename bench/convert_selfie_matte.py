@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bench.tflite_graph import Graph
-from flowportrait.data.matte import WEIGHTS, SelfieNetwork
+from flowportrait.faces.matte import WEIGHTS, SelfieNetwork
 
 SHA256 = "9ee168ec7c8f2a16c56fe8e1cfbc514974cbbb7e434051b455635f1bd1462f5c"
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "CUSTOM")  # the last is Convolution2DTransposeBias

@@ -23,10 +23,12 @@ from safetensors.numpy import save_file
 from flowportrait import media
 from flowportrait.data.sources import SourceClip, load_sources
 from flowportrait.errors import FlowPortraitError
+from flowportrait.faces.landmarker import SIZE_PX, find_landmarks
 from flowportrait.media import Clip
-from flowportrait.scoring import Sample, blendshapes
-from flowportrait.scoring.metric import View
-from flowportrait.scoring.tracking import SIZE_PX, find_landmarks, track_face
+from flowportrait.scoring import Sample
+from flowportrait.scoring.metrics import blendshapes
+from flowportrait.scoring.metrics.metric import View
+from flowportrait.scoring.metrics.tracking import track_face
 from flowportrait.world.names import ARKIT
 
 KEPT_ABOVE = 0.5

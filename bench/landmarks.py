@@ -13,7 +13,7 @@ import mediapipe
 import numpy as np
 from mediapipe.tasks.python import BaseOptions, vision
 
-from flowportrait.data.mesh import landmarks68
+from flowportrait.faces.mesh import landmarks68
 
 ARKIT_NAMES = (
     "browDownLeft",

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from flowportrait.data.faces import FaceDetector, Square, frame_portrait
 from flowportrait.data.sources import SourceClip, load_sources
 from flowportrait.errors import DataError, MediaError
+from flowportrait.faces.framing import FaceDetector, Square, frame_portrait
 from flowportrait.media import FPS, Sound, read_audio, read_frames
 from flowportrait.registry import FACE_DETECTORS
 

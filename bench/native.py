@@ -23,13 +23,13 @@ from bench.measures import feature_masks, psnr
 from flowportrait import media
 from flowportrait.codecs.canvas import Canvas
 from flowportrait.composite import compose
-from flowportrait.data.facemesh import FaceMesh
-from flowportrait.data.faces import FaceBox
-from flowportrait.data.landmarks import lip_opening
-from flowportrait.data.matte import PersonMatte
-from flowportrait.data.mesh import Mesh
 from flowportrait.data.sources import load_sources
 from flowportrait.errors import FlowPortraitError
+from flowportrait.faces.facemesh import FaceMesh
+from flowportrait.faces.framing import FaceBox
+from flowportrait.faces.landmarks import lip_opening
+from flowportrait.faces.matte import PersonMatte
+from flowportrait.faces.mesh import Mesh
 from flowportrait.generate import load
 
 FPS = 24

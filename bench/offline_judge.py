@@ -10,7 +10,7 @@
     scores of the first 3 s of any videos
 
 `measure` goes on where it stopped; LONG comes from `bench.long_clips`. `fit --write` replaces
-flowportrait/scoring/offline_calibration.json.
+flowportrait/scoring/metrics/offline_calibration.json.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from flowportrait import media
 from flowportrait.data.sources import SourceClip, load_sources
 from flowportrait.errors import FlowPortraitError
 from flowportrait.media import Sound
-from flowportrait.scoring import ASPECTS, offline, signals
-from flowportrait.scoring.metric import CandidateView, View
+from flowportrait.scoring import ASPECTS
+from flowportrait.scoring.metrics import offline, signals
+from flowportrait.scoring.metrics.metric import CandidateView, View
+from flowportrait.scoring.metrics.sync_small import SHIPPED
 from flowportrait.scoring.reward import Candidate
-from flowportrait.scoring.sync_small import SHIPPED
 from flowportrait.world.degrade import DEGRADATIONS, Footage, degrade
 
 # Which ladders fit which signal. A signal is only asked about the damage it is meant to see.

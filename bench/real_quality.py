@@ -20,8 +20,8 @@ from bench.measures import (
     upper_face_colour,
 )
 from bench.sheets import write_sheet
-from flowportrait.data.faces import FaceDetector, frame_portrait
 from flowportrait.errors import FlowPortraitError
+from flowportrait.faces.framing import FaceDetector, frame_portrait
 from flowportrait.generate import Pipeline
 from flowportrait.media import FPS, Sound, read_audio, read_portrait
 from flowportrait.registry import FACE_DETECTORS

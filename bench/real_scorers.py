@@ -28,10 +28,10 @@ from flowportrait import media
 from flowportrait.data.sources import load_sources
 from flowportrait.errors import FlowPortraitError
 from flowportrait.media import Clip, Sound
-from flowportrait.scoring import faces, motion, perceptual, pixel
-from flowportrait.scoring.metric import CandidateView, Metric, Unscorable
+from flowportrait.scoring.metrics import jitter, mediapipe, perceptual, pixel
+from flowportrait.scoring.metrics.metric import CandidateView, Metric, Unscorable
+from flowportrait.scoring.metrics.sync_small import SyncSmall
 from flowportrait.scoring.reward import Candidate
-from flowportrait.scoring.sync_small import SyncSmall
 
 SIDE_PX = 256
 PANELS = ("portrait", "SadTalker", "EchoMimic", "Hallo", "Sonic")
@@ -133,12 +133,12 @@ def groups(options: argparse.Namespace) -> dict[str, list[Path]]:
 
 def rows(options: argparse.Namespace, done: set[tuple[str, str, str]]) -> Iterator[dict]:
     """One row a clip, then the ladder."""
-    jitter = motion.RaftJitter()
-    alone: list[Metric] = [pixel.Sharpness(), pixel.ColourDrift(), jitter]
-    heard: list[Metric] = [SyncSmall(), faces.MouthLoudness(), faces.MouthInSilence()]
-    seen: list[Metric] = [faces.BlinkRate()]
+    shake = jitter.RaftJitter()
+    alone: list[Metric] = [pixel.Sharpness(), pixel.ColourDrift(), shake]
+    heard: list[Metric] = [SyncSmall(), mediapipe.MouthLoudness(), mediapipe.MouthInSilence()]
+    seen: list[Metric] = [mediapipe.BlinkRate()]
     if options.sface:
-        seen.append(faces.Identity(faces.Identity.Config(sface=options.sface)))
+        seen.append(mediapipe.Identity(mediapipe.Identity.Config(sface=options.sface)))
     found = groups(options)
     panels = [(path, panel) for path in found.pop("panels", []) for panel in range(len(PANELS))]
     known = [("panels", path, panel) for path, panel in panels]

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from flowportrait import media
-from flowportrait.data.faces import frame_portrait
+from flowportrait.faces.framing import frame_portrait
 from flowportrait.generate import AUDIO_RATE_HZ, Encoded, Pipeline, load
 from flowportrait.model.layout import latent_frames_for
 from flowportrait.registry import FACE_DETECTORS

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from flowportrait.registry import FACE_DETECTORS
-from flowportrait.scoring.sync import SyncNet
+from flowportrait.scoring.metrics.lse import SyncNet
 
 Frames = np.ndarray
 Pairs = Sequence[tuple[Path, Path]]

@@ -34,8 +34,16 @@ import torch
 from bench import scorer_peers as peers
 from flowportrait import media
 from flowportrait.media import Clip
-from flowportrait.scoring import Sample, frechet, motion, networks, perceptual, pixel, raft, sync
-from flowportrait.scoring.metric import FrameMetric, Metric, SetMetric, View, in_parallel, read_all
+from flowportrait.scoring import Sample
+from flowportrait.scoring.metrics import frechet, jitter, lse, networks, perceptual, pixel, raft
+from flowportrait.scoring.metrics.metric import (
+    FrameMetric,
+    Metric,
+    SetMetric,
+    View,
+    in_parallel,
+    read_all,
+)
 
 
 def now() -> tuple[float, float]:
@@ -168,15 +176,15 @@ class GivenFvd(frechet.FvdR3d18):
         frechet.load_r3d18 = lambda _: network
 
 
-class GivenLse(sync.LseD):
+class GivenLse(lse.LseD):
     """LSE-D, and LSE-C with it, with a network that is given."""
 
     weights_sha256 = ""
     _file = Path()
 
-    def __init__(self, network: sync.SyncNet, **settings: object):
+    def __init__(self, network: lse.SyncNet, **settings: object):
         super().__init__(self.Config(**settings))
-        sync.load_syncnet = lambda _: network
+        lse.load_syncnet = lambda _: network
 
     def both(self, path: Path) -> list[float]:
         found = self._lse(View(Sample("clip", Clip(path))))
@@ -186,7 +194,7 @@ class GivenLse(sync.LseD):
 class GivenLseC(GivenLse):
     """The other of the two: nothing is computed again."""
 
-    name, read = "lse-c", sync.LseC.read
+    name, read = "lse-c", lse.LseC.read
 
 
 # -------------------------------------------------------------------------------------------- the
@@ -199,7 +207,7 @@ class Peers:
     def __init__(self, raft_weights: Path | None):
         self.lpips, self.inception = lpips_pair(), inception_pair()
         self.raft = raft_pair(raft_weights) if raft_weights else None
-        self.syncnet, self.r3d18 = sync.SyncNet().eval(), networks.r3d18().eval()
+        self.syncnet, self.r3d18 = lse.SyncNet().eval(), networks.r3d18().eval()
 
 
 def whole_set(
@@ -211,7 +219,7 @@ def whole_set(
         pixel.Ssim(),
         pixel.Psnr(),
         Given(nets.lpips[0]),
-        motion.RaftJitter(motion.RaftJitter.Config(weights=weights)),
+        jitter.RaftJitter(jitter.RaftJitter.Config(weights=weights)),
         GivenLse(nets.syncnet),
         GivenLseC(nets.syncnet),
     ]

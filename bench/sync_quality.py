@@ -24,11 +24,11 @@ from flowportrait.data.sources import load_sources
 from flowportrait.encoders.sync import shift_profile
 from flowportrait.errors import FlowPortraitError
 from flowportrait.media import Sound
-from flowportrait.model.precision import matmul_precision
-from flowportrait.scoring.metric import SAMPLE_RATE, CandidateView
+from flowportrait.precision import matmul_precision
+from flowportrait.scoring.metrics.metric import SAMPLE_RATE, CandidateView
+from flowportrait.scoring.metrics.sync_small import SHIPPED, Fit, lips_of, load_sync
+from flowportrait.scoring.metrics.tracking import FPS, track_face
 from flowportrait.scoring.reward import Candidate
-from flowportrait.scoring.sync_small import SHIPPED, Fit, lips_of, load_sync
-from flowportrait.scoring.tracking import FPS, track_face
 
 SHIFTS = (1, 2, 3, 5, 10)
 REACH = 12

@@ -22,8 +22,9 @@ from PIL import Image, ImageDraw
 from flowportrait.codecs.canvas import Canvas, colour_line
 from flowportrait.codecs.eyes import BROWS, EyeShape
 from flowportrait.codecs.motion import gaussian
-from flowportrait.data.facemesh import FaceMesh
-from flowportrait.data.faces import (
+from flowportrait.errors import ConfigError
+from flowportrait.faces.facemesh import FaceMesh
+from flowportrait.faces.framing import (
     FaceBox,
     FaceDetector,
     Square,
@@ -31,9 +32,8 @@ from flowportrait.data.faces import (
     find_face,
     portrait_square,
 )
-from flowportrait.data.matte import PersonMatte
-from flowportrait.data.mesh import Mesh, turn
-from flowportrait.errors import ConfigError
+from flowportrait.faces.matte import PersonMatte
+from flowportrait.faces.mesh import Mesh, turn
 
 Frame = Literal["whole", "face"]
 Size = int | Literal["auto"]

@@ -25,14 +25,14 @@ from flowportrait import media, registry
 from flowportrait.codecs.liveliness import AS_IT_IS, Strengths, draw_eye_events
 from flowportrait.composite import Composite, Frame, Size, compose
 from flowportrait.config import validate
-from flowportrait.data.facemesh import FaceMesh
-from flowportrait.data.matte import PersonMatte
 from flowportrait.errors import ConfigError, DataError
+from flowportrait.faces.facemesh import FaceMesh
+from flowportrait.faces.matte import PersonMatte
 from flowportrait.model.layout import TokenGrid, latent_frames_for
 from flowportrait.model.mot import MoT
 from flowportrait.model.offload import understanding_on
-from flowportrait.model.precision import matmul_precision
 from flowportrait.modeldir import PARTS, ModelSpec, find_device, load_parts
+from flowportrait.precision import matmul_precision
 from flowportrait.sampling import Schedule, guided, sample
 from flowportrait.weights import difference, shapes
 

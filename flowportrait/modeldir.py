@@ -23,7 +23,7 @@ from flowportrait.errors import CheckpointError, ConfigError
 from flowportrait.files import sha256_of
 from flowportrait.model.mot import MoT, MoTConfig
 from flowportrait.model.offload import place
-from flowportrait.model.precision import fast_bf16
+from flowportrait.precision import fast_bf16
 from flowportrait.weights import Weight, difference, load_into, read_header, save_tensors, shapes
 
 CONFIG = "config.json"

@@ -95,60 +95,62 @@ MEASURES = Table(
 `scoring/rewards.py`.
 """
 FACE_DETECTORS = Table(
-    "face detector", {"centerface": "flowportrait.data.centerface:CenterFaceDetector"}
+    "face detector", {"centerface": "flowportrait.faces.centerface:CenterFaceDetector"}
 )
-OVERLAP_FINDERS = Table("overlap finder", {"pyannote": "flowportrait.data.overlap:PyannoteOverlap"})
+OVERLAP_FINDERS = Table(
+    "overlap finder", {"pyannote": "flowportrait.prepare.overlap:PyannoteOverlap"}
+)
 LANGUAGE_FINDERS = Table("language finder")
-"""Speech filters of `prepare`; see `data/speech.py` for what they are given and give."""
+"""Speech filters of `prepare`; see `prepare/speech.py` for what they are given and give."""
 
 _SCORE_JUDGES = {
-    "sas-sa": "flowportrait.scoring.judges:SasSa",
-    "mas-sa": "flowportrait.scoring.judges:MasSa",
-    "mas-ma": "flowportrait.scoring.judges:MasMa",
+    "sas-sa": "flowportrait.scoring.judges.systems:SasSa",
+    "mas-sa": "flowportrait.scoring.judges.systems:MasSa",
+    "mas-ma": "flowportrait.scoring.judges.systems:MasMa",
 }
 _COMPARISON_JUDGES = {
-    "direct-comp": "flowportrait.scoring.judges:DirectComp",
-    "icl-comp": "flowportrait.scoring.judges:IclComp",
-    "ma-comp": "flowportrait.scoring.judges:MaComp",
+    "direct-comp": "flowportrait.scoring.judges.systems:DirectComp",
+    "icl-comp": "flowportrait.scoring.judges.systems:IclComp",
+    "ma-comp": "flowportrait.scoring.judges.systems:MaComp",
 }
 SCORERS = Table(
     "scorer",
     {
         **_SCORE_JUDGES,
-        "lip_sync": "flowportrait.scoring.judges:LipSync",
-        "expressiveness": "flowportrait.scoring.judges:Expressiveness",
-        "motion": "flowportrait.scoring.judges:Motion",
-        "ssim": "flowportrait.scoring.pixel:Ssim",
-        "psnr": "flowportrait.scoring.pixel:Psnr",
-        "sharpness": "flowportrait.scoring.pixel:Sharpness",
-        "colour-drift": "flowportrait.scoring.pixel:ColourDrift",
-        "fid-clip": "flowportrait.scoring.frechet:FidClip",
-        "frechet-lite0-clip": "flowportrait.scoring.frechet:FrechetLite0Clip",
-        "perceptual-lite0": "flowportrait.scoring.perceptual:PerceptualLite0",
-        "lpips": "flowportrait.scoring.perceptual:LpipsAlex",
-        "lpips-vgg": "flowportrait.scoring.perceptual:LpipsVgg",
-        "lpips-squeeze": "flowportrait.scoring.perceptual:LpipsSqueeze",
-        "raft-jitter": "flowportrait.scoring.motion:RaftJitter",
-        "mouth-in-silence": "flowportrait.scoring.faces:MouthInSilence",
-        "mouth-loudness": "flowportrait.scoring.faces:MouthLoudness",
-        "blink-rate": "flowportrait.scoring.faces:BlinkRate",
-        "identity": "flowportrait.scoring.faces:Identity",
-        "lse-c": "flowportrait.scoring.sync:LseC",
-        "lse-d": "flowportrait.scoring.sync:LseD",
-        "active-speaker": "flowportrait.scoring.speaker:ActiveSpeaker",
-        "sync-small": "flowportrait.scoring.sync_small:SyncSmall",
-        "offline-lip-sync": "flowportrait.scoring.offline:OfflineLipSync",
-        "offline-expressiveness": "flowportrait.scoring.offline:OfflineExpressiveness",
-        "offline-motion": "flowportrait.scoring.offline:OfflineMotion",
+        "lip_sync": "flowportrait.scoring.judges.systems:LipSync",
+        "expressiveness": "flowportrait.scoring.judges.systems:Expressiveness",
+        "motion": "flowportrait.scoring.judges.systems:Motion",
+        "ssim": "flowportrait.scoring.metrics.pixel:Ssim",
+        "psnr": "flowportrait.scoring.metrics.pixel:Psnr",
+        "sharpness": "flowportrait.scoring.metrics.pixel:Sharpness",
+        "colour-drift": "flowportrait.scoring.metrics.pixel:ColourDrift",
+        "fid-clip": "flowportrait.scoring.metrics.frechet:FidClip",
+        "frechet-lite0-clip": "flowportrait.scoring.metrics.frechet:FrechetLite0Clip",
+        "perceptual-lite0": "flowportrait.scoring.metrics.perceptual:PerceptualLite0",
+        "lpips": "flowportrait.scoring.metrics.perceptual:LpipsAlex",
+        "lpips-vgg": "flowportrait.scoring.metrics.perceptual:LpipsVgg",
+        "lpips-squeeze": "flowportrait.scoring.metrics.perceptual:LpipsSqueeze",
+        "raft-jitter": "flowportrait.scoring.metrics.jitter:RaftJitter",
+        "mouth-in-silence": "flowportrait.scoring.metrics.mediapipe:MouthInSilence",
+        "mouth-loudness": "flowportrait.scoring.metrics.mediapipe:MouthLoudness",
+        "blink-rate": "flowportrait.scoring.metrics.mediapipe:BlinkRate",
+        "identity": "flowportrait.scoring.metrics.mediapipe:Identity",
+        "lse-c": "flowportrait.scoring.metrics.lse:LseC",
+        "lse-d": "flowportrait.scoring.metrics.lse:LseD",
+        "active-speaker": "flowportrait.scoring.metrics.active_speaker:ActiveSpeaker",
+        "sync-small": "flowportrait.scoring.metrics.sync_small:SyncSmall",
+        "offline-lip-sync": "flowportrait.scoring.metrics.offline:OfflineLipSync",
+        "offline-expressiveness": "flowportrait.scoring.metrics.offline:OfflineExpressiveness",
+        "offline-motion": "flowportrait.scoring.metrics.offline:OfflineMotion",
         "reward": "flowportrait.scoring.reward:CompositeReward",
     },
 )
 SET_METRICS = Table(
     "set metric",
     {
-        "fid": "flowportrait.scoring.frechet:Fid",
-        "fvd-r3d18": "flowportrait.scoring.frechet:FvdR3d18",
-        "frechet-lite0": "flowportrait.scoring.frechet:FrechetLite0",
+        "fid": "flowportrait.scoring.metrics.frechet:Fid",
+        "fvd-r3d18": "flowportrait.scoring.metrics.frechet:FvdR3d18",
+        "frechet-lite0": "flowportrait.scoring.metrics.frechet:FrechetLite0",
     },
 )
 COMPARERS = Table("comparer", _COMPARISON_JUDGES)
@@ -156,14 +158,16 @@ JUDGE_SYSTEMS = Table("judge system", {**_SCORE_JUDGES, **_COMPARISON_JUDGES})
 JUDGE_BACKENDS = Table(
     "judge backend",
     {
-        "gemini": "flowportrait.scoring.backends.gemini:Gemini",
-        "openai": "flowportrait.scoring.backends.openai:OpenAICompatible",
-        "transformers": "flowportrait.scoring.backends.local:LocalTransformers",
-        "replay": "flowportrait.scoring.replay:Replay",
-        "offline": "flowportrait.scoring.backends.offline:Offline",
+        "gemini": "flowportrait.scoring.judges.backends.gemini:Gemini",
+        "openai": "flowportrait.scoring.judges.backends.openai:OpenAICompatible",
+        "transformers": "flowportrait.scoring.judges.backends.local:LocalTransformers",
+        "replay": "flowportrait.scoring.judges.replay:Replay",
+        "offline": "flowportrait.scoring.judges.backends.offline:Offline",
     },
 )
-OFFLINE_JUDGES = Table("offline judge", {"signals": "flowportrait.scoring.offline:SignalJudge"})
+OFFLINE_JUDGES = Table(
+    "offline judge", {"signals": "flowportrait.scoring.metrics.offline:SignalJudge"}
+)
 
 LISTED = {
     "codecs": [CODECS],

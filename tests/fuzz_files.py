@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from flowportrait import media
-from flowportrait.data.footage import Unusable, probe
 from flowportrait.errors import MediaError
 from flowportrait.pictures import read_portrait
+from flowportrait.prepare.footage import Unusable, probe
 from flowportrait.study.blind import blind_copy
 
 MEMORY_BYTES = 3 << 30

@@ -3,7 +3,7 @@
 import pytest
 from bad_inputs import BAD_INPUTS, DOCUMENT, document, make_files
 
-import flowportrait.data.centerface  # noqa: F401  it looks for its weights when it is imported, before models are moved
+import flowportrait.faces.centerface  # noqa: F401  it looks for its weights when it is imported, before models are moved
 from flowportrait import cli, registry
 
 
@@ -11,7 +11,7 @@ class FramingOnly:
     """A pipeline that frames the portrait as the real one does, and needs no weights of a model."""
 
     def generate(self, portrait, audio, *, crop, **options):
-        from flowportrait.data.faces import frame_portrait
+        from flowportrait.faces.framing import frame_portrait
 
         frame_portrait(portrait, 128, crop, registry.FACE_DETECTORS.load("centerface")())
         raise AssertionError("the portrait should have been refused")

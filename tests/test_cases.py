@@ -173,7 +173,7 @@ def test_the_page_takes_them_as_recordings(case):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_judges_hear_what_is_scored(case):
     pytest.importorskip("openai", reason="the extra 'judges' is not installed")
-    from flowportrait.scoring.backends.openai import _wav
+    from flowportrait.scoring.judges.backends.openai import _wav
 
     def heard(name):
         return media.Sound(

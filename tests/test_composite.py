@@ -7,10 +7,10 @@ from PIL import Image
 
 from flowportrait import media, registry
 from flowportrait.composite import AUTO_PX, compose
-from flowportrait.data.facemesh import FaceMesh
-from flowportrait.data.faces import FaceBox
-from flowportrait.data.matte import PersonMatte
 from flowportrait.errors import ConfigError, DataError
+from flowportrait.faces.facemesh import FaceMesh
+from flowportrait.faces.framing import FaceBox
+from flowportrait.faces.matte import PersonMatte
 from flowportrait.generate import load
 from flowportrait.registry import MODELS_DIR
 

@@ -41,10 +41,10 @@ def prepare(
     """Cut talking heads out of videos for training, as Appendix B does, and say why the rest was
     dropped.
     """
-    from flowportrait.data import prepared
+    from flowportrait.prepare import dataset
 
     with progress_bar("preparing") as progress:
-        summary = prepared.command(
+        summary = dataset.command(
             sources,
             out,
             config=config,
@@ -79,8 +79,8 @@ def merge(
     debug: Debug = False,
 ) -> None:
     """Join the parts of a preparation into the dataset that one run would have made."""
-    from flowportrait.data.merge import merge as join
-    from flowportrait.data.prepared import summarize
+    from flowportrait.prepare.dataset import summarize
+    from flowportrait.prepare.merge import merge as join
 
     summary = summarize(join(parts, out))
     typer.echo(

@@ -190,9 +190,9 @@ def presets(
     debug: Debug = False,
 ) -> None:
     """List the judges that can be named: --set judge.preset=NAME."""
-    from flowportrait.scoring import judging
+    from flowportrait.scoring.judges import command
 
-    judging.presets(name, json)
+    command.presets(name, json)
 
 
 @judges_app.command()
@@ -204,9 +204,9 @@ def prompts(
     debug: Debug = False,
 ) -> None:
     """List the prompts with their source, or copy them into a folder of your own."""
-    from flowportrait.scoring import judging
+    from flowportrait.scoring.judges import command
 
-    judging.prompts(copy, json)
+    command.prompts(copy, json)
 
 
 @judges_app.command()
@@ -227,6 +227,6 @@ def agree(
     """Say how far two judges agree on the same clips, and how their scores are offset, by
     aspect.
     """
-    from flowportrait.scoring import judging
+    from flowportrait.scoring.judges import command
 
-    judging.agree(old, new, out, json)
+    command.agree(old, new, out, json)

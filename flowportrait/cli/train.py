@@ -91,7 +91,7 @@ def train_codec(
     recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False
 ) -> None:
     """Train the codec that turns frames into latents and back."""
-    from flowportrait.train import codec
+    from flowportrait.train.tiny import codec
 
     codec.train(recipe, overrides or [], resume)
 
@@ -101,7 +101,7 @@ def train_mouth(
     recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False
 ) -> None:
     """Train the painter of mouths at full resolution, for a codec that is trained already."""
-    from flowportrait.train import mouth
+    from flowportrait.train.tiny import mouth
 
     mouth.train(recipe, overrides or [], resume)
 
@@ -123,7 +123,7 @@ def train_sync(
     recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False
 ) -> None:
     """Train the network of the scorer sync-small: mouths and sounds that belong together."""
-    from flowportrait.train import sync
+    from flowportrait.train.tiny import sync
 
     sync.train(recipe, overrides or [], resume)
 

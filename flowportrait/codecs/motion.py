@@ -12,7 +12,8 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flowportrait.codecs.mouth import POINTS, pixel_places
+from flowportrait.codecs.mouth import pixel_places
+from flowportrait.faces.landmarks import POINTS
 
 GROUP = 4  # frames per latent frame
 PATCH = 2  # latent cells along a side of a token

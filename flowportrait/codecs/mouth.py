@@ -10,8 +10,7 @@ from einops import repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-POINTS = 68
-UPPER_LIP, LOWER_LIP, CORNERS = (61, 62, 63), (67, 66, 65), (60, 64)  # of the inner lips
+from flowportrait.faces.landmarks import CORNERS, LOWER_LIP, POINTS, UPPER_LIP
 
 
 def pixel_places(height: int, width: int, device: torch.device) -> Float[Tensor, "h w 2"]:

@@ -16,8 +16,8 @@ from einops import repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flowportrait.codecs.landmarker import ResidualConv
 from flowportrait.codecs.mouth import pixel_places
+from flowportrait.faces.landmarker import ResidualConv
 
 EYE_CORNERS, NOSE_BASE = (36, 45), 33
 OUTER_UPPER, OUTER_LOWER = (48, 49, 50, 51, 52, 53, 54), (48, 59, 58, 57, 56, 55, 54)

@@ -26,7 +26,6 @@ from flowportrait.codecs import mouth, mouth_net
 from flowportrait.codecs.canvas import Canvas, Painted
 from flowportrait.codecs.eyes import eye_motions, eyes_of
 from flowportrait.codecs.grid import FineStem, GridStack
-from flowportrait.codecs.landmarker import Landmarker
 from flowportrait.codecs.liveliness import (
     AS_IT_IS,
     EyeEvents,
@@ -44,10 +43,12 @@ from flowportrait.codecs.motion import (
     gather_from_grid,
     spread_over_grid,
 )
-from flowportrait.codecs.mouth import POINTS, MouthFrame, MouthPainter, mouth_map
+from flowportrait.codecs.mouth import MouthFrame, MouthPainter, mouth_map
 from flowportrait.codecs.mouth_net import MouthNet
 from flowportrait.codecs.painter import Drafts, Painter, smoothed
 from flowportrait.config import Frozen
+from flowportrait.faces.landmarker import Landmarker
+from flowportrait.faces.landmarks import POINTS
 
 STRIDE = 8  # pixels per latent cell
 SHOWN = 4  # frames that are put on a canvas together

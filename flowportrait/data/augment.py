@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from flowportrait.data.landmarks import MIRRORED
+from flowportrait.faces.landmarks import MIRRORED
 
 # Appendix B's square in terms of the 68-landmark hull: a detector's box stands 0.15 hull heights
 # above the hull's centre and is 1.29 hull heights tall; the square is 1.5 times that (measured on

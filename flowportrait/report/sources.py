@@ -14,10 +14,10 @@ from pydantic import ValidationError
 
 from flowportrait.errors import DataError
 from flowportrait.records import Score, SetScore, read_jsonl
-from flowportrait.study import data
+from flowportrait.study import results
 from flowportrait.study.alignment import Alignment
-from flowportrait.study.data import StudyData
 from flowportrait.study.findings import Agreement
+from flowportrait.study.results import StudyData
 from flowportrait.study.store import DATABASE
 from flowportrait.study.systems import Clips
 
@@ -84,7 +84,7 @@ def read(arguments: Sequence[str]) -> Sources:
     sources, files = Sources(given=list(arguments)), []
     for argument in arguments:
         label, set_name, path = _parsed(argument)
-        if (path / DATABASE).is_file() or (path / data.FACTS).is_file():
+        if (path / DATABASE).is_file() or (path / results.FACTS).is_file():
             sources.studies.append(_study(label or path.name, path))
         elif (path / "log.jsonl").is_file() and (path / "config.json").is_file():
             sources.runs.append(_run(label or path.name, path))
@@ -114,7 +114,7 @@ def _parsed(argument: str) -> tuple[str, str, Path]:
 def _study(name: str, path: Path) -> StudySource:
     return StudySource(
         name,
-        data.load(path),
+        results.load(path),
         _record(path / "align.json", Alignment),
         _record(path / "agreement.json", Agreement),
     )

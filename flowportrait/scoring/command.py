@@ -35,8 +35,9 @@ from flowportrait.scoring.generators import (
     standing_rows,
     standings,
 )
-from flowportrait.scoring.judges import CompareSystem, ScoreSystem
-from flowportrait.scoring.plan import Plan, plan_scores, plan_verdicts
+from flowportrait.scoring.judges.cost import Plan, plan_scores, plan_verdicts
+from flowportrait.scoring.judges.saturation import spreads
+from flowportrait.scoring.judges.systems import CompareSystem, ScoreSystem
 from flowportrait.scoring.run import (
     ScoringConfig,
     build_comparer,
@@ -45,7 +46,6 @@ from flowportrait.scoring.run import (
     score_to_file,
 )
 from flowportrait.scoring.samples import find_pairs, find_samples
-from flowportrait.scoring.saturation import spreads
 from flowportrait.study import agreement
 
 if TYPE_CHECKING:
@@ -392,7 +392,7 @@ def judge_sim(host: str, port: int, faults: Path | None) -> None:
     """`flowportrait judge-sim`: serves until interrupted; the address is the first line of
     stdout.
     """
-    from flowportrait.scoring.sim import Faults, serve
+    from flowportrait.scoring.judges.sim import Faults, serve
 
     behaviour = load_recipe(faults, Faults) if faults else Faults()
     try:

@@ -31,7 +31,7 @@ from flowportrait.scoring.generators import (
     generators_of,
     standings,
 )
-from flowportrait.scoring.metric import Metric, Reading, SetMetric, Unscorable, View
+from flowportrait.scoring.metrics.metric import Metric, Reading, SetMetric, Unscorable, View
 from flowportrait.scoring.reward import CompositeReward
 from flowportrait.scoring.run import ScoringConfig, noted, score_to_file
 from flowportrait.scoring.samples import find_samples

@@ -22,9 +22,9 @@ from flowportrait import media
 from flowportrait.errors import ConfigError, MediaError
 from flowportrait.registry import SCORERS, Table, name_hint
 from flowportrait.scoring import Sample, Scorer
-from flowportrait.scoring.canary import check_senses
-from flowportrait.scoring.judges import ScoreSystem
-from flowportrait.scoring.metric import CandidateView, Metric, Unscorable
+from flowportrait.scoring.judges.canary import check_senses
+from flowportrait.scoring.judges.systems import ScoreSystem
+from flowportrait.scoring.metrics.metric import CandidateView, Metric, Unscorable
 from flowportrait.scoring.reward import PAPER, Candidate, CompositeReward, scorer_of
 from flowportrait.scoring.reward import Scorer as Measure
 from flowportrait.scoring.run import ScoringConfig, build_scorers

@@ -20,8 +20,8 @@ from flowportrait.files import readable
 from flowportrait.records import Score, Verdict
 from flowportrait.registry import COMPARERS, SCORERS, Table, name_hint
 from flowportrait.scoring import Comparer, Sample, Scorer, score_row
-from flowportrait.scoring.asking import Judge, JudgeConfig
-from flowportrait.scoring.metric import NO_TRUTH, Metric, read_all
+from flowportrait.scoring.judges.asking import Judge, JudgeConfig
+from flowportrait.scoring.metrics.metric import NO_TRUTH, Metric, read_all
 from flowportrait.scoring.reward import CompositeReward, RewardConfig, scorer_of
 from flowportrait.scoring.scores import Key, RecordFile, both, key_of
 

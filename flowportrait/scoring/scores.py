@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from flowportrait.errors import DataError
 from flowportrait.files import replace
 from flowportrait.records import Score, Verdict, read_jsonl
-from flowportrait.scoring.cache import append_line
+from flowportrait.scoring.judges.answers import append_line
 
 Key = tuple[str, str, int]
 """What was looked at, by what, which repeat."""

@@ -22,7 +22,7 @@ from flowportrait.records import ASPECTS, MaybeNumber, Record
 from flowportrait.study import agreement
 from flowportrait.study.agreement import Figure as Figure
 from flowportrait.study.calibration import Calibration, calibrate
-from flowportrait.study.data import (
+from flowportrait.study.results import (
     Preference,
     StudyData,
     all_pairs,

@@ -16,7 +16,7 @@ from pydantic import Field
 from flowportrait.records import ASPECTS, Record
 from flowportrait.study import agreement
 from flowportrait.study.agreement import Figure
-from flowportrait.study.data import StudyData
+from flowportrait.study.results import StudyData
 from flowportrait.study.systems import System
 
 FOLDS, MAPPING_DRAWS, MOST_LEVELS = 10, 500, 32

@@ -14,7 +14,7 @@ from flowportrait.files import named
 from flowportrait.pages import csv_text, markdown_rows, short
 from flowportrait.records import Record, Score, Verdict, read_jsonl, write_jsonl
 from flowportrait.registry import SCORERS
-from flowportrait.study import alignment, build, calibration, data, findings
+from flowportrait.study import alignment, build, calibration, findings, results
 from flowportrait.study.alignment import Alignment, Figure
 from flowportrait.study.systems import Clips, System, from_scores, from_verdicts
 from flowportrait.study.tasks import Plan
@@ -74,9 +74,9 @@ def export(directory: Path, out: Path | None, *, as_json: bool) -> None:
     out = out or directory / "export"
     if out.is_file():
         raise DataError(f"{out}: is a file; give a folder")
-    found = data.load(directory)
-    data.export(found, out)
-    pairs = data.pair_records(found)
+    found = results.load(directory)
+    results.export(found, out)
+    pairs = results.pair_records(found)
     write_jsonl(out / "pairs.jsonl", pairs)
     kept = sum(pair.winner is not None for pair in pairs)
     for name, left in found.facts.unfinished.items():
@@ -100,7 +100,7 @@ def export(directory: Path, out: Path | None, *, as_json: bool) -> None:
 
 def agreement(directory: Path, out: Path | None, *, draws: int, seed: int, as_json: bool) -> None:
     """`flowportrait study agreement`."""
-    found = findings.find(data.load(directory), draws, seed)
+    found = findings.find(results.load(directory), draws, seed)
     _write_record(found, out or directory / "agreement.json")
     head = (
         "aspect",
@@ -145,7 +145,7 @@ def align(
     others: Sequence[Path],
     out: Path | None,
     *,
-    preference: data.Preference,
+    preference: results.Preference,
     higher: Sequence[str],
     lower: Sequence[str],
     needs_truth: Sequence[str],
@@ -155,7 +155,7 @@ def align(
     as_json: bool,
 ) -> None:
     """`flowportrait study align`."""
-    study = data.load(directory)
+    study = results.load(directory)
     clips = Clips(study)
     scored, said = (
         _by_label(scores, others, _read_scores),

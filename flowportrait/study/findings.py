@@ -15,7 +15,7 @@ from flowportrait.errors import DataError
 from flowportrait.records import ASPECTS, Aspect, MaybeNumber, Ranking, Record
 from flowportrait.study import agreement
 from flowportrait.study.alignment import Figure
-from flowportrait.study.data import (
+from flowportrait.study.results import (
     Preference,
     StudyData,
     all_pairs,

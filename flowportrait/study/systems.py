@@ -14,7 +14,7 @@ import numpy as np
 
 from flowportrait.errors import DataError
 from flowportrait.records import ASPECTS, Score, Verdict
-from flowportrait.study.data import StudyData, all_pairs, sources_of
+from flowportrait.study.results import StudyData, all_pairs, sources_of
 from flowportrait.study.store import Source
 
 

@@ -30,9 +30,9 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from flowportrait import precision
 from flowportrait.config import Frozen
 from flowportrait.errors import CheckpointError, ConfigError
-from flowportrait.model import precision
 from flowportrait.model.mot import MoT
 from flowportrait.model.sequence import SequenceShare
 

@@ -23,7 +23,7 @@ from flowportrait.data.augment import apply_look, draw_look, move_landmarks
 from flowportrait.data.sources import load_sources
 from flowportrait.errors import DataError
 from flowportrait.generate import AUDIO_RATE_HZ, Encoded, Pipeline, Window
-from flowportrait.model.precision import matmul_precision
+from flowportrait.precision import matmul_precision
 from flowportrait.records import ManifestRow, read_jsonl
 from flowportrait.sampling import Velocity
 from flowportrait.scoring.reward import Candidate

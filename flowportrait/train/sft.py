@@ -3,7 +3,7 @@
 An update: rows of packed clips from the stream of data, each row on one process (or shared by a
 few), Eq. 2 averaged over the video tokens of all of them. One process or many make the same update;
 a killed run makes the one it would have made. A recipe that names a `codec` run is of a small model
-from scratch: see `train/scratch.py`.
+from scratch: see `train/tiny/scratch.py`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from flowportrait.errors import ConfigError, DataError
 from flowportrait.flow import draw_times
 from flowportrait.model.lora import LoraConfig, merged
 from flowportrait.model.mot import MoT
-from flowportrait.model.precision import matmul_precision
 from flowportrait.modeldir import ModelSpec, SamplingConfig, load_spec
+from flowportrait.precision import matmul_precision
 from flowportrait.registry import find_model
-from flowportrait.train import scratch
 from flowportrait.train.encode import parts_digest
 from flowportrait.train.objective import CleanRow, velocity_errors
 from flowportrait.train.parallel import ParallelConfig, Ranks, whole_weights
 from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, train_loop
+from flowportrait.train.tiny import scratch
 from flowportrait.train.trainable import TrainedSet, build, check_weights
 from flowportrait.train.tuned import Story, data_names, write_tuned
 

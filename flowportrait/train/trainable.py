@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from flowportrait import precision
 from flowportrait.errors import CheckpointError
-from flowportrait.model import precision
 from flowportrait.model.lora import AdaptedLinear, LoraConfig, adapt, is_adapter
 from flowportrait.model.mot import GEN, MoT, MoTConfig
 from flowportrait.modeldir import CONFIG, ModelSpec, check_files

@@ -5,7 +5,6 @@ beside it.
 import pytest
 import torch
 
-from flowportrait.codecs.landmarker import PointRefiner
 from flowportrait.codecs.motion import (
     GROUP,
     LandmarkFlow,
@@ -14,8 +13,10 @@ from flowportrait.codecs.motion import (
     gather_from_grid,
     spread_over_grid,
 )
-from flowportrait.codecs.mouth import POINTS, mouth_map, pixel_places
+from flowportrait.codecs.mouth import mouth_map, pixel_places
 from flowportrait.codecs.portrait import PortraitCodec
+from flowportrait.faces.landmarker import PointRefiner
+from flowportrait.faces.landmarks import POINTS
 
 CONFIG = PortraitCodec.Config(
     width=32,

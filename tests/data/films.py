@@ -98,7 +98,7 @@ def turned(path):
 PLUGIN = f"""
 import os
 import numpy as np
-from flowportrait.data.speech import Speakers, Spoken
+from flowportrait.prepare.speech import Speakers, Spoken
 
 class Overlap:
     def __init__(self, spans=()):

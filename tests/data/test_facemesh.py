@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from flowportrait import media
-from flowportrait.data import facemesh
-from flowportrait.data.centerface import CenterFaceDetector
-from flowportrait.data.facemesh import FaceMesh, region_of
-from flowportrait.data.faces import FaceBox
-from flowportrait.data.mesh import INNER_LIPS, LEFT_LIDS, OUTER_LIPS, RIGHT_LIDS, Mesh, turn
 from flowportrait.errors import CheckpointError
+from flowportrait.faces import facemesh
+from flowportrait.faces.centerface import CenterFaceDetector
+from flowportrait.faces.facemesh import FaceMesh, region_of
+from flowportrait.faces.framing import FaceBox
+from flowportrait.faces.mesh import INNER_LIPS, LEFT_LIDS, OUTER_LIPS, RIGHT_LIDS, Mesh, turn
 
 ROOT = Path(__file__).parents[2]
 PORTRAITS = ROOT.parent / "shared" / "clips" / "portraits"

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowportrait import media
-from flowportrait.data import centerface
-from flowportrait.data.centerface import CenterFaceDetector
-from flowportrait.data.faces import FaceBox, Square, frame_portrait, portrait_square
 from flowportrait.errors import CheckpointError, DataError
+from flowportrait.faces import centerface
+from flowportrait.faces.centerface import CenterFaceDetector
+from flowportrait.faces.framing import FaceBox, Square, frame_portrait, portrait_square
 
 ROOT = Path(__file__).parents[2]
 PORTRAITS = ROOT.parent / "shared" / "clips" / "portraits"

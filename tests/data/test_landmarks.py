@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from flowportrait.data.augment import Look, apply_look, draw_look, move_landmarks
-from flowportrait.data.landmarks import MIRRORED, lid_opening, lip_opening
+from flowportrait.faces.landmarks import MIRRORED, lid_opening, lip_opening
 
 
 def test_mirroring_twice_changes_nothing_and_keeps_the_parts_of_the_face():

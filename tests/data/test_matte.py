@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from flowportrait import media
-from flowportrait.data import matte
-from flowportrait.data.centerface import CenterFaceDetector
-from flowportrait.data.faces import FaceBox
-from flowportrait.data.matte import PersonMatte, part_around, refined
 from flowportrait.errors import CheckpointError
+from flowportrait.faces import matte
+from flowportrait.faces.centerface import CenterFaceDetector
+from flowportrait.faces.framing import FaceBox
+from flowportrait.faces.matte import PersonMatte, part_around, refined
 
 ROOT = Path(__file__).parents[2]
 PORTRAITS = ROOT.parent / "shared" / "clips" / "portraits"

@@ -16,11 +16,11 @@ from films import SETTINGS, film, noise
 
 from flowportrait import cli, media
 from flowportrait.config import load_recipe
-from flowportrait.data import prepared
-from flowportrait.data.footage import probe
-from flowportrait.data.prepared import find_sources, prepare
-from flowportrait.data.preprocess import PrepareConfig, Preparer, SourceFile, SplitConfig, split_of
 from flowportrait.errors import DataError
+from flowportrait.prepare import dataset
+from flowportrait.prepare.dataset import find_sources, prepare
+from flowportrait.prepare.footage import probe
+from flowportrait.prepare.source import PrepareConfig, Preparer, SourceFile, SplitConfig, split_of
 from flowportrait.records import ManifestRow, PreparedSource, read_jsonl
 
 ROOT = Path(__file__).parents[2]
@@ -334,7 +334,7 @@ def here(monkeypatch):
     def prepare_all(preparer, sources, count):
         return ((source, preparer.prepare(source)) for source in sources)
 
-    monkeypatch.setattr(prepared, "prepare_all", prepare_all)
+    monkeypatch.setattr(dataset, "prepare_all", prepare_all)
 
 
 def test_a_changed_source_and_a_lost_clip_are_prepared_again(here, tmp_path):
@@ -352,7 +352,7 @@ def test_a_changed_source_and_a_lost_clip_are_prepared_again(here, tmp_path):
 
 
 def test_overlapping_speech(tmp_path, monkeypatch):
-    from flowportrait.data.speech import Speakers
+    from flowportrait.prepare.speech import Speakers
     from flowportrait.registry import Table
 
     class Finder:

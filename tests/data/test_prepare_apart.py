@@ -17,11 +17,11 @@ from test_prepare import PLUGIN, ROOT, config, made, run, shown
 
 from flowportrait import cli
 from flowportrait.config import load_recipe, save_resolved
-from flowportrait.data import prepared
-from flowportrait.data.merge import merge
 from flowportrait.data.parts import Part, PartFile
-from flowportrait.data.prepared import prepare
 from flowportrait.errors import ConfigError, DataError
+from flowportrait.prepare import dataset
+from flowportrait.prepare.dataset import prepare
+from flowportrait.prepare.merge import merge
 
 __all__ = ["made"]  # a fixture
 
@@ -190,7 +190,7 @@ def here(monkeypatch):
     def prepare_all(preparer, sources, count):
         return ((source, preparer.prepare(source)) for source in sources)
 
-    monkeypatch.setattr(prepared, "prepare_all", prepare_all)
+    monkeypatch.setattr(dataset, "prepare_all", prepare_all)
 
 
 @pytest.fixture

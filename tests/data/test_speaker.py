@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from flowportrait import media
-from flowportrait.data import speaker
-from flowportrait.data.faces import FaceBox
-from flowportrait.data.footage import probe
-from flowportrait.data.speaker import SpeakerConfig, confidences, runs_of, speaking_stretches
-from flowportrait.data.tracks import Track
 from flowportrait.encoders.active_speaker import LightAsd
+from flowportrait.faces.framing import FaceBox
+from flowportrait.prepare import speaker
+from flowportrait.prepare.footage import probe
+from flowportrait.prepare.speaker import SpeakerConfig, confidences, runs_of, speaking_stretches
+from flowportrait.prepare.tracks import Track
 
 
 def track(start, stop, x=20.0, side=60.0):

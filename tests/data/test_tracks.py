@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from flowportrait.data.faces import FaceBox, portrait_square
-from flowportrait.data.tracks import (
+from flowportrait.faces.framing import FaceBox, portrait_square
+from flowportrait.prepare.tracks import (
     CropConfig,
     FacesConfig,
     ScenesConfig,

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from flowportrait import media
-from flowportrait.data.batches import Pool, codec_batch
-from flowportrait.data.cache import ClipCache
 from flowportrait.data.sources import load_sources
 from flowportrait.generate import load
 from flowportrait.registry import MODELS_DIR
+from flowportrait.train.tiny.batches import Pool, codec_batch
+from flowportrait.train.tiny.frames import ClipCache
 
 SAMPLES = MODELS_DIR.parent / "samples"
 COMMAND = Path(sys.executable).with_name("flowportrait")  # installed beside the interpreter

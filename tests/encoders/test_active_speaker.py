@@ -16,8 +16,8 @@ from flowportrait.encoders.cepstra import mfcc
 from flowportrait.errors import CheckpointError
 from flowportrait.media import Clip
 from flowportrait.scoring import Sample
-from flowportrait.scoring.metric import View
-from flowportrait.scoring.speaker import ActiveSpeaker
+from flowportrait.scoring.metrics.active_speaker import ActiveSpeaker
+from flowportrait.scoring.metrics.metric import View
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "scorers"

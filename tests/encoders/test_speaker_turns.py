@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from flowportrait import media
-from flowportrait.data import overlap
-from flowportrait.data.speech import within
 from flowportrait.encoders import speaker_turns
 from flowportrait.errors import CheckpointError
+from flowportrait.prepare import overlap
+from flowportrait.prepare.speech import within
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "scorers"

@@ -160,8 +160,8 @@ def test_recomputed_layers_have_the_same_gradients(mot):
         mot.zero_grad()
         count = []
         with torch.autograd.graph.saved_tensors_hooks(
-            lambda x: count.append(x.numel()) or x, lambda x: x
-        ):  # noqa: B023
+            lambda x, count=count: count.append(x.numel()) or x, lambda x: x
+        ):
             loss = mot.velocity(zt, t, condition, GRID).square().sum()
         loss.backward()
         kept.append(sum(count))

@@ -12,7 +12,7 @@ import pytest
 from flowportrait import cli, pages
 from flowportrait.records import ASPECTS, Ranking, Rating, Score, SetScore, write_jsonl
 from flowportrait.report.table import Cell, Table, mean_cell
-from flowportrait.study.data import ClipSource, Facts, StudyData, export
+from flowportrait.study.results import ClipSource, Facts, StudyData, export
 
 VERSIONS = ["original", "sonic", "memo"]
 HUMAN = {"original": (5, 5, 4), "sonic": (4, 3, 3), "memo": (2, 2, 1)}

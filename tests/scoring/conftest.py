@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flowportrait import media
-from flowportrait.scoring.sim import Faults, JudgeSim
+from flowportrait.scoring.judges.sim import Faults, JudgeSim
 
 
 class RunningSim:

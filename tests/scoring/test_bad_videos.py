@@ -7,7 +7,7 @@ import pytest
 from flowportrait import cli, media
 from flowportrait.records import Score, read_jsonl
 from flowportrait.scoring import Sample
-from flowportrait.scoring.metric import Unscorable, View
+from flowportrait.scoring.metrics.metric import Unscorable, View
 from flowportrait.scoring.samples import find_samples
 
 PLAIN = "ssim,sharpness,colour-drift"
@@ -73,7 +73,7 @@ def test_a_truth_of_the_very_name_comes_before_one_of_another_kind(tmp_path):
 
 def test_a_picture_too_small_for_raft_is_unscorable(tmp_path):
     pytest.importorskip("torchvision", reason="the extra 'scorers' is not installed")
-    from flowportrait.scoring.motion import RaftJitter
+    from flowportrait.scoring.metrics.jitter import RaftJitter
 
     write(tmp_path / "small.mp4", 96, 160)
     with pytest.raises(Unscorable, match="160x96 px; RAFT needs 121"):

@@ -20,10 +20,11 @@ from PIL import Image
 
 from bench import scorer_peers
 from flowportrait.encoders.cepstra import mfcc
-from flowportrait.encoders.face_crop import crop_face
+from flowportrait.faces.crop import crop_face
 from flowportrait.media import Clip
-from flowportrait.scoring import Sample, motion, perceptual, pixel, raft, sync
-from flowportrait.scoring.metric import View
+from flowportrait.scoring import Sample
+from flowportrait.scoring.metrics import jitter, lse, perceptual, pixel, raft
+from flowportrait.scoring.metrics.metric import View
 
 models = pytest.importorskip("torchvision.models")
 ROOT = Path(__file__).parents[2]
@@ -122,7 +123,7 @@ def test_flow_and_jitter(name, frames):
     )
     for epsilon, readings in EXPECTED[name]["jitter"].items():
         for reading, expected in readings.items():
-            assert motion.jitter(flows, reading, float(epsilon)).tolist() == pytest.approx(
+            assert jitter.jitter(flows, reading, float(epsilon)).tolist() == pytest.approx(
                 expected, rel=5e-4
             )
     for index in (0, 1):
@@ -148,7 +149,7 @@ def test_jitter_of_a_shaken_clip(name, frames):
             ("B_ratio_of_means", "means"),
             ("C_global_l2_ratio", "norms"),
         ):
-            got = motion.jitter(flows, reading, float(epsilon)).numpy()
+            got = jitter.jitter(flows, reading, float(epsilon)).numpy()
             assert got == pytest.approx(np.array(expected[f"eps={epsilon}"][key]), rel=5e-4)
 
 
@@ -183,7 +184,7 @@ def cut(name, clip, tmp_path):
 @pytest.fixture(scope="module")
 def network():
     """SyncNet with the numbers' own random weights: only the arithmetic is meaningful."""
-    network = sync.SyncNet()
+    network = lse.SyncNet()
     state = recipes.fill_state_dict(network.state_dict(), 2024)
     buffers = np.load(GOLDEN / "syncnet_bn.npz")
     network.load_state_dict(state | {key: torch.from_numpy(buffers[key]) for key in buffers})
@@ -194,24 +195,24 @@ def test_lse_through_the_authors_files(name, cut, network):
     expected = EXPECTED[name]["lse"]
     pictures, samples = scorer_peers.syncnet_files(cut, cut.parent / "again")
     assert (len(pictures), len(samples)) == (expected["num_frames"], expected["num_samples"])
-    lips, sounds = sync.embeddings(network, [pictures[..., ::-1]], samples)
-    found = sync.lse(lips, sounds)
+    lips, sounds = lse.embeddings(network, [pictures[..., ::-1]], samples)
+    found = lse.lse(lips, sounds)
     assert (found.offset, found.num_windows) == (expected["offset"], 121)
     assert (found.distance, found.confidence) == pytest.approx(
         (expected["distance"], expected["confidence"]), rel=1e-4
     )
-    means = sync.distances(lips, sounds).mean(0).numpy()
+    means = lse.distances(lips, sounds).mean(0).numpy()
     assert means == pytest.approx(ARRAYS[f"{name}_mean_distances"], rel=1e-4)
 
 
 def test_lse_of_a_clip_that_is_cut_already(name, cut, network, monkeypatch):
     """The scorer itself, which reads the video without the last JPEG files."""
-    monkeypatch.setattr(sync, "load_syncnet", lambda _: network)
-    monkeypatch.setattr(sync.LseD, "_file", Path())
+    monkeypatch.setattr(lse, "load_syncnet", lambda _: network)
+    monkeypatch.setattr(lse.LseD, "_file", Path())
     expected, view = EXPECTED[name]["lse"]["decoded_directly"], View(Sample(name, Clip(cut)))
-    read = sync.LseD(sync.LseConfig(crop="none")).read(view)
+    read = lse.LseD(lse.LseConfig(crop="none")).read(view)
     assert read.value == pytest.approx(expected["distance"], rel=1e-4)
-    assert sync.LseC(sync.LseConfig(crop="none")).read(view).value == pytest.approx(
+    assert lse.LseC(lse.LseConfig(crop="none")).read(view).value == pytest.approx(
         expected["confidence"], rel=1e-4
     )
 
@@ -225,7 +226,7 @@ def test_lse_crops_as_the_authors_do(name, cut, network):
     files = sorted((cut.parent / "frames").glob("*.jpg"))
     crops = np.stack([crop_face(np.asarray(Image.open(file)), *place) for file in files])
     samples = View(Sample(name, Clip(cut))).pcm
-    found = sync.lse(*sync.embeddings(network, [crops], samples))
+    found = lse.lse(*lse.embeddings(network, [crops], samples))
     expected = EXPECTED[name]["lse"]["decoded_directly"]
     assert (found.distance, found.confidence) == pytest.approx(
         (expected["distance"], expected["confidence"]), rel=0.01

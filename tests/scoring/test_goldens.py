@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flowportrait.encoders.cepstra import mfcc
-from flowportrait.scoring import frechet, motion, networks, perceptual, pixel, raft, sync
+from flowportrait.scoring.metrics import frechet, jitter, lse, networks, perceptual, pixel, raft
 
 models = pytest.importorskip("torchvision.models")
 GOLDEN = Path(__file__).parents[1] / "golden" / "scorers"
@@ -140,7 +140,7 @@ def test_raft_jitter(case, shift):
     )
     for epsilon in ("1e-08", "1e-06", "0.001", "0.01", "1"):
         for key, reading in READINGS.items():
-            got = motion.jitter(flows, reading, float(epsilon)).numpy()
+            got = jitter.jitter(flows, reading, float(epsilon)).numpy()
             stored = np.array(expected[f"eps={epsilon}"][key])
             assert got.mean() == pytest.approx(stored.mean(), rel=5e-4)
             # One pixel that moves by less than 1e-5 px decides the pixels' mean ratio of a frame
@@ -192,7 +192,7 @@ def test_raft_says_little_moves_in_a_still_clip(made):
     flows = torch.cat(list(raft.flows_between(raft.load_raft(RAFT, "small"), [made[[0] * 6]])))
     expected = golden("raft_jitter.json")["synth_static_T6"]["mean_mag"]
     assert flows.norm(dim=1).mean((1, 2)).tolist() == pytest.approx(expected, rel=5e-4)
-    assert motion.jitter(flows, "means", 1e-8).tolist() == [0.0] * 4
+    assert jitter.jitter(flows, "means", 1e-8).tolist() == [0.0] * 4
 
 
 def test_mfcc():
@@ -207,13 +207,13 @@ def test_mfcc():
 
 
 def test_syncnet_embeddings(made):
-    network = sync.SyncNet()
+    network = lse.SyncNet()
     state = recipes.fill_state_dict(network.state_dict(), 2024)
     state |= {name: torch.from_numpy(value) for name, value in golden("syncnet_bn.npz").items()}
     network.load_state_dict(state)
     assert sum(parameter.numel() for parameter in network.parameters()) == 13_631_616
     stored = golden("syncnet_synth.npz")
-    lips, sounds = sync.embeddings(network.eval(), [made[:3], made[3:8]], recipes.synth_audio())
+    lips, sounds = lse.embeddings(network.eval(), [made[:3], made[3:8]], recipes.synth_audio())
     for got, expected in ((lips, stored["lip_feat"]), (sounds, stored["aud_feat"])):
         # The authors' own float32 is 1e-5 from float64 here.
         assert np.abs(got.numpy() - expected).max() < 5e-5 * np.abs(expected).max()
@@ -223,16 +223,16 @@ def test_lse_of_a_synthetic_clip(made):
     """By the authors' code on the same random weights, with fewer shifts and without zeros beyond
     the ends.
     """
-    network = sync.SyncNet()
+    network = lse.SyncNet()
     network.load_state_dict(
         recipes.fill_state_dict(network.state_dict(), 2024)
         | {name: torch.from_numpy(value) for name, value in golden("syncnet_bn.npz").items()}
     )
-    lips, sounds = sync.embeddings(network.eval(), [made], recipes.synth_audio())
+    lips, sounds = lse.embeddings(network.eval(), [made], recipes.synth_audio())
     for found, offset, confidence, distance in (
-        (sync.lse(lips, sounds), 15, 2.182361602783203, 44.148292541503906),
-        (sync.lse(lips, sounds, reach=10), 10, 1.1734886169433594, 45.587127685546875),
-        (sync.lse(lips, sounds, padding="valid"), -5, 0.42193126996358643, 47.5266495513916),
+        (lse.lse(lips, sounds), 15, 2.182361602783203, 44.148292541503906),
+        (lse.lse(lips, sounds, reach=10), 10, 1.1734886169433594, 45.587127685546875),
+        (lse.lse(lips, sounds, padding="valid"), -5, 0.42193126996358643, 47.5266495513916),
     ):
         assert (found.offset, found.num_windows) == (offset, 55)
         assert found.distance == pytest.approx(distance, rel=1e-3)
@@ -248,7 +248,7 @@ def test_lse_of_a_synthetic_clip(made):
 )
 def test_lse_of_known_mistakes(made, trap, offset, confidence, distance, monkeypatch):
     """What the authors' code says when it is given sound in [-1, 1], or red and blue exchanged."""
-    network = sync.SyncNet()
+    network = lse.SyncNet()
     network.load_state_dict(
         recipes.fill_state_dict(network.state_dict(), 2024)
         | {name: torch.from_numpy(value) for name, value in golden("syncnet_bn.npz").items()}
@@ -256,10 +256,10 @@ def test_lse_of_known_mistakes(made, trap, offset, confidence, distance, monkeyp
     if trap == "float audio":
         # Only the energy knows how loud it is; `mfcc` itself refuses such sound.
         quieter = np.array([2 * np.log(32768), *[0] * 12])
-        monkeypatch.setattr(sync, "mfcc", lambda samples: mfcc(samples) - quieter)
+        monkeypatch.setattr(lse, "mfcc", lambda samples: mfcc(samples) - quieter)
     else:
         made = made[..., ::-1]
-    found = sync.lse(*sync.embeddings(network.eval(), [made], recipes.synth_audio()))
+    found = lse.lse(*lse.embeddings(network.eval(), [made], recipes.synth_audio()))
     assert found.offset == offset
     assert (found.confidence, found.distance) == pytest.approx((confidence, distance), rel=1e-3)
 
@@ -268,12 +268,12 @@ def test_lse_of_known_mistakes(made, trap, offset, confidence, distance, monkeyp
 def test_lse(case):
     stored, expected = golden("syncnet_pdist.npz"), golden("syncnet_pdist.json")[case]
     lips, sounds = (torch.from_numpy(stored[f"{case}_{side}"]) for side in ("lip", "aud"))
-    found = sync.lse(lips, sounds)
+    found = lse.lse(lips, sounds)
     assert (found.offset, found.num_windows) == (expected["offset"], 80)
     assert found.distance == pytest.approx(expected["LSE_D"], rel=1e-5)
     assert found.confidence == pytest.approx(expected["LSE_C"], rel=1e-5)
     # Without the zeros beyond the ends the right shift is still the nearest.
-    assert sync.lse(lips, sounds, padding="valid").offset == expected["offset"]
+    assert lse.lse(lips, sounds, padding="valid").offset == expected["offset"]
 
 
 @pytest.mark.parametrize("case, rel", [("well_N200_D8", 1e-8), ("rank_deficient_N20_D64", 1e-6)])

@@ -12,12 +12,12 @@ from flowportrait.errors import ConfigError, JudgeError, JudgeRefused, JudgeUnav
 from flowportrait.media import Clip
 from flowportrait.registry import COMPARERS, SCORERS
 from flowportrait.scoring import ASPECTS, Sample
-from flowportrait.scoring.asking import Judge, JudgeConfig
-from flowportrait.scoring.backends import Question, Video, build_backend
-from flowportrait.scoring.backends.wire import raise_reported
-from flowportrait.scoring.faults import BODY_FAULTS
-from flowportrait.scoring.judges import MaComp, MasMa, MasSa, SasSa
-from flowportrait.scoring.prompts import load_prompt, prompt_names
+from flowportrait.scoring.judges.asking import Judge, JudgeConfig
+from flowportrait.scoring.judges.backends import Question, Video, build_backend
+from flowportrait.scoring.judges.backends.wire import raise_reported
+from flowportrait.scoring.judges.faults import BODY_FAULTS
+from flowportrait.scoring.judges.prompts import load_prompt, prompt_names
+from flowportrait.scoring.judges.systems import MaComp, MasMa, MasSa, SasSa
 from flowportrait.scoring.samples import find_samples
 
 pytest.importorskip("openai")
@@ -593,7 +593,7 @@ def test_a_frame_rate_that_is_ignored_is_noticed(start_sim, clip, tmp_path):
 
 
 def test_a_canary_of_the_shipped_sample(tmp_path):
-    from flowportrait.scoring.canary import make_canary
+    from flowportrait.scoring.judges.canary import make_canary
 
     canary = make_canary(tmp_path)
     assert isinstance(canary.whole, Video)

@@ -7,8 +7,9 @@ import pytest
 
 from flowportrait import media
 from flowportrait.media import Clip
-from flowportrait.scoring import Sample, metric, pixel
-from flowportrait.scoring.metric import FrameMetric, Reading, Unscorable, View, read_all
+from flowportrait.scoring import Sample
+from flowportrait.scoring.metrics import metric, pixel
+from flowportrait.scoring.metrics.metric import FrameMetric, Reading, Unscorable, View, read_all
 
 TONE = np.zeros(16_000 * 3, np.float32)
 

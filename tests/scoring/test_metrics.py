@@ -15,9 +15,10 @@ from flowportrait.errors import CheckpointError
 from flowportrait.files import sha256_of
 from flowportrait.media import Clip
 from flowportrait.pretrained import Weights
-from flowportrait.scoring import Sample, faces, sync
-from flowportrait.scoring.metric import Metric, Reading, Unscorable, View, read_all
-from flowportrait.scoring.pixel import ColourDrift, Psnr, Sharpness, Ssim
+from flowportrait.scoring import Sample
+from flowportrait.scoring.metrics import lse, mediapipe
+from flowportrait.scoring.metrics.metric import Metric, Reading, Unscorable, View, read_all
+from flowportrait.scoring.metrics.pixel import ColourDrift, Psnr, Sharpness, Ssim
 
 
 def picture(step=0, size=32):
@@ -162,11 +163,11 @@ def test_syncnet_gets_frames_by_time_or_as_they_come(sample, tmp_path, monkeypat
         shown.append(sum(map(len, blocks)))
         return torch.randn(2, 20, 8)
 
-    monkeypatch.setattr(sync, "embeddings", embeddings)
-    monkeypatch.setattr(sync, "load_syncnet", lambda path: None)
-    monkeypatch.setattr(sync.LseD, "_file", tmp_path / "a.mp4")
+    monkeypatch.setattr(lse, "embeddings", embeddings)
+    monkeypatch.setattr(lse, "load_syncnet", lambda path: None)
+    monkeypatch.setattr(lse.LseD, "_file", tmp_path / "a.mp4")
     for frames, clock in (("by_time", 25), ("as_they_come", 24)):
-        (row,) = sync.LseD(sync.LseConfig(crop="none", frames=frames)).score([Sample("a", clip)])
+        (row,) = lse.LseD(lse.LseConfig(crop="none", frames=frames)).score([Sample("a", clip)])
         assert row.source["looked_at_fps"] == clock and row.settings["frames"] == frames
     assert shown == [25, 24]
 
@@ -176,7 +177,7 @@ def test_a_moment_has_no_rate_of_blinks():
     blink = np.tile([0.0, 0.9], 12).astype(np.float32)
     seen = {1: blink[:1], 24: blink}
     for frames, value in ((1, None), (24, 720.0)):
-        metric = faces.BlinkRate()
+        metric = mediapipe.BlinkRate()
         metric.seen = lambda view, n=frames: SimpleNamespace(blink=seen[n])
         if value is None:
             with pytest.raises(Unscorable, match="lasts 0.04 s; a rate of blinks needs 1 s"):

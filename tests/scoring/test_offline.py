@@ -12,13 +12,14 @@ from flowportrait import cli
 from flowportrait.media import Clip, Sound
 from flowportrait.records import Score, read_jsonl
 from flowportrait.registry import MEASURES, MODELS_DIR
-from flowportrait.scoring import ASPECTS, Sample, offline, tracking
-from flowportrait.scoring.blendshapes import eye_edges, face_shapes
-from flowportrait.scoring.metric import CandidateView, View
+from flowportrait.scoring import ASPECTS, Sample
+from flowportrait.scoring.metrics import offline, tracking
+from flowportrait.scoring.metrics.blendshapes import eye_edges, face_shapes
+from flowportrait.scoring.metrics.metric import CandidateView, View
+from flowportrait.scoring.metrics.signals import SIGNALS
 from flowportrait.scoring.reward import Candidate
 from flowportrait.scoring.rewards import build_measures
 from flowportrait.scoring.run import ScoringConfig
-from flowportrait.scoring.signals import SIGNALS
 from flowportrait.world.degrade import Footage, degrade
 from flowportrait.world.names import SHAPE
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flowportrait.scoring.optical import face_flow, framed_light, head_flow
+from flowportrait.scoring.metrics.optical import face_flow, framed_light, head_flow
 
 SIZE = 64
 INNER = (..., slice(8, -8), slice(8, -8))

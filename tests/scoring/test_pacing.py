@@ -8,9 +8,9 @@ from email.utils import format_datetime
 import pytest
 
 from flowportrait.records import Score
-from flowportrait.scoring.backends import Estimate, Usage, digits_of, gemini, openai
-from flowportrait.scoring.pacing import Bucket, Budget, Prices, Purse, Retries
-from flowportrait.scoring.saturation import spreads
+from flowportrait.scoring.judges.backends import Estimate, Usage, digits_of, gemini, openai
+from flowportrait.scoring.judges.pacing import Bucket, Budget, Prices, Purse, Retries
+from flowportrait.scoring.judges.saturation import spreads
 
 
 def test_a_bucket_lets_through_its_rate_and_no_more():

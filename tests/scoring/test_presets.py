@@ -12,11 +12,11 @@ from test_judges import score_one, system_of
 from flowportrait import cli
 from flowportrait.errors import ConfigError, JudgeError
 from flowportrait.records import ASPECTS, Score, write_jsonl
-from flowportrait.scoring.asking import JudgeConfig
-from flowportrait.scoring.backends import build_backend
-from flowportrait.scoring.moving import match
-from flowportrait.scoring.presets import backend_of, load_preset, preset_names
-from flowportrait.scoring.prompts import load_prompt, prompt_names
+from flowportrait.scoring.judges.asking import JudgeConfig
+from flowportrait.scoring.judges.backends import build_backend
+from flowportrait.scoring.judges.moving import match
+from flowportrait.scoring.judges.presets import backend_of, load_preset, preset_names
+from flowportrait.scoring.judges.prompts import load_prompt, prompt_names
 
 pytest.importorskip("openai")
 types = pytest.importorskip("google.genai.types")

@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flowportrait.scoring import raft, winograd
-from flowportrait.scoring.winograd import Convolution3x3
+from flowportrait.scoring.metrics import raft, winograd
+from flowportrait.scoring.metrics.winograd import Convolution3x3
 
 flow = pytest.importorskip("torchvision.models.optical_flow")
 spec = importlib.util.spec_from_file_location(

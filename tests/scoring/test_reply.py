@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowportrait.scoring.reply import SCALE, read_reply
+from flowportrait.scoring.judges.reply import SCALE, read_reply
 
 SCORE = {"score": SCALE}
 ASPECTS = {"lip_sync": SCALE, "expressiveness": SCALE, "motion": SCALE}

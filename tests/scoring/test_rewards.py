@@ -11,7 +11,7 @@ from flowportrait import registry
 from flowportrait.config import load_recipe
 from flowportrait.errors import CheckpointError, ConfigError
 from flowportrait.media import Sound
-from flowportrait.scoring import tracking
+from flowportrait.scoring.metrics import tracking
 from flowportrait.scoring.reward import Candidate, ScoringDesk
 from flowportrait.scoring.rewards import PAPER, build_measures
 from flowportrait.scoring.run import ScoringConfig

@@ -5,9 +5,9 @@ their number.
 import numpy as np
 import pytest
 
-from flowportrait.scoring.blendshapes import eye_edges, features, shape_table
-from flowportrait.scoring.signals import blinks, even_repeats, surprise
-from flowportrait.scoring.tracking import MIRRORED
+from flowportrait.scoring.metrics.blendshapes import eye_edges, features, shape_table
+from flowportrait.scoring.metrics.signals import blinks, even_repeats, surprise
+from flowportrait.scoring.metrics.tracking import MIRRORED
 from flowportrait.world.names import ARKIT
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from flowportrait.errors import ConfigError, DataError, JudgeRefused
 from flowportrait.records import Score, read_jsonl
-from flowportrait.scoring.backends import Answer, Question, Video, build_backend
-from flowportrait.scoring.cache import AnswerStore, answer_key
+from flowportrait.scoring.judges.answers import AnswerStore, answer_key
+from flowportrait.scoring.judges.backends import Answer, Question, Video, build_backend
 
 OPENAI = {"type": "openai", "model": "m", "base_url": "http://localhost/v1"}
 

@@ -9,11 +9,12 @@ from flowportrait import media
 from flowportrait.errors import CheckpointError
 from flowportrait.media import Clip, Sound
 from flowportrait.registry import MODELS_DIR
-from flowportrait.scoring import Sample, sync_small, tracking
-from flowportrait.scoring.metric import CandidateView, View
+from flowportrait.scoring import Sample
+from flowportrait.scoring.metrics import sync_small, tracking
+from flowportrait.scoring.metrics.metric import CandidateView, View
+from flowportrait.scoring.metrics.sync_small import SyncSmall
 from flowportrait.scoring.reward import Candidate
 from flowportrait.scoring.rewards import MetricMeasure, Views
-from flowportrait.scoring.sync_small import SyncSmall
 
 WORLD = MODELS_DIR.parent / "samples" / "world"
 KEYS = ("anny_00001_0", "anny_00002_1", "anny_00008_2")

@@ -15,8 +15,8 @@ from flowportrait import cli
 from flowportrait.errors import DataError
 from flowportrait.records import ASPECTS, Pair, Ranking, Rating, Score, Verdict, write_jsonl
 from flowportrait.study.alignment import align, table_rows
-from flowportrait.study.data import ClipSource, Facts, StudyData, export, load, pair_records
 from flowportrait.study.findings import find
+from flowportrait.study.results import ClipSource, Facts, StudyData, export, load, pair_records
 from flowportrait.study.systems import Clips, System, from_scores, from_verdicts
 
 VERSIONS = ["truth", "a", "b", "c"]

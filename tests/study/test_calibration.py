@@ -14,7 +14,7 @@ from flowportrait.records import ASPECTS, write_jsonl
 from flowportrait.study import agreement
 from flowportrait.study.alignment import align
 from flowportrait.study.calibration import calibrate, isotonic
-from flowportrait.study.data import export
+from flowportrait.study.results import export
 from flowportrait.study.systems import System
 
 VERSIONS = ["a", "b", "c"]

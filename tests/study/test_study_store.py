@@ -21,7 +21,7 @@ from flowportrait.errors import DataError, MediaError, StudyRefused
 from flowportrait.study.answers import Answer, covered_s
 from flowportrait.study.blind import blind_copy
 from flowportrait.study.build import create
-from flowportrait.study.data import load
+from flowportrait.study.results import load
 from flowportrait.study.store import DATABASE, Study
 from flowportrait.study.tasks import Plan
 

@@ -16,14 +16,14 @@ from toy_pipeline import save_toy, use_fake_parts
 
 from flowportrait import cli, media
 from flowportrait.config import load_recipe
-from flowportrait.data import prepared
 from flowportrait.data.encoded import EncodedSet
-from flowportrait.data.preprocess import PrepareConfig
 from flowportrait.data.rows import Rows, RowsConfig
 from flowportrait.data.sources import load_sources
 from flowportrait.errors import DataError
 from flowportrait.generate import load
 from flowportrait.modeldir import load_parts
+from flowportrait.prepare import dataset
+from flowportrait.prepare.source import PrepareConfig
 from flowportrait.records import ManifestRow, write_jsonl
 from flowportrait.train.encode import Encoder, clips_of, encode
 
@@ -226,12 +226,12 @@ def test_what_prepare_wrote_is_read(tmp_path, monkeypatch, toy):
     def here(preparer, sources, workers):
         return ((source, preparer.prepare(source)) for source in sources)
 
-    monkeypatch.setattr(prepared, "prepare_all", here)
+    monkeypatch.setattr(dataset, "prepare_all", here)
     source = sorted(SAMPLES.glob("*.mp4"))[0]
     config = load_recipe(
         None, PrepareConfig, ["speaker.network=none", "crop.min_side_px=64", "faces.min_face_px=32"]
     )
-    (row,) = prepared.prepare([source], tmp_path / "prepared", config).rows()
+    (row,) = dataset.prepare([source], tmp_path / "prepared", config).rows()
     assert row.size_px % 16 == 0 and row.duration_s > 1
     clips, left_out = encode(tmp_path / "prepared", tmp_path / "out", str(toy), device="cpu")
     assert not left_out and [clip.id for clip in clips] == [row.id]

@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 
 from flowportrait.codecs.mouth import pixel_places
 from flowportrait.codecs.mouth_net import SIZE, MouthNet, SkullFrame, lip_maps
-from flowportrait.data.mouth_patches import STRETCH, MouthPatches
 from flowportrait.data.sources import load_sources
 from flowportrait.modeldir import load_parts
 from flowportrait.registry import MODELS_DIR
-from flowportrait.train import mouth
+from flowportrait.train.tiny import mouth
+from flowportrait.train.tiny.mouth_patches import STRETCH, MouthPatches
 
 SHORT = [
     "run.log_every=1",

@@ -18,10 +18,10 @@ from torch.testing import assert_close
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from toy_pipeline import save_toy, use_fake_parts
 
+from flowportrait import precision
 from flowportrait.config import load_recipe
 from flowportrait.errors import ConfigError, DataError, TrainingError
 from flowportrait.generate import load
-from flowportrait.model import precision
 from flowportrait.model.lora import LoraConfig
 from flowportrait.model.mot import GEN, MoT, MoTConfig
 from flowportrait.registry import RECIPES_DIR

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from flowportrait.encoders.sync import MOUTH_PX, as_seen, cut_mouths, mouth_places, shift_profile
-from flowportrait.train import sync
-from flowportrait.train.sync import SyncLossConfig
+from flowportrait.train.tiny import sync
+from flowportrait.train.tiny.sync import SyncLossConfig
 
 TOY = [
     "network.lip_width=16", "network.sound.width=16", "network.dim=8", "num_clips=3",

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from flowportrait.config import load_recipe
 from flowportrait.errors import CheckpointError, ConfigError
 from flowportrait.registry import RECIPES_DIR
-from flowportrait.train import codec, hearing, sft
+from flowportrait.train import sft
 from flowportrait.train.run import OptimizerConfig
-from flowportrait.train.scratch import ScratchRecipe
+from flowportrait.train.tiny import codec, hearing
+from flowportrait.train.tiny.scratch import ScratchRecipe
 
 TINY_CODEC = [
     "codec.width=32", "codec.num_heads=2", "codec.portrait_depth=1", "codec.decoder_depth=1",

@@ -2,8 +2,7 @@
 
 import torch
 
-from flowportrait import registry
-from flowportrait.model import precision
+from flowportrait import precision, registry
 from flowportrait.model.mot import MoT, MoTConfig
 from flowportrait.modeldir import ModelSpec, SamplingConfig, build_part, save_model
 from flowportrait.registry import Table

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from flowportrait import media
-from flowportrait.data.centerface import CenterFaceDetector
 from flowportrait.data.sources import load_sources
+from flowportrait.faces.centerface import CenterFaceDetector
 from flowportrait.world import portrait
 from flowportrait.world.names import VISEME
 from flowportrait.world.recordings import Recordings

@@ -1,0 +1,1 @@
+"""Faces: where they are, how a portrait is framed, and what their points say."""

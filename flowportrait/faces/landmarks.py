@@ -1,0 +1,32 @@
+"""What 68 landmarks say of a face: how far lips and lids stand open, and which point mirrors
+which.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+POINTS = 68
+INNER_LIPS = (slice(61, 64), slice(65, 68))  # upper and lower
+UPPER_LIP, LOWER_LIP, CORNERS = (61, 62, 63), (67, 66, 65), (60, 64)  # of the inner lips
+EYES = (slice(36, 42), slice(42, 48))
+UPPER_LIDS, LOWER_LIDS = (37, 38, 43, 44), (41, 40, 47, 46)
+MIRRORED = np.array(
+    (
+        *range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31, 45, 44, 43, 42,
+        47, 46, 39, 38, 37, 36, 41, 40, 54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62,
+        61, 60, 67, 66, 65,
+    )
+)  # fmt: skip
+"""For each point its counterpart on the other side of the face."""
+
+
+def lip_opening(landmarks: np.ndarray) -> np.ndarray:
+    """Inner-lip gap over the distance between the eyes, per frame, of landmarks [n, 68, 2]."""
+    upper, lower = (landmarks[:, part].mean(1) for part in INNER_LIPS)
+    return np.linalg.norm(lower - upper, axis=-1) / _eye_distance(landmarks)
+
+
+def _eye_distance(landmarks: np.ndarray) -> np.ndarray:
+    left, right = (landmarks[:, eye].mean(1) for eye in EYES)
+    return np.linalg.norm(right - left, axis=-1)

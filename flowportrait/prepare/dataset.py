@@ -1,0 +1,438 @@
+"""`flowportrait prepare`: many sources into one dataset, a journal that survives a kill, and a
+report of every second.
+
+What one source became is one line of the journal, written when its clips are whole. The same
+command goes on where the journal ends; a source whose file has changed since is prepared again. The
+manifest is written last.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import Field
+
+from flowportrait.config import load_recipe, save_resolved
+from flowportrait.data import parts
+from flowportrait.data.parts import Part, PartFile
+from flowportrait.errors import ConfigError, DataError, require
+from flowportrait.files import VIDEO_SUFFIXES, files_below, is_video, readable, replace
+from flowportrait.media import FPS
+from flowportrait.pages import markdown_rows
+from flowportrait.prepare.source import (
+    STAGES,
+    PrepareConfig,
+    Preparer,
+    SourceFile,
+    SplitConfig,
+    split_of,
+)
+from flowportrait.prepare.workers import prepare_all, prepare_all_on_ray
+from flowportrait.records import (
+    REASONS,
+    SOURCE_FIELDS,
+    ManifestRow,
+    PreparedClip,
+    PreparedSource,
+    Record,
+    read_jsonl,
+    write_jsonl,
+)
+from flowportrait.registry import name_hint
+
+ENGINES = ("local", "ray")
+_JOURNAL, _MANIFEST, _CONFIG = "journal.jsonl", "manifest.jsonl", "config.json"
+
+
+class SourceRow(Record):
+    """One line of a list of sources (.jsonl): a video with what is known of it."""
+
+    video: str = Field(description="path, relative to the list")
+    identity: str = Field("", description="who is seen; all videos of a person must say the same")
+    voice: str = Field("", description="who is heard, where that is somebody else")
+    text: str = ""
+    licence: str = ""
+    source: str = Field("", description="the collection")
+    face_direction: str = Field(
+        "", description="frontal, side, or another that is dropped (App. B)"
+    )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The dataset after a run. `records` are those of all runs into it, by key; `kept` sources of
+    this run stood in the journal before.
+    """
+
+    out: Path
+    records: list[PreparedSource]
+    kept: int
+    ignored: int
+    unchecked: list[str]
+    config: PrepareConfig
+
+    def rows(self) -> list[ManifestRow]:
+        """The manifest, in the order of the sources' names."""
+        return [
+            _row(record, clip, self.config.split)
+            for record in self.records
+            for clip in record.clips
+        ]
+
+
+def find_sources(
+    paths: Sequence[Path], config: SplitConfig, out: Path
+) -> tuple[list[SourceFile], int]:
+    """The videos of files, folders (all below but `out`) and lists, and how many files of folders
+    are no videos by their names.
+
+    Raises DataError: nothing there, two of one name, or a name that is no text.
+    """
+    found: dict[str, SourceFile] = {}
+    ignored = 0
+    for path in paths:
+        if path.is_dir():
+            files = [file for file in sorted(files_below(path)) if not _is_below(file, out)]
+            videos = [file for file in files if is_video(file)]
+            ignored += len(files) - len(videos)
+            root = path.resolve().name
+            rows = [
+                (f"{root}/{file.relative_to(path).as_posix()}", file, SourceRow(video=""))
+                for file in videos
+            ]
+        elif path.suffix == ".jsonl":
+            rows = [
+                (row.video, path.parent / row.video, row) for row in read_jsonl(path, SourceRow)
+            ]
+        elif path.is_file():
+            rows = [(path.name, path, SourceRow(video=""))]
+        else:
+            raise DataError(
+                f"{path}: no such file or folder; give a video, a folder of videos or a list"
+                " (.jsonl)"
+            )
+        for key, file, row in rows:
+            if readable(key) != key:
+                raise DataError(
+                    f"{readable(str(file))}: its name is not written in UTF-8; rename it, or leave"
+                    " it out"
+                )
+            if key in found and found[key].path.resolve() != file.resolve():
+                raise DataError(
+                    f"{file}: '{key}' is the name of {found[key].path} already; rename a folder or"
+                    " a file"
+                )
+            found[key] = _source(key, file, row, config)
+    if not found:
+        raise DataError(
+            f"no video in {', '.join(map(str, paths))}; give {', '.join(VIDEO_SUFFIXES)} files"
+        )
+    return list(found.values()), ignored
+
+
+def _is_below(file: Path, folder: Path) -> bool:
+    return file.resolve().is_relative_to(folder.resolve())
+
+
+def _source(key: str, file: Path, row: SourceRow, config: SplitConfig) -> SourceFile:
+    identity = row.identity or _identity(key, config)
+    return SourceFile(
+        key,
+        file,
+        identity,
+        row.voice or identity,
+        row.text,
+        row.licence,
+        row.source,
+        row.face_direction,
+    )
+
+
+def _identity(key: str, config: SplitConfig) -> str:
+    if config.identity == "file":
+        return key
+    if config.identity == "folder":
+        return str(Path(key).parent)
+    try:
+        match = re.search(config.identity, key)
+    except re.error as error:
+        raise ConfigError(
+            f"split.identity: got {config.identity!r}, no regular expression ({error})"
+        ) from error
+    if match is None or not match.groups():
+        raise ConfigError(
+            f"split.identity: {config.identity!r} has no group or is not found in '{key}'; give"
+            " file, folder, or an expression whose first group names the person"
+        )
+    return match[1]
+
+
+def prepare(
+    paths: Sequence[Path],
+    out: Path,
+    config: PrepareConfig,
+    workers: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    engine: str = "local",
+    part: Part | None = None,
+) -> Prepared:
+    """Prepares the sources, or a part of them, into the dataset `out`, where the same call goes on.
+    `engine` is "local" or "ray": which processes compute. The result is the same.
+
+    Raises DataError: no sources, `out` is a file, in use, or was made with other settings;
+    CheckpointError: weights are missing; MediaError: it cannot be written; MissingDependency: no
+    ray.
+    """
+    if engine == "ray":
+        require("ray", extra="ray")
+    sources, ignored = find_sources(paths, config.split, out)
+    part_file = PartFile.of_sources(part, [source.key for source in sources]) if part else None
+    sources = part.of_list(sorted(sources, key=lambda source: source.key)) if part else sources
+    preparer = Preparer(config, out)
+    preparer.load()
+    unchecked = [
+        *preparer.filters.unchecked,
+        *(["active speaker"] if preparer.network is None else []),
+    ]
+    compute = prepare_all if engine == "local" else prepare_all_on_ray
+    with held(out):
+        begin(out, config, preparer.fingerprint, part_file)
+        records = {record.key: record for record in read_jsonl(out / _JOURNAL, PreparedSource)}
+        missing = [
+            source for source in sources if not _is_done(source, records.get(source.key), out)
+        ]
+        done = kept = len(sources) - len(missing)
+        # What was loaded to be checked need not travel to the workers.
+        for source, record in compute(Preparer(config, out), missing, workers):
+            record = record or source.record(preparer.fingerprint).crashed()
+            _append(out / _JOURNAL, record)
+            records[source.key] = record
+            progress(done := done + 1, len(sources))
+        ordered = [records[key] for key in sorted(records)]
+        result = Prepared(out, ordered, kept, ignored, unchecked, config)
+        finish(result)
+    return result
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """`out` for this run alone."""
+    if out.is_file():
+        raise DataError(f"{out}: is a file; give a folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise DataError(
+            f"{out}: another run is writing there; wait for it, or give another -o"
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"{out}: cannot be written to ({error.strerror}); give another -o"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def begin(out: Path, config: PrepareConfig, fingerprint: str, part: PartFile | None = None) -> None:
+    """An orderly folder for a dataset, or a part of one. Raises DataError for one that holds
+    something else.
+    """
+    settings, journal = out / _CONFIG, out / _JOURNAL
+    others = [path.name for path in out.iterdir() if path.name != ".lock"]
+    if others and not journal.exists():
+        raise DataError(
+            f"{out}: holds {others[0]} and is no dataset of `prepare`; give an empty or a new"
+            " folder"
+        )
+    if journal.exists():
+        _mend(journal)
+        for record in read_jsonl(journal, PreparedSource):
+            if record.fingerprint != fingerprint:
+                raise DataError(
+                    f"{out}: was made with other settings or weights ({settings}); give another -o"
+                )
+    # The journal comes first: it tells the next run that the folder is ours.
+    journal.touch()
+    parts.settle(out, part)
+    shutil.rmtree(out / "work", ignore_errors=True)
+    for folder in ("clips", "work"):
+        (out / folder).mkdir(exist_ok=True)
+    save_resolved(config, settings)
+
+
+def _mend(journal: Path) -> None:
+    """Drops a last line that a kill has torn."""
+    content = journal.read_bytes()
+    if not content.endswith(b"\n"):
+        replace(journal, content[: content.rfind(b"\n") + 1])
+
+
+def _is_done(source: SourceFile, record: PreparedSource | None, out: Path) -> bool:
+    """Whether the journal holds this source as it is now, with all its clips. One that crashed is
+    tried again.
+    """
+    if record is None or any(dropped.reason == "crashed" for dropped in record.dropped):
+        return False
+    same = source.record(record.fingerprint)
+    known = record.model_dump(include=set(SOURCE_FIELDS))
+    return known == same.model_dump(include=set(SOURCE_FIELDS)) and all(
+        (out / c.video).is_file() for c in record.clips
+    )
+
+
+def _append(journal: Path, record: PreparedSource) -> None:
+    with journal.open("ab", buffering=0) as file:
+        file.write(record.model_dump_json().encode() + b"\n")
+        os.fsync(file.fileno())
+
+
+def _row(record: PreparedSource, clip: PreparedClip, config: SplitConfig) -> ManifestRow:
+    # What is said in a whole source is not what is said in a part of it.
+    text = record.text if len(record.clips) == 1 else ""
+    return ManifestRow(
+        id=clip.id,
+        video=clip.video,
+        num_frames=clip.num_frames,
+        fps=FPS,
+        size_px=clip.size_px,
+        sample_rate_hz=clip.sample_rate_hz,
+        split=split_of(record.identity, config),
+        identity=record.identity,
+        voice=record.voice,
+        text=text,
+        source=record.collection,
+        licence=record.licence,
+    )
+
+
+def finish(result: Prepared) -> None:
+    """Manifest, report, and no file that is in neither."""
+    rows = result.rows()
+    wanted = {row.video for row in rows}
+    for path in (result.out / "clips").iterdir():
+        if f"clips/{path.name}" not in wanted:
+            path.unlink()
+    shutil.rmtree(result.out / "work", ignore_errors=True)
+    write_jsonl(result.out / _MANIFEST, rows)
+    summary = summarize(result)
+    replace(result.out / "report.json", (json.dumps(summary, indent=2) + "\n").encode())
+    replace(result.out / "report.md", markdown(summary, result).encode())
+
+
+def summarize(result: Prepared) -> dict[str, Any]:
+    """Seconds in, out and dropped by reason, processor seconds by stage, and what was not
+    checked.
+    """
+    seconds = Counter[str]()
+    sources = Counter[str]()
+    for record in result.records:
+        for reason in {dropped.reason for dropped in record.dropped}:
+            sources[reason] += 1
+        for dropped in record.dropped:
+            seconds[dropped.reason] += dropped.end_s - dropped.start_s
+    rows = result.rows()
+    seconds_in = math.fsum(record.duration_s for record in result.records)
+    return {
+        "flowportrait": version("flowportrait"),
+        "settings": result.config.model_dump(mode="json"),
+        "fingerprint": (
+            result.records[0].fingerprint if result.records else result.config.fingerprint
+        ),
+        "sources": len(result.records),
+        "sources_without_clips": sum(not record.clips for record in result.records),
+        "ignored_files": result.ignored,
+        "clips": len(rows),
+        "seconds_in": round(seconds_in, 3),
+        "seconds_out": round(math.fsum(row.duration_s for row in rows), 3),
+        "dropped": {
+            name: {"seconds": round(seconds[name], 3), "sources": sources[name]}
+            for name in REASONS
+            if sources[name]
+        },
+        "splits": {
+            split: {
+                "clips": sum(row.split == split for row in rows),
+                "identities": len({row.identity for row in rows if row.split == split}),
+            }
+            for split in ("train", "held_out")
+        },
+        "computing_s": {
+            stage: round(
+                math.fsum(record.computing_s.get(stage, 0.0) for record in result.records), 2
+            )
+            for stage in STAGES
+        },
+        "not_checked": result.unchecked,
+    }
+
+
+def markdown(summary: dict[str, Any], result: Prepared) -> str:
+    """The report for people."""
+    seconds_in, lines = summary["seconds_in"], ["# Prepared dataset", ""]
+    lines.append(
+        f"{summary['sources']} sources, {seconds_in:.1f} s: {summary['clips']} clips,"
+        f" {summary['seconds_out']:.1f} s."
+    )
+    if summary["not_checked"]:
+        lines += ["", f"**Not checked: {', '.join(summary['not_checked'])}.**"]
+    share = 100 / seconds_in if seconds_in else 0.0
+    reasons = [
+        [
+            name,
+            f"{found['seconds']:.1f}",
+            f"{found['seconds'] * share:.1f} %",
+            str(found["sources"]),
+        ]
+        for name, found in summary["dropped"].items()
+    ]
+    lines += (
+        ["", *markdown_rows(["dropped because", "seconds", "share", "in sources"], reasons)]
+        if reasons
+        else []
+    )
+    per_second = [
+        [stage, f"{spent:.1f}", f"{spent / seconds_in:.3f}" if seconds_in else "-"]
+        for stage, spent in summary["computing_s"].items()
+    ]
+    lines += ["", *markdown_rows(["stage", "processor seconds", "per second of video"], per_second)]
+    notes = [note for record in result.records for note in record.notes]
+    lines += (
+        ["", "## What is wrong with files", "", *(f"- {note}" for note in notes)] if notes else []
+    )
+    return "\n".join(lines) + "\n"
+
+
+def command(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    config: Path | None,
+    overrides: Sequence[str],
+    engine: str,
+    workers: int,
+    part: str | None,
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """`flowportrait prepare`; gives the report's numbers."""
+    if engine not in ENGINES:
+        raise ConfigError(f"--engine: no '{engine}'; {name_hint(engine, ENGINES)}")
+    settings = load_recipe(config, PrepareConfig, overrides)
+    own = Part.named(part) if part is not None else None
+    result = prepare(paths, out, settings, workers, progress, engine, own)
+    return summarize(result) | {"output": str(out), "kept_sources": result.kept}

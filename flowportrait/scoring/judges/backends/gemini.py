@@ -1,0 +1,477 @@
+"""Gemini through google-genai: the paper's judge. Sound lies within the video; frames are sampled
+at `fps`.
+"""
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import Awaitable, Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+
+from flowportrait.config import Frozen
+from flowportrait.errors import JudgeError, JudgeRefused, require
+from flowportrait.scoring.judges.backends import (
+    Answer,
+    Digit,
+    Estimate,
+    Finish,
+    Question,
+    Usage,
+    Video,
+    digits_of,
+    probability,
+    text_tokens,
+    unavailable,
+)
+from flowportrait.scoring.judges.backends.wire import (
+    Count,
+    IfReadable,
+    Text,
+    Wire,
+    failure,
+    json_object,
+    parsed,
+    raise_reported,
+    redirected,
+)
+
+_TOKENS_PER_FRAME = {"low": 66, "medium": 258, "high": 258}
+_TOKENS_PER_AUDIO_S = 32
+_LENGTH = ("MAX_TOKENS", "CONTINUATION")
+_OTHER = (
+    "OTHER",
+    "FINISH_REASON_UNSPECIFIED",
+    "MALFORMED_RESPONSE",
+    "MALFORMED_FUNCTION_CALL",
+    "LANGUAGE",
+)
+_CATEGORIES = ("HARASSMENT", "HATE_SPEECH", "SEXUALLY_EXPLICIT", "DANGEROUS_CONTENT")
+_GENERATION = re.compile(r"gemini-(\d+)(?:\.(\d+))?")
+_UPLOAD_VALID_S = 47 * 3600
+"""Google keeps uploaded files for 48 hours."""
+_HINT = "check the key and the model's name"
+_ODD_BODY = (ValidationError, ValueError, KeyError, TypeError, AttributeError)
+"""What the SDK raises when the Files API sends a body of another shape than it expects."""
+
+
+class _Camel(Wire):
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True)
+
+
+class _Part(_Camel):
+    text: Text | None = None
+    thought: bool | None = None
+
+
+class _Content(_Camel):
+    parts: list[_Part] | None = None
+
+
+class _Odds(_Camel):
+    token: Text | None = None
+    log_probability: float | None = None
+
+
+class _Top(_Camel):
+    candidates: list[_Odds] | None = None
+
+
+class _Logprobs(_Camel):
+    chosen_candidates: list[_Odds] | None = None
+    top_candidates: list[_Top] | None = None
+
+
+class _Candidate(_Camel):
+    content: _Content | None = None
+    finish_reason: Text | None = None
+    logprobs_result: Annotated[_Logprobs | None, IfReadable] = None
+
+
+class _Feedback(_Camel):
+    block_reason: Text | None = None
+
+
+class _Modality(_Camel):
+    modality: Text
+    token_count: Count
+
+
+class _Usage(_Camel):
+    prompt_token_count: Count
+    candidates_token_count: Count
+    thoughts_token_count: Count
+    prompt_tokens_details: Annotated[list[_Modality] | None, IfReadable] = None
+
+
+class _Response(_Camel):
+    candidates: list[_Candidate] | None = None
+    prompt_feedback: _Feedback | None = None
+    model_version: Text | None = None
+    usage_metadata: Annotated[_Usage | None, IfReadable] = None
+
+
+class Gemini:
+    """A Gemini model behind the Gemini API, or behind any server that speaks it."""
+
+    class Config(Frozen):
+        """What is not among the paper's words is Unstated there: frame rate, resolution,
+        temperature, thinking.
+        """
+
+        model: str = Field(
+            default="gemini-2.5-pro", description="the paper's; the server must answer as this one"
+        )
+        api_key_env: str = Field(
+            default="GEMINI_API_KEY", description="environment variable that holds the key"
+        )
+        base_url: str | None = Field(default=None, description="another server; None is Google's")
+        fps: float = Field(
+            default=24.0, gt=0, le=24, description="Google's own default, 1, cannot show lip-sync"
+        )
+        resolution: Literal["low", "medium", "high"] = Field(
+            default="medium", description="tokens per frame"
+        )
+        temperature: float | None = Field(
+            default=0.0,
+            description="None is the model's own, which is the default from Gemini 3.6 on",
+        )
+        top_p: float | None = Field(
+            default=None, gt=0, le=1, description="deprecated from Gemini 3.6 on"
+        )
+        top_k: int | None = Field(default=None, ge=1, description="deprecated from Gemini 3.6 on")
+        seed: int | None = None
+        max_output_tokens: int = Field(
+            default=16384, ge=1, description="thinking counts; too few give empty answers"
+        )
+        thinking_budget: int | None = Field(
+            default=4096,
+            description=(
+                "tokens; -1 lets the model decide, None is silent; None is the default from Gemini"
+                " 3 on"
+            ),
+        )
+        thinking_level: Literal["MINIMAL", "LOW", "MEDIUM", "HIGH", "XHIGH"] | None = Field(
+            default=None,
+            description="of Gemini 3 and later, instead of a budget; None is the model's own",
+        )
+        safety: Literal["off", "default"] = Field(
+            default="off", description="harm filters; off, so that faces pass"
+        )
+        logprobs: bool = Field(
+            default=False, description="ask for token probabilities; not every model gives them"
+        )
+        upload: Literal["auto", "inline", "files"] = Field(
+            default="auto", description="how videos are sent"
+        )
+        inline_below_bytes: int = Field(
+            default=4_000_000, description="auto: smaller ones go within the request"
+        )
+        poll_s: float = Field(
+            default=2.0, gt=0, description="how often to ask whether an upload is processed"
+        )
+        expected_output_tokens: int = Field(
+            default=2500, ge=1, description="for estimates: reasoning and reply"
+        )
+
+        @model_validator(mode="before")
+        @classmethod
+        def _as_the_model_wants_it(cls, values: Any) -> Any:
+            """Defaults of newer models: no sampling settings from 3.6 on, a level instead of a
+            budget from 3 on.
+            """
+            if not isinstance(values, dict):
+                return values
+            model = values.get("model")
+            known = _GENERATION.search(model) if isinstance(model, str) else None
+            generation = (int(known[1]), int(known[2] or 0)) if known else (0, 0)
+            unset = (
+                {"thinking_budget"}
+                if generation >= (3, 0) or values.get("thinking_level")
+                else set()
+            )
+            unset |= {"temperature"} if generation >= (3, 6) else set()
+            return dict.fromkeys(unset) | values
+
+        @model_validator(mode="after")
+        def _level_or_budget(self) -> Self:
+            if self.thinking_level is not None and self.thinking_budget is not None:
+                raise ValueError(
+                    "thinking_level and thinking_budget: the server refuses both together;"
+                    " unset one"
+                )
+            return self
+
+    version = 1
+    keeps_answers = counts_tokens = True
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.model, self.fps = config.model, config.fps
+        self._uploads: dict[str, tuple[float, asyncio.Task[Any]]] = {}
+
+    def identity(self) -> dict[str, Any]:
+        """Model, sampling and how the video is looked at."""
+        keys = {
+            "model",
+            "fps",
+            "resolution",
+            "temperature",
+            "seed",
+            "max_output_tokens",
+            "thinking_budget",
+            "safety",
+        }
+        # Settings that came later count only where they are set: answers stored before are found
+        # again.
+        later = {
+            name
+            for name in ("thinking_level", "top_p", "top_k")
+            if getattr(self.config, name) is not None
+        }
+        settings = self.config.model_dump(include=keys | {"logprobs"} | later)
+        return {"type": "gemini", "version": self.version, **settings}
+
+    def estimate(self, question: Question) -> Estimate:
+        """By Google's published counts for frames and sound."""
+        prompt = text_tokens(question.text)
+        for video in question.videos:
+            frames = min(
+                video.facts.num_frames, video.facts.duration_s * (question.fps or self.fps)
+            )
+            prompt += round(frames * _TOKENS_PER_FRAME[self.config.resolution])
+            prompt += (
+                round(video.facts.duration_s * _TOKENS_PER_AUDIO_S) if video.facts.has_sound else 0
+            )
+        return Estimate(prompt, self.config.expected_output_tokens)
+
+    async def __aenter__(self) -> Self:
+        genai, self._http = (
+            require("google.genai", extra="judges"),
+            require("httpx2", extra="judges"),
+        )
+        self._types, self._errors = genai.types, require("google.genai.errors", extra="judges")
+        key = os.environ.get(self.config.api_key_env)
+        if not key:
+            raise JudgeError(
+                f"judge.backend: no key; set the environment variable {self.config.api_key_env}, or"
+                " choose another backend with --set judge.backend.type=..."
+            )
+        # Our own client, because the SDK's retries connections by itself, unseen and up to ten
+        # seconds late.
+        self._connection = self._http.AsyncClient(
+            timeout=None, limits=self._http.Limits(max_connections=None)
+        )
+        options = self._types.HttpOptions(
+            base_url=self.config.base_url, httpx_async_client=self._connection
+        )
+        self._client = genai.Client(api_key=key, http_options=options).aio
+        self._uploads.clear()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for _, upload in self._uploads.values():
+            upload.cancel()
+        await self._client.aclose()
+        await self._connection.aclose()
+
+    async def ask(self, question: Question) -> Answer:
+        """One generateContent."""
+        started_s = time.monotonic()
+        try:
+            contents = [await self._part(part, question) for part in question.parts]
+            response = await self._client.models.generate_content(
+                model=self.model, contents=contents, config=self._settings(question)
+            )
+        except self._errors.APIError as error:
+            raise self._named(error) from error
+        except self._http.HTTPError as error:
+            raise unavailable(f"{type(error).__name__}: {error}") from error
+        raw = response.sdk_http_response
+        headers = {name.lower(): value for name, value in (raw.headers or {}).items()}
+        body = json_object(raw.body or "", headers.get("content-type", ""))
+        return _answer(body, time.monotonic() - started_s)
+
+    def _settings(self, question: Question) -> Any:
+        config, types = self.config, self._types
+        safety = [
+            types.SafetySetting(category=f"HARM_CATEGORY_{category}", threshold="OFF")
+            for category in _CATEGORIES
+        ]
+        thinking = None
+        if config.thinking_budget is not None or config.thinking_level is not None:
+            level = types.ThinkingLevel(config.thinking_level) if config.thinking_level else None
+            thinking = types.ThinkingConfig(
+                thinking_budget=config.thinking_budget, thinking_level=level, include_thoughts=True
+            )
+        return types.GenerateContentConfig(
+            temperature=config.temperature,
+            top_p=config.top_p,
+            top_k=config.top_k,
+            seed=None if config.seed is None else config.seed + question.repeat,
+            max_output_tokens=config.max_output_tokens,
+            media_resolution=f"MEDIA_RESOLUTION_{config.resolution.upper()}",
+            thinking_config=thinking,
+            safety_settings=safety if config.safety == "off" else None,
+            response_logprobs=True if config.logprobs else None,
+            logprobs=5 if config.logprobs else None,
+            # The raw body: the SDK turns bodies of another shape into exceptions of many kinds.
+            should_return_http_response=True,
+        )
+
+    async def _part(self, part: str | Video, question: Question) -> Any:
+        types = self._types
+        if isinstance(part, str):
+            return types.Part(text=part)
+        metadata = types.VideoMetadata(fps=question.fps or self.fps)
+        size = part.path.stat().st_size
+        if self.config.upload == "inline" or (
+            self.config.upload == "auto" and size < self.config.inline_below_bytes
+        ):
+            data = await asyncio.to_thread(part.path.read_bytes)
+            return types.Part(
+                inline_data=types.Blob(data=data, mime_type=part.mime_type), video_metadata=metadata
+            )
+        uri = await self._uploaded(part)
+        return types.Part(
+            file_data=types.FileData(file_uri=uri, mime_type=part.mime_type),
+            video_metadata=metadata,
+        )
+
+    async def _uploaded(self, video: Video) -> str:
+        """The address of the video at the Files API, sent there once and only once."""
+        valid_until_s, upload = self._uploads.get(video.sha256, (0.0, None))
+        failed = (
+            upload is not None
+            and upload.done()
+            and (upload.cancelled() or upload.exception() is not None)
+        )
+        if upload is None or failed or time.monotonic() > valid_until_s:
+            upload = asyncio.create_task(self._upload(video))
+            self._uploads[video.sha256] = (time.monotonic() + _UPLOAD_VALID_S, upload)
+        # Shielded: a call that runs out of time must not cancel an upload that others wait for.
+        return await asyncio.shield(upload)
+
+    async def _upload(self, video: Video) -> str:
+        file = await _file(
+            self._client.files.upload(file=video.path, config={"mime_type": video.mime_type})
+        )
+        while file.state is not None and file.state.name == "PROCESSING":
+            await asyncio.sleep(self.config.poll_s)
+            file = await _file(self._client.files.get(name=file.name))
+        if file.state is not None and file.state.name == "FAILED":
+            raise JudgeRefused(f"the Files API could not process {video.path.name}")
+        if not file.uri:
+            raise unavailable("the Files API gave no address")
+        return file.uri
+
+    def _named(self, error: Any) -> JudgeError:
+        """The SDK's error by what can be done about it."""
+        word = f"{error.code} {error.status or ''} {error.message or ''}"
+        if 300 <= error.code < 400:
+            headers = getattr(error.response, "headers", None) or {}
+            return redirected(error.code, headers.get("location", "nowhere"))
+        if error.code == 403 and "access the File" in word:
+            # The Files API forgets what is older than two days, or another project's.
+            self._uploads.clear()
+            return unavailable(word)
+        # A wrong key is status 400 here, with API_KEY_INVALID in its details.
+        status = 401 if "API_KEY" in str(error.details) else error.code
+        return failure(status, word, retry_after_s(error.details), _HINT)
+
+
+async def _file(call: Awaitable[Any]) -> Any:
+    """What the Files API says of a file. Raises JudgeUnavailable when that is no description of
+    one.
+    """
+    try:
+        return await call
+    except _ODD_BODY as error:
+        raise unavailable(
+            f"not an answer of the Files API: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _answer(body: Mapping[str, Any], latency_s: float) -> Answer:
+    """The answer in a body of status 200. Raises JudgeError when it holds none."""
+    raise_reported(body, retry_after_s(body), _HINT)
+    response = parsed(_Response, body, "the Gemini API")
+    usage, feedback = _usage(response.usage_metadata), response.prompt_feedback
+    if (
+        not response.candidates
+        and not (feedback and feedback.block_reason)
+        and usage.prompt is None
+    ):
+        raise unavailable(
+            f"an answer without a candidate and without token counts: {str(body)[:100]}"
+        )
+    finish, detail, parts, digits = _ending(response)
+    return Answer(
+        text="".join(part.text for part in parts if part.text and not part.thought),
+        thoughts="".join(part.text for part in parts if part.text and part.thought),
+        finish=finish,
+        finish_detail=detail,
+        digits=digits,
+        latency_s=latency_s,
+        model=(response.model_version or "").removeprefix("models/"),
+        usage=usage,
+    )
+
+
+def _ending(response: _Response) -> tuple[Finish, str, list[_Part], list[Digit]]:
+    """How the reply ended, the server's word for it, its parts and the token probabilities."""
+    feedback = response.prompt_feedback
+    if feedback is not None and feedback.block_reason:
+        return "blocked", feedback.block_reason, [], []
+    if not response.candidates:
+        return "other", "no candidate", [], []
+    candidate = response.candidates[0]
+    parts = (candidate.content.parts or []) if candidate.content else []
+    word = candidate.finish_reason or "FINISH_REASON_UNSPECIFIED"
+    if word == "STOP":
+        return "stop", word, parts, _digits(candidate.logprobs_result)
+    finish: Finish = "length" if word in _LENGTH else "other" if word in _OTHER else "blocked"
+    return finish, word, parts, []
+
+
+def retry_after_s(details: Any) -> float | None:
+    """The server's RetryInfo in the details of an error, in seconds: {"retryDelay": "23s"}."""
+    error = details.get("error", details) if isinstance(details, Mapping) else {}
+    listed = error.get("details") if isinstance(error, Mapping) else []
+    for detail in listed if isinstance(listed, list) else []:
+        delay = str(detail.get("retryDelay", "")) if isinstance(detail, Mapping) else ""
+        delay = delay.removesuffix("s")
+        if delay.replace(".", "", 1).isdecimal():
+            return float(delay)
+    return None
+
+
+def _usage(usage: _Usage | None) -> Usage:
+    if usage is None:
+        return Usage()
+    by_kind = {
+        detail.modality: detail.token_count or 0 for detail in usage.prompt_tokens_details or []
+    }
+    return Usage(
+        prompt=usage.prompt_token_count,
+        output=usage.candidates_token_count or 0,
+        thoughts=usage.thoughts_token_count or 0,
+        video=by_kind.get("VIDEO", 0) if by_kind else None,
+        audio=by_kind.get("AUDIO", 0) if by_kind else None,
+    )
+
+
+def _digits(logprobs: _Logprobs | None) -> list[Digit]:
+    if logprobs is None or not logprobs.chosen_candidates:
+        return []
+    tops = logprobs.top_candidates or []
+    alternatives = [
+        {other.token or "": probability(other.log_probability) for other in top.candidates or []}
+        for top in tops
+    ]
+    return digits_of(
+        [(c.token or "", a) for c, a in zip(logprobs.chosen_candidates, alternatives, strict=False)]
+    )

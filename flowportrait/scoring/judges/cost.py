@@ -1,0 +1,92 @@
+"""What a judge run will cost, before the first call: calls, tokens and, where prices are known,
+money.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from flowportrait.scoring import Sample
+from flowportrait.scoring.judges.answers import answer_key
+from flowportrait.scoring.judges.backends import Question
+from flowportrait.scoring.judges.systems import CompareSystem, MaComp, ScoreSystem, unusable
+
+_FINDING_CHARACTERS = 2000
+"""What an aspect's reasoning is taken to be when the aggregator's question is estimated."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Calls that are still to be made; answers that are stored already cost nothing."""
+
+    system: str
+    calls: int = 0
+    stored: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    usd: float | None = None
+
+    def line(self) -> str:
+        """For people."""
+        money = f", {self.usd:.2f} USD" if self.usd is not None else ""
+        stored = f" ({self.stored:,} answers are stored already)" if self.stored else ""
+        tokens = (
+            f"about {_short(self.prompt_tokens)} tokens in and {_short(self.output_tokens)}"
+            f" out{money}"
+        )
+        return f"{self.system}: {self.calls:,} calls{stored}, {tokens}"
+
+
+def plan_scores(system: ScoreSystem, samples: Iterable[Sample]) -> Plan:
+    """What scoring the samples will cost; clips that cannot be judged cost nothing."""
+    usable = (sample for sample in samples if not unusable(sample))
+    return _plan(
+        system,
+        (
+            q
+            for sample in usable
+            for repeat in range(system.repeats)
+            for q in system.questions(sample, repeat)
+        ),
+    )
+
+
+def plan_verdicts(system: CompareSystem, pairs: Iterable[tuple[Sample, Sample]]) -> Plan:
+    """What comparing the pairs will cost."""
+    return _plan(system, _comparisons(system, pairs))
+
+
+def _comparisons(
+    system: CompareSystem, pairs: Iterable[tuple[Sample, Sample]]
+) -> Iterable[Question]:
+    for a, b in pairs:
+        if unusable(a) or unusable(b):
+            continue
+        for repeat in range(system.repeats):
+            for order in system.orders(a, b):
+                yield from system.questions(*((a, b) if order == "ab" else (b, a)), repeat)
+                if isinstance(system, MaComp):
+                    text = system.prompts["compare-verdict"].text + 3 * _FINDING_CHARACTERS * " "
+                    yield Question((text, f"{a.id} {b.id} {order}"), repeat=repeat)
+
+
+def _plan(system: ScoreSystem | CompareSystem, questions: Iterable[Question]) -> Plan:
+    backend, store = system.judge.backend, system.judge.store
+    calls = stored = prompt = output = 0
+    for question in questions:
+        if answer_key(question, backend) in store:
+            stored += 1
+            continue
+        estimate = backend.estimate(question)
+        calls, prompt, output = calls + 1, prompt + estimate.prompt, output + estimate.output
+    prices = system.config.prices
+    return Plan(
+        system.name, calls, stored, prompt, output, prices.usd(prompt, output) if prices else None
+    )
+
+
+def _short(count: int) -> str:
+    """12, 3.4 k, 56 M."""
+    for limit, unit in ((10**9, " G"), (10**6, " M"), (10**3, " k")):
+        if count >= limit:
+            return f"{count / limit:.3g}{unit}"
+    return str(count)

@@ -1,0 +1,71 @@
+"""Recorded answers instead of a judge: a study or a reward run is computed again at no cost."""
+
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field
+
+from flowportrait.config import Frozen
+from flowportrait.errors import ConfigError, JudgeRefused
+from flowportrait.scoring.judges.answers import AnswerStore
+from flowportrait.scoring.judges.backends import Answer, Estimate, Question
+
+
+class Replay:
+    """Answers from a store by the question alone, whichever backend once gave them."""
+
+    class Config(Frozen):
+        """A store may hold the answers of several models; then `model` says whose to give."""
+
+        answers: Path = Field(default=Path("answers.jsonl"), description="an answer store")
+        model: str = Field(
+            default="", description="the model that once answered; empty where there is only one"
+        )
+
+    version = 1
+    keeps_answers = counts_tokens = False
+
+    def __init__(self, config: Config):
+        if not config.answers.is_file():
+            raise ConfigError(
+                f"judge.backend.answers: no file '{config.answers}'; give the store of an"
+                " earlier run"
+            )
+        recorded = [
+            stored for stored in AnswerStore(config.answers).all() if stored.topic != "canary"
+        ]
+        models = sorted({stored.judge.get("model", "") for stored in recorded})
+        if config.model not in models and (config.model or len(models) > 1):
+            raise ConfigError(
+                f"judge.backend.model: got '{config.model}'; {config.answers} holds"
+                f" {', '.join(models)}"
+            )
+        self.config = config
+        self.model, self.fps = config.model or (models[0] if models else ""), None
+        self._answers = {
+            stored.question: stored
+            for stored in reversed(recorded)
+            if stored.judge.get("model") == self.model
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """The model that once answered."""
+        return {"type": "replay", "version": self.version, "model": self.model}
+
+    def estimate(self, question: Question) -> Estimate:
+        """Nothing is used."""
+        return Estimate(0, 0)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    async def ask(self, question: Question) -> Answer:
+        """The recorded answer. Raises JudgeRefused where there is none."""
+        stored = self._answers.get(question.digest)
+        if stored is None:
+            raise JudgeRefused(
+                f"no recorded answer of {self.model or 'any model'} to this question"
+            )
+        return stored.answer

@@ -1,0 +1,518 @@
+"""A judge server that misbehaves as real ones do, for tests of judge runs without money:
+`flowportrait judge-sim`.
+
+It speaks the Gemini protocol (generateContent and the Files API) and OpenAI's chat protocol. Its
+scores come from a digest of what was shown and asked, so that the same question gets the same
+score, whoever asks and however often. What goes wrong, and how often, stands in a faults file
+(TOML).
+"""
+
+import asyncio
+import base64
+import hashlib
+import json
+import random
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from flowportrait.errors import MediaError
+from flowportrait.media import Clip, Facts
+from flowportrait.scoring import ASPECTS
+from flowportrait.scoring.judges.backends import text_tokens
+from flowportrait.scoring.judges.faults import (
+    BODY_FAULTS,
+    Fault,
+    FaultKind,
+    Faults,
+    Sent,
+    odd_body,
+    spoilt,
+)
+
+_CAMEL = re.compile("_([a-z])")
+_HEAD_LIMIT_BYTES = 64 * 1024
+_REASONS = {
+    200: "OK", 302: "Found", 400: "Bad Request", 404: "Not Found", 429: "Too Many Requests",
+    500: "Internal Server Error", 503: "Service Unavailable",
+}  # fmt: skip
+
+
+@dataclass
+class _Ask:
+    """What a request shows and asks, in either protocol."""
+
+    model: str
+    text: str
+    videos: list[tuple[bytes, float]] = field(default_factory=list)  # bytes, frames a second
+    sounds: list[bytes] = field(default_factory=list)
+    sound_in_video: bool = True
+    frame_tokens: int = 258
+    logprobs: bool = False
+
+
+@dataclass
+class _Said:
+    """What is answered, in either protocol."""
+
+    model: str
+    text: str
+    finish: Literal["stop", "length", "blocked"]
+    tokens: dict[str, int]
+    score_at: int | None
+
+
+class _Fail(Exception):
+    """An HTTP error to be sent."""
+
+    def __init__(self, status: int, message: str, retry_after_s: float | None = None):
+        super().__init__(message)
+        self.status, self.retry_after_s = status, retry_after_s
+
+
+class JudgeSim:
+    """The server. `async with JudgeSim(faults) as sim:` listens on `sim.port`; /stats tells what
+    happened.
+    """
+
+    def __init__(self, faults: Faults | None = None, host: str = "127.0.0.1", port: int = 0):
+        self.faults = faults or Faults()
+        self.host, self.port = host, port
+        self.calls = self.in_flight = self.peak_in_flight = 0
+        self.last_request: dict[str, Any] = {}
+        """The body of the newest question, for tests of what is sent."""
+        self.served: Counter[str] = Counter()
+        self.hit: Counter[str] = Counter()
+        self._random = random.Random(self.faults.seed)
+        self._files: dict[str, dict[str, Any]] = {}
+        self._facts: dict[str, Facts | None] = {}
+        self._connections: set[asyncio.Task[Any] | None] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(
+            self._connected, self.host, self.port, limit=_HEAD_LIMIT_BYTES
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._server.close()
+        # Clients that hang on must not keep the server from ending.
+        connections = [task for task in self._connections if task is not None]
+        for task in connections:
+            task.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://{self.host}:{self.port}"
+
+    def stats(self) -> dict[str, Any]:
+        """Calls, faults by kind, and how many different questions were answered how often."""
+        return {
+            "calls": self.calls,
+            "faults": dict(self.hit),
+            "peak_in_flight": self.peak_in_flight,
+            "answered": sum(self.served.values()),
+            "questions": len(self.served),
+        }
+
+    # ------------------------------------------------------------------------------------------------
+    # HTTP
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections.add(asyncio.current_task())
+        try:
+            while await self._exchange(reader, writer):
+                pass
+        except (
+            ConnectionError,
+            asyncio.IncompleteReadError,
+            asyncio.LimitOverrunError,
+            asyncio.CancelledError,
+        ):
+            pass
+        finally:
+            self._connections.discard(asyncio.current_task())
+            writer.close()
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """One request and its response; False when the connection is to be cut."""
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        method, path, _ = head[0].split(" ", 2)
+        headers = {
+            name.lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in head[1:])
+        }
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+        self.in_flight += 1
+        self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
+        try:
+            status, content, extra = await self._answered(method, path.split("?")[0], headers, body)
+        except _Fail as error:
+            status, (content, extra) = error.status, _failure(path, error)
+        except (KeyError, TypeError, ValueError) as error:
+            status, (content, extra) = (
+                400,
+                _failure(path, _Fail(400, f"not a request of this protocol: {error!r}")),
+            )
+        finally:
+            self.in_flight -= 1
+        if status == 0:
+            return False
+        payload = content if isinstance(content, bytes) else json.dumps(content).encode()
+        extra = {"Content-Type": "application/json", **extra}
+        lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}"]
+        lines += [
+            f"Content-Length: {len(payload)}",
+            *(f"{name}: {value}" for name, value in extra.items()),
+        ]
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + payload)
+        await writer.drain()
+        return True
+
+    async def _answered(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes
+    ) -> Sent:
+        """(status, content, further headers) of a request; status 0 cuts the connection."""
+        if path == "/stats":
+            return 200, self.stats(), {}
+        if path == "/v1/chat/completions":
+            self.last_request = json.loads(body)
+            return await self._judged(
+                _read_openai(self.last_request, self.faults.dialect), _say_openai
+            )
+        if path.startswith(("/v1/models/", "/v1beta/models/")) and path.endswith(
+            ":generateContent"
+        ):
+            model = path.split("/")[-1].partition(":")[0]
+            self.last_request = _camel(json.loads(body))
+            ask = _read_gemini(self.last_request, model, self._files)
+            return await self._judged(ask, _say_gemini)
+        if path == "/v1/models":
+            return (
+                200,
+                {"object": "list", "data": [{"id": self.faults.model or "sim", "object": "model"}]},
+                {},
+            )
+        if "/files" in path:
+            return self._file(method, path, headers, body)
+        raise _Fail(404, f"no such path: {path}")
+
+    def _file(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Sent:
+        """The Files API: a start that gives an address, the bytes sent there, and questions about
+        the state.
+        """
+        name = "files/" + path.rsplit("/", 1)[-1]
+        if headers.get("x-goog-upload-command") == "start":
+            name = f"files/f{len(self._files)}"
+            mime_type = headers.get("x-goog-upload-header-content-type", "video/mp4")
+            self._files[name] = {"mime_type": mime_type, "bytes": b"", "ready_at": None}
+            return (
+                200,
+                {},
+                {
+                    "X-Goog-Upload-URL": f"{self.url}/upload/{name}",
+                    "X-Goog-Upload-Status": "active",
+                },
+            )
+        if name not in self._files:
+            raise _Fail(404, f"no file {name}")
+        file = self._files[name]
+        if method != "POST":
+            return 200, self._file_row(name), {}
+        file["bytes"] += body
+        if "finalize" not in headers.get("x-goog-upload-command", ""):
+            return 200, {}, {"X-Goog-Upload-Status": "active"}
+        file["ready_at"] = asyncio.get_running_loop().time() + self.faults.processing_s
+        file["failed"] = self._fault("file-failed") is not None
+        return 200, {"file": self._file_row(name)}, {"X-Goog-Upload-Status": "final"}
+
+    def _file_row(self, name: str) -> dict[str, Any]:
+        file = self._files[name]
+        waiting = asyncio.get_running_loop().time() < file["ready_at"]
+        return {
+            "name": name,
+            "uri": f"{self.url}/v1beta/{name}",
+            "mimeType": file["mime_type"],
+            "sizeBytes": str(len(file["bytes"])),
+            "state": "PROCESSING" if waiting else "FAILED" if file["failed"] else "ACTIVE",
+        }
+
+    # ---------------------------------------------------------------------------------------------
+    # judging
+
+    async def _judged(self, ask: _Ask, say: Any) -> Sent:
+        """The answer to a question, or what goes wrong with it."""
+        fault = self._fault()
+        kind = fault.kind if fault else None
+        self.calls += 1
+        await asyncio.sleep(self.faults.latency_s)
+        if fault is not None and kind == "rate-limit":
+            raise _Fail(429, "Resource has been exhausted (e.g. check quota).", fault.retry_after_s)
+        if kind in ("overloaded", "server-error"):
+            raise _Fail(
+                503 if kind == "overloaded" else 500,
+                "The model is overloaded. Please try again later.",
+            )
+        if kind == "bad-request":
+            raise _Fail(400, "Request contains an invalid argument.")
+        if kind == "hang":
+            await asyncio.sleep(self.faults.hang_s)
+        if kind in ("hang", "cut"):
+            return 0, {}, {}
+        content = say(self._said(ask, kind), ask, self.faults.modalities)
+        if kind in BODY_FAULTS:
+            return odd_body(kind, content, "openai" if say is _say_openai else "gemini")
+        return 200, content, {}
+
+    def _fault(self, only: FaultKind | None = None) -> Fault | None:
+        """The fault that hits this call, if any. Failing files are drawn apart from failing
+        calls.
+        """
+        for fault in self.faults.fault:
+            if (fault.kind == "file-failed") != (only == "file-failed"):
+                continue
+            if fault.hits(self.calls, self._random.random()):
+                self.hit[fault.kind] += 1
+                return fault
+        return None
+
+    def _said(self, ask: _Ask, kind: FaultKind | None) -> _Said:
+        """The reply's text with its tokens, spoilt as `kind` says."""
+        seed = hashlib.sha256(ask.text.encode() + b"".join(data for data, _ in ask.videos)).digest()
+        self.served[seed.hex()] += 1
+        tokens = {"TEXT": text_tokens(ask.text), **self._seen(ask, kind)}
+        reply, score_at = spoilt(_reply(ask.text, seed), kind)
+        finish: Any = {"truncated": "length", "thought-away": "length", "blocked": "blocked"}.get(
+            kind or "", "stop"
+        )
+        model = "sim-replacement" if kind == "replaced" else self.faults.model or ask.model
+        return _Said(model, reply, finish, tokens, score_at)
+
+    def _seen(self, ask: _Ask, kind: FaultKind | None) -> dict[str, int]:
+        """Tokens of frames and sound, as far as this server looks and listens."""
+        video = audio = 0
+        for data, fps in ask.videos:
+            facts = self._looked_at(data)
+            if facts is None:
+                raise _Fail(400, "The video cannot be decoded.")
+            frames = (
+                1
+                if kind == "blind"
+                else max(1, min(facts.num_frames, round(facts.duration_s * fps)))
+            )
+            video += frames * ask.frame_tokens
+            audio += round(facts.duration_s * 32) if facts.has_sound and ask.sound_in_video else 0
+        audio += sum((len(sound) - 44) // 32000 * 25 + 1 for sound in ask.sounds)
+        return {"VIDEO": video, "AUDIO": 0 if kind == "deaf" else audio}
+
+    def _looked_at(self, data: bytes) -> Facts | None:
+        key = hashlib.sha256(data).hexdigest()
+        if key not in self._facts:
+            with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+                file.write(data)
+                file.flush()
+                try:
+                    self._facts[key] = Clip(Path(file.name)).facts
+                except MediaError:
+                    self._facts[key] = None
+        return self._facts[key]
+
+
+def _reply(text: str, seed: bytes) -> dict[str, int | str]:
+    """The values of a good reply; which keys are wanted is read off the prompt."""
+    wanted = text[text.rfind("</think>") :] if "</think>" in text else text
+    if '"winner"' in wanted:
+        return {"winner": "AB"[seed[0] % 2]}
+    if all(f'"{aspect}"' in wanted for aspect in ASPECTS):
+        return {aspect: 1 + seed[index] % 5 for index, aspect in enumerate(ASPECTS)}
+    return {"score": 1 + seed[0] % 5}
+
+
+# -------------------------------------------------------------------------------------------------
+# protocols
+
+
+_LLAMA_FPS = 4.0
+
+
+def _read_openai(body: Mapping[str, Any], dialect: str) -> _Ask:
+    ask = _Ask(
+        body.get("model", ""),
+        "",
+        sound_in_video=False,
+        frame_tokens=130,
+        logprobs=bool(body.get("logprobs")),
+    )
+    processor = body.get("mm_processor_kwargs") or {}
+    ask.sound_in_video = bool(processor.get("use_audio_in_video")) and dialect == "vllm"
+    fps = (body.get("media_io_kwargs") or {}).get("video", {}).get("fps", 2.0)
+    if dialect == "llama.cpp":
+        fps = _LLAMA_FPS
+    texts = []
+    for part in (part for message in body["messages"] for part in message["content"]):
+        if part["type"] == "text":
+            texts.append(part["text"])
+        elif part["type"] == "video_url" and dialect == "vllm":
+            ask.videos.append((_from_data_url(part["video_url"]["url"]), fps))
+        elif part["type"] == "input_audio":
+            ask.sounds.append(base64.b64decode(part["input_audio"]["data"]))
+        elif part["type"] == "audio_url" and dialect == "vllm":
+            ask.sounds.append(_from_data_url(part["audio_url"]["url"]))
+        elif part["type"] == "input_video" and dialect == "llama.cpp":
+            ask.videos.append((base64.b64decode(part["input_video"]["data"]), fps))
+        else:
+            raise _Fail(400, f"unsupported content[].type: {part['type']}")
+    ask.text = "\n\n".join(texts)
+    return ask
+
+
+def _from_data_url(url: str) -> bytes:
+    return base64.b64decode(url.partition(",")[2])
+
+
+def _camel(value: Any) -> Any:
+    """The same with keys in camelCase; either spelling is taken, as at Google, because the SDK
+    sends both.
+    """
+    if isinstance(value, dict):
+        return {
+            _CAMEL.sub(lambda hit: hit.group(1).upper(), key): _camel(item)
+            for key, item in value.items()
+        }
+    return [_camel(item) for item in value] if isinstance(value, list) else value
+
+
+def _read_gemini(body: Mapping[str, Any], model: str, files: Mapping[str, dict[str, Any]]) -> _Ask:
+    settings = body.get("generationConfig", {})
+    thinking = settings.get("thinkingConfig", {})
+    if "thinkingLevel" in thinking and "thinkingBudget" in thinking:
+        raise _Fail(400, "Thinking level and thinking budget cannot be set together.")
+    low = settings.get("mediaResolution") == "MEDIA_RESOLUTION_LOW"
+    ask = _Ask(
+        model, "", frame_tokens=66 if low else 258, logprobs=bool(settings.get("responseLogprobs"))
+    )
+    texts = []
+    for part in (part for content in body["contents"] for part in content["parts"]):
+        fps = part.get("videoMetadata", {}).get("fps", 1.0)
+        if "text" in part:
+            texts.append(part["text"])
+        elif "inlineData" in part:
+            # The SDK writes URL-safe base64.
+            ask.videos.append((base64.urlsafe_b64decode(part["inlineData"]["data"]), fps))
+        elif "fileData" in part:
+            name = "files/" + part["fileData"]["fileUri"].rsplit("/", 1)[-1]
+            if name not in files:
+                raise _Fail(
+                    403,
+                    f"You do not have permission to access the File {name} or it may not exist.",
+                )
+            ask.videos.append((files[name]["bytes"], fps))
+    ask.text = "\n\n".join(texts)
+    return ask
+
+
+def _say_openai(said: _Said, ask: _Ask, modalities: bool) -> dict[str, Any]:
+    prompt, output = sum(said.tokens.values()), text_tokens(said.text)
+    usage: dict[str, Any] = {
+        "prompt_tokens": prompt,
+        "completion_tokens": output,
+        "total_tokens": prompt + output,
+    }
+    if modalities:
+        usage["prompt_tokens_details"] = {"audio_tokens": said.tokens["AUDIO"], "cached_tokens": 0}
+    choice: dict[str, Any] = {
+        "index": 0,
+        "message": {"role": "assistant", "content": said.text},
+        "finish_reason": {"blocked": "content_filter"}.get(said.finish, said.finish),
+    }
+    if ask.logprobs and said.score_at is not None:
+        before, digit, after = (
+            said.text[: said.score_at],
+            said.text[said.score_at],
+            said.text[said.score_at + 1 :],
+        )
+        choice["logprobs"] = {
+            "content": [{**_token(text, digit), "bytes": None} for text in (before, digit, after)],
+            "refusal": None,
+        }
+    return {
+        "id": "chatcmpl-sim",
+        "object": "chat.completion",
+        "created": 0,
+        "model": said.model,
+        "choices": [choice],
+        "usage": usage,
+    }
+
+
+def _token(text: str, digit: str) -> dict[str, Any]:
+    """A token with its alternatives: the score with 0.8, the next lower one (5 below 1) with
+    0.2.
+    """
+    tops = [(text, -0.001)]
+    if text == digit and digit.isdecimal():
+        tops = [(digit, -0.22314), (str((int(digit) + 3) % 5 + 1), -1.60944)]
+    return {
+        "token": text,
+        "logprob": tops[0][1],
+        "top_logprobs": [
+            {"token": token, "logprob": logprob, "bytes": None} for token, logprob in tops
+        ],
+    }
+
+
+def _say_gemini(said: _Said, ask: _Ask, modalities: bool) -> dict[str, Any]:
+    prompt, output = sum(said.tokens.values()), text_tokens(said.text)
+    usage: dict[str, Any] = {"promptTokenCount": prompt, "totalTokenCount": prompt + output}
+    if modalities:
+        usage["promptTokensDetails"] = [
+            {"modality": k, "tokenCount": n} for k, n in said.tokens.items() if n
+        ]
+    if said.finish == "blocked":
+        feedback = {"blockReason": "PROHIBITED_CONTENT"}
+        return {"promptFeedback": feedback, "usageMetadata": usage, "modelVersion": said.model}
+    usage["candidatesTokenCount"] = output
+    candidate: dict[str, Any] = {
+        "index": 0,
+        "finishReason": "MAX_TOKENS" if said.finish == "length" else "STOP",
+    }
+    # A model whose thinking ate all tokens answers with a candidate that has no content.
+    if said.text:
+        candidate["content"] = {"role": "model", "parts": [{"text": said.text}]}
+    return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": said.model}
+
+
+def _failure(path: str, error: _Fail) -> tuple[dict[str, Any], dict[str, str]]:
+    """An error in the words of the protocol that was spoken, and its headers."""
+    if "/chat/" in path:
+        headers = {} if error.retry_after_s is None else {"Retry-After": f"{error.retry_after_s:g}"}
+        return {"error": {"message": str(error), "type": "error", "code": error.status}}, headers
+    status = {
+        429: "RESOURCE_EXHAUSTED",
+        503: "UNAVAILABLE",
+        500: "INTERNAL",
+        404: "NOT_FOUND",
+        403: "PERMISSION_DENIED",
+    }
+    details = []
+    if error.retry_after_s is not None:
+        kind = "type.googleapis.com/google.rpc.RetryInfo"
+        details.append({"@type": kind, "retryDelay": f"{error.retry_after_s:g}s"})
+    word = status.get(error.status, "INVALID_ARGUMENT")
+    return {
+        "error": {"code": error.status, "message": str(error), "status": word, "details": details}
+    }, {}
+
+
+async def serve(faults: Faults, host: str, port: int, announce: Any) -> None:
+    """Serves until it is interrupted; `announce` gets the address once it listens."""
+    async with JudgeSim(faults, host, port) as sim:
+        announce(sim.url)
+        await asyncio.Event().wait()

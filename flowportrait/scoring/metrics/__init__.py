@@ -1,0 +1,1 @@
+"""Metrics that are computed: pixels, networks, landmarks, sound."""

@@ -1,0 +1,81 @@
+"""Whether the face of a clip is the one that is heard, by Light-ASD: the filter of Appendix B as a
+metric.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from flowportrait.config import Frozen
+from flowportrait.encoders.active_speaker import (
+    CEPSTRA_PER_FRAME,
+    DURATIONS_S,
+    FPS,
+    face_of_crop,
+    load_light_asd,
+    speaking_logits,
+    speaking_probability,
+)
+from flowportrait.encoders.cepstra import mfcc
+from flowportrait.files import sha256_of
+from flowportrait.pretrained import WEIGHTS
+from flowportrait.scoring.metrics.lse import face_crops
+from flowportrait.scoring.metrics.metric import Metric, Reading, Unscorable, View
+
+
+class ActiveSpeaker(Metric):
+    """How likely the face speaks what is heard, mean over frames.
+
+    It asks whether somebody speaks, not whether lips fit: sound late by half a clip hardly lowers
+    it. With TalkSet's weights a close face speaks even in silence; AVA's tell silence.
+    """
+
+    name, unit, low, high, better = "active-speaker", "1", 0.0, 1.0, "higher"
+    needs = frozenset({"frames", "sound", "weights"})
+    looks_at_fps = FPS
+
+    class Config(Frozen):
+        """Which of the two official files, and the lengths that the mean is over."""
+
+        network: Literal["ava", "talkset"] = "ava"
+        durations_s: tuple[int, ...] = Field(
+            DURATIONS_S, min_length=1, description="pieces of the clip; the demo's"
+        )
+        detect_every: int = Field(
+            4, ge=1, description="frames; faces between are interpolated, as for LSE"
+        )
+        weights: Path | None = None
+
+    @cached_property
+    def _file(self) -> Path:
+        return WEIGHTS[f"light-asd-{self.config.network}"].find(self.config.weights)
+
+    @property
+    def weights_sha256(self) -> str:
+        return sha256_of(self._file)
+
+    def read(self, view: View) -> Reading:
+        """`speaking_share` counts frames of at least 0.5, those that Appendix B keeps; `logit` is
+        the demo's score.
+        """
+        cepstra = mfcc(view.pcm)
+        faces = np.stack(
+            [*chain.from_iterable(map(face_of_crop, face_crops(view, self.config.detect_every)))]
+        )
+        if min(len(faces), len(cepstra) // CEPSTRA_PER_FRAME) < 1:
+            raise Unscorable(f"has no whole frame of sound and picture at {FPS} fps")
+        logits = speaking_logits(
+            load_light_asd(self._file), faces, cepstra, self.config.durations_s
+        )
+        likely = speaking_probability(logits)
+        beside = {
+            "speaking_share": float((likely >= 0.5).mean()),
+            "logit": float(logits[:, 1].mean()),
+        }
+        return Reading(float(likely.mean()), beside | {"frames": len(likely)})

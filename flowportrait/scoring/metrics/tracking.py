@@ -1,0 +1,131 @@
+"""The face of a clip as our own networks want to see it: framed as in Appendix B, with its 68
+landmarks.
+
+CenterFace finds the face now and then, its path is smoothed, and a landmarker of a `tiny` codec
+reads every frame. Both come with the package. The landmarker was trained on rendered heads and one
+real speaker; on other real faces it is coarser, and further from the front it fails without saying
+so.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from flowportrait.faces.landmarker import SIZE_PX, find_landmarks
+from flowportrait.faces.landmarks import MIRRORED
+from flowportrait.registry import FACE_DETECTORS
+from flowportrait.scoring.metrics.metric import Blocks, Unscorable, View, at_most
+
+FPS = 24
+SQUARE_PER_BOX = 1.5  # App. B
+DETECT_PX = 320  # pictures are looked at in this size: a face to be scored is never small
+DETECT_EVERY = 12  # frames
+SMOOTH_FRAMES = 8.0
+
+
+class FaceTrack(NamedTuple):
+    """A face at 24 fps: `frames` uint8 [f, 128, 128, 3], and `landmarks` [f, 68, 2] in their
+    pixels. `squares` [f, 3] are where they were cut: x, y and side in pixels of the clip.
+    """
+
+    frames: np.ndarray
+    landmarks: np.ndarray
+    squares: np.ndarray
+
+    @property
+    def places(self) -> np.ndarray:
+        """Landmarks [f, 68, 2] in the clip, in shares of the square's median side."""
+        x_y, side = self.squares[:, None, :2], self.squares[:, None, 2:]
+        return (x_y + self.landmarks / SIZE_PX * side) / np.median(side)
+
+
+def track_face(view: View) -> FaceTrack:
+    """The largest face of a clip, found once for all scorers. Raises Unscorable when half of the
+    looks find none.
+    """
+    return view.keep("face track", lambda: _tracked(view))
+
+
+def _tracked(view: View) -> FaceTrack:
+    """The clip passes by twice, once to be searched and once to be cut."""
+    squares = view.keep("face squares", lambda: face_squares(view.blocks(FPS)))
+    frames = chain.from_iterable(view.blocks(FPS))
+    cut = np.stack([_cut(frame, square) for frame, square in zip(frames, squares, strict=True)])
+    return FaceTrack(cut, find_landmarks(cut), squares)
+
+
+def face_squares(blocks: Blocks) -> np.ndarray:
+    """The smoothed square around the largest face in every frame: [f, 3], x, y and side in
+    pixels.
+    """
+    found: dict[int, np.ndarray | None] = {}
+    count, frame = 0, np.empty((1, 1, 3), np.uint8)
+    for count, frame in enumerate(chain.from_iterable(blocks), 1):
+        if (count - 1) % DETECT_EVERY == 0:
+            found[count - 1] = _largest_face(frame)
+    if count and count - 1 not in found:
+        found[count - 1] = _largest_face(frame)
+    seen = [i for i, box in found.items() if box is not None]
+    if len(seen) < max(1, len(found)) / 2:
+        raise Unscorable(
+            f"shows a face in {len(seen)} of {len(found)} frames looked at; half are needed"
+        )
+    boxes = np.stack([found[i] for i in seen])
+    centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).max(1)
+    x, y = (_smooth(np.interp(np.arange(count), seen, centres[:, axis])) for axis in (0, 1))
+    return _inside(x, y, float(np.median(sides)) * SQUARE_PER_BOX, *frame.shape[1::-1])
+
+
+def _largest_face(frame: np.ndarray) -> np.ndarray | None:
+    """Its corners [4] in the frame's own pixels; it is looked at in at most `DETECT_PX`."""
+    small = at_most(frame[None], DETECT_PX)[0]
+    box = max(_detector().detect(small), key=lambda box: box.area, default=None)
+    return None if box is None else np.array(box[:4]) * (frame.shape[1] / small.shape[1])
+
+
+@lru_cache(maxsize=1)
+def _detector() -> Any:
+    return FACE_DETECTORS.load("centerface")()
+
+
+def _smooth(path: np.ndarray) -> np.ndarray:
+    reach = int(3 * SMOOTH_FRAMES)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / SMOOTH_FRAMES) ** 2)
+    return np.convolve(np.pad(path, reach, mode="edge"), kernel / kernel.sum(), mode="valid")
+
+
+def _inside(x: np.ndarray, y: np.ndarray, side: float, width: int, height: int) -> np.ndarray:
+    """Squares about centres, shifted back into the picture; they shrink only where they are larger
+    than it.
+    """
+    side = min(side, width, height)
+    left, top = (
+        np.clip(middle - side / 2, 0, size - side) for middle, size in ((x, width), (y, height))
+    )
+    return np.stack([left, top, np.full_like(left, side)], 1)
+
+
+def _cut(frame: np.ndarray, square: np.ndarray) -> np.ndarray:
+    x, y, side = square
+    size = SIZE_PX, SIZE_PX
+    return np.asarray(
+        Image.fromarray(frame).resize(
+            size, Image.Resampling.BICUBIC, box=(x, y, x + side, y + side)
+        )
+    )
+
+
+def mirror_error(track: FaceTrack, every: int = 8) -> float:
+    """How far the landmarks of mirrored frames lie from the landmarks mirrored, in eye distances;
+    large where the landmarker only guesses. One frame in `every` is asked.
+    """
+    straight, size = track.landmarks[::every], SIZE_PX - 1
+    found = find_landmarks(np.ascontiguousarray(track.frames[::every, :, ::-1]))
+    mirrored = found[:, MIRRORED] * [-1, 1] + [size, 0]
+    eyes = np.linalg.norm(straight[:, 36:42].mean(1) - straight[:, 42:48].mean(1), axis=1).mean()
+    return float(np.linalg.norm(mirrored - straight, axis=-1).mean() / eyes)

@@ -1,0 +1,1 @@
+"""What only makes the shipped weights of `tiny`: codec, mouths, ear, generator from scratch."""

@@ -1,0 +1,127 @@
+"""Training batches of the generator: crops of encoded clips with the sound of the whole clip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from flowportrait.train.tiny.frames import ClipCache
+from flowportrait.train.tiny.latents import LatentCache, LatentClip
+from flowportrait.train.tiny.mels import Hearing, augment_mels
+
+GROUP = 4  # video frames per latent frame
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source as the generator learns it; `share` of the draws."""
+
+    cache: ClipCache
+    latents: LatentCache
+    hearing: Hearing
+    share: float
+
+    def of_split(self, split: str) -> list[LatentClip]:
+        """Its encoded clips of one split."""
+        return [clip for clip in self.latents.clips if clip.split == split]
+
+
+Drawn = Sequence[tuple[Source, LatentClip]]
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Crops of clips, all of one layout. The first `prefix` latent frames stand clean;
+    `first_frame` is each crop's first video frame; the sound and the mouth shapes are those of the
+    whole clip.
+    """
+
+    latents: Float[Tensor, "b c l h w"]
+    image: Float[Tensor, "b i d"]
+    mels: Float[Tensor, "b 80 m"]
+    shapes: Float[Tensor, "b f 27"]
+    first_frame: list[int]
+    prefix: int
+    opening: bool
+    kept_audio: Bool[Tensor, "b 1 1"]
+    kept_image: Bool[Tensor, "b 1 1"]
+
+
+def draw_clips(
+    sources: list[Source], split: str, count: int, rng: np.random.Generator, longer_than: int = 0
+) -> Drawn:
+    """Random clips with more than `longer_than` latent frames, sources by their share."""
+    shares = np.array([source.share for source in sources])
+    drawn = []
+    for index in rng.choice(len(sources), count, p=shares / shares.sum()):
+        clips = [clip for clip in sources[index].of_split(split) if clip.num_latents > longer_than]
+        drawn.append((sources[index], clips[rng.integers(len(clips))]))
+    return drawn
+
+
+def draw_crops(
+    sources: list[Source],
+    rng: np.random.Generator,
+    num_clips: int,
+    length: int,
+    prefix: int,
+    drop_audio: float,
+    drop_image: float,
+) -> Crops:
+    """Random crops of `length` latent frames: 40 % open their clip, and half of the others continue
+    from `prefix` clean latent frames.
+    """
+    opening = bool(rng.random() < 0.4)
+    prefix = 0 if opening or rng.random() < 0.5 else prefix
+    drawn = draw_clips(sources, "train", num_clips, rng, longer_than=length)
+    latents, first_frames = [], []
+    for source, clip in drawn:
+        skip = 0 if opening else int(rng.integers(1, clip.num_latents - length + 1))
+        rows = slice(clip.start + skip, clip.start + skip + length)
+        latents.append(torch.from_numpy(source.latents.latents[rows]).float())
+        first_frames.append(clip.first_frame + (GROUP * (skip - 1) + 1 if skip else 0))
+    return Crops(
+        latents=rearrange(torch.stack(latents), "b l c h w -> b c l h w"),
+        image=torch.stack(
+            [torch.from_numpy(source.latents.image[clip.copy]).float() for source, clip in drawn]
+        ),
+        mels=mels_of(drawn, rng),
+        shapes=shapes_of(drawn),
+        first_frame=first_frames,
+        prefix=prefix,
+        opening=opening,
+        kept_audio=torch.from_numpy(rng.random((num_clips, 1, 1)) >= drop_audio),
+        kept_image=torch.from_numpy(rng.random((num_clips, 1, 1)) >= drop_image),
+    )
+
+
+def mels_of(drawn: Drawn, rng: np.random.Generator | None) -> Float[Tensor, "b 80 m"]:
+    """Mels of whole clips, padded with silence; augmented if `rng` is given."""
+    mels = [source.hearing.mels[clip.clip] for source, clip in drawn]
+    if rng is not None:
+        mels = [augment_mels(m, rng) for m in mels]
+    longest = max(m.shape[1] for m in mels)
+    return torch.stack([F.pad(m, (0, longest - m.shape[1]), value=-3.0) for m in mels])
+
+
+def shapes_of(drawn: Drawn) -> Float[Tensor, "b f 27"]:
+    """Mouth shapes of whole clips, nan where unknown or past the end."""
+    rows = []
+    for source, clip in drawn:
+        cached = source.cache.clips[clip.clip]
+        rows.append(
+            torch.from_numpy(
+                source.hearing.shapes[cached.frame_start : cached.frame_start + cached.num_frames]
+            )
+        )
+    longest = max(len(row) for row in rows)
+    return torch.stack(
+        [F.pad(row, (0, 0, 0, longest - len(row)), value=float("nan")) for row in rows]
+    )

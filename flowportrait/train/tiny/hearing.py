@@ -1,0 +1,82 @@
+"""Before the generator: the audio encoder alone learns which mouth shapes go with which sounds.
+
+It takes minutes, and the generator then starts from features that already speak of lips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flowportrait.config import Frozen
+from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, train_loop
+from flowportrait.train.tiny.crops import Drawn, Source, draw_clips, mels_of, shapes_of
+from flowportrait.train.tiny.lips import mean_correlation
+
+JAW_OPEN = 2  # among the mouth shapes: jawForward, jawLeft, jawOpen, ...
+
+
+class HearingConfig(Frozen):
+    """Sizes of this stage; whole clips are heard."""
+
+    num_updates: int = 400
+    num_clips: int = 12
+    learning_rate: float = 1e-3
+
+
+def learn_hearing(
+    config: HearingConfig, directory: Path, seed: int, sources: list[Source], ears: nn.ModuleDict
+) -> bool:
+    """Train `ears` (encoder and shapes) in place; a run of its own in `directory`, resumed like any
+    other. Gives whether it came to its end.
+    """
+    run_config = RunConfig(
+        directory=directory,
+        seed=seed,
+        num_updates=config.num_updates,
+        log_every=50,
+        checkpoint_every=config.num_updates,
+        sample_every=max(1, config.num_updates // 2),
+    )
+    run = Run(run_config, config)
+    optimizer = OptimizerConfig(
+        learning_rate=config.learning_rate, warmup_updates=50, decay_from=0.5, ema_decay=0.99
+    )
+    state = TrainState.fresh(ears, optimizer)
+    run.restore(state)
+
+    def parts_of(update: int) -> Iterator[Part]:
+        rng = run.numpy_rng(update)
+        yield Part(*_named_shapes(draw_clips(sources, "train", config.num_clips, rng), ears, rng))
+
+    def look(update: int) -> dict[str, float]:
+        with torch.no_grad():
+            drawn = draw_clips(sources, "validation", 100, np.random.default_rng(0))
+            loss, figures = _named_shapes(drawn, ears, None)
+        return {"held_out_loss": float(loss), **figures}
+
+    ended = train_loop(run, state, optimizer, parts_of, look)
+    ears.load_state_dict(state.averaged())
+    return ended
+
+
+def shapes_loss(predicted: Float[Tensor, "b f 27"], shapes: Float[Tensor, "b f 27"]) -> Tensor:
+    """Huber loss where shapes are known."""
+    known = torch.isfinite(shapes)
+    return F.huber_loss(predicted[known], shapes[known])
+
+
+def _named_shapes(
+    drawn: Drawn, ears: nn.ModuleDict, rng: np.random.Generator | None
+) -> tuple[Tensor, dict[str, float]]:
+    """Loss over whole clips and the correlation of jaw opening."""
+    mels, shapes = mels_of(drawn, rng), shapes_of(drawn)
+    predicted = ears["shapes"](ears["encoder"].encode(mels, shapes.shape[1]))
+    jaw = mean_correlation(predicted[..., JAW_OPEN].detach().numpy(), shapes[..., JAW_OPEN].numpy())
+    return shapes_loss(predicted, shapes), {"r_jaw": jaw}
