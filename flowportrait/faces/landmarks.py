@@ -1,6 +1,4 @@
-"""What 68 landmarks say of a face: how far lips and lids stand open, and which point mirrors
-which.
-"""
+"""The numbering of 68 landmarks, and how far the lips stand open."""
 
 from __future__ import annotations
 
