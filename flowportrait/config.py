@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flowportrait.errors import ConfigError
-from flowportrait.registry import name_hint
+from flowportrait.registry import find_recipe, name_hint
 
 
 class Frozen(BaseModel):
@@ -59,15 +59,14 @@ def save_resolved(config: Frozen, path: str | Path) -> None:
 
 
 def read_values(path: str | Path) -> dict[str, Any]:
-    """What stands in a TOML recipe or a JSON file, unchecked. Raises ConfigError where it cannot be
-    read.
+    """What stands in a TOML recipe or a JSON file, unchecked; a shipped recipe may be given by its
+    name. Raises ConfigError where it cannot be read.
     """
     path = Path(path)
+    path = path if path.exists() else find_recipe(path)
     try:
         text = path.read_text(encoding="utf-8")
         return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such recipe; give the path of a .toml file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
@@ -127,16 +126,16 @@ def _model_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> type[Ba
             continue
         if current is None or step not in current.model_fields:
             return None
-        members = _models_in(current.model_fields[step].annotation)
+        members = models_in(current.model_fields[step].annotation)
         current = members[0] if len(members) == 1 else None
     return current
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
     """All configuration classes within an annotation such as `list[A | B] | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+    return [model for argument in get_args(annotation) for model in models_in(argument)]
 
 
 def _tags(model: type[BaseModel]) -> tuple[Any, ...]:

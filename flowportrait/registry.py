@@ -15,8 +15,9 @@ from typing import Any
 from flowportrait.errors import ConfigError
 
 MODELS_DIR = Path(__file__).parent / "models"
-RECIPES_DIR = Path(__file__).parent.parent / "recipes"
-"""Recipes lie beside the package in a checkout; an installed package brings none."""
+_PACKAGED, _BESIDE = Path(__file__).parent / "recipes", Path(__file__).parent.parent / "recipes"
+RECIPES_DIR = _PACKAGED if _PACKAGED.is_dir() else _BESIDE
+"""Recipes lie inside an installed package, and beside the package in a checkout."""
 
 
 def name_hint(got: str, allowed: Iterable[str]) -> str:
@@ -196,6 +197,29 @@ def model_names() -> list[str]:
     config.json.
     """
     return sorted(config.parent.name for config in MODELS_DIR.glob("*/config.json"))
+
+
+def recipe_names() -> list[str]:
+    """The shipped recipes, sorted, without their suffix."""
+    return sorted(recipe.stem for recipe in RECIPES_DIR.glob("*.toml"))
+
+
+def find_recipe(name_or_path: str | Path) -> Path:
+    """A file; or a shipped recipe as NAME, NAME.toml or recipes/NAME.toml, wherever one is.
+
+    Raises ConfigError when it is neither.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    shipped = RECIPES_DIR / f"{path.name.removesuffix('.toml')}.toml"
+    if str(path.parent) in (".", "recipes") and shipped.is_file():
+        return shipped
+    near = get_close_matches(shipped.stem, recipe_names(), n=1)
+    question = f"did you mean '{near[0]}'? " if near else ""
+    raise ConfigError(
+        f"{path}: no such recipe; {question}give the path of a .toml file or a name (see: list recipes)"
+    )
 
 
 def find_model(name_or_directory: str | Path) -> Path:

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from flowportrait import __version__
 from flowportrait.config import Frozen, load_recipe
-from flowportrait.errors import ConfigError, StageFailed
+from flowportrait.errors import StageFailed
 from flowportrait.files import sha256_of
 from flowportrait.records import Record, read_jsonl, write_jsonl
 from flowportrait.registry import RECIPES_DIR
@@ -67,18 +67,6 @@ class StageRun(Record):
     command: list[str]
     wall_s: float
     flowportrait: str
-
-
-def find_recipe(name: str) -> Path:
-    """A file, or one of the shipped recipes by its name. Raises ConfigError."""
-    shipped = RECIPES_DIR / f"{name.removesuffix('.toml')}.toml"
-    for path in (Path(name), shipped):
-        if path.is_file():
-            return path
-    raise ConfigError(
-        f"{name}: no such recipe; give a file, or run in a checkout, which brings"
-        f" recipes/{DEFAULT}.toml"
-    )
 
 
 def reproduce(recipe: Path, out: Path | None, say: Callable[[str], None]) -> list[StageRun]:

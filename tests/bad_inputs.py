@@ -143,7 +143,7 @@ BAD_INPUTS = [
     BadInput("command: misspelt", "genrate face.png speech.wav",
              "No such command 'genrate'. Did you mean 'generate'; see flowportrait --help"),
     BadInput("list: what does not exist", "list judges",
-             "Invalid value for 'what': 'judges' is not one of 'models', 'codecs', 'encoders', "
+             "Invalid value for 'WHAT': 'judges' is not one of 'models', 'codecs', 'encoders', "
              "'detectors', 'speech-filters', 'recipes', 'scorers', 'sets', 'systems', 'backends' (got 'judges'); "
              "see flowportrait list --help"),
     BadInput("score: nothing there", "score none.mp4 --scorers mas-ma -o s.jsonl",
@@ -180,7 +180,7 @@ BAD_INPUTS = [
     BadInput("compare: system misspelt", "compare mute.mp4 mute.mp4 --system dirct",
              "comparer: no 'dirct'; did you mean 'direct-comp'? allowed: direct-comp, icl-comp, ma-comp"),
     BadInput("judge-sim: faults missing", "judge-sim --faults none.toml",
-             "none.toml: no such recipe; give the path of a .toml file"),
+             "none.toml: no such recipe; give the path of a .toml file or a name (see: list recipes)"),
     BadInput("encode: no folder", "encode none -o out",
              "none: no such folder; give a prepared or a rendered dataset"),
     BadInput("encode: a folder without an index", "encode folder -o out",
@@ -196,11 +196,11 @@ BAD_INPUTS = [
     BadInput("plan: unknown GPU", "plan none.toml --gpu h10",
              "--gpu: got 'h10'; did you mean 'h100'? allowed: a100, a100-40, b200, h100, h200, l40s, rtx4090"),
     BadInput("plan: nothing to plan", "plan none.toml",
-             "none.toml: no such recipe; give the path of a .toml file"),
+             "none.toml: no such recipe; give the path of a .toml file or a name (see: list recipes)"),
     BadInput("sft: nothing to learn from", "train sft none.toml",
-             "none.toml: no such recipe; give the path of a .toml file"),
+             "none.toml: no such recipe; give the path of a .toml file or a name (see: list recipes)"),
     BadInput("recipe: missing", "train codec none.toml",
-             "none.toml: no such recipe; give the path of a .toml file"),
+             "none.toml: no such recipe; give the path of a .toml file or a name (see: list recipes)"),
     BadInput("recipe: no TOML", "train codec text.jpg",
              "text.jpg: no valid TOML: Expected '=' after a key in a key/value pair (at line 1, "
              "column 6)"),

@@ -158,8 +158,9 @@ def test_long_silence_is_broken(monkeypatch, capsys):
 )
 def test_list(what, capsys):
     assert cli.run(["list", what, "--json"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert json.loads(lines[-1]) == lines[:-1] == registry.names_of(what)
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert json.loads(last) == [line.split()[0] for line in lines] == registry.names_of(what)
+    assert all(len(line.split(None, 1)) == 2 for line in lines), "each says what it is"
 
 
 @pytest.mark.parametrize("what", ["scorers", "sets"])

@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from flowportrait import __version__
-from flowportrait.cli import about, data, make, score, study, train
+from flowportrait.cli import about, config, data, make, score, study, train
+from flowportrait.cli.guide import laid_out
 from flowportrait.cli.shared import Unheard
 from flowportrait.errors import (
     CheckpointError,
@@ -25,9 +26,10 @@ from flowportrait.errors import (
 _INPUT_ERRORS = (ConfigError, DataError, MediaError, CheckpointError)
 _INTERRUPTED = 130
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-for room in (make, score, study, data, train, about):
+app = typer.Typer(pretty_exceptions_enable=False)
+for room in (make, score, study, data, train, about, config):
     app.add_typer(room.app)
+laid_out(app)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ app = typer.Typer()
 
 @app.command()
 def doctor(json: Json = False, debug: Debug = False) -> int:
-    """Say what is installed, how fast it is, what is missing and how to get it."""
+    """Say what can run here, what is missing and what to type to get it."""
     from flowportrait.doctor import examine
 
     checks = []
@@ -39,20 +39,21 @@ def list_names(
             "systems",
             "backends",
         ],
-        typer.Argument(),
+        typer.Argument(metavar="WHAT", help="What is listed."),
     ],
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List the names that can be used; of scorers and sets also unit, range, direction and
-    needs.
+    """List the names that can be used, with what each is; of scorers and sets also unit, range,
+    direction and needs.
     """
-    from flowportrait import registry
+    from flowportrait import catalogue, registry
 
     names = registry.names_of(what)
     if what not in ("scorers", "sets"):
-        for name in names:
-            typer.echo(name)
+        width = max(map(len, names), default=0)
+        for name, said in catalogue.about(what).items():
+            typer.echo(f"{name:<{width}}  {said}".rstrip())
         if json:
             typer.echo(json_line(names))
         return

@@ -14,26 +14,41 @@ app = typer.Typer()
 def prepare(
     sources: Annotated[
         list[Path],
-        typer.Argument(metavar="SOURCE...", help="Videos, folders of them, lists (.jsonl)."),
+        typer.Argument(
+            metavar="SOURCE...", help="Videos, folders of videos, or lists of them (.jsonl)."
+        ),
     ],
     out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="DATASET", help="Goes on where it ends.")
+        Path,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="DATASET",
+            help="Folder to write; an unfinished one is continued.",
+        ),
     ],
     config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE.toml", help="What differs.")
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="RECIPE",
+            help="Settings that differ from the defaults: a file or a shipped recipe.",
+        ),
     ] = None,
     overrides: Overrides = None,
     engine: Annotated[
         str,
         typer.Option(
-            metavar="local|ray", help="Processes of this machine, or of the cluster at RAY_ADDRESS."
+            metavar="local|ray", help="Run on this machine, or on the Ray cluster at RAY_ADDRESS."
         ),
     ] = "local",
     workers: Annotated[
-        int, typer.Option(min=1, max=4096, help="Processes, each at a source of its own.")
+        int,
+        typer.Option(min=1, max=4096, help="Number of processes; each takes one source at a time."),
     ] = 1,
     part: Annotated[
-        str | None, typer.Option(metavar="i/n", help="Only this share of the sources; see merge.")
+        str | None,
+        typer.Option(metavar="i/n", help="Prepare only part i of n; `merge` joins the parts."),
     ] = None,
     json: Json = False,
     debug: Debug = False,
@@ -72,9 +87,15 @@ def prepare(
 @app.command()
 def merge(
     parts: Annotated[
-        list[Path], typer.Argument(metavar="PART...", help="All that `prepare --part` has made.")
+        list[Path],
+        typer.Argument(metavar="PART...", help="All folders that `prepare --part` wrote."),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="DATASET", help="The whole.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--out", metavar="DATASET", help="Folder to write the whole dataset to."
+        ),
+    ],
     json: Json = False,
     debug: Debug = False,
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from flowportrait.cli.shared import AllowHost, Debug, Json, json_line, progress_bar
+from flowportrait.cli.shared import AllowHost, Debug, Json, json_line, names, progress_bar
 from flowportrait.errors import ConfigError, DataError, MediaError, require
 
 # The real-time factor counts the whole process, so the clock starts before torch is imported.
@@ -20,20 +20,27 @@ app.add_typer(world_app, name="world")
 Portrait = Annotated[
     Path,
     typer.Argument(
-        metavar="PORTRAIT", help="A picture of one face; or a dataset: its folder or manifest."
+        metavar="PORTRAIT", help="A picture of a face; or a dataset: its folder or manifest."
     ),
 ]
 Out = Annotated[
     Path,
-    typer.Option(
-        "-o", "--out", metavar="OUT.mp4", help="The video to write; for a dataset, a folder."
-    ),
+    typer.Option("-o", "--out", metavar="OUT.mp4", help="Video to write; for a dataset, a folder."),
 ]
 Audio = Annotated[
     Path | None,
-    typer.Argument(metavar="AUDIO", help="Speech: a sound or video file; none for a dataset."),
+    typer.Argument(
+        metavar="AUDIO", help="Speech: a sound or video file. Leave it out for a dataset."
+    ),
 ]
-Model = Annotated[str, typer.Option(metavar="NAME|DIR", help="A shipped model or a directory.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME|DIR",
+        help="A shipped model (see: list models) or a model directory.",
+        autocompletion=names("models"),
+    ),
+]
 SizeText = Annotated[
     str,
     typer.Option(
@@ -49,17 +56,21 @@ FrameName = Annotated[
 ]
 Evaluations = Annotated[
     int | None,
-    typer.Option(min=1, max=1000, help="Calls of the network; the model's own number by default."),
+    typer.Option(
+        min=1,
+        max=1000,
+        help="How often the network is evaluated; the model's own number by default.",
+    ),
 ]
-Guidance = Annotated[float, typer.Option(help="Guidance scale; 1 is none.")]
+Guidance = Annotated[
+    float, typer.Option(help="How strongly sound and portrait are followed; 1 is no guidance.")
+]
 Seed = Annotated[
     int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same video.")
 ]
-Head = Annotated[
-    float, typer.Option(help="Strength of head movements, 0 to 2; 1 is the model's own.")
-]
-Lips = Annotated[float, typer.Option(help="Strength of lip movements, 0 to 2.")]
-Eyes = Annotated[float, typer.Option(help="Strength of blinks and looks, 0 to 2.")]
+Head = Annotated[float, typer.Option(help="How much the head moves, 0 to 2; 1 is natural.")]
+Lips = Annotated[float, typer.Option(help="How much the lips move, 0 to 2.")]
+Eyes = Annotated[float, typer.Option(help="How much the eyes blink and look around, 0 to 2.")]
 CropName = Annotated[
     Literal["auto", "none"] | None,
     typer.Option(
@@ -70,14 +81,18 @@ CropName = Annotated[
     ),
 ]
 Split = Annotated[
-    Literal["train", "held_out", "all"], typer.Option(help="Which clips of a dataset.")
+    Literal["train", "held_out", "all"], typer.Option(help="Which clips of a dataset are used.")
 ]
-Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Device to compute on.")]
 Toward = Annotated[
     str | None,
-    typer.Option(metavar="NAME|DIR", help="A model tuned from this one, to mix its weights in."),
+    typer.Option(
+        metavar="NAME|DIR", help="A model tuned from this one, whose weights are mixed in."
+    ),
 ]
-Share = Annotated[float, typer.Option(help="How far the mixture goes toward it, 0 to 1.")]
+Share = Annotated[
+    float, typer.Option(help="Share of the weights of --toward in the mixture, 0 to 1.")
+]
 Offload = Annotated[
     bool,
     typer.Option(
@@ -109,7 +124,7 @@ def generate(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make PORTRAIT say AUDIO, or the first frame of every clip of a dataset what is said in it."""
+    """Make a portrait speak a recording, or the first frames of a dataset's clips their sound."""
     from flowportrait.registry import find_model
 
     _refuse_numbers(guidance, share, {"head": head, "lips": lips, "eyes": eyes})
@@ -243,16 +258,18 @@ def _report(result, portrait: Path, audio: Path, out: Path, as_json: bool) -> No
 @app.command()
 def serve(
     host: Annotated[
-        str, typer.Option(help="Where to listen; this machine alone by default.")
+        str, typer.Option(help="Address to listen on; only this machine reaches the default.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 7860,
     device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")
+        str, typer.Option(metavar="auto|cpu|cuda|mps", help="Device to compute on.")
     ] = "auto",
     allow_host: AllowHost = None,
     debug: Debug = False,
 ) -> None:
-    """Make videos in the browser: serve a page, until interrupted."""
+    """Serve a page on which videos are made in the browser, until interrupted."""
     require("fastapi", extra="web")
     require("uvicorn", extra="web")
     from flowportrait.web import make as page
@@ -262,10 +279,13 @@ def serve(
 
 @world_app.command("render")
 def world_render(
-    out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The folder of the set.")],
-    clips: Annotated[int, typer.Option(min=1, help="How many clips the set has in the end.")],
+    out_dir: Annotated[
+        Path,
+        typer.Argument(metavar="OUT_DIR", help="Folder to write; an unfinished one is continued."),
+    ],
+    clips: Annotated[int, typer.Option(min=1, help="Number of clips in the whole set.")],
     identities: Annotated[
-        int | None, typer.Option(min=1, help="How many people; one per six clips.")
+        int | None, typer.Option(min=1, help="Number of people; by default one for six clips.")
     ] = None,
     size: Annotated[
         int, typer.Option(metavar="128|256|512", help="Side of the frames in pixels.")
@@ -273,18 +293,24 @@ def world_render(
     seed: Annotated[
         int, typer.Option(min=0, max=99999, help="The same seed gives the same set.")
     ] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
-    rig: Annotated[str, typer.Option(metavar="anny|FILE.npz", help="Whose head.")] = "anny",
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 2,
+    rig: Annotated[
+        str, typer.Option(metavar="anny|FILE.npz", help="Head model to render.")
+    ] = "anny",
     voice: Annotated[
-        str, typer.Option(metavar="auto|flite|espeak-ng|festival|kokoro|DIR", help="Who speaks.")
+        str,
+        typer.Option(
+            metavar="auto|flite|espeak-ng|festival|kokoro|DIR",
+            help="Speech program, or a folder of recordings.",
+        ),
     ] = "auto",
     longest: Annotated[
-        float, typer.Option(min=1.0, max=60.0, help="Longest clip in seconds.")
+        float, typer.Option(min=1.0, max=60.0, help="Length of the longest clip in seconds.")
     ] = 4.2,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Render a set of talking heads, or go on with one."""
+    """Render a dataset of talking heads with sound and ground truth, or continue one."""
     require("numba", extra="world")
     require("scipy", extra="world")
     from flowportrait.world.sets import Settings, coverage, identities_for, render_set
@@ -310,14 +336,12 @@ def _covered(kind: str, counts: dict[str, int]) -> str:
 @world_app.command("import-rig")
 def world_import_rig(
     directory: Annotated[
-        Path, typer.Argument(metavar="DIRECTORY", help="ICT-FaceKit, as published.")
+        Path, typer.Argument(metavar="DIRECTORY", help="Folder of ICT-FaceKit as published.")
     ],
-    out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="RIG.npz", help="The rig file to write.")
-    ],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="RIG.npz", help="Rig file to write.")],
     debug: Debug = False,
 ) -> None:
-    """Make a rig file of a published head, for `world render --rig`."""
+    """Convert a published head model into a rig file for `world render --rig`."""
     require("scipy", extra="world")
     from flowportrait.world.import_rig import import_rig
 

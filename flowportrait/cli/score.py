@@ -8,37 +8,59 @@ from typing import Annotated
 
 import typer
 
-from flowportrait.cli.shared import Answers, Debug, Json, Overrides, ScoringFile, progress_bar
+from flowportrait.cli.shared import (
+    Answers,
+    Debug,
+    Json,
+    Overrides,
+    ScoringFile,
+    names,
+    progress_bar,
+)
 
 app = typer.Typer()
 judges_app = typer.Typer(
-    no_args_is_help=True, help="Judges by name, their prompts, and two of them side by side."
+    no_args_is_help=True, help="List judges and their prompts, and compare two judges."
 )
 app.add_typer(judges_app, name="judges")
 
 RetryUnscored = Annotated[
-    bool, typer.Option("--retry-unscored", help="Try those again that have no score.")
+    bool, typer.Option("--retry-unscored", help="Try again what has no score.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")]
 SkipMissing = Annotated[
     bool,
-    typer.Option("--skip-missing", help="Leave out what lacks its weights; the record lists it."),
+    typer.Option(
+        "--skip-missing", help="Leave out scorers whose weights are missing; the results list them."
+    ),
 ]
 Workers = Annotated[
-    int, typer.Option(min=1, max=64, help="Clips that are looked at at the same time.")
+    int, typer.Option(min=1, max=64, help="Number of clips that are scored at the same time.")
 ]
 
 
 @app.command()
 def score(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="VIDEO|DIR|MANIFEST...", help="What to score.")
+        list[Path],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Videos, folders of videos, or manifests; NAME=DIR names a generator.",
+        ),
     ],
     scorers: Annotated[
-        str, typer.Option(metavar="a,b,c", help="See: list scorers; or standard, paper.")
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="Names with commas (see: list scorers), or standard, or paper.",
+            autocompletion=names("scorers"),
+        ),
     ],
     out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="scores.jsonl", help="Goes on where it ends.")
+        Path,
+        typer.Option(
+            "-o", "--out", metavar="FILE.jsonl", help="File to write; an existing one is continued."
+        ),
     ],
     truth: Annotated[
         Path | None,
@@ -78,19 +100,39 @@ def score(
 @app.command()
 def evaluate(
     generated: Annotated[
-        list[Path], typer.Argument(metavar="VIDEO|DIR|MANIFEST...", help="Generated videos.")
+        list[Path],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Generated videos: folders or manifests; NAME=DIR names a generator.",
+        ),
     ],
     truth: Annotated[
         Path, typer.Option(metavar="DIR|MANIFEST", help="Real videos of the same names or ids.")
     ],
     out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="REPORT_DIR", help="Goes on where it ends.")
+        Path,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="REPORT_DIR",
+            help="Folder to write; an existing one is continued.",
+        ),
     ],
     scorers: Annotated[
-        str, typer.Option(metavar="a,b,c", help="See: list scorers; or standard, paper.")
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="Names with commas (see: list scorers), or standard, or paper.",
+            autocompletion=names("scorers"),
+        ),
     ] = "standard",
     sets: Annotated[
-        str, typer.Option(metavar="a,b", help="See: list sets; an empty word for none.")
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="Metrics of whole sets (see: list sets); an empty word for none.",
+            autocompletion=names("sets"),
+        ),
     ] = "frechet-lite0",
     config: ScoringFile = None,
     overrides: Overrides = None,
@@ -102,7 +144,7 @@ def evaluate(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Score generated videos against the real ones, with a report to look at."""
+    """Score generated videos against real ones and write a report with the videos in it."""
     from flowportrait.scoring import command
 
     with ExitStack() as bars:
@@ -126,18 +168,26 @@ def evaluate(
 
 @app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A.mp4|DIR|MANIFEST", help="One video, or many.")],
+    a: Annotated[
+        Path, typer.Argument(metavar="A", help="A video, a folder of videos, or a manifest.")
+    ],
     b: Annotated[
         Path,
         typer.Argument(
-            metavar="B.mp4|DIR|MANIFEST", help="Of the same speech; many by the same names."
+            metavar="B", help="The same speech by another generator; many by the same names."
         ),
     ],
     system: Annotated[
-        str, typer.Option(metavar="direct|icl|ma", help="How they are compared.")
+        str, typer.Option(metavar="direct|icl|ma", help="Judge system that compares them.")
     ] = "ma",
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="FILE.jsonl", help="Goes on there.")
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="FILE.jsonl",
+            help="File for the verdicts; an existing one is continued.",
+        ),
     ] = None,
     config: ScoringFile = None,
     overrides: Overrides = None,
@@ -147,7 +197,7 @@ def compare(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say which of two videos is the better one, or how often those of one folder are."""
+    """Say which of two videos is better, or of two folders how often each wins."""
     from flowportrait.scoring import command
 
     with progress_bar("comparing", beats=True) as progress:
@@ -168,14 +218,16 @@ def compare(
 
 @app.command("judge-sim")
 def judge_sim(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 0,
     faults: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="What goes wrong, and how often.")
     ] = None,
-    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     debug: Debug = False,
 ) -> None:
-    """Run a simulated judge that misbehaves as real ones do, to test judge runs without money."""
+    """Run a simulated judge that misbehaves as real ones do, to try judge runs at no cost."""
     from flowportrait.scoring import command
 
     command.judge_sim(host, port, faults)
@@ -184,7 +236,7 @@ def judge_sim(
 @judges_app.command()
 def presets(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Show what this one holds.")
+        str | None, typer.Argument(metavar="NAME", help="Show the settings of this preset.")
     ] = None,
     json: Json = False,
     debug: Debug = False,
@@ -198,7 +250,8 @@ def presets(
 @judges_app.command()
 def prompts(
     copy: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Copy them there, to be changed.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Copy the prompts into this folder, to be changed."),
     ] = None,
     json: Json = False,
     debug: Debug = False,

@@ -20,29 +20,55 @@ AllowHost = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
-        help="A name it is reached under, as behind a proxy; may stand more than once.",
+        help="Name under which it is reached, as behind a proxy.",
     ),
 ]
+
+
+def names(what: str) -> Callable[[str], list[str]]:
+    """For shell completion: the names of what `list` can list that begin as typed; of a list with
+    commas the last one is completed.
+    """
+
+    def complete(incomplete: str) -> list[str]:
+        from flowportrait.registry import names_of
+
+        before, comma, last = incomplete.rpartition(",")
+        found = (name.removesuffix(".toml") for name in names_of(what))
+        return [f"{before}{comma}{name}" for name in found if name.startswith(last)]
+
+    return complete
+
+
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable line last.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON last.")]
 Recipe = Annotated[
-    Path, typer.Argument(metavar="RECIPE.toml", help="What differs from the defaults.")
+    Path,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A file of what differs from the defaults, or the name of a shipped recipe.",
+        autocompletion=names("recipes"),
+    ),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override one value.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, as training.seed=1."),
 ]
 ScoringFile = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE.toml", help="The judge and the scorers' settings."),
+    typer.Option("--config", metavar="RECIPE", help="Settings of the judge and of the scorers."),
 ]
 Answers = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE.jsonl", help="Where raw answers are kept; beside the output by default."
+        metavar="FILE.jsonl", help="File for the judges' raw answers; beside the output by default."
     ),
 ]
 Resume = Annotated[
-    str | None, typer.Option(metavar="auto|DIR", help="Go on from the last saved state.")
+    str | None,
+    typer.Option(
+        metavar="auto|DIR", help="Continue from the last checkpoint of the run, or from this one."
+    ),
 ]
 
 

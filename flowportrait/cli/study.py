@@ -13,44 +13,51 @@ study_app = typer.Typer(
     no_args_is_help=True, help="Have people rate and rank videos, and compare judges with them."
 )
 report_app = typer.Typer(
-    no_args_is_help=True, help="The paper's tables and figures from what lies on disk."
+    no_args_is_help=True, help="Make the paper's tables and figures from results on disk."
 )
 app.add_typer(study_app, name="study")
 app.add_typer(report_app, name="report")
 
 StudyDir = Annotated[
-    Path, typer.Argument(metavar="STUDY_DIR", help="A study, or what was exported of one.")
+    Path, typer.Argument(metavar="STUDY_DIR", help="A study, or an export of one.")
 ]
 Draws = Annotated[
-    int, typer.Option(min=100, max=1_000_000, help="Resamplings behind each interval.")
+    int, typer.Option(min=100, max=1_000_000, help="Number of resamplings behind each interval.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of all that is drawn at random.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn at random.")]
 
 
 @study_app.command()
 def create(
-    directory: Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="A new folder.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="STUDY_DIR", help="New folder for the study.")
+    ],
     more: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME=DIR]...", help="More versions.")
+        list[str] | None,
+        typer.Argument(metavar="NAME=DIR", help="More versions, as after --versions."),
     ] = None,
     versions: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=DIR...", help="A folder of videos for each version."),
+        typer.Option(metavar="NAME=DIR", help="A folder of videos for each version."),
     ] = None,
     raters: Annotated[
-        str, typer.Option(metavar="N|a,b,c", help="How many raters, or their names.")
+        str, typer.Option(metavar="N|NAMES", help="Number of raters, or their names with commas.")
     ] = "3",
     per_sample: Annotated[
-        int | None, typer.Option(min=1, help="Raters for each sample; up to 3 by default.")
+        int | None,
+        typer.Option(min=1, help="Number of raters for each sample; up to 3 by default."),
     ] = None,
     truth: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The version that is the recording itself.")
+        str | None, typer.Option(metavar="NAME", help="The version that is the original recording.")
     ] = None,
     repeats: Annotated[
-        int, typer.Option(min=0, help="Sets each rater sees again unknowingly.")
+        int,
+        typer.Option(
+            min=0, help="Number of sets that each rater sees a second time without being told."
+        ),
     ] = 0,
     training: Annotated[
-        int, typer.Option(min=0, help="Samples to learn with, which do not count.")
+        int, typer.Option(min=0, help="Number of samples to practise with; they do not count.")
     ] = 0,
     incomplete: Annotated[
         Literal["refuse", "skip"],
@@ -81,11 +88,13 @@ def create(
 
 @study_app.command()
 def serve(
-    directory: Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="A study.")],
+    directory: Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="Folder of the study.")],
     host: Annotated[
-        str, typer.Option(help="Where to listen; 0.0.0.0 for raters on other machines.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 for raters on other machines.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7861,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 7861,
     allow_host: AllowHost = None,
     debug: Debug = False,
 ) -> None:
@@ -101,7 +110,10 @@ def serve(
 def export(
     directory: StudyDir,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="DIR", help="STUDY_DIR/export by default.")
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="DIR", help="Folder to write; STUDY_DIR/export by default."
+        ),
     ] = None,
     json: Json = False,
     debug: Debug = False,
@@ -115,13 +127,16 @@ def export(
 @study_app.command()
 def agreement(
     directory: StudyDir,
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE.json")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE.json", help="Write the numbers as JSON too."),
+    ] = None,
     draws: Draws = 10_000,
     seed: Seed = 0,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say how far the raters agree, how consistent each is, and how strong each version."""
+    """Say how far the raters agree, how consistent each is, and how strong each version is."""
     from flowportrait.study import command
 
     command.agreement(directory, out, draws=draws, seed=seed, as_json=json)
@@ -133,31 +148,37 @@ def align(
     more: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[FILE]...", help="More scores or verdicts, told by what they hold."
+            metavar="FILE", help="More scores or verdicts; which they are is told by their content."
         ),
     ] = None,
     scores: Annotated[
         list[Path] | None,
-        typer.Option(metavar="[NAME=]FILE...", help="What `score` wrote; names tell judges apart."),
+        typer.Option(metavar="[NAME=]FILE", help="Output of `score`; a name tells judges apart."),
     ] = None,
     verdicts: Annotated[
-        list[Path] | None, typer.Option(metavar="[NAME=]FILE...", help="What `compare` wrote.")
+        list[Path] | None, typer.Option(metavar="[NAME=]FILE", help="Output of `compare`.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="DIR", help="STUDY_DIR by default.")
+        Path | None,
+        typer.Option("-o", "--out", metavar="DIR", help="Folder to write; STUDY_DIR by default."),
     ] = None,
     preference: Annotated[
         Literal["ranking", "scores"],
         typer.Option(help="Whether raters' orders or the sums of their scores decide."),
     ] = "ranking",
     higher: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A foreign scorer: higher is better.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Scorer from elsewhere of which higher is better."),
     ] = None,
     lower: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A foreign scorer: lower is better.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Scorer from elsewhere of which lower is better."),
     ] = None,
     needs_truth: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="It compares with the truth.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Scorer from elsewhere that compares with the original recording."
+        ),
     ] = None,
     width: Annotated[
         float,
@@ -204,24 +225,25 @@ Made = Annotated[
 Judge = Annotated[
     str,
     typer.Option(
-        metavar="NAME|a,b,c", help="Which judge gives the aspects; or three scorers, one an aspect."
+        metavar="NAME|a,b,c",
+        help="Judge whose aspects are shown; or three scorers, one for each aspect.",
     ),
 ]
 Baseline = Annotated[
-    str | None, typer.Option(metavar="LABEL", help="The run that Table 5 compares with.")
+    str | None, typer.Option(metavar="LABEL", help="Run with which Table 5 compares the others.")
 ]
 Curves = Annotated[
     list[str] | None,
-    typer.Option(
-        "--curve", metavar="NAME", help="What of the log Figure 5 shows; may be repeated."
-    ),
+    typer.Option("--curve", metavar="NAME", help="Value of the log that Figure 5 shows."),
 ]
 
 
 @report_app.command()
 def tables(
     sources: Made,
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where the tables go.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="DIR", help="Folder to write the tables to.")
+    ],
     judge: Judge = "mas-ma",
     baseline: Baseline = None,
     json: Json = False,
@@ -236,7 +258,9 @@ def tables(
 @report_app.command()
 def figures(
     sources: Made,
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where the figures go.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="DIR", help="Folder to write the figures to.")
+    ],
     judge: Judge = "mas-ma",
     curves: Curves = None,
     json: Json = False,
@@ -251,8 +275,8 @@ def figures(
 @report_app.command()
 def page(
     sources: Made,
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE.html", help="The page.")],
-    title: Annotated[str, typer.Option(help="What stands at its top.")] = "Results",
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE.html", help="Page to write.")],
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "Results",
     judge: Judge = "mas-ma",
     baseline: Baseline = None,
     curves: Curves = None,

@@ -7,45 +7,73 @@ from typing import Annotated, Literal
 
 import typer
 
-from flowportrait.cli.shared import Debug, Json, Overrides, Recipe, Resume, json_line, progress_bar
+from flowportrait.cli.shared import (
+    Debug,
+    Json,
+    Overrides,
+    Recipe,
+    Resume,
+    json_line,
+    names,
+    progress_bar,
+)
 from flowportrait.errors import ConfigError, DataError
 
 app = typer.Typer()
-train_app = typer.Typer(help="Train a codec or a model from a recipe.")
+train_app = typer.Typer(help="Train a model, or a part of one, from a recipe.")
 app.add_typer(train_app, name="train")
 
 
 @app.command()
 def encode(
     dataset: Annotated[
-        Path, typer.Argument(metavar="DATASET", help="A folder of clips with its index.")
+        Path, typer.Argument(metavar="DATASET", help="Folder of a prepared or rendered dataset.")
     ],
     out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="DATASET", help="Goes on with what is there.")
+        Path,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="DATASET",
+            help="Folder to write; an unfinished one is continued.",
+        ),
     ],
     model: Annotated[
-        str, typer.Option(metavar="NAME|DIR", help="Whose codec and encoders.")
+        str,
+        typer.Option(
+            metavar="NAME|DIR",
+            help="Model whose codec and encoders are used.",
+            autocompletion=names("models"),
+        ),
     ] = "tiny",
     portraits: Annotated[
-        int, typer.Option(min=1, help="Pictures of a clip that can serve as its portrait.")
+        int, typer.Option(min=1, help="Number of frames of a clip that can serve as its portrait.")
     ] = 2,
     longest: Annotated[
-        float, typer.Option(min=0.5, help="Seconds that are taken of a longer clip.")
+        float, typer.Option(min=0.5, help="Seconds that are used of a longer clip.")
     ] = 25.0,
-    clips_per_shard: Annotated[int, typer.Option(min=1, help="Clips in one file.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Which pictures serve as portraits.")] = 0,
+    clips_per_shard: Annotated[int, typer.Option(min=1, help="Number of clips in one file.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of portraits.")] = 0,
     device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")
+        str, typer.Option(metavar="auto|cpu|cuda", help="Device to compute on.")
     ] = "auto",
     engine: Annotated[
         Literal["local", "ray"],
-        typer.Option(help="This process (or torchrun's), or the cluster at RAY_ADDRESS."),
+        typer.Option(
+            help="Run in this process (or torchrun's), or on the Ray cluster at RAY_ADDRESS."
+        ),
     ] = "local",
     workers: Annotated[
-        int, typer.Option(min=1, max=4096, help="ray: processes, each at a shard of its own.")
+        int,
+        typer.Option(
+            min=1, max=4096, help="Number of Ray processes; each takes one shard at a time."
+        ),
     ] = 1,
     part: Annotated[
-        str | None, typer.Option(metavar="i/n", help="Only this share of the shards, same -o.")
+        str | None,
+        typer.Option(
+            metavar="i/n", help="Encode only part i of n of the shards, into the same folder."
+        ),
     ] = None,
     json: Json = False,
     debug: Debug = False,
@@ -143,15 +171,22 @@ def train_rl(
 @app.command()
 def plan(
     recipe: Recipe,
-    gpus: Annotated[int, typer.Option(min=1, help="How many.")] = 8,
+    gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs.")] = 8,
     gpu: Annotated[
-        str, typer.Option(metavar="h100|h200|a100|b200|...", help="Of which kind.")
+        str,
+        typer.Option(
+            metavar="NAME", help="Kind of GPU: a100, a100-40, b200, h100, h200, l40s, rtx4090."
+        ),
     ] = "h100",
     utilisation: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Share of its bf16 peak, assumed.")
+        float,
+        typer.Option(min=0.01, max=1, help="Share of its bf16 peak that is assumed to be reached."),
     ] = 0.4,
     clip: Annotated[
-        float | None, typer.Option(min=0.5, help="Seconds of a clip; 25 for SFT and 5 for RL.")
+        float | None,
+        typer.Option(
+            min=0.5, help="Length of a clip in seconds; by default 25 for SFT and 5 for RL."
+        ),
     ] = None,
     overrides: Overrides = None,
     json: Json = False,
@@ -172,11 +207,16 @@ def reproduce(
     recipes: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[RECIPE]...", help="Chains of commands; reproduce-tiny by default."
+            metavar="RECIPE",
+            help="Chains of commands; reproduce-tiny by default.",
+            autocompletion=names("recipes"),
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Goes on where it ends.")
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="DIR", help="Folder to write; an unfinished run is continued."
+        ),
     ] = None,
     json: Json = False,
     debug: Debug = False,
@@ -185,8 +225,9 @@ def reproduce(
     another.
     """
     from flowportrait import reproduce as chains
+    from flowportrait.registry import find_recipe
 
-    found = [chains.find_recipe(name) for name in recipes or [chains.DEFAULT]]
+    found = [find_recipe(name) for name in recipes or [chains.DEFAULT]]
     if out is not None and len(found) > 1:
         raise ConfigError(
             f"--out: {len(found)} recipes would share {out}; give one recipe, or leave -o out"
@@ -200,18 +241,29 @@ def reproduce(
 @app.command()
 def convert(
     kind: Annotated[
-        Literal["bagel", "wan", "whisper", "wav2vec2"], typer.Argument(help="Whose weights.")
+        Literal["bagel", "wan", "whisper", "wav2vec2"],
+        typer.Argument(help="Kind of the weights.", metavar="KIND"),
     ],
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="The folder or file as published.")
+        Path, typer.Argument(metavar="SOURCE", help="Folder or file of the weights as published.")
     ],
     out: Annotated[
         Path,
-        typer.Option("-o", "--out", metavar="MODEL_DIR", help="bagel makes it, others add to it."),
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="MODEL_DIR",
+            help="Model directory; bagel makes it, the others add to it.",
+        ),
     ],
-    size: Annotated[int, typer.Option(min=16, help="bagel: side of the videos in pixels.")] = 384,
+    size: Annotated[
+        int, typer.Option(min=16, help="For bagel: side of the videos in pixels.")
+    ] = 384,
     layers: Annotated[
-        str | None, typer.Option(metavar="last|all|1,2,3", help="Speech: what is taken of it.")
+        str | None,
+        typer.Option(
+            metavar="last|all|1,2,3", help="For speech networks: layers whose output is used."
+        ),
     ] = None,
     json: Json = False,
     debug: Debug = False,
@@ -241,16 +293,16 @@ def convert(
 @app.command()
 def export(
     directory: Annotated[
-        Path, typer.Argument(metavar="MODEL_DIR", help="A model that came from BAGEL.")
+        Path, typer.Argument(metavar="MODEL_DIR", help="Model directory that came from BAGEL.")
     ],
     out: Annotated[
         Path,
-        typer.Option("-o", "--out", metavar="SOURCE", help="The folder of BAGEL's files to write."),
+        typer.Option("-o", "--out", metavar="SOURCE", help="Folder to write BAGEL's files to."),
     ],
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Give back BAGEL's own files, with what training changed."""
+    """Write a trained model back as BAGEL's own files."""
     from flowportrait.convert import export as write_back
 
     written = [str(path) for path in write_back(directory, out)]

@@ -162,7 +162,7 @@ def _generators_json(found: Sequence[Standing], apart: Sequence[Difference]) -> 
     }
 
 
-def _refuse_nothing(asked: int, lost: int, out: Path) -> None:
+def _refuse_nothing(asked: int, lost: int, out: Path | str) -> None:
     """Raises FlowPortraitError when not one result came of a run."""
     if asked and lost == asked:
         raise FlowPortraitError(
@@ -285,8 +285,6 @@ def compare(
     if out is not None:
         _refuse_folder(out)
     pairs, alone = find_pairs(a, b)
-    if len(pairs) > 1 and out is None:
-        raise DataError(f"{len(pairs)} pairs: their verdicts need a file; give -o verdicts.jsonl")
     if retry_unsaid:
         overrides = [*overrides, "judge.renew_unusable=true"]
     store = answers or (out.parent if out else _cache_dir()) / "answers.jsonl"
@@ -301,13 +299,24 @@ def compare(
         _print_json({"plans": [vars(plan) for plan in plans]}, as_json)
         return
     if out is None:
-        verdicts, kept = list(comparer.compare(pairs)), 0
+        verdicts, kept = _counted(comparer.compare(pairs), len(pairs), progress), 0
     else:
         verdicts, kept = compare_to_file(pairs, comparer, out, retry_unsaid, progress)
     if a.is_file() and a.suffix != ".jsonl":
         _tell_one(verdicts, a, b, as_json)
     else:
         _tell_many(verdicts, kept, alone, a, b, out, as_json)
+
+
+def _counted(
+    verdicts: Iterable[Verdict], total: int, progress: Callable[[int, int], None]
+) -> list[Verdict]:
+    """All verdicts, each counted as it comes."""
+    found = []
+    for verdict in verdicts:
+        found.append(verdict)
+        progress(min(len(found), total), total)
+    return found
 
 
 def _tell_one(verdicts: Sequence[Verdict], a: Path, b: Path, as_json: bool) -> None:
@@ -326,7 +335,7 @@ def _tell_many(
     alone: Sequence[str],
     a: Path,
     b: Path,
-    out: Path,
+    out: Path | None,
     as_json: bool,
 ) -> None:
     """How often which side won; a pair without a verdict is counted, and no side's."""
@@ -348,11 +357,12 @@ def _tell_many(
             f"{a} is preferred in {ends}, ties counted half; p {p:.3g} by the sign test, ties"
             " left out"
         )
-    print(f"{len(verdicts)} verdicts, {kept} of them from before: {out}")
+    where = f", {kept} of them from before: {out}" if out else "; -o FILE.jsonl would keep them"
+    print(f"{len(verdicts)} verdicts{where}")
     unsaid_count = counts.pop(None)
     _print_json(
         {
-            "output": str(out),
+            "output": str(out) if out else None,
             "verdicts": len(verdicts),
             "kept": kept,
             "wins": counts,
@@ -363,7 +373,7 @@ def _tell_many(
         },
         as_json,
     )
-    _refuse_nothing(len(verdicts), unsaid_count, out)
+    _refuse_nothing(len(verdicts), unsaid_count, out or "the answers")
 
 
 def _preference(verdicts: Sequence[Verdict]) -> tuple[agreement.Figure, float]:

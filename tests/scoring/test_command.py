@@ -247,12 +247,12 @@ def test_compare_folders(judged, capsys):
         "judge.json",
         "--json",
     ]
-    assert (
-        cli.run(command) == 2
-        and "2 pairs: their verdicts need a file; give -o" in capsys.readouterr().err
-    )
-    command += ["-o", "v.jsonl"]
-    assert cli.run(command) == 0 and judged.sim.calls == 2
+    assert cli.run([*command, "--answers", "a.jsonl"]) == 0 and judged.sim.calls == 2
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-2] == "2 verdicts; -o FILE.jsonl would keep them"
+    assert json.loads(printed[-1])["output"] is None and not Path("v.jsonl").exists()
+    command += ["-o", "v.jsonl", "--answers", "b.jsonl"]
+    assert cli.run(command) == 0 and judged.sim.calls == 4
     captured = capsys.readouterr()
     assert "warning: 0002: only in one of ours and theirs; not compared" in captured.err
     verdicts = list(read_jsonl("v.jsonl", Verdict))
@@ -270,11 +270,11 @@ def test_compare_folders(judged, capsys):
     )
     before = Path("v.jsonl").read_bytes()
     assert (
-        cli.run(command) == 0 and judged.sim.calls == 2 and Path("v.jsonl").read_bytes() == before
+        cli.run(command) == 0 and judged.sim.calls == 4 and Path("v.jsonl").read_bytes() == before
     )
     # A clip that has changed is compared again.
     Path("ours/0000.mp4").write_bytes(Path("ours/0000.mp4").read_bytes() + b"\0\0\0\x0cfreenew!")
-    assert cli.run(command) == 0 and judged.sim.calls == 3
+    assert cli.run(command) == 0 and judged.sim.calls == 5
     assert len(Path("v.jsonl").read_text().splitlines()) == 2
 
 
