@@ -218,7 +218,8 @@ def find_recipe(name_or_path: str | Path) -> Path:
     near = get_close_matches(shipped.stem, recipe_names(), n=1)
     question = f"did you mean '{near[0]}'? " if near else ""
     raise ConfigError(
-        f"{path}: no such recipe; {question}give the path of a .toml file or a name (see: list recipes)"
+        f"{path}: no such recipe; {question}give the path of a .toml file or a name (see: list"
+        " recipes)"
     )
 
 

@@ -19,6 +19,7 @@ from flowportrait import media
 from flowportrait.files import VIDEO_SUFFIXES
 from flowportrait.registry import COMPARERS, SCORERS
 
+NO_RECIPE = "none.toml: no such recipe; give the path of a .toml file or a name (see: list recipes)"
 DOCUMENT = Path(__file__).parent.parent / "docs" / "bad-inputs.md"
 GOOD = "generate face.png speech.wav -o out.mp4"
 SCORE = "score mute.mp4 -o s.jsonl"
@@ -180,7 +181,7 @@ BAD_INPUTS = [
     BadInput("compare: system misspelt", "compare mute.mp4 mute.mp4 --system dirct",
              "comparer: no 'dirct'; did you mean 'direct-comp'? allowed: direct-comp, icl-comp, ma-comp"),
     BadInput("judge-sim: faults missing", "judge-sim --faults none.toml",
-             "none.toml: no such recipe; give the path of a .toml file or a name (see: list recipes)"),
+             NO_RECIPE),
     BadInput("encode: no folder", "encode none -o out",
              "none: no such folder; give a prepared or a rendered dataset"),
     BadInput("encode: a folder without an index", "encode folder -o out",
@@ -196,11 +197,11 @@ BAD_INPUTS = [
     BadInput("plan: unknown GPU", "plan none.toml --gpu h10",
              "--gpu: got 'h10'; did you mean 'h100'? allowed: a100, a100-40, b200, h100, h200, l40s, rtx4090"),
     BadInput("plan: nothing to plan", "plan none.toml",
-             "none.toml: no such recipe; give the path of a .toml file or a name (see: list recipes)"),
+             NO_RECIPE),
     BadInput("sft: nothing to learn from", "train sft none.toml",
-             "none.toml: no such recipe; give the path of a .toml file or a name (see: list recipes)"),
+             NO_RECIPE),
     BadInput("recipe: missing", "train codec none.toml",
-             "none.toml: no such recipe; give the path of a .toml file or a name (see: list recipes)"),
+             NO_RECIPE),
     BadInput("recipe: no TOML", "train codec text.jpg",
              "text.jpg: no valid TOML: Expected '=' after a key in a key/value pair (at line 1, "
              "column 6)"),

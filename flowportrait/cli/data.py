@@ -10,46 +10,54 @@ from flowportrait.cli.shared import Debug, Json, Overrides, json_line, progress_
 app = typer.Typer()
 
 
+Sources = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="SOURCE...", help="Videos, folders of videos, or lists of them (.jsonl)."
+    ),
+]
+DatasetOut = Annotated[
+    Path,
+    typer.Option(
+        "-o",
+        "--out",
+        metavar="DATASET",
+        help="Folder to write; an unfinished one is continued.",
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="RECIPE",
+        help="Settings that differ from the defaults: a file or a shipped recipe.",
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        metavar="local|ray", help="Run on this machine, or on the Ray cluster at RAY_ADDRESS."
+    ),
+]
+Workers = Annotated[
+    int,
+    typer.Option(min=1, max=4096, help="Number of processes; each takes one source at a time."),
+]
+Part = Annotated[
+    str | None,
+    typer.Option(metavar="i/n", help="Prepare only part i of n; `merge` joins the parts."),
+]
+
+
 @app.command()
 def prepare(
-    sources: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="SOURCE...", help="Videos, folders of videos, or lists of them (.jsonl)."
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "-o",
-            "--out",
-            metavar="DATASET",
-            help="Folder to write; an unfinished one is continued.",
-        ),
-    ],
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            metavar="RECIPE",
-            help="Settings that differ from the defaults: a file or a shipped recipe.",
-        ),
-    ] = None,
+    sources: Sources,
+    out: DatasetOut,
+    config: Config = None,
     overrides: Overrides = None,
-    engine: Annotated[
-        str,
-        typer.Option(
-            metavar="local|ray", help="Run on this machine, or on the Ray cluster at RAY_ADDRESS."
-        ),
-    ] = "local",
-    workers: Annotated[
-        int,
-        typer.Option(min=1, max=4096, help="Number of processes; each takes one source at a time."),
-    ] = 1,
-    part: Annotated[
-        str | None,
-        typer.Option(metavar="i/n", help="Prepare only part i of n; `merge` joins the parts."),
-    ] = None,
+    engine: Engine = "local",
+    workers: Workers = 1,
+    part: Part = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:

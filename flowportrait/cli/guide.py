@@ -34,9 +34,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
         ("generate data/clips -o made/", "a video for every held-out clip of a dataset"),
     ),
-    "serve": (
-        ("serve", "a page at http://127.0.0.1:7860/ for this machine alone"),
-    ),
+    "serve": (("serve", "a page at http://127.0.0.1:7860/ for this machine alone"),),
     "world render": (
         ("world render data/world --clips 60 --identities 20", "a dataset with ground truth"),
     ),
@@ -131,9 +129,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
     ),
     "export": (("export models/flowportrait-7b -o BAGEL", "BAGEL's own files again"),),
-    "doctor": (
-        ("doctor", "what can run here, and what to type where it cannot"),
-    ),
+    "doctor": (("doctor", "what can run here, and what to type where it cannot"),),
     "list": (
         ("list models", "names with what each is"),
         ("list scorers", "also units, ranges and needs"),

@@ -24,35 +24,41 @@ train_app = typer.Typer(help="Train a model, or a part of one, from a recipe.")
 app.add_typer(train_app, name="train")
 
 
+Dataset = Annotated[
+    Path, typer.Argument(metavar="DATASET", help="Folder of a prepared or rendered dataset.")
+]
+EncodedOut = Annotated[
+    Path,
+    typer.Option(
+        "-o",
+        "--out",
+        metavar="DATASET",
+        help="Folder to write; an unfinished one is continued.",
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME|DIR",
+        help="Model whose codec and encoders are used.",
+        autocompletion=names("models"),
+    ),
+]
+Portraits = Annotated[
+    int, typer.Option(min=1, help="Number of frames of a clip that can serve as its portrait.")
+]
+Longest = Annotated[float, typer.Option(min=0.5, help="Seconds that are used of a longer clip.")]
+ClipsPerShard = Annotated[int, typer.Option(min=1, help="Number of clips in one file.")]
+
+
 @app.command()
 def encode(
-    dataset: Annotated[
-        Path, typer.Argument(metavar="DATASET", help="Folder of a prepared or rendered dataset.")
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "-o",
-            "--out",
-            metavar="DATASET",
-            help="Folder to write; an unfinished one is continued.",
-        ),
-    ],
-    model: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME|DIR",
-            help="Model whose codec and encoders are used.",
-            autocompletion=names("models"),
-        ),
-    ] = "tiny",
-    portraits: Annotated[
-        int, typer.Option(min=1, help="Number of frames of a clip that can serve as its portrait.")
-    ] = 2,
-    longest: Annotated[
-        float, typer.Option(min=0.5, help="Seconds that are used of a longer clip.")
-    ] = 25.0,
-    clips_per_shard: Annotated[int, typer.Option(min=1, help="Number of clips in one file.")] = 64,
+    dataset: Dataset,
+    out: EncodedOut,
+    model: Model = "tiny",
+    portraits: Portraits = 2,
+    longest: Longest = 25.0,
+    clips_per_shard: ClipsPerShard = 64,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of portraits.")] = 0,
     device: Annotated[
         str, typer.Option(metavar="auto|cpu|cuda", help="Device to compute on.")
