@@ -14,7 +14,7 @@ from typing import Any
 
 from flowportrait.errors import ConfigError
 
-MODELS_DIR = Path(__file__).parent / "models"
+MODELS_DIR, SAMPLES_DIR = (Path(__file__).parent / name for name in ("models", "samples"))
 _PACKAGED, _BESIDE = Path(__file__).parent / "recipes", Path(__file__).parent.parent / "recipes"
 RECIPES_DIR = _PACKAGED if _PACKAGED.is_dir() else _BESIDE
 """Recipes lie inside an installed package, and beside the package in a checkout."""

@@ -1,14 +1,21 @@
-"""The wheel holds all that `flowportrait generate` needs, away from the checkout."""
+"""The wheel is whole: away from the checkout it makes videos, and has recipes, prompts and samples."""
 
+import json
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
+from importlib.metadata import requires
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+pytest.importorskip("torch", reason="torch is not installed")
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SOURCE = ("flowportrait", "recipes", "pyproject.toml", "README.md", "LICENSE", "NOTICE")
 
 
 def run(*command, cwd):
@@ -16,42 +23,79 @@ def run(*command, cwd):
         [str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    return done
+    return done.stdout
 
 
-def test_an_installed_wheel_makes_a_video(tmp_path):
-    """Dependencies are those of this environment: torch alone would be gigabytes."""
-    pytest.importorskip("torch", reason="torch is not installed")
-    source, built, venv = tmp_path / "source", tmp_path / "built", tmp_path / "venv"
-    for name in ("flowportrait", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
-        place = source / name
-        place.parent.mkdir(exist_ok=True)
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """An environment with the wheel alone, and a folder to work in. What it depends on is that of this
+    environment: torch alone would be gigabytes.
+    """
+    home = tmp_path_factory.mktemp("wheel")
+    source, built, venv = home / "source", home / "built", home / "venv"
+    source.mkdir()
+    for name in SOURCE:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, place)
+        copy(ROOT / name, source / name)
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
-    run(*pip, "wheel", "--quiet", "--no-deps", "-w", built, source, cwd=tmp_path)
-    run(sys.executable, "-m", "venv", "--without-pip", venv, cwd=tmp_path)
+    run(*pip, "wheel", "--quiet", "--no-deps", "-w", built, source, cwd=home)
+    run(sys.executable, "-m", "venv", "--without-pip", venv, cwd=home)
     packages = next((venv / "lib").iterdir()) / "site-packages"
     (wheel,) = built.glob("*.whl")
-    run(*pip, "install", "--quiet", "--no-deps", "--target", packages, wheel, cwd=tmp_path)
+    run(*pip, "install", "--quiet", "--no-deps", "--target", packages, wheel, cwd=home)
     # Behind the wheel, so that it is found before an editable install.
     (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    samples = packages / "flowportrait" / "samples"
-    command = (
-        venv / "bin" / "python",
-        "-P",
-        "-m",
-        "flowportrait",
-        "generate",
-        samples / "portrait.png",
+    work = home / "work"
+    work.mkdir()
+    python = venv / "bin" / "python"
+
+    def command(*words):
+        return run(python, "-P", "-m", "flowportrait", *words, cwd=work)
+
+    return SimpleNamespace(command=command, python=python, packages=packages, work=work)
+
+
+def test_an_installed_wheel_makes_a_video(installed):
+    installed.command("samples", "-o", "samples")
+    portrait, speech = "samples/portrait.png", "samples/speech.wav"
+    installed.command("generate", portrait, speech, "-o", "out.mp4", "--evaluations", "1")
+    assert (installed.work / "out.mp4").stat().st_size > 10_000
+    where = "import flowportrait; print(flowportrait.__file__)"
+    assert str(installed.packages) in run(installed.python, "-P", "-c", where, cwd=installed.work)
+
+
+def test_recipes_are_in_it(installed):
+    listed = json.loads(installed.command("list", "recipes", "--json").splitlines()[-1])
+    assert listed == sorted(path.name for path in (ROOT / "recipes").glob("*.toml"))
+    assert "num_rows = 64" in installed.command("config", "show", "recipes/sft-paper.toml")
+    (installed.work / "chain.toml").write_text(
+        'out = "chain"\nresult = "logs"\n[[stages]]\nname = "look"\n'
+        'run = ["config", "show", "{recipes}/tiny-rl.toml"]\n'
     )
-    run(*command, samples / "speech.wav", "-o", "out.mp4", "--evaluations", "1", cwd=tmp_path)
-    assert (tmp_path / "out.mp4").stat().st_size > 10_000
-    where = run(
-        venv / "bin" / "python",
-        "-P",
-        "-c",
-        "import flowportrait; print(flowportrait.__file__)",
-        cwd=tmp_path,
-    )
-    assert str(packages) in where.stdout
+    installed.command("reproduce", "chain.toml")
+    assert "[rollout.window]" in (installed.work / "chain/logs/look.log").read_text()
+
+
+def test_prompts_and_samples_are_in_it(installed):
+    installed.command("judges", "prompts", "--copy", "prompts")
+    prompts = ROOT / "flowportrait/scoring/judges/prompts"
+    copied = (installed.work / "prompts").iterdir()
+    assert {path.name for path in copied} == {path.name for path in prompts.iterdir()}
+    installed.command("samples", "-o", "other")
+    own = {path.name for path in (ROOT / "flowportrait/samples").rglob("*")}
+    assert {path.name for path in (installed.work / "other").rglob("*")} == own
+
+
+def test_extras_are_told_in_one_table():
+    """Every extra has a line; those for everybody are all in `all`."""
+    table = (ROOT / "docs/install.md").read_text()
+    extras = PROJECT["optional-dependencies"]
+    assert all(f"| `{name}` |" in table for name in extras)
+    told = {
+        line.split("extra == ")[1].strip("'\"")
+        for line in requires("flowportrait")
+        if "extra" in line
+    }
+    assert told <= set(extras)
+    for name in ("data", "judges", "scorers", "train", "web", "report", "judges-local"):
+        assert name in extras["all"][0]

@@ -1,11 +1,14 @@
-"""Commands about the installation: `doctor` and `list`."""
+"""Commands about the installation: `doctor`, `list` and `samples`."""
 
 import math
+import shutil
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from flowportrait.cli.shared import Debug, Json, json_line
+from flowportrait.errors import DataError
 
 app = typer.Typer()
 
@@ -66,6 +69,26 @@ def list_names(
         typer.echo(f"{name:<{width}}  {low} to {high}{unit}; {d['better']} is better{needs}")
     if json:
         typer.echo(json_line(declared))
+
+
+@app.command()
+def samples(
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="DIR", help="New folder to copy them into.")
+    ] = Path("samples"),
+    debug: Debug = False,
+) -> None:
+    """Copy the samples into a folder: portraits, a speech recording, and a small dataset, world/.
+
+    The people are rendered and the voice is synthetic: all of them may be used freely.
+    """
+    from flowportrait.registry import SAMPLES_DIR
+
+    if out.exists():
+        raise DataError(f"{out}: is there already; give a new folder with -o")
+    shutil.copytree(SAMPLES_DIR, out)
+    for path in sorted(out.iterdir()):
+        typer.echo(path)
 
 
 def _declared(kind: type) -> dict[str, object]:

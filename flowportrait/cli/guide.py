@@ -21,7 +21,7 @@ GROUPS = {
     "Human study": ("study", "report"),
     "Data": ("prepare", "merge", "encode"),
     "Training": ("train", "plan", "reproduce", "convert", "export"),
-    "Tools": ("doctor", "list", "config"),
+    "Tools": ("doctor", "list", "config", "samples"),
 }
 """The commands by what they are for, in the order in which `--help` shows them."""
 
@@ -134,6 +134,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("list models", "names with what each is"),
         ("list scorers", "also units, ranges and needs"),
     ),
+    "samples": (("samples -o samples/", "pictures, a recording and a dataset to try things on"),),
     "config show": (
         ("config show sft-paper --set data.num_rows=8", "every setting of a run, as TOML"),
     ),
