@@ -15,12 +15,11 @@ import numpy as np
 
 from flowportrait import media
 from flowportrait.errors import JudgeError, JudgeRefused, JudgeUnavailable
-from flowportrait.registry import MODELS_DIR
+from flowportrait.registry import SAMPLES_DIR
 from flowportrait.scoring.judges.asking import Judge, all_of
 from flowportrait.scoring.judges.backends import Answer, Question, Video
 from flowportrait.scoring.judges.prompts import load_prompt
 
-SAMPLES_DIR = MODELS_DIR.parent / "samples"
 CANARY_S, CANARY_FPS, CANARY_SIDE_PX = 2.0, 24, 128
 
 
