@@ -121,11 +121,30 @@ class Canvas:
         rows: slice = slice(None),
         columns: slice = slice(None),
     ) -> Float[Tensor, "n 3 y x"]:
-        """The portrait's pixels moved by flows in square coordinates, in a window of the canvas."""
+        """The portrait's pixels moved by flows in square coordinates, in a window of the canvas.
+
+        Interpolation is cubic (Keys 1981, a = -1/2). Along one axis that is linear interpolation of
+        the pixels less f (1 - f) / 2 times that of their second differences, f being the fraction
+        of a pixel; both axes are added up, and second differences are those of the luma. So it
+        costs half as much more than linear interpolation, which blurs skin and hair.
+        """
         flow = flow @ self._turn if self.roll else flow  # the transpose of the turn is its inverse
         places = flow + self._own_places[rows, columns]
-        pixels = self.pixels.expand(len(flow), -1, -1, -1)
-        return F.grid_sample(pixels, places, padding_mode="border", align_corners=False)
+        pixels = self._with_curvature.expand(len(flow), -1, -1, -1)
+        sampled = F.grid_sample(pixels, places, padding_mode="border", align_corners=False)
+        share = (places + 1) * (places.new_tensor(self.size[::-1]) / 2) - 0.5
+        share -= share.floor()
+        bent = (share * (1 - share)).mul_(sampled[:, 3:].movedim(1, -1)).sum(-1)
+        return sampled[:, :3].sub_(bent[:, None], alpha=0.5)
+
+    @cached_property
+    def _with_curvature(self) -> Float[Tensor, "1 5 h w"]:
+        """The pixels, and the second differences of their luma along x and along y."""
+        luma = _luma(self.pixels.float().movedim(1, -1))[:, None]
+        padded = F.pad(luma, (1, 1, 1, 1), mode="replicate")
+        across = padded[..., 1:-1, 2:] + padded[..., 1:-1, :-2] - 2 * luma
+        down = padded[..., 2:, 1:-1] + padded[..., :-2, 1:-1] - 2 * luma
+        return torch.cat([self.pixels.float(), across, down], 1)
 
     def points(self, points: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
         """Points of the square in coordinates of the canvas."""

@@ -8,11 +8,11 @@ frame and can stay the same; where the portrait shows teeth they lie there too.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -22,11 +22,13 @@ from flowportrait.faces.landmarker import ResidualConv
 EYE_CORNERS, NOSE_BASE = (36, 45), 33
 OUTER_UPPER, OUTER_LOWER = (48, 49, 50, 51, 52, 53, 54), (48, 59, 58, 57, 56, 55, 54)
 INNER_UPPER, INNER_LOWER = (60, 61, 62, 63, 64), (60, 67, 66, 65, 64)
+NOSE_DOWN = 0.5  # of an ordinary face from the front, see `head_pose`
 DOWN, REACH = 0.39, (0.40, 0.335)
 """How far the patch's middle is below the nose, and half its sides, in distances between the eyes'
 outer corners.
 """
 SIZE = (96, 112)
+FINE_SIZE = (192, 224)
 PATCH_WIDTH = 0.34  # of the square, of an ordinary face
 SOFT = 0.02  # width of the edges of lip maps, in half-patches
 
@@ -48,12 +50,14 @@ class SkullFrame(NamedTuple):
         centre = landmarks[:, NOSE_BASE] + DOWN * down
         return cls(centre[:, None], REACH[0] * span[:, None], REACH[1] * down[:, None])
 
-    def cut(self, frames: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 96 112"]:
+    def cut(
+        self, frames: Float[Tensor, "n 3 h w"], size: tuple[int, int] = SIZE
+    ) -> Float[Tensor, "n 3 y x"]:
         """The patch of each frame."""
-        cells = pixel_places(*SIZE, frames.device).flatten(0, 1)
+        cells = pixel_places(*size, frames.device).flatten(0, 1)
         places = self.centre + cells[:, :1] * self.along + cells[:, 1:] * self.across
         return F.grid_sample(
-            frames.float(), places.unflatten(1, SIZE), padding_mode="border", align_corners=False
+            frames.float(), places.unflatten(1, size), padding_mode="border", align_corners=False
         )
 
     def within(self, points: Float[Tensor, "n k 2"]) -> Float[Tensor, "n k 2"]:
@@ -82,47 +86,97 @@ class SkullFrame(NamedTuple):
 class MouthNet(nn.Module):
     """Paints mouths into patches: a small U-Net of the frame as it is without a painted mouth, of
     the portrait's own mouth, and of where the lips are in both.
+
+    A `fine` one has a level more, for patches of twice as many pixels along each side, and learned
+    features that stand still in the skull and are shifted as the head turns: where people's teeth
+    are when the portrait does not show them.
     """
 
-    def __init__(self, widths: tuple[int, int, int] = (24, 48, 80)):
+    def __init__(self, fine: bool = False):
         super().__init__()
-        fine, middle, coarse = widths
-        self.enter = nn.Conv2d(4 * 10, fine, 3, padding=1)
-        self.fine = ResidualConv(fine)
-        self.to_middle = nn.Conv2d(fine, middle, 3, stride=2, padding=1)
+        self.size = FINE_SIZE if fine else SIZE
+        self.scale = 2 if fine else 1
+        finest, first, middle, coarse = (16, 32, 64, 96) if fine else (12, 24, 48, 80)
+        if fine:
+            self.enter_finest = nn.Conv2d(4 * 10, finest, 3, padding=1)
+            self.skull = nn.Parameter(0.1 * torch.randn(1, finest, *SIZE))
+            self.turn = nn.Linear(2, 2, bias=False)
+            nn.init.zeros_(self.turn.weight)
+            self.finest = ResidualConv(finest)
+            self.enter = nn.Conv2d(finest, first, 3, stride=2, padding=1)
+            self.to_finest = nn.Conv2d(first, finest, 1)
+            self.finest_again = ResidualConv(finest)
+        else:
+            self.enter = nn.Conv2d(4 * 10, first, 3, padding=1)
+        self.fine = ResidualConv(first)
+        self.to_middle = nn.Conv2d(first, middle, 3, stride=2, padding=1)
         self.middle = ResidualConv(middle)
         self.to_coarse = nn.Conv2d(middle, coarse, 3, stride=2, padding=1)
         self.coarse = nn.Sequential(ResidualConv(coarse), ResidualConv(coarse))
         self.from_coarse = nn.Conv2d(coarse, middle, 1)
         self.middle_again = ResidualConv(middle)
-        self.from_middle = nn.Conv2d(middle, fine, 1)
-        self.fine_again = ResidualConv(fine)
-        self.leave = nn.Conv2d(fine, 4 * 3, 3, padding=1)
+        self.from_middle = nn.Conv2d(middle, first, 1)
+        self.fine_again = ResidualConv(first)
+        self.leave = nn.Conv2d(finest if fine else first, 4 * 3, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
-        window = torch.minimum(*(1 - pixel_places(*SIZE, torch.device("cpu")).abs()).unbind(-1))
-        self.register_buffer("window", (window / 0.12).clamp(0, 1), persistent=False)
+        edge = torch.minimum(*(1 - pixel_places(*self.size, torch.device("cpu")).abs()).unbind(-1))
+        self.register_buffer("window", (edge / 0.12).clamp(0, 1), persistent=False)
 
     def forward(
         self,
-        shown: Float[Tensor, "n 3 96 112"],
-        lips: Float[Tensor, "n 2 96 112"],
-        portrait: Float[Tensor, "n 3 96 112"],
-        portrait_lips: Float[Tensor, "n 2 96 112"],
-    ) -> Float[Tensor, "n 4 96 112"]:
+        shown: Float[Tensor, "n 3 y x"],
+        lips: Float[Tensor, "n 2 y x"],
+        portrait: Float[Tensor, "m 3 y x"],
+        portrait_lips: Float[Tensor, "m 2 y x"],
+        pose: Float[Tensor, "n 2"],
+    ) -> Float[Tensor, "n 4 y x"]:
         """Patches as `Mouth.patch` gives them. The gap between the lips is replaced; lips and what
-        is about them are changed by what is added, and keep the detail of the portrait.
+        is about them are changed by what is added, and keep the detail of the portrait. `pose` is
+        that of `head_pose`. There may be one portrait (m = 1) for all patches.
         """
-        seen = torch.cat([shown, lips, portrait, portrait_lips], 1)
-        x = F.pixel_unshuffle(seen, 2).contiguous(memory_format=torch.channels_last)
-        fine = self.fine(self.enter(x))
+        entered = self._entered(shown, lips, 0) + self._entered(portrait, portrait_lips, 1)
+        change = F.pixel_shuffle(self.leave(self._features(entered, pose)), 2).float()
+        gap, about = (
+            self._grown(part, reach) * self.window
+            for part, reach in zip(lips.split(1, 1), (2, 4), strict=True)
+        )
+        return torch.cat([gap * (shown + change) + (1 - gap) * about * change, gap], 1)
+
+    def _grown(self, lips: Float[Tensor, "n 1 y x"], reach: int) -> Float[Tensor, "n 1 y x"]:
+        if self.scale == 1:
+            return _grown(lips, reach)
+        return _doubled(_grown(F.avg_pool2d(lips, 2), reach))
+
+    def _entered(self, picture: Tensor, lips: Tensor, part: int) -> Float[Tensor, "n c h w"]:
+        """What the first convolution makes of one half of its channels: 0 is the frame, 1 the
+        portrait, which stays the same.
+        """
+        conv = self.enter if self.scale == 1 else self.enter_finest
+        x = F.pixel_unshuffle(torch.cat([picture, lips], 1), 2)
+        x = x.contiguous(memory_format=torch.channels_last)
+        weight = conv.weight[:, 20 * part : 20 * (part + 1)]
+        return F.conv2d(x, weight, conv.bias if part == 0 else None, padding=1)
+
+    def _features(self, entered: Float[Tensor, "n c h w"], pose: Float[Tensor, "n 2"]) -> Tensor:
+        if self.scale == 1:
+            return self._coarser(entered)
+        finest = self.finest(entered + self._in_skull(pose))
+        coarser = self._coarser(self.enter(finest))
+        return self.finest_again(finest + _doubled(self.to_finest(coarser)))
+
+    def _coarser(self, x: Tensor) -> Tensor:
+        fine = self.fine(x)
         middle = self.middle(self.to_middle(fine))
         x = self.coarse(self.to_coarse(middle))
         x = self.middle_again(middle + _doubled(self.from_coarse(x)))
-        x = self.fine_again(fine + _doubled(self.from_middle(x)))
-        change = F.pixel_shuffle(self.leave(x), 2).float()
-        gap, about = _grown(lips[:, :1], 2) * self.window, _grown(lips[:, 1:], 4) * self.window
-        return torch.cat([gap * (shown + change) + (1 - gap) * about * change, gap], 1)
+        return self.fine_again(fine + _doubled(self.from_middle(x)))
+
+    def _in_skull(self, pose: Float[Tensor, "n 2"]) -> Float[Tensor, "n c h w"]:
+        """The learned features, shifted by the head's pose."""
+        places = pixel_places(*SIZE, pose.device) + self.turn(pose)[:, None, None]
+        features = self.skull.float().expand(len(pose), -1, -1, -1)
+        return F.grid_sample(features, places.float(), padding_mode="border", align_corners=False)
 
     def paint(
         self,
@@ -130,18 +184,38 @@ class MouthNet(nn.Module):
         landmarks: Float[Tensor, "n 68 2"],
         portrait: Float[Tensor, "1 3 p q"],
         portrait_landmarks: Float[Tensor, "1 68 2"],
-    ) -> tuple[SkullFrame, Float[Tensor, "n 4 96 112"]]:
+    ) -> tuple[SkullFrame, Float[Tensor, "n 4 y x"]]:
         """Mouths for frames without one; all landmarks in coordinates of those pictures."""
         where, own = SkullFrame.of(landmarks), SkullFrame.of(portrait_landmarks)
-        look = torch.cat([own.cut(portrait), lip_maps(own, portrait_landmarks)], 1)
-        look = repeat(look, "1 c y x -> n c y x", n=len(frames))
-        return where, self(where.cut(frames), lip_maps(where, landmarks), look[:, :3], look[:, 3:])
+        maps = lip_maps(own, portrait_landmarks, self.size)
+        patch = self(
+            where.cut(frames, self.size),
+            lip_maps(where, landmarks, self.size),
+            own.cut(portrait, self.size),
+            maps,
+            head_pose(landmarks),
+        )
+        return where, patch
 
 
-def lip_maps(frame: SkullFrame, landmarks: Float[Tensor, "n 68 2"]) -> Float[Tensor, "n 2 96 112"]:
+def head_pose(landmarks: Float[Tensor, "n 68 2"]) -> Float[Tensor, "n 2"]:
+    """How far the base of the nose is from the middle between the eyes' outer corners, along the
+    line of the eyes and down from it, in distances between these corners: it moves as a head turns
+    and nods. A face from the front is near (0, 0).
+    """
+    left, right = landmarks[:, EYE_CORNERS[0]], landmarks[:, EYE_CORNERS[1]]
+    span = (right - left)[:, None]
+    down = torch.stack([-span[..., 1], span[..., 0]], -1)
+    nose = (landmarks[:, NOSE_BASE] - (left + right) / 2)[:, None]
+    return torch.cat([_share(nose, span), _share(nose, down) - NOSE_DOWN], -1)
+
+
+def lip_maps(
+    frame: SkullFrame, landmarks: Float[Tensor, "n 68 2"], size: tuple[int, int] = SIZE
+) -> Float[Tensor, "n 2 y x"]:
     """About 1 between the inner lips, and within the outer ones, with soft edges."""
     points = frame.within(landmarks)
-    places = pixel_places(*SIZE, landmarks.device)
+    places = pixel_places(*size, landmarks.device)
     maps = []
     for upper, lower in ((INNER_UPPER, INNER_LOWER), (OUTER_UPPER, OUTER_LOWER)):
         x = places[0, :, 0].expand(len(points), -1).contiguous()
@@ -171,11 +245,23 @@ def _share(offset: Float[Tensor, "n k 2"], side: Float[Tensor, "n 1 2"]) -> Floa
 
 def _grown(x: Float[Tensor, "n 1 y x"], reach: int) -> Float[Tensor, "n 1 y x"]:
     """A soft map whose edge lies `reach` cells further out."""
-    side = 2 * reach + 1
-    wider = F.max_pool2d(
-        F.max_pool2d(x, (side, 1), 1, (reach, 0)), (1, side), 1, (0, reach)
-    )  # as the square's, faster
-    return F.avg_pool2d(wider, reach + 1 - reach % 2, 1, reach // 2)
+    for axis in (-2, -1):
+        x = torch.stack(list(_windows(x, reach, axis))).amax(0)
+    soft = reach // 2
+    for axis in (-2, -1):
+        x = sum(_windows(x, soft, axis)) / (2 * soft + 1)
+    return x
+
+
+def _windows(x: Float[Tensor, "n 1 y x"], reach: int, axis: int) -> Iterator[Tensor]:
+    """The map shifted by up to `reach` cells to both sides along an axis, 0 beyond its border.
+
+    Whole maps combined are several times faster on a CPU than pooling with a stride of 1.
+    """
+    border = (0, 0, reach, reach) if axis == -2 else (reach, reach)
+    padded, size = F.pad(x, border), x.shape[axis]
+    for shift in range(2 * reach + 1):
+        yield padded.narrow(axis, shift, size)
 
 
 def _doubled(x: Tensor) -> Tensor:

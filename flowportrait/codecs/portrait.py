@@ -115,6 +115,8 @@ class PortraitCodec(nn.Module):
         """Whether the last two numbers of a frame's motion say where the eyes look."""
         native_mouth: bool = False
         """Whether mouths are painted at full resolution by a network of their own, trained last."""
+        fine_mouth: bool = False
+        """Whether the patches of that network have twice as many pixels along each side."""
 
         @property
         def motion_size(self) -> int:
@@ -149,7 +151,7 @@ class PortraitCodec(nn.Module):
         )
         self.painter = Painter(config.width)
         self.mouth_painter = MouthPainter()
-        self.mouth_net = MouthNet() if config.native_mouth else None
+        self.mouth_net = MouthNet(config.fine_mouth) if config.native_mouth else None
 
     def prepare(
         self,

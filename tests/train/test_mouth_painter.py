@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from flowportrait.codecs.mouth import pixel_places
-from flowportrait.codecs.mouth_net import SIZE, MouthNet, SkullFrame, lip_maps
+from flowportrait.codecs.mouth_net import SIZE, MouthNet, SkullFrame, head_pose, lip_maps
 from flowportrait.data.sources import load_sources
 from flowportrait.modeldir import load_parts
 from flowportrait.registry import MODELS_DIR
@@ -67,11 +67,11 @@ def test_a_new_painter_changes_nothing_and_none_touches_what_is_far_from_the_lip
     shown = torch.rand(1, 3, *SIZE) * 2 - 1
     maps = lip_maps(SkullFrame.of(points), points)
     net = MouthNet()
-    patch = net(shown, maps, shown, maps)
+    patch = net(shown, maps, shown, maps, head_pose(points))
     torch.testing.assert_close(shown * (1 - patch[:, 3:]) + patch[:, :3], shown)
     torch.manual_seed(0)
     torch.nn.init.normal_(net.leave.weight)
-    patch = net(shown, maps, shown, maps)
+    patch = net(shown, maps, shown, maps, head_pose(points))
     changed = (shown * (1 - patch[:, 3:]) + patch[:, :3] - shown).abs().amax(1)
     assert changed.max() > 0.1
     assert changed[:, :2].max() < 0.01 and changed[..., :2].max() < 0.01, "the border of the patch"
@@ -82,7 +82,9 @@ def test_patches_of_a_clip_show_the_same_mouth_in_both(tmp_path):
         c for c in load_sources(world=MODELS_DIR.parent / "samples" / "world") if c.split == "train"
     ][:1]
     codec = load_parts("tiny", ("codec",), "cpu")[1]["codec"]
-    cut = MouthPatches.build(tmp_path / "patches", clips, codec, seed=0, log=lambda *a, **k: None)
+    cut = MouthPatches.build(
+        tmp_path / "patches", clips, codec, SIZE, seed=0, log=lambda *a, **k: None
+    )
     assert (
         cut.shown.shape == cut.true.shape == (len(cut.split), STRETCH, *SIZE, 3)
         and len(cut.split) >= 2
@@ -90,7 +92,7 @@ def test_patches_of_a_clip_show_the_same_mouth_in_both(tmp_path):
     off = np.abs(cut.shown.astype(int) - cut.true)
     assert off.mean() < 12, "the codec's frames are near the true ones"
     assert np.abs(cut.shown[:1].astype(int) - cut.true[-1:]).mean() > off[0].mean()
-    again = MouthPatches.build(tmp_path / "patches", clips, codec, seed=0)
+    again = MouthPatches.build(tmp_path / "patches", clips, codec, SIZE, seed=0)
     assert np.array_equal(again.shown, cut.shown)
 
 
@@ -108,7 +110,7 @@ def recipe(tmp_path, monkeypatch):
         points.repeat(2, 0)[:, 0],
         ["train", "validation"],
     )
-    monkeypatch.setattr(mouth.MouthDataConfig, "pools", lambda self, seed: [pool])
+    monkeypatch.setattr(mouth.MouthDataConfig, "pools", lambda self, seed, fine: [pool])
 
     def write(name, **lines):
         path = tmp_path / f"{name}.toml"
