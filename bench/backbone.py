@@ -1,8 +1,8 @@
 """Our Mixture of Transformers against a plain one: the same weights and mathematics, one dense
 mask, index scatter.
 
-    python -m bench.backbone [--device cpu|cuda] [--seconds 1 2 4] [--size small|bagel-layer] [-o
-    bench_backbone.json]
+    python -m bench.backbone [--device cpu|cuda] [--seconds 1 2 4] [--size small|bagel-layer] \\
+        [-o bench_backbone.json]
 
 The plain one is how such a model is usually written: all tokens in one sequence, an additive mask
 [n, n], every projection of both experts scattered into full-length buffers by index lists, keys and

@@ -1,9 +1,9 @@
 """How the shown size holds up: sharpness, seams of groups, blinks and gaze on portraits; the codec
 at several sizes.
 
-    python -m bench.native portraits tiny --portraits DIR --audio FILE --out OUT [--size 512]
-    [--limit 20] python -m bench.native codec tiny --world DIR512 --out OUT [--sizes 128 256 512]
-    [--limit 12]
+    python -m bench.native portraits tiny --portraits DIR --audio FILE --out OUT [--size 512] \\
+        [--limit 20]
+    python -m bench.native codec tiny --world DIR512 --out OUT [--sizes 128 256 512] [--limit 12]
 
 Eyes and faces are measured with the package's own face mesh, whose points agree with MediaPipe's.
 Both write OUT/*.json and a sheet of frames at full size, worst first.

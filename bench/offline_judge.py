@@ -1,13 +1,14 @@
 """Calibrates the offline judge on ladders of known damage, and shows where it fails.
 
-    python -m bench.offline_judge measure --world DIR... --out RUN [--clips 20]   signals of
-    held-out clips, degraded python -m bench.offline_judge measure --world LONG --out RUN --seconds
-    20 --ladders muted_expression \\
-        --signals blink_luck blinks_per_minute                                    the same of long
-        ones, for blinks
-    python -m bench.offline_judge fit --out RUN [--write]                         the table, how it
-    orders the ladders python -m bench.offline_judge look VIDEO... --out RUN
-    scores of the first 3 s of any videos
+    python -m bench.offline_judge measure --world DIR... --out RUN [--clips 20]
+        signals of held-out clips, degraded
+    python -m bench.offline_judge measure --world LONG --out RUN --seconds 20 \\
+        --ladders muted_expression --signals blink_luck blinks_per_minute
+        the same of long clips, for blinks
+    python -m bench.offline_judge fit --out RUN [--write]
+        the table, and how it orders the ladders
+    python -m bench.offline_judge look VIDEO... --out RUN
+        scores of the first 3 s of any videos
 
 `measure` goes on where it stopped; LONG comes from `bench.long_clips`. `fit --write` replaces
 flowportrait/scoring/metrics/offline_calibration.json.

@@ -1,7 +1,8 @@
 """What the scorers say of real and generated clips, of clips spoiled on purpose, and of late sound.
 
-    python -m bench.real_scorers CLIPS GRID --out table.jsonl [--seconds 4] [--jitter-frames 9]
-    [--ladder 15] python -m bench.real_scorers --summary table.jsonl [--csv table.csv]
+    python -m bench.real_scorers CLIPS GRID --out table.jsonl [--seconds 4] [--jitter-frames 9] \\
+        [--ladder 15]
+    python -m bench.real_scorers --summary table.jsonl [--csv table.csv]
 
 CLIPS holds `real__*` and `gen__*` videos; one whose name ends in `xyjy.mp4` shows five panels side
 by side (a portrait and four generators over one sound). GRID is the corpus's speaker 1 as

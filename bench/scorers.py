@@ -1,8 +1,8 @@
 """Every metric beside the peer a user would take instead, on the same clips in one run: equal
 numbers, how much faster.
 
-    python -m bench.scorers [FOLDER...] [--raft WEIGHTS] [--clips 4] [--frames 24] [--size 256]
-    [--repeats 3]
+    python -m bench.scorers [FOLDER...] [--raft WEIGHTS] [--clips 4] [--frames 24] [--size 256] \\
+        [--repeats 3]
 
 Peers: scikit-image frame by frame, torchmetrics, `lpips`, pytorch-fid, SciPy's sqrtm for the
 Fréchet distance, RAFT called pair by pair, and SyncNet's published stages with ffmpeg, files and

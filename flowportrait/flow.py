@@ -5,9 +5,9 @@ drawn.
 velocity.
 
 Letters of tensor shapes, everywhere in flowportrait:
-    b batch   c channels   d features   n tokens   s audio samples   f video frames   l latent
-    frames h w height and width (pixels of frames, cells of latents)   a audio tokens   i image
-    tokens
+    b batch   c channels   d features   n tokens   s audio samples   f video frames
+    l latent frames   h w height and width (pixels of frames, cells of latents)
+    a audio tokens   i image tokens
 
 A time `t` given with latents is a number or a tensor that broadcasts against them; `over_latents`
 brings the times of a batch, one per latent frame, into that shape.

@@ -2,8 +2,8 @@
 
     DATASET/encoded.json      what made it, and the sizes that a model must agree with
     DATASET/encoded.jsonl     one `EncodedClip` a line
-    DATASET/shard-00000.safetensors, ...   float16 tensors ID/audio [a, d], ID/image.P [i, d],
-    ID/latents.P [c, l, h, w]
+    DATASET/shard-00000.safetensors, ...   float16 tensors ID/audio [a, d],
+                              ID/image.P [i, d], ID/latents.P [c, l, h, w]
 
 A shard is written beside its place and renamed; its own records lie in its head, so an encoding
 that was killed goes on with the shards that are not there. Reading maps the files: a clip costs its

@@ -2,15 +2,18 @@
 
     GET    /                       the page
     GET    /api/settings           models, limits, samples
-    PUT    /api/files/portrait     a picture; {"id"}                    PUT /api/files/audio    a
-    recording POST   /api/jobs               {"portrait", "audio", "consent": true, "model",
-    "evaluations", "guidance", "seed",
-                                    "crop", "size", "frame", "head", "lips", "eyes"}; {"id"}
+    PUT    /api/files/portrait     a picture; {"id"}
+    PUT    /api/files/audio        a recording; {"id"}
+    POST   /api/jobs               {"portrait", "audio", "consent": true, "model", "evaluations",
+                                   "guidance", "seed", "crop", "size", "frame", "head", "lips",
+                                   "eyes"}; {"id"}
     GET    /api/jobs/ID            {"state", "done", "total", "frames", "num_frames", "left_s",
-    "ahead", "reason", ...} GET    /api/jobs/ID/stream     the video while it is made: an mp4 in
-    fragments that ends with the job GET    /api/jobs/ID/video      the mp4, also in parts;
-    ?download=1 to keep it DELETE /api/jobs/ID            stops and deletes it               DELETE
-    /api/files      deletes all uploads
+                                   "ahead", "reason", ...}
+    GET    /api/jobs/ID/stream     the video while it is made: an mp4 in fragments that ends with
+                                   the job
+    GET    /api/jobs/ID/video      the mp4, also in parts; ?download=1 to keep it
+    DELETE /api/jobs/ID            stops and deletes it
+    DELETE /api/files              deletes all uploads
 
 What goes wrong is {"field", "message"}. Uploads and videos belong to the browser that sent them (a
 cookie that scripts cannot read), lie where only this user can read, and go after a time, on

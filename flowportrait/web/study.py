@@ -5,7 +5,7 @@
     GET  /r/TOKEN/task/ID      one set: letters, lengths, what was answered before
     GET  /r/TOKEN/media/ITEM   a clip, also in parts
     PUT  /r/TOKEN/task/ID      an answer; 422 with the reason when it breaks a rule, and then
-    nothing is kept
+                               nothing is kept
 
 Nothing tells which generator a clip is from: addresses are the ids of the store, which differ for
 every task, and media come without a file name, a date or a digest. Whoever has a link can rate, so
