@@ -113,13 +113,15 @@ def real(arguments: Arguments) -> dict:
 
 
 def speed(arguments: Arguments) -> dict:
-    """Real-time factor and peak memory of whole processes."""
+    """Seconds, real-time factor and peak memory of whole processes, a row per size."""
     return measure_speed(
         str(arguments.model),
         arguments.evaluations,
+        arguments.sizes,
         arguments.seconds,
         arguments.portrait,
         arguments.speech,
+        arguments.avx2,
     )
 
 
@@ -197,9 +199,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--limit", type=int, default=1000, help="portraits at most")
 
     sub = command(speed)
-    sub.add_argument("--evaluations", type=int, nargs="+", default=[25])
+    sub.add_argument("--evaluations", type=int, nargs="+", default=[2])
+    sub.add_argument("--sizes", nargs="+", default=["128", "256", "512"], help="of the square, px")
+    sub.add_argument("--avx2", action="store_true", help="use no newer instructions than AVX2")
     sub.add_argument("--seconds", type=float, default=10.0, help="of speech (10)")
-    sub.add_argument("--portrait", type=Path, default=SAMPLES_DIR / "portrait.png")
+    sub.add_argument("--portrait", type=Path, default=SAMPLES_DIR / "portrait-512.png")
     sub.add_argument("--speech", type=Path, default=SAMPLES_DIR / "speech.wav")
 
     held_out(command(landmarker, with_model=False), required=True, limit=30)

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 import wave
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -18,40 +19,37 @@ SAMPLES_DIR = Path(__file__).parent.parent / "flowportrait" / "samples"
 COMMAND = [sys.executable, "-c", "from flowportrait.cli import main; main()", "generate"]
 
 
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+"""Of torch and oneDNN: compute as on a processor that knows nothing newer."""
+
+
 def measure_speed(
-    model: str, evaluations: list[int], seconds: float, portrait: Path, speech: Path
+    model: str,
+    evaluations: list[int],
+    sizes: list[str],
+    seconds: float,
+    portrait: Path,
+    speech: Path,
+    avx2: bool = False,
 ) -> dict:
-    """A row per number of evaluations: wall seconds, real-time factor and peak memory of the
-    process.
+    """A row per size and number of evaluations: seconds of the processor and by the clock,
+    real-time factor and peak memory of the process. `avx2` forbids newer instructions.
     """
     with tempfile.TemporaryDirectory() as folder:
         audio = Path(folder) / "speech.wav"
         _write_speech(audio, speech, seconds)
+        files = [str(portrait), str(audio), "-o", str(Path(folder) / "out.mp4"), "--model", model]
         rows = []
-        for count in evaluations:
-            arguments = [
-                str(portrait),
-                str(audio),
-                "-o",
-                str(Path(folder) / "out.mp4"),
-                "--model",
-                model,
-            ]
-            wall_s, peak_bytes = _run(
-                [*COMMAND, *arguments, "--evaluations", str(count)], Path(folder) / "log"
-            )
-            rows.append(
-                {
-                    "evaluations": count,
-                    "wall_s": wall_s,
-                    "real_time_factor": wall_s / seconds,
-                    "peak_memory_gb": peak_bytes / 1e9,
-                }
-            )
+        for size, count in product(sizes, evaluations):
+            options = ["--size", size, "--frame", "face", "--evaluations", str(count)]
+            cost = _run([*COMMAND, *files, *options], Path(folder) / "log", AVX2 if avx2 else {})
+            rows.append({"size": size, "evaluations": count, **cost})
+            rows[-1]["real_time_factor"] = cost["wall_s"] / seconds
             print(rows[-1], flush=True)
     return {
         "speech_s": seconds,
         "cpu_count": os.cpu_count(),
+        "avx2_only": avx2,
         "load_before": os.getloadavg()[0],
         "runs": rows,
     }
@@ -68,16 +66,16 @@ def _write_speech(path: Path, speech: Path, seconds: float) -> None:
         file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
 
 
-def _run(command: list[str], log: Path) -> tuple[float, int]:
-    """Wall seconds and peak resident bytes of one process. Raises FlowPortraitError with its last
-    line.
+def _run(command: list[str], log: Path, environment: dict[str, str]) -> dict[str, float]:
+    """What one process took: seconds of the processor and by the clock, and its peak memory.
+    Raises FlowPortraitError with its last line.
     """
     with log.open("wb") as output:
         started = time.perf_counter()
         pid = os.posix_spawn(
             command[0],
             command,
-            os.environ,
+            os.environ | environment,
             file_actions=[(os.POSIX_SPAWN_DUP2, output.fileno(), fd) for fd in (1, 2)],
         )
         # wait4 gives the peak of this very process; getrusage would give the largest of all
@@ -89,4 +87,6 @@ def _run(command: list[str], log: Path) -> tuple[float, int]:
         raise FlowPortraitError(
             f"generate: exit code {os.waitstatus_to_exitcode(status)}: {lines[-1]}"
         )
-    return wall_s, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    cpu_s = usage.ru_utime + usage.ru_stime
+    return {"cpu_s": cpu_s, "wall_s": wall_s, "peak_memory_gb": peak_bytes / 1e9}

@@ -222,7 +222,13 @@ class Result:
 
         mark = media.synthetic_mark(self.shot.pipeline.spec.name, self.shot.seed, __version__)
         media.write_video(
-            path, self.stream(), self.fps, self.sound.samples, self.sound.sample_rate, mark
+            path,
+            self.stream(),
+            self.fps,
+            self.sound.samples,
+            self.sound.sample_rate,
+            mark,
+            preset="veryfast",
         )
         return Path(path)
 

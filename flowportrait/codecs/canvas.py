@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowportrait.codecs.eyes import EyeMotion, EyeShape, move_eye, region_of
@@ -26,6 +26,10 @@ KEPT = (
     0.2,
     0.6,
 )  # masks below the first show paint alone, above the second the portrait's own detail
+
+
+Part = tuple[slice, slice]
+"""Rows and columns of a canvas."""
 
 
 class Painted(NamedTuple):
@@ -84,17 +88,19 @@ class Canvas:
     def _own_places(self) -> Float[Tensor, "h w 2"]:
         return pixel_places(*self.size, self.pixels.device)
 
-    def lifted(self, fields: Float[Tensor, "n c u v"]) -> Float[Tensor, "n c h w"]:
-        """Fields over the square at the canvas's resolution, by cubic interpolation."""
-        rows = cubic_matrix(fields.shape[-2], self.size[0], fields.device)
-        columns = (
-            rows
-            if self.size[0] == self.size[1]
-            else cubic_matrix(fields.shape[-1], self.size[1], fields.device)
-        )
-        lifted = rows @ (fields.float() @ columns.T)
+    def lifted(
+        self, fields: Float[Tensor, "n c u v"], part: Part | None = None
+    ) -> Float[Tensor, "n c h w"]:
+        """Fields over the square at the canvas's resolution, by cubic interpolation; of a part of
+        the canvas, or all of it.
+        """
+        rows, columns = (slice(None), slice(None)) if part is None or self.roll else part
+        down = cubic_matrix(fields.shape[-2], self.size[0], fields.device)[rows]
+        along = cubic_matrix(fields.shape[-1], self.size[1], fields.device)[columns]
+        lifted = down @ (fields.float() @ along.T)
         if self.roll:
-            places = self.places.expand(len(lifted), -1, -1, -1)
+            places = self.places if part is None else self.places[part]
+            places = places.expand(len(lifted), -1, -1, -1)
             lifted = F.grid_sample(lifted, places, padding_mode="border", align_corners=False)
         return lifted
 
@@ -103,39 +109,53 @@ class Canvas:
     ) -> Tensor:
         """Frames [n, 3, h, w] with moved eyes, but for the mouth."""
         flow, residual, shown = self._fields(painted)
-        flow = rearrange(self.lifted(flow), "n d y x -> n y x d")
-        extra = self.lifted(torch.cat([residual, shown], 1))
+        part = self._moving_part
+        flow = self.lifted(flow, part)
+        extra = self.lifted(torch.cat([residual, shown], 1), part)
         residual, shown = extra[:, :3], extra[:, 3:].clamp_(0, 1)
-        warped = self._warped(flow)
+        warped = self._warped(flow, part)
         if self.eyes is not None and eyes is not None:
             for number, motions in enumerate(eyes):
+                layers = flow[number], warped[number], residual[number], shown[number]
                 for shape, motion in zip(self.eyes, motions, strict=True):
-                    self._move_eye(
-                        shape, motion, flow[number], warped[number], residual[number], shown[number]
-                    )
-        return warped.mul_(shown).add_(residual)
+                    self._move_eye(shape, motion, *layers)
+        moved = warped.mul_(shown).add_(residual)
+        if moved.shape[-2:] == self.size:
+            return moved
+        frames = self.pixels.float().repeat(len(moved), 1, 1, 1)
+        frames[:, :, part[0], part[1]] = moved
+        return frames
 
-    def _warped(
-        self,
-        flow: Float[Tensor, "n y x 2"],
-        rows: slice = slice(None),
-        columns: slice = slice(None),
-    ) -> Float[Tensor, "n 3 y x"]:
-        """The portrait's pixels moved by flows in square coordinates, in a window of the canvas.
+    @cached_property
+    def _moving_part(self) -> Part:
+        """The rows and columns outside of which nothing moves."""
+        height, width = self.size
+        if self.moving is None or self.roll:
+            return slice(0, height), slice(0, width)
+        takes_part = self.moving[0, 0] > 0
+        return (
+            _reach(takes_part.any(1), height),
+            _reach(takes_part.any(0), width),
+        )
+
+    def _warped(self, flow: Float[Tensor, "n 2 y x"], part: Part) -> Float[Tensor, "n 3 y x"]:
+        """The portrait's pixels moved by flows in square coordinates, in a part of the canvas.
 
         Interpolation is cubic (Keys 1981, a = -1/2). Along one axis that is linear interpolation of
         the pixels less f (1 - f) / 2 times that of their second differences, f being the fraction
         of a pixel; both axes are added up, and second differences are those of the luma. So it
         costs half as much more than linear interpolation, which blurs skin and hair.
         """
-        flow = flow @ self._turn if self.roll else flow  # the transpose of the turn is its inverse
-        places = flow + self._own_places[rows, columns]
+        if self.roll:  # the transpose of the turn is its inverse
+            flow = torch.einsum("n d y x, d e -> n e y x", flow, self._turn)
+        places = flow.movedim(1, -1) + self._own_places[part]
         pixels = self._with_curvature.expand(len(flow), -1, -1, -1)
         sampled = F.grid_sample(pixels, places, padding_mode="border", align_corners=False)
-        share = (places + 1) * (places.new_tensor(self.size[::-1]) / 2) - 0.5
-        share -= share.floor()
-        bent = (share * (1 - share)).mul_(sampled[:, 3:].movedim(1, -1)).sum(-1)
-        return sampled[:, :3].sub_(bent[:, None], alpha=0.5)
+        half = flow.new_tensor(self.size[::-1])[:, None, None] / 2
+        share = (flow * half).frac_().abs_()
+        bent = torch.addcmul(share, share, share, value=-1).mul_(sampled[:, 3:])
+        warped = sampled[:, :3]
+        return warped.sub_(bent[:, :1], alpha=0.5).sub_(bent[:, 1:], alpha=0.5)
 
     @cached_property
     def _with_curvature(self) -> Float[Tensor, "1 5 h w"]:
@@ -198,32 +218,34 @@ class Canvas:
         residual: Tensor,
         shown: Tensor,
     ) -> None:
-        """Changes one frame about one eye, in place."""
+        """Changes the moving part of one frame about one eye, in place."""
         centre, half = region_of(motion)
-        window = self._window(self.points(centre), half * (1.5 if self.roll else 1))
+        part = self._moving_part
+        window = self._window(self.points(centre), half * (1.5 if self.roll else 1), part)
         if window is None:
             return
-        rows, columns = window
-        eye = move_eye(shape, motion, self.places[window], flow[window], 2 / self.size[0])
-        warped[:, rows, columns] = (self._warped(eye.flows, *window) * eye.shares[:, None]).sum(0)
+        rows, columns = (
+            slice(side.start - whole.start, side.stop - whole.start)
+            for side, whole in zip(window, part, strict=True)
+        )
+        under = flow[:, rows, columns].movedim(0, -1)
+        eye = move_eye(shape, motion, self.places[window], under, 2 / self.size[0])
+        layers = self._warped(eye.flows.movedim(-1, 1), window)
+        warped[:, rows, columns] = (layers * eye.shares[:, None]).sum(0)
         residual[:, rows, columns] *= 1 - eye.weight
         shown[:, rows, columns] = torch.lerp(
             shown[:, rows, columns], torch.ones_like(eye.weight), eye.weight
         )
 
-    def _window(self, centre: Tensor, half: Tensor) -> tuple[slice, slice] | None:
-        """Rows and columns about a place of the canvas, as far as they are on it."""
-        (x, y), reach = centre.tolist(), float(half)
+    def _window(self, centre: Tensor, half: Tensor, part: Part | None = None) -> Part | None:
+        """Rows and columns about a place of the canvas, as far as they are in a part of it."""
         height, width = self.size
-        rows = slice(
-            max(0, int((y - reach + 1) / 2 * height)),
-            min(height, int((y + reach + 1) / 2 * height) + 1),
-        )
-        columns = slice(
-            max(0, int((x - reach + 1) / 2 * width)),
-            min(width, int((x + reach + 1) / 2 * width) + 1),
-        )
-        return (rows, columns) if rows.start < rows.stop and columns.start < columns.stop else None
+        whole = part or (slice(0, height), slice(0, width))
+        sides = []
+        for place, side, length in zip(centre.tolist()[::-1], whole, (height, width), strict=True):
+            low, high = ((place + reach + 1) / 2 * length for reach in (-float(half), float(half)))
+            sides.append(slice(max(side.start, int(low)), min(side.stop, int(high) + 1)))
+        return tuple(sides) if all(side.start < side.stop for side in sides) else None
 
 
 _MATRICES: dict[tuple[int, int, str], Tensor] = {}
@@ -296,6 +318,19 @@ def _at_scale(patch: Float[Tensor, "n c y x"], pixels_across: float) -> Float[Te
         return rows @ (patch @ columns.T)
     coarser = min(4, int(width / pixels_across + 0.4))
     return F.avg_pool2d(patch, coarser) if coarser > 1 else patch
+
+
+def _reach(takes_part: Bool[Tensor, " g"], length: int) -> slice:
+    """The pixels of a side of `length` from the first to the last cell that takes part, with a
+    border as wide as interpolation reaches; a whole side where none does.
+    """
+    cells, count = torch.nonzero(takes_part)[:, 0], len(takes_part)
+    if len(cells) == 0:
+        return slice(0, length)
+    # Weights are interpolated from grids as coarse as 64 cells, by up to three cells on either side.
+    border = max(3, count // 20)
+    first, last = int(cells[0]) - border, int(cells[-1]) + 1 + border
+    return slice(max(0, first * length // count), min(length, -(-last * length // count)))
 
 
 def _resized(weight: Float[Tensor, "1 1 g g"], size: tuple[int, int]) -> Float[Tensor, "1 1 h w"]:
