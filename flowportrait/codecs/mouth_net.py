@@ -96,7 +96,7 @@ class MouthNet(nn.Module):
         super().__init__()
         self.size = FINE_SIZE if fine else SIZE
         self.scale = 2 if fine else 1
-        finest, first, middle, coarse = (16, 32, 64, 96) if fine else (12, 24, 48, 80)
+        finest, first, middle, coarse = 16, 24, 48, 80
         if fine:
             self.enter_finest = nn.Conv2d(4 * 10, finest, 3, padding=1)
             self.skull = nn.Parameter(0.1 * torch.randn(1, finest, *SIZE))
