@@ -155,3 +155,12 @@ def lip_opening(landmarks68: np.ndarray) -> np.ndarray:
     landmarks68 = landmarks68.astype(np.float32)
     gap = landmarks68[:, INNER_LOWER_LIP] - landmarks68[:, INNER_UPPER_LIP]
     return np.linalg.norm(gap, axis=-1).mean(1) / np.nanmedian(eye_distance(landmarks68))
+
+
+def mouth_width(landmarks68: np.ndarray) -> np.ndarray:
+    """Distance of the mouth's corners [n] of `landmarks68` [n, 68, 2], in eye distances as
+    `lip_opening`.
+    """
+    landmarks68 = landmarks68.astype(np.float32)
+    span = np.linalg.norm(landmarks68[:, 54] - landmarks68[:, 48], axis=-1)
+    return span / np.nanmedian(eye_distance(landmarks68))

@@ -79,6 +79,20 @@ def lips(arguments: Arguments) -> dict:
     return {"long_silence": silence, **figures}
 
 
+def talking(arguments: Arguments) -> dict:
+    """First frame and own sound of real talking videos against the videos: lips, lag, loudness."""
+    from bench.talking_quality import measure_talking
+
+    framing, without = Framing(arguments.size), arguments.without
+    clips = (
+        clip
+        for clip in real_clips(arguments.videos, framing, arguments.limit, arguments.seconds)
+        if not any(part in clip.key for part in without)
+    )
+    landmarker, pipeline = FaceLandmarker(arguments.landmarker), _pipeline(arguments)
+    return measure_talking(clips, pipeline, landmarker, arguments.evaluations, arguments.out)
+
+
 def curve(arguments: Arguments) -> dict:
     """Quality and time against the number of evaluations."""
     from bench.lip_quality import measure_curve
@@ -183,6 +197,17 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(lips)
     held_out(sub, required=True, limit=1000)
     sub.add_argument("--evaluations", type=int, help="the model's own number by default")
+
+    sub = command(talking)
+    sub.add_argument("--videos", type=Path, required=True, help="folder with real__* videos")
+    sub.add_argument("--landmarker", type=Path, required=True, help="face_landmarker.task")
+    sub.add_argument("--evaluations", type=int, help="the model's own number by default")
+    sub.add_argument("--seconds", type=float, default=4.0, help="of each video (4)")
+    sub.add_argument("--limit", type=int, default=1000, help="videos at most")
+    sub.add_argument("--size", type=int, default=128, help="px of the square (128)")
+    sub.add_argument(
+        "--without", nargs="*", default=[], help="leave out videos whose names hold this"
+    )
 
     sub = command(curve)
     held_out(sub, required=True, limit=8)

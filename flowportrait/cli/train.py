@@ -140,6 +140,16 @@ def train_mouth(
     mouth.train(recipe, overrides or [], resume)
 
 
+@train_app.command("ear")
+def train_ear(
+    recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False
+) -> None:
+    """Train the audio encoder on what a large speech network heard (`python -m bench.teach`)."""
+    from flowportrait.train.tiny import ear
+
+    ear.train(recipe, overrides or [], resume)
+
+
 @train_app.command("sft")
 def train_sft(
     recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
 from flowportrait.config import Frozen
@@ -45,8 +46,7 @@ class ResidualConv(nn.Module):
 
 
 class MelEncoder(nn.Module):
-    """80 log-mels at 100 Hz, convolutions that see about 0.2 s to both sides, resampled to 24
-    vectors a second.
+    """80 log-mels at 100 Hz, dilated convolutions, resampled to 24 vectors a second.
 
     Levels count relative to the recording's own loud parts, so that gain does not matter.
     """
@@ -58,12 +58,14 @@ class MelEncoder(nn.Module):
 
         width: int = 192
         dilations: tuple[int, ...] = (1, 2, 4, 8)
+        step: int = Field(1, ge=1, description="mels per vector inside, before resampling")
 
     def __init__(self, config: Config):
         super().__init__()
         self.dim = config.width
         self.register_buffer("filters", mel_filters(), persistent=False)
-        self.stem = nn.Conv1d(NUM_MELS, config.width, 5, padding=2)
+        self.vector_hz = MEL_HZ / config.step
+        self.stem = nn.Conv1d(NUM_MELS, config.width, 5, config.step, padding=2)
         self.blocks = nn.Sequential(*(ResidualConv(config.width, d) for d in config.dilations))
         self.gather = nn.Conv1d(config.width, config.width, 5, padding=2)
         self.out_norm = nn.LayerNorm(config.width)
@@ -98,7 +100,7 @@ class MelEncoder(nn.Module):
     def encode(self, mels: Float[Tensor, "b 80 m"], num_frames: int) -> Float[Tensor, "b n d"]:
         """The learned part."""
         x = self.blocks(F.gelu(self.stem(mels), approximate="tanh"))
-        moments = torch.arange(num_frames, device=x.device) * (MEL_HZ / FRAME_HZ)
+        moments = torch.arange(num_frames, device=x.device) * (self.vector_hz / FRAME_HZ)
         below = moments.floor().long().clamp(max=x.shape[-1] - 1)
         above = (below + 1).clamp(max=x.shape[-1] - 1)
         x = torch.lerp(x[..., below], x[..., above], (moments - below).to(x.dtype))

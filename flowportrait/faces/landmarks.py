@@ -22,9 +22,10 @@ MIRRORED = np.array(
 def lip_opening(landmarks: np.ndarray) -> np.ndarray:
     """Inner-lip gap over the distance between the eyes, per frame, of landmarks [n, 68, 2]."""
     upper, lower = (landmarks[:, part].mean(1) for part in INNER_LIPS)
-    return np.linalg.norm(lower - upper, axis=-1) / _eye_distance(landmarks)
+    return np.linalg.norm(lower - upper, axis=-1) / eye_distance(landmarks)
 
 
-def _eye_distance(landmarks: np.ndarray) -> np.ndarray:
+def eye_distance(landmarks: np.ndarray) -> np.ndarray:
+    """Distance of the middles of the eyes, per frame."""
     left, right = (landmarks[:, eye].mean(1) for eye in EYES)
     return np.linalg.norm(right - left, axis=-1)

@@ -17,6 +17,7 @@ from flowportrait.train.tiny.latents import LatentCache, LatentClip
 from flowportrait.train.tiny.mels import Hearing, augment_mels
 
 GROUP = 4  # video frames per latent frame
+LIKE_GAP = 0.02  # eye distances between the lips of two portraits
 
 
 @dataclass(frozen=True)
@@ -74,24 +75,25 @@ def draw_crops(
     prefix: int,
     drop_audio: float,
     drop_image: float,
+    borrowed: float = 0.0,
 ) -> Crops:
     """Random crops of `length` latent frames: 40 % open their clip, and half of the others continue
-    from `prefix` clean latent frames.
+    from `prefix` clean latent frames. A share of `borrowed` shows a face of another source.
     """
     opening = bool(rng.random() < 0.4)
     prefix = 0 if opening or rng.random() < 0.5 else prefix
     drawn = draw_clips(sources, "train", num_clips, rng, longer_than=length)
-    latents, first_frames = [], []
+    latents, first_frames, images = [], [], []
     for source, clip in drawn:
         skip = 0 if opening else int(rng.integers(1, clip.num_latents - length + 1))
         rows = slice(clip.start + skip, clip.start + skip + length)
-        latents.append(torch.from_numpy(source.latents.latents[rows]).float())
+        image, scale = _portrait(source, clip, sources, borrowed, rng)
+        latents.append(torch.from_numpy(source.latents.latents[rows]).float() * scale)
         first_frames.append(clip.first_frame + (GROUP * (skip - 1) + 1 if skip else 0))
+        images.append(image)
     return Crops(
         latents=rearrange(torch.stack(latents), "b l c h w -> b c l h w"),
-        image=torch.stack(
-            [torch.from_numpy(source.latents.image[clip.copy]).float() for source, clip in drawn]
-        ),
+        image=torch.stack(images),
         mels=mels_of(drawn, rng),
         shapes=shapes_of(drawn),
         first_frame=first_frames,
@@ -100,6 +102,32 @@ def draw_crops(
         kept_audio=torch.from_numpy(rng.random((num_clips, 1, 1)) >= drop_audio),
         kept_image=torch.from_numpy(rng.random((num_clips, 1, 1)) >= drop_image),
     )
+
+
+def _portrait(
+    source: Source,
+    clip: LatentClip,
+    sources: list[Source],
+    borrowed: float,
+    rng: np.random.Generator,
+) -> tuple[Float[Tensor, "i d"], float]:
+    """Features of the portrait, and how much larger its face is than the clip's.
+
+    A borrowed face is one of another source whose lips stand as far apart. Latents are movements
+    from the portrait, so they fit it when they are as much larger as it is: real movement on
+    rendered faces keeps the model from taking the one real speaker's looks for the cause.
+    """
+    others = [other for other in sources if other is not source]
+    if others and rng.random() < borrowed:
+        lender = others[rng.integers(len(others))].latents
+        gap, size = (measure[clip.copy] for measure in source.latents.faces)
+        gaps, sizes = lender.faces
+        like = [c.copy for c in lender.clips if c.split == "train"]
+        like = [copy for copy in like if abs(gaps[copy] - gap) < LIKE_GAP]
+        if like:
+            copy = like[rng.integers(len(like))]
+            return torch.from_numpy(lender.image[copy]).float(), float(sizes[copy] / size)
+    return torch.from_numpy(source.latents.image[clip.copy]).float(), 1.0
 
 
 def mels_of(drawn: Drawn, rng: np.random.Generator | None) -> Float[Tensor, "b 80 m"]:

@@ -89,7 +89,7 @@ class ClipCache:
         ):
             for number, clip in enumerate(clips):
                 frames, audio = _decode(clip.video, size_px)
-                clip_landmarks, clip_arkit = _labels(clip, len(frames), size_px)
+                clip_landmarks, clip_arkit = labels_of(clip, len(frames), size_px)
                 rows.append(
                     {
                         name: getattr(clip, name)
@@ -131,7 +131,7 @@ def _decode(path: Path, size_px: int) -> tuple[np.ndarray, np.ndarray]:
     return frames, sound
 
 
-def _labels(clip: SourceClip, num_frames: int, size_px: int) -> tuple[np.ndarray, np.ndarray]:
+def labels_of(clip: SourceClip, num_frames: int, size_px: int) -> tuple[np.ndarray, np.ndarray]:
     landmarks = np.full((num_frames, 68, 2), np.nan, np.float32)
     arkit = np.full((num_frames, NUM_ARKIT), np.nan, np.float32)
     if clip.labels is None:

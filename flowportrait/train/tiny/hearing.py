@@ -5,7 +5,7 @@ It takes minutes, and the generator then starts from features that already speak
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flowportrait.config import Frozen
+from flowportrait.encoders.mel import FRAME_HZ, MEL_HZ, MelEncoder
+from flowportrait.model.mot import MoT
 from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, train_loop
 from flowportrait.train.tiny.crops import Drawn, Source, draw_clips, mels_of, shapes_of
 from flowportrait.train.tiny.lips import mean_correlation
 
+RIDGE = 1e-2  # of a vector's variance, in translating
 JAW_OPEN = 2  # among the mouth shapes: jawForward, jawLeft, jawOpen, ...
 
 
@@ -80,3 +83,24 @@ def _named_shapes(
     predicted = ears["shapes"](ears["encoder"].encode(mels, shapes.shape[1]))
     jaw = mean_correlation(predicted[..., JAW_OPEN].detach().numpy(), shapes[..., JAW_OPEN].numpy())
     return shapes_loss(predicted, shapes), {"r_jaw": jaw}
+
+
+@torch.no_grad()
+def translate(
+    model: MoT, before: MelEncoder, after: MelEncoder, mels: Iterable[Float[Tensor, "80 m"]]
+) -> None:
+    """The generator's first layer after the audio encoder `before`, as if `after` stood there: what
+    the old one says is guessed linearly (ridge) from what the new one does.
+    """
+    old, new = [], []
+    for one in mels:
+        num_frames = int(one.shape[-1] / MEL_HZ * FRAME_HZ)
+        old.append(before.encode(one[None], num_frames)[0].double())
+        new.append(after.encode(one[None], num_frames)[0].double())
+    heard = torch.cat(new)
+    heard = torch.cat([heard, torch.ones(len(heard), 1)], 1)
+    normal = heard.T @ heard + RIDGE * len(heard) * torch.eye(heard.shape[1])
+    guess = torch.linalg.solve(normal, heard.T @ torch.cat(old)).float()
+    first = model.audio_connector.fc1
+    first.bias += first.weight @ guess[-1]
+    first.weight.copy_(first.weight @ guess[:-1].T)

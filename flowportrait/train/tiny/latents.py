@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import nn
 
 from flowportrait.codecs.motion import GROUP
 from flowportrait.codecs.portrait import PortraitCodec
 from flowportrait.data.augment import apply_look, draw_look, move_landmarks
-from flowportrait.faces.landmarks import lip_opening
+from flowportrait.faces.landmarks import eye_distance, lip_opening
 from flowportrait.train.tiny.frames import CachedClip, ClipCache
 
 PORTRAIT_ERROR = 0.01  # std of errors of the portrait's landmarks, in half-pictures
@@ -51,6 +53,11 @@ class LatentCache:
             np.load(Path(root) / f"{name}.npy")
             for name in ("latents", "image", "portrait", "opening")
         )
+
+    @cached_property
+    def faces(self) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+        """Lip opening of each copy's portrait, and the distance between its eyes."""
+        return lip_opening(self.portrait), eye_distance(self.portrait)
 
     @classmethod
     def build(

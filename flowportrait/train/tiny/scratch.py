@@ -26,12 +26,12 @@ from flowportrait.data.augment import apply_look, draw_look
 from flowportrait.encoders.mel import MelEncoder
 from flowportrait.encoders.portrait import PortraitTokens
 from flowportrait.errors import ConfigError
-from flowportrait.faces.landmarks import LOWER_LIDS, LOWER_LIP, UPPER_LIDS, UPPER_LIP
+from flowportrait.faces.landmarks import CORNERS, LOWER_LIDS, LOWER_LIP, UPPER_LIDS, UPPER_LIP
 from flowportrait.flow import draw_times
 from flowportrait.generate import load
 from flowportrait.model.layout import RowLayout, TokenGrid
 from flowportrait.model.mot import MoT, MoTConfig
-from flowportrait.modeldir import ModelSpec, SamplingConfig, save_model
+from flowportrait.modeldir import ModelSpec, SamplingConfig, load_parts, save_model
 from flowportrait.precision import matmul_precision
 from flowportrait.train.objective import CleanRow, velocity_errors
 from flowportrait.train.run import (
@@ -46,14 +46,20 @@ from flowportrait.train.run import (
 from flowportrait.train.tiny.codec import CodecRecipe, DataConfig
 from flowportrait.train.tiny.crops import Crops, Source, draw_crops
 from flowportrait.train.tiny.frames import SAMPLE_RATE
-from flowportrait.train.tiny.hearing import HearingConfig, learn_hearing, shapes_loss
+from flowportrait.train.tiny.hearing import (
+    HearingConfig,
+    learn_hearing,
+    shapes_loss,
+    translate,
+)
 from flowportrait.train.tiny.latents import LatentCache
 from flowportrait.train.tiny.lips import lip_figures
 from flowportrait.train.tiny.mels import MOUTH_SHAPES, Hearing
 from flowportrait.train.tuned import Story, data_names, write_card
 
-OPENING_SPREAD = (0.028, 0.013)  # of lips and lids, in half-pictures
+OPENING_SPREAD = (0.028, 0.013, 0.02)  # of lips, lids and mouth's width, in half-pictures
 STEP_SPREAD = 0.01  # of a point from one frame to the next
+TRANSLATED_EVERY = 8  # training clips
 NUM_SHAPES = MOUTH_SHAPES.stop - MOUTH_SHAPES.start
 
 
@@ -62,7 +68,7 @@ class ScratchRecipe(Frozen):
 
     run: RunConfig
     data: DataConfig
-    codec: Path = Field(description="directory of a finished codec run")
+    codec: str = Field(description="directory of a finished codec run, or a model by name or place")
     name: str = "tiny"
     start_from: Path | None = Field(
         None, description="a model directory whose weights to go on from"
@@ -86,6 +92,13 @@ class ScratchRecipe(Frozen):
         local_heads=4,
     )
     audio_encoder: MelEncoder.Config = MelEncoder.Config()
+    audio_encoder_from: Path | None = Field(
+        None,
+        description=(
+            "a finished run of `train ear`, whose encoder stays as it is; with start_from the"
+            " generator's first layer is translated to it"
+        ),
+    )
     hearing: HearingConfig = HearingConfig()
     optimizer: OptimizerConfig = OptimizerConfig(
         learning_rate=1e-3, warmup_updates=150, decay_from=0.6, ema_decay=0.998
@@ -104,6 +117,9 @@ class ScratchRecipe(Frozen):
     )
     drop_audio: float = 0.1
     drop_image: float = 0.03
+    borrowed_portraits: float = Field(
+        0.0, description="share of the draws that show a face of the other source"
+    )
     shapes_weight: float = Field(
         0.1, description="of the audio encoder's mouth shapes beside the flow loss"
     )
@@ -148,20 +164,12 @@ def train(
     codec = load_codec(config.codec)
     image_encoder = PortraitTokens(PortraitTokens.Config(size_px=codec.config.size_px))
     speaker = Speaker(MoT(config.model), MelEncoder(config.audio_encoder))
+    speaker.audio_encoder.requires_grad_(config.audio_encoder_from is None)
     sources = load_latent_sources(config, codec, image_encoder, speaker.audio_encoder)
     state = TrainState.fresh(speaker, config.optimizer)
     run.restore(state)
-    if state.update == 0 and config.start_from:
-        load_weights(
-            speaker.model, config.start_from / "model.safetensors", may_lack=("connector.",)
-        )
-        load_weights(speaker.audio_encoder, config.start_from / "audio_encoder.safetensors")
-        state = TrainState.fresh(speaker, config.optimizer)
-    elif state.update == 0:
-        ears = nn.ModuleDict({"encoder": speaker.audio_encoder, "shapes": speaker.shapes})
-        if not learn_hearing(
-            config.hearing, config.run.directory / "hearing", config.run.seed, sources, ears
-        ):
+    if state.update == 0:
+        if not begin(speaker, config, sources):
             return config.run.directory
         state = TrainState.fresh(speaker, config.optimizer)
 
@@ -174,6 +182,7 @@ def train(
             config.sampling.prefix_latent_frames,
             config.drop_audio,
             config.drop_image,
+            config.borrowed_portraits,
         )
         yield Part(*sft_loss(speaker, codec, batch, config, run.torch_rng(update)))
 
@@ -187,9 +196,13 @@ def train(
         export(config, shown, codec, image_encoder, run.directory / "model", update)
         write_samples(run.directory, update, sources)
         window = config.sampling.window_latent_frames
-        return lip_figures(
-            shown.model, shown.audio_encoder, codec, sources[0], window, config.sampling.shift
-        )
+        figures = {}
+        for source in sources:
+            for name, value in lip_figures(
+                shown.model, shown.audio_encoder, codec, source, window, config.sampling.shift
+            ).items():
+                figures[f"{name}_{source.cache.root.name}"] = value
+        return figures
 
     train_loop(run, state, config.optimizer, parts_of, look)
     # Also when only the codec is new.
@@ -197,10 +210,40 @@ def train(
     return run.directory
 
 
-def load_codec(directory: Path) -> PortraitCodec:
-    """The averaged codec of a codec run, frozen. Raises CheckpointError when the run has not
-    written one yet.
+def begin(speaker: Speaker, config: ScratchRecipe, sources: list[Source]) -> bool:
+    """Weights before the first update: those to go on from, or else an audio encoder that learns
+    mouth shapes first. Gives whether that came to its end.
     """
+    if config.start_from:
+        load_weights(
+            speaker.model, config.start_from / "model.safetensors", may_lack=("connector.",)
+        )
+    if config.audio_encoder_from:
+        ear = config.audio_encoder_from / "audio_encoder.safetensors"
+        load_weights(speaker.audio_encoder, ear)
+        if config.start_from:
+            before = load_parts(config.start_from, ("audio_encoder",), "cpu")[1]["audio_encoder"]
+            mels = [s.hearing.mels[c.clip] for s in sources for c in s.of_split("train")]
+            translate(speaker.model, before, speaker.audio_encoder, mels[::TRANSLATED_EVERY])
+        return True
+    if config.start_from:
+        load_weights(speaker.audio_encoder, config.start_from / "audio_encoder.safetensors")
+        return True
+    ears = nn.ModuleDict({"encoder": speaker.audio_encoder, "shapes": speaker.shapes})
+    return learn_hearing(
+        config.hearing, config.run.directory / "hearing", config.run.seed, sources, ears
+    )
+
+
+def load_codec(place: str) -> PortraitCodec:
+    """The averaged codec of a codec run, or that of a model; frozen. Raises CheckpointError when
+    the run has not written one yet, ConfigError where there is neither.
+    """
+    directory = Path(place)
+    if not (directory / "config.json").is_file() or "run" not in read_values(
+        directory / "config.json"
+    ):
+        return load_parts(place, ("codec",), "cpu")[1]["codec"]
     codec = PortraitCodec(load_recipe(directory / "config.json", CodecRecipe).codec)
     load_weights(codec, directory / "codec.safetensors")
     return codec.eval().requires_grad_(False)
@@ -330,9 +373,9 @@ def sft_loss(
 
 
 def seen_errors(codec: PortraitCodec, error: Float[Tensor, "b c l h w"]) -> tuple[Tensor, Tensor]:
-    """What errors of a velocity do to the gaps of lips and lids [b, l, 4, 2], and to the movements
-    of all points from frame to frame [b, 4 l - 1, 68, 2], both in units of their spread in a framed
-    face: the eye sees these first.
+    """What errors of a velocity do to the gaps of lips and lids and the mouth's width [b, l, 4, 3],
+    and to the movements of all points from frame to frame [b, 4 l - 1, 68, 2], both in units of
+    their spread in a framed face: the eye sees these first.
 
     At the time t the error of the predicted data is t times that of the velocity; the factor is
     left out, as in Eq. 2.
@@ -341,5 +384,6 @@ def seen_errors(codec: PortraitCodec, error: Float[Tensor, "b c l h w"]) -> tupl
     heights = moves[..., 1]
     lips = heights[..., list(LOWER_LIP)].mean(-1) - heights[..., list(UPPER_LIP)].mean(-1)
     lids = heights[..., list(LOWER_LIDS)].mean(-1) - heights[..., list(UPPER_LIDS)].mean(-1)
-    openings = torch.stack([lips, lids], -1) / torch.tensor(OPENING_SPREAD)
+    right, left = (moves[..., corner, 0] for corner in CORNERS)
+    openings = torch.stack([lips, lids, left - right], -1) / torch.tensor(OPENING_SPREAD)
     return openings, moves.flatten(1, 2).diff(dim=1) / STEP_SPREAD
