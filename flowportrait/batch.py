@@ -10,17 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from filelock import FileLock
 
 from flowportrait import __version__, media
+from flowportrait.cluster import ALONE, Division
 from flowportrait.composite import Frame, Size
 from flowportrait.data.sources import SourceClip, load_sources
 from flowportrait.errors import DataError, MediaError
-from flowportrait.files import sha256_of
-from flowportrait.generate import Pipeline, Result
+from flowportrait.files import append_line, drop_torn_line, sha256_of
+from flowportrait.generate import Pipeline, Result, describe, load
+from flowportrait.modeldir import ModelSpec
 from flowportrait.records import ManifestRow, RunInfo, read_jsonl, write_jsonl
 
 RUNS, MANIFEST = "runs.jsonl", "manifest.jsonl"
@@ -105,77 +110,173 @@ def _rendered(clip: SourceClip) -> ManifestRow:
     )
 
 
+@dataclass(frozen=True)
+class Maker:
+    """All of a run but its clips: a model by name or directory with the `options` of
+    `generate.load`, the dataset's folder, where videos go and how they are made. The model is
+    loaded when it is first needed, also in a process that this was sent to.
+    """
+
+    model: str
+    options: Mapping[str, Any]
+    folder: Path
+    out: Path
+    settings: Settings
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """The loaded model."""
+        return load(self.model, **self.options)
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """What the model says of itself, without its weights."""
+        mixture = {name: self.options[name] for name in ("toward", "share") if name in self.options}
+        return describe(self.model, **mixture)
+
+    @cached_property
+    def model_digest(self) -> str:
+        """Of the model's settings and of the files of its weights, as config.json has them."""
+        return hashlib.sha256(self.spec.model_dump_json().encode()).hexdigest()
+
+    def __call__(self, row: ManifestRow) -> RunInfo | str:
+        """Makes the video of a clip; gives its record, or why the clip cannot be used."""
+        source, started_s = self.folder / row.video, time.perf_counter()
+        try:
+            digest = sha256_of(source)
+            portrait = next(media.read_frames(source))
+            sound = media.read_audio(source, mono=False)
+            result = self.pipeline.generate(portrait, sound, **vars(self.settings))
+        except OSError as error:
+            return f"{source}: cannot be read ({error.strerror})"
+        except (MediaError, DataError) as error:
+            return str(error)
+        target = self.out / _video_of(row)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        result.save(target)
+        info = info_of(result, str(source), str(source), _video_of(row), started_s)
+        return info.model_copy(update={"source_sha256": digest, "model_sha256": self.model_digest})
+
+    def has_made(self, row: ManifestRow, info: RunInfo | None) -> bool:
+        """Whether the video is there, of this clip as it is now."""
+        if info is None or not self.fits(info) or not (self.out / info.output).is_file():
+            return False
+        source = self.folder / row.video
+        return source.is_file() and sha256_of(source) == info.source_sha256
+
+    def fits(self, info: RunInfo) -> bool:
+        """Whether a record is of this model and these settings."""
+        settings = self.settings
+        evaluations = settings.evaluations or self.spec.sampling.evaluations
+        wanted = {
+            **{"model_sha256": self.model_digest, "evaluations": evaluations},
+            **{name: value for name, value in vars(settings).items() if name != "evaluations"},
+        }
+        if settings.frame is None:
+            del wanted["frame"]
+        return all(getattr(info, name) == value for name, value in wanted.items())
+
+
 def generate_all(
-    pipeline: Pipeline,
+    maker: Maker,
     dataset: Dataset,
-    out: Path,
-    settings: Settings,
     progress: Callable[[int, int], None],
+    division: Division = ALONE,
 ) -> Made:
-    """Makes `out`/ID.mp4 of every clip, `out`/manifest.jsonl of what there is, and `out`/runs.jsonl
-    of how it was made.
+    """Makes ID.mp4 of every clip below `maker.out`, manifest.jsonl of what there is, and runs.jsonl
+    of how it was made. Parts of a division make their share of the clips into the same folder.
 
     A video that is there is kept where clip, model and settings are those of its record. Raises
-    DataError when nothing could be made, MediaError when `out` cannot be written.
+    DataError when nothing could be made, or when parts do not fit together, MediaError when the
+    folder cannot be written.
     """
-    made = Made()
-    out.mkdir(parents=True, exist_ok=True)
-    known = {info.output: info for info in _records(out / RUNS)}
-    model = _digest_of(pipeline)
-    for count, row in enumerate(dataset.rows):
-        target, source = out / f"{row.id}.mp4", dataset.folder / row.video
-        try:
-            info = known.get(f"{row.id}.mp4")
-            digest = _sha256(source)
-            if (
-                info is not None
-                and target.is_file()
-                and _same(info, digest, model, pipeline, settings)
-            ):
-                made.kept += 1
-            else:
-                info = _make(pipeline, source, target, row.id, digest, model, settings)
-                known[info.output] = info
-                write_jsonl(out / RUNS, known.values())
-            made.infos.append(info)
-        except _Unusable as error:
-            made.left_out.append(f"{row.id}: {error}")
-        progress(count + 1, len(dataset.rows))
-    if not made.infos:
+    made, rows = Made(), division.share(dataset.rows)
+    journal = _Journal(maker.out / RUNS)
+    known = journal.read()
+    if division.part:
+        _require_fit(maker, dataset, known.values())
+    missing = [row for row in rows if not maker.has_made(row, known.get(_video_of(row)))]
+    made.kept = len(rows) - len(missing)
+    progress(made.kept, len(rows))
+    reasons: dict[str, str] = {}
+    device = maker.options.get("device", "auto")
+    for count, (row, result) in enumerate(division.compute(maker, missing, device), 1):
+        if isinstance(result, RunInfo):
+            journal.append(result)
+        else:
+            reasons[row.id] = result or "ended both processes that began it"
+        progress(made.kept + count, len(rows))
+    made.left_out = [f"{row.id}: {reasons[row.id]}" for row in rows if row.id in reasons]
+    own = [row for row in rows if row.id not in reasons]
+    if rows and not own:
         raise DataError(
-            f"{dataset.folder}: none of {len(dataset.rows)} clips could be used; the first:"
+            f"{dataset.folder}: none of {len(rows)} clips could be used; the first:"
             f" {made.left_out[0]}"
         )
-    write_jsonl(out / MANIFEST, _made_rows(dataset.rows, made.infos))
+    whole = journal.finish(maker, dataset)
+    made.infos = [whole[_video_of(row)] for row in own]
     return made
 
 
-class _Unusable(DataError):
-    """Why a clip has no video."""
+class _Journal:
+    """runs.jsonl: a record for every video, appended as soon as it is made. Whatever writes holds
+    its lock, since parts share it.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(path.with_name(f".{path.name}.lock"))
+
+    def read(self) -> dict[str, RunInfo]:
+        """The newest record of every video, by its name; what a kill has torn is dropped."""
+        with self._lock:
+            if not self.path.exists():
+                return {}
+            drop_torn_line(self.path)
+            return {info.output: info for info in read_jsonl(self.path, RunInfo)}
+
+    def append(self, info: RunInfo) -> None:
+        """Adds one."""
+        with self._lock:
+            append_line(self.path, info.model_dump_json().encode() + b"\n")
+
+    def finish(self, maker: Maker, dataset: Dataset) -> dict[str, RunInfo]:
+        """Puts the records in the dataset's order, behind those of other datasets, and writes the
+        manifest of what there is of this one, whoever has made it.
+        """
+        with self._lock:
+            known = self.read()
+            names = [_video_of(row) for row in dataset.rows]
+            own = {name: known.pop(name) for name in names if name in known}
+            write_jsonl(self.path, [*known.values(), *own.values()])
+            there = [
+                info
+                for name, info in own.items()
+                if maker.fits(info) and (maker.out / name).is_file()
+            ]
+            write_jsonl(maker.out / MANIFEST, _made_rows(dataset.rows, there))
+        return own
 
 
-def _make(
-    pipeline: Pipeline,
-    source: Path,
-    target: Path,
-    id_: str,
-    digest: str,
-    model: str,
-    settings: Settings,
-) -> RunInfo:
-    started_s = time.perf_counter()
-    try:
-        portrait = next(media.read_frames(source))
-        sound = media.read_audio(source, mono=False)
-        result = pipeline.generate(portrait, sound, **vars(settings))
-    except (MediaError, DataError) as error:
-        raise _Unusable(str(error)) from error
-    target.parent.mkdir(parents=True, exist_ok=True)
-    result.save(target)
-    info = info_of(
-        result, portrait=str(source), audio=str(source), output=f"{id_}.mp4", started_s=started_s
-    )
-    return info.model_copy(update={"source_sha256": digest, "model_sha256": model})
+def _require_fit(maker: Maker, dataset: Dataset, known: Iterable[RunInfo]) -> None:
+    names = {_video_of(row) for row in dataset.rows}
+    for info in known:
+        path = maker.out / info.output
+        if info.output not in names:
+            raise DataError(
+                f"{path}: is of no clip of {dataset.folder}; all parts need the same dataset and"
+                " --split, or give another -o"
+            )
+        if not maker.fits(info):
+            raise DataError(
+                f"{path}: was made with another model or other settings; all parts need the same,"
+                " or give another -o"
+            )
+
+
+def _video_of(row: ManifestRow) -> str:
+    return f"{row.id}.mp4"
 
 
 def info_of(result: Result, portrait: str, audio: str, output: str, started_s: float) -> RunInfo:
@@ -206,31 +307,6 @@ def info_of(result: Result, portrait: str, audio: str, output: str, started_s: f
     )
 
 
-def _same(info: RunInfo, digest: str, model: str, pipeline: Pipeline, settings: Settings) -> bool:
-    evaluations = settings.evaluations or pipeline.spec.sampling.evaluations
-    wanted = (
-        digest,
-        model,
-        evaluations,
-        settings.guidance,
-        settings.seed,
-        settings.crop,
-        settings.size,
-    )
-    was = (
-        info.source_sha256,
-        info.model_sha256,
-        info.evaluations,
-        info.guidance,
-        info.seed,
-        info.crop,
-        info.size,
-    )
-    frame = settings.frame in (None, info.frame)
-    strengths = (settings.head, settings.lips, settings.eyes) == (info.head, info.lips, info.eyes)
-    return wanted == was and frame and strengths
-
-
 def _made_rows(rows: Iterable[ManifestRow], infos: Iterable[RunInfo]) -> Iterator[ManifestRow]:
     by_id = {row.id: row for row in rows}
     for info in infos:
@@ -243,19 +319,3 @@ def _made_rows(rows: Iterable[ManifestRow], infos: Iterable[RunInfo]) -> Iterato
         }
         facts |= {"sample_rate_hz": info.sample_rate_hz}
         yield row.model_copy(update=facts | {"source": f"generated by {info.model}", "licence": ""})
-
-
-def _records(path: Path) -> list[RunInfo]:
-    return list(read_jsonl(path, RunInfo)) if path.exists() else []
-
-
-def _digest_of(pipeline: Pipeline) -> str:
-    """Of the model's settings and of the files of its weights, as config.json has them."""
-    return hashlib.sha256(pipeline.spec.model_dump_json().encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return sha256_of(path)
-    except OSError as error:
-        raise _Unusable(f"{path}: cannot be read ({error.strerror})") from error

@@ -1,7 +1,7 @@
-"""Tasks handed out to processes of a Ray cluster; whatever dies takes nothing with it but the task
-it was at.
+"""Work divided among machines: parts for machines that know nothing of each other, and tasks handed
+out to processes of a Ray cluster; whatever dies takes nothing with it but the task it was at.
 
-One actor for each worker holds the models. The driver gives each actor one task at a time and gets
+On a cluster one actor for each worker holds the models. The driver gives each actor one task at a time and gets
 plain answers, so that what is kept of them is kept by the driver alone. A task whose process or
 node is lost is given to another one once; the second time it comes back without an answer, since it
 may well be what killed both.
@@ -10,15 +10,20 @@ may well be what killed both.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args
 
-from flowportrait.errors import DataError, FlowPortraitError, require
+from flowportrait.errors import ConfigError, DataError, FlowPortraitError, require
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+Engine = Literal["local", "ray"]
+ENGINES = get_args(Engine)
 
 MAX_TRIES = 2
 """Processes that a task may cost."""
@@ -27,6 +32,73 @@ MAX_FALSE_STARTS = 3
 """Workers in a row that die before they are ready, after which something is wrong with all of
 them.
 """
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part `number` (from 1) of `of`. Raises ConfigError for one that there cannot be."""
+
+    number: int
+    of: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.of:
+            raise ConfigError(f"part {self.number} of {self.of}: there is no such part")
+
+    @classmethod
+    def named(cls, text: str) -> Part:
+        """From "2/8". Raises ConfigError."""
+        found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+            raise ConfigError(
+                f"--part: got '{text}'; give number/count, such as 2/8 for the second of eight"
+            )
+        return cls(number=int(found[1]), of=int(found[2]))
+
+    def of_list(self, items: Sequence[T]) -> list[T]:
+        """Its items of a list that is the same for all parts: every n-th."""
+        return list(items[self.number - 1 :: self.of])
+
+    def __str__(self) -> str:
+        return f"part {self.number} of {self.of}"
+
+
+@dataclass(frozen=True)
+class Division:
+    """How a command's tasks are divided: which `part` of them is done here, all by default, by
+    which engine, in how many processes of a cluster.
+    """
+
+    engine: Engine = "local"
+    workers: int = 1
+    part: Part | None = None
+
+    @classmethod
+    def named(cls, engine: str, workers: int, part: str | None) -> Division:
+        """As a command line has it. Raises ConfigError, and MissingDependency without ray."""
+        if engine not in ENGINES:
+            raise ConfigError(f"--engine: no '{engine}'; allowed: {', '.join(ENGINES)}")
+        if engine == "ray":
+            require("ray", extra="ray")
+        return cls(engine, workers, None if part is None else Part.named(part))
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """What is done here of a list that is the same for all parts."""
+        return list(items) if self.part is None else self.part.of_list(items)
+
+    def compute(
+        self, serve: Callable[[T], R], tasks: Iterable[T], device: str = "cpu"
+    ) -> Iterator[tuple[T, R | None]]:
+        """`serve(task)` for all tasks: here, one after another, or on the cluster as `hand_out`
+        has it.
+        """
+        if self.engine == "ray":
+            return hand_out(serve, tasks, self.workers, device)
+        return ((task, serve(task)) for task in tasks)
+
+
+ALONE = Division()
+"""All of it here."""
 
 
 class _Server:
@@ -51,11 +123,11 @@ class _Server:
 
 
 def hand_out(
-    serve: Callable[[T], R], tasks: Iterable[T], count: int, gpus: float | None = 0
+    serve: Callable[[T], R], tasks: Iterable[T], count: int, device: str = "cpu"
 ) -> Iterator[tuple[T, R | None]]:
     """Gives `serve(task)` for all tasks from `count` actors, as they are done; None for a task that
-    was lost twice. An actor has a CPU and `gpus` GPUs of its own; None: one where the cluster has
-    any.
+    was lost twice. An actor has a CPU of its own, and a GPU unless `device` is "cpu", or "auto"
+    where the cluster has none.
 
     `RAY_ADDRESS` names the cluster, whose nodes must see the driver's folder and files under the
     same paths; without it one of `count` processes is started on this machine and ended after the
@@ -67,8 +139,7 @@ def hand_out(
     ray = require("ray", extra="ray")
     waiting, tries = deque(tasks), Counter[int]()
     with _connected(ray, count):
-        if gpus is None:
-            gpus = min(1, ray.cluster_resources().get("GPU", 0))
+        gpus = {"cpu": 0, "auto": min(1, ray.cluster_resources().get("GPU", 0))}.get(device, 1)
         kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(_Server)
         crew = _Crew(ray, lambda: kind.remote(serve, os.getcwd()), min(count, len(waiting)))
         while waiting or crew.is_busy:

@@ -93,6 +93,32 @@ def replace(path: Path, content: bytes) -> None:
         raise
 
 
+def append_line(path: Path, line: bytes) -> int:
+    """Appends one line in one write and gives the size of the file then; a torn line before it is
+    closed first. Raises DataError.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            size = os.lseek(handle, 0, os.SEEK_END)
+            if size and os.pread(handle, 1, size - 1) != b"\n":
+                os.write(handle, b"\n")
+            os.write(handle, line)
+            return os.lseek(handle, 0, os.SEEK_CUR)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def drop_torn_line(path: Path) -> None:
+    """Drops a last line of a file that a kill has torn. Raises OSError."""
+    content = path.read_bytes()
+    if not content.endswith(b"\n"):
+        replace(path, content[: content.rfind(b"\n") + 1])
+
+
 def named(argument: str | Path) -> tuple[str, Path]:
     """(NAME, path) of NAME=PATH, and ("", path) of a path alone or of one that is there as it
     stands.

@@ -6,7 +6,17 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from flowportrait.cli.shared import AllowHost, Debug, Json, json_line, names, progress_bar
+from flowportrait.cli.shared import (
+    AllowHost,
+    Debug,
+    EngineName,
+    Json,
+    PartName,
+    json_line,
+    names,
+    progress_bar,
+)
+from flowportrait.cluster import ALONE, Division
 from flowportrait.errors import ConfigError, DataError, MediaError, require
 
 # The real-time factor counts the whole process, so the clock starts before torch is imported.
@@ -93,6 +103,9 @@ Toward = Annotated[
 Share = Annotated[
     float, typer.Option(help="Share of the weights of --toward in the mixture, 0 to 1.")
 ]
+Workers = Annotated[
+    int, typer.Option(min=1, max=4096, help="ray: processes, each at a clip of its own.")
+]
 Offload = Annotated[
     bool,
     typer.Option(
@@ -121,6 +134,9 @@ def generate(
     toward: Toward = None,
     share: Share = 0.5,
     offload: Offload = False,
+    engine: EngineName = "local",
+    workers: Workers = 1,
+    part: PartName = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -141,13 +157,17 @@ def generate(
         "frame": frame,
     }
     how |= {"head": head, "lips": lips, "eyes": eyes}
+    division = Division.named(engine, workers, part)
     if portrait.suffix == ".jsonl" or (portrait.is_dir() and audio is None):
         if audio is not None:
             raise ConfigError(f"{audio}: a dataset brings its own sound; give the dataset alone")
-        _generate_dataset(
-            portrait, out, split, model, options, how | {"crop": crop or "none"}, json
-        )
+        how |= {"crop": crop or "none"}
+        _generate_dataset(portrait, out, split, model, options, how, division, json)
         return
+    if division != ALONE:
+        raise ConfigError(
+            f"{portrait}: --engine, --workers and --part divide a dataset; this is one video"
+        )
     if audio is None:
         raise ConfigError(f"{portrait}: what is it to say? give a sound or video file behind it")
     _generate_one(portrait, audio, out, model, options, how | {"crop": crop or "auto"}, json)
@@ -210,6 +230,7 @@ def _generate_dataset(
     model: str,
     options: dict[str, Any],
     how: dict[str, Any],
+    division: Division,
     as_json: bool,
 ) -> None:
     if out.is_file() or out.suffix == ".mp4":
@@ -218,18 +239,18 @@ def _generate_dataset(
         raise DataError(f"{source}: no such file; give a dataset's manifest.jsonl")
 
     from flowportrait import batch
-    from flowportrait.generate import load
 
     dataset = batch.read_dataset(source, split)
-    pipeline = load(model, **options)
+    maker = batch.Maker(model, options, dataset.folder, out, batch.Settings(**how))
     with progress_bar("generating") as progress:
-        made = batch.generate_all(pipeline, dataset, out, batch.Settings(**how), progress)
+        made = batch.generate_all(maker, dataset, progress, division)
     for line in made.left_out:
         typer.echo(f"left out: {line}", err=True)
     for warning in dict.fromkeys(warning for info in made.infos for warning in info.warnings):
         typer.echo(f"warning: {warning}", err=True)
+    head = f"{division.part}: " if division.part else ""
     typer.echo(
-        f"{len(made.infos)} videos, {made.kept} of them from before, {len(made.left_out)} left out:"
+        f"{head}{len(made.infos)} videos, {made.kept} of them from before, {len(made.left_out)} left out:"
         f" {out}"
     )
     if as_json:

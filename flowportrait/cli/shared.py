@@ -23,6 +23,16 @@ AllowHost = Annotated[
         help="Name under which it is reached, as behind a proxy.",
     ),
 ]
+EngineName = Annotated[
+    str,
+    typer.Option(
+        "--engine", metavar="local|ray", help="This machine, or the cluster at RAY_ADDRESS."
+    ),
+]
+PartName = Annotated[
+    str | None,
+    typer.Option("--part", metavar="i/n", help="Only this share of the clips, into the same -o."),
+]
 
 
 def names(what: str) -> Callable[[str], list[str]]:

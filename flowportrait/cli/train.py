@@ -90,7 +90,7 @@ def encode(
     find_model(model)
     if not dataset.is_dir():
         raise DataError(f"{dataset}: no such folder; give a prepared or a rendered dataset")
-    from flowportrait.data.parts import Part
+    from flowportrait.cluster import Part
     from flowportrait.train.encode import encode as run_encode
 
     own = Part.named(part) if part is not None else None

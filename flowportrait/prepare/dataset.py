@@ -24,13 +24,21 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import Field
 
+from flowportrait.cluster import ENGINES, Part
 from flowportrait.config import load_recipe, save_resolved
-from flowportrait.data import parts
-from flowportrait.data.parts import Part, PartFile
 from flowportrait.errors import ConfigError, DataError, require
-from flowportrait.files import VIDEO_SUFFIXES, files_below, is_video, readable, replace
+from flowportrait.files import (
+    VIDEO_SUFFIXES,
+    drop_torn_line,
+    files_below,
+    is_video,
+    readable,
+    replace,
+)
 from flowportrait.media import FPS
 from flowportrait.pages import markdown_rows
+from flowportrait.prepare import parts
+from flowportrait.prepare.parts import PartFile
 from flowportrait.prepare.source import (
     STAGES,
     PrepareConfig,
@@ -52,7 +60,6 @@ from flowportrait.records import (
 )
 from flowportrait.registry import name_hint
 
-ENGINES = ("local", "ray")
 _JOURNAL, _MANIFEST, _CONFIG = "journal.jsonl", "manifest.jsonl", "config.json"
 
 
@@ -261,7 +268,7 @@ def begin(out: Path, config: PrepareConfig, fingerprint: str, part: PartFile | N
             " folder"
         )
     if journal.exists():
-        _mend(journal)
+        drop_torn_line(journal)
         for record in read_jsonl(journal, PreparedSource):
             if record.fingerprint != fingerprint:
                 raise DataError(
@@ -274,13 +281,6 @@ def begin(out: Path, config: PrepareConfig, fingerprint: str, part: PartFile | N
     for folder in ("clips", "work"):
         (out / folder).mkdir(exist_ok=True)
     save_resolved(config, settings)
-
-
-def _mend(journal: Path) -> None:
-    """Drops a last line that a kill has torn."""
-    content = journal.read_bytes()
-    if not content.endswith(b"\n"):
-        replace(journal, content[: content.rfind(b"\n") + 1])
 
 
 def _is_done(source: SourceFile, record: PreparedSource | None, out: Path) -> bool:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from flowportrait.config import load_recipe
-from flowportrait.data import parts
-from flowportrait.data.parts import PartFile
 from flowportrait.errors import DataError
 from flowportrait.files import link_or_copy, replace
-from flowportrait.prepare import dataset
+from flowportrait.prepare import dataset, parts
+from flowportrait.prepare.parts import PartFile
 from flowportrait.prepare.source import PrepareConfig
 from flowportrait.records import PreparedSource, read_jsonl
 

@@ -16,9 +16,8 @@ from filelock import FileLock
 from pydantic import ValidationError
 
 from flowportrait.errors import DataError
-from flowportrait.files import replace
+from flowportrait.files import append_line, replace
 from flowportrait.records import Score, Verdict, read_jsonl
-from flowportrait.scoring.judges.answers import append_line
 
 Key = tuple[str, str, int]
 """What was looked at, by what, which repeat."""

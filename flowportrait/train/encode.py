@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +24,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowportrait import media
-from flowportrait.cluster import hand_out
+from flowportrait.cluster import Engine, Part, hand_out
 from flowportrait.data import encoded
 from flowportrait.data.augment import apply_look, draw_look
 from flowportrait.data.encoded import EncodedHeader, half, shard_path
-from flowportrait.data.parts import Part
 from flowportrait.data.sources import load_sources
 from flowportrait.errors import DataError, MediaError, require
 from flowportrait.generate import AUDIO_RATE_HZ
@@ -193,7 +192,7 @@ def encode(
     clips_per_shard: int = 64,
     seed: int = 0,
     device: str = "auto",
-    engine: Literal["local", "ray"] = "local",
+    engine: Engine = "local",
     workers: int = 1,
     part: Part | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -238,8 +237,7 @@ def _make_on_ray(
     """Each worker has a GPU of its own where the cluster has any and `device` does not say
     otherwise.
     """
-    gpus = {"auto": None, "cpu": 0}.get(maker.device, 1)
-    for done, (number, made) in enumerate(hand_out(maker, numbers, workers, gpus), 1):
+    for done, (number, made) in enumerate(hand_out(maker, numbers, workers, maker.device), 1):
         if made is None:
             raise DataError(
                 f"{shard_path(maker.out, number)}: ended both workers that began it; run again"

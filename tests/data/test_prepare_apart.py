@@ -16,12 +16,13 @@ from films import film
 from test_prepare import PLUGIN, ROOT, config, made, run, shown
 
 from flowportrait import cli
+from flowportrait.cluster import Part
 from flowportrait.config import load_recipe, save_resolved
-from flowportrait.data.parts import Part, PartFile
 from flowportrait.errors import ConfigError, DataError
 from flowportrait.prepare import dataset
 from flowportrait.prepare.dataset import prepare
 from flowportrait.prepare.merge import merge
+from flowportrait.prepare.parts import PartFile
 
 __all__ = ["made"]  # a fixture
 

@@ -6,7 +6,6 @@ line, which is skipped. Two stores are merged with `cat`. Reading of replies is 
 parser costs nothing.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -14,6 +13,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from flowportrait.errors import DataError
+from flowportrait.files import append_line
 from flowportrait.records import Record
 from flowportrait.scoring import digest_of
 from flowportrait.scoring.judges.backends import Answer, Backend, Question
@@ -113,22 +113,3 @@ class AnswerStore:
             raise DataError(
                 f"{self.path}: no valid answer at byte {start}: {first['msg']}; remove that line"
             ) from error
-
-
-def append_line(path: Path, line: bytes) -> int:
-    """Appends one line in one write and gives the size of the file then; a torn line before it is
-    closed first.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            size = os.lseek(handle, 0, os.SEEK_END)
-            if size and os.pread(handle, 1, size - 1) != b"\n":
-                os.write(handle, b"\n")
-            os.write(handle, line)
-            return os.lseek(handle, 0, os.SEEK_CUR)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror}") from error

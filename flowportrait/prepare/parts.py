@@ -1,46 +1,18 @@
-"""A part of a preparation: which sources it takes, and how it is known later that parts are of one
-whole.
-"""
+"""A part of a preparation on disk: how it is known later that parts are of one whole."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field
-
+from flowportrait.cluster import Part
 from flowportrait.config import Frozen, load_recipe, save_resolved
-from flowportrait.errors import ConfigError, DataError
+from flowportrait.errors import DataError
 
 FILE = "part.json"
-
-
-class Part(Frozen):
-    """Part `number` (from 1) of `of`."""
-
-    number: int = Field(ge=1)
-    of: int = Field(ge=1)
-
-    @classmethod
-    def named(cls, text: str) -> Part:
-        """From "2/8". Raises ConfigError."""
-        found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
-        if found is None or not 1 <= int(found[1]) <= int(found[2]):
-            raise ConfigError(
-                f"--part: got '{text}'; give number/count, such as 2/8 for the second of eight"
-            )
-        return cls(number=int(found[1]), of=int(found[2]))
-
-    def of_list(self, items: Sequence[Any]) -> list[Any]:
-        """Its items of a list that is the same for all parts: every n-th."""
-        return list(items[self.number - 1 :: self.of])
-
-    def __str__(self) -> str:
-        return f"part {self.number} of {self.of}"
 
 
 class PartFile(Frozen):
