@@ -2,6 +2,11 @@
 for it.
 """
 
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook(
@@ -11,3 +16,36 @@ install_import_hook(
     ],
     "typechecker.checked",
 )
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """A Ray cluster of this machine with two workers at a time, started once for all tests."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("the extra 'ray' is not installed: pip install 'flowportrait[ray]'")
+    from ray.cluster_utils import Cluster
+
+    patch = pytest.MonkeyPatch()
+    root = str(Path(__file__).parents[1])
+    # The processes of the cluster inherit what is set when it starts.
+    patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])))
+    patch.setenv("OMP_NUM_THREADS", "1")
+    patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    yield found
+    found.shutdown()
+    patch.undo()
+
+
+@pytest.fixture
+def on_cluster(ray_cluster, monkeypatch):
+    """`--engine ray` finds the cluster; what is computed here uses one thread, as its workers do,
+    so that numbers are the same to the bit.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setenv("RAY_ADDRESS", ray_cluster.address)
+    yield ray_cluster
+    torch.set_num_threads(threads)

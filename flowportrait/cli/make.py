@@ -104,7 +104,8 @@ Share = Annotated[
     float, typer.Option(help="Share of the weights of --toward in the mixture, 0 to 1.")
 ]
 Workers = Annotated[
-    int, typer.Option(min=1, max=4096, help="ray: processes, each at a clip of its own.")
+    int,
+    typer.Option(min=1, max=4096, help="Number of Ray processes; each takes one clip at a time."),
 ]
 Offload = Annotated[
     bool,
@@ -250,8 +251,8 @@ def _generate_dataset(
         typer.echo(f"warning: {warning}", err=True)
     head = f"{division.part}: " if division.part else ""
     typer.echo(
-        f"{head}{len(made.infos)} videos, {made.kept} of them from before, {len(made.left_out)} left out:"
-        f" {out}"
+        f"{head}{len(made.infos)} videos, {made.kept} of them from before,"
+        f" {len(made.left_out)} left out: {out}"
     )
     if as_json:
         summary = {

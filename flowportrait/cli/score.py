@@ -11,12 +11,15 @@ import typer
 from flowportrait.cli.shared import (
     Answers,
     Debug,
+    EngineName,
     Json,
     Overrides,
+    PartName,
     ScoringFile,
     names,
     progress_bar,
 )
+from flowportrait.cluster import Division
 
 app = typer.Typer()
 judges_app = typer.Typer(
@@ -35,7 +38,7 @@ SkipMissing = Annotated[
     ),
 ]
 Workers = Annotated[
-    int, typer.Option(min=1, max=64, help="Number of clips that are scored at the same time.")
+    int, typer.Option(min=1, max=4096, help="Number of clips that are scored at the same time.")
 ]
 
 
@@ -71,6 +74,8 @@ def score(
     answers: Answers = None,
     retry_unscored: RetryUnscored = False,
     workers: Workers = 2,
+    engine: EngineName = "local",
+    part: PartName = None,
     dry_run: DryRun = False,
     skip_missing: SkipMissing = False,
     json: Json = False,
@@ -89,7 +94,7 @@ def score(
             overrides=overrides or [],
             answers=answers,
             retry_unscored=retry_unscored,
-            workers=workers,
+            division=Division.named(engine, workers, part),
             dry_run=dry_run,
             skip_missing=skip_missing,
             as_json=json,
@@ -139,6 +144,8 @@ def evaluate(
     answers: Answers = None,
     retry_unscored: RetryUnscored = False,
     workers: Workers = 2,
+    engine: EngineName = "local",
+    part: PartName = None,
     dry_run: DryRun = False,
     skip_missing: SkipMissing = False,
     json: Json = False,
@@ -156,7 +163,7 @@ def evaluate(
             sets=sets,
             config=config,
             overrides=overrides or [],
-            workers=workers,
+            division=Division.named(engine, workers, part),
             answers=answers,
             retry_unscored=retry_unscored,
             dry_run=dry_run,

@@ -26,12 +26,16 @@ AllowHost = Annotated[
 EngineName = Annotated[
     str,
     typer.Option(
-        "--engine", metavar="local|ray", help="This machine, or the cluster at RAY_ADDRESS."
+        "--engine",
+        metavar="local|ray",
+        help="Run on this machine, or on the Ray cluster at RAY_ADDRESS.",
     ),
 ]
 PartName = Annotated[
     str | None,
-    typer.Option("--part", metavar="i/n", help="Only this share of the clips, into the same -o."),
+    typer.Option(
+        "--part", metavar="i/n", help="Do only part i of n of the clips, into the same output."
+    ),
 ]
 
 

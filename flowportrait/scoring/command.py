@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flowportrait.cluster import Division
 from flowportrait.config import load_recipe
 from flowportrait.errors import (
     CheckpointError,
@@ -43,6 +44,7 @@ from flowportrait.scoring.run import (
     build_comparer,
     build_scorers,
     compare_to_file,
+    of_single_clips,
     score_to_file,
 )
 from flowportrait.scoring.samples import find_pairs, find_samples
@@ -64,7 +66,7 @@ def score(
     overrides: Sequence[str],
     answers: Path | None,
     retry_unscored: bool,
-    workers: int,
+    division: Division,
     dry_run: bool,
     skip_missing: bool = False,
     as_json: bool,
@@ -81,12 +83,14 @@ def score(
     store = answers or out.parent / "answers.jsonl"
     scorers = build_scorers(_split(names), _settings(config, overrides), store, missing)
     _settle(missing, skip_missing, bool(scorers))
+    if division.part:
+        samples, scorers = division.share(samples), of_single_clips(scorers)
     plans = [plan_scores(scorer, samples) for scorer in scorers if isinstance(scorer, ScoreSystem)]
     _announce(plans)
     if dry_run:
         _print_json({"plans": [vars(plan) for plan in plans]}, as_json)
         return
-    summary = score_to_file(samples, scorers, out, retry_unscored, progress, workers)
+    summary = score_to_file(samples, scorers, out, retry_unscored, progress, division)
     for scorer in scorers if len(generators_of(samples)) == 1 else ():
         print(_outcome(scorer, [score for score in summary.scores if score.scorer == scorer.name]))
     by_generator = standings(samples, summary.scores, scorers)
@@ -106,9 +110,10 @@ def score(
     for spread in saturated:
         _warn(spread.line())
     spent = _spent(scorers)
+    head = f"{division.part}: " if division.part else ""
     print(
-        f"{len(summary.scores)} scores, {summary.kept} of them from before{spent.pop('line')}:"
-        f" {out}"
+        f"{head}{len(summary.scores)} scores, {summary.kept} of them from before"
+        f"{spent.pop('line')}: {out}"
     )
     _print_json(
         {
@@ -180,7 +185,7 @@ def evaluate(
     sets: str,
     config: Path | None,
     overrides: Sequence[str],
-    workers: int,
+    division: Division,
     answers: Path | None,
     retry_unscored: bool,
     dry_run: bool,
@@ -203,14 +208,19 @@ def evaluate(
     _settle(missing, skip_missing, bool(scorers or set_metrics))
     if not scorers and not set_metrics:
         raise ConfigError("--scorers, --sets: both name nothing; see: list scorers, list sets")
+    if division.part:
+        samples, scorers = division.share(samples), of_single_clips(scorers)
     plans = [plan_scores(scorer, samples) for scorer in scorers if isinstance(scorer, ScoreSystem)]
     _announce(plans)
     if dry_run:
         _print_json({"plans": [vars(plan) for plan in plans]}, as_json)
         return
     result = evaluation.evaluate(
-        samples, truth, scorers, set_metrics, out, workers, retry_unscored, progress
+        samples, truth, scorers, set_metrics, out, division, retry_unscored, progress
     )
+    if result is None:
+        print(f"{division.part} is done: {out}; without --part the report is written of all")
+        return
     result.skipped = missing
     report.write(result, out)
     _tell_evaluation(result, _spent(scorers), out, as_json)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flowportrait.cluster import Division
 from flowportrait.config import validate
 from flowportrait.errors import ConfigError, DataError
 from flowportrait.files import replace
@@ -134,6 +135,9 @@ class _Features(Metric):
         self.name = of.name + _FEATURES
         self.needs = of.needs - {"truth"}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.of, self.folder)
+
     @property
     def fingerprint(self) -> str:
         return self.of.fingerprint
@@ -202,32 +206,36 @@ def evaluate(
     scorers: list[Scorer],
     sets: list[SetMetric],
     out: Path,
-    workers: int,
+    division: Division,
     retry_unscored: bool,
     progress: Callable[[str], Callable[[int, int], None]],
-) -> Evaluation:
+) -> Evaluation | None:
     """Scores all samples into `out`, where the same call goes on; `truth` is the folder or manifest
-    of the real videos.
+    of the real videos. A part scores its share of the samples and of the real videos and gives
+    nothing: distances of sets are of all.
 
     Raises DataError: no truth, or `out` holds results of other settings or cannot be written.
     """
     keepers = [_Features(metric, out / "features") for metric in sets]
-    real = _real(truth) if sets else []
+    real = division.share(_real(truth)) if sets else []
     made = score_to_file(
         samples,
         [*scorers, *keepers],
         out / "scores.jsonl",
         retry_unscored,
         progress("scoring"),
-        workers,
+        division,
     )
     scores = [s for s in made.scores if not s.scorer.endswith(_FEATURES)]
     result = Evaluation(str(truth), scorers, samples, scores, sets)
+    if sets:
+        known = score_to_file(
+            real, keepers, out / "truth.jsonl", retry_unscored, progress("reading truth"), division
+        )
+    if division.part:
+        return None
     if not sets:
         return result
-    known = score_to_file(
-        real, keepers, out / "truth.jsonl", retry_unscored, progress("reading truth"), workers
-    )
     for keeper in keepers:
         sides = [(samples, made.scores), (real, known.scores)]
         ours, true = ([s for s in rows if s.scorer == keeper.name] for _, rows in sides)

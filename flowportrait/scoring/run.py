@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import Field
 
+from flowportrait.cluster import Division
 from flowportrait.config import Frozen, validate
 from flowportrait.errors import CheckpointError, ConfigError
 from flowportrait.files import readable
@@ -21,7 +22,7 @@ from flowportrait.records import Score, Verdict
 from flowportrait.registry import COMPARERS, SCORERS, Table, name_hint
 from flowportrait.scoring import Comparer, Sample, Scorer, score_row
 from flowportrait.scoring.judges.asking import Judge, JudgeConfig
-from flowportrait.scoring.metrics.metric import NO_TRUTH, Metric, read_all
+from flowportrait.scoring.metrics.metric import NO_TRUTH, Metric, read_all, read_apart
 from flowportrait.scoring.reward import CompositeReward, RewardConfig, scorer_of
 from flowportrait.scoring.scores import Key, RecordFile, both, key_of
 
@@ -151,20 +152,21 @@ def score_to_file(
     out: Path,
     retry_unscored: bool,
     progress: Callable[[int, int], None],
-    workers: int = 2,
+    division: Division = Division(workers=2),
 ) -> Summary:
-    """Scores all samples by all scorers into `out`, one JSON line each; what stands there already
-    is kept.
+    """Scores all samples by all scorers into `out`, one JSON line each; what
+    stands there already is kept.
 
-    Metrics share one decoding of each clip and go through the clips in `workers` threads; judges
-    come after them, and the reward, which takes all of these clips as one batch, last. Other runs
-    may write into `out` at the same time.
+    Metrics share one decoding of each clip and go through the clips in as many threads, or
+    processes of a cluster, as the division has workers; judges come after them, and the reward,
+    which takes all of these clips as one batch, last. Other runs may write into `out` at the same
+    time.
 
     Raises DataError when `out` holds scores of a scorer with other settings, JudgeError when a
     judge stops the run.
     """
     file = RecordFile(out, Score, {scorer.name: scorer.fingerprint for scorer in scorers})
-    parts = [scorer for scorer in scorers if not isinstance(scorer, CompositeReward)]
+    parts = of_single_clips(scorers)
     current, by_name = (
         {sample.id: sample for sample in samples},
         {scorer.name: scorer for scorer in parts},
@@ -184,7 +186,7 @@ def score_to_file(
     missing = set(wanted) - done.keys()
     summary = Summary(kept=len(wanted) - len(missing))
     progress(len(wanted) - len(missing), len(wanted))
-    for score in _all_scores(samples, parts, missing, workers):
+    for score in _all_scores(samples, parts, missing, division):
         key = key_of(score)
         if key in missing:
             file.append(score)
@@ -203,6 +205,11 @@ def score_to_file(
     file.put_in_order(done, wanted)
     summary.scores = [done[key] for key in wanted if key in done]
     return summary
+
+
+def of_single_clips(scorers: Iterable[Scorer]) -> list[Scorer]:
+    """Those whose score of a clip is the same whatever else is scored: all but the reward."""
+    return [scorer for scorer in scorers if not isinstance(scorer, CompositeReward)]
 
 
 def _repeats(scorer: Scorer | Comparer) -> int:
@@ -251,7 +258,7 @@ def compare_to_file(
 
 
 def _all_scores(
-    samples: list[Sample], scorers: list[Scorer], missing: set[Key], workers: int
+    samples: list[Sample], scorers: list[Scorer], missing: set[Key], division: Division
 ) -> Iterator[Score]:
     """The missing scores: what cannot be scored at once, then metrics clip by clip, then judges one
     by one.
@@ -270,9 +277,11 @@ def _all_scores(
                 metrics.setdefault(sample.id, []).append(scorer)
             else:
                 judged.setdefault(scorer.name, []).append(sample)
-    yield from read_all(
-        ((sample, metrics[sample.id]) for sample in samples if sample.id in metrics), workers
-    )
+    jobs = [(sample, metrics[sample.id]) for sample in samples if sample.id in metrics]
+    if division.engine == "local":
+        yield from read_all(jobs, division.workers)
+    else:
+        yield from read_apart(jobs, division)
     for scorer in scorers:
         if scorer.name in judged:
             yield from scorer.score(judged[scorer.name])

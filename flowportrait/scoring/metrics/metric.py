@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from flowportrait import media
+from flowportrait.cluster import Division
 from flowportrait.config import Frozen
 from flowportrait.errors import FlowPortraitError, MediaError
 from flowportrait.records import Score
@@ -295,6 +296,10 @@ class _Computed:
     def __init__(self, config: Any = None):
         self.config = config or self.Config()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sent to another process as its settings; what it has loaded is loaded there anew."""
+        return type(self), (self.config,)
+
     @property
     def weights_sha256(self) -> str:
         """Of the weights that are used; empty when there are none. Raises CheckpointError when they
@@ -435,6 +440,33 @@ class SetMetric(_Computed):
 def read_all(jobs: Iterable[tuple[Sample, Sequence[Metric]]], workers: int = 2) -> Iterator[Score]:
     """The scores of all samples, each by its metrics, clip by clip as they are done."""
     return in_parallel(_rows, jobs, workers)
+
+
+def read_apart(
+    jobs: Iterable[tuple[Sample, Sequence[Metric]]], division: Division
+) -> Iterator[Score]:
+    """The same in processes of a cluster. A clip that ended two of them has no score."""
+    jobs = list(jobs)
+    metrics = {metric.name: metric for _, own in jobs for metric in own}
+    tasks = [(sample, tuple(metric.name for metric in own)) for sample, own in jobs]
+    for (sample, names), rows in division.compute(_Reader(metrics), tasks):
+        lost = "ended both processes that looked at it; try it again with --retry-unscored"
+        yield from rows or (
+            score_row(metrics[name], sample, reason=lost, **metrics[name].about_scores())
+            for name in names
+        )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Metrics by name, as they are sent to a process."""
+
+    metrics: Mapping[str, Metric]
+
+    def __call__(self, task: tuple[Sample, tuple[str, ...]]) -> list[Score]:
+        """The scores of one clip by the metrics of these names."""
+        sample, names = task
+        return _rows((sample, [self.metrics[name] for name in names]))
 
 
 def in_parallel(
