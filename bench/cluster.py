@@ -1,13 +1,13 @@
-"""How long `prepare` takes with one and two workers, of this machine and of a Ray cluster started
-for it.
+"""How long `prepare` and `score` take with one and two workers, of this machine and of a Ray
+cluster started for it.
 
-    python -m bench.cluster [--rounds 2] [--sources 40] [-o bench_cluster.json]
+    python -m bench.cluster [--command score] [--rounds 2] [--sources 40] [-o bench_cluster.json]
 
 The sources are the clips of the shipped rendered world, over and over under other names, so that
-each costs as much. Every way prepares all of them into a folder of its own, from starting the
-processes to the report; ways follow one another in each round, and the least of the rounds counts.
-All must end with the same clips. On a machine that does other work two workers gain less than they
-could: `load` is the number of processes that wanted a core at the end.
+each costs as much. Every way does all of them from the start of its processes to the last file;
+ways follow one another in each round, and the least of the rounds counts. All must end with the
+same bytes, so every process computes with one thread. On a machine that does other work two workers
+gain less than they could: `load` is the number of processes that wanted a core at the end.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
+
+from flowportrait.cluster import Division
 from flowportrait.config import load_recipe
 from flowportrait.prepare.dataset import prepare
 from flowportrait.prepare.source import PrepareConfig
+from flowportrait.scoring.run import ScoringConfig, build_scorers, score_to_file
+from flowportrait.scoring.samples import find_samples
 
 CLIPS = Path(__file__).parent.parent / "flowportrait" / "samples" / "world"
 SETTINGS = ("speaker.network=none", "faces.min_face_px=32", "crop.min_side_px=48", "clips.min_s=1")
@@ -38,42 +42,48 @@ def sources(folder: Path, count: int) -> Path:
     return folder
 
 
-def measure(
-    films: Path, out: Path, engine: str, workers: int
-) -> tuple[float, float, dict[str, bytes]]:
-    """Wall seconds, processor seconds of children that ended, and the clips' bytes by name."""
+def prepare_all(films: Path, out: Path, division: Division) -> bytes:
+    """The bytes of all clips of a prepared dataset, in the order of their names."""
     config = load_recipe(None, PrepareConfig, SETTINGS)
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    prepare([films], out, config, workers, engine=engine)
-    wall_s, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return wall_s, spent_s, {path.name: path.read_bytes() for path in (out / "clips").iterdir()}
+    prepare([films], out, config, division.workers, engine=division.engine)
+    return b"".join(path.read_bytes() for path in sorted((out / "clips").iterdir()))
+
+
+def score_all(films: Path, out: Path, division: Division) -> bytes:
+    """The file of scores of the standard metrics, each clip being its own truth."""
+    samples, config = find_samples([films], films), ScoringConfig()
+    scorers = build_scorers(["standard"], config, out / "answers.jsonl")
+    score_to_file(samples, scorers, out / "scores.jsonl", False, lambda done, total: None, division)
+    return (out / "scores.jsonl").read_bytes()
+
+
+COMMANDS = {"prepare": prepare_all, "score": score_all}
 
 
 def main() -> None:
     """Measures, prints a table and writes it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--command", choices=COMMANDS, default="prepare")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--sources", type=int, default=40)
     parser.add_argument("-o", "--out", type=Path, default=Path("bench_cluster.json"))
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     best: dict[str, float] = {}
     with TemporaryDirectory() as folder:
         films, first = sources(Path(folder) / "films", arguments.sources), None
         for number in range(arguments.rounds):
             for engine, workers in WAYS:
-                name = f"{engine} {workers}"
-                wall_s, spent_s, clips = measure(
-                    films, Path(folder) / f"{number} {name}", engine, workers
-                )
-                first = first or clips
-                assert clips == first, f"{name}: other clips"
+                name, started_s = f"{engine} {workers}", time.perf_counter()
+                out = Path(folder) / f"{number} {name}"
+                made = COMMANDS[arguments.command](films, out, Division(engine, workers))
+                wall_s = time.perf_counter() - started_s
+                first = first or made
+                assert made == first, f"{name}: other bytes"
                 best[name] = min(wall_s, best.get(name, wall_s))
-                print(
-                    f"{name}: {wall_s:.1f} s, {spent_s:.1f} processor seconds of ended children",
-                    flush=True,
-                )
+                print(f"{name}: {wall_s:.1f} s", flush=True)
     found = {
+        "command": arguments.command,
         "sources": arguments.sources,
         "rounds": arguments.rounds,
         "load": os.getloadavg()[0],
