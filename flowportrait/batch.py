@@ -24,8 +24,8 @@ from flowportrait.composite import Frame, Size
 from flowportrait.data.sources import SourceClip, load_sources
 from flowportrait.errors import DataError, MediaError
 from flowportrait.files import append_line, drop_torn_line, sha256_of
-from flowportrait.generate import Pipeline, Result, describe, load
-from flowportrait.modeldir import ModelSpec
+from flowportrait.generate import Pipeline, Result, load
+from flowportrait.modeldir import ModelSpec, describe
 from flowportrait.records import ManifestRow, RunInfo, read_jsonl, write_jsonl
 
 RUNS, MANIFEST = "runs.jsonl", "manifest.jsonl"

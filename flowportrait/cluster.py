@@ -1,10 +1,10 @@
 """Work divided among machines: parts for machines that know nothing of each other, and tasks handed
 out to processes of a Ray cluster; whatever dies takes nothing with it but the task it was at.
 
-On a cluster one actor for each worker holds the models. The driver gives each actor one task at a time and gets
-plain answers, so that what is kept of them is kept by the driver alone. A task whose process or
-node is lost is given to another one once; the second time it comes back without an answer, since it
-may well be what killed both.
+On a cluster one actor for each worker holds the models. The driver gives each actor one task at a
+time and gets plain answers, so that what is kept of them is kept by the driver alone. A task whose
+process or node is lost is given to another one once; the second time it comes back without an
+answer, since it may well be what killed both.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from flowportrait.faces.matte import PersonMatte
 from flowportrait.model.layout import TokenGrid, latent_frames_for
 from flowportrait.model.mot import MoT
 from flowportrait.model.offload import understanding_on
-from flowportrait.modeldir import PARTS, ModelSpec, find_device, load_parts, load_spec
+from flowportrait.modeldir import PARTS, ModelSpec, find_device, load_parts, mixed
 from flowportrait.precision import matmul_precision
 from flowportrait.sampling import Schedule, guided, sample
 from flowportrait.weights import difference, shapes
@@ -558,23 +558,7 @@ def _mixed(one: Pipeline, other: Pipeline, share: float) -> Pipeline:
             f"toward: {other.spec.name} {problem}; give a model tuned from {one.spec.name}"
         )
     one.model.load_state_dict(mix_weights(*weights, share))
-    return replace(one, spec=_mixed_spec(one.spec, other.spec, share))
-
-
-def describe(
-    name_or_directory: str | Path, toward: str | Path | None = None, share: float = 0.5
-) -> ModelSpec:
-    """What the pipeline that `load` gives says of itself, without reading any weights."""
-    one = load_spec(registry.find_model(name_or_directory))
-    if toward is None:
-        return one
-    return _mixed_spec(one, load_spec(registry.find_model(toward)), share)
-
-
-def _mixed_spec(one: ModelSpec, other: ModelSpec, share: float) -> ModelSpec:
-    name = f"{one.name} {1 - share:g} + {other.name} {share:g}"
-    digests = one.sha256 | {f"toward/{file}": digest for file, digest in other.sha256.items()}
-    return one.model_copy(update={"name": name, "sha256": digests})
+    return replace(one, spec=mixed(one.spec, other.spec, share))
 
 
 # ------------------------------------------------------------------------------------------------

@@ -188,6 +188,25 @@ def load_spec(directory: Path) -> ModelSpec:
     return spec
 
 
+def describe(
+    name_or_directory: str | Path, toward: str | Path | None = None, share: float = 0.5
+) -> ModelSpec:
+    """What a model, or the mixture `share` of the way `toward` another, says of itself, without
+    reading any weights. Raises as `load_spec`.
+    """
+    one = load_spec(registry.find_model(name_or_directory))
+    if toward is None:
+        return one
+    return mixed(one, load_spec(registry.find_model(toward)), share)
+
+
+def mixed(one: ModelSpec, other: ModelSpec, share: float) -> ModelSpec:
+    """Of weights that are `share` of the way from `one` to `other`."""
+    name = f"{one.name} {1 - share:g} + {other.name} {share:g}"
+    digests = one.sha256 | {f"toward/{file}": digest for file, digest in other.sha256.items()}
+    return one.model_copy(update={"name": name, "sha256": digests})
+
+
 def save_spec(spec: ModelSpec, directory: Path) -> None:
     """Writes config.json with a digest of itself among those of the files."""
     files = {name: digest for name, digest in spec.sha256.items() if name != CONFIG}

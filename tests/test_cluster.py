@@ -113,7 +113,7 @@ def test_parts_of_scores_share_a_file_and_the_whole_adds_the_reward(folders, cap
     assert cli.run([*command, "-o", "whole.jsonl"]) == 0
     for part in ("2/3", "1/3", "3/3"):
         assert cli.run([*command, "-o", "parts.jsonl", "--part", part]) == 0
-        assert f"part {part[0]} of 3: " in capsys.readouterr().out
+        assert f"from before: part {part[0]} of 3: parts.jsonl" in capsys.readouterr().out
     assert len(list(read_jsonl("parts.jsonl", Score))) == 14
     assert cli.run([*command, "-o", "parts.jsonl"]) == 0
     assert "21 scores, 14 of them from before" in capsys.readouterr().out

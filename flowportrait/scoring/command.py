@@ -24,7 +24,7 @@ from flowportrait.errors import (
 )
 from flowportrait.pages import markdown_rows
 from flowportrait.records import Score, SetScore, Verdict
-from flowportrait.scoring import Scorer
+from flowportrait.scoring import Sample, Scorer
 from flowportrait.scoring.generators import (
     DIFFERENCE_HEAD,
     DRAWS,
@@ -41,6 +41,7 @@ from flowportrait.scoring.judges.saturation import spreads
 from flowportrait.scoring.judges.systems import CompareSystem, ScoreSystem
 from flowportrait.scoring.run import (
     ScoringConfig,
+    Summary,
     build_comparer,
     build_scorers,
     compare_to_file,
@@ -91,6 +92,20 @@ def score(
         _print_json({"plans": [vars(plan) for plan in plans]}, as_json)
         return
     summary = score_to_file(samples, scorers, out, retry_unscored, progress, division)
+    where = f"{division.part}: {out}" if division.part else str(out)
+    _tell_scores(samples, scorers, summary, missing, where, as_json)
+    _refuse_nothing(len(summary.scores), len(summary.unscored), out)
+
+
+def _tell_scores(
+    samples: Sequence[Sample],
+    scorers: Sequence[Scorer],
+    summary: Summary,
+    missing: dict[str, str],
+    out: str,
+    as_json: bool,
+) -> None:
+    """What a run of `score` has found."""
     for scorer in scorers if len(generators_of(samples)) == 1 else ():
         print(_outcome(scorer, [score for score in summary.scores if score.scorer == scorer.name]))
     by_generator = standings(samples, summary.scores, scorers)
@@ -110,14 +125,13 @@ def score(
     for spread in saturated:
         _warn(spread.line())
     spent = _spent(scorers)
-    head = f"{division.part}: " if division.part else ""
     print(
-        f"{head}{len(summary.scores)} scores, {summary.kept} of them from before"
-        f"{spent.pop('line')}: {out}"
+        f"{len(summary.scores)} scores, {summary.kept} of them from before{spent.pop('line')}:"
+        f" {out}"
     )
     _print_json(
         {
-            "output": str(out),
+            "output": out,
             "scores": len(summary.scores),
             "kept": summary.kept,
             "unscored": len(summary.unscored),
@@ -128,7 +142,6 @@ def score(
         },
         as_json,
     )
-    _refuse_nothing(len(summary.scores), len(summary.unscored), out)
 
 
 def _settle(missing: dict[str, str], skip: bool, others: bool) -> None:

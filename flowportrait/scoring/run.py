@@ -33,6 +33,7 @@ PRESETS = {
     "paper": ("ssim", "psnr", "lpips", "raft-jitter", "lse-c", "lse-d"),
 }
 """What stands for several scorers wherever scorers are named."""
+TWO_AT_A_TIME = Division(workers=2)
 
 
 class ScoringConfig(Frozen):
@@ -152,7 +153,7 @@ def score_to_file(
     out: Path,
     retry_unscored: bool,
     progress: Callable[[int, int], None],
-    division: Division = Division(workers=2),
+    division: Division = TWO_AT_A_TIME,
 ) -> Summary:
     """Scores all samples by all scorers into `out`, one JSON line each; what
     stands there already is kept.
