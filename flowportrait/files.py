@@ -9,7 +9,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NoReturn
 
 from flowportrait.errors import DataError
@@ -52,10 +52,25 @@ def readable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "replace")
 
 
+def ends_alike(a: str, b: str) -> bool:
+    """Whether the shorter path is the end of the longer one, by at least a folder and a name."""
+    parts, others = PurePath(a).parts, PurePath(b).parts
+    length = min(len(parts), len(others))
+    return length >= 2 and parts[-length:] == others[-length:]
+
+
 def sha256_of(path: Path) -> str:
     """Of a whole file; computed once for each state of it. Raises OSError."""
     status = path.stat()
     return _sha256(path, status.st_size, status.st_mtime_ns)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file; empty when it is not there or may not be read."""
+    try:
+        return sha256_of(path)
+    except OSError:
+        return ""
 
 
 @lru_cache(maxsize=4096)

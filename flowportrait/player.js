@@ -23,8 +23,9 @@ function number(value) {
 
 const order = make("select", { id: "order", onchange: render }, make("option", { value: "" }, "name"));
 for (const scorer of data.scorers) {
-  for (const end of ["worst", "best"]) {
-    order.append(make("option", { value: `${end} ${scorer.name}` }, `${scorer.name}, ${end} first`));
+  const [low, high] = { higher: ["worst", "best"], lower: ["best", "worst"] }[scorer.better] || ["lowest", "highest"];
+  for (const [way, end] of [["rising", low], ["falling", high]]) {
+    order.append(make("option", { value: `${way} ${scorer.name}` }, `${scorer.name}, ${end} first`));
   }
 }
 const search = make("input", { type: "search", id: "search", placeholder: "part of a name", oninput: render });
@@ -52,10 +53,10 @@ function visible(item) {
     chosen.has(clip.generator) && (!lost.checked || Object.keys(clip.lost).length));
 }
 
-function key(item, scorer, worst) {
-  const values = visible(item).map((clip) => clip.scores[scorer.name]).filter((value) => value !== undefined);
+function key(item, rising) {
+  const values = visible(item).map((clip) => clip.scores[chosen()]).filter((value) => value !== undefined);
   if (!values.length) return null;
-  return (scorer.better === "higher") === worst ? Math.min(...values) : Math.max(...values);
+  return rising ? Math.min(...values) : Math.max(...values);
 }
 
 function ordered() {
@@ -63,10 +64,8 @@ function ordered() {
   const found = data.items.filter((item) =>
     item.name.toLowerCase().includes(words) && visible(item).length);
   if (!order.value) return found;
-  const worst = order.value.startsWith("worst ");
-  const scorer = data.scorers.find((one) => one.name === chosen());
-  const rising = (scorer.better === "higher") === worst;
-  const keys = new Map(found.map((item) => [item, key(item, scorer, worst)]));
+  const rising = order.value.startsWith("rising ");
+  const keys = new Map(found.map((item) => [item, key(item, rising)]));
   return found.sort((a, b) => {
     const [x, y] = [keys.get(a), keys.get(b)];
     if (x === null || y === null) return (x === null) - (y === null);

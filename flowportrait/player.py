@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from flowportrait.clips import Sample
 from flowportrait.errors import DataError
 from flowportrait.files import link_or_copy
+from flowportrait.media import Clip
+from flowportrait.records import Score
 
 _OURS = re.compile(r"[0-9a-f]{32}\.[a-z0-9]{1,5}")
 STYLE = """
@@ -38,47 +41,28 @@ figcaption .bad{color:var(--bad)}
 
 @dataclass(frozen=True)
 class ShownScorer:
-    """A scorer that clips can be sorted by."""
+    """A scorer that clips can be sorted by; `better` is empty where nobody knows it."""
 
     name: str
-    better: Literal["higher", "lower"]
-
-
-@dataclass(frozen=True)
-class ShownClip:
-    """One generator's clip of a sample: its address, its scores, and why others are missing."""
-
-    generator: str
-    source: str
-    scores: Mapping[str, float] = field(default_factory=dict)
-    lost: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ShownItem:
-    """A sample: the address of its truth, empty where there is none, and all clips of it."""
-
-    name: str
-    truth: str
-    clips: Sequence[ShownClip]
+    better: Literal["higher", "lower", ""]
 
 
 class VideoFolder:
     """The folder beside a page that holds the videos it shows."""
 
     def __init__(self, page: Path, name: str):
-        """`name` of the folder, which is made beside `page` when the first video is wanted."""
+        """The folder `name` is made beside the file `page` when the first video is wanted."""
         self._folder, self._name = page.parent / name, name
         self._wanted: set[str] = set()
 
-    def address(self, video: Path | None, sha256: str) -> str:
+    def address(self, clip: Clip | None, sha256: str) -> str:
         """Where the page finds a video, relative to it; empty for one that is not there.
 
         Raises DataError when the folder cannot be written.
         """
-        if video is None or not sha256:
+        if clip is None or not sha256:
             return ""
-        name = f"{sha256[:32]}{video.suffix.lower()}"
+        name = f"{sha256[:32]}{clip.path.suffix.lower()}"
         target = self._folder / name
         self._wanted.add(name)
         if not target.is_file():
@@ -86,7 +70,7 @@ class VideoFolder:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 # A copy that is cut off must not be taken for the video.
                 partial = target.with_name(f"{name}.part")
-                link_or_copy(video.resolve(), partial)
+                link_or_copy(clip.path.resolve(), partial)
                 partial.replace(target)
             except OSError as error:
                 raise DataError(f"{target}: cannot be written: {error.strerror}") from error
@@ -100,13 +84,20 @@ class VideoFolder:
 
 
 def section(
-    generators: Sequence[str], scorers: Iterable[ShownScorer], items: Iterable[ShownItem]
+    samples: Sequence[Sample],
+    scored: Iterable[tuple[Sample, Score]],
+    scorers: Iterable[ShownScorer],
+    folder: VideoFolder,
 ) -> str:
-    """The HTML of the player with its data and script; `STYLE` belongs into the page's style."""
+    """The HTML of the player with its data and script; `STYLE` belongs into the page's style.
+
+    `scored` says whose each score is; repeats of one scorer are averaged. Videos that are shown are
+    brought into `folder`. Raises DataError when it cannot be written.
+    """
     data = {
-        "generators": list(generators),
+        "generators": list(dict.fromkeys(sample.generator for sample in samples)),
         "scorers": [asdict(scorer) for scorer in scorers],
-        "items": [asdict(item) for item in items],
+        "items": list(_items(samples, _Results(scored), folder)),
     }
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     script = (Path(__file__).parent / "player.js").read_text(encoding="utf-8")
@@ -115,6 +106,44 @@ def section(
         "</noscript><div id=player></div>"
         f"<script type='application/json' id=clips-data>{text}</script><script>{script}</script>"
     )
+
+
+class _Results:
+    """The scores of each sample by scorer, and the reasons why others are missing."""
+
+    def __init__(self, scored: Iterable[tuple[Sample, Score]]):
+        self._values: dict[str, dict[str, list[float]]] = {}
+        self._reasons: dict[str, dict[str, str]] = {}
+        for sample, score in scored:
+            if score.reason:
+                self._reasons.setdefault(sample.id, {})[score.scorer] = score.reason
+            else:
+                own = self._values.setdefault(sample.id, {})
+                own.setdefault(score.scorer, []).append(score.value)
+
+    def of(self, sample: Sample) -> dict[str, dict[str, Any]]:
+        values = self._values.get(sample.id, {})
+        reasons = self._reasons.get(sample.id, {})
+        return {
+            "scores": {name: sum(found) / len(found) for name, found in values.items()},
+            "lost": {name: why for name, why in reasons.items() if name not in values},
+        }
+
+
+def _items(
+    samples: Iterable[Sample], results: _Results, folder: VideoFolder
+) -> Iterable[dict[str, Any]]:
+    """What the script shows: every sample with its truth and the clips of all generators."""
+    items: dict[str, dict[str, Any]] = {}
+    for sample in samples:
+        name = sample.item or sample.id
+        item = items.setdefault(name, {"name": name, "truth": "", "clips": []})
+        item["truth"] = item["truth"] or folder.address(sample.truth, sample.truth_sha256)
+        source = folder.address(sample.clip, sample.sha256)
+        item["clips"].append(
+            {"generator": sample.generator, "source": source, **results.of(sample)}
+        )
+    return items.values()
 
 
 def link(address: str, text: str) -> str:

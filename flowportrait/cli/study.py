@@ -280,12 +280,30 @@ def page(
     judge: Judge = "mas-ma",
     baseline: Baseline = None,
     curves: Curves = None,
+    videos: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[NAME=]DIR|MANIFEST", help="Scored videos to play; may be repeated."),
+    ] = None,
+    truth: Annotated[
+        Path | None, typer.Option(metavar="DIR|MANIFEST", help="Their truth, played beside them.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Put all tables and figures that have data into one HTML page that needs no network."""
+    """Put all tables and figures that have data into one HTML page that needs no network.
+
+    With --videos it plays them too, from a folder of their own beside the page.
+    """
     from flowportrait.report import command
 
     command.page(
-        sources, out, title=title, judge=judge, baseline=baseline, curves=curves or [], as_json=json
+        sources,
+        out,
+        title=title,
+        judge=judge,
+        baseline=baseline,
+        curves=curves or [],
+        videos=videos or [],
+        truth=truth,
+        as_json=json,
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flowportrait.errors import ConfigError, DataError
 from flowportrait.records import ASPECTS
+from flowportrait.report import gallery
 from flowportrait.report import page as page_
 from flowportrait.report import tables as tables_
 from flowportrait.report.sources import Sources, read
@@ -28,7 +29,7 @@ def tables(
         (out / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
         (out / f"{table.name}.tex").write_text(table.latex(), encoding="utf-8")
         print(_told(table))
-    _tell(sources.notes)
+    _tell([*sources.notes, *_unplayed(sources)])
     filled = [table.number for table in made if table.filled]
     gaps = {table.name: table.gaps() for table in made}
     print(f"{len(filled)} of {len(made)} tables have data: {out}")
@@ -44,6 +45,7 @@ def figures(
     sources = read(paths)
     _folder(out)
     drawn = figures_.build(sources, _judges(judge), curves)
+    _tell(_unplayed(sources))
     for figure in drawn:
         for kind in ("svg", "png"):
             if data := getattr(figure, kind):
@@ -66,9 +68,11 @@ def page(
     judge: str,
     baseline: str | None,
     curves: Sequence[str],
+    videos: Sequence[str] = (),
+    truth: Path | None = None,
     as_json: bool,
 ) -> None:
-    """`flowportrait report page`: one HTML file."""
+    """`flowportrait report page`: one HTML file, and a folder beside it for the videos it plays."""
     from flowportrait.report import figures as figures_
 
     if out.is_dir() or out.suffix.lower() not in (".html", ".htm"):
@@ -77,12 +81,25 @@ def page(
     made = tables_.build(sources, _judges(judge), _known_run(sources, baseline))
     drawn = figures_.build(sources, _judges(judge), curves)
     out.parent.mkdir(parents=True, exist_ok=True)
-    text = page_.html(title, sources, made, drawn)
+    clips = _clips(sources, [*videos, *sources.videos], truth, out)
+    text = page_.html(title, sources, made, drawn, clips)
     out.write_text(text, encoding="utf-8")
     _tell(sources.notes)
     filled, shown = [t.number for t in made if t.filled], [f.number for f in drawn if f.svg]
     print(f"{len(filled)} tables, {len(shown)} figures: {out}")
     _print_json({"output": str(out), "tables": filled, "figures": shown}, as_json)
+
+
+def _clips(sources: Sources, videos: Sequence[str], truth: Path | None, page: Path) -> str:
+    """The HTML of the player; empty where no videos were given."""
+    if not videos:
+        if truth is not None:
+            raise ConfigError("--truth: needs generated videos beside it; give --videos NAME=DIR")
+        return ""
+    found = gallery.gather(sources, videos, truth)
+    sources.given += [given for given in videos if given not in sources.given]
+    sources.notes += found.notes
+    return found.html(page)
 
 
 def _told(table: Table) -> str:
@@ -108,6 +125,12 @@ def _told(table: Table) -> str:
         table, head=head, rows=[(label, [cells[k] for k in used]) for label, cells in rows]
     )
     return shown.markdown(gaps=False) + left
+
+
+def _unplayed(sources: Sources) -> list[str]:
+    return [
+        f"{given}: a folder of videos, which only report page shows" for given in sources.videos
+    ]
 
 
 def _tell(notes: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from flowportrait import pages
+from flowportrait import pages, player
 from flowportrait.report.figures import Drawn
 from flowportrait.report.sources import Sources
 from flowportrait.report.table import Table
@@ -19,12 +19,22 @@ details{margin:.5rem 0;color:var(--dim)}details li{overflow-wrap:anywhere}
 """
 
 
-def html(title: str, sources: Sources, tables: Sequence[Table], drawn: Sequence[Drawn]) -> str:
-    """The whole page; tables and figures without any data are listed at its end."""
+def html(
+    title: str,
+    sources: Sources,
+    tables: Sequence[Table],
+    drawn: Sequence[Drawn],
+    clips: str = "",
+) -> str:
+    """The whole page, with `clips`, the HTML of a player; tables and figures without any data are
+    listed at its end.
+    """
     parts = [
         f"<h1>{escape(title)}</h1>",
         f"<p class=dim>Made from {escape(', '.join(sources.given))}.</p>",
     ]
+    if clips:
+        parts.append("<p><a href='#player'>Play the clips</a></p>")
     parts += [part for study in sources.studies for part in _study(study)]
     for table in tables:
         if table.filled:
@@ -32,9 +42,10 @@ def html(title: str, sources: Sources, tables: Sequence[Table], drawn: Sequence[
     for figure in drawn:
         if figure.svg:
             parts += _figure(figure)
+    parts += [clips]
     parts += _left_out(tables, drawn)
     parts += [f"<p class=bad>{escape(note)}</p>" for note in sources.notes]
-    return pages.page(title, parts, _STYLE)
+    return pages.page(title, parts, _STYLE + player.STYLE)
 
 
 def _study(study) -> Iterator[str]:
@@ -52,28 +63,18 @@ def _study(study) -> Iterator[str]:
             (
                 a.aspect,
                 str(a.clips),
-                _figure_text(a.alpha_ordinal),
-                _figure_text(a.same),
-                _figure_text(a.within_one),
+                a.alpha_ordinal.shown,
+                a.same.shown,
+                a.within_one.shown,
             )
             for a in found.aspects
         ]
         head = ("aspect", "clips", "Krippendorff's alpha, ordinal", "same score", "within one")
         yield pages.html_table(head, rows)
-        yield (
-            f"<p>Kendall's W of the orders: {_figure_text(found.kendall_w)} over {found.sets}"
-            " sets.</p>"
-        )
-        strengths = ((s.version, _figure_text(s.strength)) for s in found.strengths)
+        yield (f"<p>Kendall's W of the orders: {found.kendall_w.shown} over {found.sets} sets.</p>")
+        strengths = ((s.version, s.strength.shown) for s in found.strengths)
         yield pages.html_table(("version", "Bradley-Terry strength (log odds)"), strengths)
         yield from (f"<p class=bad>{escape(note)}</p>" for note in found.notes)
-
-
-def _figure_text(figure) -> str:
-    if figure.value != figure.value:
-        return "—"
-    interval = f" [{figure.low:.2f} to {figure.high:.2f}]" if figure.low == figure.low else ""
-    return f"{figure.value:.3f}{interval}"
 
 
 def _table(table: Table) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from flowportrait.errors import DataError
+from flowportrait.files import files_below, is_video
 from flowportrait.records import Score, SetScore, read_jsonl
 from flowportrait.study import results
 from flowportrait.study.alignment import Alignment
@@ -67,6 +68,8 @@ class Sources:
     studies: list[StudySource] = field(default_factory=list)
     scored: list[Scored] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
+    videos: list[str] = field(default_factory=list)
+    """Folders of videos as they were given, which only the page plays."""
     given: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What readers should know of how the sources were read."""
@@ -90,6 +93,8 @@ def read(arguments: Sequence[str]) -> Sources:
             sources.runs.append(_run(label or path.name, path))
         elif (path / "scores.jsonl").is_file() or (path.is_file() and path.suffix == ".jsonl"):
             files.append((label, set_name, path))
+        elif path.is_dir() and any(map(is_video, files_below(path))):
+            sources.videos.append(argument)
         elif not path.exists():
             raise DataError(f"{path}: no such file or folder; give {_KINDS}")
         else:

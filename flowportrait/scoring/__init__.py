@@ -8,44 +8,15 @@ package).
 import hashlib
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
+from flowportrait.clips import Sample as Sample
 from flowportrait.config import Frozen
-from flowportrait.files import sha256_of
-from flowportrait.media import Clip
 from flowportrait.records import ASPECTS as ASPECTS
 from flowportrait.records import Score, Verdict
 
 Need = Literal["frames", "sound", "truth", "weights"]
 """`weights`: a pretrained file that the package does not bring."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A clip under the name that its scores carry, with the ground-truth clip where there is
-    one.
-    """
-
-    id: str
-    clip: Clip
-    truth: Clip | None = None
-    generator: str = ""
-    """Who made it: the source it was found in."""
-    item: str = ""
-    """Its name within that source, by which the clips of several generators pair."""
-
-    @cached_property
-    def sha256(self) -> str:
-        """Of the video file; empty when it is not there."""
-        return file_digest(self.clip.path)
-
-    @cached_property
-    def truth_sha256(self) -> str:
-        """Of the truth's file; empty when there is none."""
-        return file_digest(self.truth.path) if self.truth else ""
 
 
 class Scorer(Protocol):
@@ -104,14 +75,6 @@ def score_row(
         truth_sha256=truth,
         **fields,
     )
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file; empty when it is not there or may not be read."""
-    try:
-        return sha256_of(path)
-    except OSError:
-        return ""
 
 
 def digest_of(*parts: object) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flowportrait.clips import find_pairs, find_samples
 from flowportrait.cluster import Division
 from flowportrait.config import load_recipe
 from flowportrait.errors import (
@@ -48,7 +49,6 @@ from flowportrait.scoring.run import (
     of_single_clips,
     score_to_file,
 )
-from flowportrait.scoring.samples import find_pairs, find_samples
 from flowportrait.study import agreement
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flowportrait.clips import find_samples
 from flowportrait.cluster import Division
 from flowportrait.config import validate
 from flowportrait.errors import ConfigError, DataError
@@ -35,7 +36,6 @@ from flowportrait.scoring.generators import (
 from flowportrait.scoring.metrics.metric import Metric, Reading, SetMetric, Unscorable, View
 from flowportrait.scoring.reward import CompositeReward
 from flowportrait.scoring.run import ScoringConfig, noted, score_to_file
-from flowportrait.scoring.samples import find_samples
 
 _ALIASES = {"fvd": "fvd-r3d18"}
 _FEATURES = ":features"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from flowportrait import media
+from flowportrait import media, player
 from flowportrait.errors import DataError, MediaError
 from flowportrait.pages import (
     Html,
@@ -27,13 +27,14 @@ from flowportrait.pages import (
     short,
 )
 from flowportrait.records import Score
-from flowportrait.scoring import Sample, Scorer, viewer
+from flowportrait.scoring import Sample, Scorer
 from flowportrait.scoring.evaluate import Evaluation, provenance
 from flowportrait.scoring.generators import DIFFERENCE_HEAD, difference_rows, standing_rows
 
+PAGE, CLIPS = "report.html", "clips"
 WORST = 6
 THUMB_PX = 120
-_STYLE = f".words td,.words th{{text-align:left}}{viewer.STYLE}"
+_STYLE = f".words td,.words th{{text-align:left}}{player.STYLE}"
 _NOTE = (
     "Means over the clips that have a score; intervals (95 %) resample samples. p: paired sign-flip"
     " test over the samples that both have, not corrected for the number of comparisons."
@@ -44,14 +45,14 @@ def write(result: Evaluation, out: Path) -> None:
     """scores.csv, summary.csv, differences.csv, report.md, report.tex, report.html with `clips`,
     provenance.json.
     """
-    clips = viewer.Media(out)
+    clips = player.VideoFolder(out / PAGE, CLIPS)
     texts = {
         "scores.csv": _csv(result),
         "summary.csv": _summary_csv(result),
         "differences.csv": _differences_csv(result),
         "report.md": _markdown(result),
         "report.tex": _latex(result),
-        "report.html": _page(result, clips),
+        PAGE: _page(result, clips),
         "provenance.json": json.dumps(provenance(result), indent=2) + "\n",
     }
     clips.sweep()
@@ -245,7 +246,7 @@ def _set_cells(result: Evaluation) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _page(result: Evaluation, clips: viewer.Media) -> str:
+def _page(result: Evaluation, clips: player.VideoFolder) -> str:
     """The whole page; everything it shows is inside it but the videos, which lie in `clips` beside
     it.
     """
@@ -272,7 +273,7 @@ def _page(result: Evaluation, clips: viewer.Media) -> str:
     ]
     parts += [f"<p class=bad>{escape(line)}</p>" for line in result.clip_warnings]
     thumbs = _Thumbs(result.samples)
-    parts.append(viewer.section(result, clips))
+    parts.append(_player(result, clips))
     head = ("scorer", "better", "mean", "std", "median", "worst", "clips", "unscored")
     parts += ["<h2>How the scores are spread</h2>", html_table(head, _summary(result))]
     parts += [_section(result, scorer, thumbs, clips) for scorer in result.scorers]
@@ -285,7 +286,15 @@ def _page(result: Evaluation, clips: viewer.Media) -> str:
     return page(result.generated, parts, _STYLE)
 
 
-def _section(result: Evaluation, scorer: Scorer, thumbs: _Thumbs, clips: viewer.Media) -> str:
+def _player(result: Evaluation, clips: player.VideoFolder) -> str:
+    """All clips, to be played."""
+    samples = {sample.id: sample for sample in result.samples}
+    scored = ((samples[score.clip], score) for score in result.scores)
+    scorers = (player.ShownScorer(scorer.name, scorer.better) for scorer in result.scorers)
+    return player.section(result.samples, scored, scorers, clips)
+
+
+def _section(result: Evaluation, scorer: Scorer, thumbs: _Thumbs, clips: player.VideoFolder) -> str:
     """One scorer: what it measures, how its values are spread, its worst clips."""
     scores = [s for s in result.of(scorer.name) if not s.reason]
     about = (type(scorer).__doc__ or "").strip().split("\n")[0]
@@ -302,17 +311,17 @@ def _section(result: Evaluation, scorer: Scorer, thumbs: _Thumbs, clips: viewer.
     )
 
 
-def _case(score: Score, thumbs: _Thumbs, clips: viewer.Media) -> str:
+def _case(score: Score, thumbs: _Thumbs, clips: player.VideoFolder) -> str:
     parts = ", ".join(f"{name} {short(value)}" for name, value in score.parts.items())
     picture = thumbs.of(score.clip)
     alt = escape(f"First, middle and last frame of {score.clip}", quote=True)
     image = f"<img alt='{alt}' src='{picture}'>" if picture else "<p class=bad>no picture</p>"
-    clip = viewer.link(clips.address(thumbs.clip(score.clip), score.sha256), score.clip)
+    clip = player.link(clips.address(thumbs.clip(score.clip), score.sha256), score.clip)
     words = f"<b>{short(score.value)}</b><span>{clip} <i>{escape(parts)}</i></span>"
     return f"<div class=case>{image}{words}</div>"
 
 
-def _all_clips(result: Evaluation, clips: viewer.Media) -> str:
+def _all_clips(result: Evaluation, clips: player.VideoFolder) -> str:
     names = [scorer.name for scorer in result.scorers]
     values = {(s.clip, s.scorer): s for s in result.scores}
 
@@ -322,7 +331,7 @@ def _all_clips(result: Evaluation, clips: viewer.Media) -> str:
 
     rows = (
         (
-            Html(viewer.link(clips.address(s.clip, s.sha256), s.id)),
+            Html(player.link(clips.address(s.clip, s.sha256), s.id)),
             *(cell(s.id, name) for name in names),
         )
         for s in result.samples

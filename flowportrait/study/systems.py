@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from flowportrait.errors import DataError
+from flowportrait.files import ends_alike
 from flowportrait.records import ASPECTS, Score, Verdict
 from flowportrait.study.results import StudyData, all_pairs, sources_of
 from flowportrait.study.store import Source
@@ -66,7 +67,7 @@ class Clips:
         found = (
             same_file
             if len(same_file) == 1
-            else [s for s in same_file if _ends_alike(s.source, clip)]
+            else [s for s in same_file if ends_alike(s.source, clip)]
         )
         if not found:
             # Files may have been made anew since, or the study came from elsewhere:
@@ -84,13 +85,6 @@ class Clips:
 
     def _counts(self, source: Source) -> bool:
         return source.sample in self.samples
-
-
-def _ends_alike(source: str, clip: str) -> bool:
-    """Whether the shorter path is the end of the longer one, by at least a folder and a name."""
-    a, b = PurePath(source).parts, PurePath(clip).parts
-    length = min(len(a), len(b))
-    return length >= 2 and a[-length:] == b[-length:]
 
 
 def _named(source: Source, clip: str) -> bool:

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from flowportrait import cli, media
+from flowportrait.clips import find_samples
 from flowportrait.records import Score, read_jsonl
 from flowportrait.scoring import Sample
 from flowportrait.scoring.metrics.metric import Unscorable, View
-from flowportrait.scoring.samples import find_samples
 
 PLAIN = "ssim,sharpness,colour-drift"
 

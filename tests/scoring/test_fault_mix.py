@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from flowportrait.clips import find_samples
 from flowportrait.records import Score, read_jsonl
 from flowportrait.scoring.judges.answers import AnswerStore
 from flowportrait.scoring.judges.faults import BODY_FAULTS
 from flowportrait.scoring.run import ScoringConfig, build_scorers, score_to_file
-from flowportrait.scoring.samples import find_samples
 
 pytest.importorskip("openai")
 pytest.importorskip("google.genai")

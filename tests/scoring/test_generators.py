@@ -12,8 +12,8 @@ import pytest
 from test_evaluate import moving, write
 
 from flowportrait import cli
+from flowportrait.clips import find_samples
 from flowportrait.records import Score, read_jsonl
-from flowportrait.scoring.samples import find_samples
 from flowportrait.study import agreement
 
 COMMAND = [

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from flowportrait.clips import find_samples
 from flowportrait.errors import ConfigError, JudgeError, JudgeRefused, JudgeUnavailable
 from flowportrait.media import Clip
 from flowportrait.registry import COMPARERS, SCORERS
@@ -18,7 +19,6 @@ from flowportrait.scoring.judges.backends.wire import raise_reported
 from flowportrait.scoring.judges.faults import BODY_FAULTS
 from flowportrait.scoring.judges.prompts import load_prompt, prompt_names
 from flowportrait.scoring.judges.systems import MaComp, MasMa, MasSa, SasSa
-from flowportrait.scoring.samples import find_samples
 
 pytest.importorskip("openai")
 pytest.importorskip("google.genai")

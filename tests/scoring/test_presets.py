@@ -158,7 +158,7 @@ def test_a_preset_of_ones_own_and_settings_over_it(tmp_path):
 
 
 def test_a_replaced_model_is_told_with_the_way_out(start_sim, clips, tmp_path):
-    from flowportrait.scoring.samples import find_samples
+    from flowportrait.clips import find_samples
 
     sim = start_sim(model="gemini-3.8-flash")
     system = system_of("sas-sa", sim.judge("gemini", limits={"in_flight": 1}), tmp_path)

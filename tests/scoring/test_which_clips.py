@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from flowportrait import cli, media
+from flowportrait.clips import find_samples
 from flowportrait.errors import DataError
 from flowportrait.media import Clip
 from flowportrait.records import ManifestRow, Score, read_jsonl, write_jsonl
 from flowportrait.registry import SCORERS
-from flowportrait.scoring.samples import find_samples
 
 FACTS = {"num_frames": 4, "fps": 24, "size_px": 32, "sample_rate_hz": 48_000}
 

@@ -22,8 +22,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from flowportrait.faces.landmarker import LANDMARKER_SHA256
+from flowportrait.files import file_digest
 from flowportrait.media import Clip
-from flowportrait.scoring import Sample, digest_of, file_digest
+from flowportrait.scoring import Sample, digest_of
 from flowportrait.scoring.metrics.blendshapes import TABLE
 from flowportrait.scoring.metrics.metric import Metric, Reading, Unscorable, View
 from flowportrait.scoring.metrics.signals import SHOWN, SIGNALS, trust

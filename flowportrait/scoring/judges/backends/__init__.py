@@ -18,10 +18,11 @@ from pydantic import Field
 
 from flowportrait.config import Frozen, validate
 from flowportrait.errors import JudgeUnavailable
+from flowportrait.files import file_digest
 from flowportrait.media import Clip, Facts
 from flowportrait.records import Record
 from flowportrait.registry import JUDGE_BACKENDS
-from flowportrait.scoring import digest_of, file_digest
+from flowportrait.scoring import digest_of
 
 DEFAULT_BACKEND = "gemini"
 

@@ -76,19 +76,19 @@ class _Odds(_Camel):
     log_probability: float | None = None
 
 
-class _Top(_Camel):
+class _TopCandidates(_Camel):
     candidates: list[_Odds] | None = None
 
 
-class _Logprobs(_Camel):
+class _LogprobsResult(_Camel):
     chosen_candidates: list[_Odds] | None = None
-    top_candidates: list[_Top] | None = None
+    top_candidates: list[_TopCandidates] | None = None
 
 
 class _Candidate(_Camel):
     content: _Content | None = None
     finish_reason: Text | None = None
-    logprobs_result: Annotated[_Logprobs | None, IfReadable] = None
+    logprobs_result: Annotated[_LogprobsResult | None, IfReadable] = None
 
 
 class _Feedback(_Camel):
@@ -100,7 +100,7 @@ class _Modality(_Camel):
     token_count: Count
 
 
-class _Usage(_Camel):
+class _UsageMetadata(_Camel):
     prompt_token_count: Count
     candidates_token_count: Count
     thoughts_token_count: Count
@@ -111,7 +111,7 @@ class _Response(_Camel):
     candidates: list[_Candidate] | None = None
     prompt_feedback: _Feedback | None = None
     model_version: Text | None = None
-    usage_metadata: Annotated[_Usage | None, IfReadable] = None
+    usage_metadata: Annotated[_UsageMetadata | None, IfReadable] = None
 
 
 class Gemini:
@@ -449,7 +449,7 @@ def retry_after_s(details: Any) -> float | None:
     return None
 
 
-def _usage(usage: _Usage | None) -> Usage:
+def _usage(usage: _UsageMetadata | None) -> Usage:
     if usage is None:
         return Usage()
     by_kind = {
@@ -464,7 +464,7 @@ def _usage(usage: _Usage | None) -> Usage:
     )
 
 
-def _digits(logprobs: _Logprobs | None) -> list[Digit]:
+def _digits(logprobs: _LogprobsResult | None) -> list[Digit]:
     if logprobs is None or not logprobs.chosen_candidates:
         return []
     tops = logprobs.top_candidates or []

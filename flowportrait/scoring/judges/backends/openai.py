@@ -89,23 +89,23 @@ class _Message(Wire):
         )
 
 
-class _Top(Wire):
+class _TokenLogprob(Wire):
     token: Text
     logprob: float
 
 
-class _Token(_Top):
-    top_logprobs: list[_Top] = []
+class _ChosenToken(_TokenLogprob):
+    top_logprobs: list[_TokenLogprob] = []
 
 
-class _Logprobs(Wire):
-    content: list[_Token] | None = None
+class _ChoiceLogprobs(Wire):
+    content: list[_ChosenToken] | None = None
 
 
 class _Choice(Wire):
     message: _Message
     finish_reason: Text | None = None
-    logprobs: Annotated[_Logprobs | None, IfReadable] = None
+    logprobs: Annotated[_ChoiceLogprobs | None, IfReadable] = None
 
 
 class _PromptDetails(Wire):
@@ -113,7 +113,7 @@ class _PromptDetails(Wire):
     video_tokens: Count
 
 
-class _Usage(Wire):
+class _CompletionUsage(Wire):
     prompt_tokens: Count
     completion_tokens: Count
     prompt_tokens_details: Annotated[_PromptDetails | None, IfReadable] = None
@@ -122,7 +122,7 @@ class _Usage(Wire):
 class _Completion(Wire):
     choices: list[_Choice]
     model: Text | None = None
-    usage: Annotated[_Usage | None, IfReadable] = None
+    usage: Annotated[_CompletionUsage | None, IfReadable] = None
 
 
 class OpenAICompatible:
@@ -381,7 +381,7 @@ def _answer(body: dict[str, Any], retry_s: float | None, latency_s: float) -> An
     )
 
 
-def _usage(usage: _Usage | None) -> Usage:
+def _usage(usage: _CompletionUsage | None) -> Usage:
     if usage is None:
         return Usage()
     details = usage.prompt_tokens_details or _PromptDetails()
@@ -393,7 +393,7 @@ def _usage(usage: _Usage | None) -> Usage:
     )
 
 
-def _digits(logprobs: _Logprobs | None) -> list[Digit]:
+def _digits(logprobs: _ChoiceLogprobs | None) -> list[Digit]:
     tokens = logprobs.content if logprobs and logprobs.content else []
     return digits_of(
         [(t.token, {top.token: probability(top.logprob) for top in t.top_logprobs}) for t in tokens]

@@ -6,14 +6,40 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from flowportrait.errors import DataError
-from flowportrait.files import VIDEO_SUFFIXES, files_below, is_video, named, readable
+from flowportrait.files import VIDEO_SUFFIXES, file_digest, files_below, is_video, named, readable
 from flowportrait.media import Clip
 from flowportrait.records import ManifestRow, read_jsonl
-from flowportrait.scoring import Sample
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A clip under the name that its scores carry, with the ground-truth clip where there is
+    one.
+    """
+
+    id: str
+    clip: Clip
+    truth: Clip | None = None
+    generator: str = ""
+    """Who made it: the source it was found in."""
+    item: str = ""
+    """Its name within that source, by which the clips of several generators pair."""
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the video file; empty when it is not there."""
+        return file_digest(self.clip.path)
+
+    @cached_property
+    def truth_sha256(self) -> str:
+        """Of the truth's file; empty when there is none."""
+        return file_digest(self.truth.path) if self.truth else ""
 
 
 class Found(NamedTuple):
