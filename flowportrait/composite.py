@@ -23,7 +23,7 @@ from flowportrait.codecs.canvas import Canvas, colour_line
 from flowportrait.codecs.eyes import BROWS, EyeShape
 from flowportrait.codecs.motion import gaussian
 from flowportrait.errors import ConfigError
-from flowportrait.faces.facemesh import FaceMesh
+from flowportrait.faces.facemesh import PRESENT, FaceMesh
 from flowportrait.faces.framing import (
     FaceBox,
     FaceDetector,
@@ -52,7 +52,6 @@ STILL, FULL = 0.07, 0.3
 """Distances from the square's border, in half-squares, up to which nothing moves, and from which
 everything does.
 """
-PRESENT = 0.5
 MARGIN = 3
 """Cells around the person over which its movement fades out."""
 

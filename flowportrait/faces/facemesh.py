@@ -37,6 +37,8 @@ _AT_REST, _RESTLESS = 0.0025, 0.02
 looks, more than the second discredits them."""
 _CERTAIN = 1 - 1e-5
 """Presence of a mesh that is not doubted: upright faces give more, most faces upside down less."""
+PRESENT = 0.5
+"""Presence from which on a mesh is that of a face."""
 _TURNS, _TRIED = 12, 3
 """Turns around the circle for a doubtful mesh, and how many are looked at more than once."""
 _SCALE = 1.5

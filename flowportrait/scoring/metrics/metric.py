@@ -62,6 +62,9 @@ class View:
     `frames_at` hold all of it at once. A short clip is decoded once for all of them.
     """
 
+    is_upright: ClassVar[bool] = False
+    """Whether the head is known to be upright, so that nobody needs to look."""
+
     def __init__(self, sample: Sample):
         self.sample = sample
         self.warnings: list[str] = []
@@ -135,6 +138,8 @@ class View:
         """`pairs` block by block. What is wrong with their length shows at the end: Unscorable."""
         num_made = num_truth = 0
         for made, truth in zip_longest(self.blocks(), self.truth_blocks()):
+            if made is not None and truth is not None and not num_made:
+                self._warn_of_turn(made[0], truth[0])
             num_made += 0 if made is None else len(made)
             num_truth += 0 if truth is None else len(truth)
             if made is not None and truth is not None:
@@ -143,6 +148,14 @@ class View:
         if abs(num_truth - num_made) > self.fps:
             raise Unscorable(
                 f"lasts {num_made} frames, its truth {num_truth} on the same clock; cut them alike"
+            )
+
+    def _warn_of_turn(self, made: np.ndarray, truth: np.ndarray) -> None:
+        turns = _turns_between(made, truth)
+        if turns and not any(": its truth is turned" in line for line in self.warnings):
+            self.warnings.append(
+                f"{self.sample.clip.path.name}: its truth is turned against it by "
+                f"{90 * min(turns, 4 - turns)} degrees; turn one of the videos"
             )
 
     def _blocks(self, key: Hashable, read: Callable[[], Iterator[np.ndarray]]) -> Blocks:
@@ -198,6 +211,8 @@ class CandidateView(View):
     """A clip that a training run has just made, as metrics look at it; `Candidate` holds all of
     it.
     """
+
+    is_upright = True
 
     def __init__(self, candidate: Candidate):
         super().__init__(Sample(candidate.key, media.Clip(Path(candidate.key))))
@@ -260,6 +275,26 @@ def _same_size(made: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndar
     if h < true_h:
         return made, _resized(truth, w, h)
     return _resized(made, true_w, true_h), truth
+
+
+_ALIKE, _UNLIKE = 0.9, 0.5
+
+
+def _turns_between(made: np.ndarray, truth: np.ndarray) -> int:
+    """Quarter turns by which the one of two pictures is clearly the other turned; 0 where they are
+    not that.
+    """
+    small = [
+        np.asarray(Image.fromarray(frame).convert("L").resize((16, 16), Image.Resampling.BOX))
+        for frame in (made, truth)
+    ]
+    if any(picture.std() == 0 for picture in small):
+        return 0
+    likeness = [
+        np.corrcoef(np.rot90(small[0], turns).ravel(), small[1].ravel())[0, 1] for turns in range(4)
+    ]
+    best = int(np.argmax(likeness))
+    return best if likeness[best] > _ALIKE and likeness[0] < _UNLIKE else 0
 
 
 def _resized(frames: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -4,11 +4,13 @@ landmarks.
 CenterFace finds the face now and then, its path is smoothed, and a landmarker of a `tiny` codec
 reads every frame. Both come with the package. The landmarker was trained on rendered heads and one
 real speaker; on other real faces it is coarser, and further from the front it fails without saying
-so.
+so. A head that lies on its side or upside down is turned upright first, with a warning: players show
+a video as its display matrix says, and some files say it wrongly.
 """
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
@@ -16,6 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from flowportrait.errors import DataError
+from flowportrait.faces.facemesh import PRESENT, FaceMesh
+from flowportrait.faces.framing import find_face
 from flowportrait.faces.landmarker import SIZE_PX, find_landmarks
 from flowportrait.faces.landmarks import MIRRORED
 from flowportrait.registry import FACE_DETECTORS
@@ -30,7 +35,8 @@ SMOOTH_FRAMES = 8.0
 
 class FaceTrack(NamedTuple):
     """A face at 24 fps: `frames` uint8 [f, 128, 128, 3], and `landmarks` [f, 68, 2] in their
-    pixels. `squares` [f, 3] are where they were cut: x, y and side in pixels of the clip.
+    pixels. `squares` [f, 3] are where they were cut: x, y and side in pixels of the clip, turned so
+    that the head is upright.
     """
 
     frames: np.ndarray
@@ -53,10 +59,43 @@ def track_face(view: View) -> FaceTrack:
 
 def _tracked(view: View) -> FaceTrack:
     """The clip passes by twice, once to be searched and once to be cut."""
-    squares = view.keep("face squares", lambda: face_squares(view.blocks(FPS)))
-    frames = chain.from_iterable(view.blocks(FPS))
+    turns = view.keep("quarter turns", lambda: _turns_to_upright(view))
+    squares = view.keep("face squares", lambda: face_squares(_turned(view.blocks(FPS), turns)))
+    frames = chain.from_iterable(_turned(view.blocks(FPS), turns))
     cut = np.stack([_cut(frame, square) for frame, square in zip(frames, squares, strict=True)])
     return FaceTrack(cut, find_landmarks(cut), squares)
+
+
+def _turns_to_upright(view: View) -> int:
+    """Quarter turns against the clock (0 to 3) that bring the head upright, where the clip's first
+    pictures agree on them; said in the view's warnings.
+    """
+    first = None if view.is_upright else next(view.blocks(FPS), None)
+    turns = 0 if first is None else _turns_of(first[0])
+    if turns == 0 or turns != _turns_of(first[-1]):
+        return 0
+    view.warnings.append(
+        f"{view.sample.clip.path.name}: the head lies "
+        f"{'upside down' if turns == 2 else 'on its side'}; its face is scored turned upright, "
+        "everything else as it is shown; turn the video"
+    )
+    return turns
+
+
+def _turns_of(frame: np.ndarray) -> int:
+    """The same of one picture by the mesh of its largest face; 0 where there is no sure one."""
+    small = at_most(frame[None], DETECT_PX)[0]
+    try:
+        face = find_face(small, _detector(), [])
+    except DataError:
+        return 0
+    mesh = _mesh().find(small, face)
+    return round(mesh.roll / (math.pi / 2)) % 4 if mesh.presence >= PRESENT else 0
+
+
+def _turned(blocks: Blocks, quarter_turns: int) -> Blocks:
+    for block in blocks:
+        yield np.rot90(block, quarter_turns, axes=(1, 2)) if quarter_turns else block
 
 
 def face_squares(blocks: Blocks) -> np.ndarray:
@@ -91,6 +130,11 @@ def _largest_face(frame: np.ndarray) -> np.ndarray | None:
 @lru_cache(maxsize=1)
 def _detector() -> Any:
     return FACE_DETECTORS.load("centerface")()
+
+
+@lru_cache(maxsize=1)
+def _mesh() -> FaceMesh:
+    return FaceMesh()
 
 
 def _smooth(path: np.ndarray) -> np.ndarray:
