@@ -34,6 +34,7 @@ def write_video(
     metadata: Mapping[str, str],
     preset: str = "medium",
     growing: Path | None = None,
+    in_step: bool = True,
 ) -> int:
     """Writes an mp4 (H.264 crf 16, AAC) of uint8 [h, w, 3] frames as they come; gives how many
     there were.
@@ -42,8 +43,8 @@ def write_video(
     players skip it. The file appears under its name only when it is whole. `metadata` goes into the
     mp4's own keys (title, comment, description, ...); `preset` is x264's, how hard it works. The
     same packets go into `growing`, which can be watched meanwhile (`fragments`); `preset` is then
-    the fragments'. Raises MediaError when it cannot be written, or when picture and sound differ by
-    over one frame.
+    the fragments'. Raises MediaError when it cannot be written, or, unless `in_step` is False, when
+    picture and sound differ by over one frame.
     """
     path = check_output(path)
     planes, sample_rate = _encodable(audio, sample_rate)
@@ -59,7 +60,7 @@ def write_video(
             )
         except (av.FFmpegError, OSError) as error:
             raise MediaError(f"{path}: cannot be written ({one_line(error)})") from error
-        if abs(num_frames / fps - duration_s) > 1 / fps:
+        if in_step and abs(num_frames / fps - duration_s) > 1 / fps:
             raise MediaError(
                 f"{path}: {num_frames} frames for {duration_s:.2f} s of sound; give"
                 f" {round(duration_s * fps)}"

@@ -21,21 +21,54 @@ class Case:
 
 
 CASES = [
-    Case("mpeg_ps.mpg", "an MPEG program stream, as GRID is distributed", "read; a study names it, as browsers do "
-         "not play MPEG-2", playable=False),
-    Case("latin1_title.mp4", "a title that is no UTF-8", "read; titles are not looked at"),
-    Case("late_sound.mp4", "sound that starts 0.4 s late by the container's clock", "0.4 s of silence, then the sound",
-         like="late_sound_in_samples.mp4"),
-    Case("late_sound_in_samples.mp4", "the same delay in the samples; sound 0.4 s longer than the picture",
-         "read; a study takes it", like="late_sound_in_samples.mp4"),
-    Case("phone_rotated.mp4", "stored sideways, turned by the display matrix", "turned as the matrix says",
-         half_turn=True),
-    Case("starts_at_1.4s.ts", "an MPEG-TS whose clock begins at 1.4 s", "time begins with the first picture"),
-    Case("no_duration.webm", "no duration in the head, as browsers record", "length and rate by its packets; a study "
-         "names it, as browsers do not play VP8 from an mp4", playable=False),
-    Case("antiphase.wav", "stereo, one channel the negative of the other", "the left channel is heard, with a warning",
-         like="good.wav"),
-]  # fmt: skip
+    Case(
+        "mpeg_ps.mpg",
+        "an MPEG program stream, as GRID is distributed",
+        "read; a study codes it anew, as browsers do not play MPEG-2",
+        playable=False,
+    ),
+    Case(
+        "latin1_title.mp4",
+        "a title that is no UTF-8",
+        "read; titles are not looked at",
+    ),
+    Case(
+        "late_sound.mp4",
+        "sound that starts 0.4 s late by the container's clock",
+        "0.4 s of silence, then the sound",
+        like="late_sound_in_samples.mp4",
+    ),
+    Case(
+        "late_sound_in_samples.mp4",
+        "the same delay in the samples; sound 0.4 s longer than the picture",
+        "read; a study takes it",
+        like="late_sound_in_samples.mp4",
+    ),
+    Case(
+        "phone_rotated.mp4",
+        "stored sideways, turned by the display matrix",
+        "turned as the matrix says, which is upside down; faces are scored "
+        "turned upright, with a warning",
+        half_turn=True,
+    ),
+    Case(
+        "starts_at_1.4s.ts",
+        "an MPEG-TS whose clock begins at 1.4 s",
+        "time begins with the first picture",
+    ),
+    Case(
+        "no_duration.webm",
+        "no duration in the head, as browsers record",
+        "length and rate by its packets; a study codes it anew, as browsers do not play VP8 from an mp4",
+        playable=False,
+    ),
+    Case(
+        "antiphase.wav",
+        "stereo, one channel the negative of the other",
+        "the left channel is heard, with a warning",
+        like="good.wav",
+    ),
+]
 VIDEOS = [case for case in CASES if not case.name.endswith(".wav")]
 
 

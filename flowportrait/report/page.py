@@ -13,7 +13,8 @@ from flowportrait.report.table import Table
 _STYLE = """
 table.paper td,table.paper th{white-space:nowrap;padding:.25rem .45rem}
 table.paper td small{display:block;color:var(--dim);font-size:.75em}
-table.paper td:first-child{white-space:normal}figure{margin:1rem 0}figure img{max-width:100%;min-width:min(100%,340px)}
+table.paper td:first-child{white-space:normal}figure{margin:1rem 0}
+figure img{max-width:100%;min-width:min(100%,340px)}
 figure img{background:#fff;border-radius:6px}
 details{margin:.5rem 0;color:var(--dim)}details li{overflow-wrap:anywhere}
 """

@@ -454,7 +454,8 @@ def _outcome(scorer: Scorer, scores: Sequence[Score]) -> str:
     if not values:
         return f"{scorer.name}: no score{unscored}"
     parts = "".join(f", {name} {mean:.4g}" for name, mean in _part_means(scores))
-    mean = f"{sum(values) / len(values):.3f}{f' {scorer.unit}' if scorer.unit not in ('', '1') else ''}"
+    unit = f" {scorer.unit}" if scorer.unit not in ("", "1") else ""
+    mean = f"{sum(values) / len(values):.3f}{unit}"
     return (
         f"{scorer.name}: {mean} ({scorer.better} is better{parts}), {len(values)} scored{unscored}"
     )

@@ -2,6 +2,7 @@
 all clips.
 """
 
+import errno
 import json
 import secrets
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flowportrait.errors import ConfigError, DataError
+from flowportrait.errors import ConfigError, DataError, MediaError
 from flowportrait.files import VIDEO_SUFFIXES, is_video
 from flowportrait.study.blind import Blind, blind_copy
 from flowportrait.study.store import DATABASE, MEDIA, VERSION, Study, make_database
@@ -27,7 +28,9 @@ class Created:
 
     study: Study
     left_out: list[str] = field(default_factory=list)
-    """Samples that some version lacks, each with those versions."""
+    """Samples that some version lacks, each with those versions; samples with a clip that cannot be
+    used, each with the reason.
+    """
     warnings: list[str] = field(default_factory=list)
 
 
@@ -78,7 +81,8 @@ def create(
 ) -> Created:
     """Makes a self-contained study folder, whole or not at all.
 
-    `incomplete`: whether samples that some version lacks are refused or skipped (and listed).
+    `incomplete`: whether samples that some version lacks are refused or skipped (and listed). A
+    clip that cannot be used costs its sample alone, which is listed too.
     Raises ConfigError, DataError, MediaError.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
@@ -89,24 +93,48 @@ def create(
         raise ConfigError(f"raters: {', '.join(raters)}; names must differ and not be empty")
     sets, left_out = find_sets(versions)
     if left_out and incomplete == "refuse":
-        more = f" and {len(left_out) - _LISTED} more" if len(left_out) > _LISTED else ""
         raise DataError(
-            f"{len(left_out)} samples are incomplete: {'; '.join(left_out[:_LISTED])}{more}; "
+            f"{len(left_out)} samples are incomplete: {_listed(left_out)}; "
             "add the missing videos, or leave these samples out with --incomplete skip"
         )
-    showings = assign(len(sets), len(versions), plan)
+    assign(len(sets), len(versions), plan)  # a plan that cannot be carried out shows at once
     partial = directory.with_name(directory.name + ".part")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / MEDIA).mkdir(parents=True)
     try:
-        blinds = _copy_media(sets, partial / MEDIA, plan.seed, progress)
+        blinds, unusable = _copy_media(sets, partial / MEDIA, plan.seed, progress)
+        sets, showings = _remaining(sets, unusable, plan)
         _fill(partial, list(versions), raters, plan, truth, sets, blinds, showings)
         if directory.is_dir():
             directory.rmdir()
         partial.rename(directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return Created(Study(directory), left_out, _telling(blinds))
+    left_out += [f"{sample}: {error}" for sample, error in unusable.items()]
+    return Created(Study(directory), left_out, [*_coded_anew(blinds), *_telling(blinds)])
+
+
+def _listed(lines: Sequence[str]) -> str:
+    more = f" and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
+    return f"{'; '.join(lines[:_LISTED])}{more}"
+
+
+def _remaining(
+    sets: dict[str, dict[str, Path]], unusable: Mapping[str, MediaError], plan: Plan
+) -> tuple[dict[str, dict[str, Path]], list[list[Showing]]]:
+    """The samples whose clips can all be used, and who sees them. Raises MediaError where none is
+    left, ConfigError where too few are.
+    """
+    kept = {sample: videos for sample, videos in sets.items() if sample not in unusable}
+    if not kept:
+        raise next(iter(unusable.values()))
+    try:
+        return kept, assign(len(kept), len(next(iter(kept.values()))), plan)
+    except ConfigError as error:
+        lost = _listed([str(reason) for reason in unusable.values()])
+        raise ConfigError(
+            f"{error}; {len(unusable)} of {len(sets)} samples cannot be used: {lost}"
+        ) from error
 
 
 def _videos_below(folder: Path) -> dict[str, Path]:
@@ -128,18 +156,36 @@ def _videos_below(folder: Path) -> dict[str, Path]:
 
 def _copy_media(
     sets: dict[str, dict[str, Path]], folder: Path, seed: int, progress: Callable[[int, int], None]
-) -> dict[tuple[str, str], tuple[str, Blind]]:
-    """(file name, blind copy) by (sample, version); copied in random order, as a folder's order
-    tells, too.
+) -> tuple[dict[tuple[str, str], tuple[str, Blind]], dict[str, MediaError]]:
+    """(file name, blind copy) by (sample, version), and why samples cannot be used, of which no
+    copy stays. Copied in random order, as a folder's order tells, too.
     """
     clips = [(sample, version) for sample, videos in sets.items() for version in videos]
-    blinds = {}
+    blinds: dict[tuple[str, str], tuple[str, Blind]] = {}
+    unusable: dict[str, MediaError] = {}
     for done, index in enumerate(np.random.default_rng([seed, 1]).permutation(len(clips)), start=1):
         sample, version = clips[index]
-        name = f"{secrets.token_hex(12)}.mp4"
-        blinds[sample, version] = (name, blind_copy(sets[sample][version], folder / name))
+        if sample not in unusable:
+            name = f"{secrets.token_hex(12)}.mp4"
+            try:
+                blinds[sample, version] = (name, blind_copy(sets[sample][version], folder / name))
+            except MediaError as error:
+                _raise_if_full(error, folder)
+                unusable[sample] = error
+                (folder / name).unlink(missing_ok=True)
         progress(done, len(clips))
-    return blinds
+    for key in [key for key in blinds if key[0] in unusable]:
+        (folder / blinds.pop(key)[0]).unlink()
+    return blinds, unusable
+
+
+def _raise_if_full(error: BaseException, folder: Path) -> None:
+    """Raises DataError where a clip could not be copied for want of room: that is not its fault."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(f"{folder}: the disk is full; make room") from error
+        cause = cause.__cause__
 
 
 def _fill(
@@ -204,6 +250,19 @@ def _fill(
     # it is.
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     db.close()
+
+
+def _coded_anew(blinds: Mapping[tuple[str, str], tuple[str, Blind]]) -> list[str]:
+    """Which clips had to be coded anew, a line for each version and reason."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for (sample, version), (_, blind) in blinds.items():
+        if blind.anew:
+            found.setdefault((version, blind.anew), []).append(sample)
+    return [
+        f"{version}: {len(samples)} clips are coded anew as H.264 with AAC, as browsers would not "
+        f"play them ({why}): {_listed(sorted(samples))}"
+        for (version, why), samples in found.items()
+    ]
 
 
 def _telling(blinds: dict[tuple[str, str], tuple[str, Blind]]) -> list[str]:

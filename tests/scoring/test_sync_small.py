@@ -65,6 +65,19 @@ def test_parts_say_where_the_sound_would_fit_best(views):
     assert reading.parts["confidence"] >= reading.value and reading.parts["windows"] >= 30
 
 
+@pytest.mark.parametrize("quarter_turns", [1, 2, 3])
+def test_a_head_that_lies_is_read_turned_upright_and_said_to_lie(views, tmp_path, quarter_turns):
+    view, path = views[0], tmp_path / "turned.mp4"
+    frames = np.ascontiguousarray(np.rot90(view.frames[:48], quarter_turns, axes=(1, 2)))
+    media.write_video(path, frames, 24, view.sound[:32_000], 16_000, {})
+    turned = View(Sample("turned", Clip(path)))
+    places = tracking.track_face(turned).places
+    assert np.abs(places - tracking.track_face(view).places[:48]).mean() < 0.02
+    what = "upside down" if quarter_turns == 2 else "on its side"
+    assert len(turned.warnings) == 1 and f"the head lies {what}" in turned.warnings[0]
+    assert not any("lies" in line for line in view.warnings)
+
+
 def test_what_cannot_be_scored_has_a_reason(views, tmp_path):
     (silent,) = SyncSmall().score([silent_clip(tmp_path / "silent.mp4", views[0].frames)])
     assert math.isnan(silent.value) and "silent throughout" in silent.reason

@@ -359,19 +359,20 @@ def test_versions_of_other_sizes_are_told(folders, tmp_path):
     assert "a 128x128 at 24 fps; b 64x64 at 24 fps" in made.warnings[0]
 
 
-def _coded(path, video, audio):
+def _coded(path, video, audio, pixels="yuv420p"):
     """A short clip in another container and with other codecs."""
-    with av.open(str(path), "w") as writer:
+    kind = "mpeg" if path.suffix == ".mpg" else None
+    with av.open(str(path), "w", format=kind) as writer:
         picture = writer.add_stream(video, rate=24)
         picture.width = picture.height = 64
-        picture.pix_fmt = "yuv420p"
+        picture.pix_fmt = pixels
         sound = writer.add_stream(audio, rate=48000, layout="mono") if audio else None
         for number in range(24):
             frame = av.VideoFrame.from_ndarray(
                 np.full((64, 64, 3), 5 * number, np.uint8), format="rgb24"
             )
             frame.pts, frame.time_base = number, Fraction(1, 24)
-            writer.mux(picture.encode(frame.reformat(format="yuv420p")))
+            writer.mux(picture.encode(frame.reformat(format=pixels)))
         writer.mux(picture.encode(None))
         if sound:
             frame = av.AudioFrame.from_ndarray(
@@ -383,18 +384,67 @@ def _coded(path, video, audio):
 
 
 @pytest.mark.parametrize(
-    ("name", "video", "audio", "words"),
+    ("name", "video", "audio", "why"),
     [
-        ("reordered.mkv", "libx264", "aac", "pack it anew: ffmpeg"),
+        ("reordered.mkv", "libx264", "aac", "it says not when its pictures are decoded"),
         ("old.mp4", "mpeg4", "aac", "video is mpeg4"),
         ("lossless.mkv", "libx264", "flac", "audio is flac"),
-        ("silent.mp4", "libx264", None, "has no sound"),
+        ("vcd.mpg", "mpeg2video", "mp2", "video is mpeg2video"),
+        ("browser.webm", "libvpx", "libopus", "video is vp8"),
+        ("old.flv", "flv", "aac", "video is flv1"),
     ],
 )
-def test_what_raters_could_not_play_is_refused(tmp_path, name, video, audio, words):
+def test_what_browsers_do_not_play_is_coded_anew(tmp_path, name, video, audio, why):
     _coded(tmp_path / name, video, audio)
-    with pytest.raises(MediaError, match=words):
-        blind_copy(tmp_path / name, tmp_path / "blind.mp4")
+    found = blind_copy(tmp_path / name, tmp_path / "blind.mp4")
+    assert found.anew == why and (found.width, found.height, found.fps) == (64, 64, 24)
+    assert _playable(tmp_path / "blind.mp4") and found.duration_s == pytest.approx(1, abs=0.1)
+    before, after = (
+        np.stack(list(media.read_frames(tmp_path / file))) for file in (name, "blind.mp4")
+    )
+    assert before.shape == after.shape and np.abs(before.astype(int) - after).mean() < 2
+    assert b"x264" not in (tmp_path / "blind.mp4").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "blind.mp4"])
+
+
+def _playable(path):
+    with av.open(str(path)) as reader:
+        names = [stream.codec_context.name for stream in reader.streams]
+        return names == ["h264", "aac"] and reader.streams.video[0].pix_fmt == "yuv420p"
+
+
+def test_pixels_of_ten_bits_are_coded_anew(tmp_path):
+    _coded(tmp_path / "ten.mp4", "libx264", "aac", "yuv420p10le")
+    found = blind_copy(tmp_path / "ten.mp4", tmp_path / "blind.mp4")
+    assert found.anew == "video is h264 in yuv420p10le" and _playable(tmp_path / "blind.mp4")
+
+
+def test_without_sound_nothing_can_be_rated(tmp_path):
+    _coded(tmp_path / "silent.mp4", "libx264", None)
+    with pytest.raises(MediaError, match="has no sound"):
+        blind_copy(tmp_path / "silent.mp4", tmp_path / "blind.mp4")
+
+
+def test_a_clip_that_cannot_be_used_costs_its_sample_alone(folders, tmp_path, capsys):
+    import shutil
+
+    for name in ("original", "mild"):
+        shutil.copytree(folders / name, tmp_path / name)
+    (tmp_path / "mild" / "clip2.mp4").write_bytes(b"no video")
+    command = ["study", "create", str(tmp_path / "s"), "--raters", "2", "--json"]
+    command += ["--versions", f"o={tmp_path / 'original'}", f"m={tmp_path / 'mild'}"]
+    assert cli.run(command) == 0
+    made = capsys.readouterr()
+    told = json.loads(made.out.splitlines()[-1])
+    assert told["samples"] == 5 and made.err.count("left out") == 1
+    assert "left out: clip2: " in made.err and "mild/clip2.mp4: cannot be read" in made.err
+    assert len(list((tmp_path / "s" / "media").iterdir())) == 10
+    # Fewer than the plan needs: one line that says which and why, and nothing is left behind.
+    command[2] = str(tmp_path / "t")
+    assert cli.run([*command, "--training", "5"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: training: 5") and "mild/clip2.mp4: cannot be read" in error
+    assert not list(tmp_path.glob("t*"))
 
 
 def test_a_web_video_is_copied_into_an_mp4(tmp_path):

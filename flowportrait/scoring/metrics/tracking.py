@@ -4,8 +4,8 @@ landmarks.
 CenterFace finds the face now and then, its path is smoothed, and a landmarker of a `tiny` codec
 reads every frame. Both come with the package. The landmarker was trained on rendered heads and one
 real speaker; on other real faces it is coarser, and further from the front it fails without saying
-so. A head that lies on its side or upside down is turned upright first, with a warning: players show
-a video as its display matrix says, and some files say it wrongly.
+so. A head that lies on its side or upside down is turned upright first, with a warning: players
+show a video as its display matrix says, and some files say it wrongly.
 """
 
 from __future__ import annotations
