@@ -59,7 +59,8 @@ CASES = [
     Case(
         "no_duration.webm",
         "no duration in the head, as browsers record",
-        "length and rate by its packets; a study codes it anew, as browsers do not play VP8 from an mp4",
+        "length and rate by its packets; a study codes it anew, as browsers do "
+        "not play VP8 from an mp4",
         playable=False,
     ),
     Case(
