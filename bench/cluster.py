@@ -21,12 +21,12 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from flowportrait.clips import find_samples
 from flowportrait.cluster import Division
 from flowportrait.config import load_recipe
 from flowportrait.prepare.dataset import prepare
 from flowportrait.prepare.source import PrepareConfig
 from flowportrait.scoring.run import ScoringConfig, build_scorers, score_to_file
-from flowportrait.scoring.samples import find_samples
 
 CLIPS = Path(__file__).parent.parent / "flowportrait" / "samples" / "world"
 SETTINGS = ("speaker.network=none", "faces.min_face_px=32", "crop.min_side_px=48", "clips.min_s=1")

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from flowportrait import cli, media
+from flowportrait.clips import find_samples
 from flowportrait.cluster import Division, Part
 from flowportrait.records import ManifestRow, Score, read_jsonl, write_jsonl
 from flowportrait.scoring.metrics.metric import Metric, Reading
 from flowportrait.scoring.run import score_to_file
-from flowportrait.scoring.samples import find_samples
 
 SAMPLES = Path(__file__).parents[1] / "flowportrait" / "samples" / "world"
 RAY = ["--engine", "ray", "--workers", "2"]
