@@ -26,7 +26,7 @@ from flowportrait.composite import compose
 from flowportrait.data.sources import load_sources
 from flowportrait.errors import FlowPortraitError
 from flowportrait.faces.facemesh import FaceMesh
-from flowportrait.faces.framing import FaceBox
+from flowportrait.faces.framing import Square, face_in_square
 from flowportrait.faces.landmarks import lip_opening
 from flowportrait.faces.matte import PersonMatte
 from flowportrait.faces.mesh import Mesh
@@ -112,7 +112,7 @@ def portraits(arguments: argparse.Namespace) -> dict:
             print(f"left out: {path.name}: no sure mesh of the face", flush=True)
             continue
         mask = face_mask(own.mesh, frames.shape[1:3])
-        meshes = [mesh.find(frame, _middle(frames.shape[1])) for frame in frames]
+        meshes = mesh.follow(frames, face_in_square(Square(0, 0, frames.shape[1])))
         openings, gaze = lids_and_gaze(meshes)
         points = np.stack([one.landmarks68 for one in meshes])
         sizes = frames.shape[1]
@@ -200,10 +200,6 @@ def _context(part, portrait: np.ndarray, small: np.ndarray):
     landmarks = None if known is None else torch.from_numpy(known)[None]
     canvas: Canvas = own.canvas(torch.device("cpu"))
     return part.prepare(_floats(small[None]), landmarks, canvas)
-
-
-def _middle(side: int) -> FaceBox:
-    return FaceBox(side / 6, side / 6, side * 5 / 6, side * 5 / 6, 1.0)
 
 
 def _scaled(frames: np.ndarray, side: int) -> np.ndarray:

@@ -29,6 +29,7 @@ from flowportrait.faces.framing import (
     FaceDetector,
     Square,
     enlarged,
+    face_in_square,
     find_face,
     portrait_square,
 )
@@ -195,7 +196,7 @@ def compose(
     if crop == "none":
         side = min(width, height)
         square, roll = Square((width - side) // 2, (height - side) // 2, side), 0.0
-        found = None if mesh is None else _sure(mesh.find(image, _middle_of(square)))
+        found = None if mesh is None else _sure(mesh.find(image, face_in_square(square)))
     else:
         assert detector is not None, "crop 'auto' needs a detector"
         face = find_face(image, detector, warnings)
@@ -207,13 +208,6 @@ def compose(
     moved = None if found is None else _moved(found, origin, scale)
     made = Composite(picture, square, roll, frame, moved, None, tuple(warnings))
     return made if matte is None or moved is None else replace(made, moving=_moving(made, matte))
-
-
-def _middle_of(square: Square) -> FaceBox:
-    """Where the face is in a square that was cut around it."""
-    x, y, side = square
-    edge = (side - side / 1.5) / 2
-    return FaceBox(x + edge, y + edge, x + side - edge, y + side - edge, 1.0)
 
 
 def _sure(mesh: Mesh) -> Mesh | None:
@@ -268,7 +262,7 @@ def _moving(composite: Composite, matte: PersonMatte) -> Float[np.ndarray, "g g"
     """The person with a soft edge around, so that the background keeps still; None where the matte
     misses the face.
     """
-    box = _middle_of(composite.square)
+    box = face_in_square(composite.square)
     person = composite.on_grid(matte.find(composite.picture, box).astype(np.float32))
     face = _oval(composite.to_square(composite.mesh.oval))
     if person[face > 0.5].mean() < 0.5:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from flowportrait.codecs import mouth, mouth_net
 from flowportrait.codecs.canvas import Canvas, Painted
 from flowportrait.codecs.eyes import eye_motions, eyes_of
+from flowportrait.codecs.finder import mesh_sight
 from flowportrait.codecs.grid import FineStem, GridStack
 from flowportrait.codecs.liveliness import (
     AS_IT_IS,
@@ -113,6 +114,9 @@ class PortraitCodec(nn.Module):
         size_px: int = 128
         gaze: bool = False
         """Whether the last two numbers of a frame's motion say where the eyes look."""
+        mesh: bool = False
+        """Whether the face mesh finds the points of portraits and clips, and the landmarker only
+        those of faces that it is not sure of."""
         native_mouth: bool = False
         """Whether mouths are painted at full resolution by a network of their own, trained last."""
         fine_mouth: bool = False
@@ -163,31 +167,49 @@ class PortraitCodec(nn.Module):
         `canvas` frames are shown on it instead of on the portrait.
         """
         tokens = self.portrait_stack(self.portrait_stem(portrait))
-        found = self.landmarker(portrait) if landmarks is None else landmarks
-        return PortraitContext(portrait, tokens, found, canvas)
+        if landmarks is None:
+            landmarks = torch.cat([self._points(picture[None]) for picture in portrait])
+        return PortraitContext(portrait, tokens, landmarks, canvas)
 
     def encode(
         self, frames: Float[Tensor, "b 3 f h w"], context: PortraitContext
     ) -> Float[Tensor, "b c l hl wl"]:
-        """Latents of 1 + 4 n frames. ValueError for another count. Movement is what the landmarker
-        finds against what it finds in the portrait, whoever found the context's landmarks: finders
-        differ in where a jaw or a brow is.
+        """Latents of 1 + 4 n frames. ValueError for another count. Movement is what one finder sees
+        against what it sees in the portrait, whoever found the context's landmarks: finders differ
+        in where a jaw or a brow is.
         """
-        num_frames = frames.shape[2]
-        found = self.landmarker(rearrange(frames, "b c f h w -> (b f) c h w"))
-        own = self.landmarker(context.image)
-        return self.encode_landmarks(rearrange(found, "(b f) k d -> b f k d", f=num_frames), own)
+        clips = zip(frames.transpose(1, 2), context.image, strict=True)
+        return torch.cat([self._encoded(clip, portrait[None]) for clip, portrait in clips])
+
+    def _encoded(
+        self, frames: Float[Tensor, "f 3 h w"], portrait: Float[Tensor, "1 3 h w"]
+    ) -> Float[Tensor, "1 c l hl wl"]:
+        if self.config.mesh:
+            own, seen = mesh_sight(portrait), mesh_sight(frames)
+            if own is not None and seen is not None:
+                gaze = seen.gaze_since(own)[None] if self.config.gaze else None
+                return self.encode_landmarks(seen.points[None], own.points, gaze)
+        return self.encode_landmarks(self.landmarker(frames)[None], self.landmarker(portrait))
+
+    def _points(self, picture: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 68 2"]:
+        """By the face mesh, where this codec uses it and it is sure, or by the landmarker."""
+        seen = mesh_sight(picture) if self.config.mesh else None
+        return self.landmarker(picture) if seen is None else seen.points
 
     def encode_landmarks(
-        self, landmarks: Float[Tensor, "b f 68 2"], portrait: Float[Tensor, "b 68 2"]
+        self,
+        landmarks: Float[Tensor, "b f 68 2"],
+        portrait: Float[Tensor, "b 68 2"],
+        gaze: Float[Tensor, "b f 2"] | None = None,
     ) -> Float[Tensor, "b c l hl wl"]:
-        """Latents of 1 + 4 n frames whose landmarks are known. ValueError for another count."""
+        """Latents of 1 + 4 n frames whose landmarks are known, and where it is, the gaze (see
+        `Motion.parts_of`). ValueError for another count.
+        """
         num_frames = landmarks.shape[1]
         if num_frames % GROUP != 1:
             raise ValueError(f"codec: got {num_frames} frames; allowed are 1 + 4 n (1, 5, 9, ...)")
-        moves = landmarks - portrait[:, None]
-        moves = torch.cat([moves[:, :1].expand(-1, GROUP - 1, -1, -1), moves], 1)
-        parts = self.motion.parts_of(rearrange(moves, "b (l g) k d -> b l g k d", g=GROUP))
+        moves = _in_groups(landmarks - portrait[:, None])
+        parts = self.motion.parts_of(moves, None if gaze is None else _in_groups(gaze))
         return spread_over_grid(parts, self.grid, self.grid)
 
     def landmarks_of(
@@ -364,6 +386,12 @@ class PortraitCodec(nn.Module):
         placed = rearrange(self.placed(control), "b (y x c) -> b y x c", y=self.grid, x=self.grid)
         flow = rearrange(coarse, "b (l g) d (y p) (x q) -> (b l) y x (g d p q)", g=GROUP, p=2, q=2)
         return portrait + self.place(placed) + self.tell_flow(flow / Painter.FLOW_SCALE)
+
+
+def _in_groups(x: Float[Tensor, "b f ..."]) -> Float[Tensor, "b l 4 ..."]:
+    """Values of 1 + 4 n frames, group by group; the first group is the first frame."""
+    first = x[:, :1].expand(-1, GROUP - 1, *x.shape[2:])
+    return torch.cat([first, x], 1).unflatten(1, (-1, GROUP))
 
 
 def _standing_still(parts: Float[Tensor, "b l 4 d"]) -> Float[Tensor, "b 4 d"]:

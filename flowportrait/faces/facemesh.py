@@ -146,6 +146,17 @@ class FaceMesh:
         certain = [mesh for mesh, doubtful in settled if not doubtful]
         return max(certain or [mesh, *(one for one, _ in settled)], key=lambda one: one.presence)
 
+    def follow(self, frames: UInt8[np.ndarray, "f h w 3"], face: FaceBox) -> list[Mesh]:
+        """The meshes of a face in successive frames; it is in the box in the first. Each frame is
+        looked at once, in the square around the points of the one before, and searched only where
+        no face is seen there.
+        """
+        meshes = [self.find(frames[0], face)]
+        for frame in frames[1:]:
+            [mesh] = self._look(frame, [region_around(meshes[-1])])
+            meshes.append(mesh if mesh.presence >= PRESENT else self.find(frame, face))
+        return meshes
+
     def _settle(self, image: UInt8[np.ndarray, "h w 3"], region: Region) -> tuple[Mesh, bool]:
         """The mesh at which looking again changes nothing, and whether it is doubtful.
 

@@ -105,6 +105,13 @@ def _around_the_face(image: np.ndarray, detector: FaceDetector, size_px: int) ->
     return FramingReport(square, face, (*warnings, *enlarged(square, size_px)))
 
 
+def face_in_square(square: Square) -> FaceBox:
+    """Where the face is in a square that was cut around it."""
+    x, y, side = square
+    edge = (side - side / SCALE) / 2
+    return FaceBox(x + edge, y + edge, x + side - edge, y + side - edge, 1.0)
+
+
 def enlarged(square: Square, size_px: int) -> list[str]:
     """A warning where the square has fewer pixels than it is shown with."""
     if square.side >= size_px:

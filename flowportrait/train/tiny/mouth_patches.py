@@ -22,7 +22,7 @@ from flowportrait.codecs.portrait import PortraitCodec
 from flowportrait.data.sources import SourceClip
 from flowportrait.errors import DataError
 from flowportrait.faces.facemesh import FaceMesh
-from flowportrait.faces.framing import FaceBox
+from flowportrait.faces.framing import Square, face_in_square
 from flowportrait.faces.landmarks import lip_opening
 from flowportrait.media import read_frames
 
@@ -108,7 +108,7 @@ def _stretches(
             " clips"
         )
     known = _labels(clip, size)
-    find = lambda number: mesh.find(frames[number], _face(size))  # noqa: E731
+    find = lambda number: mesh.find(frames[number], face_in_square(Square(0, 0, size)))  # noqa: E731
     if known is None:
         start = int(rng.integers(0, len(frames) - STRETCH))
         numbers = [0, *range(start, start + STRETCH)]
@@ -165,10 +165,6 @@ def _labels(clip: SourceClip, size: int) -> np.ndarray | None:
     with np.load(clip.labels) as stored:
         written = float(stored["size_px"]) if "size_px" in stored else size
         return stored["landmarks68"].astype(np.float32) * (size / written)
-
-
-def _face(size: int) -> FaceBox:
-    return FaceBox(size / 6, size / 6, size * 5 / 6, size * 5 / 6, 1.0)
 
 
 def _in_square(points: np.ndarray, size: int) -> np.ndarray:
