@@ -203,6 +203,10 @@ def compose(
         found = None if mesh is None else _sure(mesh.find(image, face))
         square, roll = _square_of(face, found, width, height)
     warnings += _warnings_of(square, model_px, found, roll)
+    if found is not None and _is_cut_off(found, width, height):
+        warnings.append(
+            "portrait: the mouth is cut off by the picture's edge; give all of the face"
+        )
     origin = (square.x, square.y) if frame == "face" else (0, 0)
     picture, square, scale = _scaled(image, square, size, frame, model_px)
     moved = None if found is None else _moved(found, origin, scale)
@@ -236,6 +240,12 @@ def _square_of(face: FaceBox, mesh: Mesh | None, width: int, height: int) -> tup
         portrait_square(FaceBox(x - half, y - half, x + half, y + half, 1.0), width, height),
         mesh.roll,
     )
+
+
+def _is_cut_off(mesh: Mesh, width: int, height: int) -> bool:
+    """Whether some of the lips lie beyond the picture, where the mesh only guesses them."""
+    lips = mesh.outer_lips.reshape(-1, 2)
+    return bool((lips < 0).any() or (lips > (width - 1, height - 1)).any())
 
 
 def _warnings_of(square: Square, model_px: int, mesh: Mesh | None, roll: float) -> list[str]:

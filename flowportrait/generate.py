@@ -392,7 +392,7 @@ class Pipeline:
         pixels = torch.from_numpy(portrait.copy()).to(self.device).float()
         picture = rearrange(pixels / 127.5 - 1, "h w c -> 1 c h w")
         grid = self._grid(latent_frames, opening=True)
-        speech = media.resample(media.to_mono(sound.samples)[0], sound.sample_rate, AUDIO_RATE_HZ)
+        speech = media.heard(sound.samples, sound.sample_rate, AUDIO_RATE_HZ)
         context = self._context(picture, composite)
         return Encoded(
             context=context,

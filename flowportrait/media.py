@@ -31,6 +31,7 @@ from flowportrait.pictures import exposure_warnings as exposure_warnings
 from flowportrait.pictures import read_portrait as read_portrait
 from flowportrait.reader import on_clock, read_pictures, read_sound
 from flowportrait.sound import Sound as Sound
+from flowportrait.sound import heard as heard
 from flowportrait.sound import resample as resample
 from flowportrait.sound import to_mono as to_mono
 
@@ -294,7 +295,7 @@ def _silence(path: Path, max_s: float) -> str:
                 f"number {number + 1} is not; "
                 "make that one the default"
             )
-    return f"{path.name}: its sound is silence"
+    return f"{path.name}: its sound is silence (nothing reaches -60 dB of full scale)"
 
 
 def _speaks(path: Path, number: int, max_s: float) -> bool:

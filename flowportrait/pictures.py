@@ -3,6 +3,7 @@
 import struct
 import warnings
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -70,11 +71,11 @@ def exposure_warnings(pixels: np.ndarray) -> list[str]:
 
 
 def _formats() -> list[str]:
-    """Those that this Pillow reads; HEIC is a matter of the package pillow-heif."""
-    with suppress(ImportError):
-        from pillow_heif import register_heif_opener
-
-        register_heif_opener()
+    """Those that this Pillow reads; HEIC is a matter of the package pi-heif, or of pillow-heif."""
+    for name in ("pi_heif", "pillow_heif"):
+        with suppress(ImportError):
+            import_module(name).register_heif_opener()
+            break
     Image.init()
     return [name for name in (*_FORMATS, *_FORMATS_OF_SOME_PILLOWS) if name in Image.OPEN]
 
@@ -84,5 +85,5 @@ def _unknown(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(12)
     if head[4:8] == b"ftyp" and head[8:] in _HEIC_BRANDS:
-        return "a HEIC picture, which needs the package pillow-heif"
+        return "a HEIC picture, which needs the package pi-heif: pip install pi-heif"
     return "not a picture this can read"

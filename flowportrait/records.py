@@ -278,6 +278,9 @@ class Verdict(Measured):
     )
     seed: int = Field(default=0, description="decides the order shown when only one is asked for")
     sha256: list[str] = Field(default=[], description="of the two video files")
+    warnings: list[str] = Field(
+        default=[], description="what can hardly have been meant about the two clips"
+    )
 
     @model_validator(mode="after")
     def _a_winner_or_a_reason(self) -> Self:

@@ -73,6 +73,16 @@ def to_mono(samples: np.ndarray) -> tuple[np.ndarray, int | None]:
     return (mixed, None) if louder is None else (samples[:, louder].astype(np.float32), louder)
 
 
+def heard(samples: np.ndarray, sample_rate: int, to_hz: int) -> np.ndarray:
+    """Sound [s] or [s, channels] as a model hears it: mono at `to_hz`, float32 [s].
+
+    Where nothing in it reaches -60 dB of full scale it is silence, all zeros: models level each
+    recording by itself, and would take the hiss of a muted microphone for speech.
+    """
+    mono = to_mono(samples)[0]
+    return resample(np.zeros_like(mono) if is_silent(mono) else mono, sample_rate, to_hz)
+
+
 def level_of(samples: np.ndarray) -> float:
     """The root of the mean square."""
     return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if samples.size else 0.0

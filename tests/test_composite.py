@@ -131,6 +131,16 @@ def test_a_rolled_head_is_seen_upright(sample, tools, degrees):
     assert abs(np.rad2deg(upright.roll)) < 6 and upright.presence > 0.9
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns", "said"),
+    [(256, 0, False), (184, 0, False), (160, 0, True), (256, 80, False), (256, 115, True)],
+)
+def test_a_mouth_that_the_edge_cuts_off_is_said(sample, tools, rows, columns, said):
+    cut = np.ascontiguousarray(sample[:rows, columns:])
+    made = compose(cut, 128, "auto", "whole", "auto", *tools[:2])
+    assert any("the mouth is cut off" in warning for warning in made.warnings) == said
+
+
 def test_landmarks_and_eyes_of_the_canvas_lie_on_the_face(sample, tools):
     made = compose(sample, 128, "auto", "face", "auto", *tools)
     points, canvas = made.landmarks(), made.canvas(torch.device("cpu"))

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -11,7 +12,10 @@ import pytest
 from container_films import RATE, voice
 from PIL import Image, features
 
-from flowportrait import colours, media
+from flowportrait import colours, media, pictures
+from flowportrait.errors import MediaError
+
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def write_tracks(path, tracks):
@@ -68,6 +72,21 @@ def test_a_second_speaker_far_below_the_first(tmp_path, level, said):
     assert len(warnings) == said and all("quieter than the rest" in line for line in warnings)
 
 
+@pytest.mark.parametrize("level", [0.0, 1e-4, 9e-4])
+def test_hiss_below_60_db_is_silence_to_a_model(tmp_path, level):
+    rng = np.random.default_rng(0)
+    hiss = (level * rng.uniform(-1, 1, RATE)).astype(np.float32)
+    assert not media.heard(hiss, RATE, 16_000).any()
+    sound = media.read_audio(write_tracks(tmp_path / "s.mka", [hiss[None]]))
+    assert len(sound.warnings) == 1 and "its sound is silence" in sound.warnings[0]
+
+
+def test_quiet_speech_is_heard(tmp_path):
+    said = 0.02 * voice(1.0)
+    heard = media.heard(np.stack([said, said], axis=1), RATE, 16_000)
+    assert np.array_equal(heard, media.resample(said, RATE, 16_000)) and heard.any()
+
+
 def test_a_dark_picture_is_called_underexposed():
     dark = np.random.default_rng(0).integers(0, 40, (64, 64, 3), dtype=np.uint8)
     assert len(media.exposure_warnings(dark)) == 1
@@ -81,6 +100,20 @@ def test_avif(tmp_path):
         np.abs(media.read_portrait(tmp_path / "p.avif")[10, 10].astype(int) - (200, 30, 30)).max()
         < 12
     )
+
+
+def test_heic():
+    pytest.importorskip("pi_heif", reason="the extra 'heic' is not installed")
+    pixels = media.read_portrait(GOLDEN / "portrait.heic").astype(int)
+    assert pixels.shape == (48, 64, 3)
+    for (y, x), colour in (((5, 5), (200, 30, 30)), ((40, 60), (30, 60, 200))):
+        assert np.abs(pixels[y, x] - colour).max() < 12
+
+
+def test_heic_without_its_package_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(pictures, "_formats", lambda: ["JPEG", "PNG"])
+    with pytest.raises(MediaError, match="a HEIC picture, .* pip install pi-heif"):
+        media.read_portrait(GOLDEN / "portrait.heic")
 
 
 @pytest.mark.parametrize("transfer", [colours.PQ, colours.HLG])

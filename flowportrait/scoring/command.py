@@ -348,6 +348,7 @@ def _tell_one(verdicts: Sequence[Verdict], a: Path, b: Path, as_json: bool) -> N
         print(_sentence(verdict, a, b))
         if as_json:
             print(verdict.model_dump_json())
+    _warn_of_clips(verdicts)
     if unsaid := [verdict.reason for verdict in verdicts if verdict.reason]:
         raise JudgeError(f"no verdict: {unsaid[0]}")
 
@@ -368,6 +369,7 @@ def _tell_many(
     }
     for verdict in [verdict for verdict in verdicts if verdict.reason][:_SHOWN_REASONS]:
         _warn(f"no verdict: {verdict.a} and {verdict.b}: {verdict.reason}")
+    _warn_of_clips(verdicts)
     unsaid = f", {counts[None]} without a verdict" if counts[None] else ""
     print(
         f"{verdicts[0].system}: {a} is better in {counts['a']}, {b} in {counts['b']},"
@@ -515,7 +517,7 @@ def _warn(line: str) -> None:
     print(f"warning: {line}", file=sys.stderr)
 
 
-def _warn_of_clips(scores: Iterable[Score]) -> None:
+def _warn_of_clips(scores: Iterable[Score | Verdict]) -> None:
     """What can hardly have been meant about the clips, each said once."""
     lines = list(dict.fromkeys(line for score in scores for line in score.warnings))
     for line in lines[:_SHOWN_REASONS]:

@@ -136,7 +136,7 @@ class Encoder:
             raise DataError(
                 f"{clip.video}: {count} frames at {fps:g} fps; at least {least} are needed"
             )
-        sound = media.resample(source.sound.samples, source.sound.sample_rate, AUDIO_RATE_HZ)
+        sound = media.heard(source.sound.samples, source.sound.sample_rate, AUDIO_RATE_HZ)
         return (
             _framed(frames, clip.landmarks, self.spec.size_px),
             sound[: round(count / fps * AUDIO_RATE_HZ)],

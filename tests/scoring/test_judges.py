@@ -6,6 +6,7 @@ import math
 import os
 import time
 
+import numpy as np
 import pytest
 
 from flowportrait.clips import find_samples
@@ -347,6 +348,39 @@ def test_a_clip_that_cannot_be_judged_is_not_asked_about(start_sim, clip, tmp_pa
     sim = start_sim()
     for name, reason in (("mute.mp4", "no sound track"), ("text.mp4", "cannot be read")):
         assert reason in score_one("mas-ma", sim.judge("gemini"), tmp_path / name, tmp_path).reason
+    assert sim.sim.calls == 0
+
+
+def test_what_is_odd_about_a_clip_stands_beside_its_score_and_its_verdict(
+    start_sim, clip, tmp_path
+):
+    from flowportrait import media
+
+    silent = tmp_path / "silent.mp4"
+    frames = list(media.read_frames(clip))
+    media.write_video(silent, frames, 24, np.zeros(8000, np.float32), 16_000, {})
+    sim = start_sim()
+    for name, lines in ((clip, 0), (silent, 1)):
+        score = score_one("sas-sa", sim.judge("gemini"), name, tmp_path)
+        assert score.reason == "" and len(score.warnings) == lines
+        assert all("silent.mp4: its sound is silence" in line for line in score.warnings)
+    pair = (Sample("a", Clip(clip)), Sample("b", Clip(silent)))
+    [verdict] = system_of("direct-comp", sim.judge("gemini"), tmp_path).compare([pair])
+    assert verdict.warnings == score.warnings
+
+
+def test_sound_that_cannot_be_decoded_is_not_judged(start_sim, clip, tmp_path, monkeypatch):
+    from flowportrait.errors import MediaError
+    from flowportrait.scoring.judges import systems
+
+    def broken(path, **_):
+        raise MediaError(f"{path}: damaged sound (of this test)")
+
+    monkeypatch.setattr(systems, "read_audio", broken)
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(clip.read_bytes())
+    sim = start_sim()
+    assert "damaged sound" in score_one("mas-ma", sim.judge("gemini"), copy, tmp_path).reason
     assert sim.sim.calls == 0
 
 

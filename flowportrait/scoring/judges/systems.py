@@ -8,11 +8,12 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
 from flowportrait.errors import MediaError
+from flowportrait.media import read_audio
 from flowportrait.records import Score, Verdict
 from flowportrait.scoring import ASPECTS, Need, Sample, digest_of, score_row
 from flowportrait.scoring.judges.asking import Finding, Judge, JudgeConfig, all_of, in_parallel
@@ -112,7 +113,7 @@ class ScoreSystem(_System):
     async def score_one(self, sample: Sample, repeat: int) -> Score:
         """The score of one clip; all questions at the same time."""
         sample.sha256  # noqa: B018  (before it is shown: a file that is replaced meanwhile is scored again)
-        problem = unusable(sample)
+        problem, doubts = await asyncio.to_thread(looked_at, sample)
         if problem:
             return score_row(self, sample, reason=problem, repeat=repeat)
         questions = self.questions(sample, repeat)
@@ -138,6 +139,7 @@ class ScoreSystem(_System):
             parts=parts,
             expected=expected,
             repeat=repeat,
+            warnings=doubts,
             **_source(findings),
         )
 
@@ -222,7 +224,10 @@ class CompareSystem(_System):
         """The verdict on one pair."""
         a, b = pair
         a.sha256, b.sha256  # noqa: B018  (before they are shown)
-        problem = next((f"{sample.id}: {why}" for sample in pair if (why := unusable(sample))), "")
+        looks = await asyncio.to_thread(lambda: [looked_at(sample) for sample in pair])
+        problem = next(
+            (f"{one.id}: {why}" for one, (why, _) in zip(pair, looks, strict=True) if why), ""
+        )
         shown = () if problem else self.orders(a, b)
         asked = [self.verdict((a, b) if order == "ab" else (b, a), repeat) for order in shown]
         findings, winners, aspects, reasons = [], {}, {}, [problem] if problem else []
@@ -250,6 +255,7 @@ class CompareSystem(_System):
             repeat=repeat,
             fingerprint=self.fingerprint,
             sha256=[a.sha256, b.sha256],
+            warnings=[line for _, lines in looks for line in lines],
             **_source(findings),
         )
 
@@ -333,6 +339,23 @@ def unusable(sample: Sample) -> str:
     except MediaError as error:
         return str(error)
     return "" if facts.has_sound else "no sound track; a talking video is judged with its sound"
+
+
+def looked_at(sample: Sample) -> tuple[str, list[str]]:
+    """Why a clip cannot be judged, its sound decoded; and what can hardly have been meant by it."""
+    if problem := unusable(sample):
+        return problem, []
+    problem, doubts = _heard(sample.clip.path, sample.sha256)
+    return problem, list(doubts)
+
+
+@lru_cache(maxsize=4096)
+def _heard(path: Path, sha256: str) -> tuple[str, tuple[str, ...]]:
+    """The same of the sound alone, decoded once for each state of the file."""
+    try:
+        return "", read_audio(path, min_s=0.0).warnings
+    except MediaError as error:
+        return " ".join(str(error).split()), ()
 
 
 def _source(findings: list[Finding]) -> dict[str, object]:
