@@ -18,7 +18,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flowportrait.codecs.eyes import EyeMotion, EyeShape, move_eye, region_of
+from flowportrait.codecs.eyes import EyeMotion, EyeShape, move_eye
 from flowportrait.codecs.mouth import MouthFrame, pixel_places
 from flowportrait.codecs.mouth_net import SkullFrame
 
@@ -104,9 +104,7 @@ class Canvas:
             lifted = F.grid_sample(lifted, places, padding_mode="border", align_corners=False)
         return lifted
 
-    def show(
-        self, painted: Painted, eyes: list[tuple[EyeMotion, EyeMotion]] | None = None
-    ) -> Tensor:
+    def show(self, painted: Painted, eyes: tuple[EyeMotion, EyeMotion] | None = None) -> Tensor:
         """Frames [n, 3, h, w] with moved eyes, but for the mouth."""
         flow, residual, shown = self._fields(painted)
         part = self._moving_part
@@ -115,10 +113,8 @@ class Canvas:
         residual, shown = extra[:, :3], extra[:, 3:].clamp_(0, 1)
         warped = self._warped(flow, part)
         if self.eyes is not None and eyes is not None:
-            for number, motions in enumerate(eyes):
-                layers = flow[number], warped[number], residual[number], shown[number]
-                for shape, motion in zip(self.eyes, motions, strict=True):
-                    self._move_eye(shape, motion, *layers)
+            for shape, motion in zip(self.eyes, eyes, strict=True):
+                self._move_eye(shape, motion, flow, warped, residual, shown)
         moved = warped.mul_(shown).add_(residual)
         if moved.shape[-2:] == self.size:
             return moved
@@ -218,8 +214,8 @@ class Canvas:
         residual: Tensor,
         shown: Tensor,
     ) -> None:
-        """Changes the moving part of one frame about one eye, in place."""
-        centre, half = region_of(motion)
+        """Changes the moving part of frames about one eye, in place."""
+        centre, half = motion.region()
         part = self._moving_part
         window = self._window(self.points(centre), half * (1.5 if self.roll else 1), part)
         if window is None:
@@ -228,14 +224,14 @@ class Canvas:
             slice(side.start - whole.start, side.stop - whole.start)
             for side, whole in zip(window, part, strict=True)
         )
-        under = flow[:, rows, columns].movedim(0, -1)
+        under = flow[:, :, rows, columns].movedim(1, -1)
         eye = move_eye(shape, motion, self.places[window], under, 2 / self.size[0])
-        layers = self._warped(eye.flows.movedim(-1, 1), window)
-        warped[:, rows, columns] = (layers * eye.shares[:, None]).sum(0)
-        residual[:, rows, columns] *= 1 - eye.weight
-        shown[:, rows, columns] = torch.lerp(
-            shown[:, rows, columns], torch.ones_like(eye.weight), eye.weight
-        )
+        layers = self._warped(rearrange(eye.flows, "k n y x d -> (k n) d y x"), window)
+        layers = layers.unflatten(0, (3, -1)) * eye.shares[:, :, None]
+        weight = eye.weight[:, None]
+        warped[:, :, rows, columns] = layers.sum(0)
+        residual[:, :, rows, columns] *= 1 - weight
+        shown[:, :, rows, columns] += weight * (1 - shown[:, :, rows, columns])
 
     def _window(self, centre: Tensor, half: Tensor, part: Part | None = None) -> Part | None:
         """Rows and columns about a place of the canvas, as far as they are in a part of it."""

@@ -106,9 +106,9 @@ def lid_ratio(
 
 
 class EyeMotion(NamedTuple):
-    """What an eye does in one frame: where it is (`centre`, `along`, `half_width` as in
-    `EyeShape`), how far it is `open` (0 to about 1), and how far the iris is `turned` [2] from its
-    place, in half widths.
+    """What an eye does in n frames: where it is (`centre` [n, 2], `along` [n, 2], `half_width` [n]
+    as in `EyeShape`), how far it is `open` [n] (0 to about 1), and how far the iris is `turned`
+    [n, 2] from its place, in half widths.
     """
 
     centre: Tensor
@@ -117,6 +117,14 @@ class EyeMotion(NamedTuple):
     open: Tensor
     turned: Tensor
 
+    def region(self) -> tuple[Float[Tensor, "2"], Float[Tensor, ""]]:
+        """The centre and half the side of the square outside of which the eye moves nothing in any
+        of the frames, in square coordinates.
+        """
+        reach = 1.9 * self.half_width[:, None]
+        low, high = (self.centre - reach).amin(0), (self.centre + reach).amax(0)
+        return (low + high) / 2, (high - low).amax() / 2
+
 
 def eye_motions(
     landmarks: Float[Tensor, "n 68 2"],
@@ -124,9 +132,9 @@ def eye_motions(
     shape: EyeShape,
     eye: int,
     gaze: Float[Tensor, "n 2"],
-) -> list[EyeMotion]:
-    """The movement of one eye (0 or 1) in n frames: it goes where its corners go, and looks where
-    the `gaze` says.
+) -> EyeMotion:
+    """The movement of one eye (0 or 1): it goes where its corners go, and looks where the `gaze`
+    says.
     """
     corners = [EYES[eye].start, EYES[eye].start + 3]
     moved, own = landmarks[:, corners], portrait[corners]
@@ -140,19 +148,14 @@ def eye_motions(
         -1,
     )
     is_open = lid_ratio(landmarks, portrait, eye)
-    return [
-        EyeMotion(
-            shape.centre + shift[i], along[i], shape.half_width * scale[i], is_open[i], gaze[i]
-        )
-        for i in range(len(landmarks))
-    ]
+    return EyeMotion(shape.centre + shift, along, shape.half_width * scale, is_open, gaze)
 
 
 class MovedEye(NamedTuple):
-    """An eye in a window of a frame, as three layers that cover each other: what is over the upper
-    lid's edge, what is under the lower lid's, and the eyeball between them. `flows` [3, h, w, 2] in
-    square coordinates say where each comes from, `shares` [3, h, w] what is seen of it; `weight`
-    [h, w] is how much of each pixel the eye decides.
+    """An eye in a window of n frames, as three layers that cover each other: what is over the upper
+    lid's edge, what is under the lower lid's, and the eyeball between them. `flows` [3, n, h, w, 2]
+    in square coordinates say where each comes from, `shares` [3, n, h, w] what is seen of it;
+    `weight` [n, h, w] is how much of each pixel the eye decides.
     """
 
     flows: Tensor
@@ -164,25 +167,26 @@ def move_eye(
     shape: EyeShape,
     motion: EyeMotion,
     places: Float[Tensor, "h w 2"],
-    flow: Float[Tensor, "h w 2"],
+    flow: Float[Tensor, "n h w 2"],
     pixel: float,
 ) -> MovedEye:
-    """The eye at `places`, on top of a `flow`; `pixel` is the width of one in square coordinates.
-    Layers meet within a
-    pixel: one flow that jumps at the lid's edge would show the edge as stairs.
+    """The eye at `places` of every frame, on top of its `flow`; `pixel` is the width of one in
+    square coordinates. Layers meet within a pixel: one flow that jumps at the lid's edge would show
+    the edge as stairs.
     """
-    across = torch.stack([-motion.along[1], motion.along[0]])
-    offset = (places - motion.centre) / motion.half_width
-    x, y = offset @ motion.along, offset @ across
+    centre, along, half_width, is_open, turned = (part[:, None, None] for part in motion)
+    offset = (places - centre) / half_width[..., None]
+    x = (offset * along).sum(-1)
+    y = offset[..., 1] * along[..., 0] - offset[..., 0] * along[..., 1]
     upper, lower = _height(shape.upper, x), _height(shape.lower, x)
     meet = lower + MEET * (upper - lower)
-    now_upper, now_lower = meet + (upper - meet) * motion.open, meet + (lower - meet) * motion.open
+    now_upper, now_lower = meet + (upper - meet) * is_open, meet + (lower - meet) * is_open
     brow, cheek = upper - shape.brow, lower + CHEEK
-    over = upper - _over_lid(now_upper - y, now_upper - brow, shape.brow, motion.open)
-    rim = RIM * (1 - motion.open.clamp(max=1))
+    over = upper - _over_lid(now_upper - y, now_upper - brow, shape.brow, is_open)
+    rim = RIM * (1 - is_open.clamp(max=1))
     under = y - (now_lower - lower - rim) * _ease((cheek - y) / (cheek - now_lower).clamp(min=1e-3))
-    ball_x, ball_y = _ball(shape, motion, x, y, upper, lower)
-    sharp = float(motion.half_width) / pixel
+    ball_x, ball_y = _ball(shape, turned, x, y, upper, lower)
+    sharp = half_width / pixel
     is_over = ((now_upper - y) * sharp + 0.5).clamp(0, 1)
     is_under = torch.minimum(((y - now_lower) * sharp + 0.5).clamp(0, 1), 1 - is_over)
     own_across = torch.stack([-shape.along[1], shape.along[0]])
@@ -194,13 +198,6 @@ def move_eye(
     weight = weight * _ease((y - brow) / (0.5 * shape.brow)) * _ease((cheek - y) / CHEEK)
     flows = torch.lerp(flow.expand_as(sources), sources - places, weight[..., None])
     return MovedEye(flows, torch.stack([is_over, is_under, 1 - is_over - is_under]), weight)
-
-
-def region_of(motion: EyeMotion) -> tuple[Tensor, Tensor]:
-    """The centre [2] and half the side of the square outside of which the eye moves nothing, in
-    square coordinates.
-    """
-    return motion.centre, motion.half_width * 1.9
 
 
 def _over_lid(height: Tensor, room: Tensor, own_room: Tensor, is_open: Tensor) -> Tensor:
@@ -216,19 +213,19 @@ def _over_lid(height: Tensor, room: Tensor, own_room: Tensor, is_open: Tensor) -
 
 
 def _ball(
-    shape: EyeShape, motion: EyeMotion, x: Tensor, y: Tensor, upper: Tensor, lower: Tensor
+    shape: EyeShape, turned: Tensor, x: Tensor, y: Tensor, upper: Tensor, lower: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Where the eyeball's pixels come from: the iris as a whole turns, white makes room, lids are
     never looked at.
     """
-    centre = shape.iris + motion.turned
-    distance = torch.hypot(x - centre[0], y - centre[1])
+    centre = shape.iris + turned
+    distance = torch.hypot(x - centre[..., 0], y - centre[..., 1])
     share = ((shape.radius + 0.55 - distance) / 0.5).clamp(0, 1) * ((1.0 - x.abs()) / 0.2).clamp(
         0, 1
     )
     edge = 0.06 * (lower - upper)
-    ball_y = torch.minimum(torch.maximum(y - share * motion.turned[1], upper + edge), lower - edge)
-    return x - share * motion.turned[0], ball_y
+    ball_y = torch.minimum(torch.maximum(y - share * turned[..., 1], upper + edge), lower - edge)
+    return x - share * turned[..., 0], ball_y
 
 
 def _ease(x: Tensor) -> Tensor:

@@ -302,11 +302,10 @@ class PortraitCodec(nn.Module):
         eyes = None
         if canvas.eyes is not None:
             gaze = drafts.gaze[rows]
-            both = (
+            eyes = tuple(
                 eye_motions(landmarks, own, shape, eye, gaze)
                 for eye, shape in enumerate(canvas.eyes)
             )
-            eyes = list(zip(*both, strict=True))
         frames = canvas.show(Painted(*(part[rows] for part in painted)), eyes)
         at = canvas.points(landmarks)
         if self.mouth_net is None:
