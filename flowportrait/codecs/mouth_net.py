@@ -87,27 +87,16 @@ class MouthNet(nn.Module):
     """Paints mouths into patches: a small U-Net of the frame as it is without a painted mouth, of
     the portrait's own mouth, and of where the lips are in both.
 
-    A `fine` one has a level more, for patches of twice as many pixels along each side, and learned
-    features that stand still in the skull and are shifted as the head turns: where people's teeth
-    are when the portrait does not show them.
+    A `fine` one adds detail to what the U-Net paints, in patches of twice as many pixels along each
+    side. It knows features that stand still in the skull and are shifted as the head turns: where
+    people's teeth are when the portrait does not show them.
     """
 
-    def __init__(self, fine: bool = False):
+    def __init__(self, fine: bool = False, widths: tuple[int, int, int] = (24, 48, 80)):
         super().__init__()
         self.size = FINE_SIZE if fine else SIZE
-        self.scale = 2 if fine else 1
-        finest, first, middle, coarse = 16, 24, 48, 80
-        if fine:
-            self.enter_finest = nn.Conv2d(4 * 10, finest, 3, padding=1)
-            self.skull = nn.Parameter(0.1 * torch.randn(1, finest, *SIZE))
-            self.turn = nn.Linear(2, 2, bias=False)
-            nn.init.zeros_(self.turn.weight)
-            self.finest = ResidualConv(finest)
-            self.enter = nn.Conv2d(finest, first, 3, stride=2, padding=1)
-            self.to_finest = nn.Conv2d(first, finest, 1)
-            self.finest_again = ResidualConv(finest)
-        else:
-            self.enter = nn.Conv2d(4 * 10, first, 3, padding=1)
+        first, middle, coarse = widths
+        self.enter = nn.Conv2d(4 * 10, first, 3, padding=1)
         self.fine = ResidualConv(first)
         self.to_middle = nn.Conv2d(first, middle, 3, stride=2, padding=1)
         self.middle = ResidualConv(middle)
@@ -117,9 +106,10 @@ class MouthNet(nn.Module):
         self.middle_again = ResidualConv(middle)
         self.from_middle = nn.Conv2d(middle, first, 1)
         self.fine_again = ResidualConv(first)
-        self.leave = nn.Conv2d(finest if fine else first, 4 * 3, 3, padding=1)
+        self.leave = nn.Conv2d(first, 4 * 3, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
+        self.detail = Detail(first) if fine else None
         edge = torch.minimum(*(1 - pixel_places(*self.size, torch.device("cpu")).abs()).unbind(-1))
         self.register_buffer("window", (edge / 0.12).clamp(0, 1), persistent=False)
 
@@ -135,48 +125,18 @@ class MouthNet(nn.Module):
         is about them are changed by what is added, and keep the detail of the portrait. `pose` is
         that of `head_pose`. There may be one portrait (m = 1) for all patches.
         """
-        entered = self._entered(shown, lips, 0) + self._entered(portrait, portrait_lips, 1)
-        change = F.pixel_shuffle(self.leave(self._features(entered, pose)), 2).float()
+        frame, own = torch.cat([shown, lips], 1), torch.cat([portrait, portrait_lips], 1)
+        if self.detail is None:
+            change = F.pixel_shuffle(self.leave(self._features(frame, own)), 2).float()
+        else:
+            features = self._features(F.avg_pool2d(frame, 2), F.avg_pool2d(own, 2))
+            change = _doubled(F.pixel_shuffle(self.leave(features), 2).float())
+            change = change + self.detail(frame, own, change, features, pose)
         gap, about = (
             self._grown(part, reach) * self.window
             for part, reach in zip(lips.split(1, 1), (2, 4), strict=True)
         )
         return torch.cat([gap * (shown + change) + (1 - gap) * about * change, gap], 1)
-
-    def _grown(self, lips: Float[Tensor, "n 1 y x"], reach: int) -> Float[Tensor, "n 1 y x"]:
-        if self.scale == 1:
-            return _grown(lips, reach)
-        return _doubled(_grown(F.avg_pool2d(lips, 2), reach))
-
-    def _entered(self, picture: Tensor, lips: Tensor, part: int) -> Float[Tensor, "n c h w"]:
-        """What the first convolution makes of one half of its channels: 0 is the frame, 1 the
-        portrait, which stays the same.
-        """
-        conv = self.enter if self.scale == 1 else self.enter_finest
-        x = F.pixel_unshuffle(torch.cat([picture, lips], 1), 2)
-        x = x.contiguous(memory_format=torch.channels_last)
-        weight = conv.weight[:, 20 * part : 20 * (part + 1)]
-        return F.conv2d(x, weight, conv.bias if part == 0 else None, padding=1)
-
-    def _features(self, entered: Float[Tensor, "n c h w"], pose: Float[Tensor, "n 2"]) -> Tensor:
-        if self.scale == 1:
-            return self._coarser(entered)
-        finest = self.finest(entered + self._in_skull(pose))
-        coarser = self._coarser(self.enter(finest))
-        return self.finest_again(finest + _doubled(self.to_finest(coarser)))
-
-    def _coarser(self, x: Tensor) -> Tensor:
-        fine = self.fine(x)
-        middle = self.middle(self.to_middle(fine))
-        x = self.coarse(self.to_coarse(middle))
-        x = self.middle_again(middle + _doubled(self.from_coarse(x)))
-        return self.fine_again(fine + _doubled(self.from_middle(x)))
-
-    def _in_skull(self, pose: Float[Tensor, "n 2"]) -> Float[Tensor, "n c h w"]:
-        """The learned features, shifted by the head's pose."""
-        places = pixel_places(*SIZE, pose.device) + self.turn(pose)[:, None, None]
-        features = self.skull.float().expand(len(pose), -1, -1, -1)
-        return F.grid_sample(features, places.float(), padding_mode="border", align_corners=False)
 
     def paint(
         self,
@@ -196,6 +156,73 @@ class MouthNet(nn.Module):
             head_pose(landmarks),
         )
         return where, patch
+
+    def _grown(self, lips: Float[Tensor, "n 1 y x"], reach: int) -> Float[Tensor, "n 1 y x"]:
+        if self.detail is None:
+            return _grown(lips, reach)
+        return _doubled(_grown(F.avg_pool2d(lips, 2), reach))
+
+    def _features(
+        self, frame: Float[Tensor, "n 5 y x"], portrait: Float[Tensor, "m 5 y x"]
+    ) -> Float[Tensor, "n c h w"]:
+        fine = self.fine(_entered(self.enter, frame, portrait))
+        middle = self.middle(self.to_middle(fine))
+        x = self.coarse(self.to_coarse(middle))
+        x = self.middle_again(middle + _doubled(self.from_coarse(x)))
+        return self.fine_again(fine + _doubled(self.from_middle(x)))
+
+
+class Detail(nn.Module):
+    """What a fine painter adds to the change that the U-Net makes, given that change at twice the
+    size and the U-Net's last features.
+    """
+
+    def __init__(self, known: int, width: int = 16):
+        super().__init__()
+        self.enter = nn.Conv2d(4 * 10, width, 3, padding=1)
+        self.enter_change = nn.Conv2d(4 * 3, width, 3, padding=1)
+        self.enter_features = nn.Conv2d(known, width, 1)
+        self.skull = nn.Parameter(0.1 * torch.randn(1, width, *SIZE))
+        self.turn = nn.Linear(2, 2, bias=False)
+        self.first, self.second = ResidualConv(width), ResidualConv(width)
+        self.leave = nn.Conv2d(width, 4 * 3, 3, padding=1)
+        for start_at_zero in (self.turn.weight, self.leave.weight, self.leave.bias):
+            nn.init.zeros_(start_at_zero)
+
+    def forward(
+        self,
+        frame: Float[Tensor, "n 5 y x"],
+        portrait: Float[Tensor, "m 5 y x"],
+        change: Float[Tensor, "n 3 y x"],
+        features: Float[Tensor, "n c h w"],
+        pose: Float[Tensor, "n 2"],
+    ) -> Float[Tensor, "n 3 y x"]:
+        """What is added; y x are those of fine patches, h w a quarter of them."""
+        changed = self.enter_change(F.pixel_unshuffle(change, 2))
+        x = _entered(self.enter, frame, portrait) + changed + self._in_skull(pose)
+        x = x + _doubled(self.enter_features(features))
+        return F.pixel_shuffle(self.leave(self.second(self.first(x))), 2).float()
+
+    def _in_skull(self, pose: Float[Tensor, "n 2"]) -> Float[Tensor, "n c h w"]:
+        """The learned features, shifted by the head's pose."""
+        places = pixel_places(*SIZE, pose.device) + self.turn(pose)[:, None, None]
+        features = self.skull.float().expand(len(pose), -1, -1, -1)
+        return F.grid_sample(features, places.float(), padding_mode="border", align_corners=False)
+
+
+def _entered(conv: nn.Conv2d, frame: Tensor, portrait: Tensor) -> Float[Tensor, "n c h w"]:
+    """A first convolution of frames beside their portrait, which stays the same: its half is
+    computed once.
+    """
+    half = conv.in_channels // 2
+    entered = []
+    for x, weight, bias in (
+        (frame, conv.weight[:, :half], conv.bias),
+        (portrait, conv.weight[:, half:], None),
+    ):
+        cells = F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last)
+        entered.append(F.conv2d(cells, weight, bias, padding=1))
+    return entered[0] + entered[1]
 
 
 def head_pose(landmarks: Float[Tensor, "n 68 2"]) -> Float[Tensor, "n 2"]:

@@ -94,7 +94,9 @@ def test_an_eye_goes_where_its_corners_go():
     moved = own + torch.tensor([0.05, -0.03])
     motion = eye_motions(moved[None], own, eyes_of(own)[1], 1, torch.zeros(1, 2))
     assert isinstance(motion, EyeMotion)
-    torch.testing.assert_close(motion.centre[0], torch.tensor([-CENTRE[0] + 0.05, CENTRE[1] - 0.03]))
+    torch.testing.assert_close(
+        motion.centre[0], torch.tensor([-CENTRE[0] + 0.05, CENTRE[1] - 0.03])
+    )
     torch.testing.assert_close(motion.half_width[0], torch.tensor(HALF_WIDTH))
 
 

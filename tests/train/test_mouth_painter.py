@@ -62,11 +62,12 @@ def test_lip_maps_follow_the_skull_and_not_the_picture():
     assert closed < 0.3 * wide
 
 
-def test_a_new_painter_changes_nothing_and_none_touches_what_is_far_from_the_lips():
+@pytest.mark.parametrize("fine", [False, True])
+def test_a_new_painter_changes_nothing_and_none_touches_what_is_far_from_the_lips(fine):
     points = face()
-    shown = torch.rand(1, 3, *SIZE) * 2 - 1
-    maps = lip_maps(SkullFrame.of(points), points)
-    net = MouthNet()
+    net = MouthNet(fine)
+    shown = torch.rand(1, 3, *net.size) * 2 - 1
+    maps = lip_maps(SkullFrame.of(points), points, net.size)
     patch = net(shown, maps, shown, maps, head_pose(points))
     torch.testing.assert_close(shown * (1 - patch[:, 3:]) + patch[:, :3], shown)
     torch.manual_seed(0)
@@ -75,6 +76,40 @@ def test_a_new_painter_changes_nothing_and_none_touches_what_is_far_from_the_lip
     changed = (shown * (1 - patch[:, 3:]) + patch[:, :3] - shown).abs().amax(1)
     assert changed.max() > 0.1
     assert changed[:, :2].max() < 0.01 and changed[..., :2].max() < 0.01, "the border of the patch"
+
+
+def test_a_fine_painter_begins_as_the_coarse_one_and_leaves_it_as_it_is():
+    """Detail is added to what the model's own painter makes of the same mouth."""
+    coarse = load_parts("tiny", ("codec",), "cpu")[1]["codec"].mouth_net
+    plain, net = MouthNet(), MouthNet(fine=True)
+    plain.load_state_dict(coarse.state_dict(), strict=False)
+    mouth.add_detail_to(net, "tiny")
+    learning = {name for name, weight in net.named_parameters() if weight.requires_grad}
+    assert learning == {f"detail.{name}" for name, _ in net.detail.named_parameters()}
+    torch.nn.init.zeros_(net.detail.leave.weight)
+    torch.nn.init.zeros_(net.detail.leave.bias)
+    points = face()
+    shown = torch.nn.functional.interpolate(torch.rand(1, 3, 6, 7), net.size, mode="bicubic")
+    at_half = torch.nn.functional.avg_pool2d(shown, 2)
+    patches = [
+        one(x, maps, x, maps, head_pose(points))
+        for one, x, maps in (
+            (plain, at_half, lip_maps(SkullFrame.of(points), points)),
+            (net, shown, lip_maps(SkullFrame.of(points), points, net.size)),
+        )
+    ]
+    missed = torch.nn.functional.avg_pool2d(patches[1], 2) - patches[0]
+    assert missed.abs().mean() < 0.02
+
+
+def test_the_pose_is_told_by_the_nose():
+    """A face from the front is near zero; a nose to the right is a head turned to the right."""
+    points = face()
+    turned = points.clone()
+    turned[:, 33, 0] += 0.08
+    assert head_pose(points)[0, 0].abs() < 1e-5 and head_pose(points)[0, 1].abs() < 0.1
+    assert head_pose(turned)[0, 0] == pytest.approx(0.1, abs=1e-3)
+    torch.testing.assert_close(head_pose(points), head_pose(1.7 * points + 0.2))
 
 
 def test_patches_of_a_clip_show_the_same_mouth_in_both(tmp_path):

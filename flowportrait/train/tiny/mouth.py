@@ -29,6 +29,7 @@ from flowportrait.codecs.mouth_net import (
 from flowportrait.codecs.portrait import PortraitCodec
 from flowportrait.config import Frozen, load_recipe
 from flowportrait.data.sources import load_sources
+from flowportrait.errors import ConfigError
 from flowportrait.faces.landmarks import MIRRORED
 from flowportrait.modeldir import PARTS, load_parts, save_model
 from flowportrait.train.run import (
@@ -159,6 +160,8 @@ def train(
     pools = config.data.pools(config.run.seed, config.fine)
     shares = np.array([1 - config.data.grid_share, config.data.grid_share][: len(pools)])
     trained = Trained(config.fine)
+    if config.fine:
+        add_detail_to(trained.net, config.data.codec)
     if config.start_from:
         load_weights(trained.net, config.start_from / "mouth.safetensors")
     state = TrainState.fresh(trained, config.optimizer)
@@ -186,6 +189,18 @@ def train(
 
     train_loop(run, state, config.optimizer, parts_of, look)
     return run.directory
+
+
+def add_detail_to(net: MouthNet, model: str) -> None:
+    """Makes a fine painter begin as the painter of a model, which stays as it is: only detail is
+    learned. Raises ConfigError for a model without one.
+    """
+    codec = load_parts(model, ("codec",), "cpu")[1]["codec"]
+    if codec.mouth_net is None:
+        raise ConfigError(f"data.codec: {model} has no painter of mouths; train one without fine")
+    net.load_state_dict(codec.mouth_net.state_dict(), strict=False)
+    net.requires_grad_(False)
+    net.detail.requires_grad_(True)
 
 
 def export(config: MouthRecipe, net: MouthNet, directory: Path) -> None:
@@ -255,9 +270,10 @@ def mouth_loss(
     """
     net = trained.net
     made = composed(net, batch)
+    scale = net.size[0] // SIZE[0]
     near, inside = (
         F.max_pool2d(lips, 2 * reach + 1, stride=1, padding=reach)
-        for lips, reach in ((batch.lips[:, 1:], 4 * net.scale), (batch.lips[:, :1], 2 * net.scale))
+        for lips, reach in ((batch.lips[:, 1:], 4 * scale), (batch.lips[:, :1], 2 * scale))
     )
     weight = (0.3 + config.mouth * (0.3 * near + 0.7 * inside)) * net.window
     weight = weight / weight.mean()
