@@ -229,7 +229,8 @@ class Canvas:
         layers = self._warped(rearrange(eye.flows, "k n y x d -> (k n) d y x"), window)
         layers = layers.unflatten(0, (3, -1)) * eye.shares[:, :, None]
         weight = eye.weight[:, None]
-        warped[:, :, rows, columns] = layers.sum(0)
+        before = warped[:, :, rows, columns]  # there may be the other eye
+        warped[:, :, rows, columns] = torch.where(weight > 0, layers.sum(0), before)
         residual[:, :, rows, columns] *= 1 - weight
         shown[:, :, rows, columns] += weight * (1 - shown[:, :, rows, columns])
 

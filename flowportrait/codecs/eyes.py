@@ -31,6 +31,7 @@ LASHES, FOLDED = (
 MEET = 0.15  # lids meet this share of the opening above the lower lid
 RIM = 0.07  # of the lower lid: the bright edge that a shut upper lid covers, in half widths
 SIDE = 1.45  # where the eye's region ends beyond its corners, in half widths
+REGION = 1.9  # half the side of the square outside of which an eye moves nothing, in half widths
 SHUT, OPEN = 0.3, 0.85  # shares of the portrait's opening that are seen as closed and as open
 WIDEST = 1.12
 
@@ -121,7 +122,7 @@ class EyeMotion(NamedTuple):
         """The centre and half the side of the square outside of which the eye moves nothing in any
         of the frames, in square coordinates.
         """
-        reach = 1.9 * self.half_width[:, None]
+        reach = REGION * self.half_width[:, None]
         low, high = (self.centre - reach).amin(0), (self.centre + reach).amax(0)
         return (low + high) / 2, (high - low).amax() / 2
 
@@ -196,6 +197,7 @@ def move_eye(
     sources = shape.centre + shape.half_width * (from_x * shape.along + from_y * own_across)
     weight = _ease((SIDE - x.abs()) / (SIDE - 1.1))
     weight = weight * _ease((y - brow) / (0.5 * shape.brow)) * _ease((cheek - y) / CHEEK)
+    weight = weight * (offset.abs().amax(-1) <= REGION)
     flows = torch.lerp(flow.expand_as(sources), sources - places, weight[..., None])
     return MovedEye(flows, torch.stack([is_over, is_under, 1 - is_over - is_under]), weight)
 
