@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from flowportrait import storage
 from flowportrait.errors import DataError
 from flowportrait.files import VIDEO_SUFFIXES, file_digest, files_below, is_video, named, readable
 from flowportrait.media import Clip
@@ -62,8 +63,8 @@ def find_samples(sources: Iterable[Path], truth: Path | None = None) -> list[Sam
     DataError: nothing there, or an id twice.
     """
     samples: dict[str, Sample] = {}
-    truths = _Truths(truth) if truth else None
-    given = [named(source) for source in sources]
+    truths = _Truths(storage.fetched(truth)) if truth else None
+    given = [(name, storage.fetched(path)) for name, path in map(named, sources)]
     for (_, source), generator in zip(given, _generators(given), strict=True):
         for found in videos_of(source):
             known = samples.get(found.id)
@@ -110,7 +111,7 @@ def videos_of(source: Path) -> Iterator[Found]:
         # A link that leads nowhere is a clip without a file, and is said to be one.
         for path in sorted(files_below(source)):
             if is_video(path):
-                yield Found(readable(path.as_posix()), path, (path.relative_to(source),))
+                yield Found(readable(storage.name_of(path)), path, (path.relative_to(source),))
     elif source.suffix == ".jsonl":
         rows = list(read_jsonl(source, ManifestRow))
         names = Counter(Path(row.video).name for row in rows)
@@ -122,7 +123,7 @@ def videos_of(source: Path) -> Iterator[Found]:
                 row.id, source.parent / row.video, (whole,) * inside + (Path(whole.name),) * alone
             )
     elif source.is_file():
-        yield Found(readable(source.as_posix()), source, (Path(source.name),))
+        yield Found(readable(storage.name_of(source)), source, (Path(source.name),))
     else:
         raise DataError(
             f"{source}: no such file or folder; give a video, a folder of videos or a manifest"

@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from flowportrait import storage
 from flowportrait.errors import ConfigError
 
 MODELS_DIR, SAMPLES_DIR = (Path(__file__).parent / name for name in ("models", "samples"))
@@ -230,7 +231,7 @@ def find_model(name_or_directory: str | Path) -> Path:
     text = str(name_or_directory)
     if text in model_names():
         return MODELS_DIR / text
-    directory = Path(text)
+    directory = storage.fetched(Path(text))
     if (directory / "config.json").is_file():
         return directory
     if directory.is_dir():

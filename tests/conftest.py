@@ -49,3 +49,37 @@ def on_cluster(ray_cluster, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", ray_cluster.address)
     yield ray_cluster
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """The address of a local server that speaks S3."""
+    if any(importlib.util.find_spec(name) is None for name in ("s3fs", "moto", "flask")):
+        pytest.skip("s3fs, moto or flask is not installed: pip install 'flowportrait[dev,s3]'")
+    from moto.server import ThreadedMotoServer
+
+    running = ThreadedMotoServer(port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"http://{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch, tmp_path):
+    """An fsspec file system with the empty bucket `data`, which commands find by their environment;
+    this is a new folder, without copies."""
+    import s3fs
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    s3fs.S3FileSystem.clear_instance_cache()
+    system = s3fs.S3FileSystem()
+    if system.exists("data"):
+        system.rm("data", recursive=True)
+    system.mkdir("data")
+    return system

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from flowportrait import storage
 from flowportrait.cli.shared import Debug, Json, Overrides, json_line, progress_bar
 
 app = typer.Typer()
@@ -66,10 +67,10 @@ def prepare(
     """
     from flowportrait.prepare import dataset
 
-    with progress_bar("preparing") as progress:
+    with storage.written(out) as place, progress_bar("preparing") as progress:
         summary = dataset.command(
             sources,
-            out,
+            place,
             config=config,
             overrides=overrides or [],
             engine=engine,
@@ -84,7 +85,7 @@ def prepare(
     kept = f", {summary['kept_sources']} of them from before" if summary["kept_sources"] else ""
     typer.echo(
         f"{summary['sources']} sources{kept}, {summary['seconds_in']:.1f} s: {summary['clips']}"
-        f" clips, {summary['seconds_out']:.1f} s: {out}"
+        f" clips, {summary['seconds_out']:.1f} s: {storage.name_of(place)}"
     )
     if json:
         typer.echo(
@@ -111,10 +112,11 @@ def merge(
     from flowportrait.prepare.dataset import summarize
     from flowportrait.prepare.merge import merge as join
 
-    summary = summarize(join(parts, out))
+    with storage.written(out) as place:
+        summary = summarize(join([storage.fetched(part) for part in parts], place))
     typer.echo(
         f"{len(parts)} parts, {summary['sources']} sources, {summary['seconds_in']:.1f} s:"
-        f" {summary['clips']} clips, {summary['seconds_out']:.1f} s: {out}"
+        f" {summary['clips']} clips, {summary['seconds_out']:.1f} s: {storage.name_of(place)}"
     )
     if json:
         typer.echo(

@@ -6,12 +6,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from flowportrait import storage
 from flowportrait.cli.shared import (
     AllowHost,
     Debug,
     EngineName,
     Json,
     PartName,
+    divided,
     json_line,
     names,
     progress_bar,
@@ -158,12 +160,14 @@ def generate(
         "frame": frame,
     }
     how |= {"head": head, "lips": lips, "eyes": eyes}
-    division = Division.named(engine, workers, part)
+    division = divided(engine, workers, part, out)
+    portrait, audio = storage.fetched(portrait), audio and storage.fetched(audio)
     if portrait.suffix == ".jsonl" or (portrait.is_dir() and audio is None):
         if audio is not None:
             raise ConfigError(f"{audio}: a dataset brings its own sound; give the dataset alone")
         how |= {"crop": crop or "none"}
-        _generate_dataset(portrait, out, split, model, options, how, division, json)
+        with storage.written(out) as place:
+            _generate_dataset(portrait, place, split, model, options, how, division, json)
         return
     if division != ALONE:
         raise ConfigError(
@@ -171,7 +175,9 @@ def generate(
         )
     if audio is None:
         raise ConfigError(f"{portrait}: what is it to say? give a sound or video file behind it")
-    _generate_one(portrait, audio, out, model, options, how | {"crop": crop or "auto"}, json)
+    how |= {"crop": crop or "auto"}
+    with storage.written(out) as place:
+        _generate_one(portrait, audio, place, model, options, how, json)
 
 
 def _generate_one(
@@ -252,7 +258,7 @@ def _generate_dataset(
     head = f"{division.part}: " if division.part else ""
     typer.echo(
         f"{head}{len(made.infos)} videos, {made.kept} of them from before,"
-        f" {len(made.left_out)} left out: {out}"
+        f" {len(made.left_out)} left out: {storage.name_of(out)}"
     )
     if as_json:
         summary = {

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from flowportrait import storage
 from flowportrait.cli.shared import (
     Answers,
     Debug,
@@ -16,10 +17,10 @@ from flowportrait.cli.shared import (
     Overrides,
     PartName,
     ScoringFile,
+    divided,
     names,
     progress_bar,
 )
-from flowportrait.cluster import Division
 
 app = typer.Typer()
 judges_app = typer.Typer(
@@ -84,17 +85,18 @@ def score(
     """Give every video a number from every scorer, or the reason why there is none."""
     from flowportrait.scoring import command
 
-    with progress_bar("scoring", beats=True) as progress:
+    division = divided(engine, workers, part, out)
+    with storage.written(out) as place, progress_bar("scoring", beats=True) as progress:
         command.score(
             sources,
             scorers,
-            out,
+            place,
             truth=truth,
             config=config,
             overrides=overrides or [],
             answers=answers,
             retry_unscored=retry_unscored,
-            division=Division.named(engine, workers, part),
+            division=division,
             dry_run=dry_run,
             skip_missing=skip_missing,
             as_json=json,
@@ -154,16 +156,17 @@ def evaluate(
     """Score generated videos against real ones and write a report with the videos in it."""
     from flowportrait.scoring import command
 
-    with ExitStack() as bars:
+    division = divided(engine, workers, part, out)
+    with storage.written(out) as place, ExitStack() as bars:
         command.evaluate(
             generated,
             truth,
-            out,
+            place,
             names=scorers,
             sets=sets,
             config=config,
             overrides=overrides or [],
-            division=Division.named(engine, workers, part),
+            division=division,
             answers=answers,
             retry_unscored=retry_unscored,
             dry_run=dry_run,

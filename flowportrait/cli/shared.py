@@ -13,6 +13,10 @@ from typing import Annotated, Any, Self, TextIO
 
 import typer
 
+from flowportrait import storage
+from flowportrait.cluster import Division
+from flowportrait.errors import ConfigError
+
 _PLAIN_PROGRESS_EVERY_S = 5.0
 _FIRST_BEAT_S = 1.0
 
@@ -37,6 +41,16 @@ PartName = Annotated[
         "--part", metavar="i/n", help="Do only part i of n of the clips, into the same output."
     ),
 ]
+
+
+def divided(engine: str, workers: int, part: str | None, out: Path) -> Division:
+    """How the work of a command is divided whose parts share their output. Raises ConfigError."""
+    if part is not None and (address := storage.address_of(out)):
+        raise ConfigError(
+            f"--part: parts share their output as it grows, and {address} is written when all is"
+            " done; give -o on a disk that all see"
+        )
+    return Division.named(engine, workers, part)
 
 
 def names(what: str) -> Callable[[str], list[str]]:

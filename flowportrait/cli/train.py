@@ -7,12 +7,14 @@ from typing import Annotated, Literal
 
 import typer
 
+from flowportrait import storage
 from flowportrait.cli.shared import (
     Debug,
     Json,
     Overrides,
     Recipe,
     Resume,
+    divided,
     json_line,
     names,
     progress_bar,
@@ -87,18 +89,18 @@ def encode(
     """Turn clips into latents and condition features, once for all trainings."""
     from flowportrait.registry import find_model
 
+    division = divided(engine, workers, part, out)
+    source = storage.fetched(dataset)
     find_model(model)
-    if not dataset.is_dir():
+    if not source.is_dir():
         raise DataError(f"{dataset}: no such folder; give a prepared or a rendered dataset")
-    from flowportrait.cluster import Part
     from flowportrait.train.encode import encode as run_encode
 
-    own = Part.named(part) if part is not None else None
-
-    with progress_bar("encoding") as progress:
+    own = division.part
+    with storage.written(out) as place, progress_bar("encoding") as progress:
         clips, left_out = run_encode(
-            dataset,
-            out,
+            source,
+            place,
             model,
             num_portraits=portraits,
             longest_s=longest,
@@ -113,7 +115,7 @@ def encode(
     for reason in left_out:
         typer.echo(f"left out: {reason}", err=True)
     if clips or left_out:  # of several processes one knows them
-        typer.echo(f"{len(clips)} clips, {len(left_out)} left out: {out}")
+        typer.echo(f"{len(clips)} clips, {len(left_out)} left out: {storage.name_of(place)}")
     elif own is not None:
         typer.echo(f"{own} is done: {out}; the part that is done last writes the index")
     if json:

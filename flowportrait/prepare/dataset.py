@@ -8,6 +8,7 @@ manifest is written last.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -24,6 +25,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import Field
 
+from flowportrait import storage
 from flowportrait.cluster import ENGINES, Part
 from flowportrait.config import load_recipe, save_resolved
 from flowportrait.errors import ConfigError, DataError, require
@@ -110,7 +112,20 @@ def find_sources(
     found: dict[str, SourceFile] = {}
     ignored = 0
     for path in paths:
-        if path.is_dir():
+        state = {}
+        if storage.address_of(path) and path.suffix != ".jsonl":
+            state = {path / name if name else path: at for name, at in storage.listed(path).items()}
+            if not state:
+                raise DataError(
+                    f"{storage.address_of(path)}: nothing there; give a video or a folder"
+                )
+            videos = [file for file in sorted(state) if is_video(file)]
+            ignored += len(state) - len(videos)
+            rows = [
+                (file.relative_to(path.parent).as_posix(), file, SourceRow(video=""))
+                for file in videos
+            ]
+        elif path.is_dir():
             files = [file for file in sorted(files_below(path)) if not _is_below(file, out)]
             videos = [file for file in files if is_video(file)]
             ignored += len(files) - len(videos)
@@ -121,7 +136,8 @@ def find_sources(
             ]
         elif path.suffix == ".jsonl":
             rows = [
-                (row.video, path.parent / row.video, row) for row in read_jsonl(path, SourceRow)
+                (row.video, path.parent / row.video, row)
+                for row in read_jsonl(storage.fetched(path, alone=True), SourceRow)
             ]
         elif path.is_file():
             rows = [(path.name, path, SourceRow(video=""))]
@@ -141,7 +157,7 @@ def find_sources(
                     f"{file}: '{key}' is the name of {found[key].path} already; rename a folder or"
                     " a file"
                 )
-            found[key] = _source(key, file, row, config)
+            found[key] = dataclasses.replace(_source(key, file, row, config), state=state.get(file))
     if not found:
         raise DataError(
             f"no video in {', '.join(map(str, paths))}; give {', '.join(VIDEO_SUFFIXES)} files"

@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from flowportrait import media
+from flowportrait import media, storage
 from flowportrait.config import Frozen
 from flowportrait.faces.framing import FaceBox, FaceDetector
 from flowportrait.files import sha256_of
@@ -127,14 +127,16 @@ class SourceFile:
     licence: str = ""
     collection: str = ""
     direction: str = ""
+    state: tuple[int, int] | None = None
+    """Bytes and time of a file that is not on this machine, where they are known."""
 
     def record(self, fingerprint: str) -> PreparedSource:
         """What is known before it is looked into."""
-        status = self.path.stat() if self.path.is_file() else None
+        size_bytes, changed_ns = self.state or storage.state_of(self.path) or (0, 0)
         return PreparedSource(
             key=self.key,
-            size_bytes=status.st_size if status else 0,
-            changed_ns=status.st_mtime_ns if status else 0,
+            size_bytes=size_bytes,
+            changed_ns=changed_ns,
             identity=self.identity,
             voice=self.voice or self.identity,
             text=self.text,
@@ -192,8 +194,15 @@ class Preparer:
         cannot be written; whatever is wrong with the source stands in the record.
         """
         record = source.record(self.fingerprint)
-        with TemporaryDirectory(dir=self.out / "work") as folder:
-            return _Run(self, source, Path(folder)).run(record)
+        with (
+            TemporaryDirectory(dir=self.out / "work") as folder,
+            storage.at_hand(source.path, Path(folder)) as file,
+        ):
+            made = _Run(self, replace(source, path=file), Path(folder)).run(record)
+        name = storage.address_of(source.path) or str(source.path)
+        return made.model_copy(
+            update={"notes": [note.replace(str(file), name) for note in made.notes]}
+        )
 
 
 @dataclass

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flowportrait import storage
 from flowportrait.clips import find_pairs, find_samples
 from flowportrait.cluster import Division
 from flowportrait.config import load_recipe
@@ -92,7 +93,8 @@ def score(
         _print_json({"plans": [vars(plan) for plan in plans]}, as_json)
         return
     summary = score_to_file(samples, scorers, out, retry_unscored, progress, division)
-    where = f"{division.part}: {out}" if division.part else str(out)
+    where = storage.name_of(out)
+    where = f"{division.part}: {where}" if division.part else where
     _tell_scores(samples, scorers, summary, missing, where, as_json)
     _refuse_nothing(len(summary.scores), len(summary.unscored), out)
 
@@ -252,7 +254,9 @@ def _tell_evaluation(result: "Evaluation", spent: dict[str, Any], out: Path, as_
     for lack in result.without_score[:_SHOWN_REASONS]:
         _warn(f"unscored: {lack.clip} by {', '.join(lack.scorers)}: {lack.reason}")
     unscored = f"{len(result.unscored)} scores missing"
-    print(f"{len(result.samples)} clips, {unscored}{spent.pop('line')}: {out / 'report.html'}")
+    print(
+        f"{len(result.samples)} clips, {unscored}{spent.pop('line')}: {storage.name_of(out / 'report.html')}"
+    )
     _print_json(
         {
             "output": str(out),

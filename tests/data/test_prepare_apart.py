@@ -302,3 +302,41 @@ def test_the_command_merges(here, folder, tmp_path, capsys):
     assert "2 parts, 5 sources, " in capsys.readouterr().out
     assert cli.run(["merge", str(tmp_path / "part-1"), "-o", str(tmp_path / "some")]) == 2
     assert "part 2 of 2 is not among 1 parts" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------
+# object storage
+
+
+def test_footage_in_storage_is_fetched_a_source_at_a_time(here, folder, bucket, tmp_path):
+    """The dataset, written there, too, is that of the same files on this machine; nothing of the
+    footage stays.
+    """
+    (folder / "broken.mp4").write_bytes(b"no video")
+    for path in folder.iterdir():
+        bucket.put_file(str(path), f"data/films/{path.name}")
+    settings = [word for value in films.SETTINGS for word in ("--set", value)]
+    assert cli.run(["prepare", "films", "-o", "local", *settings]) == 0
+    command = ["prepare", "s3://data/films", "-o", "s3://data/set", *settings]
+    assert cli.run(command) == 0
+    clips = clips_of(tmp_path / "local")
+    assert len(clips) >= 4
+    assert {name: bucket.cat(f"data/set/clips/{name}") for name in clips} == clips
+    manifest = bucket.cat("data/set/manifest.jsonl")
+    assert manifest == (tmp_path / "local/manifest.jsonl").read_bytes()
+    assert b"s3://data/films/broken.mp4: cannot be read" in bucket.cat("data/set/report.md")
+    assert not list(tmp_path.rglob("cache/**/films/*.mp4"))
+
+
+def test_a_dataset_in_storage_goes_on_on_another_machine(
+    here, folder, bucket, tmp_path, monkeypatch, capsys
+):
+    settings = [word for value in films.SETTINGS for word in ("--set", value)]
+    command = ["prepare", "films", "-o", "s3://data/set", *settings]
+    assert cli.run(command) == 0
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    film(folder / "more.mp4", [("b", 60, 10)])
+    capsys.readouterr()
+    assert cli.run(command) == 0
+    said = capsys.readouterr().out
+    assert "6 sources, 5 of them from before" in said and said.endswith(": s3://data/set\n")
