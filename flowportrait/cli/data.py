@@ -122,3 +122,45 @@ def merge(
         typer.echo(
             json_line({name: value for name, value in summary.items() if name != "settings"})
         )
+
+
+@app.command()
+def pack(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A prepared dataset.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="SHARDS", help="Folder to write the shards to.")
+    ],
+    shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard in MB.")] = 1000,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a prepared dataset as WebDataset shards: tar files of clips and their rows."""
+    from flowportrait.prepare import shards
+
+    with storage.written(out) as place:
+        made = shards.pack(storage.fetched(dataset), place, shard_mb * 10**6)
+    typer.echo(f"{len(made)} shards: {storage.name_of(place)}")
+    if json:
+        typer.echo(json_line({"shards": [storage.name_of(path) for path in made]}))
+
+
+@app.command()
+def unpack(
+    shards: Annotated[
+        Path, typer.Argument(metavar="SHARDS", help="A folder of .tar files, or one of them.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DATASET", help="Folder to write.")],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make a folder of the clips in WebDataset shards: a dataset again where rows lie beside
+    them.
+    """
+    from flowportrait.prepare import shards as webdataset
+
+    with storage.written(out) as place:
+        count, rows = webdataset.unpack(storage.fetched(shards), place)
+    what = "a prepared dataset" if rows == count else "videos without rows, for `prepare`"
+    typer.echo(f"{count} clips, {what}: {storage.name_of(place)}")
+    if json:
+        typer.echo(json_line({"clips": count, "rows": rows}))

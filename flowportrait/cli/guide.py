@@ -19,7 +19,7 @@ GROUPS = {
     "Make videos": ("generate", "serve", "world"),
     "Judge videos": ("score", "evaluate", "compare", "judges", "judge-sim"),
     "Human study": ("study", "report"),
-    "Data": ("prepare", "merge", "encode"),
+    "Data": ("prepare", "merge", "pack", "unpack", "encode"),
     "Training": ("train", "plan", "reproduce", "convert", "export"),
     "Tools": ("doctor", "list", "config", "samples"),
 }
@@ -104,6 +104,8 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "as Appendix B, on eight processes",
         ),
     ),
+    "pack": (("pack data/clips -o shards/", "WebDataset shards of about 1 GB"),),
+    "unpack": (("unpack shards/ -o data/clips", "the dataset again"),),
     "merge": (("merge part-1 part-2 -o data/clips", "the parts of `prepare --part`"),),
     "encode": (("encode data/clips -o data/encoded --model tiny", "latents and features, once"),),
     "train codec": (("train codec tiny-codec", "the codec of the shipped model"),),
