@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
+import math
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import NoReturn
@@ -45,6 +47,26 @@ def files_below(folder: Path) -> Iterator[Path]:
 def is_video(path: Path) -> bool:
     """By its name."""
     return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def json_text(value: object) -> str:
+    """JSON in one line; numbers that JSON does not know, such as nan, become null."""
+    return json.dumps(_known(value), allow_nan=False)
+
+
+def _known(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {name: _known(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_known(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def drop_torn_line(path: Path) -> None:
+    """Drops a last line that a kill has torn from a file of lines."""
+    content = path.read_bytes()
+    if not content.endswith(b"\n"):
+        replace(path, content[: content.rfind(b"\n") + 1])
 
 
 def readable(name: str) -> str:

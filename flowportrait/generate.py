@@ -22,15 +22,16 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from flowportrait import media, registry
-from flowportrait.codecs.liveliness import AS_IT_IS, Strengths, draw_eye_events
+from flowportrait.codecs.liveliness import AS_IT_IS, EyeEvents, Strengths, draw_eye_events
 from flowportrait.composite import Composite, Frame, Size, compose
 from flowportrait.config import validate
 from flowportrait.errors import ConfigError, DataError
 from flowportrait.faces.facemesh import FaceMesh
 from flowportrait.faces.matte import PersonMatte
-from flowportrait.model.layout import TokenGrid, latent_frames_for
+from flowportrait.model.layout import TokenGrid, Window, latent_frames_for, plan_windows
 from flowportrait.model.mot import MoT
 from flowportrait.model.offload import understanding_on
+from flowportrait.model.sequence import Share, alone
 from flowportrait.modeldir import PARTS, ModelSpec, find_device, load_parts, mixed
 from flowportrait.precision import matmul_precision
 from flowportrait.sampling import Schedule, guided, sample
@@ -41,28 +42,6 @@ AUDIO_RATE_HZ = 16_000  # of what the audio encoders hear
 SILENCE = 4  # latent frames, in which is seen whether a portrait's lips close
 Crop = Literal["auto", "none"]
 Progress = Callable[[int, int], None]  # (evaluations done, evaluations in all)
-
-
-@dataclass(frozen=True)
-class Window:
-    """Latent frames `start` to `stop` of a clip; the first `prefix` of them are known already."""
-
-    start: int
-    stop: int
-    prefix: int
-
-
-def plan_windows(total: int, longest: int, prefix: int) -> list[Window]:
-    """The fewest windows of at most `longest` latent frames that cover `total`, of nearly equal
-    size.
-    """
-    count = 1 + max(0, -(-(total - longest) // (longest - prefix)))
-    size, larger = divmod(total + prefix * (count - 1), count)
-    windows: list[Window] = []
-    for index in range(count):
-        start = windows[-1].stop - prefix if windows else 0
-        windows.append(Window(start, start + size + (index < larger), prefix if windows else 0))
-    return windows
 
 
 class Options(TypedDict, total=False):
@@ -124,13 +103,10 @@ class Shot:
             done = ready
 
     def _settled(self, latents: Float[Tensor, "1 c l h w"], first: int) -> Tensor:
-        codec = self.pipeline.codec
-        if not codec.moves_portrait:
-            return latents
         events = draw_eye_events(self.num_frames, self.seed, self.strengths.eyes).groups(
             first, latents.shape[2]
         )
-        return codec.settle(latents, self.clip.context, events, self.strengths, self.rest)
+        return self.pipeline.settled(self.clip, latents, self.rest, events, self.strengths)
 
     def frames(self, blocks: Iterable[Tensor]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         """The frames of latent frames that come in blocks, one after another."""
@@ -310,7 +286,7 @@ class Pipeline:
         num_frames = media.frames_in(sound.duration_s)
         latent_frames = latent_frames_for(num_frames, self.codec.temporal_stride)
         clip = self.encode(composite.view(self.spec.size_px), sound, latent_frames, composite)
-        rest = self._rest(clip, schedule) if self.codec.moves_portrait else None
+        rest = self.rest(clip, schedule)
         return Shot(
             self,
             composite,
@@ -326,11 +302,30 @@ class Pipeline:
             rest,
         )
 
+    def composed(self, portrait: UInt8[np.ndarray, "s s 3"]) -> Composite:
+        """A portrait that is framed already, to be shown at the model's own size."""
+        return self._composite(portrait, self.spec.size_px, "face", "none", AS_IT_IS)
+
+    def settled(
+        self,
+        clip: Encoded,
+        latents: Float[Tensor, "b c l h w"],
+        rest: Float[Tensor, " b"] | None,
+        events: EyeEvents | None = None,
+        strengths: Strengths = AS_IT_IS,
+    ) -> Float[Tensor, "b c l h w"]:
+        """Sampled latents as they are shown; `rest` is that of `Pipeline.rest`."""
+        if not self.codec.moves_portrait:
+            return latents
+        return self.codec.settle(latents, clip.context, events, strengths, rest)
+
     @torch.no_grad()
-    def _rest(self, clip: Encoded, schedule: Schedule) -> Float[Tensor, "1"]:
+    def rest(self, clip: Encoded, schedule: Schedule) -> Float[Tensor, "1"] | None:
         """How far the lips of this portrait are apart while nothing is said: sampled, as the model
-        means it.
+        means it. None for a codec that does not move the portrait.
         """
+        if not self.codec.moves_portrait:
+            return None
         frames = 1 + self.codec.temporal_stride * (SILENCE - 1)
         silence = torch.zeros(1, round(frames / self.spec.fps * AUDIO_RATE_HZ), device=self.device)
         still = replace(clip, audio=self.audio_encoder(silence, frames), latent_frames=SILENCE)
@@ -410,7 +405,7 @@ class Pipeline:
         landmarks = None if known is None else torch.from_numpy(known).to(self.device)[None]
         return self.codec.prepare(picture, landmarks, composite.canvas(self.device))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def sampled(
         self,
         clip: Encoded,
@@ -447,9 +442,10 @@ class Pipeline:
         window: Window,
         known: Float[Tensor, "1 c p h w"],
         guidance: float = 1.0,
+        share: Share = alone,
     ) -> Callable[[Tensor, float], Tensor]:
         """(zt, t) -> velocity of the window's new latent frames; the `known` ones stand clean
-        before them.
+        before them. `share` says which part of the video tokens this process computes.
         """
         grid = self._grid(window.stop - window.start, opening=window.start == 0)
         stride = self.codec.temporal_stride
@@ -465,9 +461,9 @@ class Pipeline:
                 times = torch.full((1, grid.latent_frames), t, device=self.device)
                 times[:, : window.prefix] = 0
                 with matmul_precision(self.device.type):
-                    whole = self.model.velocity(
-                        torch.cat([known, zt], dim=2), times, condition, grid
-                    )
+                    latents = torch.cat([known, zt], dim=2)
+                    mine = share(grid.num_video_tokens)
+                    whole = self.model.velocity(latents, times, condition, grid, mine)
                 return whole[:, :, window.prefix :]
 
             return velocity

@@ -17,16 +17,24 @@ import torch
 from flowportrait import registry
 from flowportrait.config import load_recipe, read_values
 from flowportrait.errors import ConfigError
+from flowportrait.media import Facts
 from flowportrait.model.cost import clip_flops, condition_flops, linear_flops
 from flowportrait.model.layout import RowLayout, TokenGrid, latent_frames_for
 from flowportrait.model.mot import MoT, MoTConfig
 from flowportrait.modeldir import ModelSpec, SamplingConfig, build_part, load_spec
+from flowportrait.scoring.judges.cost import cost_of_clip
+from flowportrait.scoring.reward import scorer_of
+from flowportrait.scoring.rewards import judge_of
 from flowportrait.train import rl
 from flowportrait.train.sft import SftRecipe
-from flowportrait.train.trainable import choose_trained
+from flowportrait.train.trainable import choose_trained, halve_frozen
 
 GIB = 2**30
 DECODE_FLOPS_PER_PIXEL = 4.99e12 / 384**2  # of the Wan-VAE, for a latent frame
+SCORER_TFLOP_PER_FRAME = {"lpips": 0.0050, "raft-jitter": 0.0157}
+"""At 384 px, counted by torch on the networks themselves: both pictures of a pair; twelve
+iterations for a pair of frames.
+"""
 
 
 @dataclass(frozen=True)
@@ -174,7 +182,8 @@ def _sft(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _W
         )
     with torch.device("meta"):
         model = MoT(spec.model)
-    choose_trained(model, config.trained, config.lora, "cuda")
+    choose_trained(model, config.trained, config.lora)
+    halve_frozen(model, "cuda")
     recompute, num_rows = config.parallel.recompute, config.data.num_rows
     state = _state_bytes(model, num_gpus, config.parallel.shard or num_gpus)
     row_tokens = num_clips * (
@@ -196,8 +205,8 @@ def _sft(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _W
 
 def _rl(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _Work:
     config = load_recipe(recipe, rl.RlRecipe, overrides)
+    rl.check(config, num_gpus)
     spec, notes = _spec(config.model)
-    notes.append("scorers are not counted; judges answer while the next clips are sampled")
     grid = _grid(
         spec, clip_s, config.prompts.max_latent_frames or spec.sampling.window_latent_frames
     )
@@ -206,20 +215,54 @@ def _rl(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _Wo
     clip_tokens, whole = RowLayout((grid,)).num_tokens, clip_flops(spec.model, grid)
     sampling = sampled * (whole - condition_flops(spec.model, grid))
     decoding = rollout.group_size * DECODE_FLOPS_PER_PIXEL * spec.size_px**2 * grid.latent_frames
-    flops = rollout.num_groups * (
-        (sampling + decoding) / per_rollout + (3 + config.recompute) * passes * whole
-    )
+    share, recompute = config.parallel.sequence, config.recompute and config.parallel.recompute
+    sets = num_gpus // share
+    turns = -(-rollout.num_groups // sets)
+    if turns * sets > rollout.num_groups:
+        idle = turns * sets - rollout.num_groups
+        notes.append(
+            f"rollout.num_groups {rollout.num_groups} in {turns} turns on {sets} sets of GPUs: "
+            f"{idle} of them sample along for nothing in the last turn"
+        )
+    # Sets without a group of their own work all the same.
+    flops = turns * sets * ((sampling + decoding) / per_rollout + (3 + recompute) * passes * whole)
     with torch.device("meta"):
         model = MoT(spec.model)
-    rl.choose_trained(model, config.trained)
-    loading = sum(p.numel() for p in model.parameters()) * 4 / GIB
-    notes.append(f"while it loads, every GPU holds the whole model in float32: {loading:.0f} GiB")
-    state = _state_bytes(model, num_gpus, num_gpus)
-    state |= _row_bytes(spec.model, clip_tokens, config.recompute)
+    rl.choose_trained(model, config.trained, config.lora)
+    halve_frozen(model, "cuda")
+    state = _state_bytes(model, num_gpus, config.parallel.shard or num_gpus)
+    condition = grid.num_frames + grid.num_image_tokens
+    row_tokens = condition + grid.num_video_tokens // share
+    state |= _row_bytes(spec.model, row_tokens, recompute)
+    notes += reward_notes(config, grid)
     videos = rollout.num_groups * rollout.group_size
     return _Work(
         spec, model, grid, notes, config.run.num_updates, videos * clip_tokens, flops, state
     )
+
+
+def reward_notes(config: rl.RlRecipe, grid: TokenGrid) -> list[str]:
+    """What rewards and judges cost beside the GPUs of the run, a line each."""
+    rollout, run = config.rollout, config.run
+    rollouts = run.num_updates / config.objective.updates_per_rollout
+    looks = (run.num_updates // run.sample_every + 1) * config.watch.num_clips
+    clips = round(rollouts * rollout.num_groups * rollout.group_size) + looks
+    facts = Facts(grid.fps, grid.num_frames, grid.num_frames / grid.fps, True)
+    notes = []
+    for name in config.reward.scorers:
+        scorer = scorer_of(name)
+        known = scorer in registry.SCORERS.names()
+        judge = judge_of(scorer, config.scoring) if known else None
+        if judge is not None:
+            calls, tokens = cost_of_clip(registry.SCORERS.load(scorer), judge, facts)
+            notes.append(
+                f"{name}: {clips * calls:,} calls of the judge, about {clips * tokens:.3g} tokens; "
+                "they are made while the next clips are sampled"
+            )
+        elif scorer in SCORER_TFLOP_PER_FRAME:
+            work = SCORER_TFLOP_PER_FRAME[scorer] * facts.num_frames * clips / run.num_updates
+            notes.append(f"{name}: about {work:.3g} TFLOP an update on the CPU, in threads")
+    return notes
 
 
 def rollout_evaluations(config: rl.RlRecipe) -> tuple[float, float]:

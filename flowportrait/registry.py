@@ -88,12 +88,33 @@ MEASURES = Table(
     {
         name: f"flowportrait.train.measures:{name}"
         for name in (
-            "lip_truth", "lip_loudness", "smoothness", "closeness",
-            "motion_px", "jitter", "colour_drift", "difference_energy", "sharpness",
+            "lip_truth",
+            "lip_loudness",
+            "smoothness",
+            "closeness",
+            "motion_px",
+            "jitter",
+            "colour_drift",
+            "difference_energy",
+            "sharpness",
         )
-    },
-)  # fmt: skip
-"""Functions of a generated clip that rewards and monitors name beside `SCORERS`; see
+    }
+    | {
+        name: f"flowportrait.train.landmark_measures:{name}"
+        for name in (
+            "landmark_lips",
+            "landmark_lip_size",
+            "landmark_expression",
+            "landmark_motion",
+            "landmark_closeness",
+            "landmark_steadiness",
+            "landmark_jitter",
+            "landmark_speed",
+        )
+    }
+    | {"mesh_lips": "flowportrait.train.mesh_measures:mesh_lips"},
+)
+"""Measures of a generated clip that rewards and monitors name beside `SCORERS`; see
 `scoring/rewards.py`.
 """
 FACE_DETECTORS = Table(

@@ -11,8 +11,11 @@ import hashlib
 import json
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +26,7 @@ from flowportrait.config import Frozen, load_recipe
 from flowportrait.errors import StageFailed
 from flowportrait.files import sha256_of
 from flowportrait.records import Record, read_jsonl, write_jsonl
-from flowportrait.registry import RECIPES_DIR
+from flowportrait.registry import RECIPES_DIR, name_hint
 
 DEFAULT = "reproduce-tiny"
 _DONE = "stages.jsonl"
@@ -32,11 +35,17 @@ _FIRST_WORD_S = 5.0
 
 class Stage(Frozen):
     """One command; `{out}` in its words is the folder of the run, `{recipes}` the one of the
-    shipped recipes.
+    shipped recipes, and any name of `given` what is given.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="also the name of its log")
     run: tuple[str, ...] = Field(min_length=1, description="the words behind `flowportrait`")
+    beside: bool = Field(
+        False, description="it needs nothing of the stage before it, and may run beside it (--jobs)"
+    )
+    needs: str | None = Field(
+        None, description="a name of `given`: the stage is left out where nothing is given"
+    )
 
 
 class Chain(Frozen):
@@ -44,14 +53,42 @@ class Chain(Frozen):
 
     out: Path = Field(description="where everything goes, unless the command line says otherwise")
     result: str = Field(description="what to look at in the end, below `out`")
+    given: dict[str, str] = Field(
+        {}, description="what stages take from outside, such as data; --set given.NAME=..."
+    )
     stages: tuple[Stage, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _names_differ(self) -> Chain:
+    def _names_fit(self) -> Chain:
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"stages {names}: two have one name; their logs would be one")
+        for stage in self.stages:
+            if stage.needs is not None and stage.needs not in self.given:
+                raise ValueError(
+                    f"stage {stage.name}: needs '{stage.needs}'; {name_hint(stage.needs, self.given)}"
+                )
         return self
+
+    def batches(self) -> list[list[Stage]]:
+        """The stages that are asked for, those together that may run beside one another."""
+        batches: list[list[Stage]] = []
+        for stage in self.stages:
+            if stage.needs is not None and not self.given[stage.needs]:
+                continue
+            if stage.beside and batches:
+                batches[-1].append(stage)
+            else:
+                batches.append([stage])
+        return batches
+
+    def words_of(self, stage: Stage, out: Path) -> list[str]:
+        """The words of a stage's command."""
+        known = {**self.given, "recipes": str(RECIPES_DIR), "out": str(out)}
+        words = list(stage.run)
+        for name, value in known.items():
+            words = [word.replace(f"{{{name}}}", value) for word in words]
+        return words
 
 
 class StageRun(Record):
@@ -69,45 +106,124 @@ class StageRun(Record):
     flowportrait: str
 
 
-def reproduce(recipe: Path, out: Path | None, say: Callable[[str], None]) -> list[StageRun]:
-    """Runs the chain of `recipe` and gives its stages; the same call goes on where it stopped.
+def reproduce(
+    recipe: Path,
+    out: Path | None,
+    say: Callable[[str], None],
+    overrides: list[str] | None = None,
+    jobs: int = 1,
+) -> list[StageRun]:
+    """Runs the chain of `recipe` and gives its stages, up to `jobs` of those at a time that may run
+    beside one another; the same call goes on where it stopped.
 
     Raises ConfigError for the recipe, StageFailed for a command that did not end well.
     """
-    chain = load_recipe(recipe, Chain)
+    chain = load_recipe(recipe, Chain, overrides or [])
     out = out or chain.out
     (out / "logs").mkdir(parents=True, exist_ok=True)
-    known = (
-        {done.name: done for done in read_jsonl(out / _DONE, StageRun)}
-        if (out / _DONE).exists()
-        else {}
-    )
-    runs: list[StageRun] = []
-    for number, stage in enumerate(chain.stages, 1):
-        words = [
-            word.replace("{out}", str(out)).replace("{recipes}", str(RECIPES_DIR))
-            for word in stage.run
-        ]
-        digest = _digest(words, out, runs[-1].digest if runs else "")
-        head = f"[{number}/{len(chain.stages)}] {stage.name}"
-        if (done := known.get(stage.name)) and done.digest == digest:
-            say(f"{head}: done before, in {done.wall_s:.0f} s")
-        else:
-            say(f"{head}: flowportrait {' '.join(words)}")
-            log = out / "logs" / f"{stage.name}.log"
-            wall_s = _run(stage.name, words, log, lambda told, head=head: say(f"{head}: {told}"))
-            done = StageRun(
-                name=stage.name,
-                digest=digest,
-                command=words,
-                wall_s=wall_s,
-                flowportrait=__version__,
-            )
-            say(f"{head}: {wall_s:.0f} s")
-        runs.append(done)
-        write_jsonl(out / _DONE, runs)
-    say(f"{sum(run.wall_s for run in runs):.0f} s in {len(runs)} stages: {out / chain.result}")
-    return runs
+    journal = _Journal(out)
+    batches, number, before = chain.batches(), 0, ""
+    total = sum(map(len, batches))
+    for batch in batches:
+        works = []
+        for stage in batch:
+            number += 1
+            words = chain.words_of(stage, out)
+            digest = _digest(words, out, before)
+            works.append(_Work(stage.name, words, digest, f"[{number}/{total}] {stage.name}"))
+        _make(works, journal, say, jobs)
+        before = works[-1].digest if len(works) == 1 else _joined(work.digest for work in works)
+    done = journal.settled()
+    say(f"{sum(run.wall_s for run in done):.0f} s in {len(done)} stages: {out / chain.result}")
+    return done
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A stage as it is to be run; `head` stands before what is said of it."""
+
+    name: str
+    words: list[str]
+    digest: str
+    head: str
+
+
+class _Journal:
+    """The stages that have ended well, on disk as soon as they have, and the commands under way."""
+
+    def __init__(self, out: Path):
+        self.out, self._file, self._lock = out, out / _DONE, threading.Lock()
+        known = read_jsonl(self._file, StageRun) if self._file.exists() else []
+        self._known = {run.name: run for run in known}
+        self._ended: dict[str, StageRun] = {}
+        self.running: set[subprocess.Popen[bytes]] = set()
+
+    def stop(self) -> None:
+        """Ends the commands that are under way: an interrupted chain does not go on unseen."""
+        for command in list(self.running):
+            command.kill()
+
+    def known(self, work: _Work) -> StageRun | None:
+        """The run of an earlier call, if it was of the same."""
+        found = self._known.get(work.name)
+        return found if found and found.digest == work.digest else None
+
+    def add(self, run: StageRun) -> None:
+        """One more that has ended well."""
+        with self._lock:
+            self._ended[run.name] = run
+            write_jsonl(self._file, {**self._known, **self._ended}.values())
+
+    def settled(self) -> list[StageRun]:
+        """The stages of this call alone, also on disk."""
+        write_jsonl(self._file, self._ended.values())
+        return list(self._ended.values())
+
+
+def _make(works: list[_Work], journal: _Journal, say: Callable[[str], None], jobs: int) -> None:
+    """All of these stages, up to `jobs` of them at a time. Raises the first failure when the others
+    that were begun have ended.
+    """
+    if jobs == 1 or len(works) == 1:
+        for work in works:
+            _made(work, journal, say)
+        return
+    with ThreadPoolExecutor(jobs) as threads:
+        runs = [threads.submit(_made, work, journal, say) for work in works]
+        try:
+            for run in runs:
+                run.result()
+        except BaseException as error:
+            for run in runs:
+                run.cancel()
+            if not isinstance(error, StageFailed):
+                journal.stop()
+            raise
+
+
+def _made(work: _Work, journal: _Journal, say: Callable[[str], None]) -> None:
+    """The stage, run unless it was run before."""
+    done = journal.known(work)
+    if done:
+        say(f"{work.head}: done before, in {done.wall_s:.0f} s")
+    else:
+        say(f"{work.head}: flowportrait {' '.join(work.words)}")
+        log = journal.out / "logs" / f"{work.name}.log"
+        tell = lambda told: say(f"{work.head}: {told}")  # noqa: E731
+        wall_s = _run(work.name, work.words, log, tell, journal.running)
+        done = StageRun(
+            name=work.name,
+            digest=work.digest,
+            command=work.words,
+            wall_s=wall_s,
+            flowportrait=__version__,
+        )
+        say(f"{work.head}: {wall_s:.0f} s")
+    journal.add(done)
+
+
+def _joined(digests: Iterable[str]) -> str:
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def _digest(words: list[str], out: Path, before: str) -> str:
@@ -140,33 +256,37 @@ def _last_word(log: Path, begun: int) -> str:
     return f"; {lines[-1].strip()[:120]}" if lines else ""
 
 
-def _run(name: str, words: list[str], log: Path, say: Callable[[str], None]) -> float:
+def _run(
+    name: str,
+    words: list[str],
+    log: Path,
+    say: Callable[[str], None],
+    running: set[subprocess.Popen[bytes]],
+) -> float:
     started_s = time.perf_counter()
+    so_far = lambda: f"{time.perf_counter() - started_s:.0f} s so far"  # noqa: E731
     with log.open("a", encoding="utf-8") as file:
         print(f"$ flowportrait {' '.join(words)}", file=file, flush=True)
         begun = file.tell()
         command = [sys.executable, "-m", "flowportrait", *words]
-        with subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as running:
+        with subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as process:
+            running.add(process)
             try:
-                _wait(
-                    running,
-                    lambda: say(
-                        f"{time.perf_counter() - started_s:.0f} s so far{_last_word(log, begun)}"
-                    ),
-                )
+                _wait(process, lambda: say(so_far() + _last_word(log, begun)))
             finally:
+                running.discard(process)
                 # An interrupted command does not go on unseen.
-                if running.poll() is None:
-                    running.kill()
+                if process.poll() is None:
+                    process.kill()
     lines = (
         log.read_text(encoding="utf-8", errors="replace").split("\n$ flowportrait")[-1].splitlines()
     )
     last = next((line for line in reversed(lines) if line.strip()), "no word")
-    if not running.returncode and '"event": "stopped"' in last:
+    if not process.returncode and '"event": "stopped"' in last:
         raise StageFailed(
             f"{name}: was stopped before its end by SIGTERM, with a checkpoint; run again to go on"
         )
-    if running.returncode:
+    if process.returncode:
         raise StageFailed(
             f"{name}: {last.removeprefix('error: ')}; all it said is in {log}; run again to go on"
             " from there"

@@ -32,6 +32,8 @@ apart.
 
 Reduction = Literal["mean", "sum"]
 Variance = Literal["none", "2std2"]
+Noise = Literal["cps", "flow-sde"]
+"""Which stochastic step a window takes: Eq. 9's, or Flow-GRPO's."""
 
 
 @dataclass(frozen=True)
@@ -130,11 +132,42 @@ def cps_step(
     return Transition(mean, t_next * math.sin(angle))
 
 
-def pull(t: float, t_next: float, eta: float) -> float:
-    """d mean / d v of `cps_step`: how far a change of the velocity moves the mean of the next
-    latent.
+def flow_sde_step(
+    zt: Float[Tensor, "b ..."],
+    v: Float[Tensor, "b ..."],
+    t: float,
+    t_next: float,
+    eta: float,
+    first: float,
+) -> Transition:
+    """A step of the SDE whose marginals are those of the flow (Flow-GRPO, arXiv:2505.05470, Eq. 9):
+    the drift -v - s^2 / (2 t) (zt + (1 - t) v) and noise of variance s^2 a unit of time, with
+    s^2 = eta^2 t / (1 - t). At t = 1, where s is infinite, it is taken at `first`, the schedule's
+    second time, as there.
     """
-    return -t * (1 - t_next) + (1 - t) * t_next * math.cos(eta * math.pi / 2)
+    zt, v = _at_least_float32(zt), _at_least_float32(v)
+    variance = eta**2 * _odds(t, first)
+    step = t - t_next
+    drift = v + variance / (2 * t) * (zt + (1 - t) * v)
+    return Transition(zt - step * drift, math.sqrt(variance * step))
+
+
+def _odds(t: float, first: float) -> float:
+    return t / (1 - (first if t == 1 else t))
+
+
+def noise_of(kind: Noise, t: float, t_next: float, eta: float, first: float) -> float:
+    """Std of a stochastic step."""
+    if kind == "cps":
+        return t_next * math.sin(eta * math.pi / 2)
+    return eta * math.sqrt(_odds(t, first) * (t - t_next))
+
+
+def pull(t: float, t_next: float, eta: float, kind: Noise = "cps", first: float = 1.0) -> float:
+    """d mean / d v of a step: how far a change of the velocity moves the mean of the next one."""
+    if kind == "cps":
+        return -t * (1 - t_next) + (1 - t) * t_next * math.cos(eta * math.pi / 2)
+    return (t_next - t) * (1 + eta**2 * _odds(t, first) * (1 - t) / (2 * t))
 
 
 class WindowRule(Frozen):

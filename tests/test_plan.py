@@ -204,3 +204,42 @@ def test_every_run_of_the_paper_can_be_planned():
 def test_a_kind_that_is_no_gpu():
     with pytest.raises(ConfigError, match="allowed: a100"):
         plan(SFT, gpu="abacus")
+
+
+def test_what_the_run_would_refuse_the_plan_refuses():
+    with pytest.raises(ConfigError, match="parallel.sequence 3: got 64 processes"):
+        plan(RL, ["parallel.sequence=3"], num_gpus=64)
+    with pytest.raises(ConfigError, match="'jitter' is a monitor"):
+        plan(RL, ["reward.terms=[{scorers=['jitter']}]"])
+    paid = ["scoring.judge.preset='gemini-flash'", "scoring.judge.backend={}"]
+    with pytest.raises(ConfigError, match="judge.budget: lip_sync asks a judge that costs money"):
+        plan(RL, paid)
+    assert plan(RL, [*paid, "scoring.judge.budget.max_tokens=1000"]).notes
+    priced = "scoring.judge.prices={input_usd_per_million=1, output_usd_per_million=2}"
+    with pytest.raises(ConfigError, match="judge.budget"):
+        plan(RL, [priced])
+
+
+def test_groups_fewer_than_gpus_and_clips_that_are_shared():
+    """On 64 GPUs two share a clip, or half of them sample along for nothing."""
+    eight, alone = plan(RL, num_gpus=8), plan(RL, num_gpus=64)
+    shared = plan(RL, ["parallel.sequence=2"], num_gpus=64)
+    assert shared.hours == pytest.approx(eight.hours / 8)
+    assert alone.hours == pytest.approx(2 * shared.hours)
+    assert any("32 of them sample along for nothing" in note for note in alone.notes)
+    assert shared.memory_gib["activations"] < 0.6 * alone.memory_gib["activations"]
+    adapters = plan(RL, ["trained='lora'"], num_gpus=8)
+    assert adapters.trained_parameters < 0.05 * eight.trained_parameters
+    assert adapters.total_gib < eight.total_gib
+
+
+def test_rewards_and_judges_are_counted():
+    notes = plan(RL, num_gpus=8).notes
+    looks = (400 // 20 + 1) * 16
+    calls = 400 * 128 + looks
+    told = next(note for note in notes if note.startswith("lip_sync: "))
+    assert told.startswith(f"lip_sync: {calls:,} calls of the judge, about ")
+    frames, seconds = 121, 121 / 24
+    tokens = float(told.split("about ")[1].split(" ")[0]) / calls
+    assert tokens > frames * 130 + seconds * 13
+    assert any(note.startswith("consistency: about ") for note in notes)

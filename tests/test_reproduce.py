@@ -1,6 +1,7 @@
 """`reproduce`: stages run once, in order, and say where it went wrong."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from flowportrait import cli
 from flowportrait.config import load_recipe
 from flowportrait.registry import RECIPES_DIR
 from flowportrait.reproduce import Chain
+from flowportrait.train import rl
 
 CHAIN = """
 out = "run"
@@ -48,6 +50,78 @@ def test_each_stage_runs_once(recipe, capsys):
     assert again[0].startswith("[1/2] one: done before") and again[1].startswith(
         "[2/2] two: done before"
     )
+
+
+BESIDE = """
+out = "run"
+result = "b.txt"
+[given]
+what = "models"
+more = ""
+[[stages]]
+name = "one"
+run = ["list", "{what}"]
+[[stages]]
+name = "two"
+beside = true
+run = ["list", "sets"]
+[[stages]]
+name = "three"
+needs = "more"
+run = ["list", "{more}"]
+[[stages]]
+name = "four"
+run = ["list", "systems"]
+"""
+
+
+def test_stages_beside_one_another_and_what_is_given(recipe, capsys):
+    Path("chain.toml").write_text(BESIDE)
+    assert cli.run(["reproduce", "chain.toml", "--jobs", "2", "--json"]) == 0
+    *told, last = capsys.readouterr().out.splitlines()
+    assert {"[1/3] one: flowportrait list models", "[2/3] two: flowportrait list sets"} <= set(told)
+    assert {run["name"] for run in json.loads(last)} == {"one", "two", "four"}
+    more = ["reproduce", "chain.toml", "--set", "given.more=codecs"]
+    assert cli.run(more) == 0
+    told = capsys.readouterr().out
+    assert told.count("done before") == 2 and "[3/4] three: flowportrait list codecs" in told
+    assert cli.run(["reproduce", "chain.toml", "--set", "given.what=wrong", "--jobs", "2"]) == 1
+    assert capsys.readouterr().err.startswith("error: one: ")
+    assert '"two"' in Path("run/stages.jsonl").read_text()  # its neighbour has ended well
+
+
+def test_what_a_stage_needs_must_have_a_name(recipe, capsys):
+    Path("chain.toml").write_text(BESIDE.replace('needs = "more"', 'needs = "mroe"'))
+    assert cli.run(["reproduce", "chain.toml"]) == 2
+    assert "stage three: needs 'mroe'; did you mean 'more'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["reproduce-rl", "reproduce-table5"])
+def test_the_runs_of_the_proof_are_as_they_say(name, tmp_path):
+    """Every training that a chain names is a recipe that `train rl` takes, each in its own place."""
+    chain = load_recipe(RECIPES_DIR / f"{name}.toml", Chain)
+    runs = {}
+    for stage in chain.stages:
+        words = chain.words_of(stage, tmp_path)
+        if words[:2] == ["train", "rl"]:
+            settings = [word for before, word in pairwise(words) if before == "--set"]
+            runs[stage.name] = load_recipe(Path(words[2]), rl.RlRecipe, settings)
+            rl.check(runs[stage.name], 1)
+    assert {run.run.directory for run in runs.values()} == {tmp_path / name for name in runs}
+    assert len({run.run.num_updates for run in runs.values()}) == 1
+    if name == "reproduce-rl":
+        assert [run.run.seed for run in runs.values()] == [1, 2, 3, 1]
+        assert [run.objective.shuffled for run in runs.values()] == [False] * 3 + [True]
+        assert all(run.rollout.evaluations == 2 for run in runs.values())
+    else:
+        settings = {name: (run.rollout.window.width, run.rollout.eta) for name, run in runs.items()}
+        assert len(runs) == 9 and settings["window-3"] == (3, 0.5)
+        assert [settings[name][1] for name in ("baseline", "noise-0-8", "noise-1-0")] == [
+            0.5,
+            0.8,
+            1,
+        ]
+        assert len({str(run.reward.terms) for run in runs.values()}) == 6
 
 
 def test_a_long_stage_is_heard_of(recipe, capsys, monkeypatch):

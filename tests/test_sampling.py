@@ -1,5 +1,6 @@
 """Schedule, Transition, Eq. 9-10 and guidance. Golden numbers: flow_grpo's CPS step in float64."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -10,7 +11,17 @@ from torch.testing import assert_close
 
 from flowportrait import flow
 from flowportrait.errors import ConfigError
-from flowportrait.sampling import Schedule, Transition, WindowRule, cps_step, guided, pull, sample
+from flowportrait.sampling import (
+    Schedule,
+    Transition,
+    WindowRule,
+    cps_step,
+    flow_sde_step,
+    guided,
+    noise_of,
+    pull,
+    sample,
+)
 
 GOLDEN_DIR = Path(__file__).parent / "golden" / "rl"
 GOLDEN = load_file(GOLDEN_DIR / "cps_steps.safetensors")
@@ -232,3 +243,37 @@ def test_progressive_windows_stay_at_the_end_or_begin_again():
 def test_a_window_that_cannot_be_is_refused(values):
     with pytest.raises(ConfigError, match="must fit and end at 13 or before"):
         WindowRule(**values).at(0, 0, 15)
+
+
+def test_flow_sde_is_flow_grpos_step():
+    """The published arithmetic, written with its own letters."""
+    z, v = (torch.randn(2, 5, dtype=torch.float64) for _ in range(2))
+    times = Schedule(6, 3.0).times
+    for sigma, after in itertools.pairwise(times[:-1]):
+        dt = after - sigma
+        std_t = 0.7 * math.sqrt(sigma / (1 - (times[1] if sigma == 1 else sigma)))
+        mean = z * (1 + std_t**2 / (2 * sigma) * dt)
+        mean = mean + v * (1 + std_t**2 * (1 - sigma) / (2 * sigma)) * dt
+        step = flow_sde_step(z, v, sigma, after, 0.7, times[1])
+        assert_close(step.mean, mean)
+        assert step.std == pytest.approx(std_t * math.sqrt(-dt))
+        assert step.std == pytest.approx(noise_of("flow-sde", sigma, after, 0.7, times[1]))
+        moved = flow_sde_step(z, v + 1e-3, sigma, after, 0.7, times[1]).mean - step.mean
+        assert_close(
+            moved, torch.full_like(z, 1e-3 * pull(sigma, after, 0.7, "flow-sde", times[1]))
+        )
+
+
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+def test_flow_sde_keeps_the_marginals_of_the_flow(eta):
+    """Data of variance 0.25: with the exact velocity, and steps small enough, the variance at every
+    time is that of the straight path, (1 - t)^2 / 4 + t^2.
+    """
+    spread = lambda t: (1 - t) ** 2 / 4 + t**2  # noqa: E731
+    times = torch.linspace(0.95, 0.1, 4001, dtype=torch.float64).tolist()
+    variance = spread(times[0])
+    for t, after in itertools.pairwise(times):
+        z = torch.ones(1, 1, dtype=torch.float64)
+        step = flow_sde_step(z, z * (t - (1 - t) / 4) / spread(t), t, after, eta, 1.0)
+        variance = float(step.mean) ** 2 * variance + step.std**2
+    assert variance == pytest.approx(spread(0.1), rel=2e-3)

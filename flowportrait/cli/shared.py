@@ -217,6 +217,6 @@ def _beating(report: _plain_progress) -> Iterator[None]:
 
 def json_line(value: object) -> str:
     """One line of JSON, for `--json`."""
-    import json
+    from flowportrait.files import json_text
 
-    return json.dumps(value)
+    return json_text(value)

@@ -266,7 +266,7 @@ def figures(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Draw Figures 2, 3, 5 and 6 as SVG and PNG."""
+    """Draw Figures 2, 3, 5, 6 and 8 as SVG and PNG."""
     from flowportrait.report import command
 
     command.figures(sources, out, judge=judge, curves=curves or [], as_json=json)
@@ -307,3 +307,29 @@ def page(
         truth=truth,
         as_json=json,
     )
+
+
+@report_app.command()
+def strips(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="LABEL=PATH...",
+            help="A video, a folder of videos, or the directory of a training run.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="FILE.png", help="Picture to write: .png, .svg.")
+    ],
+    clips: Annotated[
+        list[str] | None,
+        typer.Option("--clip", metavar="NAME", help="A video's name without its ending."),
+    ] = None,
+    frames: Annotated[int, typer.Option(min=2, max=24, help="Of every row.")] = 8,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Lay frames of the same clips by several models below one another, as in Figures 4, 7, 8."""
+    from flowportrait.report import command
+
+    command.strips(sources, out, clips=clips or [], count=frames, as_json=json)

@@ -236,6 +236,10 @@ def reproduce(
             "-o", "--out", metavar="DIR", help="Folder to write; an unfinished run is continued."
         ),
     ] = None,
+    overrides: Overrides = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="How many stages run beside one another where they may.")
+    ] = 1,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -251,7 +255,7 @@ def reproduce(
             f"--out: {len(found)} recipes would share {out}; give one recipe, or leave -o out"
         )
     for recipe in found:
-        runs = chains.reproduce(recipe, out, typer.echo)
+        runs = chains.reproduce(recipe, out, typer.echo, overrides, jobs)
         if json:
             typer.echo(json_line([run.model_dump() for run in runs]))
 

@@ -163,16 +163,23 @@ def _across(points: Float[Tensor, "*n k 2"]) -> Float[Tensor, "*n 2"]:
     return across / across.norm(dim=-1, keepdim=True).clamp(min=1e-4)
 
 
-def at_strengths(
-    moves: Float[Tensor, "b l 4 k 2"], portrait: Float[Tensor, "b k 2"], strengths: Strengths
-) -> Float[Tensor, "b l 4 k 2"]:
-    """Movements of which the head's, the mouth's and the eyes' part is scaled. The head's is the
-    affine map that the stable points follow; the rest is the face's own.
+def head_of(
+    moves: Float[Tensor, "b l g k 2"], portrait: Float[Tensor, "b k 2"]
+) -> Float[Tensor, "b l g k 2"]:
+    """The head's part of movements: the affine map that the stable points follow. The rest is the
+    face's own.
     """
     homogeneous = torch.cat([portrait, torch.ones_like(portrait[..., :1])], -1)
     fit = torch.linalg.pinv(homogeneous[:, STABLE])  # [b, 3, points]
     affine = torch.einsum("bij,blfjd->blfid", fit, moves[..., STABLE, :])
-    head = torch.einsum("bki,blfid->blfkd", homogeneous, affine)
+    return torch.einsum("bki,blfid->blfkd", homogeneous, affine)
+
+
+def at_strengths(
+    moves: Float[Tensor, "b l 4 k 2"], portrait: Float[Tensor, "b k 2"], strengths: Strengths
+) -> Float[Tensor, "b l 4 k 2"]:
+    """Movements of which the head's, the mouth's and the eyes' part is scaled."""
+    head = head_of(moves, portrait)
     share = torch.ones(moves.shape[-2], device=moves.device)
     share[list(MOUTH)], share[list(LIDS_AND_BROWS)] = strengths.lips, strengths.eyes
     return strengths.head * head + share[:, None] * (moves - head)

@@ -167,3 +167,25 @@ class RowLayout:
 def latent_frames_for(num_frames: int, temporal_stride: int = 4) -> int:
     """The fewest latent frames of a whole clip that cover `num_frames` >= 1 video frames."""
     return 1 + -(-(num_frames - 1) // temporal_stride)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Latent frames `start` to `stop` of a clip; the first `prefix` of them are known already."""
+
+    start: int
+    stop: int
+    prefix: int
+
+
+def plan_windows(total: int, longest: int, prefix: int) -> list[Window]:
+    """The fewest windows of at most `longest` latent frames that cover `total`, of nearly equal
+    size.
+    """
+    count = 1 + max(0, -(-(total - longest) // (longest - prefix)))
+    size, larger = divmod(total + prefix * (count - 1), count)
+    windows: list[Window] = []
+    for index in range(count):
+        start = windows[-1].stop - prefix if windows else 0
+        windows.append(Window(start, start + size + (index < larger), prefix if windows else 0))
+    return windows

@@ -387,18 +387,20 @@ class MoT(nn.Module):
         t: Float[Tensor, "b l"],
         condition: Condition,
         grid: TokenGrid,
+        share: SequenceShare | None = None,
     ) -> Float[Tensor, "b c l h w"]:
         """The velocity at `zt`, float32. `t` in [0, 1] per latent frame; 0 marks a clean latent
-        frame.
+        frame. Of several processes each computes its `share` of the tokens, and all get the whole.
         """
         layout = RowLayout((grid,))
-        x, rope = self._video_tokens(grid.patchify(zt), t, layout)
-        spans = Spans(layout.audio_lengths, layout.image_lengths, layout.video_lengths)
+        x, rope = self._video_tokens(grid.patchify(zt), t, layout, share)
+        spans = Spans(layout.audio_lengths, layout.image_lengths, layout.video_lengths, share)
         for index, layer in enumerate(self.layers):
             x = layer.generate(
                 x, rope, spans, condition.layers[index] if condition.layers else None
             )
-        return grid.unpatchify(self._velocity_tokens(x))
+        tokens = self._velocity_tokens(x)
+        return grid.unpatchify(tokens if share is None else share.whole(tokens))
 
     def forward(self, row: Row) -> Float[Tensor, "b n p"]:
         """The velocity of the video tokens of packed clips (of this process's share of them),

@@ -9,6 +9,7 @@ which splitting by heads would not allow.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -52,13 +53,29 @@ class SequenceShare:
         """Keys and values [b, heads, n, e] of all parts. Gradients go back to the part that they
         came from.
         """
-        mine = torch.stack([keys, values]).movedim(3, 0)
+        keys, values = self._all(torch.stack([keys, values]).movedim(3, 0)).movedim(0, 3)
+        return keys, values
+
+    def whole(self, tokens: Tensor) -> Tensor:
+        """What all parts have computed, [b, n, d]. Every process has it, so gradients of a loss
+        that all of them take of it add up to as many times the loss's.
+        """
+        return self._all(tokens.movedim(1, 0)).movedim(0, 1)
+
+    def _all(self, mine: Tensor) -> Tensor:
+        """All parts one after another along the first axis."""
         missing = self.size - mine.shape[0]
         if missing:
             mine = F.pad(mine, (0, 0) * (mine.ndim - 1) + (0, missing))
-        whole = _Gather.apply(mine.contiguous(), self.group, self.count)[: self.total]
-        keys, values = whole.movedim(0, 3)
-        return keys, values
+        return _Gather.apply(mine.contiguous(), self.group, self.count)[: self.total]
+
+
+Share = Callable[[int], SequenceShare | None]
+"""A process's part of so many video tokens; None: all of them."""
+
+
+def alone(num_tokens: int) -> None:
+    """The share of a process that computes all video tokens."""
 
 
 class _Gather(torch.autograd.Function):

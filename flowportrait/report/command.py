@@ -2,17 +2,18 @@
 `flowportrait.cli`.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from flowportrait.errors import ConfigError, DataError
+from flowportrait.errors import ConfigError, DataError, require
+from flowportrait.files import json_text
 from flowportrait.records import ASPECTS
 from flowportrait.report import gallery
 from flowportrait.report import page as page_
 from flowportrait.report import tables as tables_
+from flowportrait.report.drawing import Drawn
 from flowportrait.report.sources import Sources, read
 from flowportrait.report.table import Table
 
@@ -40,11 +41,9 @@ def figures(
     paths: Sequence[str], out: Path, *, judge: str, curves: Sequence[str], as_json: bool
 ) -> None:
     """`flowportrait report figures`: each figure as SVG and PNG."""
-    from flowportrait.report import figures as figures_
-
     sources = read(paths)
     _folder(out)
-    drawn = figures_.build(sources, _judges(judge), curves)
+    drawn = _drawn(sources, judge, curves)
     _tell(_unplayed(sources))
     for figure in drawn:
         for kind in ("svg", "png"):
@@ -73,13 +72,11 @@ def page(
     as_json: bool,
 ) -> None:
     """`flowportrait report page`: one HTML file, and a folder beside it for the videos it plays."""
-    from flowportrait.report import figures as figures_
-
     if out.is_dir() or out.suffix.lower() not in (".html", ".htm"):
         raise DataError(f"{out}: give the name of a file that ends in .html")
     sources = read(paths)
     made = tables_.build(sources, _judges(judge), _known_run(sources, baseline))
-    drawn = figures_.build(sources, _judges(judge), curves)
+    drawn = _drawn(sources, judge, curves)
     out.parent.mkdir(parents=True, exist_ok=True)
     clips = _clips(sources, [*videos, *sources.videos], truth, out)
     text = page_.html(title, sources, made, drawn, clips)
@@ -100,6 +97,30 @@ def _clips(sources: Sources, videos: Sequence[str], truth: Path | None, page: Pa
     sources.given += [given for given in videos if given not in sources.given]
     sources.notes += found.notes
     return found.html(page)
+
+
+def strips(
+    paths: Sequence[str], out: Path, *, clips: Sequence[str], count: int, as_json: bool
+) -> None:
+    """`flowportrait report strips`: frames of the same clips, a row for each source."""
+    from flowportrait.report import strips as strips_
+
+    kind = out.suffix.lower().removeprefix(".")
+    if out.is_dir() or kind not in ("svg", "png"):
+        raise DataError(f"{out}: give the name of a file that ends in .png or .svg")
+    require("matplotlib", extra="report")
+    drawn = strips_.from_paths(paths, clips, count)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(getattr(drawn, kind))
+    print(f"{drawn.rows} rows of {count} frames: {out}")
+    _print_json({"output": str(out), "rows": drawn.rows, "frames": count}, as_json)
+
+
+def _drawn(sources: Sources, judge: str, curves: Sequence[str]) -> list[Drawn]:
+    """Every figure that a report can hold."""
+    from flowportrait.report import figures, strips
+
+    return [*figures.build(sources, _judges(judge), curves), strips.of_runs(sources)]
 
 
 def _told(table: Table) -> str:
@@ -160,4 +181,4 @@ def _known_run(sources: Sources, baseline: str | None) -> str | None:
 
 def _print_json(value: dict, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(value))
+        print(json_text(value))

@@ -4,49 +4,25 @@ in training.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from flowportrait.errors import ConfigError, require
 from flowportrait.records import ASPECTS
 from flowportrait.registry import name_hint
+from flowportrait.report.drawing import Drawn, canvas, finished
 from flowportrait.report.sources import Run, Sources, StudySource
 from flowportrait.study.alignment import Row
 
-PERCEPTUAL, CONSISTENCY = (
-    ("lpips", "perceptual-lite0", "closeness"),
-    (
-        "raft-jitter",
-        "smoothness",
-        "jitter",
-    ),
-)
-"""Names under which runs log R_perceptual and R_consistency, the paper's own first."""
+PERCEPTUAL = ("perceptual", "lpips", "perceptual-lite0", "closeness", "landmark_closeness")
+CONSISTENCY = ("consistency", "raft-jitter", "smoothness", "jitter", "landmark_jitter")
+"""Names under which runs log what R_perceptual and R_consistency are minus of, or what stands in
+for them, the paper's own first."""
 
 _COLOURS = ("#3b6ea5", "#c1554d", "#5a9367", "#8a63a8", "#c58b2a", "#4b9aa8", "#7a7a7a")
 _HUMAN, _JUDGE = "#9a9aa0", "#3b6ea5"
-
-
-@dataclass
-class Drawn:
-    """One figure, or the reason why there is none."""
-
-    number: int
-    title: str
-    svg: bytes = b""
-    png: bytes = b""
-    reason: str = ""
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """Stem of its files."""
-        return f"figure{self.number}"
 
 
 def build(sources: Sources, judge: Sequence[str], curves: Sequence[str]) -> list[Drawn]:
@@ -82,7 +58,7 @@ def figure_2(sources: Sources, judge: Sequence[str]) -> Drawn:
     if not bars:
         drawn.reason = f"no pair with a human winner was answered by {row.system}"
         return drawn
-    figure, axes = _canvas(1, width=1.6 + 1.1 * len(bars))
+    figure, axes = canvas(1, width=1.6 + 1.1 * len(bars))
     rates = np.array([100 * pair.rate.value for pair in bars])
     ends = np.array([[100 * pair.rate.low, 100 * pair.rate.high] for pair in bars]).T
     axes[0].bar(range(len(bars)), rates, color=_COLOURS[0], width=0.65)
@@ -106,7 +82,7 @@ def figure_2(sources: Sources, judge: Sequence[str]) -> Drawn:
         f"{row.system} in {study.name}; ties count half, bars have Wilson's 95 % interval, numbers"
         " are cases."
     )
-    return _finished(drawn, figure)
+    return finished(drawn, figure)
 
 
 def _judged_row(sources: Sources, judge: Sequence[str]) -> tuple[StudySource, Row] | None:
@@ -148,7 +124,7 @@ def figure_3(sources: Sources, judge: Sequence[str]) -> Drawn:
     if outside:
         drawn.reason = f"{' + '.join(judge)} gives {outside[0]:g}, which is no score from 1 to 5"
         return drawn
-    figure, axes = _canvas(3, width=10)
+    figure, axes = canvas(3, width=10)
     for axis, aspect, people, machine in zip(axes, ASPECTS, human, judged, strict=True):
         for values, shift, colour, label in (
             (people, -0.2, _HUMAN, "people"),
@@ -172,7 +148,7 @@ def figure_3(sources: Sources, judge: Sequence[str]) -> Drawn:
         drawn.notes.append(
             f"{judge[0]} gives fractions; each is counted at the nearest whole score."
         )
-    return _finished(drawn, figure)
+    return finished(drawn, figure)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -191,15 +167,15 @@ def figure_6(sources: Sources) -> Drawn:
     """R_perceptual and R_consistency of all runs, whether they are rewarded or only watched."""
     drawn = Drawn(6, "Perceptual and consistency metrics during post-training")
     panels = {}
+    logged = {name for run in sources.runs for row in run.log for name in row}
     for title, names in (("R_perceptual", PERCEPTUAL), ("R_consistency", CONSISTENCY)):
-        logged = {name for run in sources.runs for row in run.log for name in row}
-        name = next((name for name in names if f"mean_{name}" in logged), None)
+        # Of the clips of every update or, where these are not decoded, of the looks.
+        known = (one for name in names for one in (f"mean_{name}", name) if one in logged)
+        name = next(known, None)
         if name is None and sources.runs:
             drawn.notes.append(f"{title}: no run logs any of {', '.join(names)}")
         elif name is not None:
-            panels[f"{title}: mean_{name}"] = {
-                run.label: _curve(run, f"mean_{name}") for run in sources.runs
-            }
+            panels[f"{title}: -|{name}|"] = {run.label: _loss(run, name) for run in sources.runs}
     if sources.runs and not panels:
         drawn.reason, drawn.notes = "; ".join(drawn.notes), []
         return drawn
@@ -216,6 +192,13 @@ def _curve(run: Run, name: str) -> np.ndarray:
         if isinstance(row.get("update"), int) and isinstance(row.get(name), int | float)
     }
     return np.array(sorted(found.items()), float).reshape(-1, 2)
+
+
+def _loss(run: Run, name: str) -> np.ndarray:
+    """Minus the size of a quantity of which 0 is best, whichever sign it was logged with."""
+    curve = _curve(run, name)
+    curve[:, 1] = -np.abs(curve[:, 1])
+    return curve
 
 
 def _curves_figure(
@@ -239,7 +222,7 @@ def _curves_figure(
         drawn.notes += [
             f"{label} logs no {name}" for label, curve in curves.items() if not len(curve)
         ]
-    figure, axes = _canvas(len(panels), width=5 * len(panels) + 1)
+    figure, axes = canvas(len(panels), width=5 * len(panels) + 1)
     for axis, (name, curves) in zip(axes, panels.items(), strict=True):
         for number, (label, curve) in enumerate(curves.items()):
             colour = _COLOURS[number % len(_COLOURS)]
@@ -255,7 +238,7 @@ def _curves_figure(
         drawn.notes.append(
             "Thin: as logged. Thick: mean over the last tenth of the updates so far."
         )
-    return _finished(drawn, figure)
+    return finished(drawn, figure)
 
 
 def _smoothed(curve: np.ndarray) -> np.ndarray:
@@ -269,39 +252,3 @@ def _smoothed(curve: np.ndarray) -> np.ndarray:
     ends = np.arange(1, len(curve) + 1)
     starts = np.maximum(0, ends - width)
     return np.stack([curve[:, 0], (sums[ends] - sums[starts]) / (ends - starts)], axis=1)
-
-
-# ---------------------------------------------------------------------------------------------------
-# canvas
-
-
-def _canvas(panels: int, width: float) -> tuple[Any, list[Any]]:
-    """A figure of its own, apart from pyplot's global state, and its axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(1, panels, squeeze=False)[0])
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(axis="y", color="#e4e4e8", linewidth=0.8)
-        axis.set_axisbelow(True)
-    return figure, axes
-
-
-def _finished(drawn: Drawn, figure: Any) -> Drawn:
-    import matplotlib
-
-    # The same data give the same bytes: no date, and names of clip paths from a fixed salt.
-    with matplotlib.rc_context({"svg.hashsalt": drawn.name}):
-        for kind in ("svg", "png"):
-            out = io.BytesIO()
-            figure.savefig(
-                out,
-                format=kind,
-                dpi=150,
-                metadata={"Date": None} if kind == "svg" else {"Software": None},
-            )
-            setattr(drawn, kind, out.getvalue())
-    return drawn

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from flowportrait import pages, player
-from flowportrait.report.figures import Drawn
+from flowportrait.report.drawing import Drawn
 from flowportrait.report.sources import Sources
 from flowportrait.report.table import Table
 

@@ -59,6 +59,7 @@ class Run:
     config: dict[str, Any]
     log: list[dict[str, Any]]
     scores: list[Score] = field(default_factory=list)
+    directory: Path | None = None
 
 
 @dataclass
@@ -86,11 +87,11 @@ def read(arguments: Sequence[str]) -> Sources:
     """
     sources, files = Sources(given=list(arguments)), []
     for argument in arguments:
-        label, set_name, path = _parsed(argument)
+        label, set_name, path = parsed(argument)
         if (path / DATABASE).is_file() or (path / results.FACTS).is_file():
             sources.studies.append(_study(label or path.name, path))
         elif (path / "log.jsonl").is_file() and (path / "config.json").is_file():
-            sources.runs.append(_run(label or path.name, path))
+            sources.runs.append(_run(label or path.name, path, sources.notes))
         elif (path / "scores.jsonl").is_file() or (path.is_file() and path.suffix == ".jsonl"):
             files.append((label, set_name, path))
         elif path.is_dir() and any(map(is_video, files_below(path))):
@@ -105,8 +106,8 @@ def read(arguments: Sequence[str]) -> Sources:
     return sources
 
 
-def _parsed(argument: str) -> tuple[str, str, Path]:
-    """(label or "", set, path)"""
+def parsed(argument: str) -> tuple[str, str, Path]:
+    """Label or "", set, and path of PATH, LABEL=PATH or LABEL@SET=PATH. Raises DataError."""
     head, sign, tail = argument.partition("=")
     if not sign or Path(argument).exists():
         return "", "in-domain", Path(argument)
@@ -138,7 +139,7 @@ def _record(path: Path, kind: type[Any]) -> Any:
         ) from error
 
 
-def _run(label: str, path: Path) -> Run:
+def _run(label: str, path: Path, notes: list[str]) -> Run:
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
@@ -154,23 +155,32 @@ def _run(label: str, path: Path) -> Run:
     return Run(
         label,
         config,
-        list(_log(path / "log.jsonl")),
+        list(_log(path / "log.jsonl", notes)),
         list(read_jsonl(found, Score)) if found else [],
+        path,
     )
 
 
-def _log(path: Path) -> Iterator[dict[str, Any]]:
-    lines = path.read_text(encoding="utf-8").splitlines()
+def _log(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a run's log. A kill may leave half of a line, to which a run that goes on may have
+    added its next one: such lines are left out, and noted.
+    """
+    lines = path.read_bytes().splitlines()
+    torn = []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
         except ValueError as error:
-            # A run that is still going on, or was killed, may leave half of a last line.
             if number == len(lines):
-                return
-            raise DataError(f"{path}:{number}: no JSON: {error}") from error
+                continue  # perhaps it is still being written
+            if not line.startswith(b"{"):
+                raise DataError(f"{path}:{number}: no JSON: {error}") from error
+            torn.append(number)
+            continue
         if isinstance(row, dict):
             yield row
+    if torn:
+        notes.append(f"{path}: line {', '.join(map(str, torn))} was torn by a kill; left out")
 
 
 def _scored(

@@ -3,7 +3,6 @@
 """
 
 import asyncio
-import json
 import math
 import os
 import sys
@@ -24,6 +23,7 @@ from flowportrait.errors import (
     FlowPortraitError,
     JudgeError,
 )
+from flowportrait.files import json_text
 from flowportrait.pages import markdown_rows
 from flowportrait.records import Score, SetScore, Verdict
 from flowportrait.scoring import Sample, Scorer
@@ -532,4 +532,4 @@ def _warn_of_clips(scores: Iterable[Score | Verdict]) -> None:
 
 def _print_json(value: dict[str, Any], wanted: bool) -> None:
     if wanted:
-        print(json.dumps(value))
+        print(json_text(value))

@@ -32,16 +32,20 @@ class Candidate:
 
     `frames` uint8 [f, h, w, 3], like `truth`, the real clip of this speech; `portrait` uint8 [h, w,
     3]; `mouth` is the box (left, top, right, bottom) of the portrait's mouth in px, where it is
-    known.
+    known. `points` [f, 68, 2] are the landmarks that the clip was made of and `true_points` those
+    of the real clip, as (x, y) in [-1, 1] of the picture, where they are known. Without `frames`
+    the clip was not decoded, because nothing that is asked looks at a pixel.
     """
 
     key: str
-    frames: np.ndarray
+    frames: np.ndarray | None
     fps: float
     sound: Sound
     portrait: np.ndarray
     truth: np.ndarray | None = None
     mouth: tuple[int, int, int, int] | None = None
+    points: np.ndarray | None = None
+    true_points: np.ndarray | None = None
 
 
 PAPER = {"perceptual": "lpips", "consistency": "raft-jitter"}
@@ -55,6 +59,30 @@ def scorer_of(name: str) -> str:
 
 Scorer = Callable[[Candidate], float]
 """One number for a clip; nan when it cannot be scored. Called from several threads at a time."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A scorer with what a run must know of it.
+
+    Its number is what it measures, and `better` says which way is good: only the reward turns it
+    round. `reads` says whether it looks at frames or at landmarks alone. A `monitor` watches for
+    rewards that are cheated and can be in none. `waits` says that it waits for a server rather than
+    computes, so that many can be under way.
+    """
+
+    scorer: Scorer
+    better: Literal["higher", "lower"] = "higher"
+    reads: Literal["frames", "points"] = "frames"
+    monitor: bool = False
+    waits: bool = False
+
+    def __call__(self, candidate: Candidate) -> float:
+        return self.scorer(candidate)
+
+    def as_reward(self, values: np.ndarray) -> np.ndarray:
+        """Its numbers so that more is better."""
+        return values if self.better == "higher" else -values
 
 
 class Term(Frozen):
@@ -95,7 +123,10 @@ class RewardConfig(Frozen):
     max_unscored_share: float = Field(
         0.1, ge=0, le=1, description="of a batch; above it the run stops"
     )
-    workers: int = Field(4, ge=1, description="scorers that run at the same time")
+    workers: int = Field(4, ge=1, description="scorers that compute at the same time")
+    judge_workers: int = Field(
+        48, ge=1, description="clips that are with judges at the same time, beside the workers"
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> RewardConfig:
@@ -308,22 +339,27 @@ def _within(values: np.ndarray, group: np.ndarray) -> np.ndarray:
 
 class ScoringDesk:
     """Scores candidates in threads while the caller goes on; `collect` gives what is due, in order
-    of submission.
+    of submission. Scorers that wait for a server have `waiting` threads of their own.
     """
 
-    def __init__(self, scorers: Mapping[str, Scorer], workers: int):
-        self.scorers = dict(scorers)
+    def __init__(self, measures: Mapping[str, Measure], workers: int, waiting: int = 48):
+        self.measures = dict(measures)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="scorer")
-        self._due: list[dict[str, Future[float]]] = []
+        self._waiting = ThreadPoolExecutor(waiting, thread_name_prefix="judge")
+        self._due: list[dict[str, Future[float] | None]] = []
 
-    def submit(self, candidate: Candidate | None) -> None:
-        """Takes a clip to be scored by all scorers; None stands for a clip that came out unusable,
-        never scored.
+    def submit(self, candidate: Candidate | None, names: Iterable[str] | None = None) -> None:
+        """Takes a clip to be scored under `names`, or by all; None stands for a clip that came out
+        unusable, never scored.
         """
-        jobs = {} if candidate is None else self.scorers
-        self._due.append(
-            {name: self._threads.submit(scorer, candidate) for name, scorer in jobs.items()}
-        )
+        wanted = self.measures if names is None else names
+        jobs = {name: self._begun(self.measures[name], candidate) for name in wanted}
+        self._due.append(jobs)
+
+    def _begun(self, measure: Measure, candidate: Candidate | None) -> Future[float] | None:
+        if candidate is None:
+            return None
+        return (self._waiting if measure.waits else self._threads).submit(measure, candidate)
 
     def collect(self) -> list[dict[str, float]]:
         """The scores of every clip submitted since the last time, waiting for those that are not
@@ -331,13 +367,14 @@ class ScoringDesk:
         """
         due, self._due = self._due, []
         return [
-            {name: float(jobs[name].result()) if jobs else math.nan for name in self.scorers}
+            {name: float(job.result()) if job else math.nan for name, job in jobs.items()}
             for jobs in due
         ]
 
     def close(self) -> None:
         """Lets the threads go; what was not collected is dropped."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._waiting):
+            threads.shutdown(wait=False, cancel_futures=True)
 
 
 def columns(rows: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:

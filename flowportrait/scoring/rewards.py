@@ -1,10 +1,8 @@
-"""Scorers as the rewards that a training run names: a `Candidate` goes in, a number comes out, more
-is better.
+"""What a training run names in its reward, as measures of a `Candidate` with a declared direction.
 
-`perceptual` is minus LPIPS (Eq. 12-13), `consistency` minus RAFT's jitter (Eq. 14-16); `lip_sync`,
-`expressiveness` and `motion` are the judge's three aspects (Eq. 11 is their mean, which the
-reward's term takes). Every other scorer can be named as well and enters with minus where less is
-better.
+`perceptual` is LPIPS (Eq. 12-13), `consistency` RAFT's jitter (Eq. 14-16), of both less is better;
+`lip_sync`, `expressiveness` and `motion` are the judge's three aspects (Eq. 11 is their mean, which
+the reward's term takes). Every other scorer can be named as well.
 """
 
 from __future__ import annotations
@@ -19,46 +17,106 @@ from pathlib import Path
 import numpy as np
 
 from flowportrait import media
+from flowportrait.config import validate
 from flowportrait.errors import ConfigError, MediaError
-from flowportrait.registry import SCORERS, Table, name_hint
+from flowportrait.registry import JUDGE_BACKENDS, SCORERS, Table, name_hint
 from flowportrait.scoring import Sample, Scorer
+from flowportrait.scoring.judges.asking import JudgeConfig
+from flowportrait.scoring.judges.backends import DEFAULT_BACKEND
 from flowportrait.scoring.judges.canary import check_senses
+from flowportrait.scoring.judges.presets import backend_of
 from flowportrait.scoring.judges.systems import ScoreSystem
 from flowportrait.scoring.metrics.metric import CandidateView, Metric, Unscorable
-from flowportrait.scoring.reward import PAPER, Candidate, CompositeReward, scorer_of
-from flowportrait.scoring.reward import Scorer as Measure
+from flowportrait.scoring.reward import PAPER, Candidate, CompositeReward, Measure, scorer_of
 from flowportrait.scoring.run import ScoringConfig, build_scorers
 
 
 def build_measures(
     names: Iterable[str], own: Table, config: ScoringConfig, answers: Path
 ) -> dict[str, Measure]:
-    """What scores candidates under these names: functions of the table `own`, else scorers.
+    """What measures candidates under these names: entries of the table `own`, else scorers.
 
     Raises ConfigError for a name that neither has, CheckpointError for weights that are not there.
     """
     names = list(names)
+    scorers = _scorers_of(names, own)
+    config = config.model_copy(update={"reward": None})
+    by_name = {scorer.name: scorer for scorer in build_scorers(scorers.values(), config, answers)}
+    judged, views = _Loop(), Views()
+    return {
+        name: _measure(by_name[scorers[name]], judged, views)
+        if name in scorers
+        else named(own, name)
+        for name in names
+    }
+
+
+def require_rewards(names: Iterable[str], own: Table) -> None:
+    """Raises ConfigError for a name that neither the table `own` nor the scorers have, and for a
+    monitor.
+    """
+    names = list(names)
+    _scorers_of(names, own)
+    for name in names:
+        if name in own.names() and named(own, name).monitor:
+            raise ConfigError(
+                f"reward.terms: '{name}' is a monitor, which watches for rewards that are cheated; "
+                "name it in watch.monitors, and another measure here"
+            )
+
+
+def require_budget(names: Iterable[str], own: Table, config: ScoringConfig) -> None:
+    """Raises ConfigError where one of the names asks a judge that costs money and nothing says how
+    much it may spend: a training run asks thousands of times.
+    """
+    for name in _scorers_of(names, own).values():
+        judge = judge_of(name, config)
+        if judge is None:
+            continue
+        spec = backend_of(judge.preset, judge.backend)
+        backend = JUDGE_BACKENDS.load(str(spec.get("type", DEFAULT_BACKEND)))
+        paid = getattr(backend, "costs_money", False) or judge.prices is not None
+        if paid and judge.budget.max_tokens is None and judge.budget.max_usd is None:
+            raise ConfigError(
+                f"scoring.judge.budget: {name} asks a judge that costs money; give max_tokens or "
+                "max_usd (flowportrait plan says what a run needs), or an open judge: scoring.judge"
+            )
+
+
+def judge_of(name: str, config: ScoringConfig) -> JudgeConfig | None:
+    """The settings of the judge that a scorer asks; None for one that computes."""
+    kind = SCORERS.load(name)
+    settings = getattr(kind, "Config", None)
+    if not (isinstance(settings, type) and issubclass(settings, JudgeConfig)):
+        return None
+    values = config.judge.model_dump() | config.scorers.get(name, {})
+    return validate(settings, values, where=f"scorers.{name}")
+
+
+def named(own: Table, name: str) -> Measure:
+    """An entry of a table of measures. A plain function, such as one of another package, is a
+    measure of frames of which more is better.
+    """
+    found = own.load(name)
+    return found if isinstance(found, Measure) else Measure(found)
+
+
+def _scorers_of(names: Iterable[str], own: Table) -> dict[str, str]:
+    """The scorer behind each name that is not in the table `own`. Raises ConfigError."""
     scorers = {name: scorer_of(name) for name in names if name not in own.names()}
     single = set(SCORERS.names()) - {CompositeReward.name}
     for name, scorer in scorers.items():
         if scorer not in single:
             known = {*own.names(), *single, *PAPER}
             raise ConfigError(f"{own.kind}: no '{name}'; {name_hint(name, known)}")
-    config = config.model_copy(update={"reward": None})
-    by_name = {scorer.name: scorer for scorer in build_scorers(scorers.values(), config, answers)}
-    built = {name: by_name[scorer] for name, scorer in scorers.items()}
-    judged, views = _Loop(), Views()
-    return {
-        name: _measure(built[name], judged, views) if name in built else own.load(name)
-        for name in names
-    }
+    return scorers
 
 
 def _measure(scorer: Scorer, loop: _Loop, views: Views) -> Measure:
     if isinstance(scorer, Metric):
-        return MetricMeasure(scorer, views)
+        return Measure(MetricMeasure(scorer, views), scorer.better)
     if isinstance(scorer, ScoreSystem):
-        return JudgeMeasure(scorer, loop)
+        return Measure(JudgeMeasure(scorer, loop), scorer.better, waits=True)
     raise ConfigError(
         f"reward: '{scorer.name}' is neither a metric nor a judge; a training run cannot ask it"
     )
@@ -87,15 +145,14 @@ class Views:
 
 
 class MetricMeasure:
-    """A metric's number of a candidate, with minus where less is better; nan when it has none."""
+    """A metric's number of a candidate; nan when it has none."""
 
     def __init__(self, metric: Metric, views: Views):
         self.metric, self._views = metric, views
-        self._sign = 1.0 if metric.better == "higher" else -1.0
 
     def __call__(self, candidate: Candidate) -> float:
         try:
-            return self._sign * self.metric.read(self._views.of(candidate)).value
+            return self.metric.read(self._views.of(candidate)).value
         except Unscorable:
             return math.nan
 

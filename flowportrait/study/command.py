@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flowportrait.errors import ConfigError, DataError
-from flowportrait.files import named
+from flowportrait.files import json_text, named
 from flowportrait.pages import csv_text, markdown_rows, short
 from flowportrait.records import Record, Score, Verdict, read_jsonl, write_jsonl
 from flowportrait.registry import SCORERS
@@ -369,7 +369,7 @@ def _write_record(record: Record, path: Path) -> None:
 
 def _print_json(value: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(value))
+        print(json_text(value))
 
 
 def _warn(message: str) -> None:

@@ -5,7 +5,7 @@ Nothing here samples, scores or trains. Letters: A advantage, r ratio, mu the me
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from flowportrait.config import Frozen
-from flowportrait.sampling import Reduction, Schedule, Variance, price, pull
+from flowportrait.sampling import Noise, Reduction, Schedule, Variance, noise_of, price, pull
 
 TIE = 1e-6
 """Rewards of a group that differ by no more than this, relative to the batch's largest, are
@@ -28,6 +28,13 @@ StepWeight = Literal["none", "noise_level", "even"]
 class ObjectiveConfig(Frozen):
     """Eq. 5 and 7 with what the paper leaves open."""
 
+    kind: Literal["policy", "nft", "rwr"] = Field(
+        "policy",
+        description="policy: Eq. 7; nft: DiffusionNFT (arXiv:2509.16117) and rwr: reward-weighted "
+        "regression, both of the forward process and with a forward for every sibling",
+    )
+    nft_strength: float = Field(1.0, gt=0, description="beta of DiffusionNFT")
+    rwr_temperature: float = Field(1.0, gt=0, description="of exp(A / temperature)")
     ratio_epsilon: float = Field(1e-3, gt=0, lt=1, description="clipping threshold of §4.1")
     ddof: Literal[0, 1] = Field(
         0, description="Unstated: std over G (Flow-GRPO's) or G - 1 (Mix-GRPO's)"
@@ -35,8 +42,8 @@ class ObjectiveConfig(Frozen):
     std_floor: float = Field(
         0.0,
         ge=0,
-        description="least std of a group as a share of the batch's; above 0 noise of a small reward is not "
-        "blown up where the large one ties. Unstated; 0 is Eq. 5 as written",
+        description="least std of a group as a share of the batch's; above 0 noise of a small "
+        "reward is not blown up where the large one ties. Unstated; 0 is Eq. 5 as written",
     )
     advantage_limit: float = Field(
         5.0, gt=0, description="Unstated; every peer's, out of reach at G = 4"
@@ -58,20 +65,30 @@ class ObjectiveConfig(Frozen):
     )
     step_weight: StepWeight = Field(
         "none",
-        description="of an evaluation's loss. noise_level: by its noise (TempFlow-GRPO, arXiv:2508.04324); "
-        "even: every evaluation trains equally strongly",
+        description="of an evaluation's loss. noise_level: by its noise (TempFlow-GRPO, "
+        "arXiv:2508.04324); even: every evaluation trains equally strongly",
     )
     kl_weight: float = Field(
         0.0, ge=0, description="beta of Eq. 7. Unstated; 0 needs no second network"
     )
     kl_to: Literal["old", "base"] = Field(
         "old",
-        description="old is Eq. 7's, without value or gradient in the first update after a rollout; base, the "
-        "untuned model, is every peer's",
+        description="old is Eq. 7's, without value or gradient in the first update after a "
+        "rollout; base, the untuned model, is every peer's",
     )
     updates_per_rollout: int = Field(
         1, ge=1, description="Unstated; at 1 the ratio is 1 and the clipping of Eq. 7 never acts"
     )
+
+    shuffled: bool = Field(
+        False,
+        description="a control: the advantages of a group in random order, which teach nothing",
+    )
+
+    @property
+    def matches(self) -> bool:
+        """Whether it is one of the forward process, which learns from clean latents."""
+        return self.kind != "policy"
 
     @property
     def needs_old_mean(self) -> bool:
@@ -122,6 +139,19 @@ def advantages(
     return Advantages(values, scored, len(names), tied, dropped)
 
 
+def shuffled(
+    advantage: Advantages, group: Int[np.ndarray, " n"], rng: np.random.Generator
+) -> Advantages:
+    """The same advantages in a random order within each group: what a run gains without learning
+    from its rewards.
+    """
+    values = advantage.values.copy()
+    for name in np.unique(group):
+        members = np.flatnonzero((group == name) & advantage.scored)
+        values[members] = values[rng.permutation(members)]
+    return replace(advantage, values=values)
+
+
 def surrogate(
     log_ratio: Float[Tensor, " b"], advantage: Float[Tensor, " b"], epsilon: float
 ) -> Float[Tensor, " b"]:
@@ -163,7 +193,9 @@ def guarded_log_ratio(
     return (log_ratio + c * shifted) / (2 * c * std)
 
 
-def step_weights(kind: StepWeight, schedule: Schedule, eta: float, trainable: range) -> list[float]:
+def step_weights(
+    kind: StepWeight, schedule: Schedule, eta: float, trainable: range, step: Noise = "cps"
+) -> list[float]:
     """A weight for every evaluation of `schedule`, 1 on average over the `trainable` ones.
 
     How strongly an evaluation trains is 2 std |d mu / d v|: three times as strong in the middle of
@@ -171,8 +203,10 @@ def step_weights(kind: StepWeight, schedule: Schedule, eta: float, trainable: ra
     """
     if kind == "none":
         return [1.0] * len(schedule)
-    noise = np.array([t_next * np.sin(eta * np.pi / 2) for _, t_next in schedule])
-    strength = 2 * noise * np.abs([pull(t, t_next, eta) for t, t_next in schedule])
+    first = schedule.times[1]
+    noise = np.array([noise_of(step, t, t_next, eta, first) for t, t_next in schedule])
+    pulls = [pull(t, t_next, eta, step, first) for t, t_next in schedule]
+    strength = 2 * noise * np.abs(pulls)
     chosen = (
         noise
         if kind == "noise_level"

@@ -9,10 +9,13 @@ are in levels of 0 to 255.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 
-from flowportrait.scoring.reward import Candidate
+from flowportrait.scoring.reward import Candidate, Measure
+
+monitor = partial(Measure, monitor=True)
 
 MOUTH = (0.30, 0.62, 0.70, 0.88)
 """Left, top, right, bottom of the mouth in a portrait framed as the training clips are, in shares
@@ -23,6 +26,7 @@ LEAST_SPREAD = 0.5
 """Levels by which darkness must vary to count as moving lips; below, correlations tend to 0."""
 
 
+@Measure
 def lip_truth(clip: Candidate) -> float:
     """Correlation of mouth darkness with that of the real clip; nan without one, or where its mouth
     stands still.
@@ -34,6 +38,7 @@ def lip_truth(clip: Candidate) -> float:
     )
 
 
+@Measure
 def lip_loudness(clip: Candidate) -> float:
     """Correlation of mouth darkness with loudness (log level of each frame's sound); nan for an
     even sound.
@@ -48,11 +53,13 @@ def lip_loudness(clip: Candidate) -> float:
     return _correlation(_darkness(clip, clip.frames), 20 * np.array(level))
 
 
+@Measure
 def smoothness(clip: Candidate) -> float:
     """Minus jitter. A still clip is the smoothest of all, so never a reward by itself."""
     return -jitter(clip)
 
 
+@Measure
 def closeness(clip: Candidate) -> float:
     """Minus the mean distance of pixels to the real clip at a quarter of the size; nan without
     one.
@@ -63,6 +70,7 @@ def closeness(clip: Candidate) -> float:
     return -float(np.abs(_small(clip.frames[:count]) - _small(clip.truth[:count])).mean())
 
 
+@partial(monitor, better="higher")
 def motion_px(clip: Candidate) -> float:
     """How far the picture moves, in px per frame, seen as change in time over change in space
     (normal flow).
@@ -74,6 +82,7 @@ def motion_px(clip: Candidate) -> float:
     return float(np.abs(np.diff(light, axis=0)).mean() / (math.hypot(across, down) + 1e-6))
 
 
+@partial(monitor, better="lower")
 def jitter(clip: Candidate) -> float:
     """Change of change over change, after Eq. 15 but of pixels at a quarter of the size: 0 for even
     motion, up to 2.
@@ -84,6 +93,7 @@ def jitter(clip: Candidate) -> float:
     return float(np.abs(np.diff(change, axis=0)).mean() / (np.abs(change).mean() + 0.05))
 
 
+@partial(monitor, better="lower")
 def colour_drift(clip: Candidate) -> float:
     """Distance of the mean colours of the first and of the last quarter, in levels."""
     count = max(1, len(clip.frames) // 4)
@@ -94,6 +104,7 @@ def colour_drift(clip: Candidate) -> float:
     return float(np.linalg.norm(last - first))
 
 
+@partial(monitor, better="lower")
 def difference_energy(clip: Candidate) -> float:
     """Mean squared difference of consecutive frames, in levels squared; nan for a single frame."""
     return (
@@ -103,6 +114,7 @@ def difference_energy(clip: Candidate) -> float:
     )
 
 
+@partial(monitor, better="higher")
 def sharpness(clip: Candidate) -> float:
     """Variance of the Laplacian, in levels squared; falls when pictures blur, rises when they
     grain.

@@ -22,7 +22,9 @@ from flowportrait.config import Frozen
 from flowportrait.data.augment import apply_look, draw_look, move_landmarks
 from flowportrait.data.sources import load_sources
 from flowportrait.errors import DataError
-from flowportrait.generate import AUDIO_RATE_HZ, Encoded, Pipeline, Window
+from flowportrait.generate import AUDIO_RATE_HZ, Encoded, Pipeline
+from flowportrait.model.layout import Window
+from flowportrait.model.sequence import Share, alone
 from flowportrait.precision import matmul_precision
 from flowportrait.records import ManifestRow, read_jsonl
 from flowportrait.sampling import Velocity
@@ -70,6 +72,7 @@ class Prompt:
     truth: np.ndarray  # uint8 [f, size, size, 3]
     sound: media.Sound
     mouth: tuple[int, int, int, int] | None
+    points: np.ndarray | None = None  # [f, 68, 2] in [-1, 1], where all of them are labelled
 
     @property
     def portrait(self) -> np.ndarray:
@@ -101,13 +104,18 @@ class Prompts:
 
     def draw(self, seed: int, draw: int) -> Prompt:
         """Training prompt number `draw` of a run."""
+        rng = np.random.default_rng([seed, draw, 5]) if self.config.random_start else None
+        return self._cut(self._source(seed, draw), rng)
+
+    def num_frames(self, seed: int, draw: int) -> int:
+        """How long training prompt number `draw` is, by its file's header."""
+        source = self._source(seed, draw)
+        return min(media.frames_in(media.Clip(source.video).facts.duration_s), self.max_frames)
+
+    def _source(self, seed: int, draw: int) -> Source:
         epoch, place = divmod(draw, len(self.train))
-        source = self.train[
-            np.random.default_rng([seed, epoch, 4]).permutation(len(self.train))[place]
-        ]
-        return self._cut(
-            source, np.random.default_rng([seed, draw, 5]) if self.config.random_start else None
-        )
+        order = np.random.default_rng([seed, epoch, 4]).permutation(len(self.train))
+        return self.train[order[place]]
 
     def held_out_prompt(self, index: int, count: int) -> Prompt:
         """Prompt `index` of `count`, spread over the held-out clips; the same in every run."""
@@ -126,18 +134,19 @@ class Prompts:
         start = int(rng.integers(count - length + 1)) if rng else 0
         indices = nearest[start : start + length]
         frames = clip.frames[indices]
-        landmarks = _landmarks(source, indices[0], frames.shape[1])
-        look = draw_look(np.random.default_rng(0), landmarks, frames.shape[1], strength=0.0)
+        landmarks = _landmarks(source, indices, frames.shape[1])
+        look = draw_look(np.random.default_rng(0), landmarks[0], frames.shape[1], strength=0.0)
         framed = apply_look(look, frames, self.size_px)
-        mouth = _mouth_box(
-            move_landmarks(look, landmarks, frames.shape[1], self.size_px), self.size_px
-        )
+        moved = move_landmarks(look, landmarks, frames.shape[1], self.size_px)
+        mouth = _mouth_box(moved[0], self.size_px)
+        points = 2 * moved / self.size_px - 1 if np.isfinite(moved).all() else None
         sound = media.resample(clip.sound.samples, clip.sound.sample_rate, AUDIO_RATE_HZ)
         first, stop = (
             round(frame / media.FPS * AUDIO_RATE_HZ) for frame in (start, start + length)
         )
         pixels = to_pixels(rearrange(framed, "f c h w -> 1 c f h w"))
-        return Prompt(source.key, pixels, media.Sound(sound[first:stop], AUDIO_RATE_HZ), mouth)
+        speech = media.Sound(sound[first:stop], AUDIO_RATE_HZ)
+        return Prompt(source.key, pixels, speech, mouth, points)
 
 
 def _sources(config: PromptsConfig) -> list[Source]:
@@ -148,14 +157,15 @@ def _sources(config: PromptsConfig) -> list[Source]:
     return [Source(clip.key, clip.video, clip.split, clip.labels) for clip in clips]
 
 
-def _landmarks(source: Source, frame: int, source_px: int) -> np.ndarray:
-    """The 68 landmarks of a frame in px of the video, nan where they are not known."""
+def _landmarks(source: Source, frames: np.ndarray, source_px: int) -> np.ndarray:
+    """The landmarks [f, 68, 2] of frames [f] in px of the video, nan where they are not known."""
     if source.labels is None:
-        return np.full((68, 2), np.nan, np.float32)
+        return np.full((len(frames), 68, 2), np.nan, np.float32)
     with np.load(source.labels) as stored:
         points = stored["landmarks68"]
         labelled_px = float(stored["size_px"]) if "size_px" in stored else 128.0
-        return points[min(frame, len(points) - 1)].astype(np.float32) * (source_px / labelled_px)
+        at = np.minimum(frames, len(points) - 1)
+        return points[at].astype(np.float32) * (source_px / labelled_px)
 
 
 def _mouth_box(landmarks: np.ndarray, size_px: int) -> tuple[int, int, int, int] | None:
@@ -177,15 +187,16 @@ def to_pixels(frames: Float[Tensor, "1 c f h w"]) -> np.ndarray:
     return rearrange(levels, "c f h w -> f h w c").cpu().numpy()
 
 
-def velocity_of(pipeline: Pipeline, clip: Encoded, shared: bool) -> Velocity:
+def velocity_of(pipeline: Pipeline, clip: Encoded, shared: bool, share: Share = alone) -> Velocity:
     """The velocity of a whole clip in one window, without guidance (§4.1). `shared`: audio and
-    portrait are turned into keys and values now and once, else at every call.
+    portrait are turned into keys and values now and once, else at every call. `share` gives this
+    process's part of the video tokens.
     """
     window = Window(0, clip.latent_frames, 0)
 
     def conditioned() -> Velocity:
         known = torch.empty(latent_shape(pipeline, clip, latent_frames=0), device=pipeline.device)
-        return pipeline.velocity(clip, window, known[None])
+        return pipeline.velocity(clip, window, known[None], share=share)
 
     if shared:
         return conditioned()
@@ -206,20 +217,63 @@ def latent_shape(
 
 
 @torch.no_grad()
+def true_points(pipeline: Pipeline, prompt: Prompt) -> np.ndarray | None:
+    """Landmarks [f, 68, 2] of the real clip in [-1, 1]: those of its labels or, where they are not
+    complete, what the codec's own landmarker finds. None for a codec that moves no landmarks.
+    """
+    if prompt.points is not None or not pipeline.codec.moves_portrait:
+        return prompt.points
+    pixels = torch.from_numpy(prompt.truth.copy()).to(pipeline.device).float() / 127.5 - 1
+    return pipeline.codec.landmarker(rearrange(pixels, "f h w c -> f c h w")).cpu().numpy()
+
+
+@torch.no_grad()
 def candidate(
-    pipeline: Pipeline, prompt: Prompt, clip: Encoded, z0: Float[Tensor, "1 c l h w"]
+    pipeline: Pipeline,
+    prompt: Prompt,
+    clip: Encoded,
+    z0: Float[Tensor, "1 c l h w"],
+    rest: Float[Tensor, "1"] | None = None,
+    decoded: bool = True,
 ) -> Candidate | None:
-    """The decoded clip for the scorers; None when its latents or its frames are not finite."""
-    with matmul_precision(pipeline.device.type):
-        frames = pipeline.codec.decode(z0, context=clip.context)
-    if not (torch.isfinite(z0).all() and torch.isfinite(frames).all()):
+    """A sampled clip as `generate` shows it, for the scorers; None when its latents or its frames
+    are not finite. Blinks and looks are left out: they are drawn, and would be noise in a reward.
+    `rest` is that of `Pipeline.rest`; not `decoded` the clip has landmarks alone.
+    """
+    shown = pipeline.settled(clip, z0, rest)
+    if not torch.isfinite(shown).all():
         return None
+    frames = None
+    if decoded:
+        with matmul_precision(pipeline.device.type):
+            pixels = pipeline.codec.decode(shown, context=clip.context)
+        if not torch.isfinite(pixels).all():
+            return None
+        frames = to_pixels(pixels)
+    return as_candidate(pipeline, prompt, clip, shown, frames)
+
+
+def as_candidate(
+    pipeline: Pipeline, prompt: Prompt, clip: Encoded, shown: Tensor, frames: np.ndarray | None
+) -> Candidate:
+    """Latents as they are shown, and their frames if they were decoded, beside the real clip."""
     return Candidate(
         prompt.key,
-        to_pixels(frames),
+        frames,
         pipeline.spec.fps,
         prompt.sound,
         prompt.portrait,
         prompt.truth,
         prompt.mouth,
+        _points(pipeline, clip, shown),
+        prompt.points,
     )
+
+
+def _points(pipeline: Pipeline, clip: Encoded, shown: Tensor) -> np.ndarray | None:
+    """Landmarks [f, 68, 2] of the clip's frames; the first latent frame is one frame."""
+    if not pipeline.codec.moves_portrait:
+        return None
+    points = pipeline.codec.landmarks_of(shown, clip.context.landmarks)
+    skipped = pipeline.codec.temporal_stride - 1
+    return rearrange(points, "1 l g k d -> (l g) k d")[skipped:].cpu().numpy()

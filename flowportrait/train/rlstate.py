@@ -1,22 +1,185 @@
-"""What a checkpoint of reinforcement learning holds; with the recipe it determines every later
-update.
+"""What a run of reinforcement learning is: its recipe, what its checkpoint holds, and all that it
+holds while it runs.
+
+With the recipe a checkpoint determines every later update.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from pydantic import Field, model_validator
 from torch import nn
 
-from flowportrait.scoring.reward import Statistics
+from flowportrait.config import Frozen
+from flowportrait.files import json_text
+from flowportrait.generate import Pipeline
+from flowportrait.model.lora import LoraConfig
+from flowportrait.sampling import Noise, Schedule, WindowRule
+from flowportrait.scoring.reward import Measure, RewardConfig, ScoringDesk, Statistics
+from flowportrait.scoring.run import ScoringConfig
 from flowportrait.train import checkpoint
 from flowportrait.train.checkpoint import Checkpoints
-from flowportrait.train.parallel import Average, Ranks
-from flowportrait.train.run import OptimizerConfig
+from flowportrait.train.grpo import ObjectiveConfig
+from flowportrait.train.parallel import Average, ParallelConfig, Ranks
+from flowportrait.train.prompts import Prompts, PromptsConfig
+from flowportrait.train.rollout import Sharing
+from flowportrait.train.run import Run, RunConfig
+from flowportrait.train.step import OptimizerConfig, Stepper
+
+
+class RlRunConfig(RunConfig):
+    """§4.1's 400 updates. `sample_every` is how often held-out clips are looked at."""
+
+    num_updates: int = 400
+    log_every: int = 1
+    checkpoint_every: int = 10
+    sample_every: int = 20
+
+
+class RolloutConfig(Frozen):
+    """§4.1's sampling: 15 evaluations, eta 0.5 in a window of 1, 128 videos an update in groups of
+    4, no guidance.
+    """
+
+    evaluations: int = Field(
+        15, ge=2, description="the paper's 15 steps, counted as calls of the network"
+    )
+    shift: float = Field(
+        3.0, gt=0, description="Unstated in the paper; take the one the model is sampled with"
+    )
+    eta: float = Field(0.5, gt=0, le=2, description="share of noise of a step; cps takes up to 1")
+    noise: Noise = Field(
+        "cps",
+        description="the stochastic step: cps is Eq. 9's, flow-sde Flow-GRPO's (arXiv:2505.05470)",
+    )
+    window: WindowRule = WindowRule()
+    group_size: int = Field(4, ge=2)
+    num_groups: int = Field(32, ge=1)
+    shared_noise: bool = Field(
+        True,
+        description="Unstated: siblings start from the same noise, so that their rewards compare "
+        "the window's noise alone; and then most of their work is the same",
+    )
+    sharing: Sharing = Sharing()
+
+    @property
+    def schedule(self) -> Schedule:
+        """The times of a rollout."""
+        return Schedule(self.evaluations, self.shift)
+
+
+class WatchConfig(Frozen):
+    """What is looked at beside the reward, and when to raise an alarm. All Unstated in the
+    paper.
+    """
+
+    num_clips: int = Field(16, ge=1, description="held-out clips of a look")
+    num_videos: int = Field(4, ge=0, description="of these, written as mp4 with their scores")
+    evaluations: int | None = Field(
+        None, ge=1, description="of a held-out clip; none: the model's own number"
+    )
+    monitors: tuple[str, ...] = (
+        "motion_px",
+        "jitter",
+        "colour_drift",
+        "difference_energy",
+        "sharpness",
+    )
+    held_out_scorers: tuple[str, ...] = Field(
+        (), description="scorers that must not be in the reward"
+    )
+    least_motion: float = Field(
+        0.5, ge=0, description="alarm static_collapse: motion below this share of the start's"
+    )
+    most_jitter: float = Field(
+        1.5, ge=1, description="alarm jitter: more than so many times the start's"
+    )
+    most_drift: float = Field(
+        2.0, ge=1, description="alarm colour_drift: more than so many times the start's"
+    )
+    stop_on_alarm: bool = False
+
+
+class RlRecipe(Frozen):
+    """Everything of a run of reinforcement learning. Defaults are §4.1's."""
+
+    run: RlRunConfig
+    model: str = Field(description="what to start from: a shipped model or a model directory")
+    name: str | None = Field(
+        None, description="of the tuned model; none: the model's name and '-rl'"
+    )
+    device: str = "auto"
+    trained: Literal["generation", "all", "lora"] = Field(
+        "generation",
+        description="Unstated: the generation expert alone (as Flow-GRPO does with BAGEL), so that "
+        "keys and values of audio and portrait stay the same for the whole run; both experts; or "
+        "adapters on the generation expert, which need less memory",
+    )
+    lora: LoraConfig = LoraConfig()
+    recompute: bool = Field(
+        True,
+        description=(
+            "layers keep their inputs alone and are computed again for the gradient: 12 GB for 5 s "
+            "instead of 143; off where memory is plenty"
+        ),
+    )
+    prompts: PromptsConfig
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = Field(
+        OptimizerConfig(learning_rate=1e-5, ema_decay=0.9),
+        description=(
+            "§4.1. Unstated: the average (0.9, Flow-GRPO's; 0 for none) and the largest gradient"
+            " norm"
+        ),
+    )
+    parallel: ParallelConfig = ParallelConfig()
+    watch: WatchConfig = WatchConfig()
+    scoring: ScoringConfig = Field(
+        ScoringConfig(), description="the judge, and settings of scorers by name"
+    )
+
+    @property
+    def asked(self) -> list[str]:
+        """Every measure that the run asks, once."""
+        watch = self.watch
+        return list(dict.fromkeys([*self.reward.scorers, *watch.monitors, *watch.held_out_scorers]))
+
+    @model_validator(mode="after")
+    def _fits(self) -> RlRecipe:
+        if self.run.num_updates % self.objective.updates_per_rollout:
+            raise ValueError(
+                f"num_updates {self.run.num_updates}: must be a multiple of updates_per_rollout "
+                f"{self.objective.updates_per_rollout}"
+            )
+        if self.rollout.noise == "cps" and self.rollout.eta > 1:
+            raise ValueError(f"rollout.eta {self.rollout.eta:g}: cps takes up to 1")
+        seen = sorted(set(self.watch.held_out_scorers) & set(self.reward.scorers))
+        if seen:
+            raise ValueError(
+                f"watch.held_out_scorers: {seen[0]} is in the reward; name scorers that are not"
+            )
+        if not self.rollout.shared_noise and (
+            self.rollout.sharing.prefix or self.rollout.sharing.window
+        ):
+            raise ValueError(
+                "shared_noise is off, so sharing.prefix and sharing.window must be off, too"
+            )
+        if self.rollout.sharing.window and not self.rollout.sharing.prefix:
+            raise ValueError(
+                "sharing.window needs sharing.prefix: siblings must still be one at the window"
+            )
+        return self
 
 
 @dataclass
@@ -31,6 +194,7 @@ class RlState:
     running: Statistics | None
     update: int = 0
     baseline: dict[str, list[float]] | None = None
+    turned_round: bool = False  # whether the baseline is of a time when measures had no direction
     best: float | None = None
 
     @classmethod
@@ -48,9 +212,12 @@ class RlState:
         checkpoint.load(path, stored, ranks)
         checkpoint.set_optimizer_state(self.model, self.optimizer, stored["optimizer"])
         told = json.loads(stored["told"])
-        self.update, self.baseline, self.best = (
-            told[name] for name in ("update", "baseline", "best")
-        )
+        self.update, self.best = told["update"], told["best"]
+        self.turned_round = not told.get("as_measured", False)
+        self.baseline = told["baseline"] and {
+            name: [math.nan if value is None else value for value in values]
+            for name, values in told["baseline"].items()
+        }
         if self.running is not None:
             self.running.moments = {
                 name: tuple(pair) for name, pair in (told["running"] or {}).items()
@@ -62,11 +229,70 @@ class RlState:
             "update": self.update,
             "baseline": self.baseline,
             "best": self.best,
+            "as_measured": True,
             "running": self.running and self.running.moments,
         }
         return {
             "model": dict(self.model.state_dict()),
             "average": self.average.weights,
             "optimizer": checkpoint.optimizer_state(self.model, self.optimizer),
-            "told": json.dumps(told),
+            "told": json_text(told),
         }
+
+
+@dataclass
+class Session:
+    """All that a run holds while it runs."""
+
+    config: RlRecipe
+    ranks: Ranks
+    run: Run
+    pipeline: Pipeline
+    base: Pipeline | None  # the model as it was, where a KL to it is asked for
+    prompts: Prompts
+    desk: ScoringDesk
+    state: RlState
+    stepper: Stepper
+    evaluations: int = 0  # calls of the network in sampling, since the last log line
+
+    @property
+    def measures(self) -> Mapping[str, Measure]:
+        """What is asked about clips, by name."""
+        return self.desk.measures
+
+    @cached_property
+    def looks_at_frames(self) -> bool:
+        """Whether the reward needs pixels; without it clips of an update are not decoded."""
+        return any(self.measures[name].reads == "frames" for name in self.config.reward.scorers)
+
+    @cached_property
+    def rollout_measures(self) -> list[str]:
+        """What clips of an update are asked: the reward, and of the rest what costs no decoding."""
+        rewards = self.config.reward.scorers
+        return [
+            name
+            for name, measure in self.measures.items()
+            if self.looks_at_frames or name in rewards or measure.reads == "points"
+        ]
+
+    def turn_baseline(self) -> None:
+        """Before measures had a direction, scores of which less is better were kept negative."""
+        if not self.state.turned_round:
+            return
+        for name, values in (self.state.baseline or {}).items():
+            measure = self.measures[name]
+            if measure.better == "lower" and not measure.monitor:
+                self.state.baseline[name] = [-value for value in values]
+        self.state.turned_round = False
+
+    def as_rewards(self, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The scores of the reward's terms so that more is better."""
+        return {
+            name: self.measures[name].as_reward(np.asarray(scores[name], float))
+            for name in self.config.reward.scorers
+        }
+
+    def log(self, **fields: object) -> None:
+        """One line for all ranks."""
+        if self.ranks.first:
+            self.run.log(**fields)

@@ -24,7 +24,14 @@ from torch import Tensor
 
 from flowportrait.config import Frozen
 from flowportrait.errors import TrainingError
-from flowportrait.sampling import Schedule, Transition, Velocity, cps_step
+from flowportrait.sampling import (
+    Noise,
+    Schedule,
+    Transition,
+    Velocity,
+    cps_step,
+    flow_sde_step,
+)
 from flowportrait.train.grpo import (
     ObjectiveConfig,
     guarded_log_ratio,
@@ -53,6 +60,7 @@ class Plan:
     window: range
     eta: float
     trainable: range  # every evaluation that some window of the run can hold
+    noise: Noise = "cps"
 
     @cached_property
     def digest(self) -> str:
@@ -60,11 +68,18 @@ class Plan:
         taken.
         """
         text = f"{self.schedule.digest} {self.window} {self.eta!r}"
+        text += "" if self.noise == "cps" else f" {self.noise}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def eta_at(self, index: int) -> float:
-        """Noise within the window, none outside (Mix-GRPO)."""
-        return self.eta if index in self.window else 0.0
+    def step(self, index: int, zt: Tensor, v: Tensor) -> Transition:
+        """Evaluation `index`: stochastic within the window, Euler's step outside (Mix-GRPO)."""
+        times = self.schedule.times
+        t, t_next = times[index], times[index + 1]
+        if index not in self.window:
+            return cps_step(zt, v, t, t_next)
+        if self.noise == "cps":
+            return cps_step(zt, v, t, t_next, self.eta)
+        return flow_sde_step(zt, v, t, t_next, self.eta, times[1])
 
 
 @dataclass(frozen=True)
@@ -123,10 +138,10 @@ def roll_out(
     """
     together = 0 if not sharing.prefix else plan.window.start + sharing.window
     z, steps = z1, []
-    for index, (t, t_next) in enumerate(plan.schedule):
+    for index, (t, _) in enumerate(plan.schedule):
         if index >= together and len(z) < len(rngs):
             z = z.expand(len(rngs), *z.shape[1:])
-        step = cps_step(z, _one_by_one(velocity, z, t), t, t_next, plan.eta_at(index))
+        step = plan.step(index, z, _one_by_one(velocity, z, t))
         if index not in plan.window:
             z = step.mean
             continue
@@ -173,46 +188,86 @@ def passes(
     checked. `base` is the velocity a KL to it needs.
     """
     assert group.digest == plan.digest
-    weights = step_weights(objective.step_weight, plan.schedule, plan.eta, plan.trainable)
-    everyone, times = torch.arange(len(scored)), list(plan.schedule)
+    weights = step_weights(
+        objective.step_weight, plan.schedule, plan.eta, plan.trainable, plan.noise
+    )
+    everyone, times = torch.arange(len(scored)), plan.schedule.times
     for step in group.steps:
-        weight, (t, t_next) = weights[step.index] / len(group.steps), times[step.index]
+        weight = weights[step.index] / len(group.steps)
         for place, zt in enumerate(step.zt.split(1)):
             siblings = everyone if len(step.zt) == 1 else everyone[place : place + 1]
             siblings = siblings[scored[siblings].cpu()]
-            if not len(
-                siblings
-            ):  # nothing to learn, but sharded weights are gathered by all ranks together
-                yield Pass(
-                    0 * velocity(torch.zeros_like(zt), t).sum(),
-                    advantage[:0],
-                    advantage[:0] > 0,
-                    0.0,
-                )
+            # With nothing to learn, too: sharded weights are gathered by all ranks together.
+            v = velocity(zt, times[step.index])
+            if not len(siblings):
+                yield Pass(0 * v.sum(), advantage[:0], advantage[:0] > 0, 0.0)
                 continue
-            new = cps_step(zt, velocity(zt, t), t, t_next, plan.eta)
-            z_next = step.z_next[siblings]
-            log_prob = new.log_prob(z_next, objective.logprob_reduction, objective.logprob_variance)
-            if on_policy and objective.old_log_prob == "update":
-                step.log_prob[siblings] = log_prob.detach()
-            log_ratio = log_prob - step.log_prob[siblings]  # Eq. 8
-            if on_policy:
-                _check_on_policy(log_ratio)
-            old_mean = None if step.mean is None else step.mean[place : place + 1]
-            guarded = _normalised(log_ratio, new, old_mean, objective)
-            gain = surrogate(guarded, advantage[siblings], objective.ratio_epsilon)
-            other = old_mean
-            if objective.kl_weight and objective.kl_to == "base":
-                with torch.no_grad():
-                    other = cps_step(zt, base(zt, t), t, t_next, plan.eta).mean
-            kl = (
-                kl_divergence(new.mean, other, new.std)
-                if objective.kl_weight
-                else new.mean.new_zeros(1)
-            )
-            loss = -weight * (gain - objective.kl_weight * kl).sum()
-            outside = guarded.detach().expm1().abs() > objective.ratio_epsilon
-            yield Pass(loss, log_ratio.detach(), outside, float(kl.detach().mean()))
+            transition = plan.step(step.index, zt, v)
+            drawn = _Drawn(step, place, siblings, advantage[siblings], weight)
+            yield _priced(drawn, transition, plan, objective, base, on_policy)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The `siblings` that one transition of a step has drawn, from its latent number `place`."""
+
+    step: Step
+    place: int
+    siblings: Tensor
+    advantage: Float[Tensor, " s"]
+    weight: float
+
+    @property
+    def old_mean(self) -> Tensor | None:
+        means = self.step.mean
+        return None if means is None else means[self.place : self.place + 1]
+
+
+def _priced(
+    drawn: _Drawn,
+    new: Transition,
+    plan: Plan,
+    objective: ObjectiveConfig,
+    base: Velocity | None,
+    on_policy: bool,
+) -> Pass:
+    """Eq. 7 of siblings whose step is now the transition `new`."""
+    step, siblings = drawn.step, drawn.siblings
+    log_prob = new.log_prob(
+        step.z_next[siblings], objective.logprob_reduction, objective.logprob_variance
+    )
+    if on_policy and objective.old_log_prob == "update":
+        step.log_prob[siblings] = log_prob.detach()
+    log_ratio = log_prob - step.log_prob[siblings]  # Eq. 8
+    if on_policy:
+        _check_on_policy(log_ratio)
+    guarded = _normalised(log_ratio, new, drawn.old_mean, objective)
+    gain = surrogate(guarded, drawn.advantage, objective.ratio_epsilon)
+    kl = _divergence(drawn, new, plan, objective, base)
+    loss = -drawn.weight * (gain - objective.kl_weight * kl).sum()
+    outside = guarded.detach().expm1().abs() > objective.ratio_epsilon
+    return Pass(loss, log_ratio.detach(), outside, float(kl.detach().mean()))
+
+
+def _divergence(
+    drawn: _Drawn,
+    new: Transition,
+    plan: Plan,
+    objective: ObjectiveConfig,
+    base: Velocity | None,
+) -> Tensor:
+    """Eq. 7's KL of the transition to that of the old policy or of the base; 0 where none is
+    asked for.
+    """
+    if not objective.kl_weight:
+        return new.mean.new_zeros(1)
+    other = drawn.old_mean
+    if objective.kl_to == "base":
+        index = drawn.step.index
+        zt = drawn.step.zt[drawn.place : drawn.place + 1]
+        with torch.no_grad():
+            other = plan.step(index, zt, base(zt, plan.schedule.times[index])).mean
+    return kl_divergence(new.mean, other, new.std)
 
 
 def _check_on_policy(log_ratio: Tensor) -> None:

@@ -9,11 +9,10 @@ update, all of them run the same loop.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from math import cos, isfinite, pi
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -25,54 +24,12 @@ from torch import Tensor, nn
 
 from flowportrait.config import Frozen, save_resolved
 from flowportrait.errors import CheckpointError, ConfigError, TrainingError
+from flowportrait.files import drop_torn_line, json_text
 from flowportrait.train import checkpoint
 from flowportrait.train.checkpoint import Checkpoints
-from flowportrait.train.parallel import Average, Ranks, as_float, trained_weights
+from flowportrait.train.parallel import Average, Ranks, trained_weights
+from flowportrait.train.step import OptimizerConfig, Stepper
 from flowportrait.train.stopping import Stop
-
-MAX_SKIPPED = 20  # updates in a row without a finite gradient, after which a run has failed
-
-
-class OptimizerConfig(Frozen):
-    """AdamW as in §4.1; the learning rate warms up linearly, holds, and falls to `final_scale` over
-    the last part.
-    """
-
-    learning_rate: float = 5e-5
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.0
-    warmup_updates: int = 0
-    decay_from: float = (
-        1.0  # share of the run after which the rate falls; 1: never (the paper's constant rate)
-    )
-    final_scale: float = 0.05
-    max_gradient_norm: float = 1.0
-    ema_decay: float = 0.999
-
-    def rate_at(self, update: int, num_updates: int) -> float:
-        """Learning rate of one update."""
-        warm = min(1.0, (update + 1) / max(1, self.warmup_updates))
-        hold = self.decay_from * num_updates
-        fall = (update - hold) / max(1.0, num_updates - hold) if update > hold else 0.0
-        return self.learning_rate * warm * (1 - (1 - self.final_scale) * (1 - cos(pi * fall)) / 2)
-
-    def build(self, module: nn.Module) -> torch.optim.AdamW:
-        """The optimizer of all that learns in `module`, its state in place: a checkpoint then holds
-        the same names before and after the first update, also of weights that no gradient reaches.
-        """
-        trained = list(trained_weights(module).values())
-        on_gpu = any(p.is_cuda for p in trained)
-        optimizer = torch.optim.AdamW(
-            trained, lr=0.0, betas=self.betas, weight_decay=self.weight_decay, fused=on_gpu or None
-        )
-        for p in trained:
-            p.grad = torch.zeros_like(p)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        for state in optimizer.state.values():
-            state["step"].zero_()
-        optimizer.param_groups[0]["lr"] = self.learning_rate
-        return optimizer
 
 
 class RunConfig(Frozen):
@@ -222,6 +179,8 @@ class Run:
         if self.ranks.first:
             self.directory.mkdir(parents=True, exist_ok=True)
             save_resolved(recipe, self.directory / "config.json")
+            if self._log.is_file():
+                drop_torn_line(self._log)
         self.ranks.wait()
         self.checkpoints = Checkpoints(
             self.directory, self.ranks, config.checkpoints_kept, config.checkpoint_beside
@@ -233,6 +192,10 @@ class Run:
                 problem=problem,
                 taken=self.resume_from.name,
             )
+
+    @property
+    def _log(self) -> Path:
+        return self.directory / "log.jsonl"
 
     @property
     def resumes(self) -> bool:
@@ -274,8 +237,8 @@ class Run:
             name: float(f"{value:.6g}") if isinstance(value, float) else value
             for name, value in fields.items()
         }
-        line = json.dumps({"time": round(time.time(), 1), **fields})
-        path = self.directory / "log.jsonl"
+        line = json_text({"time": round(time.time(), 1), **fields})
+        path = self._log
         try:
             with path.open("a") as file:
                 file.write(line + "\n")
@@ -349,18 +312,12 @@ def _make_updates(
     sample: Callable[[int], dict[str, float]],
 ) -> None:
     config, num_updates = run.config, run.config.num_updates
+    stepper = Stepper(state.module, state.optimizer, optimizer_config, num_updates, run.directory)
     figures: list[dict[str, float]] = []
-    started, first, skipped = time.monotonic(), state.update, 0
+    started, first = time.monotonic(), state.update
     while state.update < num_updates:
-        made = _make_update(run, state, optimizer_config, parts_of)
+        made = _make_update(run, state, stepper, parts_of)
         figures += [made] if made else []
-        skipped = 0 if made else skipped + 1
-        if skipped == MAX_SKIPPED:
-            raise TrainingError(
-                f"{run.directory}: {skipped} updates in a row had no finite gradient; see 'skipped'"
-                " in log.jsonl for their clips, lower optimizer.learning_rate, and go on with"
-                " --resume auto"
-            )
         state.update += 1
         state.average.follow(state.module, state.update)
         if state.update % config.log_every == 0:
@@ -382,47 +339,35 @@ def _make_updates(
 
 
 def _make_update(
-    run: Run, state: TrainState, config: OptimizerConfig, parts_of: Callable[[int], Iterable[Part]]
+    run: Run, state: TrainState, stepper: Stepper, parts_of: Callable[[int], Iterable[Part]]
 ) -> dict[str, float]:
-    """One update's figures; none for one whose gradient is not finite, which is skipped by all
-    ranks together.
-    """
-    rate = config.rate_at(state.update, run.config.num_updates)
-    norm, made, suspects = _send_backward(run.ranks, state, parts_of(state.update), config)
-    finite = isfinite(norm)
-    if finite:
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
-        state.optimizer.step()
-    else:
-        _report_skipped(run, state.update, suspects)
-    state.optimizer.zero_grad(set_to_none=True)
-    return {**made, "gradient_norm": norm, "rate": rate} if finite else {}
+    """One update's figures; none for one that was skipped."""
+    rate = stepper.config.rate_at(state.update, stepper.num_updates)
+    made, suspects = _send_backward(run.ranks, parts_of(state.update))
+    norm = stepper.clip()
+    report = lambda: _report_skipped(run, state.update, suspects)  # noqa: E731
+    taken = stepper.take(state.update, norm, report)
+    return {**made, "gradient_norm": norm, "rate": rate} if taken else {}
 
 
 def _send_backward(
-    ranks: Ranks, state: TrainState, parts: Iterable[Part], config: OptimizerConfig
-) -> tuple[float, dict[str, float], tuple[bool, list[str]]]:
-    """The clipped gradient of an update: its norm (the same on all ranks), this rank's loss and
-    figures, and its clips in case they are asked for: whether they are of parts with a broken loss,
-    and which.
+    ranks: Ranks, parts: Iterable[Part]
+) -> tuple[dict[str, float], tuple[bool, list[str]]]:
+    """This rank's loss and figures, and its clips in case they are asked for: whether they are of
+    parts with a broken loss, and which.
     """
     made: dict[str, float] = {"loss": 0.0}
     broken: list[str] = []
     sound: list[str] = []
     for part in parts:
-        (
-            part.loss * ranks.world
-        ).backward()  # sharded gradients are averaged over the ranks, and losses add up
+        # Sharded gradients are averaged over the ranks, and losses add up.
+        (part.loss * ranks.world).backward()
         loss = float(part.loss.detach())
         for name, value in {"loss": loss, **part.figures}.items():
             made[name] = made.get(name, 0.0) + value
         sound += part.clips if isfinite(loss) else []
         broken += [] if isfinite(loss) else part.suspects()
-    norm = as_float(
-        nn.utils.clip_grad_norm_(trained_weights(state.module).values(), config.max_gradient_norm)
-    )
-    return norm, made, (bool(broken), broken or sound)
+    return made, (bool(broken), broken or sound)
 
 
 def _report_skipped(run: Run, update: int, suspects: tuple[bool, list[str]]) -> None:

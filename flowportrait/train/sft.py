@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +32,7 @@ from flowportrait.train.objective import CleanRow, velocity_errors
 from flowportrait.train.parallel import ParallelConfig, Ranks, whole_weights
 from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, train_loop
 from flowportrait.train.tiny import scratch
-from flowportrait.train.trainable import TrainedSet, build, check_weights
+from flowportrait.train.trainable import TrainedSet, build, check_weights, choose_trained
 from flowportrait.train.tuned import Story, data_names, write_tuned
 
 HELD_OUT_ROW = 2**32  # held-out clips draw their noise where no row of an update does
@@ -145,7 +146,8 @@ def open_session(config: SftRecipe, resume: str | None) -> Session:
         )
     run = Run(config.run, config, resume, ranks)
     check_weights(directory, spec, ranks)
-    model = build(spec.model, config.trained, config.lora, directory, ranks, config.parallel)
+    choose = partial(choose_trained, trained=config.trained, lora=config.lora)
+    model = build(spec.model, choose, directory, ranks, config.parallel)
     state = TrainState.fresh(model, config.optimizer, keeps_frozen=False)
     run.restore(state)
     return Session(config, spec, directory, ranks, run, rows, state)

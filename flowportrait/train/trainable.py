@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -39,14 +40,13 @@ def check_weights(directory: Path, spec: ModelSpec, ranks: Ranks) -> None:
 
 def build(
     config: MoTConfig,
-    trained: TrainedSet,
-    lora: LoraConfig,
+    choose: Callable[[MoT], None],
     directory: Path,
     ranks: Ranks,
     parallel: ParallelConfig,
 ) -> MoT:
     """The generator with the weights of a model directory, spread over the ranks; no process ever
-    holds all of it.
+    holds all of it. `choose` marks what learns, and puts adapters on it where they do.
 
     Raises CheckpointError for weights that are not there or of another shape.
     """
@@ -57,7 +57,8 @@ def build(
         )
     with torch.device("meta"):
         model = MoT(config)
-    choose_trained(model, trained, lora, ranks.device)
+    choose(model)
+    halve_frozen(model, ranks.device)
     for layer in model.layers:
         layer.recomputes = parallel.recompute
     shard(model, ranks, parallel)
@@ -71,10 +72,9 @@ def build(
     return model.train()
 
 
-def choose_trained(model: MoT, trained: TrainedSet, lora: LoraConfig, device: str) -> None:
+def choose_trained(model: MoT, trained: TrainedSet, lora: LoraConfig) -> None:
     """Marks what learns: "full" all that a gradient reaches; "generation" the generation expert;
-    "lora" adapters on it; with the last two the ends of the model, too. Frozen matrices are kept in
-    bf16 where products run in it anyway.
+    "lora" adapters on it; with the last two the ends of the model, too.
     """
     if trained == "lora":
         adapt(model, lora)
@@ -86,6 +86,10 @@ def choose_trained(model: MoT, trained: TrainedSet, lora: LoraConfig, device: st
             "lora": is_adapter(name),
         }[trained]
         p.requires_grad_(learns or name.startswith(ENDS))
+
+
+def halve_frozen(model: MoT, device: str) -> None:
+    """Keeps frozen matrices in bf16 where products run in it anyway."""
     if precision.fast_bf16(device.split(":")[0]):
         for module in model.modules():
             if isinstance(module, nn.Linear | nn.Embedding):

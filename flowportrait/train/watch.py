@@ -7,128 +7,158 @@ figures of two looks differ by the weights alone.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from flowportrait import media
-from flowportrait.config import Frozen
 from flowportrait.errors import TrainingError
+from flowportrait.files import json_text
+from flowportrait.model.lora import merged
 from flowportrait.registry import find_model
-from flowportrait.sampling import Schedule, sample
 from flowportrait.scoring.reward import Candidate, RewardConfig, columns
+from flowportrait.study.agreement import mean_figure
 from flowportrait.train.parallel import whole_weights
-from flowportrait.train.prompts import candidate, latent_shape, velocity_of
-from flowportrait.train.rollout import first_noise
+from flowportrait.train.prompts import as_candidate, true_points
+from flowportrait.train.rlbatch import dealt
+from flowportrait.train.rlstate import Session
 from flowportrait.train.tuned import Story, data_names, keep_as, write_tuned
 
-if TYPE_CHECKING:
-    from flowportrait.train.rl import Session
-
-
-class WatchConfig(Frozen):
-    """What is looked at beside the reward, and when to raise an alarm. All Unstated in the
-    paper.
-    """
-
-    num_clips: int = Field(16, ge=1, description="held-out clips of a look")
-    num_videos: int = Field(4, ge=0, description="of these, written as mp4 with their scores")
-    evaluations: int | None = Field(
-        None, ge=1, description="of a held-out clip; none: the model's own number"
-    )
-    monitors: tuple[str, ...] = (
-        "motion_px",
-        "jitter",
-        "colour_drift",
-        "difference_energy",
-        "sharpness",
-    )
-    held_out_scorers: tuple[str, ...] = Field(
-        (), description="scorers that must not be in the reward"
-    )
-    least_motion: float = Field(
-        0.5, ge=0, description="alarm static_collapse: motion below this share of the start's"
-    )
-    most_jitter: float = Field(
-        1.5, ge=1, description="alarm jitter: more than so many times the start's"
-    )
-    most_drift: float = Field(
-        2.0, ge=1, description="alarm colour_drift: more than so many times the start's"
-    )
-    stop_on_alarm: bool = False
-
-
+DRAWS = 2000
 LEAST_DRIFT = 2.0
 """Levels of colour drift below which nothing is wrong, whatever the start was."""
 
 
 def look(session: Session) -> None:
-    """Samples the held-out clips with the averaged weights, logs their figures, keeps the last and
-    the best model.
+    """Samples the held-out clips with the averaged weights, logs their figures and what they have
+    gained, keeps the last and the best model.
     """
-    state = session.state
+    state, config = session.state, session.config
     with state.average.within(session.pipeline.model):
-        clips = held_out_clips(session)
-        for clip in clips:
-            session.desk.submit(clip)
-        rows = session.desk.collect()
-        shares = session.ranks.gather(rows)
-        scores = columns([share[i] for i in range(len(rows)) for share in shares])
-        first = state.baseline is None
-        if first:
+        rows = held_out_rows(session)
+        scores = columns([row for _, row in rows])
+        if state.baseline is None:
             state.baseline = {name: value.tolist() for name, value in scores.items()}
         figures = {name: _mean(value) for name, value in scores.items()}
-        reward = held_out_reward(scores, state.baseline, session.config.reward)
-        session.log(event="look", update=state.update, held_out_reward=reward, **figures)
+        now, then = session.as_rewards(scores), session.as_rewards(state.baseline)
+        reward = held_out_reward(now, then, config.reward)
+        session.log(
+            event="look",
+            update=state.update,
+            held_out_reward=reward,
+            **figures,
+            gains=gains(scores, state.baseline, _rewards(now, then, config.reward)),
+        )
         better = reward is not None and (state.best is None or reward > state.best)
         if better:
             state.best = reward
         _keep(session, better, {"held_out_reward": reward, **figures})
     if session.ranks.first:
-        _write_videos(session, clips, rows)
+        lines = [
+            json_text({"number": number, "key": key, **row})
+            for number, (key, row) in enumerate(rows)
+        ]
+        (_folder(session) / "scores.jsonl").write_text("\n".join(lines) + "\n")
     _raise_alarms(session, figures)
 
 
-def held_out_clips(session: Session) -> list[Candidate | None]:
-    """This rank's held-out clips, decoded."""
-    watch, pipeline, ranks = session.config.watch, session.pipeline, session.ranks
-    sampling = pipeline.spec.sampling
-    schedule = Schedule(watch.evaluations or sampling.evaluations, sampling.shift)
-    clips = []
-    for index in range(ranks.rank, watch.num_clips, ranks.world):
-        prompt = session.prompts.held_out_prompt(index, watch.num_clips)
-        clip = pipeline.encode(prompt.portrait, prompt.sound, prompt.latent_frames)
-        z1 = first_noise(latent_shape(pipeline, clip), 0, 0, index, 1, shared=True).to(
-            pipeline.device
-        )
-        with torch.no_grad():
-            z0 = sample(velocity_of(pipeline, clip, shared=True), z1, schedule)
-        clips.append(candidate(pipeline, prompt, clip, z0))
-    return clips
+def held_out_rows(session: Session) -> list[tuple[str | None, dict[str, float]]]:
+    """Key and scores of every held-out clip, of all ranks; the first clips are written as videos
+    by the rank that has them.
+    """
+    config, ranks = session.config, session.ranks
+    mine: list[tuple[int, str | None]] = []
+    for index, own in dealt(list(range(config.watch.num_clips)), *ranks.data):
+        clip = held_out_clip(session, index)
+        if not own or ranks.rank % ranks.sequence:
+            continue
+        session.desk.submit(clip)
+        mine.append((index, clip.key if clip else None))
+        if clip is not None and index < config.watch.num_videos:
+            _write_video(_folder(session) / f"{index:02d}.mp4", clip, session)
+    found = {
+        index: (key, row) for (index, key), row in zip(mine, session.desk.collect(), strict=True)
+    }
+    everywhere = {index: row for rank in ranks.gather(found) for index, row in rank.items()}
+    return [everywhere[index] for index in sorted(everywhere)]
+
+
+def held_out_clip(session: Session, index: int) -> Candidate | None:
+    """A held-out clip as `generate` makes it from the seed of its number, blinks and looks
+    included; None when its latents are not finite.
+    """
+    watch, pipeline = session.config.watch, session.pipeline
+    prompt = session.prompts.held_out_prompt(index, watch.num_clips)
+    prompt = replace(prompt, points=true_points(pipeline, prompt))
+    shot = pipeline.shot(
+        prompt.portrait,
+        prompt.sound,
+        size=pipeline.spec.size_px,
+        frame="face",
+        crop="none",
+        evaluations=watch.evaluations,
+        seed=index,
+    )
+    shown = torch.cat(list(shot.latents()), dim=2)
+    if not torch.isfinite(shown).all():
+        return None
+    frames = np.stack(list(shot.frames([shown])))
+    return as_candidate(pipeline, prompt, shot.clip, shown, frames)
 
 
 def held_out_reward(
-    scores: Mapping[str, np.ndarray], baseline: Mapping[str, list[float]], config: RewardConfig
+    now: Mapping[str, np.ndarray], then: Mapping[str, np.ndarray], config: RewardConfig
 ) -> float | None:
     """Eq. 17 of a look, in stds of the untuned model's clips and 0 for that model; None without a
-    score.
+    score. Of all scores more is better.
 
     A clip counts where it has a score now and had one then.
     """
-    total, counted = 0.0, False
+    means = [_mean(change) for change in _changes(now, then, config)]
+    known = [mean for mean in means if mean is not None]
+    return sum(known) if known else None
+
+
+def _changes(
+    now: Mapping[str, np.ndarray], then: Mapping[str, np.ndarray], config: RewardConfig
+) -> list[np.ndarray]:
+    """What each term of Eq. 17 has changed for each clip [n]; nan where it is not known, and
+    everywhere for a term that did not vary.
+    """
+    changes = []
     for term in config.terms:
-        now = np.mean([scores[name] for name in term.scorers], axis=0)
-        then = np.mean([baseline[name] for name in term.scorers], axis=0)
-        both = np.isfinite(now) & np.isfinite(then)
-        spread = then[both].std() if both.any() else 0.0
-        if spread > 0:
-            total, counted = total + term.weight * float((now - then)[both].mean() / spread), True
-    return total if counted else None
+        after, before = (
+            np.mean([scores[name] for name in term.scorers], axis=0) for scores in (now, then)
+        )
+        both = np.isfinite(after) & np.isfinite(before)
+        spread = before[both].std() if both.any() else 0.0
+        changes.append(term.weight * (after - before) / (spread or np.nan))
+    return changes
+
+
+def gains(
+    now: Mapping[str, np.ndarray], then: Mapping[str, list[float]], reward: np.ndarray
+) -> dict[str, list[float]]:
+    """What each figure and the `reward` of the clips [n] have changed since the start: mean, and
+    the ends of the 95 % interval from resampling clips in pairs.
+    """
+    changes = {name: value - np.array(then[name]) for name, value in now.items() if name in then}
+    found = {}
+    for name, change in {"held_out_reward": reward, **changes}.items():
+        figure = mean_figure(change[np.isfinite(change)], DRAWS)
+        numbers = (figure.value, figure.low, figure.high)
+        found[name] = [float(f"{number:.6g}") for number in numbers]
+    return found
+
+
+def _rewards(
+    now: Mapping[str, np.ndarray], then: Mapping[str, np.ndarray], config: RewardConfig
+) -> np.ndarray:
+    """Eq. 17's change of each clip [n]; nan for clips that lack a term."""
+    return np.sum(_changes(now, then, config), axis=0)
 
 
 def _raise_alarms(session: Session, figures: Mapping[str, float | None]) -> None:
@@ -161,6 +191,8 @@ def _keep(session: Session, better: bool, figures: Mapping[str, float | None]) -
     `<run>/best`, too.
     """
     weights = whole_weights(session.pipeline.model)
+    if session.config.trained == "lora":
+        weights = merged(weights, session.config.lora)
     if session.ranks.first:
         spec, config, run = session.pipeline.spec, session.config, session.run.directory
         how = f"Reinforcement learning (`flowportrait train rl`, trained: {config.trained})"
@@ -174,19 +206,11 @@ def _keep(session: Session, better: bool, figures: Mapping[str, float | None]) -
     session.ranks.wait()
 
 
-def _write_videos(
-    session: Session, clips: list[Candidate | None], rows: list[dict[str, float]]
-) -> None:
-    """`samples/<update>/`: the first clips as videos, and scores.jsonl."""
+def _folder(session: Session) -> Path:
+    """Where a look leaves what it saw."""
     folder = session.run.directory / "samples" / f"{session.state.update:06d}"
     folder.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for number, (clip, row) in enumerate(zip(clips, rows, strict=True)):
-        known = {name: value if np.isfinite(value) else None for name, value in row.items()}
-        lines.append(json.dumps({"number": number, "key": clip.key if clip else None, **known}))
-        if clip is not None and number < session.config.watch.num_videos:
-            _write_video(folder / f"{number:02d}.mp4", clip, session)
-    (folder / "scores.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
 
 
 def _write_video(path: Path, clip: Candidate, session: Session) -> None:

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from flowportrait.errors import TrainingError
 from flowportrait.scoring.reward import (
+    Measure,
     RewardConfig,
     ScoringDesk,
     Statistics,
@@ -131,7 +132,8 @@ def test_scorers_run_at_the_same_time_and_while_the_caller_goes_on():
             second.set()
         return float(second.wait(20))
 
-    desk = ScoringDesk({"a": patient, "b": patient, "none": lambda clip: NAN}, workers=4)
+    scorers = {"a": patient, "b": patient, "none": lambda clip: NAN}
+    desk = ScoringDesk({name: Measure(scorer) for name, scorer in scorers.items()}, workers=4)
     for clip in ("first", "second", None):
         desk.submit(clip)
     rows = columns(desk.collect())
@@ -145,7 +147,7 @@ def test_a_scorer_that_breaks_is_not_a_score():
     def broken(clip):
         raise ZeroDivisionError
 
-    desk = ScoringDesk({"broken": broken}, workers=1)
+    desk = ScoringDesk({"broken": Measure(broken)}, workers=1)
     desk.submit("clip")
     with pytest.raises(ZeroDivisionError):
         desk.collect()

@@ -1,6 +1,7 @@
 """The names in the paper's recipes are scorers that a training run can ask."""
 
 import math
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from flowportrait.config import load_recipe
 from flowportrait.errors import CheckpointError, ConfigError
 from flowportrait.media import Sound
 from flowportrait.scoring.metrics import tracking
-from flowportrait.scoring.reward import Candidate, ScoringDesk
-from flowportrait.scoring.rewards import PAPER, build_measures
+from flowportrait.scoring.reward import Candidate, Measure, ScoringDesk
+from flowportrait.scoring.rewards import PAPER, build_measures, named, require_rewards
 from flowportrait.scoring.run import ScoringConfig
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -35,10 +36,9 @@ def test_every_name_in_the_recipes_is_real(path):
     assert names and {PAPER.get(name, name) for name in names} <= set(registry.SCORERS.names())
 
 
-def test_metrics_enter_so_that_more_is_better():
-    measures = build_measures(
-        ["ssim", "colour-drift", "smoothness"], registry.MEASURES, ScoringConfig(), Path("a")
-    )
+def test_measures_have_a_direction_that_the_reward_alone_turns_round():
+    names = ["ssim", "colour-drift", "colour_drift", "smoothness", "landmark_lips"]
+    measures = build_measures(names, registry.MEASURES, ScoringConfig(), Path("a"))
     assert measures["ssim"](candidate()) == pytest.approx(1)
     other = Candidate(
         "b",
@@ -49,9 +49,43 @@ def test_metrics_enter_so_that_more_is_better():
         candidate().frames,
     )
     assert measures["ssim"](other) < 0.5
-    assert measures["colour-drift"](candidate()) < 0
+    metric, monitor = measures["colour-drift"], measures["colour_drift"]
+    assert (
+        metric(candidate()) == pytest.approx(monitor(candidate()), rel=1e-3) and metric(other) > 0
+    )
+    assert metric.better == monitor.better == "lower" and measures["ssim"].better == "higher"
+    assert metric.as_reward(np.array([2.0])) == -2 and measures["ssim"].as_reward(np.ones(1)) == 1
+    assert measures["landmark_lips"].reads == "points" and measures["ssim"].reads == "frames"
     alone = Candidate("c", candidate().frames, 24.0, candidate().sound, candidate().portrait)
     assert math.isnan(measures["ssim"](alone))
+
+
+def test_what_watches_is_no_reward():
+    watching = [
+        name for name in registry.MEASURES.names() if named(registry.MEASURES, name).monitor
+    ]
+    assert {"jitter", "motion_px", "mesh_lips", "colour_drift"} <= set(watching)
+    for name in watching:
+        with pytest.raises(ConfigError, match=f"reward.terms: '{name}' is a monitor"):
+            require_rewards(["closeness", name], registry.MEASURES)
+    require_rewards(["closeness", "landmark_lips", "perceptual"], registry.MEASURES)
+
+
+def test_judges_have_threads_of_their_own():
+    """Two computing threads, and yet eight clips are with the judge at a time."""
+    together = threading.Barrier(8, timeout=10)
+
+    def judge(clip):
+        together.wait()
+        return 1.0
+
+    measures = {"judge": Measure(judge, waits=True), "metric": Measure(lambda clip: 2.0)}
+    desk = ScoringDesk(measures, workers=2, waiting=8)
+    for number in range(8):
+        desk.submit(candidate(str(number)), ["judge"] if number else None)
+    rows = desk.collect()
+    assert rows == [{"judge": 1.0, "metric": 2.0}] + [{"judge": 1.0}] * 7
+    desk.close()
 
 
 def test_all_metrics_of_a_candidate_share_one_look_at_its_face(monkeypatch):

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import fake_measures
@@ -22,7 +23,7 @@ from flowportrait.config import load_recipe
 from flowportrait.errors import CheckpointError, ConfigError, TrainingError
 from flowportrait.generate import load
 from flowportrait.registry import RECIPES_DIR, Table
-from flowportrait.train import rl
+from flowportrait.train import rl, step
 
 ROOT = Path(__file__).parents[2]
 PROCESS = [sys.executable, str(Path(__file__).with_name("rl_process.py"))]
@@ -147,24 +148,33 @@ def test_killed_anywhere_it_continues_the_same(tmp_path, recipe, whole):
     assert_close(weights_of(resumed), weights_of(whole), rtol=0, atol=0)
 
 
-def test_two_processes_make_the_update_of_one(tmp_path, recipe, whole):
-    path = recipe(tmp_path / "two")
+@pytest.mark.parametrize(
+    ("world", "options"),
+    [(3, []), (2, ["parallel.sequence=2"])],
+    ids=["more than groups", "sharing a clip"],
+)
+def test_processes_make_the_update_of_one(tmp_path, recipe, whole, world, options):
+    path = recipe(tmp_path / "many")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     ranks = [
         subprocess.Popen(
-            [*PROCESS, str(path), "auto", *SMALL, *FULL, "run.num_updates=2"],
+            [*PROCESS, str(path), "auto", *SMALL, *FULL, *options, "run.num_updates=2"],
             cwd=ROOT,
             stdout=-3,
             env=environment(
-                RANK=rank, WORLD_SIZE=2, LOCAL_RANK=rank, MASTER_ADDR="127.0.0.1", MASTER_PORT=port
+                RANK=rank,
+                WORLD_SIZE=world,
+                LOCAL_RANK=rank,
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=port,
             ),
         )
-        for rank in range(2)
+        for rank in range(world)
     ]
-    assert [process.wait(timeout=900) for process in ranks] == [0, 0]
-    resumed = rl.train(path, [*SMALL, *FULL], resume="auto")  # what two began one continues
+    assert [process.wait(timeout=900) for process in ranks] == [0] * world
+    resumed = rl.train(path, [*SMALL, *FULL], resume="auto")  # what many began one continues
     for mine, theirs in zip(log_of(resumed), log_of(whole), strict=True):
         assert (
             mine["window_start"] == theirs["window_start"]
@@ -267,6 +277,55 @@ def test_a_gradient_that_is_not_finite_is_skipped(tmp_path, recipe, toy, monkeyp
     } and not changed(run, toy)
 
 
+def test_a_run_that_learns_nothing_stops(tmp_path, recipe, monkeypatch):
+    monkeypatch.setattr(step, "MAX_SKIPPED", 2)
+    with pytest.raises(TrainingError, match="2 updates in a row had no finite gradient or nothing"):
+        rl.train(
+            recipe(tmp_path / "idle"), [*SMALL, "reward.terms=[{scorers=['even']}]"], resume=None
+        )
+
+
+def test_what_is_written_is_json_and_a_torn_line_is_mended(tmp_path, recipe):
+    """Scores that are not there are null in log, samples and checkpoint, and nan again inside."""
+    path = recipe(tmp_path / "gaps", num_updates=2)
+    options = [*SMALL, "watch.monitors=['sometimes', 'never']"]
+    run = rl.train(path, [*options, "run.num_updates=1"], resume=None)
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"update": 2, "lo')
+    rl.train(path, options, resume="auto")
+    strict = partial(json.loads, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+    rows = [strict(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    looks = [row for row in rows if row.get("event") == "look"]
+    assert looks[-1]["never"] is None and looks[-1]["gains"]["never"] == [None] * 3
+    assert [row["update"] for row in rows if "loss" in row] == [1, 2]
+    assert strict((run / "samples" / "000002" / "scores.jsonl").read_text().splitlines()[0])
+
+
+def test_shuffled_advantages_are_those_of_the_batch(tmp_path, recipe, whole):
+    run = rl.train(recipe(tmp_path / "control"), [*SMALL, "objective.shuffled=true"], resume=None)
+    for mine, theirs in zip(log_of(run)[:1], log_of(whole)[:1], strict=True):
+        assert mine["mean_closeness"] == theirs["mean_closeness"]
+        assert mine["largest_advantage"] == theirs["largest_advantage"]
+        assert mine["gradient_norm"] != theirs["gradient_norm"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["objective.kind='nft'", "objective.updates_per_rollout=2"],
+        ["objective.kind='rwr'"],
+        ["rollout.noise='flow-sde'", "rollout.eta=0.7", "objective.logprob_variance='2std2'"],
+        ["trained='lora'", "lora.rank=2"],
+    ],
+    ids=["nft", "rwr", "flow-sde", "lora"],
+)
+def test_other_ways_to_learn(tmp_path, recipe, toy, options):
+    run = rl.train(recipe(tmp_path / "other", num_updates=2), [*SMALL, *options], resume=None)
+    assert all(row["loss"] == row["loss"] and row["num_passes"] for row in log_of(run))
+    assert weights_of(run).keys() == load_file(toy / "model.safetensors").keys()
+    assert changed(run, toy) and load(run / "model").spec.name == "toy-rl"
+
+
 def test_a_standstill_raises_its_alarm(tmp_path, recipe, monkeypatch):
     table = Table("measure", {**rl.MEASURES.builtins, "motion_px": "fake_measures:falling"})
     monkeypatch.setattr(rl, "MEASURES", table)
@@ -290,6 +349,9 @@ def test_a_standstill_raises_its_alarm(tmp_path, recipe, monkeypatch):
             "measure: no 'closness'; did you mean 'closeness'?",
         ),
         ("watch.held_out_scorers=['closeness']", "closeness is in the reward"),
+        ("reward.terms=[{scorers=['jitter']}]", "reward.terms: 'jitter' is a monitor"),
+        ("parallel.sequence=2", "parallel.sequence 2: got 1 processes"),
+        ("rollout.eta=1.5", "rollout.eta 1.5: cps takes up to 1"),
         ("rollout.eta=0", "eta"),
         ("prompts.manifest=a.jsonl", "either manifest or at least one of world and grid"),
     ],

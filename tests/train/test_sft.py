@@ -25,10 +25,9 @@ from flowportrait.generate import load
 from flowportrait.model.lora import LoraConfig
 from flowportrait.model.mot import GEN, MoT, MoTConfig
 from flowportrait.registry import RECIPES_DIR
-from flowportrait.train import run as runs
-from flowportrait.train import sft
+from flowportrait.train import sft, step
 from flowportrait.train.parallel import Ranks, shard
-from flowportrait.train.trainable import choose_trained
+from flowportrait.train.trainable import choose_trained, halve_frozen
 
 ROOT = Path(__file__).parents[2]
 PROCESS = Path(__file__).with_name("sft_process.py")
@@ -182,7 +181,7 @@ def test_a_broken_update_is_skipped_and_its_clip_named(whole, tmp_path, recipe):
 
 
 def test_a_run_without_finite_gradients_stops(tmp_path, recipe, monkeypatch):
-    monkeypatch.setattr(runs, "MAX_SKIPPED", 2)
+    monkeypatch.setattr(step, "MAX_SKIPPED", 2)
     path = recipe(tmp_path / "broken")
     with pytest.raises(TrainingError, match="2 updates in a row had no finite gradient"):
         sft.train(path, [*SMALL, "time_shift=inf"], resume=None)
@@ -236,7 +235,8 @@ def test_bagel_7b_spreads_over_64_processes(trained, learning, monkeypatch):
     try:
         with torch.device("meta"):
             model = MoT(MoTConfig())
-        choose_trained(model, trained, LoraConfig(), "cuda:0")
+        choose_trained(model, trained, LoraConfig())
+        halve_frozen(model, "cuda:0")
         shard(model, Ranks(0, 64))
         weights = [(p.requires_grad, p.numel(), p.to_local()) for p in model.parameters()]
     finally:

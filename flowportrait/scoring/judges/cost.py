@@ -4,10 +4,15 @@ money.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+from flowportrait.media import Facts
 from flowportrait.scoring import Sample
 from flowportrait.scoring.judges.answers import answer_key
-from flowportrait.scoring.judges.backends import Question
+from flowportrait.scoring.judges.asking import JudgeConfig
+from flowportrait.scoring.judges.backends import Question, Video, build_backend
+from flowportrait.scoring.judges.presets import backend_of
+from flowportrait.scoring.judges.prompts import load_prompt
 from flowportrait.scoring.judges.systems import CompareSystem, MaComp, ScoreSystem, unusable
 
 _FINDING_CHARACTERS = 2000
@@ -34,6 +39,27 @@ class Plan:
             f" out{money}"
         )
         return f"{self.system}: {self.calls:,} calls{stored}, {tokens}"
+
+
+@dataclass(frozen=True)
+class _Imagined(Video):
+    """A video that is still to be made."""
+
+    known: Facts
+
+    @property
+    def facts(self) -> Facts:
+        return self.known
+
+
+def cost_of_clip(kind: type[ScoreSystem], config: JudgeConfig, facts: Facts) -> tuple[int, int]:
+    """Calls and tokens that a system takes for one clip of such `facts`. Raises ConfigError."""
+    backend = build_backend(backend_of(config.preset, config.backend))
+    video, tokens = _Imagined(Path(), facts), 0
+    for ask in kind.asks:
+        estimate = backend.estimate(Question((video, load_prompt(ask.prompt, config.prompts).text)))
+        tokens += estimate.prompt + estimate.output
+    return len(kind.asks) * config.repeats, tokens * config.repeats
 
 
 def plan_scores(system: ScoreSystem, samples: Iterable[Sample]) -> Plan:

@@ -117,6 +117,8 @@ class _Response(_Camel):
 class Gemini:
     """A Gemini model behind the Gemini API, or behind any server that speaks it."""
 
+    costs_money = True
+
     class Config(Frozen):
         """What is not among the paper's words is Unstated there: frame rate, resolution,
         temperature, thinking.
