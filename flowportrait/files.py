@@ -62,13 +62,6 @@ def _known(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def drop_torn_line(path: Path) -> None:
-    """Drops a last line that a kill has torn from a file of lines."""
-    content = path.read_bytes()
-    if not content.endswith(b"\n"):
-        replace(path, content[: content.rfind(b"\n") + 1])
-
-
 def readable(name: str) -> str:
     """A file's name as text; bytes that are none become replacement characters."""
     return os.fsencode(name).decode("utf-8", "replace")
