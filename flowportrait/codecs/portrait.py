@@ -168,7 +168,7 @@ class PortraitCodec(nn.Module):
         """
         tokens = self.portrait_stack(self.portrait_stem(portrait))
         if landmarks is None:
-            landmarks = torch.cat([self._points(picture[None]) for picture in portrait])
+            landmarks = torch.cat([self.points_in(picture[None]) for picture in portrait])
         return PortraitContext(portrait, tokens, landmarks, canvas)
 
     def encode(
@@ -191,10 +191,12 @@ class PortraitCodec(nn.Module):
                 return self.encode_landmarks(seen.points[None], own.points, gaze)
         return self.encode_landmarks(self.landmarker(frames)[None], self.landmarker(portrait))
 
-    def _points(self, picture: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 68 2"]:
-        """By the face mesh, where this codec uses it and it is sure, or by the landmarker."""
-        seen = mesh_sight(picture) if self.config.mesh else None
-        return self.landmarker(picture) if seen is None else seen.points
+    def points_in(self, frames: Float[Tensor, "f 3 h w"]) -> Float[Tensor, "f 68 2"]:
+        """Landmarks of a portrait or of successive frames: by the face mesh, where this codec uses
+        it and it is sure, or by the landmarker.
+        """
+        seen = mesh_sight(frames) if self.config.mesh else None
+        return self.landmarker(frames) if seen is None else seen.points
 
     def encode_landmarks(
         self,

@@ -3,47 +3,47 @@
 from __future__ import annotations
 
 import hashlib
-from functools import cache, partial
+import math
+from functools import partial
 
 import numpy as np
+import torch
+from einops import rearrange
 
-from flowportrait.faces.facemesh import FaceMesh
-from flowportrait.faces.framing import FaceBox
+from flowportrait.codecs.finder import mesh_sight
 from flowportrait.faces.landmarks import lip_opening
 from flowportrait.scoring.reward import Candidate, Measure
 from flowportrait.train.landmark_measures import follows
 
 _KEPT = 256  # openings of real clips, which come again at every look
 
-_openings: dict[bytes, np.ndarray] = {}
+_openings: dict[bytes, np.ndarray | None] = {}
 
 
 @partial(Measure, monitor=True)
 def mesh_lips(clip: Candidate) -> float:
     """Correlation of the lips' opening with the real clip's, both as the face mesh sees them; nan
-    without one, or where its lips stand still.
+    without one, where it sees no face, or where the real lips stand still.
     """
-    if clip.truth is None:
-        return float("nan")
-    key = hashlib.sha256(clip.truth.tobytes()).digest()
-    true = _openings.get(key)
-    if true is None:
-        while len(_openings) >= _KEPT:
-            _openings.pop(next(iter(_openings)), None)
-        true = _openings[key] = _opening(clip.truth)
-    made = _opening(clip.frames)
+    true = None if clip.truth is None else _true_opening(clip.truth)
+    made = None if true is None else _opening(clip.frames)
+    if made is None:
+        return math.nan
     count = min(len(made), len(true))
     return follows(made[:count], true[:count])
 
 
-def _opening(frames: np.ndarray) -> np.ndarray:
-    height, width = frames.shape[1:3]
-    # Appendix B's square is one and a half times the face's box.
-    box = FaceBox(width / 6, height / 6, 5 * width / 6, 5 * height / 6, 1.0)
-    meshes = _mesh().follow(frames, box)
-    return lip_opening(np.stack([mesh.landmarks68 for mesh in meshes]))
+def _true_opening(truth: np.ndarray) -> np.ndarray | None:
+    key = hashlib.sha256(truth.tobytes()).digest()
+    if key not in _openings:
+        while len(_openings) >= _KEPT:
+            _openings.pop(next(iter(_openings)), None)
+        _openings[key] = _opening(truth)
+    return _openings[key]
 
 
-@cache
-def _mesh() -> FaceMesh:
-    return FaceMesh()
+def _opening(frames: np.ndarray) -> np.ndarray | None:
+    pixels = torch.from_numpy(frames.copy()).float() / 127.5 - 1
+    with torch.inference_mode():
+        seen = mesh_sight(rearrange(pixels, "f h w c -> f c h w"))
+    return None if seen is None else lip_opening(seen.points.numpy())

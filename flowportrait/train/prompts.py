@@ -219,12 +219,12 @@ def latent_shape(
 @torch.no_grad()
 def true_points(pipeline: Pipeline, prompt: Prompt) -> np.ndarray | None:
     """Landmarks [f, 68, 2] of the real clip in [-1, 1]: those of its labels or, where they are not
-    complete, what the codec's own landmarker finds. None for a codec that moves no landmarks.
+    complete, what the codec finds. None for a codec that moves no landmarks.
     """
     if prompt.points is not None or not pipeline.codec.moves_portrait:
         return prompt.points
     pixels = torch.from_numpy(prompt.truth.copy()).to(pipeline.device).float() / 127.5 - 1
-    return pipeline.codec.landmarker(rearrange(pixels, "f h w c -> f c h w")).cpu().numpy()
+    return pipeline.codec.points_in(rearrange(pixels, "f h w c -> f c h w")).cpu().numpy()
 
 
 @torch.no_grad()
