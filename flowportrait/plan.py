@@ -261,7 +261,9 @@ def reward_notes(config: rl.RlRecipe, grid: TokenGrid) -> list[str]:
             )
         elif scorer in SCORER_TFLOP_PER_FRAME:
             work = SCORER_TFLOP_PER_FRAME[scorer] * facts.num_frames * clips / run.num_updates
-            notes.append(f"{name}: about {work:.3g} TFLOP an update on the CPU, in threads")
+            notes.append(
+                f"{name}: about {work:.3g} TFLOP an update, in threads where the clips are"
+            )
     return notes
 
 

@@ -26,9 +26,10 @@ from flowportrait.generate import Pipeline
 from flowportrait.model.lora import LoraConfig, adapt, is_adapter
 from flowportrait.model.mot import GEN, MoT
 from flowportrait.modeldir import PARTS, find_device, load_parts
-from flowportrait.registry import MEASURES, find_model
-from flowportrait.scoring.reward import ScoringDesk, composite
+from flowportrait.registry import MEASURES, SCORERS, find_model
+from flowportrait.scoring.reward import ScoringDesk, composite, scorer_of
 from flowportrait.scoring.rewards import build_measures, require_budget, require_rewards
+from flowportrait.scoring.run import ScoringConfig
 from flowportrait.train.grpo import Advantages, advantages, shuffled
 from flowportrait.train.matching import matching_passes
 from flowportrait.train.parallel import Ranks
@@ -122,10 +123,10 @@ def open_session(config: RlRecipe, resume: str | None) -> Session:
     CheckpointError.
     """
     check(config, config.parallel.sequence)
-    measures = build_measures(
-        config.asked, MEASURES, config.scoring, Path(config.run.directory) / "answers.jsonl"
-    )
     ranks = Ranks.join(config.device, config.parallel.sequence)
+    scoring = where_clips_are(config, ranks.device)
+    answers = Path(config.run.directory) / "answers.jsonl"
+    measures = build_measures(config.asked, MEASURES, scoring, answers)
     run = Run(config.run, config, resume, ranks)
     pipeline = open_pipeline(config, ranks)
     base = None
@@ -149,6 +150,18 @@ def open_session(config: RlRecipe, resume: str | None) -> Session:
         session.turn_baseline()
         session.log(event="resumed", update=state.update)
     return session
+
+
+def where_clips_are(config: RlRecipe, device: str) -> ScoringConfig:
+    """The settings of scorers, those with a network on this rank's device unless the recipe says
+    where.
+    """
+    own = dict(config.scoring.scorers)
+    for scorer in map(scorer_of, config.asked):
+        kind = SCORERS.load(scorer) if scorer in SCORERS.names() else None
+        if "device" in getattr(getattr(kind, "Config", None), "model_fields", ()):
+            own[scorer] = {"device": device, **own.get(scorer, {})}
+    return config.scoring.model_copy(update={"scorers": own})
 
 
 def open_pipeline(config: RlRecipe, ranks: Ranks, learns: bool = True) -> Pipeline:

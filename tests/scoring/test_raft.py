@@ -65,3 +65,17 @@ def test_sides_that_are_no_multiple_of_eight_are_padded_as_the_authors_pad(tmp_p
         next(raft.flows_between(own, [shown], iterations=2)) for shown in (frames, padded)
     )
     assert got.shape == (1, 2, 125, 127) and torch.equal(got, whole[..., 1:-2, :-1])
+
+
+def test_no_number_is_left_on_another_device():
+    """All of it on a device without numbers: what lies elsewhere would not mix with it."""
+    from torchvision.models.optical_flow import raft_small
+
+    with torch.device("meta"):
+        network = raft_small(weights=None, progress=False)
+    raft._quicken(network)
+    network = network.eval().requires_grad_(False)
+    frames = torch.empty(3, 3, 128, 128, device="meta")
+    encoded = raft._Encoded(network.feature_encoder(frames), network.context_encoder(frames))
+    flow = raft._flow(network, raft._SmallUpdate(network), encoded, iterations=2)
+    assert flow.device.type == "meta" and flow.shape == (2, 2, 128, 128)

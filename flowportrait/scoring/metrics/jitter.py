@@ -78,6 +78,7 @@ class RaftJitter(Metric):
             512, ge=64, description="Unstated; larger frames are made smaller, px are of these"
         )
         iterations: int = Field(12, ge=1)
+        device: str = Field("cpu", description="where the network runs: cpu, cuda, cuda:1")
         batch_pairs: int = Field(0, ge=0, description="0: as many as fill a processor's cache")
 
     @cached_property
@@ -101,7 +102,7 @@ class RaftJitter(Metric):
         if len(first) < 3:
             raise Unscorable(f"has {len(first)} frames; jitter needs 3")
         flows = flows_between(
-            load_raft(self._file, config.network),
+            load_raft(self._file, config.network, config.device),
             chain([first], blocks),
             config.iterations,
             config.batch_pairs,

@@ -345,8 +345,8 @@ class _Computed:
     @cached_property
     def fingerprint(self) -> str:
         """Digest of settings, version and weights."""
-        # The same weights at another path give the same scores.
-        settings = self.config.model_dump(mode="json", exclude={"weights"})
+        # The same weights at another path, or elsewhere at work, give the same scores.
+        settings = self.config.model_dump(mode="json", exclude={"weights", "device"})
         return digest_of(self.name, self.version, settings, self.weights_sha256)
 
     def about_scores(self) -> dict[str, Any]:

@@ -191,7 +191,8 @@ class EfficientNetLite0(nn.Module):
     @torch.inference_mode()
     def stages(self, frames: UInt8[np.ndarray, "f h w 3"]) -> list[Float[Tensor, "f c h2 w2"]]:
         """The outputs of its five stages, from fine to coarse."""
-        x, found = F.relu6(self._bn0(self._conv_stem(_normal(frames)))), []
+        pixels = _normal(frames).to(self._fc.weight.device)
+        x, found = F.relu6(self._bn0(self._conv_stem(pixels))), []
         for index, block in enumerate(self._blocks):
             x = block(x)
             if index in _LAST_OF_STAGE:
@@ -224,10 +225,10 @@ def lite0_file(path: Path | None = None) -> Path:
     return WEIGHTS["lite0"].find(path)
 
 
-@lru_cache(maxsize=1)
-def load_lite0(path: Path) -> EfficientNetLite0:
+@lru_cache(maxsize=2)
+def load_lite0(path: Path, device: str = "cpu") -> EfficientNetLite0:
     """EfficientNet-Lite0 with its weights."""
-    return load_exactly(EfficientNetLite0(), path)
+    return load_exactly(EfficientNetLite0(), path).to(device)
 
 
 # ------------------------------------------------------------------------------------------------

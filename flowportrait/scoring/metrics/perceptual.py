@@ -53,16 +53,20 @@ class Lpips(nn.Module):
         )
         self.layers = [_faster(layer) for layer in self.trunk]
         self.taps = TAPS[name]
-        heads = load_file(_HEADS)
+        heads = load_file(_HEADS, device=str(self.device))
         self.heads = [heads[f"{name}.{i}"] for i in range(len(self.taps))]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return next(self.trunk.parameters()).device
 
     @torch.inference_mode()
     def features(self, frames: UInt8[np.ndarray, "f h w 3"]) -> list[Tensor]:
         """What is compared: features of unit length at each place of each tap."""
-        shift, scale = torch.tensor(_SHIFT), torch.tensor(_SCALE)
-        levels = (
-            torch.from_numpy(frames).float().mul_(1 / (127.5 * scale)).sub_((1 + shift) / scale)
-        )
+        shift, scale = (torch.tensor(value, device=self.device) for value in (_SHIFT, _SCALE))
+        levels = torch.from_numpy(frames).to(self.device).float()
+        levels = levels.mul_(1 / (127.5 * scale)).sub_((1 + shift) / scale)
         x, found = levels.permute(0, 3, 1, 2), []
         for index, layer in enumerate(self.layers):
             x = layer(x)
@@ -75,7 +79,7 @@ class Lpips(nn.Module):
         self, a: UInt8[np.ndarray, "f h w 3"], b: UInt8[np.ndarray, "f h w 3"]
     ) -> Float[Tensor, " f"]:
         """The distance of each pair of pictures; 0 for equal ones."""
-        total = torch.zeros(len(a))
+        total = torch.zeros(len(a), device=self.device)
         for x, y, head in zip(self.features(a), self.features(b), self.heads, strict=True):
             total = total + torch.einsum("fchw,c->fhw", (x - y).square(), head).mean((1, 2))
         return total
@@ -92,12 +96,12 @@ def _faster(layer: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 @lru_cache(maxsize=3)
-def load_lpips(name: Trunk, path: Path) -> Lpips:
+def load_lpips(name: Trunk, path: Path, device: str = "cpu") -> Lpips:
     """LPIPS on the trunk whose torchvision weights lie at `path`."""
     models = require("torchvision.models", extra="scorers")
     network = getattr(models, _CONSTRUCTORS[name])(weights=None)
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    return Lpips(name, network.features)
+    return Lpips(name, network.features.to(device))
 
 
 class LpipsConfig(PairConfig):
@@ -105,6 +109,7 @@ class LpipsConfig(PairConfig):
 
     weights: Path | None = None
     batch_frames: int = Field(8, ge=1)
+    device: str = Field("cpu", description="where the network runs: cpu, cuda, cuda:1")
 
 
 class LpipsAlex(FrameMetric):
@@ -126,7 +131,7 @@ class LpipsAlex(FrameMetric):
         return sha256_of(self._file)
 
     def values(self, made: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        network = load_lpips(self.trunk, self._file)
+        network = load_lpips(self.trunk, self._file, self.config.device)
         return _in_batches(network, made, truth, self.config.batch_frames)
 
     def conclude(self, values: np.ndarray) -> Reading:
@@ -161,7 +166,7 @@ class PerceptualLite0(FrameMetric):
         return sha256_of(lite0_file(self.config.weights))
 
     def values(self, made: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        network = load_lite0(lite0_file(self.config.weights))
+        network = load_lite0(lite0_file(self.config.weights), self.config.device)
 
         def distance(a: np.ndarray, b: np.ndarray) -> Tensor:
             stages = zip(network.stages(a), network.stages(b), strict=True)
@@ -186,7 +191,7 @@ def _in_batches(
     step = max(1, min(most, _BATCH_PX // (made.shape[1] * made.shape[2])))
     return np.concatenate(
         [
-            distance(made[i : i + step], truth[i : i + step]).double().numpy()
+            distance(made[i : i + step], truth[i : i + step]).double().cpu().numpy()
             for i in range(0, len(made), step)
         ]
     )

@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -44,7 +45,7 @@ _BATCH_PX = 2 * 256 * 256
 
 
 @lru_cache(maxsize=2)
-def load_raft(path: Path, size: Literal["small", "large"]) -> nn.Module:
+def load_raft(path: Path, size: Literal["small", "large"], device: str = "cpu") -> nn.Module:
     """torchvision's RAFT with weights of torchvision or, for `small`, of the authors."""
     flow = require("torchvision.models.optical_flow", extra="scorers")
     network = getattr(flow, f"raft_{size}")(weights=None, progress=False)
@@ -58,7 +59,7 @@ def load_raft(path: Path, size: Literal["small", "large"]) -> nn.Module:
             f" {len(unexpected)} of another)"
         )
     _quicken(network)
-    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
 
 
 def _quicken(network: nn.Module) -> None:
@@ -121,7 +122,7 @@ def flows_between(
             last = both.part(slice(-1, None))
             if len(both.features) > 1:
                 flow = _flow(raft, update, both, iterations)
-                yield flow[..., top : top + height, left : left + width]
+                yield flow[..., top : top + height, left : left + width].cpu()
 
 
 class _Encoded(NamedTuple):
@@ -139,7 +140,9 @@ class _Encoded(NamedTuple):
 
     @classmethod
     def _one(cls, raft: nn.Module, frames: np.ndarray) -> _Encoded:
-        x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        where = next(raft.parameters()).device
+        levels = torch.from_numpy(np.ascontiguousarray(frames)).to(where)
+        x = levels.permute(0, 3, 1, 2).float() / 127.5 - 1
         down, right = -x.shape[-2] % 8, -x.shape[-1] % 8
         x = F.pad(
             x, (right // 2, right - right // 2, down // 2, down - down // 2), mode="replicate"
@@ -160,9 +163,8 @@ def _flow(raft: nn.Module, update: _Update, encoded: _Encoded, iterations: int) 
     correlations = update.correlations(encoded.features)
     context, size = encoded.context[:-1], raft.update_block.hidden_state_size
     update.begin(torch.tanh(context[:, :size]), F.relu(context[:, size:]))
-    start = parts.make_coords_grid(len(context), *context.shape[-2:]).contiguous(
-        memory_format=torch.channels_last
-    )
+    grid = parts.make_coords_grid(len(context), *context.shape[-2:], device=context.device)
+    start = grid.contiguous(memory_format=torch.channels_last)
     flow = torch.zeros_like(start)
     for _ in range(iterations):
         flow = flow + update(correlations.around(start + flow), flow)
@@ -180,22 +182,22 @@ class _Correlations:
     itself.
     """
 
-    def __init__(self, batch: int, height: int, width: int, block: nn.Module):
+    def __init__(self, batch: int, height: int, width: int, block: nn.Module, device: torch.device):
         self.shape, self.radius, self.side = (
             (batch, height, width),
             block.radius,
             2 * block.radius + 2,
         )
         self.sizes = [(height >> level, width >> level) for level in range(block.num_levels)]
-        self.strides = torch.tensor([w + self.side for _, w in self.sizes])
-        ends = [0, *((h + 1) * (w + self.side) for h, w in self.sizes)]
-        self.starts = torch.tensor(ends).cumsum(0)
-        self.all = torch.zeros(batch * height * width * int(self.starts[-1]) + 2 * self.side)
+        self.strides = torch.tensor([w + self.side for _, w in self.sizes], device=device)
+        self.starts = [0, *accumulate((h + 1) * (w + self.side) for h, w in self.sizes)]
+        size = batch * height * width * self.starts[-1] + 2 * self.side
+        self.all = torch.zeros(size, device=device)
         self.planes = self.all[self.side : -self.side].view(batch * height * width, -1)
         self.runs = self.all.as_strided((len(self.all) - self.side, self.side), (1, 1))
         self.rows = (
-            torch.arange(len(self.planes))[:, None] * self.planes.shape[1]
-            + self.starts[:-1]
+            torch.arange(len(self.planes), device=device)[:, None] * self.planes.shape[1]
+            + torch.tensor(self.starts[:-1], device=device)
             + self.side
         )
 
@@ -217,14 +219,14 @@ class _Correlations:
         """The windows about these places, in torchvision's order: down, then to the right."""
         centres = (
             where.permute(0, 2, 3, 1).reshape(-1, 1, 2)
-            * 0.5 ** torch.arange(len(self.sizes))[:, None]
+            * 0.5 ** torch.arange(len(self.sizes), device=where.device)[:, None]
         )
         whole = centres.floor()
         part = (centres - whole)[..., None, None]
-        heights, widths = torch.tensor(self.sizes).T
+        heights, widths = torch.tensor(self.sizes, device=where.device).T
         left, top = (whole[..., axis].long() - self.radius for axis in (0, 1))
         left = left.clamp_(min=-self.side).minimum(widths)
-        down = top[..., None] + torch.arange(self.side)
+        down = top[..., None] + torch.arange(self.side, device=where.device)
         down = torch.where((down >= 0) & (down < heights[:, None]), down, heights[:, None])
         places = (self.rows + left)[..., None] + down * self.strides[:, None]
         patches = self.runs.index_select(0, places.flatten()).view(*places.shape, self.side)
@@ -257,7 +259,7 @@ class _Update:
         """Of neighbours; the memory is used again for as many pairs of the same size."""
         shape = len(features) - 1, *features.shape[-2:]
         if self._kept is None or self._kept.shape != shape:
-            self._kept = _Correlations(*shape, self._block)
+            self._kept = _Correlations(*shape, self._block, features.device)
         return self._kept.between(features[:-1], features[1:])
 
     def begin(self, hidden: Tensor, context: Tensor) -> None:
@@ -307,10 +309,11 @@ class _SmallUpdate(_Update):
                 size,
                 self._first.weight.shape[2],
             )
-            canvases = [Canvas(batch, height, width, count) for count in channels]
+            place = batch, height, width
+            canvases = [Canvas(*place, count, hidden.device) for count in channels]
             self._seen, self._moved, self._state, self._reset, self._headed = canvases
             self._context, self._chunks = (
-                Canvas(batch, height, width, 3 * size),
+                Canvas(*place, 3 * size, hidden.device),
                 self._state.chunks(),
             )
         self._state.pixels.copy_(hidden.permute(0, 2, 3, 1))

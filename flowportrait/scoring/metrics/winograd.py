@@ -50,13 +50,15 @@ _TILE, _WINDOW = (torch.kron(one, one).float() for one in (_PIXELS, _RESULTS))
 
 def turned_weights(weight: Float[Tensor, "k c 3 3"]) -> Float[Tensor, "36 c k"]:
     """Weights as tiles are multiplied with them."""
-    turned = torch.einsum("ai,bj,kcij->abck", _WEIGHTS, _WEIGHTS, weight.double())
+    points = _WEIGHTS.to(weight.device)
+    turned = torch.einsum("ai,bj,kcij->abck", points, points, weight.double())
     return turned.flatten(0, 1).float().contiguous()
 
 
 def results_of(products: Float[Tensor, "36 n k"]) -> Float[Tensor, "16 n k"]:
     """The 4 x 4 results of every tile."""
-    return (_WINDOW @ products.flatten(1)).view(16, products.shape[1], -1)
+    window = _WINDOW.to(products.device)
+    return (window @ products.flatten(1)).view(16, products.shape[1], -1)
 
 
 class Canvas:
@@ -66,9 +68,12 @@ class Canvas:
     What lies around the pictures, and between them and the end of the last tiles, is zero.
     """
 
-    def __init__(self, batch: int, height: int, width: int, channels: int):
+    def __init__(
+        self, batch: int, height: int, width: int, channels: int, device: torch.device | str = "cpu"
+    ):
         self.rows, self.columns = -(-height // 4), -(-width // 4)
-        self.padded = torch.zeros(batch, 4 * self.rows + 2, 4 * self.columns + 2, channels)
+        shape = batch, 4 * self.rows + 2, 4 * self.columns + 2, channels
+        self.padded, self._tile = torch.zeros(shape, device=device), _TILE.to(device)
         self.pixels = self.padded[:, 1 : height + 1, 1 : width + 1]
         over, down, right, _ = self.padded.stride()
         grid = batch, self.rows, self.columns, channels
@@ -79,7 +84,7 @@ class Canvas:
 
     def turned(self, rows: slice) -> Float[Tensor, "36 n c"]:
         """Some rows of tiles, ready to be multiplied with weights."""
-        return (_TILE @ self._read[:, :, :, rows].reshape(36, -1)).view(
+        return (self._tile @ self._read[:, :, :, rows].reshape(36, -1)).view(
             36, -1, self.padded.shape[-1]
         )
 
@@ -143,7 +148,8 @@ class Convolution3x3:
         tiles = pixels.as_strided(
             shape, (down, right, over, 4 * down, 4 * right, 1), pixels.storage_offset()
         )
-        turned = (_TILE @ tiles.reshape(36, -1)).view(36, -1, channels)
+        tile, window = _TILE.to(pixels.device), _WINDOW.to(pixels.device)
+        turned = (tile @ tiles.reshape(36, -1)).view(36, -1, channels)
         products = torch.bmm(turned, self.weight)
-        back = (_WINDOW @ products.flatten(1)).view(4, 4, batch, rows, columns, -1)
+        back = (window @ products.flatten(1)).view(4, 4, batch, rows, columns, -1)
         return back.permute(2, 3, 0, 4, 1, 5).reshape(batch, 4 * rows, 4 * columns, -1)
