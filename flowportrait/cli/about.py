@@ -8,23 +8,43 @@ from typing import Annotated, Literal
 import typer
 
 from flowportrait.cli.shared import Debug, Json, json_line
-from flowportrait.errors import DataError
+from flowportrait.errors import ConfigError, DataError
 
 app = typer.Typer()
 
 
 @app.command()
-def doctor(json: Json = False, debug: Debug = False) -> int:
+def doctor(
+    extras: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="EXTRA", help="With --fix: the extras to install; all by default."),
+    ] = None,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Install with pip what is missing of the extras.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> int:
     """Say what can run here, what is missing and what to type to get it."""
-    from flowportrait.doctor import examine
+    from flowportrait import doctor as checks
 
-    checks = []
-    for check in examine():
+    if extras and not fix:
+        raise ConfigError(
+            f"{extras[0]}: extras are named to be installed: doctor --fix {extras[0]}"
+        )
+    if fix:
+        installed = checks.fix([name for text in extras or () for name in text.split(",")])
+        typer.echo(f"installed: {', '.join(installed) or 'nothing, all of it is here'}")
+    found, section = [], ""
+    for check in checks.examine():
+        if check.section != section:
+            section = check.section
+            typer.echo(f"\n{section.capitalize()}" if found else section.capitalize())
         typer.echo(check.line())
-        checks.append(check)
+        found.append(check)
     if json:
-        typer.echo(json_line([check.as_dict() for check in checks]))
-    return 1 if any(check.state == "broken" for check in checks) else 0
+        typer.echo(json_line([check.as_dict() for check in found]))
+    return 1 if any(check.state == "broken" for check in found) else 0
 
 
 @app.command("list")

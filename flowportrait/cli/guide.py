@@ -131,7 +131,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
     ),
     "export": (("export models/flowportrait-7b -o BAGEL", "BAGEL's own files again"),),
-    "doctor": (("doctor", "what can run here, and what to type where it cannot"),),
+    "doctor": (
+        ("doctor", "what can run here, and what to type where it cannot"),
+        ("doctor --fix web judges", "installs these two extras"),
+    ),
     "list": (
         ("list models", "names with what each is"),
         ("list scorers", "also units, ranges and needs"),

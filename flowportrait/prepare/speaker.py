@@ -81,7 +81,8 @@ class SpeakerConfig(Frozen):
             return WEIGHTS[f"light-asd-{self.network}"].find(self.weights)
         except CheckpointError as error:
             raise CheckpointError(
-                f"{error}; or set speaker.network=none, which asks nobody who speaks"
+                "no network that tells who speaks: go on without it by --set speaker.network=none,"
+                f" or give its file by --set speaker.weights=FILE; {error}"
             ) from error
 
 

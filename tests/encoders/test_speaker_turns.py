@@ -17,6 +17,7 @@ from flowportrait.encoders import speaker_turns
 from flowportrait.errors import CheckpointError
 from flowportrait.prepare import overlap
 from flowportrait.prepare.speech import within
+from flowportrait.pretrained import WEIGHTS
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "scorers"
@@ -33,7 +34,8 @@ def weights():
         ROOT.parent / "shared" / "weights",
         Path(os.environ.get("FLOWPORTRAIT_WEIGHTS", ROOT / "no")),
     ]
-    found = [path for folder in folders for path in folder.glob("*.pt")] + [overlap._installed()]
+    found = [path for folder in folders for path in folder.glob("*.pt")]
+    found.append(WEIGHTS["speaker-turns"].found())
     for path in filter(None, found):
         if hashlib.sha256(path.read_bytes()).hexdigest() == EXPECTED["file_sha256"]:
             return path
