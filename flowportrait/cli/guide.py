@@ -34,7 +34,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
         ("generate data/clips -o made/", "a video for every held-out clip of a dataset"),
     ),
-    "serve": (("serve", "a page at http://127.0.0.1:7860/ for this machine alone"),),
+    "serve": (
+        ("serve", "a page at http://127.0.0.1:7860/ for this machine alone"),
+        ("serve --token a-long-secret --port 8000", "only for those who have the token"),
+    ),
     "world render": (
         ("world render data/world --clips 60 --identities 20", "a dataset with ground truth"),
     ),

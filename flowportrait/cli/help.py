@@ -131,7 +131,7 @@ def _said(option: TyperOption) -> str:
 
 
 def _is_nothing(default: Any) -> bool:
-    return default is None or default is False or default in ((), [])
+    return default is None or default is False or default in ("", (), [])
 
 
 def _range(low: float | None, high: float | None) -> str:

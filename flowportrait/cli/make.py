@@ -1,5 +1,6 @@
 """Commands that make videos: `generate`, and the renderer's `world`."""
 
+import re
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +24,8 @@ from flowportrait.errors import ConfigError, DataError, MediaError, require
 
 # The real-time factor counts the whole process, so the clock starts before torch is imported.
 _STARTED_S = time.perf_counter()
+
+_TOKEN = re.compile(r"[A-Za-z0-9._~-]{8,200}")
 
 app = typer.Typer()
 world_app = typer.Typer(help="Render talking heads with sound and exact ground truth.")
@@ -294,6 +297,14 @@ def serve(
     device: Annotated[
         str, typer.Option(metavar="auto|cpu|cuda|mps", help="Device to compute on.")
     ] = "auto",
+    token: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT",
+            envvar="FLOWPORTRAIT_TOKEN",
+            help="Answer only those who send this token; also read from $FLOWPORTRAIT_TOKEN.",
+        ),
+    ] = "",
     allow_host: AllowHost = None,
     debug: Debug = False,
 ) -> None:
@@ -302,7 +313,9 @@ def serve(
     require("uvicorn", extra="web")
     from flowportrait.web import make as page
 
-    page.serve(host, port, device, allow_host or (), say=typer.echo)
+    if token and not _TOKEN.fullmatch(token):
+        raise ConfigError("--token: give 8 to 200 letters, digits and . _ ~ - and nothing else")
+    page.serve(host, port, device, allow_host or (), say=typer.echo, token=token)
 
 
 @world_app.command("render")

@@ -3,18 +3,22 @@ server.
 """
 
 import re
+import secrets
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from flowportrait.errors import ConfigError
 
+STATIC = Path(__file__).parent / "static"
+_TOKEN = "flowportrait-token"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _NAME = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 HEADERS = {
@@ -30,18 +34,23 @@ HEADERS = {
 }
 
 
-def guard(app: FastAPI, hosts: Iterable[str] = (), **said: str) -> None:
+def guard(app: FastAPI, hosts: Iterable[str] = (), token: str = "", **said: str) -> None:
     """Adds the headers; with `hosts`, refuses requests that name another host (DNS rebinding), and
-    always those that change something on behalf of another site, or name no host that could be. A
-    refusal is {"message"} and what is `said` with it, status 403.
+    always those that change something on behalf of another site, or name no host that could be.
+    With a `token` only those are answered who have it. A refusal is {"message"} and what is `said`
+    with it, status 403 or 401.
     """
     known = frozenset(hosts)
+    app.state.token = token
 
     @app.middleware("http")
     async def guarded(request: Request, call_next: Any) -> Response:
-        refused = _refused(request, known)
-        if refused:
+        if refused := _refused(request, known):
             response: Response = JSONResponse({**said, "message": refused}, 403)
+        elif _lets_in(request, token):
+            response = _welcomed(token)
+        elif not _has(request, token):
+            response = _asked_for_token(request, said)
         else:
             response = await call_next(request)
         response.headers.update(HEADERS)
@@ -49,6 +58,42 @@ def guard(app: FastAPI, hosts: Iterable[str] = (), **said: str) -> None:
             if name in response.headers:
                 del response.headers[name]
         return response
+
+
+def bearer_of(request: Request) -> str:
+    """Who a program is that has sent the server's token; nothing for one that has not."""
+    kind, _, sent = request.headers.get("authorization", "").partition(" ")
+    token = request.app.state.token
+    return "bearer" if token and kind.lower() == "bearer" and _same(sent, token) else ""
+
+
+def _lets_in(request: Request, token: str) -> bool:
+    """Whether this opens the link that the server has printed."""
+    sent = request.query_params.get("token", "")
+    return bool(token) and request.url.path == "/" and _same(sent, token)
+
+
+def _has(request: Request, token: str) -> bool:
+    open_to_all = not token or request.url.path.startswith("/static/")
+    return open_to_all or bool(bearer_of(request)) or _same(request.cookies.get(_TOKEN, ""), token)
+
+
+def _same(sent: str, token: str) -> bool:
+    return secrets.compare_digest(sent.encode(), token.encode())
+
+
+def _welcomed(token: str) -> Response:
+    """To the page, with the token in a cookie and no longer in the address."""
+    response = RedirectResponse("/", 303)
+    response.set_cookie(_TOKEN, token, httponly=True, samesite="strict")
+    return response
+
+
+def _asked_for_token(request: Request, said: Mapping[str, str]) -> Response:
+    if request.method == "GET" and request.url.path == "/":
+        return HTMLResponse((STATIC / "no-token.html").read_text(encoding="utf-8"), 401)
+    words = "a token is needed: send it as Authorization: Bearer TOKEN"
+    return JSONResponse({**said, "message": words}, 401, {"WWW-Authenticate": "Bearer"})
 
 
 def _refused(request: Request, known: frozenset[str]) -> str:

@@ -75,7 +75,10 @@ class Job:
     num_frames: int = 0
     reason: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
-    started_s: float = 0.0
+    begun_s: float = 0.0
+    """When the first evaluation was made: the model was loaded by then."""
+    begun_at: int = 0
+    """How many were made then."""
     touched_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -95,11 +98,16 @@ class Job:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds until it is done, from what it took so far; None before the first step."""
-        done, total = (self.frames, self.num_frames) if self.frames else (self.done, self.total)
-        if self.state != "running" or not done:
+        """Seconds until it is done, from what it took since the model was loaded; None before that
+        can be told.
+        """
+        if self.state != "running" or not self.begun_s:
             return None
-        return (time.monotonic() - self.started_s) * (total - done) / done
+        since_s = time.monotonic() - self.begun_s
+        if self.frames:
+            return since_s * (self.num_frames - self.frames) / self.frames
+        made = self.done - self.begun_at
+        return since_s * (self.total - self.done) / made if made else None
 
 
 class Desk:
@@ -168,6 +176,13 @@ class Desk:
         job.touched_s = time.monotonic()
         return job
 
+    def of(self, owner: str) -> list[Job]:
+        """All jobs of a visitor, oldest first; asking for them keeps them as using them does."""
+        found = [job for job in list(self._jobs.values()) if job.owner == owner]
+        for job in found:
+            job.touched_s = time.monotonic()
+        return found
+
     def ahead(self, job: Job) -> int:
         """How many are done before it."""
         with self._changed:
@@ -227,7 +242,7 @@ class Desk:
                 self._changed.wait_for(lambda: self._waiting or self._closing, timeout=5.0)
                 job = self._waiting.popleft() if self._waiting and not self._closing else None
                 if job:
-                    job.state, job.started_s = "running", time.monotonic()
+                    job.state = "running"
             if job:
                 self._do(job)
             self.forget()
@@ -266,6 +281,8 @@ class Desk:
         with self._changed:
             if word == "progress":
                 job.done, job.total = said
+                if not job.begun_s:
+                    job.begun_s, job.begun_at = time.monotonic(), job.done
             elif word == "frames":
                 job.frames, job.num_frames = said
             elif job.state == "running":

@@ -1,22 +1,26 @@
 """Pictures and recordings that visitors send, judged as they come and kept for a while."""
 
 import asyncio
+import io
 import secrets
 import shutil
 import time
+import wave
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from fastapi import Request
+from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from flowportrait import media
 from flowportrait.errors import FlowPortraitError
+from flowportrait.registry import SAMPLES_DIR
 from flowportrait.web.jobs import Desk
 
-SAMPLES = Path(__file__).parents[1] / "samples"
+_PREVIEW_PX = 512
 SAMPLE_FILES = {
     "portrait": ("portrait.png", "portrait_long_hair.jpg", "portrait_short_hair.jpg"),
     "audio": ("speech.wav",),
@@ -73,12 +77,25 @@ class Uploads:
     def find(self, owner: str, kind: Kind, file_id: str) -> tuple[Path, str]:
         """Path and given name of an upload of this visitor, or of a sample."""
         if file_id in SAMPLE_FILES[kind]:
-            return SAMPLES / file_id, file_id
+            return SAMPLES_DIR / file_id, file_id
         file = self._files.get(file_id)
         if file is None or file.owner != owner or file.kind != kind:
             raise Refused(kind, f"{kind}: none chosen, or deleted after its time; choose one again")
         file.touched_s = time.monotonic()
         return file.path, file.name
+
+    def of(self, owner: str) -> list[tuple[str, _File]]:
+        """All uploads of a visitor with their ids, oldest first."""
+        return [(key, file) for key, file in list(self._files.items()) if file.owner == owner]
+
+    def preview(self, owner: str, file_id: str) -> tuple[bytes, str]:
+        """An upload of this visitor as browsers show it, and its kind: small JPEG, or WAV."""
+        file = self._files.get(file_id)
+        if file is None or file.owner != owner:
+            raise Refused("", "no such upload; it may have been deleted after its time", 404)
+        file.touched_s = time.monotonic()
+        shown = _as_jpeg if file.kind == "portrait" else _as_wav
+        return shown(file.path), _SHOWN_AS[file.kind]
 
     def remove(self, owner: str) -> None:
         """Deletes all of a visitor's."""
@@ -167,3 +184,22 @@ class Uploads:
         # Two threads may find the same one too old.
         if file := self._files.pop(file_id, None):
             shutil.rmtree(file.path.parent, ignore_errors=True)
+
+
+_SHOWN_AS = {"portrait": "image/jpeg", "audio": "audio/wav"}
+
+
+def _as_jpeg(path: Path) -> bytes:
+    picture = Image.fromarray(media.read_portrait(path))
+    picture.thumbnail((_PREVIEW_PX, _PREVIEW_PX))
+    content = io.BytesIO()
+    picture.convert("RGB").save(content, "JPEG", quality=90)
+    return content.getvalue()
+
+
+def _as_wav(path: Path) -> bytes:
+    sound, content = media.read_audio(path), io.BytesIO()
+    with wave.open(content, "wb") as file:
+        file.setparams((1, 2, sound.sample_rate, 0, "NONE", ""))
+        file.writeframes((sound.samples.clip(-1, 1) * 32767).astype("<i2").tobytes())
+    return content.getvalue()

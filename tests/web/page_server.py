@@ -59,10 +59,10 @@ class Visitor:
 
 
 @contextmanager
-def served(desk):
+def served(desk, token=""):
     """The port of a server that runs while this does."""
     listening = socket.create_server(("127.0.0.1", 0))
-    server = server_of(make_app(desk))
+    server = server_of(make_app(desk, token=token))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     yield listening.getsockname()[1]

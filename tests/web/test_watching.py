@@ -20,7 +20,7 @@ from page_server import Visitor, served  # noqa: E402
 from webdriver import browser  # noqa: E402
 
 from flowportrait import composite  # noqa: E402
-from flowportrait.web import make  # noqa: E402
+from flowportrait.web import api  # noqa: E402
 from flowportrait.web.jobs import Desk, Limits  # noqa: E402
 
 LIMITS = Limits(max_watching=2)
@@ -165,7 +165,7 @@ def test_a_server_that_ends_does_not_wait_for_those_who_watch():
 
 
 def test_sizes_are_those_of_the_pipeline():
-    assert make.SIZES_PX == composite.SIZES_PX
+    assert api.SIZES_PX == composite.SIZES_PX
 
 
 def test_options_reach_the_video(visitor, tmp_path):

@@ -29,9 +29,9 @@ _ARGS = [
 class Browser:
     """One window of it."""
 
-    def __init__(self, driver_port: int, program: str, profile: str):
+    def __init__(self, driver_port: int, program: str, profile: str, more: tuple[str, ...] = ()):
         self._base = f"http://127.0.0.1:{driver_port}/session"
-        options = {"binary": program, "args": [*_ARGS, f"--user-data-dir={profile}"]}
+        options = {"binary": program, "args": [*_ARGS, *more, f"--user-data-dir={profile}"]}
         wanted = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}}
         self._base += "/" + self._tell("", wanted)["sessionId"]
 
@@ -59,6 +59,12 @@ class Browser:
     def type(self, selector: str, text: str) -> None:
         """Into a field, or the path of a file."""
         self._tell(f"/element/{self._find(selector)}/value", {"text": text})
+
+    def press(self, *keys: str) -> None:
+        """Keys of the keyboard one after another, wherever the focus is."""
+        actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
+        source = {"type": "key", "id": "keys", "actions": actions}
+        self._tell("/actions", {"actions": [source]})
 
     def emulate(self, width: int, height: int, dark: bool = False) -> None:
         """A screen of this size, light or dark."""
@@ -88,8 +94,8 @@ class Browser:
 
 
 @contextmanager
-def browser():
-    """A browser that ends with this; skips the test where there is none."""
+def browser(*more: str):
+    """A browser that ends with this, with more arguments; skips the test where there is none."""
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not program or not driver:
         pytest.skip("chromium and chromium-driver are not installed")
@@ -100,7 +106,7 @@ def browser():
         opened = None
         try:
             said = next(line for line in process.stdout if "successfully on port" in line)
-            opened = Browser(int(re.search(r"port (\d+)", said)[1]), program, profile)
+            opened = Browser(int(re.search(r"port (\d+)", said)[1]), program, profile, more)
             yield opened
         finally:
             if opened:

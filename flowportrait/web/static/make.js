@@ -1,9 +1,8 @@
 "use strict";
-const LOOK_MS = 500;
-const files = { portrait: "", audio: "" };
+// The page: what is asked for, and what goes wrong at its place.
 const FIELDS = ["portrait", "audio", "consent"];
 const STRENGTHS = ["head", "lips", "eyes"];
-let settings, job, recorder, watching;
+let settings;
 
 function complain(error) {
   const field = FIELDS.includes(error.field) ? error.field : $(error.field)?.closest(".options") ? "option" : "form";
@@ -20,77 +19,10 @@ function quiet(...fields) {
   for (const input of document.querySelectorAll("[aria-invalid]")) input.removeAttribute("aria-invalid");
 }
 
-// ----------------------------------------------------------------------------------------------- what goes in
-
-function show(kind, url, name) {
-  const view = $(`${kind}-view`);
-  if (view.src.startsWith("blob:")) URL.revokeObjectURL(view.src);
-  view.src = url;
-  view.hidden = false;
-  if (kind === "portrait") view.alt = `The portrait: ${name}`;
-  $(`${kind}-name`).textContent = name;
-}
-
-async function choose(kind, file) {
-  if (!file) return;
-  quiet(kind, "form");
-  files[kind] = "";
-  $(`${kind}-name`).textContent = `Sending ${file.name} …`;
-  press();
-  try {
-    if (file.size > settings.limits.max_upload_bytes) throw Object.assign(new Error(`${file.name}: over ${Math.round(settings.limits.max_upload_bytes / 2 ** 20)} MB; give a smaller file`), { field: kind });
-    const { id } = await ask(`/api/files/${kind}?name=${encodeURIComponent(file.name)}`, { method: "PUT", body: file });
-    files[kind] = id;
-    show(kind, URL.createObjectURL(file), file.name);
-  } catch (error) {
-    $(`${kind}-view`).hidden = true;
-    $(`${kind}-name`).textContent = kind === "portrait" ? "No picture yet" : "No recording yet";
-    complain(error.field ? error : Object.assign(error, { field: kind }));
-  }
-}
-
-function useSample(kind, name) {
-  quiet(kind, "form");
-  files[kind] = name;
-  show(kind, `/api/samples/${name}`, `${name} (a sample)`);
-  press();
-}
-
-function press() {
-  for (const button of $("portrait-samples").children) button.setAttribute("aria-pressed", String(button.value === files.portrait));
-}
-
-async function record() {
-  if (recorder) { recorder.stop(); return; }
-  quiet("audio");
-  let stream;
-  try {
-    stream = await navigator.mediaDevices.getUserMedia({ audio: true });
-  } catch {
-    complain(Object.assign(new Error("The browser gives no microphone; allow it, or choose a file."), { field: "audio" }));
-    return;
-  }
-  const parts = [];
-  recorder = new MediaRecorder(stream);
-  recorder.addEventListener("dataavailable", (event) => parts.push(event.data));
-  recorder.addEventListener("stop", () => {
-    stream.getTracks().forEach((track) => track.stop());
-    const kind = recorder.mimeType;
-    recorder = null;
-    $("record").textContent = "Record";
-    choose("audio", new File(parts, `recording.${kind.includes("mp4") ? "m4a" : "webm"}`, { type: kind }));
-  });
-  recorder.start();
-  $("record").textContent = "Stop";
-  setTimeout(() => recorder?.stop(), settings.limits.max_sound_s * 1000);
-}
-
-// ------------------------------------------------------------------------------------------------- the video
-
-function wish() {
+function wish(portrait) {
   const number = (id) => ($(id).value === "" ? null : Number($(id).value));
   return {
-    ...files, consent: $("consent").checked, model: $("model").value, evaluations: number("evaluations"),
+    portrait: portrait.id, audio: chosen.audio.id, consent: $("consent").checked, model: $("model").value, evaluations: number("evaluations"),
     guidance: number("guidance") ?? 1, seed: number("seed") ?? 0, crop: $("crop").value,
     size: number("size") ?? "auto", frame: $("frame").value || null,
     ...Object.fromEntries(STRENGTHS.map((name) => [name, number(name)])),
@@ -104,141 +36,87 @@ function sayStrength(name) {
   $(name).setAttribute("aria-valuetext", word);
 }
 
+const queue = (portrait) => ask("/api/jobs", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(wish(portrait)) });
+
 async function make(event) {
   event.preventDefault();
   quiet(...FIELDS, "form", "option");
-  for (const kind of ["portrait", "audio"]) {
-    if (!files[kind]) complain(Object.assign(new Error(kind === "portrait" ? "Choose a picture, or a sample." : "Choose a recording, or the sample."), { field: kind }));
-  }
-  if (!files.portrait || !files.audio) return;
+  if (!chosen.portrait.length) complain(wrong("portrait", "Choose a picture, or a sample."));
+  if (!chosen.audio) complain(wrong("audio", "Choose a recording, or the sample."));
+  if (!chosen.portrait.length || !chosen.audio) return;
   $("make").disabled = true;
   try {
-    const { id } = await ask("/api/jobs", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(wish()) });
-    if (job) await ask(`/api/jobs/${job}`, { method: "DELETE" }).catch(() => {});
-    job = id;
-    $("work").hidden = $("going").hidden = false;
-    $("made").hidden = true;
-    const watched = showGrowing(id);
+    const [first, ...more] = chosen.portrait;
+    const { id } = await queue(first);
+    for (const portrait of more) await queue(portrait);
+    const followed = look(await ask(`/api/jobs/${id}`));
     $("work").scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth", block: "nearest" });
-    await follow(id, watched);
+    showVideos().catch(complain);
+    $("make").disabled = false;
+    await followed;
   } catch (error) {
     complain(error);
+    showVideos().catch(() => {});
   }
   $("make").disabled = false;
 }
 
-// The video as it grows, with its sound. Resolves to whether it was shown to its end so.
-async function showGrowing(id) {
-  clearVideo();
-  if (!canWatch()) return false;
-  watching = new AbortController();
-  return watch($("video"), `/api/jobs/${id}/stream`, watching.signal, () => {
-    $("video").hidden = false;
-    $("video").play().catch(() => {}); // the browser wants a click on the video first
-  });
-}
-
-function clearVideo() {
-  watching?.abort();
-  watching = null;
-  $("video").hidden = true;
-  $("video").loop = false;
-  $("video").removeAttribute("src");
-  $("video").load();
-}
-
-async function follow(id, watched) {
-  while (job === id) {
-    const state = await ask(`/api/jobs/${id}`);
-    if (state.state === "done") { showVideo(state); takeOver(id, watched); return; }
-    if (state.state === "failed" || state.state === "cancelled") {
-      $("work").hidden = true;
-      job = null;
-      clearVideo();
-      throw Object.assign(new Error(state.reason || "Cancelled."), { field: state.field });
-    }
-    showProgress(state);
-    await new Promise((done) => setTimeout(done, LOOK_MS));
-  }
-}
-
-function showProgress(state) {
-  const bar = $("bar");
-  if (state.frames) bar.value = state.frames / state.num_frames; else bar.removeAttribute("value");
-  $("words").textContent = state.state === "queued"
-    ? (state.ahead ? `${state.ahead} before yours` : "Next")
-    : !state.done ? "Loading the model and listening"
-    : state.frames === state.num_frames ? "Finishing the file"
-    : `Making it, about ${Math.max(1, Math.round(state.left_s))} s left`;
-}
-
-function showVideo(state) {
-  $("going").hidden = true;
-  $("made").hidden = false;
-  $("download").href = `/api/jobs/${state.id}/video?download=1`;
-  $("warnings").replaceChildren(...state.warnings.map((text) => element("li", { textContent: text })));
-}
-
-// What plays goes on; the finished file, which can be moved about in without a gap, takes over behind its end.
-async function takeOver(id, watched) {
-  const video = $("video");
-  const whole = await watched;
-  if (whole && !video.ended) await until(video, "ended");
-  if (job !== id) return;
-  const seconds = whole ? 0 : video.currentTime;
-  video.hidden = false;
-  video.loop = true;
-  video.src = `/api/jobs/${id}/video`;
-  video.currentTime = seconds;
-  video.play().catch(() => {});
-}
-
-async function remove() {
-  const id = job;
-  job = null;
-  $("work").hidden = true;
-  clearVideo();
-  if (id) await ask(`/api/jobs/${id}`, { method: "DELETE" }).catch(complain);
-}
-
 async function forget() {
+  leave();
   try {
+    await ask("/api/jobs", { method: "DELETE" });
     await ask("/api/files", { method: "DELETE" });
   } catch (error) { complain(error); return; }
-  await remove();
-  for (const kind of ["portrait", "audio"]) {
-    files[kind] = "";
-    $(`${kind}-view`).hidden = true;
-    $(`${kind}-name`).textContent = "Deleted";
-  }
-  press();
+  for (const kind of ["portrait", "audio"]) forgetChosen(kind);
+  showChosen();
+  for (const kind of ["portrait", "audio"]) $(`${kind}-name`).textContent = "Deleted";
+  await showVideos();
 }
 
 // ---------------------------------------------------------------------------------------------------- begin
 
-async function begin() {
-  settings = await ask("/api/settings");
-  $("model").append(...settings.models.map((name) => element("option", { value: name, textContent: name, selected: name === "tiny" })));
-  $("limits").textContent = `Up to ${settings.limits.max_sound_s} s and ${Math.round(settings.limits.max_upload_bytes / 2 ** 20)} MB.`;
-  $("portrait-samples").append(...settings.samples.portrait.map((name, index) => {
+function showSettings() {
+  const { models, limits, samples } = settings;
+  $("model").append(...models.map((name) => element("option", { value: name, textContent: name, selected: name === "tiny" })));
+  $("limits").textContent = `Up to ${limits.max_sound_s} s and ${Math.round(limits.max_upload_bytes / 2 ** 20)} MB.`;
+  $("portrait-samples").append(...samples.portrait.map((name, index) => {
     const button = element("button", { type: "button", value: name }, element("img", { src: `/api/samples/${name}`, alt: `Sample ${index + 1}` }));
     button.addEventListener("click", () => useSample("portrait", name));
     return button;
   }));
-  press();
   for (const name of STRENGTHS) { sayStrength(name); $(name).addEventListener("input", () => sayStrength(name)); }
+}
+
+function listen() {
   $("audio-sample").addEventListener("click", () => useSample("audio", settings.samples.audio[0]));
-  for (const kind of ["portrait", "audio"]) $(kind).addEventListener("change", (event) => { choose(kind, event.target.files[0]); event.target.value = ""; });
-  for (const card of document.querySelectorAll(".drop")) {
-    card.addEventListener("dragover", (event) => { event.preventDefault(); card.classList.add("over"); });
-    card.addEventListener("dragleave", () => card.classList.remove("over"));
-    card.addEventListener("drop", (event) => { event.preventDefault(); card.classList.remove("over"); choose(card.dataset.kind, event.dataTransfer.files[0]); });
+  for (const [id, kind, beside] of [["portrait", "portrait", false], ["portrait-more", "portrait", true], ["audio", "audio", false]]) {
+    $(id).addEventListener("change", (event) => { choose(kind, [...event.target.files], beside); event.target.value = ""; });
   }
+  takeDrops();
+  takeCamera();
   $("record").addEventListener("click", record);
   $("form").addEventListener("submit", make);
-  $("cancel").addEventListener("click", remove);
-  $("delete").addEventListener("click", remove);
+  $("cancel").addEventListener("click", () => remove());
+  $("delete").addEventListener("click", () => remove());
   $("forget").addEventListener("click", forget);
+}
+
+// The newest video that is being made, or else the newest, is looked at again.
+async function restoreVideos() {
+  const states = await ask("/api/jobs");
+  draw(states);
+  const newest = states.findLast((state) => !OVER.has(state.state)) ?? states.findLast((state) => state.state === "done");
+  showVideos().catch(complain);
+  if (newest) await look(newest);
+}
+
+async function begin() {
+  settings = await ask("/api/settings");
+  showSettings();
+  listen();
+  await restoreChosen();
+  showChosen();
+  await restoreVideos();
 }
 
 begin().catch(complain);
