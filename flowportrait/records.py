@@ -75,7 +75,7 @@ class EncodedClip(Record):
 
 Reason = Literal[
     "unreadable", "no_picture", "no_sound", "silent", "damaged", "crashed", "language", "direction",
-    "no_face", "small_face", "not_speaking", "overlap", "short", "not_for_test",
+    "no_face", "small_face", "not_speaking", "overlap", "short", "not_for_test", "turned",
 ]  # fmt: skip
 REASONS: tuple[Reason, ...] = get_args(Reason)
 """Why `prepare` drops a second of a source."""

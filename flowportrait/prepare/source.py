@@ -44,10 +44,11 @@ from flowportrait.prepare.tracks import (
     squares,
     thumbnail,
 )
+from flowportrait.prepare.upright import Turns
 from flowportrait.records import REASONS, Dropped, PreparedClip, PreparedSource, Reason
 from flowportrait.registry import FACE_DETECTORS
 
-VERSION = 1
+VERSION = 2
 """Goes up when the same settings give other clips."""
 
 STAGES = ("probe", "speech", "faces", "speaker", "crop", "write")
@@ -300,7 +301,8 @@ class _Run:
     def _tracks(self, footage: Footage, sound: SoundTrack) -> list[Track]:
         """The faces that may speak; marks the ticks that show none, and those without sound."""
         config = self.parts.config
-        detections, changes = self._survey(footage)
+        turns = Turns(config.faces)
+        detections, changes = self._survey(footage, turns)
         count = len(changes)
         decoded_s, declared_s = count / FPS, footage.declared_s
         lost = declared_s - decoded_s > _LOST_S
@@ -322,13 +324,17 @@ class _Run:
                     self._mark(track.start, track.stop, "small_face", over=("no_face", "short"))
                 elif track.stop - track.start < least:
                     self._mark(track.start, track.stop, "short", over=("no_face",))
+                elif turns.is_turned(track):
+                    self._mark(track.start, track.stop, "turned", over=("no_face", "short"))
                 else:
                     tracks.append(track)
         self._mark(0, heard.start, "no_sound")
         self._mark(max(heard.start, heard.stop), count, "damaged" if sound.damage else "no_sound")
         return tracks
 
-    def _survey(self, footage: Footage) -> tuple[dict[int, list[FaceBox]], np.ndarray]:
+    def _survey(
+        self, footage: Footage, turns: Turns
+    ) -> tuple[dict[int, list[FaceBox]], np.ndarray]:
         """Faces at every k-th tick, and how much each frame differs from the one before."""
         detections: dict[int, list[FaceBox]] = {}
         changes, last, seen = [], None, None
@@ -340,6 +346,7 @@ class _Run:
             last, seen = frame, small
             if tick % self.parts.config.faces.detect_every == 0:
                 detections[tick] = self.parts.detector.detect(frame)
+                turns.look(tick, frame, detections[tick])
         return detections, np.array(changes)
 
     def _mark(self, start: int, stop: int, reason: Reason, over: tuple[Reason, ...] = ()) -> None:

@@ -41,6 +41,15 @@ class FacesConfig(Frozen):
     min_face_px: int = Field(
         64, ge=1, description="longer side of the smallest face that is used. Unstated"
     )
+    max_turn_deg: float = Field(
+        60.0,
+        gt=0,
+        le=180,
+        description=(
+            "a face turned further in the picture's plane is dropped: footage on its side or upside"
+            " down. Unstated; 180 asks nobody"
+        ),
+    )
 
 
 class ScenesConfig(Frozen):

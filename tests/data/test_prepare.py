@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from films import SETTINGS, film, noise
 
-from flowportrait import cli, media
+from flowportrait import cli, media, pretrained
 from flowportrait.config import load_recipe
 from flowportrait.errors import DataError
 from flowportrait.prepare import dataset
@@ -100,6 +100,17 @@ def test_small_faces(tmp_path):
     path = film(tmp_path / "a.mp4", [("a", 60, 90)])
     assert reasons(one(tmp_path, path, "faces.min_face_px=120")) == [("small_face", 0, 60)]
     assert reasons(one(tmp_path, path, "crop.min_side_px=155")) == [("small_face", 0, 60)]
+
+
+@pytest.mark.parametrize("quarters", [1, 2])
+def test_footage_upside_down_or_on_its_side_is_never_passed_as_good(tmp_path, quarters):
+    """The pixels themselves are turned, with nothing in the file that says so."""
+    frames = [np.rot90(frame, quarters) for frame in films.frames_of([("a", 60, 90)])]
+    path = tmp_path / "a.mp4"
+    media.write_video(path, frames, 24, noise(2.5), films.RATE, {}, preset="ultrafast")
+    record = one(tmp_path, path)
+    assert kept(record) == [] and reasons(record) == [("turned", 0, 60)]
+    assert kept(one(tmp_path, path, "faces.max_turn_deg=180")) == [(0, 60)]
 
 
 def test_the_papers_rule_for_test_clips_binds_held_out_people_only(tmp_path):
@@ -438,6 +449,19 @@ def test_the_papers_values():
     assert (settings.split.test_min_s, settings.split.test_min_face_px) == (5.0, 512.0)
     recipe = load_recipe(ROOT / "recipes" / "prepare-paper.toml", PrepareConfig)
     assert (recipe.faces.detect_every, recipe.split.rule) == (1, "paper")
+    assert recipe.speech.overlap == "pyannote"
+
+
+def test_without_a_speaker_network_the_first_words_say_how_to_go_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FLOWPORTRAIT_WEIGHTS", str(tmp_path / "none"))
+    monkeypatch.setattr(pretrained.Weights, "fetched", False)
+    film(tmp_path / "a.mp4", [("a", 60, 90)])
+    command = ["prepare", str(tmp_path / "a.mp4"), "-o", str(tmp_path / "out")]
+    assert cli.run(command) == 2
+    words = "no network that tells who speaks: go on without it by --set speaker.network=none"
+    assert capsys.readouterr().err.startswith(f"error: {words}")
+    more = [word for setting in SETTINGS for word in ("--set", setting)]
+    assert cli.run([*command, *more]) == 0
 
 
 # ------------------------------------------------------------------------------------------

@@ -1,0 +1,52 @@
+"""Whether faces stand upright: footage on its side or upside down is dropped, never passed as good.
+
+A detector finds such faces all the same. The face mesh tells how far each is turned; a second apart
+is often enough, since a film seldom turns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import UInt8
+
+from flowportrait.faces.facemesh import FaceMesh
+from flowportrait.faces.framing import FaceBox
+from flowportrait.media import FPS
+from flowportrait.prepare.tracks import FacesConfig, Track
+
+_CERTAIN = 0.5
+"""Least presence of a mesh whose turn is believed."""
+
+
+@dataclass
+class Turns:
+    """How far the faces of one source are turned, looked at about once a second."""
+
+    config: FacesConfig
+    found_deg: dict[tuple[int, FaceBox], float] = field(default_factory=dict)
+
+    @cached_property
+    def mesh(self) -> FaceMesh:
+        """What tells the turn."""
+        return FaceMesh()
+
+    def look(self, tick: int, frame: UInt8[np.ndarray, "h w 3"], faces: Iterable[FaceBox]) -> None:
+        """Measures the faces that were detected in a frame, if it is its turn."""
+        every = self.config.detect_every * max(1, round(FPS / self.config.detect_every))
+        if self.config.max_turn_deg >= 180 or tick % every:
+            return
+        for face in faces:
+            mesh = self.mesh.find(frame, face)
+            if mesh.presence >= _CERTAIN:
+                self.found_deg[tick, face] = abs(math.degrees(mesh.roll))
+
+    def is_turned(self, track: Track) -> bool:
+        """Whether a face is further from upright than allowed, in most of the looks at it."""
+        looks = zip(track.ticks, track.boxes, strict=True)
+        turns = [self.found_deg[look] for look in looks if look in self.found_deg]
+        return bool(turns) and float(np.median(turns)) > self.config.max_turn_deg
