@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,9 @@ from flowportrait.study.store import Study
 from flowportrait.study.tasks import Plan
 
 pytest.importorskip("uvicorn", reason="flowportrait[web] is not installed")
+from axe import findings  # noqa: E402
+from webdriver import browser  # noqa: E402
+
 from flowportrait.web import study as pages  # noqa: E402
 from flowportrait.web.guard import server_of  # noqa: E402
 
@@ -52,9 +55,9 @@ def study(made, tmp_path):
     return Study(tmp_path / "study")
 
 
-@pytest.fixture
-def port(study):
-    """Of a server that runs while the test does."""
+@contextmanager
+def raters_pages(study):
+    """The port of a server that runs while this does."""
     listening = socket.create_server(("127.0.0.1", 0))
     server = server_of(pages.study_app(study))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -62,6 +65,13 @@ def port(study):
     yield listening.getsockname()[1]
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture
+def port(study):
+    """Of a server that runs while the test does."""
+    with raters_pages(study) as port:
+        yield port
 
 
 def ask(port, path, method="GET", body=None, **headers):
@@ -326,3 +336,48 @@ def test_a_browser_rates_a_set(study, port):
     answer = study.tasks(token)[0].answer
     assert len(answer.groups) == 1 and len(answer.groups[0]) == 2
     assert all(set(scores.values()) == {4} for scores in answer.scores.values())
+
+
+LAYOUT = """
+const clips = [...document.querySelectorAll(".clip")].map((clip) => clip.getBoundingClientRect());
+return {
+  tops: new Set(clips.map((clip) => Math.round(clip.top))).size, number: clips.length,
+  height: document.documentElement.scrollHeight, wide: document.documentElement.scrollWidth,
+};
+"""
+
+
+@pytest.fixture(scope="module")
+def four_versions(tmp_path_factory):
+    """A sample of the paper's four versions."""
+    folder = tmp_path_factory.mktemp("four")
+    sources = {name: folder / name for name in ("original", "sonic", "memo", "echo")}
+    for source, clip in zip(sources.values(), CLIPS, strict=False):
+        source.mkdir()
+        shutil.copy(clip, source / "sample.mp4")
+    plan = Plan(num_raters=1, raters_per_sample=1, num_repeats=0, num_training=0, seed=0)
+    create(folder / "study", sources, ["ann"], plan, truth="original")
+    return Study(folder / "study")
+
+
+def test_four_videos_stand_in_one_row_and_instructions_stay_closed(four_versions):
+    (rater,) = four_versions.raters()
+    with raters_pages(four_versions) as port, browser() as page:
+        page.emulate(1280, 900)
+        page.open(f"http://127.0.0.1:{port}/r/{rater.token}")
+        page.until("document.querySelector('#instructions').open")
+        assert findings(page) == []
+        page.click("#close")
+        page.until("document.querySelectorAll('.clip video').length === 4")
+        layout = page.run(LAYOUT)
+        assert (layout["number"], layout["tops"]) == (4, 1) and layout["wide"] <= 1280
+        assert layout["height"] < 2000
+        page.open(f"http://127.0.0.1:{port}/r/{rater.token}")
+        page.until("document.querySelectorAll('.clip video').length === 4")
+        assert not page.run("return document.querySelector('#instructions').open")
+        page.click("#help")
+        assert page.run("return document.querySelector('#instructions').open")
+        page.click("#close")
+        assert findings(page) == []
+        page.emulate(390, 844, dark=True)
+        assert page.run(LAYOUT)["wide"] <= 390 and findings(page) == []

@@ -151,15 +151,23 @@ function showState() {
 
 const draftName = (id) => `flowportrait:${base}:${id}`;
 
+function remember(what, value) {
+  try { localStorage.setItem(draftName(what), value); } catch { /* private windows keep nothing */ }
+}
+
+function remembered(what) {
+  try { return localStorage.getItem(draftName(what)); } catch { return null; }
+}
+
 function keep() {
   if (!task) return;
   const draft = { comment: $("comment").value, clips: {}, signs: [...strictOrNot] };
   for (const clip of clips) draft.clips[clip.id] = { scores: clip.scores, place: clip.place, played: played(clip) };
-  try { localStorage.setItem(draftName(task.id), JSON.stringify(draft)); } catch { /* private windows keep nothing */ }
+  remember(task.id, JSON.stringify(draft));
 }
 
 function draftOf(id) {
-  try { return JSON.parse(localStorage.getItem(draftName(id))) || {}; } catch { return {}; }
+  try { return JSON.parse(remembered(id)) || {}; } catch { return {}; }
 }
 
 function before(item) {
@@ -276,6 +284,7 @@ async function begin() {
   showRubrics();
   $("help").addEventListener("click", () => $("instructions").showModal());
   $("close").addEventListener("click", () => $("instructions").close());
+  $("instructions").addEventListener("close", () => remember("read", "yes"));
   $("send").addEventListener("click", () => send().catch(stop));
   $("back").addEventListener("click", () => step(-1));
   $("again").addEventListener("click", () => step(0));
@@ -283,7 +292,7 @@ async function begin() {
   addEventListener("keydown", keys);
   addEventListener("pagehide", keep);
   await open(study.tasks.find((one) => !one.done));
-  if (!study.tasks.some((one) => one.done)) $("instructions").showModal();
+  if (!remembered("read") && !study.tasks.some((one) => one.done)) $("instructions").showModal();
 }
 
 begin().catch(stop);
