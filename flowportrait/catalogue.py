@@ -28,6 +28,7 @@ RECIPE_KINDS = Table(
     {
         "chain": "flowportrait.reproduce:Chain",
         "codec": "flowportrait.train.tiny.codec:CodecRecipe",
+        "ear": "flowportrait.train.tiny.ear:EarRecipe",
         "faults": "flowportrait.scoring.judges.faults:Faults",
         "mouth": "flowportrait.train.tiny.mouth:MouthRecipe",
         "prepare": "flowportrait.prepare.source:PrepareConfig",

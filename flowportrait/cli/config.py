@@ -57,7 +57,7 @@ def defaults(
 ) -> None:
     """Print the defaults of a kind of recipe: what holds where a recipe says nothing.
 
-    Kinds: chain, codec, faults, mouth, prepare, rl, scoring, scratch, sft, sync.
+    Kinds: chain, codec, ear, faults, mouth, prepare, rl, scoring, scratch, sft, sync.
     """
     from flowportrait import catalogue
     from flowportrait.settings import settings_of

@@ -112,6 +112,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "merge": (("merge part-1 part-2 -o data/clips", "the parts of `prepare --part`"),),
     "encode": (("encode data/clips -o data/encoded --model tiny", "latents and features, once"),),
     "train codec": (("train codec tiny-codec", "the codec of the shipped model"),),
+    "train ear": (("train ear tiny-ear", "the audio encoder, from what a large network heard"),),
     "train mouth": (("train mouth tiny-mouth-native --resume auto", "the painter of mouths"),),
     "train sft": (
         ("train sft tiny-tune", "goes on from `tiny`"),
