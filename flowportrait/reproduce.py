@@ -53,7 +53,7 @@ class Chain(Frozen):
 
     out: Path = Field(description="where everything goes, unless the command line says otherwise")
     result: str = Field(description="what to look at in the end, below `out`")
-    given: dict[str, str] = Field(
+    given: dict[str, str | int | float] = Field(
         {}, description="what stages take from outside, such as data; --set given.NAME=..."
     )
     stages: tuple[Stage, ...] = Field(min_length=1)
@@ -64,10 +64,10 @@ class Chain(Frozen):
         if len(set(names)) < len(names):
             raise ValueError(f"stages {names}: two have one name; their logs would be one")
         for stage in self.stages:
-            if stage.needs is not None and stage.needs not in self.given:
-                raise ValueError(
-                    f"stage {stage.name}: needs '{stage.needs}'; {name_hint(stage.needs, self.given)}"
-                )
+            needed = stage.needs
+            if needed is not None and needed not in self.given:
+                hint = name_hint(needed, self.given)
+                raise ValueError(f"stage {stage.name}: needs '{needed}'; {hint}")
         return self
 
     def batches(self) -> list[list[Stage]]:
@@ -84,10 +84,10 @@ class Chain(Frozen):
 
     def words_of(self, stage: Stage, out: Path) -> list[str]:
         """The words of a stage's command."""
-        known = {**self.given, "recipes": str(RECIPES_DIR), "out": str(out)}
+        known = {**self.given, "recipes": RECIPES_DIR, "out": out}
         words = list(stage.run)
         for name, value in known.items():
-            words = [word.replace(f"{{{name}}}", value) for word in words]
+            words = [word.replace(f"{{{name}}}", str(value)) for word in words]
         return words
 
 

@@ -196,6 +196,18 @@ BAD_INPUTS = [
              "folder: no model there; make one with: flowportrait convert bagel FOLDER -o folder"),
     BadInput("plan: unknown GPU", "plan none.toml --gpu h10",
              "--gpu: got 'h10'; did you mean 'h100'? allowed: a100, a100-40, b200, h100, h200, l40s, rtx4090"),
+    BadInput("plan: a monitor as a reward",
+             "plan rl-paper --set 'reward.terms=[{scorers=[\"jitter\"]}]'",
+             "reward.terms: 'jitter' is a monitor, which watches for rewards that are cheated; "
+             "name it in watch.monitors, and another measure here"),
+    BadInput("plan: a judge that costs money, and no budget",
+             "plan rl-paper --set scoring.judge.preset=gemini-flash --set scoring.judge.backend={}",
+             "scoring.judge.budget: lip_sync asks a judge that costs money; give max_tokens or "
+             "max_usd (flowportrait plan says what a run needs), or an open judge: scoring.judge"),
+    BadInput("plan: GPUs that cannot share clips", "plan rl-paper --gpus 64 --set parallel.sequence=3",
+             "parallel.sequence 3: got 64 processes; their number must be a multiple"),
+    BadInput("report strips: another kind of picture", "report strips x=folder -o strips.jpg",
+             "strips.jpg: give the name of a file that ends in .png or .svg"),
     BadInput("plan: nothing to plan", "plan none.toml",
              NO_RECIPE),
     BadInput("sft: nothing to learn from", "train sft none.toml",

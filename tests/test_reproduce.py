@@ -58,6 +58,7 @@ result = "b.txt"
 [given]
 what = "models"
 more = ""
+count = "0"
 [[stages]]
 name = "one"
 run = ["list", "{what}"]
@@ -81,7 +82,7 @@ def test_stages_beside_one_another_and_what_is_given(recipe, capsys):
     *told, last = capsys.readouterr().out.splitlines()
     assert {"[1/3] one: flowportrait list models", "[2/3] two: flowportrait list sets"} <= set(told)
     assert {run["name"] for run in json.loads(last)} == {"one", "two", "four"}
-    more = ["reproduce", "chain.toml", "--set", "given.more=codecs"]
+    more = ["reproduce", "chain.toml", "--set", "given.more=codecs", "--set", "given.count=7"]
     assert cli.run(more) == 0
     told = capsys.readouterr().out
     assert told.count("done before") == 2 and "[3/4] three: flowportrait list codecs" in told
@@ -98,7 +99,7 @@ def test_what_a_stage_needs_must_have_a_name(recipe, capsys):
 
 @pytest.mark.parametrize("name", ["reproduce-rl", "reproduce-table5"])
 def test_the_runs_of_the_proof_are_as_they_say(name, tmp_path):
-    """Every training that a chain names is a recipe that `train rl` takes, each in its own place."""
+    """Every training that a chain names is a recipe that `train rl` takes, in its own place."""
     chain = load_recipe(RECIPES_DIR / f"{name}.toml", Chain)
     runs = {}
     for stage in chain.stages:

@@ -162,8 +162,8 @@ def _run(label: str, path: Path, notes: list[str]) -> Run:
 
 
 def _log(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a run's log. A kill may leave half of a line, to which a run that goes on may have
-    added its next one: such lines are left out, and noted.
+    """The rows of a run's log. A kill may leave half of a line, to which a run that goes on may
+    have added its next one: such lines are left out, and noted.
     """
     lines = path.read_bytes().splitlines()
     torn = []

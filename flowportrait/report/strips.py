@@ -1,4 +1,4 @@
-"""Frames of the same clip by several models, one row each, as in Figures 4, 7 and 8 of the paper."""
+"""Frames of the same clip by several models, a row each, as in Figures 4, 7 and 8 of the paper."""
 
 from __future__ import annotations
 

@@ -37,9 +37,9 @@ _TABLE_2 = (
 
 
 def build(sources: Sources, judge: Sequence[str], baseline: str | None) -> list[Table]:
-    """All five tables, and one of what training runs gained. `judge`: one scorer that gives all aspects, or three that give one each in
-    the paper's order;
-    `baseline`: the run of Table 5 that the others are compared with.
+    """All five tables, and one of what training runs gained. `judge`: one scorer that gives all
+    aspects, or three that give one each in the paper's order; `baseline`: the run of Table 5 that
+    the others are compared with.
     """
     gained = [gains(sources)] if any(_gained(run) for run in sources.runs) else []
     return [
