@@ -114,6 +114,8 @@ def _code_anew(source: Path, target: Path, times: Timeline) -> None:
     try:
         write_video(coded, frames, times.fps, sound.samples, sound.sample_rate, {}, in_step=False)
         _copy_packets(coded, target, Fraction(0))
+    except LIBRARY_ERRORS as error:
+        raise MediaError(f"{source}: cannot be coded anew ({one_line(error)})") from error
     finally:
         coded.unlink(missing_ok=True)
 
