@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from cases import table
+from cases import table, warnings_table
 from PIL import Image
 
 from flowportrait import media
@@ -287,7 +287,7 @@ def document() -> str:
         "# Wrong input and what is said about it\n\nEach of these ends with exit code 2 and"
         " exactly one line, `error: ...`, without a traceback and\nwithout a file left behind."
         " `tests/bad_inputs.py` makes the table; the tests try it line by line.\n\n| what |"
-        f" `flowportrait ...` | `error: ...` |\n|---|---|---|\n{rows}\n\n{table()}"
+        f" `flowportrait ...` | `error: ...` |\n|---|---|---|\n{rows}\n\n{table()}\n{warnings_table()}"
     )
 
 

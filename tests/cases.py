@@ -72,6 +72,36 @@ CASES = [
 ]
 VIDEOS = [case for case in CASES if not case.name.endswith(".wav")]
 
+WARNINGS = [
+    ("a sound whose channels cancel out when mixed", "its channels cancel out when they are mixed"),
+    ("a sound in which nothing reaches -60 dB of full scale", "its sound is silence"),
+    ("a silent default track beside one that speaks", "the default one of its"),
+    ("somebody who speaks 20 dB below the rest", "quieter than the rest"),
+    ("a head rolled by more than 12 degrees", "portrait: the head is rolled by"),
+    ("a head turned by more than 45 degrees", "portrait: the head is turned by about"),
+    ("a mouth beyond the picture's edge", "portrait: the mouth is cut off by the picture's edge"),
+    ("a picture too dark to see much", "portrait: underexposed"),
+    ("several faces", "faces found; the largest is used"),
+    ("a small face", "it will look soft"),
+    (
+        "a video whose head lies on its side or upside down, when its face is scored",
+        "the head lies",
+    ),
+    ("a truth that is turned against the clip", "its truth is turned against it by"),
+    ("a clip of a study that browsers would not play", "are coded anew as H.264 with AAC"),
+]
+"""What is gone on with, and the words that say so."""
+
+
+def warnings_table() -> str:
+    """The table of warnings of docs/bad-inputs.md."""
+    rows = "\n".join(f"| {what} | ... {words} ... |" for what, words in WARNINGS)
+    return (
+        "# Input that can hardly have been meant\n\nThe work goes on, and one line on stderr, beside"
+        " the result, on the page of `serve` and beside scores says so.\n\n| what |"
+        f" `warning: ...` |\n|---|---|\n{rows}\n"
+    )
+
 
 def table() -> str:
     """The table of docs/bad-inputs.md."""

@@ -1,10 +1,16 @@
 """Wrong input: exit code 2, exactly one line on stderr, no traceback, nothing written."""
 
+import re
+from pathlib import Path
+
 import pytest
 from bad_inputs import BAD_INPUTS, DOCUMENT, document, make_files
+from cases import WARNINGS
 
 import flowportrait.faces.centerface  # noqa: F401  it looks for its weights when it is imported, before models are moved
 from flowportrait import cli, registry
+
+PACKAGE = Path(registry.__file__).parent
 
 
 class FramingOnly:
@@ -58,6 +64,13 @@ def test_there_are_enough_and_no_two_alike():
 
 def test_document_is_up_to_date():
     assert DOCUMENT.read_text(encoding="utf-8") == document(), "run: python tests/bad_inputs.py"
+
+
+def test_warnings_that_are_documented_are_given():
+    """Each is provoked by a test of its room; here the words are held to be the package's."""
+    sources = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    words_of_code = re.sub(r'["\']\s*\n\s*f?["\']', "", sources)
+    assert all(words in words_of_code for _, words in WARNINGS)
 
 
 def test_debug_shows_the_traceback(one_model):
