@@ -119,8 +119,6 @@ class PortraitCodec(nn.Module):
         those of faces that it is not sure of."""
         native_mouth: bool = False
         """Whether mouths are painted at full resolution by a network of their own, trained last."""
-        fine_mouth: bool = False
-        """Whether the patches of that network have twice as many pixels along each side."""
 
         @property
         def motion_size(self) -> int:
@@ -155,7 +153,7 @@ class PortraitCodec(nn.Module):
         )
         self.painter = Painter(config.width)
         self.mouth_painter = MouthPainter()
-        self.mouth_net = MouthNet(config.fine_mouth) if config.native_mouth else None
+        self.mouth_net = MouthNet() if config.native_mouth else None
 
     def prepare(
         self,

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from flowportrait.codecs.mouth import pixel_places
-from flowportrait.codecs.mouth_net import SIZE, MouthNet, SkullFrame, head_pose, lip_maps
+from flowportrait.codecs.mouth_net import SIZE, MouthNet, SkullFrame, lip_maps
 from flowportrait.data.sources import load_sources
 from flowportrait.modeldir import load_parts
 from flowportrait.registry import MODELS_DIR
@@ -62,54 +62,19 @@ def test_lip_maps_follow_the_skull_and_not_the_picture():
     assert closed < 0.3 * wide
 
 
-@pytest.mark.parametrize("fine", [False, True])
-def test_a_new_painter_changes_nothing_and_none_touches_what_is_far_from_the_lips(fine):
+def test_a_new_painter_changes_nothing_and_none_touches_what_is_far_from_the_lips():
     points = face()
-    net = MouthNet(fine)
-    shown = torch.rand(1, 3, *net.size) * 2 - 1
-    maps = lip_maps(SkullFrame.of(points), points, net.size)
-    patch = net(shown, maps, shown, maps, head_pose(points))
+    shown = torch.rand(1, 3, *SIZE) * 2 - 1
+    maps = lip_maps(SkullFrame.of(points), points)
+    net = MouthNet()
+    patch = net(shown, maps, shown, maps)
     torch.testing.assert_close(shown * (1 - patch[:, 3:]) + patch[:, :3], shown)
     torch.manual_seed(0)
     torch.nn.init.normal_(net.leave.weight)
-    patch = net(shown, maps, shown, maps, head_pose(points))
+    patch = net(shown, maps, shown, maps)
     changed = (shown * (1 - patch[:, 3:]) + patch[:, :3] - shown).abs().amax(1)
     assert changed.max() > 0.1
     assert changed[:, :2].max() < 0.01 and changed[..., :2].max() < 0.01, "the border of the patch"
-
-
-def test_a_fine_painter_begins_as_the_coarse_one_and_leaves_it_as_it_is():
-    """Detail is added to what the model's own painter makes of the same mouth."""
-    coarse = load_parts("tiny", ("codec",), "cpu")[1]["codec"].mouth_net
-    plain, net = MouthNet(), MouthNet(fine=True)
-    plain.load_state_dict(coarse.state_dict(), strict=False)
-    mouth.add_detail_to(net, "tiny")
-    learning = {name for name, weight in net.named_parameters() if weight.requires_grad}
-    assert learning == {f"detail.{name}" for name, _ in net.detail.named_parameters()}
-    torch.nn.init.zeros_(net.detail.leave.weight)
-    torch.nn.init.zeros_(net.detail.leave.bias)
-    points = face()
-    shown = torch.nn.functional.interpolate(torch.rand(1, 3, 6, 7), net.size, mode="bicubic")
-    at_half = torch.nn.functional.avg_pool2d(shown, 2)
-    patches = [
-        one(x, maps, x, maps, head_pose(points))
-        for one, x, maps in (
-            (plain, at_half, lip_maps(SkullFrame.of(points), points)),
-            (net, shown, lip_maps(SkullFrame.of(points), points, net.size)),
-        )
-    ]
-    missed = torch.nn.functional.avg_pool2d(patches[1], 2) - patches[0]
-    assert missed.abs().mean() < 0.02
-
-
-def test_the_pose_is_told_by_the_nose():
-    """A face from the front is near zero; a nose to the right is a head turned to the right."""
-    points = face()
-    turned = points.clone()
-    turned[:, 33, 0] += 0.08
-    assert head_pose(points)[0, 0].abs() < 1e-5 and head_pose(points)[0, 1].abs() < 0.1
-    assert head_pose(turned)[0, 0] == pytest.approx(0.1, abs=1e-3)
-    torch.testing.assert_close(head_pose(points), head_pose(1.7 * points + 0.2))
 
 
 def test_patches_of_a_clip_show_the_same_mouth_in_both(tmp_path):
@@ -117,9 +82,7 @@ def test_patches_of_a_clip_show_the_same_mouth_in_both(tmp_path):
         c for c in load_sources(world=MODELS_DIR.parent / "samples" / "world") if c.split == "train"
     ][:1]
     codec = load_parts("tiny", ("codec",), "cpu")[1]["codec"]
-    cut = MouthPatches.build(
-        tmp_path / "patches", clips, codec, SIZE, seed=0, log=lambda *a, **k: None
-    )
+    cut = MouthPatches.build(tmp_path / "patches", clips, codec, seed=0, log=lambda *a, **k: None)
     assert (
         cut.shown.shape == cut.true.shape == (len(cut.split), STRETCH, *SIZE, 3)
         and len(cut.split) >= 2
@@ -127,7 +90,7 @@ def test_patches_of_a_clip_show_the_same_mouth_in_both(tmp_path):
     off = np.abs(cut.shown.astype(int) - cut.true)
     assert off.mean() < 12, "the codec's frames are near the true ones"
     assert np.abs(cut.shown[:1].astype(int) - cut.true[-1:]).mean() > off[0].mean()
-    again = MouthPatches.build(tmp_path / "patches", clips, codec, SIZE, seed=0)
+    again = MouthPatches.build(tmp_path / "patches", clips, codec, seed=0)
     assert np.array_equal(again.shown, cut.shown)
 
 
@@ -145,7 +108,7 @@ def recipe(tmp_path, monkeypatch):
         points.repeat(2, 0)[:, 0],
         ["train", "validation"],
     )
-    monkeypatch.setattr(mouth.MouthDataConfig, "pools", lambda self, seed, fine: [pool])
+    monkeypatch.setattr(mouth.MouthDataConfig, "pools", lambda self, seed: [pool])
 
     def write(name, **lines):
         path = tmp_path / f"{name}.toml"

@@ -18,18 +18,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from flowportrait.codecs.mouth_net import (
-    FINE_SIZE,
-    SIZE,
-    MouthNet,
-    SkullFrame,
-    head_pose,
-    lip_maps,
-)
+from flowportrait.codecs.mouth_net import MouthNet, SkullFrame, lip_maps
 from flowportrait.codecs.portrait import PortraitCodec
 from flowportrait.config import Frozen, load_recipe
 from flowportrait.data.sources import load_sources
-from flowportrait.errors import ConfigError
 from flowportrait.faces.landmarks import MIRRORED
 from flowportrait.modeldir import PARTS, load_parts, save_model
 from flowportrait.train.run import (
@@ -59,20 +51,17 @@ class MouthDataConfig(Frozen):
     cache: Path
     grid_share: float = Field(0.3, description="of the draws")
 
-    def pools(self, seed: int, fine: bool) -> list[MouthPatches]:
+    def pools(self, seed: int) -> list[MouthPatches]:
         """Patches of the rendered clips and of GRID; cut on first use."""
-        size = FINE_SIZE if fine else SIZE
         codec = load_parts(self.codec, ("codec",), "cpu")[1]["codec"]
         pools = [
-            MouthPatches.build(
-                self.cache / "world", load_sources(world=self.world), codec, size, seed
-            )
+            MouthPatches.build(self.cache / "world", load_sources(world=self.world), codec, seed)
         ]
         if self.grid:
             clips = [clip for clip in load_sources(grid=self.grid) if clip.split != "test"][
                 : self.grid_clips
             ]
-            pools.append(MouthPatches.build(self.cache / "grid", clips, codec, size, seed))
+            pools.append(MouthPatches.build(self.cache / "grid", clips, codec, seed))
         return pools
 
 
@@ -100,21 +89,20 @@ class MouthRecipe(Frozen):
         learning_rate=1e-3, warmup_updates=100, decay_from=0.4, ema_decay=0.995
     )
     loss: MouthLossConfig = MouthLossConfig()
-    fine: bool = Field(False, description="patches of twice as many pixels along each side")
     start_from: Path | None = Field(None, description="a finished run whose painter to go on from")
     num_stretches: int = 3
     num_frames: int = Field(4, ge=2, le=STRETCH, description="successive frames of each")
 
 
 class Critic(nn.Module):
-    """Tells painted mouths from true ones, place by place: strided convolutions over the patch and
-    its lips, one more for fine patches.
+    """Tells painted mouths from true ones, place by place: three strided convolutions over the
+    patch and its lips.
     """
 
-    def __init__(self, fine: bool = False):
+    def __init__(self, widths: tuple[int, int, int] = (24, 48, 64)):
         super().__init__()
         self.layers, before = nn.ModuleList(), 5
-        for width in (24, 48, 64, 64) if fine else (24, 48, 64):
+        for width in widths:
             self.layers.append(nn.Conv2d(before, width, 4, stride=2, padding=1))
             before = width
         self.opinion = nn.Conv2d(before, 1, 3, padding=1)
@@ -132,9 +120,9 @@ class Critic(nn.Module):
 class Trained(nn.Module):
     """What learns: the painter that ships, and its critic."""
 
-    def __init__(self, fine: bool = False):
+    def __init__(self):
         super().__init__()
-        self.net, self.critic = MouthNet(fine), Critic(fine)
+        self.net, self.critic = MouthNet(), Critic()
 
 
 class Patches(NamedTuple):
@@ -145,7 +133,6 @@ class Patches(NamedTuple):
     lips: Tensor
     portrait: Tensor
     portrait_lips: Tensor
-    pose: Tensor
 
 
 def train(
@@ -157,11 +144,9 @@ def train(
     config = load_recipe(recipe, MouthRecipe, overrides or [])
     run = Run(config.run, config, resume)
     torch.manual_seed(config.run.seed)
-    pools = config.data.pools(config.run.seed, config.fine)
+    pools = config.data.pools(config.run.seed)
     shares = np.array([1 - config.data.grid_share, config.data.grid_share][: len(pools)])
-    trained = Trained(config.fine)
-    if config.fine:
-        add_detail_to(trained.net, config.data.codec)
+    trained = Trained()
     if config.start_from:
         load_weights(trained.net, config.start_from / "mouth.safetensors")
     state = TrainState.fresh(trained, config.optimizer)
@@ -175,7 +160,7 @@ def train(
         )
 
     def look(update: int) -> dict[str, float]:
-        net = MouthNet(config.fine).eval()
+        net = MouthNet().eval()
         averaged = state.averaged()
         net.load_state_dict({name: averaged[f"net.{name}"] for name in net.state_dict()})
         save_tensors(run.directory / "mouth.safetensors", net.state_dict())
@@ -191,24 +176,10 @@ def train(
     return run.directory
 
 
-def add_detail_to(net: MouthNet, model: str) -> None:
-    """Makes a fine painter begin as the painter of a model, which stays as it is: only detail is
-    learned. Raises ConfigError for a model without one.
-    """
-    codec = load_parts(model, ("codec",), "cpu")[1]["codec"]
-    if codec.mouth_net is None:
-        raise ConfigError(f"data.codec: {model} has no painter of mouths; train one without fine")
-    net.load_state_dict(codec.mouth_net.state_dict(), strict=False)
-    net.requires_grad_(False)
-    net.detail.requires_grad_(True)
-
-
 def export(config: MouthRecipe, net: MouthNet, directory: Path) -> None:
     """The recipe's model with the painter, and with a place for the gaze in its motion."""
     spec, parts = load_parts(config.data.codec, PARTS, "cpu")
-    sizes = parts["codec"].config.model_copy(
-        update={"native_mouth": True, "fine_mouth": config.fine, "gaze": True}
-    )
+    sizes = parts["codec"].config.model_copy(update={"native_mouth": True, "gaze": True})
     codec = PortraitCodec(sizes)
     old = {
         name: value
@@ -250,15 +221,14 @@ def draw(
         shown=shown,
         true=true,
         portrait=portrait,
-        lips=lip_maps(SkullFrame.of(landmarks), landmarks, shown.shape[-2:]),
-        portrait_lips=lip_maps(SkullFrame.of(own), own, shown.shape[-2:]),
-        pose=head_pose(landmarks),
+        lips=lip_maps(SkullFrame.of(landmarks), landmarks),
+        portrait_lips=lip_maps(SkullFrame.of(own), own),
     )
 
 
 def composed(net: MouthNet, batch: Patches) -> Float[Tensor, "n 3 y x"]:
     """Patches with painted mouths."""
-    patch = net(batch.shown, batch.lips, batch.portrait, batch.portrait_lips, batch.pose)
+    patch = net(batch.shown, batch.lips, batch.portrait, batch.portrait_lips)
     return batch.shown * (1 - patch[:, 3:]) + patch[:, :3]
 
 
@@ -270,11 +240,8 @@ def mouth_loss(
     """
     net = trained.net
     made = composed(net, batch)
-    scale = net.size[0] // SIZE[0]
-    near, inside = (
-        F.max_pool2d(lips, 2 * reach + 1, stride=1, padding=reach)
-        for lips, reach in ((batch.lips[:, 1:], 4 * scale), (batch.lips[:, :1], 2 * scale))
-    )
+    near = F.max_pool2d(batch.lips[:, 1:], 9, stride=1, padding=4)
+    inside = F.max_pool2d(batch.lips[:, :1], 5, stride=1, padding=2)
     weight = (0.3 + config.mouth * (0.3 * near + 0.7 * inside)) * net.window
     weight = weight / weight.mean()
     error = made - batch.true

@@ -36,40 +36,30 @@ class MouthPatches:
     the `split` of each stretch.
     """
 
-    shown: UInt8[np.ndarray, "n 8 y x 3"]
-    true: UInt8[np.ndarray, "n 8 y x 3"]
+    shown: UInt8[np.ndarray, "n 8 96 112 3"]
+    true: UInt8[np.ndarray, "n 8 96 112 3"]
     landmarks: Float[np.ndarray, "n 8 68 2"]
-    portrait: UInt8[np.ndarray, "n y x 3"]
+    portrait: UInt8[np.ndarray, "n 96 112 3"]
     portrait_landmarks: Float[np.ndarray, "n 68 2"]
     split: list[str]
 
     @classmethod
     def build(
-        cls,
-        root: Path,
-        clips: list[SourceClip],
-        codec: PortraitCodec,
-        size: tuple[int, int],
-        seed: int,
-        log=print,
+        cls, root: Path, clips: list[SourceClip], codec: PortraitCodec, seed: int, log=print
     ) -> MouthPatches:
-        """Cuts the patches of `size` (height, width) of all clips but the test split's into `root`;
-        what is there already is read.
+        """Cuts the patches of all clips but the test split's into `root`; what is there already is
+        read.
         """
         root.mkdir(parents=True, exist_ok=True)
         index = root / "index.json"
         keys = [clip.key for clip in clips]
-        made_of = {"keys": keys, "size": list(size)}
-        found = json.loads(index.read_text()) if index.is_file() else {}
-        if any(found.get(name) != value for name, value in made_of.items()):
+        if not index.is_file() or json.loads(index.read_text())["keys"] != keys:
             rows: dict[str, list] = {name: [] for name in cls.__dataclass_fields__}
             mesh = FaceMesh()
             for number, clip in enumerate(clips):
                 if clip.split == "test":
                     continue
-                for row in _stretches(
-                    clip, codec, mesh, np.random.default_rng([seed, number]), size
-                ):
+                for row in _stretches(clip, codec, mesh, np.random.default_rng([seed, number])):
                     for name, value in zip(rows, (*row, clip.split), strict=True):
                         rows[name].append(value)
                 if number % 20 == 0:
@@ -81,7 +71,7 @@ class MouthPatches:
             splits = rows.pop("split")
             for name, values in rows.items():
                 np.save(root / f"{name}.npy", np.stack(values))
-            index.write_text(json.dumps(made_of | {"split": splits}))
+            index.write_text(json.dumps({"keys": keys, "split": splits}))
         arrays = {
             name: np.load(root / f"{name}.npy", mmap_mode="r")
             for name in cls.__dataclass_fields__
@@ -91,11 +81,7 @@ class MouthPatches:
 
 
 def _stretches(
-    clip: SourceClip,
-    codec: PortraitCodec,
-    mesh: FaceMesh,
-    rng: np.random.Generator,
-    patch: tuple[int, int],
+    clip: SourceClip, codec: PortraitCodec, mesh: FaceMesh, rng: np.random.Generator
 ) -> Iterator[tuple]:
     """Of a clip: from its first frame, from one with an open mouth and, where it is rendered, from
     another.
@@ -116,9 +102,7 @@ def _stretches(
         if min(one.presence for one in found) < 0.9:
             return
         points = np.stack([_in_square(one.landmarks68, size) for one in found])
-        yield _cut(
-            frames, 0, np.array(numbers[1:]), points[0], points[1:] - points[0], codec, patch
-        )
+        yield _cut(frames, 0, np.array(numbers[1:]), points[0], points[1:] - points[0], codec)
         return
     wide = int(np.argmax(lip_opening(known)[: len(frames)]))
     for portrait in (0, wide, int(rng.integers(len(frames)))):
@@ -130,7 +114,7 @@ def _stretches(
             start = int(rng.integers(0, min(len(frames), len(known)) - STRETCH + 1))
             numbers = np.arange(start, start + STRETCH)
             moves = (known[numbers] - known[portrait]) * 2 / size
-            yield _cut(frames, portrait, numbers, own, moves, codec, patch)
+            yield _cut(frames, portrait, numbers, own, moves, codec)
 
 
 @torch.inference_mode()
@@ -141,7 +125,6 @@ def _cut(
     own: np.ndarray,
     moves: np.ndarray,
     codec: PortraitCodec,
-    patch: tuple[int, int],
 ) -> tuple:
     size_px = codec.config.size_px
     pixels = _pixels(frames[portrait][None])
@@ -153,9 +136,9 @@ def _cut(
     groups = torch.from_numpy(moves).float().unflatten(0, (-1, GROUP))[None]
     shown, at = codec.without_mouth(codec.motion.parts_of(groups), context)
     where, own_frame = SkullFrame.of(at), SkullFrame.of(landmarks)
-    true = where.cut(_pixels(frames[numbers]), patch)
-    portrait = _bytes(own_frame.cut(pixels, patch))[0]
-    return _bytes(where.cut(shown, patch)), _bytes(true), at.numpy(), portrait, landmarks[0].numpy()
+    true = where.cut(_pixels(frames[numbers]))
+    portrait = _bytes(own_frame.cut(pixels))[0]
+    return _bytes(where.cut(shown)), _bytes(true), at.numpy(), portrait, landmarks[0].numpy()
 
 
 def _labels(clip: SourceClip, size: int) -> np.ndarray | None:
