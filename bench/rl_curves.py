@@ -21,7 +21,7 @@ import numpy as np
 from bench.label_faces import read_frames
 from bench.sheets import strip
 
-HIDDEN = {"time", "event", "update"}
+HIDDEN = {"time", "event", "update", "gains"}
 COLUMNS, PICTURES = 4, 12
 
 

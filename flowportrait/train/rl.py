@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from flowportrait.config import load_recipe
 from flowportrait.errors import ConfigError
@@ -32,7 +33,7 @@ from flowportrait.scoring.rewards import build_measures, require_budget, require
 from flowportrait.scoring.run import ScoringConfig
 from flowportrait.train.grpo import Advantages, advantages, shuffled
 from flowportrait.train.matching import matching_passes
-from flowportrait.train.parallel import Ranks
+from flowportrait.train.parallel import Ranks, as_float, trained_weights
 from flowportrait.train.prompts import Prompts, velocity_of
 from flowportrait.train.rlbatch import Batch, Group, batch_figures, sample_batch
 from flowportrait.train.rlstate import RlRecipe, RlState, Session
@@ -244,7 +245,10 @@ def send_backward(
     mine = [group for group in batch.groups if live[group.number]]
     idle = [batch.spare] * (max(ranks.gather(len(mine))) - len(mine))
     limit, seen = config.objective.advantage_limit, Seen()
+    halves = Halves(session.pipeline.model) if config.watch.gradient_noise else None
     for place, group in enumerate(mine + idle):
+        if halves and place == (len(mine) + len(idle)) // 2:
+            halves.turn()
         learns = place < len(mine)
         # Gradients of shards are means over the ranks, of which some share a clip.
         weight = ranks.data[1] / scored[group.number].sum() / scored.any(1).sum() if learns else 0.0
@@ -255,7 +259,32 @@ def send_backward(
             (part.loss * weight).backward()
             if learns:
                 seen.add(part, weight)
-    return Seen.figures(ranks.gather(seen)[:: ranks.sequence], ranks.data[1])
+    figures = Seen.figures(ranks.gather(seen)[:: ranks.sequence], ranks.data[1])
+    return figures | (halves.figures() if halves else {})
+
+
+class Halves:
+    """The gradient of the first half of an update's groups, kept to tell what all groups agree on
+    from their noise. Needs as much memory as the gradient.
+    """
+
+    def __init__(self, model: nn.Module):
+        self._trained = list(trained_weights(model).values())
+        self._first: list[Tensor] = []
+
+    def turn(self) -> None:
+        """The second half begins."""
+        self._first = [
+            torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self._trained
+        ]
+
+    def figures(self) -> dict[str, float]:
+        """The size of both halves' sum over that of their difference: 1 for noise alone."""
+        pairs = zip(self._first, self._trained, strict=False)
+        both = [(first, p.grad - first) for first, p in pairs if p.grad is not None]
+        total = as_float(get_total_norm([first + second for first, second in both]))
+        apart = as_float(get_total_norm([first - second for first, second in both]))
+        return {"gradient_over_noise": total / apart} if apart > 0 else {}
 
 
 @dataclass(frozen=True)

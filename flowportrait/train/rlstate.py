@@ -107,6 +107,9 @@ class WatchConfig(Frozen):
         2.0, ge=1, description="alarm colour_drift: more than so many times the start's"
     )
     stop_on_alarm: bool = False
+    gradient_noise: bool = Field(
+        False, description="log how far an update's groups agree; memory for one more gradient"
+    )
 
 
 class RlRecipe(Frozen):

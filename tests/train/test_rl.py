@@ -150,7 +150,7 @@ def test_killed_anywhere_it_continues_the_same(tmp_path, recipe, whole):
 
 @pytest.mark.parametrize(
     ("world", "options"),
-    [(3, []), (2, ["parallel.sequence=2"])],
+    [(3, []), (2, ["parallel.sequence=2", "watch.gradient_noise=true"])],
     ids=["more than groups", "sharing a clip"],
 )
 def test_processes_make_the_update_of_one(tmp_path, recipe, whole, world, options):
@@ -324,6 +324,23 @@ def test_other_ways_to_learn(tmp_path, recipe, toy, options):
     assert all(row["loss"] == row["loss"] and row["num_passes"] for row in log_of(run))
     assert weights_of(run).keys() == load_file(toy / "model.safetensors").keys()
     assert changed(run, toy) and load(run / "model").spec.name == "toy-rl"
+
+
+def test_the_gradient_is_held_against_its_noise(tmp_path, recipe, whole):
+    options = [*SMALL, *FULL, "watch.gradient_noise=true", "run.num_updates=1"]
+    run = rl.train(recipe(tmp_path / "noise"), options, resume=None)
+    [row] = log_of(run)
+    assert row["gradient_over_noise"] > 0 and row["loss"] == log_of(whole)[0]["loss"]
+
+
+def test_halves_that_agree_stand_out_from_those_that_do_not():
+    model = torch.nn.Linear(2, 1, bias=False)
+    for second, expected in (([2.0, 0.0], 3.0), ([0.0, 1.0], 1.0), ([-1.0, 0.0], 0.0)):
+        halves = rl.Halves(model)
+        model.weight.grad = torch.tensor([[1.0, 0.0]])
+        halves.turn()
+        model.weight.grad = model.weight.grad + torch.tensor([second])
+        assert halves.figures() == {"gradient_over_noise": pytest.approx(expected)}
 
 
 def test_a_standstill_raises_its_alarm(tmp_path, recipe, monkeypatch):
