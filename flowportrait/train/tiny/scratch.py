@@ -300,11 +300,10 @@ def export(
         "image_encoder": image_encoder,
     }
     save_model(directory, spec, parts)
+    worlds = config.data.world if isinstance(config.data.world, list) else [config.data.world]
     how = "Supervised flow matching (`flowportrait train sft`) of a model from scratch"
     before = None if config.start_from is None else config.start_from.name
-    story = Story(
-        how, update, config.run.num_updates, data_names([config.data.world, config.data.grid])
-    )
+    story = Story(how, update, config.run.num_updates, data_names([*worlds, config.data.grid]))
     write_card(directory, spec, story, before)
 
 
