@@ -3,6 +3,7 @@ its ear.
 """
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,13 @@ from safetensors.torch import load_file
 
 from flowportrait.encoders.mel import MelEncoder
 from flowportrait.errors import ConfigError, DataError
+from flowportrait.faces.landmarks import eye_distance as measured_eyes
+from flowportrait.faces.landmarks import lip_opening
 from flowportrait.model.mot import MoT, MoTConfig
 from flowportrait.train.tiny import ear
+from flowportrait.train.tiny.crops import Source, draw_crops
 from flowportrait.train.tiny.hearing import translate
+from flowportrait.train.tiny.latents import LatentClip
 from flowportrait.train.tiny.lessons import Lessons, draw_lessons
 from flowportrait.train.tiny.sounds import disturb, mixed, through_telephone
 
@@ -108,9 +113,15 @@ def test_vectors_stand_at_the_video_frames_at_any_inner_rate(step):
 
 
 TOY = [
-    "audio_encoder.width=16", "audio_encoder.dilations=[1]", "audio_encoder.step=2", "num_crops=3",
-    "crop_s=0.5", "run.log_every=1", "run.checkpoint_every=2", "run.sample_every=4",
-]  # fmt: skip
+    "audio_encoder.width=16",
+    "audio_encoder.dilations=[1]",
+    "audio_encoder.step=2",
+    "num_crops=3",
+    "crop_s=0.5",
+    "run.log_every=1",
+    "run.checkpoint_every=2",
+    "run.sample_every=4",
+]
 
 
 @pytest.fixture
@@ -166,3 +177,32 @@ def test_a_generator_that_changes_its_ear_hears_the_same(small_speech):
 @pytest.fixture
 def small_speech():
     return torch.randn(1, 80, 600, generator=torch.Generator().manual_seed(0)).clamp(-3, 3)
+
+
+def source_of(share, eye_distance, value, openings):
+    """A source of two clips whose portraits' lips stand `openings` apart."""
+    points = np.zeros((len(openings), 68, 2), np.float32)
+    points[:, 36:42, 0], points[:, 42:48, 0] = -eye_distance / 2, eye_distance / 2
+    points[:, 65:68, 1] = np.array(openings)[:, None] * eye_distance
+    latents = SimpleNamespace(
+        clips=[LatentClip(i, i, "train", 6 * i, 6, 0) for i in range(len(openings))],
+        latents=np.full((12, 16, 4, 4), value, np.float32),
+        image=np.full((len(openings), 3, 5), value, np.float32) + np.arange(len(openings))[:, None, None],
+        faces=(lip_opening(points), measured_eyes(points)),
+    )  # fmt: skip
+    cached = [SimpleNamespace(frame_start=0, num_frames=24) for _ in openings]
+    hearing = SimpleNamespace(
+        mels=[torch.zeros(80, 100)] * 2, shapes=np.zeros((24, 27), np.float32)
+    )
+    return Source(SimpleNamespace(clips=cached), latents, hearing, share)
+
+
+def test_a_borrowed_face_has_lips_as_far_apart_and_movements_of_its_size():
+    real = source_of(1.0, 0.4, 1.0, [0.10, 0.10])
+    rendered = source_of(0.0, 0.5, 7.0, [0.30, 0.11])
+    arguments = ([real, rendered], np.random.default_rng(0), 6, 4, 0, 0.0, 0.0)
+    borrowed = draw_crops(*arguments, borrowed=1.0)
+    assert torch.equal(borrowed.image, torch.full((6, 3, 5), 8.0)), "the one whose lips are alike"
+    assert torch.allclose(borrowed.latents, torch.tensor(1.25))
+    own = draw_crops(*arguments)
+    assert own.image.max() < 3 and torch.equal(own.latents, torch.ones_like(own.latents))
