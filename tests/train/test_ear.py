@@ -184,12 +184,14 @@ def source_of(share, eye_distance, value, openings):
     points = np.zeros((len(openings), 68, 2), np.float32)
     points[:, 36:42, 0], points[:, 42:48, 0] = -eye_distance / 2, eye_distance / 2
     points[:, 65:68, 1] = np.array(openings)[:, None] * eye_distance
+    count = len(openings)
+    images = np.full((count, 3, 5), value, np.float32) + np.arange(count)[:, None, None]
     latents = SimpleNamespace(
-        clips=[LatentClip(i, i, "train", 6 * i, 6, 0) for i in range(len(openings))],
+        clips=[LatentClip(i, i, "train", 6 * i, 6, 0) for i in range(count)],
         latents=np.full((12, 16, 4, 4), value, np.float32),
-        image=np.full((len(openings), 3, 5), value, np.float32) + np.arange(len(openings))[:, None, None],
+        image=images,
         faces=(lip_opening(points), measured_eyes(points)),
-    )  # fmt: skip
+    )
     cached = [SimpleNamespace(frame_start=0, num_frames=24) for _ in openings]
     hearing = SimpleNamespace(
         mels=[torch.zeros(80, 100)] * 2, shapes=np.zeros((24, 27), np.float32)
