@@ -63,6 +63,8 @@ def _figures(clip: FramedClip, true68: np.ndarray, made68: np.ndarray) -> dict[s
     distances; `made_to_loudness_r` higher than `true_to_loudness_r` means a mouth that only follows
     loudness.
     """
+    frames = min(len(true68), len(made68))  # a sound may end a little before its pictures
+    true68, made68 = true68[:frames], made68[:frames]
     true, made = lip_opening(true68), lip_opening(made68)
     curve = lag_curve(true, made)
     level = loudness(*clip.sound, len(true), FPS)
