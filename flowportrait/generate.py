@@ -31,6 +31,7 @@ from flowportrait.faces.matte import PersonMatte
 from flowportrait.model.layout import TokenGrid, Window, latent_frames_for, plan_windows
 from flowportrait.model.mot import MoT
 from flowportrait.model.offload import understanding_on
+from flowportrait.model.quantize import Quantization
 from flowportrait.model.sequence import Share, alone
 from flowportrait.modeldir import PARTS, ModelSpec, find_device, load_parts, mixed
 from flowportrait.precision import matmul_precision
@@ -219,7 +220,7 @@ class Pipeline:
     audio_encoder: nn.Module
     image_encoder: nn.Module
     device: torch.device
-    offload: bool = False  # the understanding expert waits in CPU memory while the video is sampled
+    offload: bool = False  # on the device is only what is at work, the rest in CPU memory
 
     def generate(
         self,
@@ -513,23 +514,27 @@ def load(
     share: float = 0.5,
     offload: bool = False,
     wide: bool = False,
+    quantization: Quantization | None = None,
 ) -> Pipeline:
     """The pipeline of a shipped model ("tiny") or of a model directory, ready to generate.
 
     With `toward`, another model that was tuned from this one, the generator's weights are the
     mixture `share` of the way there: 0 is this model, 1 the other, and between them reinforcement
-    learning can be taken half back. With `offload` the understanding expert waits in CPU memory and
-    is on the device only while it is needed. Weights that are stored in bf16 stay so where products
-    run in it anyway, or all become float32 with `wide`, for training. Raises ConfigError for a name
-    or device that does not exist, CheckpointError for files that are absent, damaged or of another
-    shape than config.json says.
+    learning can be taken half back. With `offload` only what is at work is on the device, one
+    expert at a time, and the rest in CPU memory. Weights that are stored in bf16 stay so where
+    products run in it anyway, or all become float32 with `wide`, for training; `quantization`
+    brings those of the layers to eight bits. Raises ConfigError for a name or device that does not
+    exist, CheckpointError for files that are absent, damaged or of another shape than config.json
+    says.
     """
     if toward is not None:
+        if quantization:
+            raise ConfigError("toward: weights of eight bits cannot be mixed; leave one of the two")
         options = {"offload": offload, "wide": wide}
         return _mixed(
             load(name_or_directory, device, **options), load(toward, device, **options), share
         )
-    spec, parts = load_parts(name_or_directory, PARTS, device, offload, wide)
+    spec, parts = load_parts(name_or_directory, PARTS, device, offload, wide, quantization)
     return Pipeline(spec, **parts, device=find_device(device), offload=offload)
 
 

@@ -21,12 +21,14 @@ from flowportrait import media, registry
 from flowportrait.config import Frozen, load_recipe, read_values, save_resolved, validate
 from flowportrait.errors import CheckpointError, ConfigError
 from flowportrait.files import sha256_of
-from flowportrait.model.mot import MoT, MoTConfig
-from flowportrait.model.offload import place
+from flowportrait.model.mot import TEXT, MoT, MoTConfig
+from flowportrait.model.offload import place, wait_aside
+from flowportrait.model.quantize import Quantization, quantize
 from flowportrait.precision import fast_bf16
 from flowportrait.weights import Weight, difference, load_into, read_header, save_tensors, shapes
 
 CONFIG = "config.json"
+CPU = torch.device("cpu")
 PARTS = ("model", "codec", "audio_encoder", "image_encoder")
 """What a model directory holds weights of."""
 
@@ -84,28 +86,34 @@ def load_parts(
     device: str = "auto",
     offload: bool = False,
     wide: bool = True,
+    quantization: Quantization | None = None,
 ) -> tuple[ModelSpec, dict[str, nn.Module]]:
-    """What a model directory says of itself, and the parts of it that are asked for, frozen. Raises
-    as `load`.
+    """What a model directory says of itself, and the parts of it that are asked for, frozen. What
+    text alone needs is read for training (`wide`) alone. Raises as `load`.
     """
     where = find_device(device)
     directory = registry.find_model(name_or_directory)
     spec = load_spec(directory)
-    parts = {name: _built(name, spec) for name in names}
+    textless = spec.model if wide else spec.model.model_copy(update={"vocab_size": 0})
+    built = spec.model_copy(update={"model": textless})
+    parts = {name: _built(name, built) for name in names}
     for name, module in parts.items():
         parked = offload and name == "model"
+        packed = quantization if name == "model" else None
         half = (
             _stay_short(module)
             if name == "model" and not wide and fast_bf16(where.type)
             else frozenset()
         )
         if module.state_dict():
-            _load_weights(
-                module, directory, name, spec, torch.device("cpu") if parked else where, half
-            )
+            _load_weights(module, directory, name, built, CPU if offload or packed else where, half)
         module.eval().requires_grad_(False)
+        if packed:
+            quantize(module, packed)
         if parked:
             place(module, where)
+        elif offload and name.endswith("_encoder"):
+            wait_aside(module, where)
         else:
             module.to(where)
     return spec, parts
@@ -274,6 +282,8 @@ def _load_weights(
     weights: dict[str, Weight] = {}
     for path in files:
         weights |= read_header(path).weights
+    if name == "model" and not spec.model.vocab_size:
+        weights = {own: weight for own, weight in weights.items() if not own.startswith(TEXT)}
     problem = difference(shapes(weights), shapes(module.state_dict()))
     if problem:
         raise CheckpointError(

@@ -20,7 +20,9 @@ from flowportrait.errors import ConfigError
 from flowportrait.media import Facts
 from flowportrait.model.cost import clip_flops, condition_flops, linear_flops
 from flowportrait.model.layout import RowLayout, TokenGrid, latent_frames_for
-from flowportrait.model.mot import MoT, MoTConfig
+from flowportrait.model.mot import MLP_TOKENS, MoT, MoTConfig
+from flowportrait.model.offload import Place, generation_weights, understanding_weights
+from flowportrait.model.quantize import LAYERS
 from flowportrait.modeldir import ModelSpec, SamplingConfig, build_part, load_spec
 from flowportrait.scoring.judges.cost import cost_of_clip
 from flowportrait.scoring.reward import scorer_of
@@ -50,6 +52,37 @@ GPUS = {
     "b200": Gpu(2250, 180), "l40s": Gpu(362, 48), "rtx4090": Gpu(165, 24),
 }  # fmt: skip
 """Makers' figures, without sparsity."""
+
+
+CARDS_GIB = (8, 12, 16, 24, 48, 80)
+"""Memory of the cards that a plan for generating speaks of."""
+CONTEXT_GIB = 1.0  # of CUDA itself, its libraries and what the allocator cannot use; an estimate
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to generate: the options, and what the card holds at its peak, in GiB by what it is
+    for.
+    """
+
+    options: str
+    memory_gib: dict[str, float]
+
+    @property
+    def total_gib(self) -> float:
+        """Of all."""
+        return sum(self.memory_gib.values())
+
+    def fits(self) -> list[int]:
+        """The cards that hold it, with what is left for fragments."""
+        return [card for card in CARDS_GIB if self.total_gib < 0.95 * card]
+
+    def line(self) -> str:
+        """For people."""
+        memory = ", ".join(f"{name} {size:.1f}" for name, size in self.memory_gib.items())
+        cards = self.fits()
+        least = f"a card of {cards[0]} GB" if cards else "none of these cards"
+        return f"{self.options or 'as it is':<28} {self.total_gib:5.1f} GiB, {least}: {memory}"
 
 
 @dataclass(frozen=True)
@@ -116,6 +149,76 @@ class Cost:
             f"memory     {self.total_gib:.1f} GiB of {self.gpu_memory_gib:g}, {fits}: {memory}",
             *(f"note       {note}" for note in self.notes),
         ]
+
+
+def plan_generation(name: str, clip_s: float | None = None) -> tuple[str, list[Way]]:
+    """What a card must hold to generate with a model: its name, and each way to do so. Weights are
+    counted on the meta device; a model that is not there is taken to be BAGEL-7B-MoT.
+
+    What a window's evaluation works with is an estimate, and what the codec needs to decode is not
+    counted: it decodes a few frames at a time, after a window is sampled. Raises ConfigError.
+    """
+    spec, notes = _spec(name)
+    window = spec.sampling.window_latent_frames
+    grid = _grid(spec, clip_s or window * 4 / spec.fps, window)
+    with torch.device("meta"):
+        model = MoT(spec.model.model_copy(update={"vocab_size": 0}))
+    experts = {
+        "generation": generation_weights(model),
+        "understanding": understanding_weights(model),
+    }
+    state = grid.num_frames + grid.num_image_tokens
+    shared = {
+        "codec": _part_gib(registry.CODECS, spec.codec),
+        "keys and values": 2 * 2 * state * _keys(spec.model) * spec.model.num_layers / GIB,
+        "working": _working_bytes(spec.model, grid.num_video_tokens + state) / GIB,
+        "CUDA": CONTEXT_GIB,
+    }
+    encoders = _part_gib(registry.AUDIO_ENCODERS, spec.audio_encoder)
+    encoders += _part_gib(registry.IMAGE_ENCODERS, spec.image_encoder)
+    ways = []
+    for quantization in (None, "int8"):
+        size = {kind: _expert_bytes(own, quantization) / GIB for kind, own in experts.items()}
+        flag = f"--quantize {quantization} " if quantization else ""
+        ways.append(Way(flag.strip(), {**size, "encoders": encoders, **shared}))
+        ways.append(Way(f"{flag}--offload", {"one expert": max(size.values()), **shared}))
+    return "; ".join([spec.name, *notes]), ways
+
+
+def _expert_bytes(weights: dict[str, Place], quantization: str | None) -> float:
+    """In bf16, what is no matrix product in float32; eight bits bring a scale for each row."""
+    total = 0.0
+    for name, (module, key) in weights.items():
+        count = module._parameters[key].numel()
+        if not isinstance(module, torch.nn.Linear):
+            total += 4 * count
+        elif quantization and name.startswith(LAYERS) and key == "weight":
+            total += count + 2 * module.out_features
+        else:
+            total += 2 * count
+    return total
+
+
+def _keys(config: MoTConfig) -> int:
+    return config.num_kv_heads * config.head_size
+
+
+def _working_bytes(config: MoTConfig, num_tokens: int) -> float:
+    """What a layer holds of the tokens while it computes: tokens, their norm, q before and after it
+    is turned in float32, q, heads and output in bf16, keys and values; SwiGLU's three products in
+    bf16 of some tokens at a time.
+    """
+    hidden, keys = config.hidden_size, _keys(config)
+    return (
+        num_tokens * (22 * hidden + 12 * keys) + min(num_tokens, MLP_TOKENS) * 6 * config.mlp_size
+    )
+
+
+def _part_gib(table: registry.Table, part: dict[str, Any]) -> float:
+    """Of an encoder or a codec, which stay float32."""
+    with torch.device("meta"):
+        module = build_part(table, part, empty=True)
+    return sum(value.numel() * value.element_size() for value in module.state_dict().values()) / GIB
 
 
 def plan(

@@ -114,9 +114,11 @@ Workers = Annotated[
 ]
 Offload = Annotated[
     bool,
-    typer.Option(
-        "--offload", help="Keep in CPU memory what is not needed while sampling: half of the model."
-    ),
+    typer.Option("--offload", help="Keep only the half of the model on the GPU that is at work."),
+]
+Quantize = Annotated[
+    Literal["int8", "fp8"] | None,
+    typer.Option(help="Bring the weights of the layers to eight bits, by torchao."),
 ]
 
 
@@ -140,6 +142,7 @@ def generate(
     toward: Toward = None,
     share: Share = 0.5,
     offload: Offload = False,
+    quantize: Quantize = None,
     engine: EngineName = "local",
     workers: Workers = 1,
     part: PartName = None,
@@ -155,6 +158,7 @@ def generate(
             find_model(name)
     options = {"toward": toward, "share": share} if toward else {}
     options |= {"device": device} | ({"offload": True} if offload else {})
+    options |= {"quantization": quantize} if quantize else {}
     how = {
         "evaluations": evaluations,
         "guidance": guidance,

@@ -188,7 +188,18 @@ def train_rl(
 
 @app.command()
 def plan(
-    recipe: Recipe,
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RECIPE",
+            help="The training: a file, or the name of a shipped recipe.",
+            autocompletion=names("recipes"),
+        ),
+    ] = None,
+    generate: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|DIR", help="Say instead which cards can generate with a model."),
+    ] = None,
     gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs.")] = 8,
     gpu: Annotated[
         str,
@@ -212,7 +223,16 @@ def plan(
 ) -> None:
     """Say what a training will cost, before anything is loaded."""
     from flowportrait.plan import plan as make_plan
+    from flowportrait.plan import plan_generation
 
+    if (recipe is None) == (generate is None):
+        raise ConfigError("plan: give either a recipe or --generate with a model")
+    if generate is not None:
+        about, ways = plan_generation(generate, clip)
+        typer.echo("\n".join([about, *(way.line() for way in ways)]))
+        if json:
+            typer.echo(json_line([{**vars(way), "fits_gb": way.fits()} for way in ways]))
+        return
     cost = make_plan(recipe, overrides, gpus, gpu, utilisation, clip)
     for line in cost.lines():
         typer.echo(line)
