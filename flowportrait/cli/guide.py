@@ -123,7 +123,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "train sync": (("train sync tiny-sync", "the network of the scorer sync-small"),),
     "train rl": (("train rl tiny-rl --set run.num_updates=16", "sixteen updates"),),
-    "plan": (("plan sft-paper --gpus 8", "memory, operations and hours on eight H100"),),
+    "plan": (
+        ("plan sft-paper --gpus 8", "memory, operations and hours on eight H100"),
+        ("plan --generate models/flowportrait-7b", "which cards can generate with it"),
+    ),
     "reproduce": (
         ("reproduce", "everything once with the shipped model: ten to fifteen minutes"),
         ("reproduce reproduce-tiny -o runs/again", "in another folder"),

@@ -10,6 +10,7 @@ launch each (`torch.nn.attention.varlen`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 
 import torch
@@ -59,13 +60,20 @@ def _attend_varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     batch, longest = q.shape[0], (max(q_lengths), max(k_lengths))
-    edges = [
-        torch.tensor([0, *accumulate(lengths * batch)], dtype=torch.int32, device=q.device)
-        for lengths in (q_lengths, k_lengths)
-    ]
+    edges = [_edges(lengths * batch, q.device) for lengths in (q_lengths, k_lengths)]
     tokens_first = [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v)]
     heads = varlen_attn(*tokens_first, *edges, *longest, enable_gqa=q.shape[1] != k.shape[1])
     return heads.unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+@lru_cache(maxsize=64)
+def _edges(lengths: Lengths, device: torch.device) -> Tensor:
+    """Where spans begin and end, int32 [spans + 1]; copied to the device once for all layers and
+    evaluations, since each copy would make the host wait for it.
+    """
+    # The backward keeps it, also where sampling was the first to ask.
+    with torch.inference_mode(False):
+        return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
 
 
 @dataclass(frozen=True)
