@@ -32,6 +32,7 @@ _PLAYABLE_PIXELS = ("yuv420p", "yuvj420p")
 # unregistered user data).
 _SIGNATURES = {"h264": "filter_units=remove_types=6"}
 _LOST_S = 0.2
+_LEAST_FPS, _MOST_FPS = 1, 240
 
 
 class Blind(NamedTuple):
@@ -108,6 +109,11 @@ def _copied(source: Path, target: Path, times: Timeline) -> str:
 
 def _code_anew(source: Path, target: Path, times: Timeline) -> None:
     """Writes picture and sound as they are decoded. Raises MediaError."""
+    if not _LEAST_FPS <= times.fps <= _MOST_FPS:
+        raise MediaError(
+            f"{source}: {times.fps:g} pictures a second; give {_LEAST_FPS} to {_MOST_FPS} to have"
+            " it coded anew"
+        )
     sound = read_audio(source, mono=False, min_s=0.0)
     frames = map(_even, read_frames(source, None if times.is_even else times.fps))
     coded = target.with_name(f"anew-{target.name}")
