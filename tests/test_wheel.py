@@ -1,6 +1,8 @@
 """The wheel is whole: away from the checkout it makes videos and has recipes, prompts, samples."""
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,9 +19,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SOURCE = ("flowportrait", "recipes", "pyproject.toml", "README.md", "LICENSE", "NOTICE")
 
 
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
 def run(*command, cwd):
+    words = [str(part) for part in command]
     done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=300
+        words, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -41,12 +47,12 @@ def installed(tmp_path_factory):
     run(sys.executable, "-m", "venv", "--without-pip", venv, cwd=home)
     packages = next((venv / "lib").iterdir()) / "site-packages"
     (wheel,) = built.glob("*.whl")
-    run(*pip, "install", "--quiet", "--no-deps", "--target", packages, wheel, cwd=home)
+    python = venv / "bin" / "python"
+    run(*pip, "--python", python, "install", "--quiet", "--no-deps", wheel, cwd=home)
     # Behind the wheel, so that it is found before an editable install.
     (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
     work = home / "work"
     work.mkdir()
-    python = venv / "bin" / "python"
 
     def command(*words):
         return run(python, "-P", "-m", "flowportrait", *words, cwd=work)
@@ -61,6 +67,30 @@ def test_an_installed_wheel_makes_a_video(installed):
     assert (installed.work / "out.mp4").stat().st_size > 10_000
     where = "import flowportrait; print(flowportrait.__file__)"
     assert str(installed.packages) in run(installed.python, "-P", "-c", where, cwd=installed.work)
+
+
+def test_the_tutorial_is_walked_word_for_word(installed):
+    """Every command of docs/tutorial.md, as it is typed, without a checkout."""
+    pytest.importorskip("matplotlib", reason="the extra 'report' is not installed")
+    tutorial = (ROOT / "docs" / "tutorial.md").read_text()
+    typed = "\n".join(re.findall(r"```sh\n(.*?)```", tutorial, re.S))
+    assert sum(line.startswith("flowportrait ") for line in typed.splitlines()) >= 6
+    place = installed.work / "tutorial"
+    place.mkdir()
+    path = f"{installed.python.parent}:/usr/bin:/bin"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", typed],
+        cwd=place,
+        env=ENVIRONMENT | {"PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    page = (place / "report.html").read_text()
+    assert "My portrait" in page and "natural" in page and "calm" in page
+    assert (place / "natural/me.mp4").stat().st_size > 50_000
+    said = [line for line in done.stdout.splitlines() if line.startswith("| offline-")]
+    assert len(said) == 6 and "no score" not in done.stdout
 
 
 def test_recipes_are_in_it(installed):

@@ -62,8 +62,8 @@ class RolloutConfig(Frozen):
         description="the stochastic step: cps is Eq. 9's, flow-sde Flow-GRPO's (arXiv:2505.05470)",
     )
     window: WindowRule = WindowRule()
-    group_size: int = Field(4, ge=2)
-    num_groups: int = Field(32, ge=1)
+    group_size: int = Field(4, ge=2, description="G of §4.1")
+    num_groups: int = Field(32, ge=1, description="§4.1: with four siblings each, 128 videos")
     shared_noise: bool = Field(
         True,
         description="Unstated: siblings start from the same noise, so that their rewards compare "

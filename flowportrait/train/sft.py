@@ -43,7 +43,7 @@ class SftRunConfig(RunConfig):
     is written.
     """
 
-    num_updates: int = 300_000
+    num_updates: int = 300_000  # §4.1
     log_every: int = 10
     checkpoint_every: int = 500
     sample_every: int = 5000

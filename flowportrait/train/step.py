@@ -24,8 +24,8 @@ class OptimizerConfig(Frozen):
     the last part.
     """
 
-    learning_rate: float = 5e-5
-    betas: tuple[float, float] = (0.9, 0.95)
+    learning_rate: float = 5e-5  # §4.1; 1e-5 for RL
+    betas: tuple[float, float] = (0.9, 0.95)  # §4.1
     weight_decay: float = 0.0
     warmup_updates: int = 0
     decay_from: float = (
