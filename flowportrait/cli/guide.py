@@ -94,6 +94,9 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
     ),
     "report figures": (("report figures study/ runs/rl -o figures/", "Figures 2, 3, 5 and 6"),),
+    "report strips": (
+        ("report strips RL=made/rl SFT=made/sft -o strips.png", "the same clips by two models"),
+    ),
     "report page": (
         ("report page study/ ours=scores.jsonl -o report.html", "all of it on one page"),
     ),
