@@ -123,7 +123,9 @@ FACE_DETECTORS = Table(
 OVERLAP_FINDERS = Table(
     "overlap finder", {"pyannote": "flowportrait.prepare.overlap:PyannoteOverlap"}
 )
-LANGUAGE_FINDERS = Table("language finder")
+LANGUAGE_FINDERS = Table(
+    "language finder", {"whisper": "flowportrait.prepare.language:WhisperLanguage"}
+)
 """Speech filters of `prepare`; see `prepare/speech.py` for what they are given and give."""
 
 _SCORE_JUDGES = {
