@@ -21,7 +21,18 @@ CONSISTENCY = ("consistency", "raft-jitter", "smoothness", "jitter", "landmark_j
 """Names under which runs log what R_perceptual and R_consistency are minus of, or what stands in
 for them, the paper's own first."""
 
-_COLOURS = ("#3b6ea5", "#c1554d", "#5a9367", "#8a63a8", "#c58b2a", "#4b9aa8", "#7a7a7a")
+_COLOURS = (
+    "#3b6ea5",
+    "#c1554d",
+    "#5a9367",
+    "#8a63a8",
+    "#c58b2a",
+    "#4b9aa8",
+    "#7a7a7a",
+    "#2f2f33",
+    "#d987a4",
+    "#9bb53c",
+)
 _HUMAN, _JUDGE = "#9a9aa0", "#3b6ea5"
 
 
