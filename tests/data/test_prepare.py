@@ -450,6 +450,7 @@ def test_the_papers_values():
     recipe = load_recipe(ROOT / "recipes" / "prepare-paper.toml", PrepareConfig)
     assert (recipe.faces.detect_every, recipe.split.rule) == (1, "paper")
     assert recipe.speech.overlap == "pyannote"
+    assert (recipe.speaker.threshold, recipe.speaker.max_pause_s) == (0.5, 0.0)
 
 
 def test_without_a_speaker_network_the_first_words_say_how_to_go_on(tmp_path, monkeypatch, capsys):
