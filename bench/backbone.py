@@ -39,13 +39,23 @@ from flowportrait.precision import matmul_precision
 SIZES = {
     # BAGEL's proportions at a seventh of its width; 8 x 8 tokens a latent frame, as at 128 px.
     "small": (
-        MoTConfig(hidden_size=512, num_layers=4, num_heads=8, num_kv_heads=2, mlp_size=2688, vocab_size=0,
-                  latent_side=64, audio_dim=192, image_dim=184, image_side=70),
+        MoTConfig(
+            hidden_size=512,
+            num_layers=4,
+            num_heads=8,
+            num_kv_heads=2,
+            mlp_size=2688,
+            vocab_size=0,
+            latent_side=64,
+            audio_dim=192,
+            image_dim=184,
+            image_side=70,
+        ),
         8,
     ),
     # One layer of the real widths; 24 x 24 tokens a latent frame, as at 384 px.
     "bagel-layer": (MoTConfig(num_layers=1, vocab_size=0), 24),
-}  # fmt: skip
+}
 TOLERANCE = 1e-4
 
 

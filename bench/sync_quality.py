@@ -138,7 +138,8 @@ def main() -> None:
         groups.setdefault(group, []).append(one)
         fit = Fit(shift_profile(one.lips, one.sounds, REACH), len(one.lips))
         print(
-            f"{group} {path.name}: margin {fit.margin:.3f}, confidence {fit.confidence:.3f}, offset {fit.offset}",
+            f"{group} {path.name}: margin {fit.margin:.3f}, confidence {fit.confidence:.3f}, offset"
+            f" {fit.offset}",
             flush=True,
         )
     columns = [

@@ -12,12 +12,15 @@ from html import escape
 import numpy as np
 
 STYLE = """
-:root{color-scheme:light dark;--ink:#1d1d1f;--dim:#6e6e73;--line:#d8d8dc;--bar:#3b6ea5;--bad:#b3261e;--page:#fff}
+:root{color-scheme:light dark;--ink:#1d1d1f;--dim:#6e6e73;--line:#d8d8dc;--bar:#3b6ea5;
+--bad:#b3261e;
+--page:#fff}
 @media(prefers-color-scheme:dark){
 :root{--ink:#eee;--dim:#a0a0a6;--line:#3a3a3e;--bar:#7fb0e6;--bad:#ff8a80;--page:#161618}}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page)}
 body{max-width:1100px;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.2rem;border-top:1px solid var(--line);padding-top:1rem}
+h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.2rem;border-top:1px solid var(--line);
+padding-top:1rem}
 table{border-collapse:collapse;width:100%}
 th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 th:first-child,td:first-child{text-align:left;white-space:normal;overflow-wrap:anywhere;min-width:7rem}
@@ -26,7 +29,8 @@ th:first-child,td:first-child{position:sticky;left:0;background:var(--page)}
 h1,h2,h3,p,li{overflow-wrap:anywhere}.dim{color:var(--dim)}.bad{color:var(--bad)}
 .scroll{overflow-x:auto;margin:1rem 0}.cases{display:flex;flex-wrap:wrap;gap:1rem}.case{width:250px}
 .case img{width:100%;display:block}
-.case b{display:block}.case span{overflow-wrap:anywhere;font-size:.85em}pre{overflow-x:auto;font-size:.8em}
+.case b{display:block}.case span{overflow-wrap:anywhere;font-size:.85em}
+pre{overflow-x:auto;font-size:.8em}
 svg{max-width:520px;width:100%}
 """
 """Follows the reader's light or dark setting, and needs nothing from outside."""
@@ -106,11 +110,28 @@ def latex_table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]
 
 
 _LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "|": r"$|$",
-    "\u2014": "---", "\u2013": "--", "\u2191": r"$\uparrow$", "\u2193": r"$\downarrow$",
-    "\u00b1": r"$\pm$", "\u2265": r"$\geq$", "\u03b7": r"$\eta$", "\u2212": "$-$",
-}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    "|": r"$|$",
+    "\u2014": "---",
+    "\u2013": "--",
+    "\u2191": r"$\uparrow$",
+    "\u2193": r"$\downarrow$",
+    "\u00b1": r"$\pm$",
+    "\u2265": r"$\geq$",
+    "\u03b7": r"$\eta$",
+    "\u2212": "$-$",
+}
 
 
 def latex(text: str) -> str:

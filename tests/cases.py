@@ -97,8 +97,8 @@ def warnings_table() -> str:
     """The table of warnings of docs/bad-inputs.md."""
     rows = "\n".join(f"| {what} | ... {words} ... |" for what, words in WARNINGS)
     return (
-        "# Input that can hardly have been meant\n\nThe work goes on, and one line on stderr, beside"
-        " the result, on the page of `serve` and beside scores says so.\n\n| what |"
+        "# Input that can hardly have been meant\n\nThe work goes on, and one line on stderr,"
+        " beside the result, on the page of `serve` and beside scores says so.\n\n| what |"
         f" `warning: ...` |\n|---|---|\n{rows}\n"
     )
 

@@ -7,15 +7,16 @@ import os
 from pathlib import Path
 
 import pytest
-from jaxtyping import install_import_hook
 
-install_import_hook(
-    [
-        f"flowportrait.{room}"
-        for room in ("media", "flow", "sampling", "codecs", "encoders", "data", "generate")
-    ],
-    "typechecker.checked",
-)
+# Before torch is loaded, and for the processes that tests start: threads that spin while they wait
+# take ten times the processor's time on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+ROOMS = ("media", "flow", "sampling", "faces", "codecs", "encoders", "data", "prepare", "generate")
+
+install_import_hook([f"flowportrait.{room}" for room in ROOMS], "typechecker.checked")
 
 
 @pytest.fixture(scope="session")

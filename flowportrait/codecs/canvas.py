@@ -324,7 +324,7 @@ def _reach(takes_part: Bool[Tensor, " g"], length: int) -> slice:
     cells, count = torch.nonzero(takes_part)[:, 0], len(takes_part)
     if len(cells) == 0:
         return slice(0, length)
-    # Weights are interpolated from grids as coarse as 64 cells, by up to three cells on either side.
+    # Weights are interpolated from grids as coarse as 64 cells, by up to three cells on each side.
     border = max(3, count // 20)
     first, last = int(cells[0]) - border, int(cells[-1]) + 1 + border
     return slice(max(0, first * length // count), min(length, -(-last * length // count)))

@@ -255,7 +255,8 @@ def _tell_evaluation(result: "Evaluation", spent: dict[str, Any], out: Path, as_
         _warn(f"unscored: {lack.clip} by {', '.join(lack.scorers)}: {lack.reason}")
     unscored = f"{len(result.unscored)} scores missing"
     print(
-        f"{len(result.samples)} clips, {unscored}{spent.pop('line')}: {storage.name_of(out / 'report.html')}"
+        f"{len(result.samples)} clips, {unscored}{spent.pop('line')}:"
+        f" {storage.name_of(out / 'report.html')}"
     )
     _print_json(
         {

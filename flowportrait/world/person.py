@@ -14,15 +14,24 @@ import numpy as np
 from flowportrait.world.rig import Rig
 
 HAIR_COLOURS = {
-    "black": (0.012, 0.010, 0.010), "darkbrown": (0.035, 0.020, 0.013),
-    "brown": (0.075, 0.040, 0.022), "lightbrown": (0.15, 0.085, 0.045),
-    "blond": (0.31, 0.205, 0.105), "ash": (0.22, 0.17, 0.12), "red": (0.20, 0.062, 0.022),
-    "grey": (0.125, 0.122, 0.118), "white": (0.185, 0.18, 0.172),
-}  # fmt: skip
+    "black": (0.012, 0.010, 0.010),
+    "darkbrown": (0.035, 0.020, 0.013),
+    "brown": (0.075, 0.040, 0.022),
+    "lightbrown": (0.15, 0.085, 0.045),
+    "blond": (0.31, 0.205, 0.105),
+    "ash": (0.22, 0.17, 0.12),
+    "red": (0.20, 0.062, 0.022),
+    "grey": (0.125, 0.122, 0.118),
+    "white": (0.185, 0.18, 0.172),
+}
 EYE_COLOURS = {
-    "darkbrown": (0.055, 0.028, 0.015), "brown": (0.12, 0.06, 0.025), "hazel": (0.17, 0.11, 0.04),
-    "green": (0.13, 0.16, 0.075), "blue": (0.11, 0.15, 0.20), "grey": (0.18, 0.21, 0.23),
-}  # fmt: skip
+    "darkbrown": (0.055, 0.028, 0.015),
+    "brown": (0.12, 0.06, 0.025),
+    "hazel": (0.17, 0.11, 0.04),
+    "green": (0.13, 0.16, 0.075),
+    "blue": (0.11, 0.15, 0.20),
+    "grey": (0.18, 0.21, 0.23),
+}
 BEARDS = {
     "clean": (0.04, 0.0),
     "shadow": (0.28, 0.0),
@@ -33,11 +42,25 @@ BEARDS = {
 """Darkening of the skin, and length of the hairs in cm."""
 
 _AMPLITUDES = {
-    "head": 0.22, "eyes": 0.28, "nose": 0.28, "mouth": 0.28, "chin": 0.28, "cheek": 0.32,
-    "forehead": 0.3, "ears": 0.28, "eyebrows": 0.3, "asym": 0.16,
-}  # fmt: skip
-_OPPOSITES = (("decr", "incr"), ("down", "up"), ("in", "out"), ("backward", "forward"), ("concave", "convex"),
-              ("compress", "uncompress"))  # fmt: skip
+    "head": 0.22,
+    "eyes": 0.28,
+    "nose": 0.28,
+    "mouth": 0.28,
+    "chin": 0.28,
+    "cheek": 0.32,
+    "forehead": 0.3,
+    "ears": 0.28,
+    "eyebrows": 0.3,
+    "asym": 0.16,
+}
+_OPPOSITES = (
+    ("decr", "incr"),
+    ("down", "up"),
+    ("in", "out"),
+    ("backward", "forward"),
+    ("concave", "convex"),
+    ("compress", "uncompress"),
+)
 _GROW_SHARE = 0.55
 """Share of local features that differ from the average in one head."""
 

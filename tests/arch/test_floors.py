@@ -11,12 +11,25 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "flowportrait").rglob("*.py"))
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 620, 70
 
-TORCH_FREE = ["flowportrait", "flowportrait.errors", "flowportrait.registry", "flowportrait.records",
-              "flowportrait.config", "flowportrait.media", "flowportrait.cli",
-              "flowportrait.faces.framing", "flowportrait.scoring.reward",
-              "flowportrait.scoring.command", "flowportrait.scoring.judges.sim", "flowportrait.world.sets",
-              "flowportrait.world.degrade", "flowportrait.pages",
-              "flowportrait.study.command", "flowportrait.report.command", "flowportrait.report.figures"]  # fmt: skip
+TORCH_FREE = [
+    "flowportrait",
+    "flowportrait.errors",
+    "flowportrait.registry",
+    "flowportrait.records",
+    "flowportrait.config",
+    "flowportrait.media",
+    "flowportrait.cli",
+    "flowportrait.faces.framing",
+    "flowportrait.scoring.reward",
+    "flowportrait.scoring.command",
+    "flowportrait.scoring.judges.sim",
+    "flowportrait.world.sets",
+    "flowportrait.world.degrade",
+    "flowportrait.pages",
+    "flowportrait.study.command",
+    "flowportrait.report.command",
+    "flowportrait.report.figures",
+]
 
 
 def test_floors():

@@ -28,11 +28,25 @@ NUM_CLIPS = 1667 if os.environ.get("FLOWPORTRAIT_LONG_TESTS") else 60
 IN_FLIGHT = 64
 
 SHARES = {
-    "rate-limit": 0.03, "overloaded": 0.02, "server-error": 0.01, "hang": 0.003, "cut": 0.01,
-    "truncated": 0.01, "single-quotes": 0.05, "wrong-range": 0.02, "prose": 0.01, "refusal": 0.01,
-    "blocked": 0.01, "replaced": 0.01, "bad-request": 0.01, "two-scores": 0.01,
-    "nested-score": 0.01, "double-key": 0.01, "quoted": 0.01, **dict.fromkeys(BODY_FAULTS, 0.01),
-}  # fmt: skip
+    "rate-limit": 0.03,
+    "overloaded": 0.02,
+    "server-error": 0.01,
+    "hang": 0.003,
+    "cut": 0.01,
+    "truncated": 0.01,
+    "single-quotes": 0.05,
+    "wrong-range": 0.02,
+    "prose": 0.01,
+    "refusal": 0.01,
+    "blocked": 0.01,
+    "replaced": 0.01,
+    "bad-request": 0.01,
+    "two-scores": 0.01,
+    "nested-score": 0.01,
+    "double-key": 0.01,
+    "quoted": 0.01,
+    **dict.fromkeys(BODY_FAULTS, 0.01),
+}
 MIX = [{"kind": kind, "share": share, "retry_after_s": 0.02} for kind, share in SHARES.items()]
 
 
@@ -78,8 +92,8 @@ def test_every_clip_ends_once(protocol, start_sim, clips, tmp_path):
     # something is lost.
     assert len(summary.unscored) < 0.2 * NUM_CLIPS
     print(
-        f"\n{stats['calls']} calls, {sum(stats['faults'].values())} faults, {len(summary.unscored)} of {NUM_CLIPS} "
-        f"clips unscored, {took_s:.1f} s, peak {stats['peak_in_flight']} in flight"
+        f"\n{stats['calls']} calls, {sum(stats['faults'].values())} faults, {len(summary.unscored)}"
+        f" of {NUM_CLIPS} clips unscored, {took_s:.1f} s, peak {stats['peak_in_flight']} in flight"
     )
 
 

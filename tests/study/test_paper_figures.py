@@ -9,8 +9,15 @@ import pytest
 from flowportrait.study.agreement import wilson
 
 SAMPLES, KEPT, KEPT_PERCENT = 940, 4501, 80.7
-TABLE_1_PRINTED = {"FID": 27.5, "LSE-C": 53.4, "LSE-D": 51.6, "SSIM": 61.2, "Direct-Comp": 64.3, "ICL-Comp": 64.3,
-                   "MA-Comp": 66.6}  # fmt: skip
+TABLE_1_PRINTED = {
+    "FID": 27.5,
+    "LSE-C": 53.4,
+    "LSE-D": 51.6,
+    "SSIM": 61.2,
+    "Direct-Comp": 64.3,
+    "ICL-Comp": 64.3,
+    "MA-Comp": 66.6,
+}
 TABLE_1_SCORES = {
     "SAS-SA": (58.3, 67.2, 46.8),
     "MAS-SA": (59.7, 65.0, 64.9),
@@ -30,8 +37,12 @@ TABLE_3 = {  # in-domain, out-domain
     "SFT": ((3.74, 4.07, 3.16, 3.66), (4.47, 4.12, 2.89, 3.83)),
     "RL": ((4.42, 4.41, 3.59, 4.14), (4.50, 4.17, 3.07, 3.91)),
 }
-TABLE_4 = {"Orig": (4.78, 4.76, 4.68, 4.74), "Sonic": (3.59, 3.47, 3.21, 3.42), "SFT": (3.87, 3.75, 3.55, 3.72),
-           "RL": (4.16, 4.07, 3.85, 4.03)}  # fmt: skip
+TABLE_4 = {
+    "Orig": (4.78, 4.76, 4.68, 4.74),
+    "Sonic": (3.59, 3.47, 3.21, 3.42),
+    "SFT": (3.87, 3.75, 3.55, 3.72),
+    "RL": (4.16, 4.07, 3.85, 4.03),
+}
 SFT, BASELINE = (3.74, 4.07, 3.16, 3.66), (4.40, 4.40, 3.50, 4.10)
 TABLE_5 = {
     "Noise = 0.8": ((4.29, 4.33, 3.48, 4.03), (-0.11, -0.07, -0.02, -0.07)),

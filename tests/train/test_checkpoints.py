@@ -188,7 +188,8 @@ def test_a_disk_that_fills_up_in_writing_is_named(run, beside):
         pytest.raises(
             CheckpointError,
             match=(
-                rf"{run}: the checkpoint of update 3 cannot be written \(.+\); it needs .* are free; make room or lower "
+                rf"{run}: the checkpoint of update 3 cannot be written \(.+\); it needs .* are"
+                r" free; make room or lower "
                 "run.checkpoints_kept, and go on with --resume auto"
             ),
         ),

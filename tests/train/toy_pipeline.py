@@ -10,14 +10,30 @@ from flowportrait.train import rl
 
 PARTS = {"type": "fake"}
 SPEC = ModelSpec(
-    name="toy", codec=PARTS, audio_encoder=PARTS, image_encoder=PARTS, size_px=32,
-    sampling=SamplingConfig(evaluations=3, shift=2.0, window_latent_frames=4, prefix_latent_frames=1),
-    model=MoTConfig(
-        hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, mlp_size=24, vocab_size=0,
-        rope_theta=100.0, positions_per_second=24.0, latent_channels=4, latent_side=3, audio_dim=2,
-        image_dim=3, image_side=2,
+    name="toy",
+    codec=PARTS,
+    audio_encoder=PARTS,
+    image_encoder=PARTS,
+    size_px=32,
+    sampling=SamplingConfig(
+        evaluations=3, shift=2.0, window_latent_frames=4, prefix_latent_frames=1
     ),
-)  # fmt: skip
+    model=MoTConfig(
+        hidden_size=16,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        mlp_size=24,
+        vocab_size=0,
+        rope_theta=100.0,
+        positions_per_second=24.0,
+        latent_channels=4,
+        latent_side=3,
+        audio_dim=2,
+        image_dim=3,
+        image_side=2,
+    ),
+)
 FAULTS = {name: f"fake_measures:{name}" for name in ("sometimes", "never", "even", "falling")}
 
 

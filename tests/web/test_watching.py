@@ -178,8 +178,10 @@ def test_options_reach_the_video(visitor, tmp_path):
 
 
 LOOK = """
-const video = document.querySelector("#video"), seconds = video.currentTime, sound = video.webkitAudioDecodedByteCount;
-return fetch(`/api/jobs/${job}`).then((answer) => answer.json()).then(({state}) => ({state, seconds, sound}));
+const video = document.querySelector("#video");
+const seconds = video.currentTime, sound = video.webkitAudioDecodedByteCount;
+return fetch(`/api/jobs/${job}`).then((answer) => answer.json())
+  .then(({state}) => ({state, seconds, sound}));
 """
 
 

@@ -37,9 +37,14 @@ from flowportrait.scoring.judges.faults import (
 _CAMEL = re.compile("_([a-z])")
 _HEAD_LIMIT_BYTES = 64 * 1024
 _REASONS = {
-    200: "OK", 302: "Found", 400: "Bad Request", 404: "Not Found", 429: "Too Many Requests",
-    500: "Internal Server Error", 503: "Service Unavailable",
-}  # fmt: skip
+    200: "OK",
+    302: "Found",
+    400: "Bad Request",
+    404: "Not Found",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
 
 
 @dataclass
@@ -122,7 +127,7 @@ class JudgeSim:
             "questions": len(self.served),
         }
 
-    # ------------------------------------------------------------------------------------------------
+    # ---
     # HTTP
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -244,7 +249,7 @@ class JudgeSim:
             "state": "PROCESSING" if waiting else "FAILED" if file["failed"] else "ACTIVE",
         }
 
-    # ---------------------------------------------------------------------------------------------
+    # ---
     # judging
 
     async def _judged(self, ask: _Ask, say: Any) -> Sent:

@@ -267,8 +267,10 @@ class LseConfig(Frozen):
     padding: Padding = "zero"
     frames: Literal["by_time", "as_they_come"] = Field(
         "by_time",
-        description="25 a second; as_they_come: every frame as if it were one of those, as scripts do that "
-        "skip the conversion: at 24 fps the sound then runs away by a frame a second",
+        description=(
+            "25 a second; as_they_come: every frame as if it were one of those, as scripts do that "
+            "skip the conversion: at 24 fps the sound then runs away by a frame a second"
+        ),
     )
     detect_every: int = Field(
         4, ge=1, description="frames; faces between are interpolated, then smoothed over 13"
