@@ -86,6 +86,14 @@ class Shot:
     num_frames: int
     rest: Float[Tensor, "1"] | None = None  # how far the lips are apart in silence, in half-squares
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know of portrait, sound and model, a line each."""
+        x, y, side = self.composite.square
+        exposure = media.exposure_warnings(self.composite.picture[y : y + side, x : x + side])
+        of_portrait = (*self.composite.warnings, *exposure)
+        return (*of_portrait, *self.sound.warnings, *self.pipeline.warnings)
+
     def latents(self, progress: Progress | None = None) -> Iterator[Tensor]:
         """The clip's latent frames [1, c, l, h, w] as they are shown, in blocks, as their windows
         are sampled.
@@ -177,10 +185,7 @@ class Result:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the user should know of portrait, sound and model, a line each."""
-        composite, sound = self.shot.composite, self.shot.sound
-        x, y, side = composite.square
-        exposure = media.exposure_warnings(composite.picture[y : y + side, x : x + side])
-        return (*composite.warnings, *exposure, *sound.warnings, *self.shot.pipeline.warnings)
+        return self.shot.warnings
 
     @cached_property
     def frames(self) -> np.ndarray:

@@ -4,6 +4,10 @@ command makes of it."""
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from flowportrait import media
+
 FOLDER = Path(__file__).parents[2] / "shared" / "cases"
 
 
@@ -72,6 +76,15 @@ CASES = [
 ]
 VIDEOS = [case for case in CASES if not case.name.endswith(".wav")]
 
+
+def shift_s(heard: media.Sound, said: media.Sound) -> float:
+    """By how many seconds `heard` comes later."""
+    a, b = (media.resample(sound.samples, sound.sample_rate, 16_000) for sound in (heard, said))
+    length = 2 ** int(np.ceil(np.log2(len(a) + len(b))))
+    lag = int(np.fft.irfft(np.fft.rfft(a, length) * np.fft.rfft(b, length).conj()).argmax())
+    return (lag if lag < length // 2 else lag - length) / 16_000
+
+
 WARNINGS = [
     ("a sound whose channels cancel out when mixed", "its channels cancel out when they are mixed"),
     ("a sound in which nothing reaches -60 dB of full scale", "its sound is silence"),
@@ -81,6 +94,7 @@ WARNINGS = [
     ("a head turned by more than 45 degrees", "portrait: the head is turned by about"),
     ("a mouth beyond the picture's edge", "portrait: the mouth is cut off by the picture's edge"),
     ("a picture too dark to see much", "portrait: underexposed"),
+    ("shut eyes", "portrait: the eyes are shut and stay so"),
     ("several faces", "faces found; the largest is used"),
     ("a small face", "it will look soft"),
     (
@@ -109,7 +123,8 @@ def table() -> str:
     return (
         "# Files that are odd and not wrong\n\nEach of these is read as the film it was made from,"
         " by `score`, `evaluate`, `compare`, `generate`, `encode`,\n`prepare`, `study create` and"
-        " the page of `serve`. `tests/cases.py` makes the table; `tests/test_cases.py`\ntries"
-        " every line where the files are there.\n\n| file | what it is | what becomes of it"
+        " the page of `serve`. `tests/cases.py` makes the table; `tests/test_cases.py`,\n"
+        "`tests/scoring/test_odd_clips.py` and `tests/web/test_odd_uploads.py` try every line where"
+        " the files are there.\n\n| file | what it is | what becomes of it"
         f" |\n|---|---|---|\n{rows}\n"
     )

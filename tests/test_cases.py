@@ -3,11 +3,10 @@
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cases import CASES, FOLDER, VIDEOS
+from cases import CASES, FOLDER, VIDEOS, shift_s
 
 from flowportrait import cli, media
 from flowportrait.files import sha256_of
@@ -34,14 +33,6 @@ def folder(tmp_path):
         tmp_path / "manifest.jsonl", [ManifestRow(id=c.name, video=c.name, **facts) for c in VIDEOS]
     )
     return tmp_path
-
-
-def shift_s(heard: media.Sound, said: media.Sound) -> float:
-    """By how many seconds `heard` comes later."""
-    a, b = (media.resample(sound.samples, sound.sample_rate, 16_000) for sound in (heard, said))
-    length = 2 ** int(np.ceil(np.log2(len(a) + len(b))))
-    lag = int(np.fft.irfft(np.fft.rfft(a, length) * np.fft.rfft(b, length).conj()).argmax())
-    return (lag if lag < length // 2 else lag - length) / 16_000
 
 
 @pytest.mark.parametrize("case", VIDEOS, ids=lambda case: case.name)
@@ -163,16 +154,6 @@ def test_prepare_finds_nothing_wrong_with_them(folder, tmp_path):
     sources = {Path(row["key"]).name: row for row in rows if "dropped" in row}
     assert sorted(sources) == sorted(case.name for case in VIDEOS)
     assert not any(row["notes"] for row in sources.values())
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_page_takes_them_as_recordings(case):
-    pytest.importorskip("fastapi", reason="the extra 'web' is not installed")
-    from flowportrait.web.jobs import Limits
-    from flowportrait.web.uploads import Uploads
-
-    desk = SimpleNamespace(_desk=SimpleNamespace(limits=Limits()))
-    Uploads._check(desk, "audio", FOLDER / case.name, case.name)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -73,7 +73,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "judges prompts": (("judges prompts --copy my-prompts/", "a copy that can be changed"),),
     "judges agree": (("judges agree old=a.jsonl new=b.jsonl", "two judges on the same clips"),),
     "judge-sim": (
-        ("judge-sim --port 8089", "then: score ... --set judge.base_url=http://127.0.0.1:8089/v1"),
+        (
+            "judge-sim --port 8089",
+            "then: score ... --set judge.backend.base_url=http://127.0.0.1:8089",
+        ),
     ),
     "study create": (
         (

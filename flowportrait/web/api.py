@@ -260,10 +260,14 @@ def _made(desk: Desk, job: Job) -> Made:
     for kind, name in job.request["names"].items():
         if job.request[kind] in reason:
             reason, field = reason.replace(job.request[kind], name), kind
+    # Of a recording they begin with its file's name, which here is not the one it was sent under.
+    written, sent = f"{Path(job.request['audio']).name}: ", f"{job.request['names']['audio']}: "
+    warnings = job.facts.get("warnings", [])
+    renamed = [sent + w.removeprefix(written) if w.startswith(written) else w for w in warnings]
     return Made(
         **{name: getattr(job, name) for name in _AS_THEY_ARE},
         **job.request["names"],
-        **job.facts,
+        **job.facts | {"warnings": renamed},
         ahead=desk.ahead(job),
         reason=reason,
         field=field,

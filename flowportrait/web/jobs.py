@@ -350,9 +350,8 @@ def _make(job: dict[str, Any], loaded: dict[str, Any], pipe: Connection) -> dict
     fps, mark = pipeline.spec.fps, media.synthetic_mark(pipeline.spec.name, shot.seed, __version__)
     growing = Path(job["growing"])
     media.write_video(job["video"], frames(), fps, *sound, mark, growing=growing)
-    warnings = [*shot.composite.warnings, *pipeline.warnings]
     return {
         "video_s": shot.num_frames / fps,
-        "warnings": warnings,
+        "warnings": list(shot.warnings),
         "evaluations": len(shot.schedule),
     }

@@ -28,6 +28,11 @@ DEFAULT_BACKEND = "gemini"
 
 _SPECIAL_TOKEN = re.compile(r"<\|[^|]*\|>|</s>")
 _LONGEST_TAIL = 200
+_MIME_TYPES = {
+    ".webm": "video/webm", ".mov": "video/quicktime", ".mkv": "video/x-matroska",
+    ".avi": "video/avi", ".mpg": "video/mpeg", ".mpeg": "video/mpeg", ".ts": "video/mp2t",
+    ".mts": "video/mp2t", ".flv": "video/x-flv", ".wmv": "video/wmv", ".3gp": "video/3gpp",
+}  # fmt: skip
 
 Finish = Literal["stop", "length", "blocked", "other"]
 
@@ -46,9 +51,7 @@ class Video:
     @property
     def mime_type(self) -> str:
         """By the file's suffix."""
-        return {".webm": "video/webm", ".mov": "video/quicktime", ".mkv": "video/x-matroska"}.get(
-            self.path.suffix.lower(), "video/mp4"
-        )
+        return _MIME_TYPES.get(self.path.suffix.lower(), "video/mp4")
 
     @cached_property
     def facts(self) -> Facts:
