@@ -40,6 +40,7 @@ _RATE_TOLERANCE = 0.05  # between the rate that a head says and that of the pack
 _SHIFTED_S = 0.002  # a start further from zero than the ms clocks of Matroska and FLV leave open
 # Opening a file decodes a picture of its tracks to know them: a cover of 400 KB can be a gigabyte.
 _NO_PICTURES = {"max_pixels": "1"}
+_LOOKED_AT_BYTES = 1 << 19  # of a file, before FFmpeg must know its format (it is 1 << 20 at most)
 _FIRST_PACKETS = 64  # among which the picture shown first is, however a codec reorders them
 T = TypeVar("T")
 
@@ -57,6 +58,9 @@ def readable_file(path: str | Path, kinds: str) -> Path:
             raise MediaError(f"{path}: is a folder; give the path of {kinds}")
         if not path.exists():
             raise MediaError(f"{path}: no such file; give the path of {kinds}")
+        # To open a pipe waits until somebody writes into it.
+        if not path.is_file():
+            raise MediaError(f"{path}: is a pipe or a device; write it to a file, and give {kinds}")
         if path.stat().st_size == 0:
             raise MediaError(f"{path}: the file is empty; give {kinds}")
         if not os.access(path, os.R_OK):
@@ -79,17 +83,40 @@ def opened(path: Path, kinds: str, pictures: bool = True) -> Iterator[av.contain
     MediaError."""
     options = {"max_pixels": str(MAX_PIXELS)} if pictures else _NO_PICTURES
     with told(f"{path}: cannot be read", f"give {kinds}"):
-        container = _open(url_of(path), options)
+        container = _open(path, options)
     with container:
         yield container
 
 
-def _open(url: str, options: dict[str, str]) -> av.container.InputContainer:
+def _open(path: Path, options: dict[str, str]) -> av.container.InputContainer:
     """PyAV up to 18 refuses titles that are no UTF-8 unless told otherwise; 19 takes them and knows
     no such argument."""
+    known: dict[str, Any] = {"options": options, "format": _format_behind_tag(path)}
     if int(av.__version__.split(".")[0]) < 19:
-        return av.open(url, options=options, metadata_errors="replace")
-    return av.open(url, options=options)
+        known["metadata_errors"] = "replace"
+    return av.open(url_of(path), **known)
+
+
+def _format_behind_tag(path: Path) -> str | None:
+    """FFmpeg's name of what follows an ID3 tag that is longer than what FFmpeg looks at, as tags
+    with large covers are: it would go by the file's name, which uploads do not have. None for all
+    other files. Raises OSError."""
+    with path.open("rb") as file:
+        head = file.read(10)
+        length = 0
+        for seven_bits in head[6:]:
+            length = length << 7 | seven_bits & 0x7F
+        if head[:3] != b"ID3" or length < _LOOKED_AT_BYTES:
+            return None
+        file.seek(len(head) + length)
+        start = file.read(4)
+    if start == b"fLaC":
+        return "flac"
+    return (
+        "aac"
+        if start[:1] == b"\xff" and start[1:2] in (b"\xf0", b"\xf1", b"\xf8", b"\xf9")
+        else "mp3"
+    )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -75,8 +76,12 @@ def ends_alike(a: str, b: str) -> bool:
 
 
 def sha256_of(path: Path) -> str:
-    """Of a whole file; computed once for each state of it. Raises OSError."""
+    """Of a whole file; computed once for each state of it. Raises OSError: not there, or a pipe,
+    which to open might wait for ever.
+    """
     status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     return _sha256(path, status.st_size, status.st_mtime_ns)
 
 

@@ -295,7 +295,10 @@ def _unusable(scorer: Scorer, sample: Sample) -> str:
     for clip in (sample.clip, sample.truth):
         if clip and readable(str(clip.path)) != str(clip.path):
             return f"{readable(str(clip.path))}: its name is not written in UTF-8; rename it"
-    return "" if sample.clip.path.is_file() else f"{sample.clip.path}: no such file"
+    path = sample.clip.path
+    if path.exists() and not path.is_file():
+        return f"{path}: is a pipe or a device; write it to a file"
+    return "" if path.is_file() else f"{path}: no such file"
 
 
 def _still_holds(score: Score, sample: Sample, scorer: Scorer | None) -> bool:
