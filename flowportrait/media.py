@@ -29,6 +29,8 @@ from flowportrait.pictures import MAX_PORTRAIT_SIDE_PX as MAX_PORTRAIT_SIDE_PX
 from flowportrait.pictures import PICTURE_KINDS as PICTURE_KINDS
 from flowportrait.pictures import exposure_warnings as exposure_warnings
 from flowportrait.pictures import read_portrait as read_portrait
+from flowportrait.reader import READER_VERSION as READER_VERSION
+from flowportrait.reader import is_plain as is_plain
 from flowportrait.reader import on_clock, read_pictures, read_sound
 from flowportrait.sound import Sound as Sound
 from flowportrait.sound import heard as heard

@@ -32,6 +32,10 @@ from flowportrait.container import (
 )
 from flowportrait.errors import MediaError
 
+READER_VERSION = 2
+"""Raised when files that are not plain (`is_plain`) give other pictures or another sound than
+before; plain ones never do. 2: one clock for picture and sound, turns and shapes of pixels."""
+
 MAX_HOLD_S = 60.0
 """A picture that would stand longer than this is a jump of the file's clock, not a picture; so is a
 longer gap in the sound."""
@@ -54,6 +58,21 @@ class Picture(NamedTuple):
     start_s: float
     step_s: float
     pixels: np.ndarray
+
+
+def is_plain(path: Path) -> bool:
+    """Whether nothing in a video needs more than decoding: picture and sound begin at zero, the
+    picture is upright, with square pixels of standard range, and there is one track of sound at
+    most. Raises MediaError."""
+    times = timeline(path)
+    with opened(path, "a video") as container:
+        stream = track(container, "video", path)
+        frame = next(each(container.decode(stream), f"{path}: damaged video", "give another"), None)
+        alone, aspect = len(container.streams.audio) <= 1, rational(stream.sample_aspect_ratio)
+    # A sound that begins before its picture is an encoder's priming, which decoders skip.
+    begins_late = max(abs(float(times.origin)), times.sound_start_s or 0.0) > _START_S
+    as_stored = frame is not None and _turn(frame) == (False, 1, 1) and aspect in (0, 1)
+    return alone and as_stored and not begins_late and frame.color_trc not in HDR_TRANSFERS
 
 
 # -----------------------------------------------------------------------------------------------

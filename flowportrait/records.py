@@ -231,7 +231,8 @@ class Score(Measured):
     source: dict[str, float] = Field(
         default={},
         description=(
-            "of the video: fps, num_frames, duration_s, and looked_at_fps, the metric's clock"
+            "of the video: fps, num_frames, duration_s, and looked_at_fps, the metric's clock;"
+            " reader, the version of what read it"
         ),
     )
 

@@ -12,8 +12,9 @@ import pytest
 from container_films import RATE, voice
 from PIL import Image, features
 
-from flowportrait import colours, media, pictures
+from flowportrait import cli, colours, media, pictures
 from flowportrait.errors import MediaError
+from flowportrait.records import Score, read_jsonl
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -157,3 +158,34 @@ def test_nobody_listening_is_no_failure():
     )
     os.close(writer)
     assert done.returncode == 0 and not done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "p.mp4")
+    reads = (media.read_audio, pictures.read_portrait, lambda path: media.Clip(path).facts)
+    for read in reads:
+        with pytest.raises(MediaError, match="is a pipe or a device; write it to a file"):
+            read(tmp_path / "p.mp4")
+    # A folder's scores go on without it.
+    cli.run(["score", str(tmp_path), "--scorers", "sharpness", "-o", str(tmp_path / "s.jsonl")])
+    [row] = read_jsonl(tmp_path / "s.jsonl", Score)
+    assert "is a pipe or a device" in row.reason and not row.sha256
+
+
+@pytest.mark.parametrize("name", ["s.mp3", "upload", "s.mp4"])
+def test_sound_behind_a_cover_of_megabytes(tmp_path, name):
+    """FFmpeg looks at the first megabyte, and then goes by the file's name."""
+    with av.open(str(tmp_path / "plain.mp3"), "w", options={"id3v2_version": "0"}) as out:
+        stream = out.add_stream("libmp3lame", rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(voice(1.0)[None], format="fltp", layout="mono")
+        frame.sample_rate = RATE
+        size = stream.codec_context.frame_size
+        for part in av.AudioResampler("fltp", "mono", RATE, size).resample(frame):
+            out.mux(stream.encode(part))
+        out.mux(stream.encode(None))
+    length = 3 << 20
+    tag = b"ID3\4\0\0" + bytes(length >> shift & 0x7F for shift in (21, 14, 7, 0)) + bytes(length)
+    (tmp_path / name).write_bytes(tag + (tmp_path / "plain.mp3").read_bytes())
+    heard = media.read_audio(tmp_path / name)
+    assert np.array_equal(heard.samples, media.read_audio(tmp_path / "plain.mp3").samples)

@@ -22,7 +22,7 @@ from flowportrait.records import Score, Verdict
 from flowportrait.registry import COMPARERS, SCORERS, Table, name_hint
 from flowportrait.scoring import Comparer, Sample, Scorer, score_row
 from flowportrait.scoring.judges.asking import Judge, JudgeConfig
-from flowportrait.scoring.metrics.metric import NO_TRUTH, Metric, read_all, read_apart
+from flowportrait.scoring.metrics.metric import NO_TRUTH, Metric, read_alike, read_all, read_apart
 from flowportrait.scoring.reward import CompositeReward, RewardConfig, scorer_of
 from flowportrait.scoring.scores import Key, RecordFile, both, key_of
 
@@ -315,6 +315,8 @@ def _still_holds(score: Score, sample: Sample, scorer: Scorer | None) -> bool:
         return False
     if scorer is None:
         return True
+    if isinstance(scorer, Metric) and not read_alike(score, sample):
+        return False
     return bool(score.sha256) and (
         bool(score.reason) or getattr(scorer, "still_has", lambda _: True)(sample)
     )

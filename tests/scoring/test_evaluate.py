@@ -417,6 +417,7 @@ def test_a_metric_keeps_its_contract(kind, tmp_path):
         "num_frames": made.facts.num_frames,
         "duration_s": made.facts.duration_s,
     }
+    own |= {"reader": media.READER_VERSION}
     assert rows["made"].source == own | {"looked_at_fps": kind.looks_at_fps or made.facts.fps}
     assert rows["made"].settings == metric.config.model_dump(mode="json")
     assert rows["made"].weights_sha256 == metric.weights_sha256

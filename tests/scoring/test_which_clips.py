@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from container_films import Film, write_film
 
 from flowportrait import cli, media
 from flowportrait.clips import find_samples
@@ -187,3 +188,26 @@ def test_frames_that_come_unevenly_are_matched_by_time(tmp_path):
     )
     rows = {row.scorer: row for row in read_jsonl("s.jsonl", Score)}
     assert rows["psnr"].value > 25 and rows["ssim"].value > 0.95
+
+
+@pytest.mark.parametrize("reader", [None, 1.0])
+def test_scores_of_an_older_reader_stay_where_files_are_plain(tmp_path, reader):
+    films = {
+        "plain.mp4": Film("mp4"),
+        "late.mp4": Film("mp4", sound_start_s=0.3),
+        "turned.mp4": Film("mp4", quarter_turns=1),
+        "clock.ts": Film("ts", picture_start_s=1.4, sound_start_s=1.4),
+    }
+    for name, film in films.items():
+        write_film(tmp_path / name, film)
+    command = ["score", *films, "--scorers", "sharpness", "-o", "s.jsonl"]
+    assert cli.run(command) == 0
+    rows = list(read_jsonl("s.jsonl", Score))
+    assert {row.source.pop("reader") for row in rows} == {media.READER_VERSION}
+    for row in rows:
+        row.source.update({} if reader is None else {"reader": reader})
+    write_jsonl("s.jsonl", [row.model_copy(update={"value": -1.0}) for row in rows])
+    assert cli.run(command) == 0
+    again = {row.clip: row.value for row in read_jsonl("s.jsonl", Score)}
+    assert {name for name, value in again.items() if value == -1.0} == {"plain.mp4"}
+    assert {row.clip: row.value for row in rows if row.clip != "plain.mp4"}.items() <= again.items()

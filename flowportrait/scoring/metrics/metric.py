@@ -550,6 +550,18 @@ def _row(metric: Metric, view: View) -> Score:
     return score_row(metric, sample, reading.value, parts=dict(reading.parts), model=model, **about)
 
 
+def read_alike(score: Score, sample: Sample) -> bool:
+    """Whether the video of a metric's score was read as it would be today: by this reader, or as a
+    plain file, which all versions of it read alike."""
+    if not score.source or score.source.get("reader") == media.READER_VERSION:
+        return True
+    clips = [sample.clip, sample.truth] if score.truth_sha256 and sample.truth else [sample.clip]
+    try:
+        return all(media.is_plain(clip.path) for clip in clips)
+    except MediaError:
+        return False
+
+
 def _source(view: View, metric: Metric) -> dict[str, float]:
     """What is known of the video; nothing of one that cannot be read."""
     try:
@@ -561,4 +573,5 @@ def _source(view: View, metric: Metric) -> dict[str, float]:
         "num_frames": facts.num_frames,
         "duration_s": facts.duration_s,
         "looked_at_fps": metric.looks_at_fps or facts.fps,
+        "reader": float(media.READER_VERSION),
     }
