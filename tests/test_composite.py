@@ -167,3 +167,12 @@ def test_frames_come_with_their_sound_as_they_are_made(sample, speech):
     assert off.max() < 30 and off.mean() < 0.1, "the same but for the rounding of other blocks"
     sound = np.concatenate([samples for _, samples in streamed])
     assert np.array_equal(sound, made.sound.samples)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 64)])
+def test_a_picture_of_one_pixel_across_has_no_face(size):
+    from flowportrait.faces.centerface import CenterFaceDetector
+    from flowportrait.faces.framing import find_face
+
+    with pytest.raises(DataError, match="no face found"):
+        find_face(np.zeros((*size, 3), np.uint8), CenterFaceDetector(), [])

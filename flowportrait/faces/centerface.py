@@ -152,9 +152,7 @@ class CenterFaceDetector:
         """
         height, width = image.shape[:2]
         scale = side_px / (max(height, width) * (1 + 2 * border))
-        pixels = rearrange(
-            torch.tensor(np.ascontiguousarray(image), dtype=torch.float32), "h w c -> 1 c h w"
-        )
+        pixels = rearrange(torch.tensor(image.copy(), dtype=torch.float32), "h w c -> 1 c h w")
         inner = max(1, round(height * scale)), max(1, round(width * scale))
         pixels = functional.interpolate(
             pixels, inner, mode="bilinear", antialias=True, align_corners=False
