@@ -153,7 +153,7 @@ def _sources(config: PromptsConfig) -> list[Source]:
     if config.manifest:
         rows = read_jsonl(config.manifest, ManifestRow)
         return [Source(row.id, config.manifest.parent / row.video, row.split) for row in rows]
-    clips = load_sources(config.world, config.grid, config.grid_labels)
+    clips = load_sources(config.world or (), config.grid, config.grid_labels)
     return [Source(clip.key, clip.video, clip.split, clip.labels) for clip in clips]
 
 
