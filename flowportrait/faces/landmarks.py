@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
+
+Points = TypeVar("Points")  # an array of numpy or a tensor of torch; what is computed of it is one
 
 POINTS = 68
 INNER_LIPS = (slice(61, 64), slice(65, 68))  # upper and lower
@@ -19,13 +23,18 @@ MIRRORED = np.array(
 """For each point its counterpart on the other side of the face."""
 
 
-def lip_opening(landmarks: np.ndarray) -> np.ndarray:
+def lip_opening(landmarks: Points) -> Points:
     """Inner-lip gap over the distance between the eyes, per frame, of landmarks [n, 68, 2]."""
     upper, lower = (landmarks[:, part].mean(1) for part in INNER_LIPS)
-    return np.linalg.norm(lower - upper, axis=-1) / eye_distance(landmarks)
+    return _length(lower - upper) / eye_distance(landmarks)
 
 
-def eye_distance(landmarks: np.ndarray) -> np.ndarray:
+def eye_distance(landmarks: Points) -> Points:
     """Distance of the middles of the eyes, per frame."""
     left, right = (landmarks[:, eye].mean(1) for eye in EYES)
-    return np.linalg.norm(right - left, axis=-1)
+    return _length(right - left)
+
+
+def _length(vectors: Points) -> Points:
+    """The lengths of vectors [n, 2]."""
+    return (vectors**2).sum(-1) ** 0.5

@@ -69,6 +69,9 @@ class Measure:
     round. `reads` says whether it looks at frames or at landmarks alone. A `monitor` watches for
     rewards that are cheated and can be in none. `waits` says that it waits for a server rather than
     computes, so that many can be under way.
+
+    `of_points` is the number as a differentiable function of landmarks [f, 68, 2] made and true, as
+    tensors, where there is one; nan where they say nothing.
     """
 
     scorer: Scorer
@@ -76,6 +79,7 @@ class Measure:
     reads: Literal["frames", "points"] = "frames"
     monitor: bool = False
     waits: bool = False
+    of_points: Callable[[Any, Any], Any] | None = None
 
     def __call__(self, candidate: Candidate) -> float:
         return self.scorer(candidate)
@@ -162,20 +166,26 @@ class Statistics:
 
     def normalise(self, name: str, value: np.ndarray) -> np.ndarray:
         """(R - mean) / std; 0 where the term does not vary."""
+        std = self.std(name)
+        return (value - self.moments[name][0]) / std if std else np.zeros_like(value)
+
+    def std(self, name: str) -> float:
+        """Of a term; 0 where it varies by no more than rounding."""
         mean, variance = self.moments[name]
         varies = variance > (1e-9 * max(abs(mean), 1e-300)) ** 2
-        return (value - mean) / math.sqrt(variance) if varies else np.zeros_like(value)
+        return math.sqrt(variance) if varies else 0.0
 
 
 @dataclass(frozen=True)
 class Rewards:
     """`final` [n] is Eq. 17's, nan for clips that dropped out; `parts` the weighted terms it is the
-    sum of.
+    sum of; `scales` what a unit of each term counts, its weight over its std.
     """
 
     final: np.ndarray
     parts: dict[str, np.ndarray]
     num_unscored: int
+    scales: dict[str, float] = field(default_factory=dict)
 
     def explained(self, group: np.ndarray) -> dict[str, float]:
         """The share of the rewards' variance within groups that each term brings; together 1 (nan
@@ -217,9 +227,12 @@ def composite(
     parts = {term.name: np.full(len(group), math.nan) for term in config.terms}
     for term in config.terms:
         parts[term.name][~dropped] = term.weight * statistics.normalise(term.name, kept[term.name])
+    stds = {term.name: statistics.std(term.name) for term in config.terms}
+    scales = {term.name: term.weight / (stds[term.name] or math.inf) for term in config.terms}
     if running is not None:
         running.learn(kept, config.running_decay, config.ddof)
-    return Rewards(np.sum(list(parts.values()), axis=0), parts, int(unscored.sum()))
+    final = np.sum(list(parts.values()), axis=0)
+    return Rewards(final, parts, int(unscored.sum()), scales)
 
 
 class CompositeReward:

@@ -65,6 +65,17 @@ def require_rewards(names: Iterable[str], own: Table) -> None:
             )
 
 
+def require_gradients(names: Iterable[str], own: Table) -> None:
+    """Raises ConfigError where one of the names is not a differentiable function of landmarks."""
+    known = [name for name in own.names() if named(own, name).of_points]
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"objective.kind gradient: '{name}' has no gradient; take {', '.join(known)}, or "
+                "another objective"
+            )
+
+
 def require_budget(names: Iterable[str], own: Table, config: ScoringConfig) -> None:
     """Raises ConfigError where one of the names asks a judge that costs money and nothing says how
     much it may spend: a training run asks thousands of times.

@@ -28,10 +28,12 @@ StepWeight = Literal["none", "noise_level", "even"]
 class ObjectiveConfig(Frozen):
     """Eq. 5 and 7 with what the paper leaves open."""
 
-    kind: Literal["policy", "nft", "rwr"] = Field(
+    kind: Literal["policy", "nft", "rwr", "gradient"] = Field(
         "policy",
         description="policy: Eq. 7; nft: DiffusionNFT (arXiv:2509.16117) and rwr: reward-weighted "
-        "regression, both of the forward process and with a forward for every sibling",
+        "regression, both of the forward process; gradient: the reward's own (DRaFT-1, "
+        "arXiv:2309.17400), where its measures are functions of landmarks. These three take a "
+        "forward for every sibling",
     )
     nft_strength: float = Field(1.0, gt=0, description="beta of DiffusionNFT")
     rwr_temperature: float = Field(1.0, gt=0, description="of exp(A / temperature)")
@@ -82,13 +84,14 @@ class ObjectiveConfig(Frozen):
 
     shuffled: bool = Field(
         False,
-        description="a control: the advantages of a group in random order, which teach nothing",
+        description="a control: the advantages of a group in random order, which teach nothing; "
+        "for the reward's gradient the real clips run backwards",
     )
 
     @property
     def matches(self) -> bool:
         """Whether it is one of the forward process, which learns from clean latents."""
-        return self.kind != "policy"
+        return self.kind in ("nft", "rwr")
 
     @property
     def needs_old_mean(self) -> bool:

@@ -7,10 +7,13 @@ All are nan where the real clip, or its landmarks, are not known.
 from __future__ import annotations
 
 import math
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from flowportrait.codecs.liveliness import STABLE, head_of
 from flowportrait.faces.landmarks import lip_opening
@@ -26,23 +29,32 @@ of_points = partial(Measure, reads="points")
 monitor = partial(of_points, monitor=True)
 
 
-@of_points
-def landmark_lips(clip: Candidate) -> float:
+def differentiable(measure: Callable[[Tensor, Tensor], Tensor]) -> Measure:
+    """A measure of a clip by its function of landmarks [f, 68, 2] made and true."""
+
+    @wraps(measure)
+    def of_clip(clip: Candidate) -> float:
+        made, true = (torch.from_numpy(points) for points in _both(clip))
+        return float(measure(made, true)) if len(true) else math.nan
+
+    return of_points(of_clip, of_points=measure)
+
+
+@differentiable
+def landmark_lips(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68 2"]) -> Tensor:
     """Correlation of the lips' opening with the real one; nan where the real lips stand still."""
-    return follows(*_openings(clip))
+    return follows(lip_opening(made), lip_opening(true))
 
 
-@of_points
-def landmark_lip_size(clip: Candidate) -> float:
+@differentiable
+def landmark_lip_size(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68 2"]) -> Tensor:
     """Concordance of the lips' opening with the real one (Lin 1989) about their own means: 1 where
     they move alike, less where they differ in time or amplitude. Their means are left out, because
     finders of landmarks differ in how far apart closed lips are.
     """
-    made, true = _openings(clip)
-    if len(true) < 3 or true.std() < LEAST_OPENING:
-        return math.nan
-    together = 2 * ((made - made.mean()) * (true - true.mean())).mean()
-    return float(together / (made.var() + true.var()))
+    made, true = lip_opening(made), lip_opening(true)
+    size = made.var(correction=0) + true.var(correction=0)
+    return _where_it_moves(true, 2 * _together(made, true) / size)
 
 
 @of_points
@@ -59,11 +71,10 @@ def landmark_motion(clip: Candidate) -> float:
     return _alike(clip, lambda points: points[:, STABLE])
 
 
-@of_points
-def landmark_closeness(clip: Candidate) -> float:
+@differentiable
+def landmark_closeness(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68 2"]) -> Tensor:
     """Minus the mean distance of the landmarks from the real ones, in percent of the picture."""
-    made, true = _both(clip)
-    return -50 * float(np.linalg.norm(made - true, axis=-1).mean()) if len(true) else math.nan
+    return -50 * torch.linalg.vector_norm(made - true, dim=-1).mean()
 
 
 @of_points
@@ -90,14 +101,24 @@ def landmark_speed(clip: Candidate) -> float:
     return 50 * float(np.linalg.norm(np.diff(clip.points, axis=0), axis=-1).mean())
 
 
-def follows(made: np.ndarray, true: np.ndarray) -> float:
-    """Correlation of two openings [f], in eye distances, where the true one moves, else nan; 0 for
-    a made one that stands still, without a jump on the way.
+def follows(made: Float[Tensor, " f"], true: Float[Tensor, " f"]) -> Tensor:
+    """Correlation of two openings, in eye distances, where the true one moves, else nan; 0 for a
+    made one that stands still, without a jump on the way.
     """
-    if len(true) < 3 or true.std() < LEAST_OPENING:
-        return math.nan
-    together = ((made - made.mean()) * (true - true.mean())).mean()
-    return float(together / (math.hypot(made.std(), LEAST_OPENING / 2) * true.std()))
+    still = LEAST_OPENING / 2
+    size = (made.var(correction=0) + still**2).sqrt() * true.std(correction=0)
+    return _where_it_moves(true, _together(made, true) / size)
+
+
+def _together(made: Float[Tensor, " f"], true: Float[Tensor, " f"]) -> Tensor:
+    """Their covariance."""
+    return ((made - made.mean()) * (true - true.mean())).mean()
+
+
+def _where_it_moves(true: Float[Tensor, " f"], number: Tensor) -> Tensor:
+    """The number, nan where the real lips stand still."""
+    moves = len(true) >= 3 and float(true.std(correction=0)) >= LEAST_OPENING
+    return number if moves else number * math.nan
 
 
 def _both(clip: Candidate) -> tuple[np.ndarray, np.ndarray]:
@@ -106,11 +127,6 @@ def _both(clip: Candidate) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros((0, 68, 2)), np.zeros((0, 68, 2))
     count = min(len(clip.points), len(clip.true_points))
     return clip.points[:count].astype(np.float64), clip.true_points[:count].astype(np.float64)
-
-
-def _openings(clip: Candidate) -> tuple[np.ndarray, np.ndarray]:
-    made, true = _both(clip)
-    return lip_opening(made), lip_opening(true)
 
 
 def _alike(clip: Candidate, moves_of) -> float:

@@ -30,7 +30,7 @@ def mesh_lips(clip: Candidate) -> float:
     if made is None:
         return math.nan
     count = min(len(made), len(true))
-    return follows(made[:count], true[:count])
+    return float(follows(*map(torch.from_numpy, (made[:count], true[:count]))))
 
 
 def _true_opening(truth: np.ndarray) -> np.ndarray | None:

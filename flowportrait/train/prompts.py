@@ -271,9 +271,15 @@ def as_candidate(
 
 
 def _points(pipeline: Pipeline, clip: Encoded, shown: Tensor) -> np.ndarray | None:
-    """Landmarks [f, 68, 2] of the clip's frames; the first latent frame is one frame."""
     if not pipeline.codec.moves_portrait:
         return None
+    return points_of(pipeline, clip, shown).cpu().numpy()
+
+
+def points_of(
+    pipeline: Pipeline, clip: Encoded, shown: Float[Tensor, "1 c l h w"]
+) -> Float[Tensor, "f 68 2"]:
+    """Landmarks of the clip's frames; the first latent frame is one frame."""
     points = pipeline.codec.landmarks_of(shown, clip.context.landmarks)
     skipped = pipeline.codec.temporal_stride - 1
-    return rearrange(points, "1 l g k d -> (l g) k d")[skipped:].cpu().numpy()
+    return rearrange(points, "1 l g k d -> (l g) k d")[skipped:]

@@ -29,12 +29,18 @@ from flowportrait.model.mot import GEN, MoT
 from flowportrait.modeldir import PARTS, find_device, load_parts
 from flowportrait.registry import MEASURES, SCORERS, find_model
 from flowportrait.scoring.reward import ScoringDesk, composite, scorer_of
-from flowportrait.scoring.rewards import build_measures, require_budget, require_rewards
+from flowportrait.scoring.rewards import (
+    build_measures,
+    require_budget,
+    require_gradients,
+    require_rewards,
+)
 from flowportrait.scoring.run import ScoringConfig
 from flowportrait.train.grpo import Advantages, advantages, shuffled
 from flowportrait.train.matching import matching_passes
 from flowportrait.train.parallel import Ranks, as_float, trained_weights
-from flowportrait.train.prompts import Prompts, velocity_of
+from flowportrait.train.prompts import Prompts, points_of, velocity_of
+from flowportrait.train.reward_gradient import reward_gradient_passes, worth_of
 from flowportrait.train.rlbatch import Batch, Group, batch_figures, sample_batch
 from flowportrait.train.rlstate import RlRecipe, RlState, Session
 from flowportrait.train.rollout import Pass, Plan, passes, rng_for
@@ -77,7 +83,7 @@ def make_updates(session: Session) -> None:
         if config.objective.shuffled:
             rng = np.random.default_rng([config.run.seed, before, 6])
             advantage = shuffled(advantage, batch.group, rng)
-        figures = learn(session, batch, advantage)
+        figures = learn(session, batch, advantage, rewards.scales)
         if due(config, before, state.update, config.run.log_every):
             took = {
                 "sampling_s": sampled_s,
@@ -111,6 +117,8 @@ def check(config: RlRecipe, num_processes: int) -> None:
     """Raises ConfigError for what such a run would refuse, before anything is loaded."""
     require_rewards(config.reward.scorers, MEASURES)
     require_budget(config.asked, MEASURES, config.scoring)
+    if config.objective.kind == "gradient":
+        require_gradients(config.reward.scorers, MEASURES)
     config.rollout.window.starts(config.rollout.evaluations)
     if num_processes % config.parallel.sequence:
         raise ConfigError(
@@ -205,15 +213,17 @@ def choose_trained(
         p.requires_grad_((learns or name.startswith(ends)) and not name.endswith("pos_embed"))
 
 
-def learn(session: Session, batch: Batch, advantage: Advantages) -> dict[str, float]:
+def learn(
+    session: Session, batch: Batch, advantage: Advantages, scales: dict[str, float]
+) -> dict[str, float]:
     """Optimizer steps on a batch: Eq. 7 averaged over siblings, window and the groups that have a
-    score.
+    score. `scales` are those of `Rewards`.
     """
     state, stepper = session.state, session.stepper
     figures: dict[str, float] = {}
     old: dict[int, dict[int, Tensor]] = {}
     for turn in range(session.config.objective.updates_per_rollout):
-        figures = send_backward(session, batch, advantage, turn == 0, old)
+        figures = send_backward(session, batch, advantage, scales, turn == 0, old)
         teaches = bool(figures["num_passes"])
         reason = "gradient is not finite" if teaches else "every group is tied or without scores"
         norm = stepper.clip()
@@ -229,6 +239,7 @@ def send_backward(
     session: Session,
     batch: Batch,
     advantage: Advantages,
+    scales: dict[str, float],
     on_policy: bool,
     old: dict[int, dict[int, Tensor]],
 ) -> dict[str, float]:
@@ -254,7 +265,7 @@ def send_backward(
         weight = ranks.data[1] / scored[group.number].sum() / scored.any(1).sum() if learns else 0.0
         known = torch.from_numpy(scored[group.number])
         row = torch.from_numpy(values[group.number]).float().to(session.pipeline.device)
-        learning = Learning(group, row.clamp(-limit, limit), known, batch.plan, on_policy)
+        learning = Learning(group, row.clamp(-limit, limit), known, scales, batch.plan, on_policy)
         for part in group_passes(session, learning, old):
             (part.loss * weight).backward()
             if learns:
@@ -296,6 +307,7 @@ class Learning:
     group: Group
     advantage: Tensor
     scored: Tensor
+    scales: dict[str, float]
     plan: Plan
     on_policy: bool
 
@@ -323,6 +335,10 @@ def group_passes(
         before = old.setdefault(group.number, {})
         z0, schedule = group.trajectories.z0, learning.plan.schedule
         return matching_passes(velocity, z0, rngs, *what, schedule, config.objective, before)
+    if config.objective.kind == "gradient":
+        last, t = group.trajectories.last, learning.plan.schedule.times[-2]
+        worth = partial(clip_worth, session, group, learning.scales)
+        return reward_gradient_passes(velocity, last, t, worth, learning.scored)
     base = None
     if session.base:
         base = velocity_of(session.base, group.clip, shared=False, share=share)
@@ -335,6 +351,21 @@ def group_passes(
         base,
         learning.on_policy,
     )
+
+
+def clip_worth(session: Session, group: Group, scales: dict[str, float], z0: Tensor) -> Tensor:
+    """What the reward gives to clean latents of a group as `generate` shows them, differentiable;
+    `scales` by term.
+    """
+    config, pipeline = session.config, session.pipeline
+    shown = pipeline.settled(group.clip, z0, group.rest)
+    weights = dict.fromkeys(config.reward.scorers, 0.0)
+    for term in config.reward.terms:
+        for name in term.scorers:
+            weights[name] += scales[term.name] / len(term.scorers)
+    true = torch.from_numpy(group.true_points)
+    points = points_of(pipeline, group.clip, shown)
+    return worth_of(points, true, session.measures, weights, config.objective.shuffled)
 
 
 @dataclass

@@ -27,10 +27,14 @@ from flowportrait.train.rollout import Plan, Trajectories, first_noise, rng_for,
 
 @dataclass(frozen=True)
 class Group:
-    """A sampled group on its rank: its number in the batch, and what the update needs of it."""
+    """A sampled group on its rank: its number in the batch, and what the update needs of it. `rest`
+    and `true_points` [f, 68, 2] are what its siblings' landmarks are made and judged with.
+    """
 
     number: int
     clip: Encoded
+    rest: Tensor | None
+    true_points: np.ndarray | None
     sampled: Velocity
     trajectories: Trajectories
 
@@ -142,7 +146,7 @@ def sample_group(
     kept = trajectories
     if not config.objective.matches:
         kept = replace(trajectories, z0=trajectories.z0[:0])
-    return Group(number, clip, velocity, kept), submitted
+    return Group(number, clip, rest, prompt.points, velocity, kept), submitted
 
 
 def batch_figures(

@@ -98,10 +98,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Trajectories:
-    """What is kept of a group until its update: the window's latents and the data they led to."""
+    """What is kept of a group until its update: the window's latents, those `last` before data,
+    and the data they led to.
+    """
 
     digest: str
     steps: tuple[Step, ...]
+    last: Float[Tensor, "s ..."]
     z0: Float[Tensor, "g ..."]
 
 
@@ -141,6 +144,7 @@ def roll_out(
     for index, (t, _) in enumerate(plan.schedule):
         if index >= together and len(z) < len(rngs):
             z = z.expand(len(rngs), *z.shape[1:])
+        last = z
         step = plan.step(index, z, _one_by_one(velocity, z, t))
         if index not in plan.window:
             z = step.mean
@@ -151,7 +155,7 @@ def roll_out(
             Step(index, z, z_next, log_prob, step.mean if objective.needs_old_mean else None)
         )
         z = z_next
-    return Trajectories(plan.digest, tuple(steps), z)
+    return Trajectories(plan.digest, tuple(steps), last, z)
 
 
 def _one_by_one(velocity: Velocity, z: Tensor, t: float) -> Tensor:

@@ -1,0 +1,60 @@
+"""The reward's own gradient, sent back through the last evaluation: DRaFT with K = 1
+(arXiv:2309.17400), ReFL (arXiv:2304.05977).
+
+Where every measure of a reward is a differentiable function of landmarks, a clip need not be
+compared with its siblings: the codec says where its points are, the measure what they are worth.
+This is no policy gradient, Eq. 7 takes no part, and a judge has no gradient to give. Siblings are
+samples like any others; the evaluations before the last one are taken as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from flowportrait.flow import predict_z0
+from flowportrait.sampling import Velocity
+from flowportrait.scoring.reward import Measure
+from flowportrait.train.rollout import Pass
+
+
+def reward_gradient_passes(
+    velocity: Velocity,
+    last: Float[Tensor, "g ..."],
+    t: float,
+    worth: Callable[[Tensor], Tensor],
+    scored: Bool[Tensor, " g"],
+) -> Iterator[Pass]:
+    """The forwards of a group, one for each sibling from the latents `last` that its last
+    evaluation, at time `t`, is given; minus what its clean latents are `worth`.
+    """
+    none = torch.zeros(0, device=last.device)
+    for sibling, zt in enumerate(last.split(1)):
+        v = velocity(zt, t)
+        # With nothing to learn, too: sharded weights are gathered by all ranks together.
+        loss = -worth(predict_z0(zt, v, t)) if scored[sibling] else 0 * v.sum()
+        yield Pass(loss, none, none > 0, 0.0)
+
+
+def worth_of(
+    points: Float[Tensor, "f 68 2"],
+    true: Float[Tensor, "f 68 2"],
+    measures: Mapping[str, Measure],
+    weights: Mapping[str, float],
+    backwards: bool = False,
+) -> Tensor:
+    """Eq. 17 of a clip up to a constant: its measures, each times its weight over the batch's std.
+    `backwards` is a control: the real clip runs from its end to its start, which teaches nothing.
+    """
+    count = min(len(points), len(true))
+    made, true = points[:count], true[:count]
+    true = true.flip(0) if backwards else true
+    signs = {name: 1.0 if measures[name].better == "higher" else -1.0 for name in weights}
+    numbers = [
+        signs[name] * weight * measures[name].of_points(made, true.to(made))
+        for name, weight in weights.items()
+    ]
+    return torch.stack(numbers).sum()
