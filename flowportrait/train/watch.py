@@ -86,6 +86,7 @@ def held_out_rows(session: Session) -> list[tuple[str | None, dict[str, float]]]
     return [everywhere[index] for index in sorted(everywhere)]
 
 
+@torch.no_grad()
 def held_out_clip(session: Session, index: int) -> Candidate | None:
     """A held-out clip as `generate` makes it from the seed of its number, blinks and looks
     included; None when its latents are not finite.
