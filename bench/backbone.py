@@ -10,8 +10,10 @@ values repeated to all query heads. Measured: one layer forward; the whole netwo
 backward; a row of several clips against the row as one sequence; and evaluations of the sampler.
 Every pair runs in alternation, outputs and gradients must agree to 1e-4, and times are the least of
 several rounds: CPU seconds of the process, so that other work on the machine counts less, or
-synchronised seconds on CUDA. Peak memory counts the tensors of a forward and backward, gradients
-included, beyond weights and inputs, and the plain way's mask.
+synchronised seconds on CUDA. Of our forward and backward, tokens a second, operations a second, and
+on a GPU that `flowportrait plan` knows their share of its bf16 peak (`mfu`). Peak memory counts the
+tensors of a forward and backward, gradients included, beyond weights and inputs, and the plain
+way's mask.
 """
 
 from __future__ import annotations
@@ -30,10 +32,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowportrait.model.attention import Spans
+from flowportrait.model.cost import clip_flops
 from flowportrait.model.embed import rope_table, rotate
 from flowportrait.model.layout import RowLayout, TokenGrid, latent_frames_for
 from flowportrait.model.mask import allowed, portrait_splits
 from flowportrait.model.mot import GEN, UND, Layer, MoT, MoTConfig, Row
+from flowportrait.plan import GPUS
 from flowportrait.precision import matmul_precision
 
 SIZES = {
@@ -296,8 +300,22 @@ def compare(size: str, seconds: tuple[float, ...], device: str, rounds: int) -> 
         "plain_over_ours": ratios,
     }
     found |= {"velocity_gap": gap, "gradient_gap": gradient_gap}
+    found |= achieved(case, measured["forward_backward"]["ours"], device)
     print(json.dumps(found), flush=True)
     return found
+
+
+def achieved(case: Case, seconds: float, device: str) -> dict[str, float | None]:
+    """What a forward and backward in so many seconds come to; a backward is two forwards."""
+    layout, config = case.row.layout, case.model.config
+    flops = 3 * sum(clip_flops(config, grid) for grid in layout.grids) / seconds
+    known = torch.cuda.get_device_name().lower().replace(" ", "") if device != "cpu" else ""
+    peak = next((gpu.bf16_tflops * 1e12 for name, gpu in GPUS.items() if name in known), None)
+    return {
+        "tokens_per_second": layout.num_tokens / seconds,
+        "tflops_per_second": flops / 1e12,
+        "mfu": flops / peak if peak else None,
+    }
 
 
 def main(options: argparse.Namespace) -> dict:

@@ -46,6 +46,7 @@ class Settings:
     head: float = 1.0
     lips: float = 1.0
     eyes: float = 1.0
+    step_cache: float = 0.0
 
 
 @dataclass
@@ -170,6 +171,7 @@ class Maker:
         evaluations = settings.evaluations or self.spec.sampling.evaluations
         wanted = {
             **{"model_sha256": self.model_digest, "evaluations": evaluations},
+            "quantize": self.options.get("quantization"),
             **{name: value for name, value in vars(settings).items() if name != "evaluations"},
         }
         if settings.frame is None:
@@ -299,6 +301,9 @@ def info_of(result: Result, portrait: str, audio: str, output: str, started_s: f
         size=shot.size,
         frame=shot.composite.frame,
         **shot.strengths.model_dump(),
+        quantize=shot.pipeline.quantization,
+        step_cache=shot.cache.threshold,
+        evaluations_saved=result.evaluations_saved,
         sample_rate_hz=result.sound.sample_rate,
         video_s=result.video_s,
         computing_s=computing_s,

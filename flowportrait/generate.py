@@ -25,14 +25,16 @@ from flowportrait import media, registry
 from flowportrait.codecs.liveliness import AS_IT_IS, EyeEvents, Strengths, draw_eye_events
 from flowportrait.composite import Composite, Frame, Size, compose
 from flowportrait.config import validate
-from flowportrait.errors import ConfigError, DataError
+from flowportrait.errors import ConfigError
 from flowportrait.faces.facemesh import FaceMesh
 from flowportrait.faces.matte import PersonMatte
+from flowportrait.model.compiled import compile_layers
 from flowportrait.model.layout import TokenGrid, Window, latent_frames_for, plan_windows
 from flowportrait.model.mot import MoT
 from flowportrait.model.offload import understanding_on
 from flowportrait.model.quantize import Quantization
 from flowportrait.model.sequence import Share, alone
+from flowportrait.model.step_cache import StepCache
 from flowportrait.modeldir import PARTS, ModelSpec, find_device, load_parts, mixed
 from flowportrait.precision import matmul_precision
 from flowportrait.sampling import Schedule, guided, sample
@@ -55,7 +57,8 @@ class Options(TypedDict, total=False):
     twice, once with all-zero audio features, as training drops the audio. The same `seed` gives the
     same video. `crop` "none" takes the largest centred square instead of that around the face.
     `head`, `lips` and `eyes` say how strong these movements are: 1 is the model's own, 0 none, 2
-    the most.
+    the most. `step_cache` lets evaluations that change little reuse one before (`StepCache`): 0 is
+    off, 0.02 a careful threshold for models of 15 and more evaluations.
     """
 
     size: Size
@@ -67,6 +70,7 @@ class Options(TypedDict, total=False):
     head: float
     lips: float
     eyes: float
+    step_cache: float
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class Shot:
     seed: int
     crop: Crop
     strengths: Strengths
+    cache: StepCache  # counts what it saves
     num_frames: int
     rest: Float[Tensor, "1"] | None = None  # how far the lips are apart in silence, in half-squares
 
@@ -92,7 +97,8 @@ class Shot:
         x, y, side = self.composite.square
         exposure = media.exposure_warnings(self.composite.picture[y : y + side, x : x + side])
         of_portrait = (*self.composite.warnings, *exposure)
-        return (*of_portrait, *self.sound.warnings, *self.pipeline.warnings)
+        own = *self.pipeline.warnings, *self.cache.warnings
+        return (*of_portrait, *self.sound.warnings, *own)
 
     def latents(self, progress: Progress | None = None) -> Iterator[Tensor]:
         """The clip's latent frames [1, c, l, h, w] as they are shown, in blocks, as their windows
@@ -101,7 +107,7 @@ class Shot:
         codec, clip = self.pipeline.codec, self.clip
         raw, done, before = None, 0, codec.settle_reach
         for window in self.pipeline.sampled(
-            clip, self.schedule, self.guidance, self.seed, progress
+            clip, self.schedule, self.guidance, self.seed, progress, self.cache
         ):
             raw = window if raw is None else torch.cat([raw, window], dim=2)
             known = raw.shape[2]
@@ -183,6 +189,11 @@ class Result:
         return len(self.shot.schedule)
 
     @property
+    def evaluations_saved(self) -> int:
+        """Calls of the network, of all windows, that the step cache spared."""
+        return self.shot.cache.saved
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What the user should know of portrait, sound and model, a line each."""
         return self.shot.warnings
@@ -226,6 +237,7 @@ class Pipeline:
     image_encoder: nn.Module
     device: torch.device
     offload: bool = False  # on the device is only what is at work, the rest in CPU memory
+    quantization: Quantization | None = None  # what the weights of the layers were brought to
 
     def generate(
         self,
@@ -280,6 +292,7 @@ class Pipeline:
         head: float = 1.0,
         lips: float = 1.0,
         eyes: float = 1.0,
+        step_cache: float = 0.0,
     ) -> Shot:
         """Portrait and recording, read and encoded, ready to be sampled; `Options` says what the
         options mean.
@@ -287,7 +300,9 @@ class Pipeline:
         strengths = validate(
             Strengths, {"head": head, "lips": lips, "eyes": eyes}, where="strengths"
         )
-        image, sound, schedule = _picture(portrait), _sound(audio), self._schedule(evaluations)
+        schedule = self._schedule(evaluations)
+        cache = StepCache(step_cache, len(schedule))
+        image, sound = media.picture_of(portrait), media.sound_of(audio)
         composite = self._composite(image, size, frame, crop, strengths)
         num_frames = media.frames_in(sound.duration_s)
         latent_frames = latent_frames_for(num_frames, self.codec.temporal_stride)
@@ -304,6 +319,7 @@ class Pipeline:
             seed,
             crop,
             strengths,
+            cache,
             num_frames,
             rest,
         )
@@ -419,6 +435,7 @@ class Pipeline:
         guidance: float,
         seed: int,
         progress: Progress | None = None,
+        cache: StepCache | None = None,
     ) -> Iterator[Float[Tensor, "1 c l h w"]]:
         """The latent frames of the clip, window by window; the noise comes from one generator per
         clip.
@@ -435,9 +452,8 @@ class Pipeline:
             noise = torch.randn(1, self.codec.channels, num_new, side, side, generator=rng).to(
                 self.device
             )
-            velocity = self.velocity(
-                clip, window, known[:, :, known.shape[2] - window.prefix :], guidance
-            )
+            before = known[:, :, known.shape[2] - window.prefix :]
+            velocity = self.velocity(clip, window, before, guidance, cache=cache)
             new = sample(velocity, noise, schedule, on_step=on_step)
             known = torch.cat([known, new], dim=2)[:, :, -longest:]
             yield new
@@ -449,6 +465,7 @@ class Pipeline:
         known: Float[Tensor, "1 c p h w"],
         guidance: float = 1.0,
         share: Share = alone,
+        cache: StepCache | None = None,
     ) -> Callable[[Tensor, float], Tensor]:
         """(zt, t) -> velocity of the window's new latent frames; the `known` ones stand clean
         before them. `share` says which part of the video tokens this process computes.
@@ -459,6 +476,7 @@ class Pipeline:
         audio = clip.audio[:, first : first + grid.num_frames]
 
         def conditioned(features: Tensor) -> Callable[[Tensor, float], Tensor]:
+            reuse = cache.window() if cache else None
             here = understanding_on(self.model, self.device) if self.offload else nullcontext()
             with matmul_precision(self.device.type), here:
                 condition = self.model.condition(features, clip.image, grid)
@@ -469,7 +487,7 @@ class Pipeline:
                 with matmul_precision(self.device.type):
                     latents = torch.cat([known, zt], dim=2)
                     mine = share(grid.num_video_tokens)
-                    whole = self.model.velocity(latents, times, condition, grid, mine)
+                    whole = self.model.velocity(latents, times, condition, grid, mine, reuse)
                 return whole[:, :, window.prefix :]
 
             return velocity
@@ -520,6 +538,7 @@ def load(
     offload: bool = False,
     wide: bool = False,
     quantization: Quantization | None = None,
+    compiled: bool = False,
 ) -> Pipeline:
     """The pipeline of a shipped model ("tiny") or of a model directory, ready to generate.
 
@@ -528,19 +547,26 @@ def load(
     learning can be taken half back. With `offload` only what is at work is on the device, one
     expert at a time, and the rest in CPU memory. Weights that are stored in bf16 stay so where
     products run in it anyway, or all become float32 with `wide`, for training; `quantization`
-    brings those of the layers to eight bits. Raises ConfigError for a name or device that does not
+    brings those of the layers to eight bits. `compiled` makes code for this machine of the layers
+    at their first use (`compile_layers`). Raises ConfigError for a name or device that does not
     exist, CheckpointError for files that are absent, damaged or of another shape than config.json
     says.
     """
     if toward is not None:
         if quantization:
             raise ConfigError("toward: weights of eight bits cannot be mixed; leave one of the two")
-        options = {"offload": offload, "wide": wide}
-        return _mixed(
-            load(name_or_directory, device, **options), load(toward, device, **options), share
+        one, other = (
+            load(name, device, None, share, offload, wide) for name in (name_or_directory, toward)
         )
-    spec, parts = load_parts(name_or_directory, PARTS, device, offload, wide, quantization)
-    return Pipeline(spec, **parts, device=find_device(device), offload=offload)
+        pipeline = _mixed(one, other, share)
+    else:
+        spec, parts = load_parts(name_or_directory, PARTS, device, offload, wide, quantization)
+        pipeline = Pipeline(
+            spec, **parts, device=find_device(device), offload=offload, quantization=quantization
+        )
+    if compiled:
+        compile_layers(pipeline.model)
+    return pipeline
 
 
 def mix_weights(
@@ -575,34 +601,6 @@ def _mixed(one: Pipeline, other: Pipeline, share: float) -> Pipeline:
 def _kept(finder: Callable[[], Any]) -> Any:
     """What looks at portraits, loaded once: that takes longer than a look."""
     return finder()
-
-
-def _picture(portrait: str | Path | np.ndarray) -> np.ndarray:
-    if not isinstance(portrait, np.ndarray):
-        return media.read_portrait(portrait)
-    if portrait.dtype != np.uint8 or portrait.ndim != 3 or portrait.shape[2] != 3:
-        raise DataError(
-            f"portrait: got {portrait.dtype} {list(portrait.shape)}; give uint8 [h, w, 3] or a file"
-        )
-    return portrait
-
-
-def _sound(audio: str | Path | tuple[np.ndarray, int]) -> media.Sound:
-    if isinstance(audio, str | Path):
-        return media.read_audio(audio, mono=False)
-    samples, rate = audio
-    samples = np.asarray(samples)
-    if samples.dtype.kind != "f" or samples.ndim not in (1, 2) or not np.isfinite(samples).all():
-        raise DataError(
-            f"audio: got {samples.dtype} {list(samples.shape)}; give finite floats in [-1, 1], "
-            "[s] or [s, channels], or a file"
-        )
-    sound = media.Sound(samples.astype(np.float32), rate, getattr(audio, "warnings", ()))
-    if sound.duration_s < media.MIN_SPEECH_S:
-        raise DataError(
-            f"audio: {sound.duration_s:.2f} s of sound; give at least {media.MIN_SPEECH_S} s"
-        )
-    return sound
 
 
 def _counter(progress: Progress | None, total: int) -> Callable[[], None] | None:

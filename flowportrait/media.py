@@ -19,7 +19,7 @@ import numpy as np
 from flowportrait import sound as sounds
 from flowportrait.container import nearest_frames as nearest_frames
 from flowportrait.container import opened, readable_file, timeline, told, track
-from flowportrait.errors import MediaError
+from flowportrait.errors import DataError, MediaError
 from flowportrait.mp4 import check_output as check_output
 from flowportrait.mp4 import remux as remux
 from flowportrait.mp4 import synthetic_mark as synthetic_mark
@@ -327,3 +327,35 @@ def _refuse_cut_wav(path: Path) -> None:
         raise MediaError(
             f"{path}: cut off, {path.stat().st_size} of {declared} bytes; give the whole file"
         )
+
+
+def picture_of(portrait: str | Path | np.ndarray) -> np.ndarray:
+    """A portrait as programs give it, a file or uint8 [h, w, 3], as the latter. Raises MediaError,
+    and DataError for another array.
+    """
+    if not isinstance(portrait, np.ndarray):
+        return read_portrait(portrait)
+    if portrait.dtype != np.uint8 or portrait.ndim != 3 or portrait.shape[2] != 3:
+        raise DataError(
+            f"portrait: got {portrait.dtype} {list(portrait.shape)}; give uint8 [h, w, 3] or a file"
+        )
+    return portrait
+
+
+def sound_of(audio: str | Path | tuple[np.ndarray, int]) -> Sound:
+    """Speech as programs give it, a file or (floats [s] or [s, channels], rate in Hz). Raises
+    MediaError, and DataError for arrays that are no sound, or too short.
+    """
+    if isinstance(audio, str | Path):
+        return read_audio(audio, mono=False)
+    samples, rate = audio
+    samples = np.asarray(samples)
+    if samples.dtype.kind != "f" or samples.ndim not in (1, 2) or not np.isfinite(samples).all():
+        raise DataError(
+            f"audio: got {samples.dtype} {list(samples.shape)}; give finite floats in [-1, 1], "
+            "[s] or [s, channels], or a file"
+        )
+    sound = Sound(samples.astype(np.float32), rate, getattr(audio, "warnings", ()))
+    if sound.duration_s < MIN_SPEECH_S:
+        raise DataError(f"audio: {sound.duration_s:.2f} s of sound; give at least {MIN_SPEECH_S} s")
+    return sound

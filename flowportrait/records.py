@@ -171,6 +171,13 @@ class RunInfo(Record):
     )
     lips: float = 1.0
     eyes: float = 1.0
+    step_cache: float = Field(
+        default=0.0, ge=0, description="threshold of reusing evaluations; 0 is off"
+    )
+    evaluations_saved: int = Field(default=0, ge=0, description="by the step cache, in all windows")
+    quantize: Literal["int8", "fp8"] | None = Field(
+        default=None, description="to what the weights of the layers were brought"
+    )
     sample_rate_hz: int = Field(default=0, ge=0, description="of the sound; 0 in older records")
     video_s: float
     computing_s: float = Field(

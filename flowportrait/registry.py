@@ -118,7 +118,11 @@ MEASURES = Table(
 `scoring/rewards.py`.
 """
 FACE_DETECTORS = Table(
-    "face detector", {"centerface": "flowportrait.faces.centerface:CenterFaceDetector"}
+    "face detector",
+    {
+        "centerface": "flowportrait.faces.centerface:CenterFaceDetector",
+        "buffalo_sc": "flowportrait.faces.scrfd:ScrfdDetector",
+    },
 )
 OVERLAP_FINDERS = Table(
     "overlap finder", {"pyannote": "flowportrait.prepare.overlap:PyannoteOverlap"}

@@ -16,6 +16,15 @@ from jaxtyping import install_import_hook  # noqa: E402
 
 ROOMS = ("media", "flow", "sampling", "faces", "codecs", "encoders", "data", "prepare", "generate")
 
+
+def pytest_configure(config):
+    """Tests are those of a CPU, on whatever machine; `tests/cuda` sees a GPU where it is asked for
+    alone. What other tests hold to be true to the last bit is true of a CPU.
+    """
+    if not config.args or not all("cuda" in Path(path).parts for path in config.args):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 install_import_hook([f"flowportrait.{room}" for room in ROOMS], "typechecker.checked")
 
 
@@ -84,3 +93,24 @@ def bucket(s3_server, monkeypatch, tmp_path):
         system.rm("data", recursive=True)
     system.mkdir("data")
     return system
+
+
+@pytest.fixture
+def gs_bucket(monkeypatch, tmp_path):
+    """As `bucket`, of a local server that speaks Google's storage."""
+    if any(importlib.util.find_spec(name) is None for name in ("gcsfs", "gcp_storage_emulator")):
+        pytest.skip("gcsfs or gcp-storage-emulator is not installed: pip install them")
+    import fsspec
+    import gcsfs
+    from gcp_storage_emulator.server import create_server
+
+    server = create_server("localhost", 0, in_memory=True, default_bucket="data")
+    server.start()
+    port = server._api._httpd.server_address[1]
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://localhost:{port}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
+    monkeypatch.chdir(tmp_path)
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    yield gcsfs.GCSFileSystem(token="anon")
+    server.stop()

@@ -1,5 +1,6 @@
 """Data in object storage, against a local server that speaks S3: brought here, written there."""
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 
 from flowportrait import cli, media, storage
 from flowportrait.errors import DataError, MissingDependency
-from flowportrait.records import Score, read_jsonl
+from flowportrait.records import ManifestRow, Score, read_jsonl, write_jsonl
+from flowportrait.registry import MODELS_DIR, SAMPLES_DIR
 
 PICTURE = np.kron(
     np.random.default_rng(0).integers(40, 200, (12, 12, 3)), np.ones((8, 8, 1))
@@ -88,6 +90,88 @@ def test_score_reads_and_writes_there(bucket, tmp_path):
     scores = list(read_jsonl("scores.jsonl", Score))
     assert [score.clip for score in scores] == ["s3://data/made/a.mp4", "s3://data/made/b.mp4"]
     assert not any(score.reason for score in scores)
+
+
+def test_a_dataset_is_spoken_and_evaluated_there(bucket, tmp_path):
+    """`generate DATASET` and `evaluate`, from storage to storage, a model by its address: the bytes
+    of the same on this machine; a second run there, by another machine, makes nothing anew.
+    """
+    (tmp_path / "set").mkdir()
+    facts = {"num_frames": 13, "fps": 24, "size_px": 128, "sample_rate_hz": 16000}
+    clip = sorted((SAMPLES_DIR / "world").glob("*.mp4"))[0]
+    sound = media.read_audio(clip)
+    samples = sound.samples[: round(13 / 24 * sound.sample_rate)]
+    frames = islice(media.read_frames(clip), 13)
+    media.write_video("set/a.mp4", frames, 24, samples, sound.sample_rate, {})
+    write_jsonl("set/manifest.jsonl", [ManifestRow(id="a", video="a.mp4", split="train", **facts)])
+    for name in ("a.mp4", "manifest.jsonl"):
+        bucket.put_file(f"set/{name}", f"data/set/{name}")
+    for path in (MODELS_DIR / "tiny").iterdir():
+        bucket.put_file(str(path), f"data/models/own/{path.name}")
+    how = ["--split", "train", "--evaluations", "1", "--device", "cpu"]
+    assert cli.run(["generate", "set", "-o", "made", *how]) == 0
+    there = ["generate", "s3://data/set", "-o", "s3://data/made", *how]
+    there += ["--model", "s3://data/models/own"]
+    assert cli.run(there) == 0
+    for name in ("a.mp4", "manifest.jsonl"):
+        assert bucket.cat(f"data/made/{name}") == Path("made", name).read_bytes()
+    scoring = ["--scorers", "psnr"]
+    local = ["evaluate", "made/manifest.jsonl", "--truth", "set/manifest.jsonl", "-o", "report"]
+    assert cli.run([*local, *scoring]) == 0
+    remote = [
+        "evaluate",
+        "s3://data/made/manifest.jsonl",
+        "--truth",
+        "s3://data/set/manifest.jsonl",
+    ]
+    assert cli.run([*remote, "-o", "s3://data/report", *scoring]) == 0
+    assert {"report/report.html", "report/scores.jsonl"} <= set(names_in(bucket))
+    bucket.get_file("data/report/scores.jsonl", "scores.jsonl")
+    values = [
+        [(score.scorer, score.value, score.sha256) for score in read_jsonl(path, Score)]
+        for path in ("scores.jsonl", "report/scores.jsonl")
+    ]
+    assert values[0] == values[1] and values[0][0][0] == "psnr"
+    runs = bucket.cat("data/made/runs.jsonl")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
+        assert cli.run(there) == 0
+    assert bucket.cat("data/made/runs.jsonl") == runs
+
+
+@pytest.mark.parametrize("command", ["generate", "encode", "score", "evaluate"])
+def test_parts_that_would_share_an_address_are_refused(bucket, command, capsys):
+    """They share files as these grow, and an object is written as a whole."""
+    scoring = ["--scorers", "sharpness"] if command in ("score", "evaluate") else []
+    scoring += ["--truth", "s3://data/truth"] if command == "evaluate" else []
+    out = "s3://data/out.jsonl" if command == "score" else "s3://data/out"
+    assert cli.run([command, "s3://data/in", "-o", out, "--part", "1/2", *scoring]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --part: parts share their output as it grows, and s3://data/out")
+    assert line.endswith("give -o on a disk that all see") and names_in(bucket) == []
+
+
+def test_googles_storage_is_read_and_written_as_well(gs_bucket):
+    gs_bucket.pipe("data/in/sub/a.txt", b"one")
+    folder = storage.fetched(Path("gs://data/in"))
+    assert (folder / "sub/a.txt").read_text() == "one"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(gs_bucket), "_get_file", None)  # what is there is not fetched again
+        assert storage.fetched(Path("gs://data/in")) == folder
+    with storage.written(Path("gs://data/out")) as place:
+        (place / "clips").mkdir(parents=True)
+        (place / "clips/1.mp4").write_text("a clip")
+        (place / "manifest.jsonl").write_text("all")
+    gs_bucket.invalidate_cache()
+    assert sorted(gs_bucket.find("data/out")) == ["data/out/clips/1.mp4", "data/out/manifest.jsonl"]
+    assert gs_bucket.cat("data/out/clips/1.mp4") == b"a clip"
+    with storage.written(Path("gs://data/out")) as place:
+        assert (place / "clips/1.mp4").read_text() == "a clip"
+        (place / "clips/1.mp4").unlink()
+    gs_bucket.invalidate_cache()
+    assert gs_bucket.find("data/out") == ["data/out/manifest.jsonl"]
+    with pytest.raises(DataError, match="gs://data/nothing: nothing there"):
+        storage.fetched(Path("gs://data/nothing"))
 
 
 @pytest.mark.parametrize("address", ["s3://nowhere/x", "s3://data/nothing", "s3://data/../x"])

@@ -120,6 +120,18 @@ Quantize = Annotated[
     Literal["int8", "fp8"] | None,
     typer.Option(help="Bring the weights of the layers to eight bits, by torchao."),
 ]
+Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile the layers at their first use, by torch.compile."),
+]
+StepCacheThreshold = Annotated[
+    float,
+    typer.Option(
+        "--step-cache",
+        metavar="0..1",
+        help="Reuse evaluations that change less than this share; 0.02 is careful, 0 is off.",
+    ),
+]
 
 
 @app.command()
@@ -143,6 +155,8 @@ def generate(
     share: Share = 0.5,
     offload: Offload = False,
     quantize: Quantize = None,
+    compile_layers: Compile = False,
+    step_cache: StepCacheThreshold = 0.0,
     engine: EngineName = "local",
     workers: Workers = 1,
     part: PartName = None,
@@ -152,13 +166,14 @@ def generate(
     """Make a portrait speak a recording, or the first frames of a dataset's clips their sound."""
     from flowportrait.registry import find_model
 
-    _refuse_numbers(guidance, share, {"head": head, "lips": lips, "eyes": eyes})
+    _refuse_numbers(guidance, share, step_cache, {"head": head, "lips": lips, "eyes": eyes})
     for name in (model, toward):
         if name is not None:
             find_model(name)
     options = {"toward": toward, "share": share} if toward else {}
     options |= {"device": device} | ({"offload": True} if offload else {})
     options |= {"quantization": quantize} if quantize else {}
+    options |= {"compiled": True} if compile_layers else {}
     how = {
         "evaluations": evaluations,
         "guidance": guidance,
@@ -166,7 +181,7 @@ def generate(
         "size": _size(size),
         "frame": frame,
     }
-    how |= {"head": head, "lips": lips, "eyes": eyes}
+    how |= {"head": head, "lips": lips, "eyes": eyes, "step_cache": step_cache}
     division = divided(engine, workers, part, out)
     portrait, audio = storage.fetched(portrait), audio and storage.fetched(audio)
     if portrait.suffix == ".jsonl" or (portrait.is_dir() and audio is None):
@@ -222,7 +237,9 @@ def _size(text: str) -> int | Literal["auto"]:
     return int(text)
 
 
-def _refuse_numbers(guidance: float, share: float, strengths: dict[str, float]) -> None:
+def _refuse_numbers(
+    guidance: float, share: float, step_cache: float, strengths: dict[str, float]
+) -> None:
     """All that can be refused without torch is refused first."""
     if not 0 <= guidance <= 100:
         raise ConfigError(
@@ -230,6 +247,10 @@ def _refuse_numbers(guidance: float, share: float, strengths: dict[str, float]) 
         )
     if not 0 <= share <= 1:
         raise ConfigError(f"--share: got {share}; give a number from 0 to 1")
+    if not 0 <= step_cache < 1:
+        raise ConfigError(
+            f"--step-cache: got {step_cache}; give a share from 0 (off) to below 1, such as 0.02"
+        )
     for name, strength in strengths.items():
         if not 0 <= strength <= 2:
             raise ConfigError(
@@ -284,6 +305,9 @@ def _report(result, portrait: Path, audio: Path, out: Path, as_json: bool) -> No
     info = info_of(result, str(portrait), str(audio), str(out), _STARTED_S)
     for warning in result.warnings:
         typer.echo(f"warning: {warning}", err=True)
+    if info.step_cache:
+        of = result.shot.cache.evaluations
+        typer.echo(f"step cache: {info.evaluations_saved} of {of} evaluations saved")
     took = f"{info.computing_s:.1f} s (real-time factor {info.real_time_factor:.2f})"
     typer.echo(f"{result.video_s:.1f} s of video in {took}: {out}")
     if as_json:

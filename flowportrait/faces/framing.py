@@ -32,6 +32,13 @@ class FaceBox(NamedTuple):
         return (self.x1 - self.x0) * (self.y1 - self.y0)
 
 
+def overlap(a: FaceBox, b: FaceBox) -> float:
+    """Intersection over union."""
+    width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+    shared = max(width, 0.0) * max(height, 0.0)
+    return shared / (a.area + b.area - shared) if shared else 0.0
+
+
 class Square(NamedTuple):
     """A square of whole pixels: its upper left corner and its side."""
 

@@ -30,14 +30,17 @@ from flowportrait.model.embed import (
 )
 from flowportrait.model.layout import RowLayout, TokenGrid
 from flowportrait.model.sequence import SequenceShare
+from flowportrait.model.step_cache import Reuse
 
 UND, GEN = "", "_moe_gen"  # suffix of the weights of the understanding and of the generation expert
 TEXT = ("language_model.model.embed_tokens.", "language_model.lm_head.")
 """Weights for text in and out, which no video needs: 2.2 GB of BAGEL-7B in bf16."""
 INIT_STD = 0.02
 MLP_TOKENS = 8192
-"""Tokens whose products inside an MLP are held at a time while sampling: 0.9 GB of BAGEL-7B in
-bf16, where all tokens of a window of 25 s would take 10 GB.
+"""Tokens whose products inside an MLP are made at a time: 0.9 GB of BAGEL-7B in bf16 while
+sampling, where all tokens of a window of 25 s would take 10 GB. With a gradient, which keeps them
+all, they are made in the same pieces: products of other shapes may differ in their last bits, and
+the first ratio of an update would not be 1.
 """
 
 
@@ -206,7 +209,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-        if torch.is_grad_enabled() or x.shape[-2] <= MLP_TOKENS:
+        if x.shape[-2] <= MLP_TOKENS:
             return self._products(x)
         return torch.cat([self._products(part) for part in x.split(MLP_TOKENS, dim=-2)], dim=-2)
 
@@ -399,17 +402,27 @@ class MoT(nn.Module):
         condition: Condition,
         grid: TokenGrid,
         share: SequenceShare | None = None,
+        reuse: Reuse | None = None,
     ) -> Float[Tensor, "b c l h w"]:
         """The velocity at `zt`, float32. `t` in [0, 1] per latent frame; 0 marks a clean latent
         frame. Of several processes each computes its `share` of the tokens, and all get the whole.
+        With `reuse` all layers but the first may be taken from an evaluation before.
         """
         layout = RowLayout((grid,))
-        x, rope = self._video_tokens(grid.patchify(zt), t, layout, share)
+        first, rope = self._video_tokens(grid.patchify(zt), t, layout, share)
         spans = Spans(layout.audio_lengths, layout.image_lengths, layout.video_lengths, share)
-        for index, layer in enumerate(self.layers):
-            x = layer.generate(
-                x, rope, spans, condition.layers[index] if condition.layers else None
-            )
+
+        def through(x: Tensor, start: int, stop: int) -> Tensor:
+            known = condition.layers or (None,) * len(self.layers)
+            for index in range(start, stop):
+                x = self.layers[index].generate(x, rope, spans, known[index])
+            return x
+
+        count = len(self.layers)
+        if reuse is None:
+            x = through(first, 0, count)
+        else:
+            x = reuse(first, through(first, 0, 1), lambda x: through(x, 1, count))
         tokens = self._velocity_tokens(x)
         return grid.unpatchify(tokens if share is None else share.whole(tokens))
 

@@ -223,6 +223,7 @@ def prepare(
     sources, ignored = find_sources(paths, config.split, out)
     part_file = PartFile.of_sources(part, [source.key for source in sources]) if part else None
     sources = part.of_list(sorted(sources, key=lambda source: source.key)) if part else sources
+    config = config.settled()
     preparer = Preparer(config, out)
     preparer.load()
     unchecked = [

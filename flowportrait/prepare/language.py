@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Int16
+from jaxtyping import Float, Int16
 from safetensors import SafetensorError
 
 from flowportrait.errors import CheckpointError, require
@@ -16,6 +18,7 @@ from flowportrait.prepare.speech import Spoken
 SAMPLE_RATE = 16_000
 WINDOW = 30 * SAMPLE_RATE
 _SILENT_LEVEL = 100.0  # root mean square, of 32768
+_MONOLINGUAL = "hears English alone; give a Whisper without '.en' in its name"
 
 
 class WhisperLanguage:
@@ -24,17 +27,52 @@ class WhisperLanguage:
     (arXiv:2212.04356, section 2.3).
 
     `weights` is a folder as published for transformers, such as openai/whisper-tiny or
-    whisper-large-v3 (Apache-2.0). Raises CheckpointError where it is none, or hears English alone,
-    and MissingDependency without transformers.
+    whisper-large-v3 (Apache-2.0), or one in CTranslate2's format, such as those of faster-whisper
+    (MIT), which runs in that library, on the CPU with one thread. Raises CheckpointError where it
+    is none, or hears English alone, and MissingDependency without the library.
     """
 
     def __init__(self, weights: str | Path, windows: int = 4, device: str = "cpu"):
-        transformers = require("transformers", extra="bagel")
         folder = Path(weights)
+        translated = (folder / "model.bin").is_file()
+        self.windows = windows
+        self._ear: _Ear = _Translated(folder) if translated else _Published(folder, device)
+
+    def identify(self, pcm: Int16[np.ndarray, " s"]) -> Spoken:
+        """Of mono sound at 16 kHz."""
+        heard = [window.astype(np.float32) / 32768 for window in self._chosen(pcm)]
+        shares = self._ear.shares(heard).mean(0)
+        best = int(shares.argmax())
+        return Spoken(self._ear.codes[best], float(shares[best]))
+
+    def _chosen(self, pcm: Int16[np.ndarray, " s"]) -> list[np.ndarray]:
+        last = max(0, len(pcm) - WINDOW)
+        count = min(self.windows, -(-max(1, len(pcm)) // WINDOW))
+        starts = np.linspace(0, last, count).round().astype(int)
+        found = [pcm[start : start + WINDOW] for start in starts]
+        loud = [each for each in found if np.square(each.astype(np.float32)).mean() > _SILENT_LEVEL]
+        return loud or found
+
+
+class _Ear(Protocol):
+    """A Whisper, however it is stored."""
+
+    codes: Sequence[str]  # of the languages it knows
+
+    def shares(self, heard: list[np.ndarray]) -> Float[np.ndarray, "n languages"]:
+        """How likely each language is, for sounds of up to 30 s in [-1, 1]."""
+
+
+class _Published:
+    """As it is published for transformers."""
+
+    def __init__(self, folder: Path, device: str):
+        transformers = require("transformers", extra="bagel")
         for name in ("config.json", "generation_config.json"):
             if not (folder / name).is_file():
                 raise CheckpointError(
-                    f"{folder / name}: not there; give the folder of a Whisper model as published"
+                    f"{folder / name}: not there; give the folder of a Whisper model as published,"
+                    " or in CTranslate2's format, with model.bin"
                 )
         try:
             told = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
@@ -47,33 +85,45 @@ class WhisperLanguage:
             ) from error
         languages = told.get("lang_to_id")
         if not languages:
-            raise CheckpointError(
-                f"{folder}: hears English alone; give a Whisper without '.en' in its name"
-            )
-        self.windows, self.device = windows, torch.device(device)
-        self._codes = [name.strip("<|>") for name in languages]
-        self._ids = torch.tensor(list(languages.values()))
-        self._model = model.eval().requires_grad_(False).to(self.device)
+            raise CheckpointError(f"{folder}: {_MONOLINGUAL}")
+        self.codes = [name.strip("<|>") for name in languages]
+        self._device, self._ids = torch.device(device), torch.tensor(list(languages.values()))
+        self._model = model.eval().requires_grad_(False).to(self._device)
         self._features = transformers.WhisperFeatureExtractor(model.config.num_mel_bins)
 
     @torch.inference_mode()
-    def identify(self, pcm: Int16[np.ndarray, " s"]) -> Spoken:
-        """Of mono sound at 16 kHz."""
-        heard = [window.astype(np.float32) / 32768 for window in self._chosen(pcm)]
+    def shares(self, heard: list[np.ndarray]) -> Float[np.ndarray, "n languages"]:
         features = self._features(heard, sampling_rate=SAMPLE_RATE, return_tensors="pt")
         begin = torch.full((len(heard), 1), self._model.config.decoder_start_token_id)
         logits = self._model(
-            input_features=features.input_features.to(self.device),
-            decoder_input_ids=begin.to(self.device),
+            input_features=features.input_features.to(self._device),
+            decoder_input_ids=begin.to(self._device),
         ).logits
-        shares = logits[:, 0].float().cpu()[:, self._ids].softmax(-1).mean(0)
-        best = int(shares.argmax())
-        return Spoken(self._codes[best], float(shares[best]))
+        return logits[:, 0].float().cpu()[:, self._ids].softmax(-1).numpy()
 
-    def _chosen(self, pcm: Int16[np.ndarray, " s"]) -> list[np.ndarray]:
-        last = max(0, len(pcm) - WINDOW)
-        count = min(self.windows, -(-max(1, len(pcm)) // WINDOW))
-        starts = np.linspace(0, last, count).round().astype(int)
-        found = [pcm[start : start + WINDOW] for start in starts]
-        loud = [each for each in found if np.square(each.astype(np.float32)).mean() > _SILENT_LEVEL]
-        return loud or found
+
+class _Translated:
+    """In CTranslate2's format."""
+
+    def __init__(self, folder: Path):
+        ctranslate2 = require("ctranslate2", extra="ctranslate2")
+        transformers = require("transformers", extra="ctranslate2")
+        try:
+            self._model = ctranslate2.models.Whisper(str(folder), device="cpu", intra_threads=1)
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"{folder}: cannot be loaded ({str(error).splitlines()[0]}); get it again"
+            ) from error
+        if not self._model.is_multilingual:
+            raise CheckpointError(f"{folder}: {_MONOLINGUAL}")
+        self._features = transformers.WhisperFeatureExtractor(self._model.n_mels)
+        self._view = ctranslate2.StorageView.from_array
+        self.codes: list[str] = []
+
+    def shares(self, heard: list[np.ndarray]) -> Float[np.ndarray, "n languages"]:
+        features = self._features(heard, sampling_rate=SAMPLE_RATE, return_tensors="np")
+        mels = np.ascontiguousarray(features.input_features.astype(np.float32))
+        told = [dict(each) for each in self._model.detect_language(self._view(mels))]
+        names = sorted(told[0])
+        self.codes = [name.strip("<|>") for name in names]
+        return np.array([[each[name] for name in names] for each in told], np.float32)

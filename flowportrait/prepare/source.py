@@ -107,11 +107,15 @@ class PrepareConfig(Frozen):
         description="App. B: face directions that are kept, where a source says its own",
     )
 
+    def settled(self) -> PrepareConfig:
+        """The same with what is found out on this machine."""
+        return self.model_copy(update={"speech": self.speech.settled()})
+
     @property
     def fingerprint(self) -> str:
         """Digest of all that decides a result apart from the source."""
         weights = self.speaker.find_weights()
-        values = self.model_dump(mode="json") | {"version": VERSION}
+        values = self.settled().model_dump(mode="json") | {"version": VERSION}
         values["speaker"] |= {"weights": sha256_of(weights) if weights else None}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 

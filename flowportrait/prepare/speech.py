@@ -1,8 +1,9 @@
 """Speech filters of Appendix B: overlapping speakers and languages other than English.
 
 The models that tell them are parts of their own, named in `registry.OVERLAP_FINDERS` and
-`registry.LANGUAGE_FINDERS` or added by another package's entry point. The default asks neither, and
-the run record says so: a dataset that was not checked must not look as if it was.
+`registry.LANGUAGE_FINDERS` or added by another package's entry point. By default overlap
+is asked where the weights for it are there, and language is not; the run record says what was not
+checked: a dataset that was not checked must not look as if it was.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from jaxtyping import Int16
 from pydantic import Field
 
 from flowportrait.config import Frozen
+from flowportrait.pretrained import WEIGHTS
 from flowportrait.registry import LANGUAGE_FINDERS, OVERLAP_FINDERS, Table
 
-NONE = "none"
+NONE, AUTO = "none", "auto"
 _SILENT_LEVEL = 32  # of 32768; below it lies the noise of an encoder that was given nothing
 
 Spans = list[tuple[float, float]]
@@ -61,7 +63,13 @@ class LanguageFinder(Protocol):
 class SpeechConfig(Frozen):
     """Which filters are asked. The paper's models are in-house and unnamed."""
 
-    overlap: str = Field(NONE, description="an overlap finder, or none: not checked")
+    overlap: str = Field(
+        AUTO,
+        description=(
+            "an overlap finder; none: not checked; auto: pyannote where its weights are there, else"
+            " none"
+        ),
+    )
     overlap_settings: dict[str, Any] = {}
     max_overlap: float = Field(
         0.10, ge=0, le=1, description="App. B: clips with more overlapping speech are dropped"
@@ -76,6 +84,13 @@ class SpeechConfig(Frozen):
     language_settings: dict[str, Any] = {}
     keep_language: str = Field("en", description="App. B: others are dropped")
 
+    def settled(self) -> SpeechConfig:
+        """The same with what `auto` comes to on this machine."""
+        if self.overlap != AUTO:
+            return self
+        there = "weights" in self.overlap_settings or WEIGHTS["speaker-turns"].found()
+        return self.model_copy(update={"overlap": "pyannote" if there else NONE})
+
 
 @dataclass
 class SpeechFilters:
@@ -86,6 +101,7 @@ class SpeechFilters:
     """What is not checked, in words."""
 
     def __post_init__(self):
+        self.config = self.config.settled()
         asked = {"overlapping speech": self.config.overlap, "language": self.config.language}
         self.unchecked = [what for what, name in asked.items() if name == NONE]
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, Num
 from pydantic import Field
 
 from flowportrait.config import Frozen
-from flowportrait.faces.framing import SCALE, FaceBox, portrait_square
+from flowportrait.faces.framing import SCALE, FaceBox, overlap, portrait_square
 from flowportrait.media import FPS
 
 
@@ -26,7 +26,7 @@ class FacesConfig(Frozen):
 
     detector: str = Field(
         "centerface",
-        description="see `list detectors`. The paper's buffalo_sc may not be used freely",
+        description="centerface; buffalo_sc, the paper's, whose weights are for research alone",
     )
     detector_settings: dict[str, Any] = {}
     detect_every: int = Field(
@@ -191,13 +191,6 @@ def _matched(
         if value >= least and i not in tracks.values() and j not in tracks:
             tracks[j] = i
     return [(live[tracks[j]] if j in tracks else None, box) for j, box in enumerate(boxes)]
-
-
-def overlap(a: FaceBox, b: FaceBox) -> float:
-    """Intersection over union."""
-    width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
-    shared = max(width, 0.0) * max(height, 0.0)
-    return shared / (a.area + b.area - shared) if shared else 0.0
 
 
 def squares(

@@ -72,12 +72,18 @@ class Ranks:
     @classmethod
     def join(cls, device: str = "auto", sequence: int = 1) -> Ranks:
         """The place `torchrun` gave to this process, or the only one. On CUDA every process has a
-        device of its own. Raises ConfigError where groups of `sequence` processes do not divide
-        them.
+        device of its own. Raises ConfigError where there are fewer, or where groups of
+        `sequence` processes do not divide them.
         """
         cuda = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
         world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-        where = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cuda else "cpu"
+        own = int(os.environ.get("LOCAL_RANK", 0))
+        where = f"cuda:{own}" if cuda else "cpu"
+        if cuda and own >= (count := torch.cuda.device_count()):
+            raise ConfigError(
+                f"torchrun: process {own + 1} of this machine has no GPU, there are {count}; NCCL"
+                " wants one for each: start as many processes, or hide all by CUDA_VISIBLE_DEVICES="
+            )
         if world % sequence:
             raise ConfigError(
                 f"parallel.sequence {sequence}: got {world} processes; their number must be a"

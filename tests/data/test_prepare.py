@@ -393,6 +393,26 @@ def test_overlapping_speech(tmp_path, monkeypatch):
     assert drops([[2.5, 2.6]], [[0, 2], [2.5, 3.0]], "speech.overlap_share_of=clip") == []
 
 
+def test_overlap_is_asked_where_its_weights_are_and_the_settings_say_so(tmp_path, monkeypatch):
+    """`auto` never stands in a dataset: what it came to does, and decides what fits."""
+    asked = PrepareConfig()
+    assert asked.speech.overlap == "auto"
+    monkeypatch.setattr(pretrained.Weights, "found", lambda self: None)
+    without = asked.settled()
+    assert without.speech.overlap == "none"
+    named = PrepareConfig(speech={"overlap_settings": {"weights": "here.pt"}}).settled()
+    assert named.speech.overlap == "pyannote"
+    monkeypatch.setattr(pretrained.Weights, "found", lambda self: tmp_path / self.file)
+    there = asked.settled()
+    assert there.speech.overlap == "pyannote"
+    off = PrepareConfig(speech={"overlap": "none"}, speaker={"network": "none"})
+    assert off.settled() == off
+    quiet = {"speaker": {"network": "none"}}
+    assert PrepareConfig(**quiet).fingerprint != off.fingerprint
+    monkeypatch.setattr(pretrained.Weights, "found", lambda self: None)
+    assert PrepareConfig(**quiet).fingerprint == off.fingerprint
+
+
 def test_all_of_a_person_is_on_one_side():
     settings = SplitConfig(held_out_share=0.3)
     names = [f"person {i}" for i in range(2000)]
@@ -491,7 +511,11 @@ def test_what_cannot_be_meant_is_one_line(tmp_path, monkeypatch, capsys):
         ("a.mp4 -o d --set speech.overlap=senk", "overlap finder: no 'senk'; allowed: pyannote"),
         (
             "a.mp4 -o d --set faces.detector=buffalo",
-            "face detector: no 'buffalo'; allowed: centerface",
+            "face detector: no 'buffalo'; did you mean 'buffalo_sc'?",
+        ),
+        (
+            "a.mp4 -o d --set faces.detector=buffalo_sc",
+            "face detector buffalo_sc: no weights; InsightFace's weights are for non-commercial",
         ),
         ("a.mp4 -o d --set split.identity=(x", "split.identity: got '(x', no regular expression"),
         (

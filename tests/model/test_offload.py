@@ -89,7 +89,10 @@ def test_an_mlp_in_pieces_is_the_same(monkeypatch):
     mlp, x = MLP(8, 24), torch.randn(2, 50, 8)
     whole = mlp(x)
     monkeypatch.setattr(mot, "MLP_TOKENS", 16)
-    assert_close(mlp(x), whole)
+    pieces = mlp(x)
+    assert_close(pieces, whole)
+    with torch.enable_grad():  # in an update as in the rollout before it
+        assert torch.equal(mlp(x).detach(), pieces)
 
 
 def test_an_encoder_is_on_the_device_while_it_is_called():

@@ -70,7 +70,7 @@ def poison(replace):
         losses = sound(session, row, rng)
         if session.state.update != 1:
             return losses
-        hit = torch.tensor([name == POISONED for name in sft.names(row.cuts)])
+        hit = torch.tensor([n == POISONED for n in sft.names(row.cuts)], device=losses.device)
         return torch.where(hit, losses * float("nan"), losses)
 
     replace(sft, "clip_losses", clip_losses)

@@ -118,6 +118,30 @@ def test_parts_that_know_nothing_of_each_other_make_the_same_dataset(
     assert contents(out) == contents(whole)
 
 
+def test_from_storage_to_storage_it_makes_the_same_dataset(bucket, tmp_path, small_world, toy):
+    """Model included; another machine finds all shards there."""
+    encode(small_world, tmp_path / "whole", str(toy), device="cpu", clips_per_shard=2)
+    for folder, name in ((small_world, "world"), (toy, "model")):
+        bucket.put(str(folder), f"data/{name}", recursive=True)
+    command = ["encode", "s3://data/world", "-o", "s3://data/encoded", "--clips-per-shard", "2"]
+    command += ["--model", "s3://data/model", "--device", "cpu"]
+    assert cli.run(command) == 0
+    bucket.get("data/encoded", str(tmp_path / "got"), recursive=True)
+    assert contents(tmp_path / "got") == contents(tmp_path / "whole")
+    sent, put = [], type(bucket)._put_file
+
+    async def noted(self, path, name, **options):
+        sent.append(name)
+        return await put(self, path, name, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
+        patch.setattr(type(bucket), "_put_file", noted)
+        assert cli.run(command) == 0
+    assert "data/encoded/shard-00000.safetensors" in bucket.find("data/encoded")
+    assert not any("shard" in name for name in sent)
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("ray") is None,
     reason="the extra 'ray' is not installed: pip install 'flowportrait[ray]'",

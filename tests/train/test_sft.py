@@ -261,6 +261,14 @@ def test_what_does_not_fit_is_refused(tmp_path, recipe, clips):
         sft.train(path, [*SMALL, "start_from=tiny"], resume=None)
 
 
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="process 2 of this machine has no GPU, there are 1; NC"):
+        Ranks.join("cuda")
+
+
 def test_the_paper_recipe():
     recipe = load_recipe(RECIPES_DIR / "sft-paper.toml", sft.SftRecipe)
     assert (recipe.optimizer.learning_rate, recipe.optimizer.betas) == (5e-5, (0.9, 0.95))
