@@ -100,6 +100,8 @@ def gs_bucket(monkeypatch, tmp_path):
     """As `bucket`, of a local server that speaks Google's storage."""
     if any(importlib.util.find_spec(name) is None for name in ("gcsfs", "gcp_storage_emulator")):
         pytest.skip("gcsfs or gcp-storage-emulator is not installed: pip install them")
+    # Read when gcsfs is imported: what it asks by gRPC the emulator does not answer.
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     import fsspec
     import gcsfs
     from gcp_storage_emulator.server import create_server

@@ -133,9 +133,9 @@ def test_windows_continue_from_clean_latent_frames(pipeline, monkeypatch):
     seen = []
     velocity = pipeline.model.velocity
 
-    def watching(zt, t, condition, grid, share):
+    def watching(zt, t, condition, grid, *how):
         seen.append((zt.clone(), t.clone(), grid.opening))
-        return velocity(zt, t, condition, grid, share)
+        return velocity(zt, t, condition, grid, *how)
 
     monkeypatch.setattr(pipeline.model, "velocity", watching)
     result = make(pipeline, 2.0)
