@@ -251,7 +251,7 @@ def run(tmp_path, *arguments, wait=True):
     )
     if not wait:
         return process
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     return process.returncode, out, err
 
 

@@ -139,7 +139,7 @@ def test_a_lost_node_costs_what_was_in_flight(made):
         | {"PYTHONPATH": f"{ROOT}{os.pathsep}{root / 'plugins'}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert shown(out) == shown(root / "one") and clips_of(out) == clips_of(root / "one")
