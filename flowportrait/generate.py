@@ -339,7 +339,8 @@ class Pipeline:
         """Sampled latents as they are shown; `rest` is that of `Pipeline.rest`."""
         if not self.codec.moves_portrait:
             return latents
-        return self.codec.settle(latents, clip.context, events, strengths, rest)
+        lips = self.spec.sampling.lips
+        return self.codec.settle(latents, clip.context, events, strengths, rest, lips)
 
     @torch.no_grad()
     def rest(self, clip: Encoded, schedule: Schedule) -> Float[Tensor, "1"] | None:

@@ -44,6 +44,13 @@ class SamplingConfig(Frozen):
     prefix_latent_frames: int = Field(
         2, ge=1, description="of these, taken over from the window before"
     )
+    lips: float = Field(
+        1.0,
+        ge=1,
+        le=2,
+        description="how many times as far as sampled the lips open and spread when they are "
+        "shown; few evaluations give averages, which move less than people do",
+    )
 
     @model_validator(mode="after")
     def _window_moves_on(self) -> SamplingConfig:

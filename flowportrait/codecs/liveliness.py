@@ -36,6 +36,7 @@ STABLE = (
 MOUTH = (*range(3, 14), *range(48, 68))
 LIDS_AND_BROWS = (*range(17, 27), 37, 38, 40, 41, 43, 44, 46, 47)
 UPPER, LOWER = (37, 38, 43, 44), (41, 40, 47, 46)
+LIPS = slice(48, 68)
 UPPER_LIP, LOWER_LIP = (61, 62, 63), (67, 66, 65)
 # How far the points of jaw and lower lip go when the jaw closes by 1.
 JAW = {
@@ -149,9 +150,36 @@ def with_closed_lips(
     """
     points = portrait[:, None, None] + moves
     amount = KEPT * torch.minimum(lip_gap(points), rest.clamp(max=WIDEST_REST)[:, None, None])
-    share = torch.zeros(moves.shape[-2], device=moves.device)
-    share[list(JAW)] = torch.tensor(list(JAW.values()), device=moves.device)
-    return moves - share[:, None] * (amount[..., None] * _across(points))[..., None, :]
+    return moves - _jaw(moves)[:, None] * (amount[..., None] * _across(points))[..., None, :]
+
+
+def with_larger_lips(
+    moves: Float[Tensor, "b l 4 k 2"], portrait: Float[Tensor, "b k 2"], times: float
+) -> Float[Tensor, "b l 4 k 2"]:
+    """Movements whose lips open, and whose mouth grows wider and narrower, so many `times` as far.
+    Lips that touch go on touching.
+    """
+    points = portrait[:, None, None] + moves
+    mouth, across = points[..., LIPS, :], _across(points)
+    along = torch.stack([across[..., 1], -across[..., 0]], -1)
+    wider = (times - 1) * (_width(points) / _width(portrait)[:, None, None] - 1)
+    aside = ((mouth - mouth.mean(-2, keepdim=True)) * along[..., None, :]).sum(-1)
+    larger = moves.clone()
+    larger[..., LIPS, :] += (wider[..., None] * aside)[..., None] * along[..., None, :]
+    opened = KEPT * (times - 1) * lip_gap(points)
+    return larger + _jaw(moves)[:, None] * (opened[..., None] * across)[..., None, :]
+
+
+def _width(points: Float[Tensor, "*n k 2"]) -> Float[Tensor, "*n"]:
+    """Of the mouth, in distances between the outer corners of the eyes."""
+    mouth, eyes = points[..., 54, :] - points[..., 48, :], points[..., 45, :] - points[..., 36, :]
+    return mouth.norm(dim=-1) / eyes.norm(dim=-1).clamp(min=1e-4)
+
+
+def _jaw(like: Tensor) -> Float[Tensor, " k"]:
+    share = torch.zeros(like.shape[-2], device=like.device)
+    share[list(JAW)] = torch.tensor(list(JAW.values()), device=like.device)
+    return share
 
 
 def _across(points: Float[Tensor, "*n k 2"]) -> Float[Tensor, "*n 2"]:

@@ -35,6 +35,7 @@ from flowportrait.codecs.liveliness import (
     lip_gap,
     with_closed_lips,
     with_events,
+    with_larger_lips,
 )
 from flowportrait.codecs.motion import (
     GROUP,
@@ -225,16 +226,19 @@ class PortraitCodec(nn.Module):
         events: EyeEvents | None = None,
         strengths: Strengths = AS_IT_IS,
         rest: Float[Tensor, " b"] | None = None,
+        lips: float = 1.0,
     ) -> Float[Tensor, "b c l hl wl"]:
         """Latents of a clip as they are shown: a head that moves smoothly, lips that close although
-        they are `rest` apart in silence, movements as strong as they are wanted, blinks and looks.
-        `events` are those of its latent frames.
+        they are `rest` apart in silence and move `lips` times as far, movements as strong as they
+        are wanted, blinks and looks. `events` are those of its latent frames.
         """
         parts = self.motion.settle_head(gather_from_grid(latents.float()))
-        if strengths != AS_IT_IS or events is not None or rest is not None:
+        if strengths != AS_IT_IS or events is not None or rest is not None or lips != 1:
             moves, gaze = self.motion.moves_of(parts), self.motion.gaze_of(parts)
             if rest is not None:
                 moves = with_closed_lips(moves, context.landmarks, rest)
+            if lips != 1:
+                moves = with_larger_lips(moves, context.landmarks, lips)
             if strengths != AS_IT_IS:
                 moves = at_strengths(moves, context.landmarks, strengths)
             if events is not None:

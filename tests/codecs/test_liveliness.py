@@ -12,6 +12,8 @@ from flowportrait.codecs.liveliness import (
     Strengths,
     at_strengths,
     draw_eye_events,
+    lip_gap,
+    with_larger_lips,
 )
 from flowportrait.codecs.motion import Motion
 from flowportrait.codecs.portrait import PortraitCodec, PortraitContext
@@ -87,6 +89,38 @@ def test_full_strength_changes_nothing_and_none_stills(codec, portrait):
     torch.testing.assert_close(
         at_strengths(moves, portrait, Strengths(lips=0))[..., MOUTH, :], silent[..., MOUTH, :]
     )
+
+
+def speaking(portrait, seed=0):
+    """Movements [1, 6, 4, 68, 2] of a mouth that opens, spreads and shuts again under a head that
+    moves along.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    moves = 0.02 * torch.randn(1, 6, 4, 1, 2, generator=rng).expand(1, 6, 4, 68, 2).clone()
+    moves[..., 48:68, :] += 0.1 * torch.rand(1, 6, 4, 1, 1, generator=rng) * portrait[:, 48:68]
+    moves[..., [55, 56, 57, 58, 59, 65, 66, 67], 1] += 0.1 * torch.rand(1, 6, 4, 1, generator=rng)
+    gap = lip_gap(portrait[:, None, None] + moves)
+    moves[:, 2, :, [65, 66, 67], 1] -= gap[:, 2, :, None]  # in the third latent frame they touch
+    return moves
+
+
+def test_larger_lips_open_and_spread_further_and_go_on_touching(codec, portrait):
+    moves = speaking(portrait)
+    larger = with_larger_lips(moves, portrait, 1.5)
+    others = [*range(17, 48)]
+    torch.testing.assert_close(larger[..., others, :], moves[..., others, :])
+    before, after = (lip_gap(portrait[:, None, None] + x)[0] for x in (moves, larger))
+    touching = before < 1e-4
+    assert touching.any() and (after[touching] < 1e-3).all()
+    torch.testing.assert_close(
+        after[~touching] / before[~touching],
+        torch.full_like(before[~touching], 1.8),
+        atol=0.1,
+        rtol=0,
+    )
+    width = lambda x: (portrait + x[0].flatten(0, 1)).diff(dim=-2)  # noqa: E731
+    assert width(larger).abs().sum() > width(moves).abs().sum()
+    torch.testing.assert_close(with_larger_lips(moves, portrait, 1.0), moves)
 
 
 def test_gaze_is_motion_and_no_component():
