@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.landmarks import FaceLandmarker, lip_opening
 from bench.material import AS_TRAINED, FramedClip
-from bench.measures import lag_curve, pause_frames, psnr, sharpness, stillness, summary
+from bench.measures import closures, lag_curve, pause_frames, psnr, sharpness, stillness, summary
 from bench.sheets import strip, write_sheet
 from flowportrait.generate import Pipeline
 from flowportrait.media import FPS, Sound
@@ -79,6 +79,8 @@ def _lip_figures(
             row |= {
                 f"pause_{key}_{name}": value for key, value in stillness(opening, pauses).items()
             }
+            shut, count = closures(opening, clip.segments, FPS)
+            row |= {f"p_b_m_shut_{name}": shut / count if count else float("nan")}
     return row
 
 

@@ -10,6 +10,7 @@ from bench.landmarks import LEFT_EYE, RIGHT_EYE, eye_distance
 
 MAX_LAG_FRAMES = 6
 MIN_PAUSE_S = 0.3
+CLOSED = 0.25
 PAUSE_EDGE_S = 0.1
 """Cut from both ends of a pause: lips close after the last sound and open before the next one,
 rightly so.
@@ -132,6 +133,25 @@ def stillness(opening: np.ndarray, pauses: list[np.ndarray]) -> dict[str, float]
         "peak_to_peak": float(np.nanmean(spans) / max(high - low, 1e-6)),
         "speed": float(np.nanmean(steps[both_silent]) / max(np.nanmean(steps[both_speech]), 1e-6)),
     }
+
+
+def closures(
+    opening: np.ndarray, segments: list[tuple[float, float, str]], fps: float
+) -> tuple[int, int]:
+    """How many of the sounds p, b and m (viseme "PP") shut the lips, and how many there are.
+
+    Lips count as shut where, within a frame of the sound, they are at most a quarter as far apart
+    as in the clip's most open twentieth.
+    """
+    limit = CLOSED * np.nanpercentile(opening, 95)
+    shut, count = 0, 0
+    for start, end, viseme in segments:
+        first, stop = max(0, int(start * fps) - 1), int(np.ceil(end * fps)) + 1
+        part = opening[first:stop]
+        if viseme != "PP" or not np.isfinite(part).any():
+            continue
+        count, shut = count + 1, shut + bool(np.nanmin(part) <= limit)
+    return shut, count
 
 
 def loudness(samples: np.ndarray, sample_rate: int, num_frames: int, fps: float) -> np.ndarray:
