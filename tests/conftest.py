@@ -11,6 +11,8 @@ import pytest
 # Before torch is loaded, and for the processes that tests start: threads that spin while they wait
 # take ten times the processor's time on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# One test at a time on each core is faster than one test on all of them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from jaxtyping import install_import_hook  # noqa: E402
 
@@ -26,6 +28,15 @@ def pytest_configure(config):
 
 
 install_import_hook([f"flowportrait.{room}" for room in ROOMS], "typechecker.checked")
+
+
+def pytest_collection_modifyitems(items):
+    """For several processes (`pytest -n 2 --dist loadgroup`): tests of a file share fixtures and
+    stay together, and so do those of the one cluster.
+    """
+    for item in items:
+        together = "ray" if "ray_cluster" in item.fixturenames else item.nodeid.split("::")[0]
+        item.add_marker(pytest.mark.xdist_group(together))
 
 
 @pytest.fixture(scope="session")
