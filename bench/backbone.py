@@ -32,12 +32,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowportrait.model.attention import Spans
+from flowportrait.model.blocks import GEN, UND, Layer, MoTConfig
 from flowportrait.model.cost import clip_flops
 from flowportrait.model.embed import rope_table, rotate
 from flowportrait.model.layout import RowLayout, TokenGrid, latent_frames_for
 from flowportrait.model.mask import allowed, portrait_splits
-from flowportrait.model.mot import GEN, UND, Layer, MoT, MoTConfig, Row
-from flowportrait.plan import GPUS
+from flowportrait.model.mot import MoT, PackedRow
+from flowportrait.plan_memory import GPUS
 from flowportrait.precision import matmul_precision
 
 SIZES = {
@@ -127,7 +128,7 @@ def plain_layer(layer: Layer, x: Tensor, sequence: Sequence, rope: tuple[Tensor,
     return x + scattered(scattered(x, "post_attention_layernorm", layer), "mlp", layer)
 
 
-def plain_network(model: MoT, row: Row, sequence: Sequence) -> Tensor:
+def plain_network(model: MoT, row: PackedRow, sequence: Sequence) -> Tensor:
     """The velocity of all video tokens of a row."""
     condition, _ = model._condition_tokens(row.audio, row.image, row.layout)
     video, _ = model._video_tokens(row.video, row.t, row.layout)
@@ -150,7 +151,7 @@ class Case:
     """A network and a row for it; both ways of computing its velocity."""
 
     model: MoT
-    row: Row
+    row: PackedRow
     sequence: Sequence
 
     @classmethod
@@ -164,7 +165,7 @@ class Case:
                 TokenGrid(latent_frames_for(round(24 * s)), side, side, 27, 27) for s in seconds
             )
             layout = RowLayout(grids)
-            row = Row(
+            row = PackedRow(
                 layout,
                 torch.randn(1, sum(layout.audio_lengths), config.audio_dim),
                 torch.randn(1, sum(layout.image_lengths), config.image_dim),

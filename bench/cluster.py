@@ -25,7 +25,7 @@ from flowportrait.clips import find_samples
 from flowportrait.cluster import Division
 from flowportrait.config import load_recipe
 from flowportrait.prepare.dataset import prepare
-from flowportrait.prepare.source import PrepareConfig
+from flowportrait.prepare.settings import PrepareConfig
 from flowportrait.scoring.run import ScoringConfig, build_scorers, score_to_file
 
 CLIPS = Path(__file__).parent.parent / "flowportrait" / "samples" / "world"

@@ -27,8 +27,8 @@ from flowportrait.faces.landmarker import SIZE_PX, find_landmarks
 from flowportrait.media import Clip
 from flowportrait.scoring import Sample
 from flowportrait.scoring.metrics import blendshapes
-from flowportrait.scoring.metrics.metric import View
 from flowportrait.scoring.metrics.tracking import track_face
+from flowportrait.scoring.metrics.view import View
 from flowportrait.world.names import ARKIT
 
 KEPT_ABOVE = 0.5

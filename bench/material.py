@@ -87,12 +87,10 @@ class Framing:
 def world_clips(
     root: Path, split: str, framing: Framing, limit: int, max_s: float = 5.0
 ) -> Iterator[FramedClip]:
-    """Rendered clips of a split, spread evenly over it; "held-out" means test and validation
-    identities.
-    """
+    """Rendered clips of a split, spread evenly over it; "both" means held-out and test people."""
     records = (json.loads(line) for line in (root / "clips.jsonl").read_text().splitlines())
     segments = {record["key"]: record["visemes_seg"] for record in records}
-    splits = ("test", "validation") if split == "held-out" else (split,)
+    splits = ("test", "held_out") if split == "both" else (split,)
     for clip in _spread([clip for clip in load_sources(world=root) if clip.split in splits], limit):
         yield framing.world_clip(clip, segments[clip.key], max_s)
 

@@ -32,10 +32,10 @@ from flowportrait.errors import FlowPortraitError
 from flowportrait.media import Sound
 from flowportrait.scoring import ASPECTS
 from flowportrait.scoring.metrics import offline, signals
-from flowportrait.scoring.metrics.metric import CandidateView, View
 from flowportrait.scoring.metrics.sync_small import SHIPPED
+from flowportrait.scoring.metrics.view import CandidateView, View
 from flowportrait.scoring.reward import Candidate
-from flowportrait.world.degrade import DEGRADATIONS, Footage, degrade
+from flowportrait.world.degrade import DEGRADATIONS, ClipInMemory, degrade
 
 # Which ladders fit which signal. A signal is only asked about the damage it is meant to see.
 FITTED = {
@@ -77,7 +77,7 @@ def held_out(worlds: list[Path], count: int) -> list[SourceClip]:
     return chosen
 
 
-def footage(clip: SourceClip, other: SourceClip, seconds: float = SHORT_S) -> Footage:
+def footage(clip: SourceClip, other: SourceClip, seconds: float = SHORT_S) -> ClipInMemory:
     """The beginning of a clip of the world with its landmarks and another's sound."""
     frames = np.stack(list(media.read_frames(clip.video)))[: round(seconds * media.FPS)]
     samples, rate = media.read_audio(clip.video, min_s=0.0)
@@ -86,7 +86,9 @@ def footage(clip: SourceClip, other: SourceClip, seconds: float = SHORT_S) -> Fo
     foreign, foreign_rate = media.read_audio(other.video, min_s=0.0)
     if foreign_rate != rate:
         foreign = media.resample(foreign, foreign_rate, rate)
-    return Footage(frames, Sound(samples[:count], rate), media.FPS, landmarks, Sound(foreign, rate))
+    return ClipInMemory(
+        frames, Sound(samples[:count], rate), media.FPS, landmarks, Sound(foreign, rate)
+    )
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -162,7 +164,7 @@ def measured(path: Path) -> dict[tuple[str, str, float], dict]:
     return rows
 
 
-def view_of(key: str, clip: Footage) -> CandidateView:
+def view_of(key: str, clip: ClipInMemory) -> CandidateView:
     """Footage as scorers look at it."""
     return CandidateView(Candidate(key, clip.frames, clip.fps, clip.sound, clip.frames[0]))
 

@@ -182,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def held_out(sub: argparse.ArgumentParser, required: bool, limit: int) -> None:
         sub.add_argument("--world", type=Path, required=required, help="folder of rendered clips")
-        sub.add_argument("--split", choices=("test", "validation", "held-out"), default="test")
+        sub.add_argument("--split", choices=("test", "held_out", "both"), default="test")
         sub.add_argument("--size", type=int, default=128, help="px of the square (128)")
         sub.add_argument(
             "--limit", type=int, default=limit, help=f"clips of each set at most ({limit})"

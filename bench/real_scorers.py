@@ -30,8 +30,9 @@ from flowportrait.data.sources import load_sources
 from flowportrait.errors import FlowPortraitError
 from flowportrait.media import Clip, Sound
 from flowportrait.scoring.metrics import jitter, mediapipe, perceptual, pixel
-from flowportrait.scoring.metrics.metric import CandidateView, Metric, Unscorable
+from flowportrait.scoring.metrics.metric import Metric
 from flowportrait.scoring.metrics.sync_small import SyncSmall
+from flowportrait.scoring.metrics.view import CandidateView, Unscorable
 from flowportrait.scoring.reward import Candidate
 
 SIDE_PX = 256

@@ -24,15 +24,17 @@ import torch
 
 from flowportrait import media
 from flowportrait.faces.framing import frame_portrait
-from flowportrait.generate import AUDIO_RATE_HZ, Encoded, Pipeline, load
+from flowportrait.generate import Pipeline, load
 from flowportrait.model.layout import latent_frames_for
 from flowportrait.registry import FACE_DETECTORS
 from flowportrait.sampling import Schedule, WindowRule
+from flowportrait.shot import Encoded
+from flowportrait.sound import SPEECH_HZ
 from flowportrait.train.grpo import ObjectiveConfig
 from flowportrait.train.prompts import latent_shape, velocity_of
 from flowportrait.train.rl import choose_trained
 from flowportrait.train.rollout import (
-    Plan,
+    RolloutPlan,
     Sharing,
     Trajectories,
     first_noise,
@@ -85,11 +87,11 @@ def measure(model: str, seconds: float, width: int, num_groups: int) -> dict:
     return summary(rows, encode_s, worst)
 
 
-def plan_of(number: int, width: int, num_groups: int) -> Plan:
+def plan_of(number: int, width: int, num_groups: int) -> RolloutPlan:
     """The window's start spread evenly over all places."""
     starts = WindowRule(width=width).starts(EVALUATIONS)
     start = starts[int((number + 0.5) / num_groups * len(starts))]
-    return Plan(
+    return RolloutPlan(
         Schedule(EVALUATIONS, 3.0), range(start, start + width), ETA, range(EVALUATIONS - 1)
     )
 
@@ -100,11 +102,13 @@ def inputs(pipeline: Pipeline, seconds: float) -> tuple[np.ndarray, media.Sound]
     framed, _ = frame_portrait(
         portrait, pipeline.spec.size_px, "auto", FACE_DETECTORS.load("centerface")()
     )
-    speech = media.read_audio(SAMPLES / "speech.wav", AUDIO_RATE_HZ)
-    return framed, media.Sound(speech.samples[: round(seconds * AUDIO_RATE_HZ)], AUDIO_RATE_HZ)
+    speech = media.read_audio(SAMPLES / "speech.wav", SPEECH_HZ)
+    return framed, media.Sound(speech.samples[: round(seconds * SPEECH_HZ)], SPEECH_HZ)
 
 
-def one_group(pipeline: Pipeline, clip: Encoded, plan: Plan, number: int, sharing: Sharing) -> dict:
+def one_group(
+    pipeline: Pipeline, clip: Encoded, plan: RolloutPlan, number: int, sharing: Sharing
+) -> dict:
     """A group sampled and learnt from: its data, its gradient, evaluations and seconds."""
     pipeline.model.zero_grad()
     with torch.no_grad():
@@ -127,7 +131,7 @@ def one_group(pipeline: Pipeline, clip: Encoded, plan: Plan, number: int, sharin
     }
 
 
-def learn(velocity: Counter, group: Trajectories, plan: Plan) -> None:
+def learn(velocity: Counter, group: Trajectories, plan: RolloutPlan) -> None:
     """Forward and backward with made-up advantages."""
     advantage, scored = (
         torch.tensor([1.2, 0.4, -0.3, -1.3]),

@@ -40,10 +40,10 @@ from flowportrait.scoring.metrics.metric import (
     FrameMetric,
     Metric,
     SetMetric,
-    View,
     in_parallel,
     read_all,
 )
+from flowportrait.scoring.metrics.view import View
 
 
 def now() -> tuple[float, float]:

@@ -25,10 +25,11 @@ from flowportrait.encoders.sync import shift_profile
 from flowportrait.errors import FlowPortraitError
 from flowportrait.media import Sound
 from flowportrait.precision import matmul_precision
-from flowportrait.scoring.metrics.metric import SAMPLE_RATE, CandidateView
 from flowportrait.scoring.metrics.sync_small import SHIPPED, Fit, lips_of, load_sync
 from flowportrait.scoring.metrics.tracking import FPS, track_face
+from flowportrait.scoring.metrics.view import CandidateView
 from flowportrait.scoring.reward import Candidate
+from flowportrait.sound import SPEECH_HZ
 
 SHIFTS = (1, 2, 3, 5, 10)
 REACH = 12
@@ -72,16 +73,14 @@ def embedded(path: Path, kept: Path) -> Embedded:
     if not kept.is_file():
         frames = np.stack(list(itertools.islice(media.read_frames(path, fps=FPS), MAX_FRAMES)))
         samples, rate = media.read_audio(path, min_s=0.0)
-        samples = media.resample(samples, rate, SAMPLE_RATE)[
-            : round(len(frames) / FPS * SAMPLE_RATE)
-        ]
+        samples = media.resample(samples, rate, SPEECH_HZ)[: round(len(frames) / FPS * SPEECH_HZ)]
         view = CandidateView(
-            Candidate(path.name, frames, FPS, Sound(samples, SAMPLE_RATE), frames[0])
+            Candidate(path.name, frames, FPS, Sound(samples, SPEECH_HZ), frames[0])
         )
         network = load_sync(SHIPPED)
         lips = lips_of(network, track_face(view))
         with torch.inference_mode(), matmul_precision("cpu"):
-            count = min(len(lips), int(len(samples) / SAMPLE_RATE * FPS))
+            count = min(len(lips), int(len(samples) / SPEECH_HZ * FPS))
             sounds = network.hear(network.sound.mels(torch.from_numpy(samples)[None]), count)[0]
         np.savez(kept, lips=lips[:count].numpy(), sounds=sounds.numpy())
     with np.load(kept) as stored:

@@ -12,11 +12,12 @@ from PIL import Image
 
 from flowportrait import media
 from flowportrait.world.articulate import articulate, close_lips
+from flowportrait.world.camera import Motion
 from flowportrait.world.head import Head, build_head
 from flowportrait.world.names import SHAPE, VISEME, VISEMES, weights
 from flowportrait.world.perform import draw_manner
 from flowportrait.world.phones import Phone
-from flowportrait.world.scene import Motion, Scene
+from flowportrait.world.scene import Scene
 
 SAMPLES = Path(__file__).parents[1] / "flowportrait" / "samples" / "world"
 _CLIPS = (

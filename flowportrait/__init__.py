@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flowportrait.generate import Pipeline, Result, load
+    from flowportrait.generate import Pipeline, load
+    from flowportrait.shot import Result
 
 __version__ = "0.1.0"
 __all__ = ["Pipeline", "Result", "__version__", "load"]

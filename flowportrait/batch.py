@@ -21,18 +21,20 @@ from filelock import FileLock
 from flowportrait import __version__, media
 from flowportrait.cluster import ALONE, Division
 from flowportrait.composite import Frame, Size
-from flowportrait.data.sources import SourceClip, load_sources
+from flowportrait.data.dataset import MANIFEST, read_dataset
+from flowportrait.data.sources import SourceClip
 from flowportrait.errors import DataError, MediaError
 from flowportrait.files import append_line, drop_torn_line, sha256_of
-from flowportrait.generate import Pipeline, Result, load
+from flowportrait.generate import Pipeline, load
 from flowportrait.modeldir import ModelSpec, describe
 from flowportrait.records import ManifestRow, RunInfo, read_jsonl, write_jsonl
+from flowportrait.shot import Result
 
-RUNS, MANIFEST = "runs.jsonl", "manifest.jsonl"
+RUNS = "runs.jsonl"
 
 
 @dataclass(frozen=True)
-class Settings:
+class MakerSettings:
     """How every clip is made; the seed is the same for all, so that `generate` can make any one of
     them again.
     """
@@ -50,8 +52,8 @@ class Settings:
 
 
 @dataclass
-class Made:
-    """What a run did."""
+class MadeVideos:
+    """The videos of a run: made, kept and left out."""
 
     infos: list[RunInfo] = field(default_factory=list)
     kept: int = 0
@@ -60,69 +62,37 @@ class Made:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The clips of one split, whose videos lie below `folder`."""
+    """The clips of a split, and where they were read."""
 
-    folder: Path
-    rows: list[ManifestRow]
+    place: Path
+    clips: list[SourceClip]
 
 
-def read_dataset(source: Path, split: Literal["train", "held_out", "all"]) -> Dataset:
-    """Those of a manifest, or of a folder that was prepared (`manifest.jsonl`) or rendered
-    (`clips.jsonl`).
+def clips_to_make(place: Path, split: Literal["train", "held_out", "test", "all"]) -> Dataset:
+    """The clips of a dataset's split, each of which gets a video of its id.
 
     Raises DataError: no dataset, no clip of the split, or an id that is no name of a file.
     """
-    manifest = source / MANIFEST if source.is_dir() else source
-    if source.is_dir() and not manifest.is_file():
-        if not (source / "clips.jsonl").is_file():
+    clips = read_dataset(place, split)
+    for clip in clips:
+        if Path(clip.key).is_absolute() or ".." in Path(clip.key).parts:
             raise DataError(
-                f"{source}: neither {MANIFEST} nor clips.jsonl; give a prepared or a rendered"
-                " dataset"
+                f"{place}: the id '{clip.key}' leads out of the output folder; give it another"
             )
-        rows = [_rendered(clip) for clip in load_sources(world=source)]
-    else:
-        rows = list(read_jsonl(manifest, ManifestRow))
-    rows = [row for row in rows if split in ("all", row.split)]
-    if not rows:
-        raise DataError(
-            f"{source}: no clip of the split '{split}'; give another --split: train, held_out"
-            " or all"
-        )
-    for row in rows:
-        if Path(row.id).is_absolute() or ".." in Path(row.id).parts:
-            raise DataError(
-                f"{source}: the id '{row.id}' leads out of the output folder; give it another"
-            )
-    return Dataset(manifest.parent, rows)
-
-
-def _rendered(clip: SourceClip) -> ManifestRow:
-    split = "train" if clip.split == "train" else "held_out"
-    # What a file says of itself is asked when it is made again.
-    unknown = {"num_frames": 1, "fps": 24.0, "size_px": 1, "sample_rate_hz": 1}
-    return ManifestRow(
-        id=clip.key,
-        video=clip.video.name,
-        split=split,
-        identity=clip.identity,
-        voice=clip.voice,
-        text=clip.text,
-        **unknown,
-    )
+    return Dataset(place, clips)
 
 
 @dataclass(frozen=True)
 class Maker:
     """All of a run but its clips: a model by name or directory with the `options` of
-    `generate.load`, the dataset's folder, where videos go and how they are made. The model is
-    loaded when it is first needed, also in a process that this was sent to.
+    `generate.load`, where videos go and how they are made. The model is loaded when it is first
+    needed, also in a process that this was sent to.
     """
 
     model: str
     options: Mapping[str, Any]
-    folder: Path
     out: Path
-    settings: Settings
+    settings: MakerSettings
 
     @cached_property
     def pipeline(self) -> Pipeline:
@@ -131,7 +101,7 @@ class Maker:
 
     @cached_property
     def spec(self) -> ModelSpec:
-        """What the model says of itself, without its weights."""
+        """The model's own description, without its weights."""
         mixture = {name: self.options[name] for name in ("toward", "share") if name in self.options}
         return describe(self.model, **mixture)
 
@@ -140,9 +110,10 @@ class Maker:
         """Of the model's settings and of the files of its weights, as config.json has them."""
         return hashlib.sha256(self.spec.model_dump_json().encode()).hexdigest()
 
-    def __call__(self, row: ManifestRow) -> RunInfo | str:
+    def __call__(self, clip: SourceClip) -> RunInfo | str:
         """Makes the video of a clip; gives its record, or why the clip cannot be used."""
-        source, started_s = self.folder / row.video, time.perf_counter()
+        source = clip.video
+        started_s = time.perf_counter()
         try:
             digest = sha256_of(source)
             portrait = next(media.read_frames(source))
@@ -152,17 +123,17 @@ class Maker:
             return f"{source}: cannot be read ({error.strerror})"
         except (MediaError, DataError) as error:
             return str(error)
-        target = self.out / _video_of(row)
+        target = self.out / _video_of(clip)
         target.parent.mkdir(parents=True, exist_ok=True)
         result.save(target)
-        info = info_of(result, str(source), str(source), _video_of(row), started_s)
+        info = info_of(result, str(source), str(source), _video_of(clip), started_s)
         return info.model_copy(update={"source_sha256": digest, "model_sha256": self.model_digest})
 
-    def has_made(self, row: ManifestRow, info: RunInfo | None) -> bool:
+    def has_made(self, clip: SourceClip, info: RunInfo | None) -> bool:
         """Whether the video is there, of this clip as it is now."""
         if info is None or not self.fits(info) or not (self.out / info.output).is_file():
             return False
-        source = self.folder / row.video
+        source = clip.video
         return source.is_file() and sha256_of(source) == info.source_sha256
 
     def fits(self, info: RunInfo) -> bool:
@@ -184,7 +155,7 @@ def generate_all(
     dataset: Dataset,
     progress: Callable[[int, int], None],
     division: Division = ALONE,
-) -> Made:
+) -> MadeVideos:
     """Makes ID.mp4 of every clip below `maker.out`, manifest.jsonl of what there is, and runs.jsonl
     of how it was made. Parts of a division make their share of the clips into the same folder.
 
@@ -192,35 +163,35 @@ def generate_all(
     DataError when nothing could be made, or when parts do not fit together, MediaError when the
     folder cannot be written.
     """
-    made, rows = Made(), division.share(dataset.rows)
-    journal = _Journal(maker.out / RUNS)
+    made, clips = MadeVideos(), division.share(dataset.clips)
+    journal = _RunsJournal(maker.out / RUNS)
     known = journal.read()
     if division.part:
         _require_fit(maker, dataset, known.values())
-    missing = [row for row in rows if not maker.has_made(row, known.get(_video_of(row)))]
-    made.kept = len(rows) - len(missing)
-    progress(made.kept, len(rows))
+    missing = [clip for clip in clips if not maker.has_made(clip, known.get(_video_of(clip)))]
+    made.kept = len(clips) - len(missing)
+    progress(made.kept, len(clips))
     reasons: dict[str, str] = {}
     device = maker.options.get("device", "auto")
-    for count, (row, result) in enumerate(division.compute(maker, missing, device), 1):
+    for count, (clip, result) in enumerate(division.compute(maker, missing, device), 1):
         if isinstance(result, RunInfo):
             journal.append(result)
         else:
-            reasons[row.id] = result or "ended both processes that began it"
-        progress(made.kept + count, len(rows))
-    made.left_out = [f"{row.id}: {reasons[row.id]}" for row in rows if row.id in reasons]
-    own = [row for row in rows if row.id not in reasons]
-    if rows and not own:
+            reasons[clip.key] = result or "ended both processes that began it"
+        progress(made.kept + count, len(clips))
+    made.left_out = [f"{clip.key}: {reasons[clip.key]}" for clip in clips if clip.key in reasons]
+    own = [clip for clip in clips if clip.key not in reasons]
+    if clips and not own:
         raise DataError(
-            f"{dataset.folder}: none of {len(rows)} clips could be used; the first:"
+            f"{dataset.place}: none of {len(clips)} clips could be used; the first:"
             f" {made.left_out[0]}"
         )
     whole = journal.finish(maker, dataset)
-    made.infos = [whole[_video_of(row)] for row in own]
+    made.infos = [whole[_video_of(clip)] for clip in own]
     return made
 
 
-class _Journal:
+class _RunsJournal:
     """runs.jsonl: a record for every video, appended as soon as it is made. Whatever writes holds
     its lock, since parts share it.
     """
@@ -249,7 +220,7 @@ class _Journal:
         """
         with self._lock:
             known = self.read()
-            names = [_video_of(row) for row in dataset.rows]
+            names = [_video_of(clip) for clip in dataset.clips]
             own = {name: known.pop(name) for name in names if name in known}
             write_jsonl(self.path, [*known.values(), *own.values()])
             there = [
@@ -257,17 +228,17 @@ class _Journal:
                 for name, info in own.items()
                 if maker.fits(info) and (maker.out / name).is_file()
             ]
-            write_jsonl(maker.out / MANIFEST, _made_rows(dataset.rows, there))
+            write_jsonl(maker.out / MANIFEST, _made_rows(dataset.clips, there))
         return own
 
 
 def _require_fit(maker: Maker, dataset: Dataset, known: Iterable[RunInfo]) -> None:
-    names = {_video_of(row) for row in dataset.rows}
+    names = {_video_of(clip) for clip in dataset.clips}
     for info in known:
         path = maker.out / info.output
         if info.output not in names:
             raise DataError(
-                f"{path}: is of no clip of {dataset.folder}; all parts need the same dataset and"
+                f"{path}: is of no clip of {dataset.place}; all parts need the same dataset and"
                 " --split, or give another -o"
             )
         if not maker.fits(info):
@@ -277,8 +248,8 @@ def _require_fit(maker: Maker, dataset: Dataset, known: Iterable[RunInfo]) -> No
             )
 
 
-def _video_of(row: ManifestRow) -> str:
-    return f"{row.id}.mp4"
+def _video_of(clip: SourceClip) -> str:
+    return f"{clip.key}.mp4"
 
 
 def info_of(result: Result, portrait: str, audio: str, output: str, started_s: float) -> RunInfo:
@@ -312,15 +283,20 @@ def info_of(result: Result, portrait: str, audio: str, output: str, started_s: f
     )
 
 
-def _made_rows(rows: Iterable[ManifestRow], infos: Iterable[RunInfo]) -> Iterator[ManifestRow]:
-    by_id = {row.id: row for row in rows}
+def _made_rows(clips: Iterable[SourceClip], infos: Iterable[RunInfo]) -> Iterator[ManifestRow]:
+    by_key = {clip.key: clip for clip in clips}
     for info in infos:
-        row = by_id[info.output.removesuffix(".mp4")]
-        facts = {
-            "video": info.output,
-            "num_frames": info.num_frames,
-            "fps": info.fps,
-            "size_px": info.size_px,
-        }
-        facts |= {"sample_rate_hz": info.sample_rate_hz}
-        yield row.model_copy(update=facts | {"source": f"generated by {info.model}", "licence": ""})
+        clip = by_key[info.output.removesuffix(".mp4")]
+        yield ManifestRow(
+            id=clip.key,
+            video=info.output,
+            num_frames=info.num_frames,
+            fps=info.fps,
+            size_px=info.size_px,
+            sample_rate_hz=info.sample_rate_hz,
+            split=clip.split,
+            identity=clip.identity,
+            voice=clip.voice,
+            text=clip.text,
+            source=f"generated by {info.model}",
+        )

@@ -1,4 +1,5 @@
-"""What can be named, with what each is: models, recipes and their kinds, the parts of the tables.
+"""Everything that can be named, with a description: models, recipes and their kinds, the parts of
+the tables.
 
 All of it is read from where it stands (cards, comments, docstrings), and nothing heavy is imported.
 """
@@ -18,12 +19,12 @@ from flowportrait.registry import (
     LISTED,
     MODELS_DIR,
     RECIPES_DIR,
-    Table,
+    PartTable,
     model_names,
     names_of,
 )
 
-RECIPE_KINDS = Table(
+RECIPE_KINDS = PartTable(
     "kind of recipe",
     {
         "chain": "flowportrait.reproduce:Chain",
@@ -31,7 +32,7 @@ RECIPE_KINDS = Table(
         "ear": "flowportrait.train.tiny.ear:EarRecipe",
         "faults": "flowportrait.scoring.judges.faults:Faults",
         "mouth": "flowportrait.train.tiny.mouth:MouthRecipe",
-        "prepare": "flowportrait.prepare.source:PrepareConfig",
+        "prepare": "flowportrait.prepare.settings:PrepareConfig",
         "rl": "flowportrait.train.rl:RlRecipe",
         "scoring": "flowportrait.scoring.run:ScoringConfig",
         "scratch": "flowportrait.train.tiny.scratch:ScratchRecipe",
@@ -39,8 +40,8 @@ RECIPE_KINDS = Table(
         "sync": "flowportrait.train.tiny.sync:SyncRecipe",
     },
 )
-"""What a file of settings can be of, by the command that reads it; `scratch` is `train sft` of a
-small model, `chain` is for `reproduce`, `faults` for `judge-sim`."""
+"""Kinds of files of settings, by the command that reads them; `chain` is for `reproduce`, `faults`
+for `judge-sim`."""
 
 
 def kind_of(recipe: Path | str) -> str:
@@ -88,7 +89,7 @@ def about(what: str) -> Mapping[str, str]:
 
 
 def about_recipe(path: Path) -> str:
-    """What a recipe is, by the comment at its top: its first sentence."""
+    """Description of a recipe: the first sentence of the comment at its top."""
     lines = path.read_text(encoding="utf-8").splitlines()
     # A command to be typed is set in by more.
     top = takewhile(lambda line: line.startswith("# ") and not line.startswith("#  "), lines)
@@ -96,7 +97,9 @@ def about_recipe(path: Path) -> str:
 
 
 def about_model(directory: Path) -> str:
-    """What a model is, by its card: the first sentence below the title; empty without a card."""
+    """Description of a model by its card: the first sentence below the title; empty
+    without a card.
+    """
     card = directory / "CARD.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     paragraphs = (part for part in text.split("\n\n") if part.strip() and not part.startswith("#"))
@@ -104,8 +107,8 @@ def about_model(directory: Path) -> str:
 
 
 def about_part(target: str) -> str:
-    """What a part is, by the first sentence of its docstring, which is read and not imported; empty
-    for one of another package.
+    """Description of a part: the first sentence of its docstring, which is read and not imported;
+    empty for one of another package.
     """
     module, _, name = target.partition(":")
     file = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")

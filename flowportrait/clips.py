@@ -150,6 +150,13 @@ def find_pairs(a: Path, b: Path) -> tuple[list[tuple[Sample, Sample]], list[str]
     ]
     if alone:
         sides = [{"": a}, {"": b}]
+    return _paired(sides, a, b)
+
+
+def _paired(
+    sides: list[dict[str, Path]], a: Path, b: Path
+) -> tuple[list[tuple[Sample, Sample]], list[str]]:
+    """Pairs of one name, and names that only one side has. Raises DataError."""
     shared = [name for name in sides[0] if name in sides[1]]
     if not shared:
         raise DataError(
@@ -180,7 +187,9 @@ class _Truths:
             raise DataError(
                 f"{source}: no such folder; --truth takes a folder of videos or a manifest (.jsonl)"
             )
-        self.source, self._ids, self._names = source, {}, {}
+        self.source = source
+        self._ids = {}
+        self._names = {}
         listed = source / "manifest.jsonl" if source.is_dir() else source
         for found in videos_of(listed) if listed.is_file() else []:
             if self._ids.setdefault(found.id, found.video) != found.video:

@@ -83,7 +83,7 @@ class Division:
         return cls(engine, workers, None if part is None else Part.named(part))
 
     def share(self, items: Sequence[T]) -> list[T]:
-        """What is done here of a list that is the same for all parts."""
+        """This part's share of a list that is the same for all parts."""
         return list(items) if self.part is None else self.part.of_list(items)
 
     def compute(
@@ -102,8 +102,8 @@ ALONE = Division()
 
 
 class _Server:
-    """What an actor runs: `serve` in the driver's folder, with one thread, because processes share
-    the machine.
+    """The program of an actor: `serve` in the driver's folder, with one thread, because processes
+    share the machine.
     """
 
     def __init__(self, serve: Callable[[Any], Any], folder: str):
@@ -115,7 +115,7 @@ class _Server:
         """Answers when the actor is there."""
 
     def answer(self, task: Any) -> Any:
-        """What `serve` gives or refuses."""
+        """The result of `serve`, or its refusal."""
         try:
             return self.serve(task)
         except FlowPortraitError as error:
@@ -162,7 +162,8 @@ class _Crew:
     """The actors: each is starting, idle, or at one task."""
 
     def __init__(self, ray: Any, start: Callable[[], Any], count: int):
-        self._ray, self._start = ray, start
+        self._ray = ray
+        self._start = start
         self._idle: list[Any] = []
         self._calls: dict[
             Any, tuple[Any, Any]
@@ -181,7 +182,8 @@ class _Crew:
 
     def give(self, waiting: deque) -> None:
         while waiting and self._idle:
-            actor, task = self._idle.pop(), waiting.popleft()
+            actor = self._idle.pop()
+            task = waiting.popleft()
             self._calls[actor.answer.remote(task)] = actor, [task]
 
     def collect(self) -> Iterator[tuple[Any, Any, bool]]:
@@ -229,6 +231,16 @@ def _connected(ray: Any, count: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _connect(ray, count)
+    try:
+        if ray.cluster_resources().get("CPU", 0) < 1:
+            raise DataError("--engine ray: the cluster has no CPU for a worker; add a node to it")
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(ray: Any, count: int) -> None:
     address = os.environ.get("RAY_ADDRESS")
     # Ray reports its use to its makers unless it is told not to; nothing here is sent anywhere.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -245,9 +257,3 @@ def _connected(ray: Any, count: int) -> Iterator[None]:
             f"--engine ray: no cluster at {address or 'this machine'} ({told}); start one with `ray"
             " start`, or unset RAY_ADDRESS for one of this machine alone"
         ) from error
-    try:
-        if ray.cluster_resources().get("CPU", 0) < 1:
-            raise DataError("--engine ray: the cluster has no CPU for a worker; add a node to it")
-        yield
-    finally:
-        ray.shutdown()

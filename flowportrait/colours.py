@@ -22,6 +22,11 @@ def as_rgb(image: Image.Image) -> Image.Image:
         layer = image.convert("RGBA")
         ground = Image.new("RGBA", layer.size, (*NEUTRAL_GREY, 255))
         return Image.alpha_composite(ground, layer).convert("RGB")
+    return _by_its_profile(image)
+
+
+def _by_its_profile(image: Image.Image) -> Image.Image:
+    """The picture in sRGB by its own colour profile."""
     profile = image.info.get("icc_profile")
     if profile and image.mode in ("RGB", "CMYK"):
         try:
@@ -95,11 +100,17 @@ def _light(transfer: int) -> np.ndarray:
     """
     signal = np.arange(65536) / 65535
     if transfer == HLG:
-        a, b, c = 0.17883277, 0.28466892, 0.55991073
+        a = 0.17883277
+        b = 0.28466892
+        c = 0.55991073
         return np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12).astype(
             np.float32
         )
-    m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128
+    m1 = 2610 / 16384
+    m2 = 2523 / 32
+    c1 = 3424 / 4096
+    c2 = 2413 / 128
+    c3 = 2392 / 128
     root = signal ** (1 / m2)
     nits = 10000 * (np.maximum(root - c1, 0) / (c2 - c3 * root)) ** (1 / m1)
     return (nits / _WHITE_NITS).astype(np.float32)

@@ -49,7 +49,8 @@ GRID = 64
 LEVEL_ROLL = math.radians(12)
 """Heads that are rolled less are taken as they are; the model knows them."""
 FAR_TURN = math.radians(45)
-STILL, FULL = 0.07, 0.3
+STILL = 0.07
+FULL = 0.3
 """Distances from the square's border, in half-squares, up to which nothing moves, and from which
 everything does.
 """
@@ -76,7 +77,7 @@ class Composite:
     warnings: tuple[str, ...] = ()
 
     def view(self, size_px: int) -> UInt8[np.ndarray, "s s 3"]:
-        """What the model sees: the upright square at its size."""
+        """The model's input: the upright square at its size."""
         x, y, side = self.square
         image = Image.fromarray(self.picture)
         if self.roll:
@@ -96,7 +97,13 @@ class Composite:
         cut = torch.from_numpy(self.picture[y : y + side, x : x + side].copy()).to(device)
         pixels = cut.permute(2, 0, 1)[None].float() / 127.5 - 1
         moving = torch.from_numpy(self._weights()).to(device, torch.float32)[None, None]
-        return Canvas(pixels, self.roll, moving, self._eyes(device), colour_line(pixels))
+        return Canvas(
+            pixels,
+            self.roll,
+            moving,
+            self._eyes(device),
+            colour_line(pixels),
+        )
 
     def laid_back(self, frames: UInt8[np.ndarray, "n s s 3"]) -> UInt8[np.ndarray, "n h w 3"]:
         """Frames of the square in the picture."""
@@ -223,17 +230,27 @@ def _moved(mesh: Mesh, origin: tuple[int, int], scale: float) -> Mesh:
     numbers.
     """
     points = (mesh.points + 0.5 - np.array(origin, np.float32)) * np.float32(scale) - 0.5
-    return Mesh(points.astype(np.float32), mesh.depth * np.float32(scale), mesh.presence)
+    return Mesh(
+        points.astype(np.float32),
+        mesh.depth * np.float32(scale),
+        mesh.presence,
+    )
 
 
-def _square_of(face: FaceBox, mesh: Mesh | None, width: int, height: int) -> tuple[Square, float]:
+def _square_of(
+    face: FaceBox,
+    mesh: Mesh | None,
+    width: int,
+    height: int,
+) -> tuple[Square, float]:
     """The square about a face and its roll. That of a rolled head lies about the points of its
     mesh.
     """
     if mesh is None or abs(mesh.roll) < LEVEL_ROLL:
         return portrait_square(face, width, height), 0.0
     level = mesh.points @ turn(mesh.roll)
-    low, high = level.min(0), level.max(0)
+    low = level.min(0)
+    high = level.max(0)
     x, y = (low + high) / 2 @ turn(-mesh.roll)
     half = max(high - low) * 1.05 / 2
     return (

@@ -59,8 +59,8 @@ def save_resolved(config: Frozen, path: str | Path) -> None:
 
 
 def read_values(path: str | Path) -> dict[str, Any]:
-    """What stands in a TOML recipe or a JSON file, unchecked; a shipped recipe may be given by its
-    name. Raises ConfigError where it cannot be read.
+    """Values of a TOML recipe or a JSON file, unchecked; a shipped recipe may be given by its name.
+    Raises ConfigError where it cannot be read.
     """
     path = Path(path)
     path = path if path.exists() else find_recipe(path)
@@ -122,7 +122,8 @@ def _model_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> type[Ba
             continue
         tagged = [member for member in members if step in _tags(member)]
         if tagged:
-            current, members = tagged[0], []
+            current = tagged[0]
+            members = []
             continue
         if current is None or step not in current.model_fields:
             return None

@@ -18,19 +18,31 @@ import torch
 from torch import nn
 
 from flowportrait import registry
+from flowportrait.convert_files import (
+    INDEX,
+    KEPT,
+    NEW_FILE,
+    OWN_FILE,
+    SETTINGS,
+    bagel_files,
+    keep_files,
+    opened_weights,
+    put_file,
+    saved_spec,
+    settings_of,
+    write_index,
+)
 from flowportrait.errors import CheckpointError, ConfigError, require
-from flowportrait.files import sha256_of
 from flowportrait.model import bagel
+from flowportrait.model.blocks import INIT_STD
 from flowportrait.model.embed import Connector
-from flowportrait.model.mot import INIT_STD, MoT
+from flowportrait.model.mot import MoT
 from flowportrait.modeldir import (
     CONFIG,
     ModelSpec,
     SamplingConfig,
     build_part,
     check_files,
-    load_spec,
-    save_spec,
 )
 from flowportrait.weights import (
     Held,
@@ -38,18 +50,11 @@ from flowportrait.weights import (
     difference,
     find_weights,
     read_header,
-    require_all_shards,
     shapes,
     write_weights,
 )
 
-BAGEL_FILE, FLUX_FILE = "ema.safetensors", "ae.safetensors"
-OWN_FILE = "flowportrait.safetensors"  # beside BAGEL's: weights that it has not
-SETTINGS = ("llm_config.json", "vit_config.json")
-INDEX = "*.safetensors.index.json"
 SIZE_STEP_PX = 16
-KEPT = "bagel"  # folder of a model directory: what of the source is neither weight nor ours
-NEW_FILE = "model-new.safetensors"
 SAMPLING = SamplingConfig(
     evaluations=25, shift=3.0, window_latent_frames=151, prefix_latent_frames=2
 )
@@ -69,11 +74,11 @@ def convert_bagel(source: Path, out: Path, size_px: int = 384) -> ModelSpec:
     if (out / CONFIG).exists():
         raise ConfigError(f"{out}: holds a model already; give another directory, or remove it")
     _require_size(size_px)
-    files = _bagel_files(source)
+    files = bagel_files(source)
     weights: dict[str, Weight] = {}
     for file in files:
         weights |= read_header(file).weights
-    language, vision = (_settings(source / name) for name in SETTINGS)
+    language, vision = (settings_of(source / name) for name in SETTINGS)
     ours, seen = bagel.split(weights)
     try:
         model = bagel.generator_sizes(shapes(ours), language)
@@ -94,22 +99,10 @@ def convert_bagel(source: Path, out: Path, size_px: int = 384) -> ModelSpec:
         size_px=size_px,
         untrained=(*bagel.NEW, *bagel.OTHER_LATENTS),
     )
-    with torch.device("meta"):
-        expected = {
-            name: shape
-            for name, shape in shapes(MoT(model).state_dict()).items()
-            if not bagel.is_new(name)
-        }
-    encoder = build_part(registry.IMAGE_ENCODERS, image_encoder, empty=True)
-    for got, wanted in ((ours, expected), (seen, shapes(encoder.state_dict()))):
-        problem = difference(shapes(got), wanted)
-        if problem:
-            raise CheckpointError(
-                f"{source}: {problem}; give the weights of BAGEL as they were published"
-            )
+    _require_bagel(model, image_encoder, ours, seen, source)
     if size_px > (most := SIZE_STEP_PX * model.latent_side):
         raise ConfigError(f"--size: got {size_px}; this model knows places of {most} px at most")
-    kept = _keep(source, files, out)
+    kept = keep_files(source, files, out)
     new = (
         read_header(source / OWN_FILE).weights
         if (source / OWN_FILE).is_file()
@@ -123,7 +116,30 @@ def convert_bagel(source: Path, out: Path, size_px: int = 384) -> ModelSpec:
             ("image_encoder.safetensors", seen),
         )
     }
-    return _save(spec.model_copy(update={"sha256": digests | kept}), out)
+    return saved_spec(spec.model_copy(update={"sha256": digests | kept}), out)
+
+
+def _require_bagel(
+    model,
+    image_encoder: dict[str, Any],
+    ours: dict[str, Weight],
+    seen: dict[str, Weight],
+    source: Path,
+) -> None:
+    """Raises CheckpointError for weights of other shapes than BAGEL's."""
+    with torch.device("meta"):
+        expected = {
+            name: shape
+            for name, shape in shapes(MoT(model).state_dict()).items()
+            if not bagel.is_new(name)
+        }
+    encoder = build_part(registry.IMAGE_ENCODERS, image_encoder, empty=True)
+    for got, wanted in ((ours, expected), (seen, shapes(encoder.state_dict()))):
+        problem = difference(shapes(got), wanted)
+        if problem:
+            raise CheckpointError(
+                f"{source}: {problem}; give the weights of BAGEL as they were published"
+            )
 
 
 def _require_size(size_px: int) -> None:
@@ -138,56 +154,11 @@ def _require_size(size_px: int) -> None:
         )
 
 
-def _keep(source: Path, files: list[Path], out: Path) -> dict[str, str]:
-    """Puts aside what `export` gives back besides the weights, and gives the digests of these files
-    by their name.
-    """
-    (out / KEPT).mkdir(parents=True, exist_ok=True)
-    for path in (*(source / name for name in SETTINGS), *sorted(source.glob(INDEX))):
-        shutil.copyfile(path, out / KEPT / path.name)
-    for file in files:
-        (out / KEPT / f"{file.name}.header").write_text(read_header(file).text, encoding="utf-8")
-    return {f"{KEPT}/{path.name}": sha256_of(path) for path in sorted((out / KEPT).iterdir())}
-
-
-def _bagel_files(source: Path) -> list[Path]:
-    """The files with BAGEL's weights, without those of its codec."""
-    if not source.is_dir():
-        raise ConfigError(
-            f"{source}: no such folder; give the folder of BAGEL-7B-MoT as it was published"
-        )
-    if (source / BAGEL_FILE).is_file():
-        return [source / BAGEL_FILE]
-    files = [
-        file
-        for file in sorted(source.glob("*.safetensors"))
-        if file.name not in (FLUX_FILE, OWN_FILE)
-    ]
-    if not files:
-        raise CheckpointError(
-            f"{source}: no {BAGEL_FILE} (29.2 GB) there; get it from"
-            " huggingface.co/ByteDance-Seed/BAGEL-7B-MoT"
-        )
-    require_all_shards(files)
-    return files
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: not there; get it from where the weights are")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: no valid JSON: {error}") from error
-
-
 def _fresh_connector(spec: ModelSpec) -> dict[str, Weight]:
     """The connector of speech as the model starts it, always the same."""
     config = spec.model
-    connector, rng = (
-        Connector(config.audio_dim, config.hidden_size, config.audio_layers),
-        torch.Generator(),
-    )
+    connector = Connector(config.audio_dim, config.hidden_size, config.audio_layers)
+    rng = torch.Generator()
     rng.manual_seed(0)
     for name, p in connector.named_parameters():
         (
@@ -202,11 +173,11 @@ def convert_wan(source: Path, out: Path) -> ModelSpec:
     """Puts the Wan-VAE into a model directory, from Wan2.1_VAE.pth or from a folder of
     diffusers.
     """
-    spec = _opened(out)
+    spec = opened_weights(out)
     weights = find_weights(source)
     settings = source / "config.json" if source.is_dir() else None
     if settings is not None:
-        values = _settings(settings)
+        values = settings_of(settings)
         if values.get("is_residual") or values.get("num_res_blocks", 2) != 2:
             raise CheckpointError(f"{settings}: this is another network; give the VAE of Wan 2.1")
         codec = {
@@ -232,7 +203,7 @@ def convert_wan(source: Path, out: Path) -> ModelSpec:
             f"{source}: {codec['channels']} latent channels, the generator has"
             f" {spec.model.latent_channels}; give a codec with as many"
         )
-    return _put(out, spec, "codec", {"type": "wan", **codec}, weights, source)
+    return put_file(out, spec, "codec", {"type": "wan", **codec}, weights, source)
 
 
 def _diffusers_names(weights: Mapping[str, Weight]) -> dict[str, Weight]:
@@ -253,14 +224,14 @@ def convert_speech(
     """Puts a speech network ("whisper" or "wav2vec2") into a model directory, from a folder as
     published. The generator's connector to it starts fresh.
     """
-    spec = _opened(out)
+    spec = opened_weights(out)
     if NEW_FILE not in spec.sha256:
         raise ConfigError(
             f"{out}: this model was trained with its own speech network; start from `convert bagel`"
         )
     if not source.is_dir():
         raise ConfigError(f"{source}: no such folder; give one with config.json and the weights")
-    network = _settings(source / "config.json")
+    network = settings_of(source / "config.json")
     if kind == "whisper":
         network = {name: network[name] for name in WHISPER_SIZES if name in network}
     else:
@@ -268,7 +239,7 @@ def convert_speech(
     part: dict[str, Any] = {"type": kind, "network": network}
     if kind == "wav2vec2" and (source / "preprocessor_config.json").is_file():
         part["levels"] = bool(
-            _settings(source / "preprocessor_config.json").get("do_normalize", True)
+            settings_of(source / "preprocessor_config.json").get("do_normalize", True)
         )
     if layers is not None:
         part["layers"] = layers
@@ -277,7 +248,7 @@ def convert_speech(
     found = {
         _network_name(kind, network, name): weight for name, weight in find_weights(source).items()
     }
-    spec = _put(
+    spec = put_file(
         out, spec, "audio_encoder", part, {k: v for k, v in found.items() if k in wanted}, source
     )
     num_layers = 1 if encoder.layers == "last" else len(encoder.layers)
@@ -285,7 +256,7 @@ def convert_speech(
     spec = spec.model_copy(update={"model": sizes})
     digest = write_weights(out / NEW_FILE, _fresh_connector(spec))
     untrained = tuple(dict.fromkeys((*bagel.NEW, *spec.untrained)))
-    return _save(
+    return saved_spec(
         spec.model_copy(
             update={"sha256": {**spec.sha256, NEW_FILE: digest}, "untrained": untrained}
         ),
@@ -340,7 +311,7 @@ def export(directory: Path, out: Path) -> list[Path]:
     network are not changed by any training here, so they are where they were. Raises ConfigError
     for a model that is no BAGEL.
     """
-    spec = _opened(directory)
+    spec = opened_weights(directory)
     headers = sorted((directory / KEPT).glob("*.header"))
     if not headers:
         raise ConfigError(
@@ -368,7 +339,7 @@ def export(directory: Path, out: Path) -> list[Path]:
         total = sum(
             weight.size_bytes for file in written for weight in read_header(file).weights.values()
         )
-        written.append(_write_index(path, out / path.name, None if same else total))
+        written.append(write_index(path, out / path.name, None if same else total))
     if left and not set(bagel.NEW) <= set(spec.untrained):
         written.append(out / OWN_FILE)
         write_weights(written[-1], left)
@@ -376,49 +347,3 @@ def export(directory: Path, out: Path) -> list[Path]:
         written.append(out / name)
         shutil.copyfile(directory / KEPT / name, written[-1])
     return written
-
-
-def _write_index(kept: Path, path: Path, total_bytes: int | None) -> Path:
-    """The index of the shards as it was; with another total where their numbers take another."""
-    text = kept.read_text(encoding="utf-8")
-    values = json.loads(text)
-    if total_bytes is not None and "total_size" in values.get("metadata", {}):
-        values["metadata"]["total_size"] = total_bytes
-        text = json.dumps(values, indent=2) + "\n"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def _opened(directory: Path) -> ModelSpec:
-    if not (directory / CONFIG).is_file():
-        raise ConfigError(
-            f"{directory}: no model there; make one with: flowportrait convert bagel FOLDER -o"
-            f" {directory}"
-        )
-    return load_spec(directory)
-
-
-def _put(
-    out: Path,
-    spec: ModelSpec,
-    name: str,
-    part: Mapping[str, Any],
-    weights: Mapping[str, Weight],
-    source: Path,
-) -> ModelSpec:
-    """Writes the weights of a part, which must be exactly its own, and says so in config.json."""
-    tables = {"codec": registry.CODECS, "audio_encoder": registry.AUDIO_ENCODERS}
-    with torch.device("meta"):
-        wanted = shapes(build_part(tables[name], part).state_dict())
-    problem = difference(shapes(weights), wanted)
-    if problem:
-        raise CheckpointError(f"{source}: {problem}; give the weights as they were published")
-    file = f"{name}.safetensors"
-    digest = write_weights(out / file, weights)
-    changes = {name: dict(part), "sha256": {**spec.sha256, file: digest}}
-    return _save(spec.model_copy(update=changes), out)
-
-
-def _save(spec: ModelSpec, out: Path) -> ModelSpec:
-    save_spec(spec, out)
-    return load_spec(out)

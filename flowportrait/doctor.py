@@ -76,7 +76,12 @@ def _needed(need: Need, section: str) -> Check:
     """Whether a command or a scorer can run, and what to type if not."""
     missing = need.missing()
     without = f"; {need.without}" if missing and need.without else ""
-    return Check(need.what, "missing" if missing else "ok", "; ".join(missing) + without, section)
+    return Check(
+        need.what,
+        "missing" if missing else "ok",
+        "; ".join(missing) + without,
+        section,
+    )
 
 
 def _extra(name: str) -> Check:
@@ -108,14 +113,7 @@ def _weights(name: str, weights: Weights) -> Check:
 def _torch() -> Iterator[Check]:
     import torch
 
-    devices = ["cpu"]
-    if torch.cuda.is_available():
-        devices += [
-            f"cuda ({torch.cuda.get_device_name(index)})"
-            for index in range(torch.cuda.device_count())
-        ]
-    if torch.backends.mps.is_available():
-        devices.append("mps")
+    devices = _devices(torch)
     yield Check("torch", "ok", f"{torch.__version__}; devices: {', '.join(devices)}")
     yield Check(
         "threads", "ok", f"{torch.get_num_threads()} for torch, {os.cpu_count()} logical processors"
@@ -130,6 +128,19 @@ def _torch() -> Iterator[Check]:
     flags = _cpu_flags()
     if flags is not None:
         yield Check("cpu flags", "ok", ", ".join(flags) or f"none of {', '.join(_CPU_FLAGS)}")
+
+
+def _devices(torch) -> list[str]:
+    """Devices that torch can compute on, in words."""
+    devices = ["cpu"]
+    if torch.cuda.is_available():
+        devices += [
+            f"cuda ({torch.cuda.get_device_name(index)})"
+            for index in range(torch.cuda.device_count())
+        ]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    return devices
 
 
 def _matmul_gflops(dtype: Any) -> float:

@@ -32,9 +32,7 @@ class DataError(FlowPortraitError):
 
 
 class StudyRefused(DataError):
-    """What a rater asks or sends against the rules of a study. `code` is one of `CODES`, for
-    programs.
-    """
+    """A request of a rater against the rules of a study. `code` is one of `CODES`, for programs."""
 
     CODES = (
         "unknown_rater",

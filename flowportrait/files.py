@@ -70,7 +70,8 @@ def readable(name: str) -> str:
 
 def ends_alike(a: str, b: str) -> bool:
     """Whether the shorter path is the end of the longer one, by at least a folder and a name."""
-    parts, others = PurePath(a).parts, PurePath(b).parts
+    parts = PurePath(a).parts
+    others = PurePath(b).parts
     length = min(len(parts), len(others))
     return length >= 2 and parts[-length:] == others[-length:]
 

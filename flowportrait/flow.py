@@ -34,7 +34,9 @@ def interpolate(z0: Tensor, z1: Tensor, t: Time) -> Tensor:
 
 
 def target_velocity(z0: Tensor, z1: Tensor) -> Tensor:
-    """What the network learns to predict: noise minus data, the same at every time (Eq. 2)."""
+    """The velocity that the network learns to predict: noise minus data, the same at every time
+    (Eq. 2).
+    """
     return z1 - z0
 
 

@@ -8,23 +8,25 @@ they are written: a long video does not need much memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowportrait import media, registry
-from flowportrait.codecs.liveliness import AS_IT_IS, EyeEvents, Strengths, draw_eye_events
+from flowportrait.codecs import LatentCodec
+from flowportrait.codecs.liveliness import AS_IT_IS, EyeEvents, Strengths
 from flowportrait.composite import Composite, Frame, Size, compose
 from flowportrait.config import validate
+from flowportrait.encoders import AudioEncoder, ImageEncoder
 from flowportrait.errors import ConfigError
 from flowportrait.faces.facemesh import FaceMesh
 from flowportrait.faces.matte import PersonMatte
@@ -35,195 +37,22 @@ from flowportrait.model.offload import understanding_on
 from flowportrait.model.quantize import Quantization
 from flowportrait.model.sequence import Share, alone
 from flowportrait.model.step_cache import StepCache
-from flowportrait.modeldir import PARTS, ModelSpec, find_device, load_parts, mixed
+from flowportrait.modeldir import PARTS, ModelSpec, find_device, load_parts, mix_weights, mixed
 from flowportrait.precision import matmul_precision
 from flowportrait.sampling import Schedule, guided, sample
+from flowportrait.shot import (
+    Crop,
+    Encoded,
+    Options,
+    Progress,
+    Result,
+    Shot,
+    counted,
+)
+from flowportrait.sound import SPEECH_HZ
 from flowportrait.weights import difference, shapes
 
-AUDIO_RATE_HZ = 16_000  # of what the audio encoders hear
-
 SILENCE = 4  # latent frames, in which is seen whether a portrait's lips close
-Crop = Literal["auto", "none"]
-Progress = Callable[[int, int], None]  # (evaluations done, evaluations in all)
-
-
-class Options(TypedDict, total=False):
-    """How a video is made.
-
-    `size` is the side of the face's square in pixels from 128 to 1024, "auto" for its own; `frame`
-    is "whole" for the whole picture or "face" for that square alone (see `composite.compose`); a
-    codec that shows its own size only takes no other. `evaluations` are the network's calls for
-    each window, by default the model's own number. `guidance` 1 is none; another calls the network
-    twice, once with all-zero audio features, as training drops the audio. The same `seed` gives the
-    same video. `crop` "none" takes the largest centred square instead of that around the face.
-    `head`, `lips` and `eyes` say how strong these movements are: 1 is the model's own, 0 none, 2
-    the most. `step_cache` lets evaluations that change little reuse one before (`StepCache`): 0 is
-    off, 0.02 a careful threshold for models of 15 and more evaluations.
-    """
-
-    size: Size
-    frame: Frame | None
-    evaluations: int | None
-    guidance: float
-    seed: int
-    crop: Crop
-    head: float
-    lips: float
-    eyes: float
-    step_cache: float
-
-
-@dataclass(frozen=True)
-class Shot:
-    """A portrait and a recording ready to be sampled and shown."""
-
-    pipeline: Pipeline
-    composite: Composite
-    size: Size
-    sound: media.Sound
-    clip: Encoded
-    schedule: Schedule
-    guidance: float
-    seed: int
-    crop: Crop
-    strengths: Strengths
-    cache: StepCache  # counts what it saves
-    num_frames: int
-    rest: Float[Tensor, "1"] | None = None  # how far the lips are apart in silence, in half-squares
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What the user should know of portrait, sound and model, a line each."""
-        x, y, side = self.composite.square
-        exposure = media.exposure_warnings(self.composite.picture[y : y + side, x : x + side])
-        of_portrait = (*self.composite.warnings, *exposure)
-        own = *self.pipeline.warnings, *self.cache.warnings
-        return (*of_portrait, *self.sound.warnings, *own)
-
-    def latents(self, progress: Progress | None = None) -> Iterator[Tensor]:
-        """The clip's latent frames [1, c, l, h, w] as they are shown, in blocks, as their windows
-        are sampled.
-        """
-        codec, clip = self.pipeline.codec, self.clip
-        raw, done, before = None, 0, codec.settle_reach
-        for window in self.pipeline.sampled(
-            clip, self.schedule, self.guidance, self.seed, progress, self.cache
-        ):
-            raw = window if raw is None else torch.cat([raw, window], dim=2)
-            known = raw.shape[2]
-            ready = known if known == clip.latent_frames else max(done, known - codec.settle_reach)
-            first = max(0, done - before)
-            settled = self._settled(raw[:, :, first:], first)
-            yield settled[:, :, done - first : ready - first]
-            done = ready
-
-    def _settled(self, latents: Float[Tensor, "1 c l h w"], first: int) -> Tensor:
-        events = draw_eye_events(self.num_frames, self.seed, self.strengths.eyes).groups(
-            first, latents.shape[2]
-        )
-        return self.pipeline.settled(self.clip, latents, self.rest, events, self.strengths)
-
-    def frames(self, blocks: Iterable[Tensor]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        """The frames of latent frames that come in blocks, one after another."""
-        left = self.num_frames
-        decoded = self.pipeline.codec.decode_stream(blocks, self.clip.context)
-        while left > 0:
-            # Not around the whole: what takes the frames, such as an encoder, must not compute in
-            # these modes.
-            with torch.inference_mode(), matmul_precision(self.pipeline.device.type):
-                frames = next(decoded)[0]
-            pixels = (frames.float() + 1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-            pixels = self.composite.laid_back(
-                rearrange(pixels, "c f h w -> f h w c").contiguous().cpu().numpy()
-            )
-            yield from pixels[:left]
-            left -= len(pixels)
-
-
-@dataclass(frozen=True)
-class Result:
-    """A generated clip. It keeps latents; `frames` and `save` decode them."""
-
-    latents: Float[Tensor, "1 c l h w"] = field(repr=False)
-    shot: Shot = field(repr=False)
-    chunk: int = field(repr=False)  # latent frames decoded at a time
-
-    @property
-    def sound(self) -> media.Sound:
-        """What is said, as it was given."""
-        return self.shot.sound
-
-    @property
-    def num_frames(self) -> int:
-        """Frames of the video."""
-        return self.shot.num_frames
-
-    @property
-    def fps(self) -> float:
-        """Frames a second."""
-        return self.shot.pipeline.spec.fps
-
-    @property
-    def video_s(self) -> float:
-        """Seconds of picture."""
-        return self.num_frames / self.fps
-
-    @property
-    def size_px(self) -> int:
-        """Side of the face's square in the video."""
-        return self.shot.composite.square.side
-
-    @property
-    def model(self) -> str:
-        """Name of the model that made it."""
-        return self.shot.pipeline.spec.name
-
-    @property
-    def device(self) -> str:
-        """Where it was sampled."""
-        return str(self.shot.pipeline.device)
-
-    @property
-    def evaluations(self) -> int:
-        """Calls of the network for each window."""
-        return len(self.shot.schedule)
-
-    @property
-    def evaluations_saved(self) -> int:
-        """Calls of the network, of all windows, that the step cache spared."""
-        return self.shot.cache.saved
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What the user should know of portrait, sound and model, a line each."""
-        return self.shot.warnings
-
-    @cached_property
-    def frames(self) -> np.ndarray:
-        """All frames, uint8 [f, h, w, 3]."""
-        return np.stack(list(self.stream()))
-
-    def stream(self) -> Iterator[np.ndarray]:
-        """The frames one after another, uint8 [h, w, 3], decoded a few at a time."""
-        return self.shot.frames(self.latents.split(self.chunk, dim=2))
-
-    def save(self, path: str | Path) -> Path:
-        """Writes the video with its sound, marked as generated, and gives the path. Raises
-        MediaError.
-        """
-        from flowportrait import __version__
-
-        mark = media.synthetic_mark(self.shot.pipeline.spec.name, self.shot.seed, __version__)
-        media.write_video(
-            path,
-            self.stream(),
-            self.fps,
-            self.sound.samples,
-            self.sound.sample_rate,
-            mark,
-            preset="veryfast",
-        )
-        return Path(path)
 
 
 @dataclass(frozen=True)
@@ -232,9 +61,9 @@ class Pipeline:
 
     spec: ModelSpec
     model: MoT
-    codec: nn.Module
-    audio_encoder: nn.Module
-    image_encoder: nn.Module
+    codec: LatentCodec
+    audio_encoder: AudioEncoder
+    image_encoder: ImageEncoder
     device: torch.device
     offload: bool = False  # on the device is only what is at work, the rest in CPU memory
     quantization: Quantization | None = None  # what the weights of the layers were brought to
@@ -272,7 +101,8 @@ class Pipeline:
         errors are those of `generate`.
         """
         shot = self.shot(portrait, audio, **options)
-        samples, rate = shot.sound.samples, shot.sound.sample_rate
+        samples = shot.sound.samples
+        rate = shot.sound.sample_rate
         for index, frame in enumerate(shot.frames(shot.latents())):
             start, stop = (round(at * rate / self.spec.fps) for at in (index, index + 1))
             last = index == shot.num_frames - 1
@@ -350,7 +180,7 @@ class Pipeline:
         if not self.codec.moves_portrait:
             return None
         frames = 1 + self.codec.temporal_stride * (SILENCE - 1)
-        silence = torch.zeros(1, round(frames / self.spec.fps * AUDIO_RATE_HZ), device=self.device)
+        silence = torch.zeros(1, round(frames / self.spec.fps * SPEECH_HZ), device=self.device)
         still = replace(clip, audio=self.audio_encoder(silence, frames), latent_frames=SILENCE)
         return self.codec.lip_gap(
             torch.cat(list(self.sampled(still, schedule, 1.0, 0)), dim=2), clip.context
@@ -381,7 +211,7 @@ class Pipeline:
 
     @property
     def warnings(self) -> list[str]:
-        """What whoever uses this model should know."""
+        """Warnings for users of this model, a line each."""
         if not self.spec.untrained:
             return []
         what = ", ".join(self.spec.untrained)
@@ -404,22 +234,18 @@ class Pipeline:
         latent_frames: int,
         composite: Composite | None = None,
     ) -> Encoded:
-        """What the framed portrait and the whole recording mean to the model, computed once for all
-        windows. With a `composite` frames are shown on its canvas.
+        """The framed portrait and the whole recording as the model's features, computed once for
+        all windows. With a `composite` frames are shown on its canvas.
         """
         pixels = torch.from_numpy(portrait.copy()).to(self.device).float()
         picture = rearrange(pixels / 127.5 - 1, "h w c -> 1 c h w")
-        grid = self._grid(latent_frames, opening=True)
-        speech = media.heard(sound.samples, sound.sample_rate, AUDIO_RATE_HZ)
+        num_frames = self._grid(latent_frames, opening=True).num_frames
+        heard = media.heard(sound.samples, sound.sample_rate, SPEECH_HZ)
+        speech = torch.from_numpy(heard).to(self.device)[None]
         context = self._context(picture, composite)
-        return Encoded(
-            context=context,
-            image=self.image_encoder(picture, context),
-            audio=self.audio_encoder(
-                torch.from_numpy(speech).to(self.device)[None], grid.num_frames
-            ),
-            latent_frames=latent_frames,
-        )
+        image = self.image_encoder(picture, context)
+        audio = self.audio_encoder(speech, num_frames)
+        return Encoded(context, image, audio, latent_frames)
 
     def _context(self, picture: Float[Tensor, "1 3 h w"], composite: Composite | None) -> Any:
         if composite is None or not self.codec.moves_portrait:
@@ -445,7 +271,7 @@ class Pipeline:
         sampling = self.spec.sampling
         longest, prefix = sampling.window_latent_frames, sampling.prefix_latent_frames
         windows = plan_windows(clip.latent_frames, longest, prefix)
-        on_step = _counter(progress, len(windows) * len(schedule))
+        on_step = counted(progress, len(windows) * len(schedule))
         side = self.spec.size_px // self.codec.spatial_stride
         known = torch.empty(1, self.codec.channels, 0, side, side, device=self.device)
         for window in windows:
@@ -515,22 +341,6 @@ class Pipeline:
         )
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """A clip's inputs as features: the codec's `context`, image [1, i, d], audio [1, a, d] of all
-    frames.
-    """
-
-    context: Any
-    image: Tensor
-    audio: Tensor
-    latent_frames: int
-
-
-# ------------------------------------------------------------------------------------- model
-# directories
-
-
 def load(
     name_or_directory: str | Path,
     device: str = "auto",
@@ -570,15 +380,6 @@ def load(
     return pipeline
 
 
-def mix_weights(
-    one: Mapping[str, Tensor], other: Mapping[str, Tensor], share: float
-) -> dict[str, Tensor]:
-    """Weights `share` of the way from `one` to `other`, which must have the same names and
-    shapes.
-    """
-    return {name: torch.lerp(value, other[name], share) for name, value in one.items()}
-
-
 def _mixed(one: Pipeline, other: Pipeline, share: float) -> Pipeline:
     if not 0 <= share <= 1:
         raise ConfigError(
@@ -594,25 +395,7 @@ def _mixed(one: Pipeline, other: Pipeline, share: float) -> Pipeline:
     return replace(one, spec=mixed(one.spec, other.spec, share))
 
 
-# ------------------------------------------------------------------------------------------------
-# inputs
-
-
 @cache
 def _kept(finder: Callable[[], Any]) -> Any:
-    """What looks at portraits, loaded once: that takes longer than a look."""
+    """A finder for portraits, loaded once: that takes longer than a look."""
     return finder()
-
-
-def _counter(progress: Progress | None, total: int) -> Callable[[], None] | None:
-    """A function that tells `progress` of one more evaluation each time it is called."""
-    if progress is None:
-        return None
-    done = 0
-
-    def count() -> None:
-        nonlocal done
-        done += 1
-        progress(done, total)
-
-    return count

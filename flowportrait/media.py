@@ -17,8 +17,7 @@ import av
 import numpy as np
 
 from flowportrait import sound as sounds
-from flowportrait.container import nearest_frames as nearest_frames
-from flowportrait.container import opened, readable_file, timeline, told, track
+from flowportrait.container import opened, readable_file, told, track
 from flowportrait.errors import DataError, MediaError
 from flowportrait.mp4 import check_output as check_output
 from flowportrait.mp4 import remux as remux
@@ -36,6 +35,8 @@ from flowportrait.sound import Sound as Sound
 from flowportrait.sound import heard as heard
 from flowportrait.sound import resample as resample
 from flowportrait.sound import to_mono as to_mono
+from flowportrait.timeline import nearest_frames as nearest_frames
+from flowportrait.timeline import timeline
 
 FPS = 24
 """Frames per second of everything flowportrait makes (§3.1)."""
@@ -49,7 +50,7 @@ SOUND_KINDS = "a sound (wav, mp3, flac, ogg, m4a) or a video with a sound track"
 
 
 class Facts(NamedTuple):
-    """What a video file says of itself, or its packets where it says nothing."""
+    """Facts of a video file by its header, or by its packets where the header is silent."""
 
     fps: float
     num_frames: int
@@ -86,8 +87,9 @@ class Clip:
         return np.stack(list(read_frames(self.path)))
 
     def frames_at(self, fps: float) -> np.ndarray:
-        """What each tick of the clock `fps` shows, uint8 [ticks, h, w, 3], by time; at least the
-        first frame."""
+        """Frames on show at each tick of the clock `fps`, uint8 [ticks, h, w, 3], by time; at least
+        the first frame.
+        """
         if self.is_even and abs(fps - self.fps) < 1e-3:
             return self.frames
         return np.stack(list(read_frames(self.path, fps)) or [next(read_frames(self.path))])
@@ -168,7 +170,12 @@ def read_pcm(path: str | Path, sample_rate: int) -> np.ndarray:
     path = readable_file(path, SOUND_KINDS)
     _refuse_cut_wav(path)
     _, channels = _head_of(path, math.inf)
-    return _decoded(path, ("s16", "mono", sample_rate), channels, math.inf)[0][0]
+    return _decoded(
+        path,
+        ("s16", "mono", sample_rate),
+        channels,
+        math.inf,
+    )[0][0]
 
 
 def _head_of(path: Path, max_s: float) -> tuple[int, int]:
@@ -176,7 +183,8 @@ def _head_of(path: Path, max_s: float) -> tuple[int, int]:
     the file's head."""
     with opened(path, SOUND_KINDS, pictures=False) as container:
         stream = track(container, "audio", path)
-        rate, length_s = stream.codec_context.sample_rate, 0.0
+        rate = stream.codec_context.sample_rate
+        length_s = 0.0
         if math.isinf(max_s):
             return rate, stream.codec_context.channels
         # Of a bare mp3 or aac without a head, the length is a guess from the first bit rate: it is
@@ -215,7 +223,8 @@ class _Levels:
     """How loud two channels are, and their mixture, over a whole recording."""
 
     def __init__(self):
-        self.resampler, self.squares = None, np.zeros(3)
+        self.resampler = None
+        self.squares = np.zeros(3)
 
     def hear(self, frame: av.AudioFrame) -> None:
         """Adds a frame of any layout."""
@@ -242,7 +251,8 @@ def _resampled(
 ) -> np.ndarray:
     """Planes [channels, s] as they are decoded, refused once there are more than `max_s` seconds of
     them."""
-    left_s, parts = max_s + _LATE_S, []
+    left_s = max_s + _LATE_S
+    parts = []
     with told(f"{path}: damaged sound", f"give {SOUND_KINDS}"):
         resampler = av.AudioResampler(*kind)
     for frame in read_sound(path):
@@ -255,6 +265,12 @@ def _resampled(
             if levels:
                 levels.hear(frame)
             parts += [out.to_ndarray() for out in resampler.resample(frame)]
+    return _flushed(parts, kind, path, resampler)
+
+
+def _flushed(
+    parts: list[np.ndarray], kind: tuple[str, str, int], path: Path, resampler
+) -> np.ndarray:
     if not parts:
         return np.zeros(
             (1 if kind[1] == "mono" else 2, 0), np.int16 if kind[0] == "s16" else np.float32
@@ -284,9 +300,10 @@ def _doubts(path: Path, samples: np.ndarray, rate: int, max_s: float) -> list[st
 
 
 def _silence(path: Path, max_s: float) -> str:
-    """What to say of a track in which nothing is heard: that another one speaks, if one does."""
+    """A warning for a track in which nothing is heard: that another one speaks, if one does."""
     with opened(path, SOUND_KINDS, pictures=False) as container:
-        taken, count = track(container, "audio", path).index, len(container.streams.audio)
+        taken = track(container, "audio", path).index
+        count = len(container.streams.audio)
         others = [
             number for number, stream in enumerate(container.streams.audio) if stream.index != taken
         ]

@@ -15,13 +15,14 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from flowportrait import media, registry
 from flowportrait.config import Frozen, load_recipe, read_values, save_resolved, validate
 from flowportrait.errors import CheckpointError, ConfigError
 from flowportrait.files import sha256_of
-from flowportrait.model.mot import TEXT, MoT, MoTConfig
+from flowportrait.model.blocks import TEXT, MoTConfig
+from flowportrait.model.mot import MoT
 from flowportrait.model.offload import place, wait_aside
 from flowportrait.model.quantize import Quantization, quantize
 from flowportrait.precision import fast_bf16
@@ -95,7 +96,7 @@ def load_parts(
     wide: bool = True,
     quantization: Quantization | None = None,
 ) -> tuple[ModelSpec, dict[str, nn.Module]]:
-    """What a model directory says of itself, and the parts of it that are asked for, frozen. What
+    """The description of a model directory, and the parts of it that are asked for, frozen. What
     text alone needs is read for training (`wide`) alone. Raises as `load`.
     """
     where = find_device(device)
@@ -185,7 +186,7 @@ def save_model(
 
 
 def load_spec(directory: Path) -> ModelSpec:
-    """What a model directory says of itself. Raises CheckpointError where it cannot be read, or
+    """The description in a model directory. Raises CheckpointError where it cannot be read, or
     where its config.json is not what was written; one that names no digest of its own is taken as
     it is.
     """
@@ -206,7 +207,7 @@ def load_spec(directory: Path) -> ModelSpec:
 def describe(
     name_or_directory: str | Path, toward: str | Path | None = None, share: float = 0.5
 ) -> ModelSpec:
-    """What a model, or the mixture `share` of the way `toward` another, says of itself, without
+    """Description of a model, or of the mixture `share` of the way `toward` another, without
     reading any weights. Raises as `load_spec`.
     """
     one = load_spec(registry.find_model(name_or_directory))
@@ -256,7 +257,9 @@ def _digest_of_values(values: Mapping[str, Any]) -> str:
     ).hexdigest()
 
 
-def build_part(table: registry.Table, part: Mapping[str, Any], empty: bool = False) -> nn.Module:
+def build_part(
+    table: registry.PartTable, part: Mapping[str, Any], empty: bool = False
+) -> nn.Module:
     """The part that a `{type, ...}` spec describes, with fresh weights or, where it can be,
     `empty`. ConfigError.
     """
@@ -312,3 +315,12 @@ def find_device(name: str) -> torch.device:
         usable = ", ".join(kind for kind, there in available.items() if there)
         raise ConfigError(f"device: got '{name}'; usable here: auto, {usable}")
     return torch.device(name)
+
+
+def mix_weights(
+    one: Mapping[str, Tensor], other: Mapping[str, Tensor], share: float
+) -> dict[str, Tensor]:
+    """Weights `share` of the way from `one` to `other`, which must have the same names and
+    shapes.
+    """
+    return {name: torch.lerp(value, other[name], share) for name, value in one.items()}

@@ -108,6 +108,11 @@ def check_output(path: str | Path) -> Path:
         )
     if path.is_dir():
         raise MediaError(f"{path}: is a folder; give the name of a file in it")
+    return _writable(path)
+
+
+def _writable(path: str | Path) -> Path:
+    """A path whose folder can be written to. Raises MediaError."""
     if not path.parent.is_dir():
         raise MediaError(f"{path}: the folder {path.parent} does not exist; make it first")
     probe = _partial_name(path)
@@ -179,6 +184,10 @@ def _video_stream(
         # 272 and 368 px).
         options["mbtree"] = "0"
     stream = container.add_stream("libx264", rate=fps, options=options)
+    return _with_picture_settings(stream, width, height, fps)
+
+
+def _with_picture_settings(stream, width: int, height: int, fps: Fraction):
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     stream.time_base = 1 / fps
     context = stream.codec_context

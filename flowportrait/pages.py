@@ -142,7 +142,8 @@ def latex(text: str) -> str:
 def histogram(values: Sequence[float]) -> str:
     """Counts in up to 24 bins, as SVG with both ends labelled."""
     counts, edges = np.histogram(values, bins=min(24, max(4, len(values))))
-    width, top = 500 / len(counts), max(counts)
+    width = 500 / len(counts)
+    top = max(counts)
     bars = "".join(
         f"<rect x='{i * width + 10:.1f}' y='{100 - 90 * n / top:.1f}' width='{width - 1:.1f}' "
         f"height='{90 * n / top:.1f}' fill='var(--bar)'>"

@@ -58,8 +58,9 @@ def read_portrait(path: str | Path, max_px: int | None = None) -> np.ndarray:
 
 
 def exposure_warnings(pixels: np.ndarray) -> list[str]:
-    """What to say of a face's square, uint8 [h, w, 3], that is so dark that hardly anything is seen
-    in it."""
+    """Warnings of a face's square, uint8 [h, w, 3], that is so dark that hardly anything is seen in
+    it.
+    """
     luma = pixels.reshape(-1, 3) @ np.array([0.2126, 0.7152, 0.0722], np.float32)
     bright = float(np.percentile(luma, 95)) if luma.size else 0.0
     if bright >= _DARK_LEVEL:
@@ -81,7 +82,7 @@ def _formats() -> list[str]:
 
 
 def _unknown(path: Path) -> str:
-    """What is wrong with a file that Pillow does not know."""
+    """The reason why Pillow does not know a file."""
     with path.open("rb") as file:
         head = file.read(12)
     if head[4:8] == b"ftyp" and head[8:] in _HEIC_BRANDS:

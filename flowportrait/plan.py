@@ -15,15 +15,31 @@ from typing import Any
 import torch
 
 from flowportrait import registry
-from flowportrait.config import load_recipe, read_values
+from flowportrait.catalogue import kind_of
+from flowportrait.config import load_recipe
 from flowportrait.errors import ConfigError
 from flowportrait.media import Facts
-from flowportrait.model.cost import clip_flops, condition_flops, linear_flops
-from flowportrait.model.layout import RowLayout, TokenGrid, latent_frames_for
-from flowportrait.model.mot import MLP_TOKENS, MoT, MoTConfig
-from flowportrait.model.offload import Place, generation_weights, understanding_weights
-from flowportrait.model.quantize import LAYERS
-from flowportrait.modeldir import ModelSpec, SamplingConfig, build_part, load_spec
+from flowportrait.model.blocks import MoTConfig
+from flowportrait.model.cost import clip_flops, condition_flops
+from flowportrait.model.layout import RowLayout, TokenGrid
+from flowportrait.model.mot import MoT
+from flowportrait.model.offload import generation_weights, understanding_weights
+from flowportrait.modeldir import ModelSpec, SamplingConfig, load_spec
+from flowportrait.plan_memory import (
+    CARDS_GIB,
+    CONTEXT_GIB,
+    DECODE_FLOPS_PER_PIXEL,
+    GIB,
+    GPUS,
+    _keys,
+    expert_bytes,
+    longest_grid,
+    part_gib,
+    row_bytes,
+    state_bytes,
+    training_flops,
+    working_bytes,
+)
 from flowportrait.scoring.judges.cost import cost_of_clip
 from flowportrait.scoring.reward import scorer_of
 from flowportrait.scoring.rewards import judge_of
@@ -31,32 +47,10 @@ from flowportrait.train import rl
 from flowportrait.train.sft import SftRecipe
 from flowportrait.train.trainable import choose_trained, halve_frozen
 
-GIB = 2**30
-DECODE_FLOPS_PER_PIXEL = 4.99e12 / 384**2  # of the Wan-VAE, for a latent frame
 SCORER_TFLOP_PER_FRAME = {"lpips": 0.0050, "raft-jitter": 0.0157}
 """At 384 px, counted by torch on the networks themselves: both pictures of a pair; twelve
 iterations for a pair of frames.
 """
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A kind of GPU: dense bf16 operations a second at its peak, and memory."""
-
-    bf16_tflops: float
-    memory_gib: float
-
-
-GPUS = {
-    "a100": Gpu(312, 80), "a100-40": Gpu(312, 40), "h100": Gpu(989, 80), "h200": Gpu(989, 141),
-    "b200": Gpu(2250, 180), "l40s": Gpu(362, 48), "rtx4090": Gpu(165, 24),
-}  # fmt: skip
-"""Makers' figures, without sparsity."""
-
-
-CARDS_GIB = (8, 12, 16, 24, 48, 80)
-"""Memory of the cards that a plan for generating speaks of."""
-CONTEXT_GIB = 1.0  # of CUDA itself, its libraries and what the allocator cannot use; an estimate
 
 
 @dataclass(frozen=True)
@@ -87,7 +81,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run costs. Memory is of one GPU, in GiB, by what it is for."""
+    """The cost of a run. Memory is of one GPU, in GiB, by what it is for."""
 
     recipe: str
     model: str
@@ -152,15 +146,15 @@ class Cost:
 
 
 def plan_generation(name: str, clip_s: float | None = None) -> tuple[str, list[Way]]:
-    """What a card must hold to generate with a model: its name, and each way to do so. Weights are
-    counted on the meta device; a model that is not there is taken to be BAGEL-7B-MoT.
+    """Memory that a card needs to generate with a model: its name, and each way to do so. Weights
+    are counted on the meta device; a model that is not there is taken to be BAGEL-7B-MoT.
 
     What a window's evaluation works with is an estimate, and what the codec needs to decode is not
     counted: it decodes a few frames at a time, after a window is sampled. Raises ConfigError.
     """
     spec, notes = _spec(name)
     window = spec.sampling.window_latent_frames
-    grid = _grid(spec, clip_s or window * 4 / spec.fps, window)
+    grid = longest_grid(spec, clip_s or window * 4 / spec.fps, window)
     with torch.device("meta"):
         model = MoT(spec.model.model_copy(update={"vocab_size": 0}))
     experts = {
@@ -169,56 +163,20 @@ def plan_generation(name: str, clip_s: float | None = None) -> tuple[str, list[W
     }
     state = grid.num_frames + grid.num_image_tokens
     shared = {
-        "codec": _part_gib(registry.CODECS, spec.codec),
+        "codec": part_gib(registry.CODECS, spec.codec),
         "keys and values": 2 * 2 * state * _keys(spec.model) * spec.model.num_layers / GIB,
-        "working": _working_bytes(spec.model, grid.num_video_tokens + state) / GIB,
+        "working": working_bytes(spec.model, grid.num_video_tokens + state) / GIB,
         "CUDA": CONTEXT_GIB,
     }
-    encoders = _part_gib(registry.AUDIO_ENCODERS, spec.audio_encoder)
-    encoders += _part_gib(registry.IMAGE_ENCODERS, spec.image_encoder)
+    encoders = part_gib(registry.AUDIO_ENCODERS, spec.audio_encoder)
+    encoders += part_gib(registry.IMAGE_ENCODERS, spec.image_encoder)
     ways = []
     for quantization in (None, "int8"):
-        size = {kind: _expert_bytes(own, quantization) / GIB for kind, own in experts.items()}
+        size = {kind: expert_bytes(own, quantization) / GIB for kind, own in experts.items()}
         flag = f"--quantize {quantization} " if quantization else ""
         ways.append(Way(flag.strip(), {**size, "encoders": encoders, **shared}))
         ways.append(Way(f"{flag}--offload", {"one expert": max(size.values()), **shared}))
     return "; ".join([spec.name, *notes]), ways
-
-
-def _expert_bytes(weights: dict[str, Place], quantization: str | None) -> float:
-    """In bf16, what is no matrix product in float32; eight bits bring a scale for each row."""
-    total = 0.0
-    for name, (module, key) in weights.items():
-        count = module._parameters[key].numel()
-        if not isinstance(module, torch.nn.Linear):
-            total += 4 * count
-        elif quantization and name.startswith(LAYERS) and key == "weight":
-            total += count + 2 * module.out_features
-        else:
-            total += 2 * count
-    return total
-
-
-def _keys(config: MoTConfig) -> int:
-    return config.num_kv_heads * config.head_size
-
-
-def _working_bytes(config: MoTConfig, num_tokens: int) -> float:
-    """What a layer holds of the tokens while it computes: tokens, their norm, q before and after it
-    is turned in float32, q, heads and output in bf16, keys and values; SwiGLU's three products in
-    bf16 of some tokens at a time.
-    """
-    hidden, keys = config.hidden_size, _keys(config)
-    return (
-        num_tokens * (22 * hidden + 12 * keys) + min(num_tokens, MLP_TOKENS) * 6 * config.mlp_size
-    )
-
-
-def _part_gib(table: registry.Table, part: dict[str, Any]) -> float:
-    """Of an encoder or a codec, which stay float32."""
-    with torch.device("meta"):
-        module = build_part(table, part, empty=True)
-    return sum(value.numel() * value.element_size() for value in module.state_dict().values()) / GIB
 
 
 def plan(
@@ -229,7 +187,7 @@ def plan(
     utilisation: float = 0.4,
     clip_s: float | None = None,
 ) -> Cost:
-    """What the run of an SFT or RL recipe costs on `num_gpus` of a kind.
+    """The cost of a run of an SFT or RL recipe on `num_gpus` of a kind.
 
     Clips are taken as `clip_s` long: 25 s for SFT (the longest of §4.1), 5 s for RL. A model that
     is not there is taken to be BAGEL-7B-MoT. Raises ConfigError for a recipe or a GPU that is
@@ -237,22 +195,22 @@ def plan(
     """
     if gpu not in GPUS:
         raise ConfigError(f"--gpu: got '{gpu}'; {registry.name_hint(gpu, GPUS)}")
-    values = read_values(recipe)
-    if "codec" in values or ("start_from" not in values and "prompts" not in values):
+    kind = kind_of(recipe)
+    if kind not in ("sft", "rl"):
         raise ConfigError(
-            f"{recipe}: plans are for SFT recipes with start_from and for RL recipes; this is"
-            " neither"
+            f"{recipe}: plans are for recipes of `train sft` and `train rl`; this is one of kind"
+            f" '{kind}'"
         )
-    work, clip_s = (_rl, clip_s or 5.0) if "prompts" in values else (_sft, clip_s or 25.0)
+    work, clip_s = (_rl, clip_s or 5.0) if kind == "rl" else (_sft, clip_s or 25.0)
     return _laid_on(
         work(recipe, overrides or [], num_gpus, clip_s), recipe, clip_s, num_gpus, gpu, utilisation
     )
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What a recipe does, before it is laid on GPUs of a kind. `state` is what one GPU holds, in
-    bytes.
+class _Training:
+    """The training of a recipe, before it is laid on GPUs of a kind. `state` is what one GPU holds,
+    in bytes.
     """
 
     spec: ModelSpec
@@ -265,10 +223,10 @@ class _Work:
     state: dict[str, float]
 
 
-def _sft(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _Work:
+def _sft(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _Training:
     config = load_recipe(recipe, SftRecipe, overrides)
     spec, notes = _spec(config.start_from)
-    grid = _grid(spec, clip_s, config.data.max_latent_frames)
+    grid = longest_grid(spec, clip_s, config.data.max_latent_frames)
     clip_tokens, share = RowLayout((grid,)).num_tokens, config.parallel.sequence
     num_clips = config.data.row_tokens // clip_tokens
     if not num_clips:
@@ -288,13 +246,13 @@ def _sft(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _W
     choose_trained(model, config.trained, config.lora)
     halve_frozen(model, "cuda")
     recompute, num_rows = config.parallel.recompute, config.data.num_rows
-    state = _state_bytes(model, num_gpus, config.parallel.shard or num_gpus)
+    state = state_bytes(model, num_gpus, config.parallel.shard or num_gpus)
     row_tokens = num_clips * (
         grid.num_frames + grid.num_image_tokens + grid.num_video_tokens // share
     )
-    state |= _row_bytes(spec.model, row_tokens, recompute)
-    flops = _training_flops(spec.model, grid, config.trained, recompute)
-    return _Work(
+    state |= row_bytes(spec.model, row_tokens, recompute)
+    flops = training_flops(spec.model, grid, config.trained, recompute)
+    return _Training(
         spec,
         model,
         grid,
@@ -306,11 +264,11 @@ def _sft(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _W
     )
 
 
-def _rl(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _Work:
+def _rl(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _Training:
     config = load_recipe(recipe, rl.RlRecipe, overrides)
     rl.check(config, num_gpus)
     spec, notes = _spec(config.model)
-    grid = _grid(
+    grid = longest_grid(
         spec, clip_s, config.prompts.max_latent_frames or spec.sampling.window_latent_frames
     )
     rollout, per_rollout = config.rollout, config.objective.updates_per_rollout
@@ -333,19 +291,19 @@ def _rl(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _Wo
         model = MoT(spec.model)
     rl.choose_trained(model, config.trained, config.lora)
     halve_frozen(model, "cuda")
-    state = _state_bytes(model, num_gpus, config.parallel.shard or num_gpus)
+    state = state_bytes(model, num_gpus, config.parallel.shard or num_gpus)
     condition = grid.num_frames + grid.num_image_tokens
     row_tokens = condition + grid.num_video_tokens // share
-    state |= _row_bytes(spec.model, row_tokens, recompute)
+    state |= row_bytes(spec.model, row_tokens, recompute)
     notes += reward_notes(config, grid)
     videos = rollout.num_groups * rollout.group_size
-    return _Work(
+    return _Training(
         spec, model, grid, notes, config.run.num_updates, videos * clip_tokens, flops, state
     )
 
 
 def reward_notes(config: rl.RlRecipe, grid: TokenGrid) -> list[str]:
-    """What rewards and judges cost beside the GPUs of the run, a line each."""
+    """Costs of rewards and judges beside the GPUs of the run, a line each."""
     rollout, run = config.rollout, config.run
     rollouts = run.num_updates / config.objective.updates_per_rollout
     looks = (run.num_updates // run.sample_every + 1) * config.watch.num_clips
@@ -374,7 +332,8 @@ def rollout_evaluations(config: rl.RlRecipe) -> tuple[float, float]:
     """Evaluations that a group's sampling takes, and passes with a gradient, with what siblings
     share (docs/rl.md); a window is as likely to start at one place as at another.
     """
-    rollout, size = config.rollout, config.rollout.group_size
+    rollout = config.rollout
+    size = config.rollout.group_size
     width = rollout.window.width
     last = (
         rollout.evaluations - 1 - width
@@ -411,88 +370,8 @@ def _spec(name: str) -> tuple[ModelSpec, list[str]]:
     ]
 
 
-def _grid(spec: ModelSpec, clip_s: float, longest: int) -> TokenGrid:
-    codec = registry.CODECS.load(spec.codec["type"])
-    rows, cols = build_part(registry.IMAGE_ENCODERS, spec.image_encoder, empty=True).grid
-    side = spec.size_px // (codec.spatial_stride * spec.model.patch)
-    latent_frames = min(longest, latent_frames_for(round(clip_s * spec.fps), codec.temporal_stride))
-    return TokenGrid(
-        latent_frames,
-        side,
-        side,
-        rows,
-        cols,
-        patch=spec.model.patch,
-        temporal_stride=codec.temporal_stride,
-        fps=spec.fps,
-    )
-
-
-def _training_flops(config: MoTConfig, grid: TokenGrid, trained: str, recompute: bool) -> float:
-    """Of a clip's forward, its repetition, and its backward; frozen matrices need the half of a
-    backward's.
-    """
-    linear = linear_flops(config) * RowLayout((grid,)).num_tokens
-    attention = clip_flops(config, grid) - linear
-    return linear * (1 + recompute + (1 if trained == "lora" else 2)) + attention * (3 + recompute)
-
-
-def _state_bytes(model: MoT, num_gpus: int, shards: int) -> dict[str, float]:
-    """What a GPU holds of weights and of what goes with those that are trained."""
-    size = lambda p: p.numel() * p.element_size()  # noqa: E731
-    parameters = list(model.parameters())
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
-    layer = sum(p.numel() for p in model.layers[0].parameters())
-    outer = sum(map(size, parameters)) - sum(size(p) for p in model.layers.parameters())
-    # Sharded: two layers at a time in bf16 and what lies around the layers; alone: bf16 copies of
-    # what is trained.
-    gathered = 2 * 2 * layer + outer if num_gpus > 1 else 2 * trained
-    return {
-        "weights": (
-            sum(map(size, parameters)) / shards + sum(b.numel() * 4 for b in model.buffers())
-        ),
-        "gradients": 4 * trained / shards,
-        "optimizer": 8 * trained / shards,
-        "average": 4 * trained / shards,
-        "gathered": gathered,
-    }
-
-
-def _row_bytes(config: MoTConfig, num_tokens: int, recompute: bool) -> dict[str, float]:
-    """What a GPU holds of the tokens that it computes. `working`: a layer's backward has, beside
-    what was kept, the gradients of SwiGLU's three products in bf16 and of the tokens and their norm
-    in float32; an estimate.
-    """
-    working = num_tokens * (6 * config.mlp_size + 8 * config.hidden_size)
-    return {"activations": activation_bytes(config, num_tokens, recompute), "working": working}
-
-
-def activation_bytes(config: MoTConfig, num_tokens: int, recompute: bool) -> float:
-    """What a forward keeps for the backward, with products in bf16 and the tokens themselves in
-    float32.
-
-    With recomputation the layers' inputs, and one layer at a time as it is without: what its norms
-    need (fused norms need less), three bf16 copies of the normed tokens for q, k and v and two for
-    the MLP, heads, SwiGLU.
-    """
-    hidden, keys, inner = (
-        config.hidden_size,
-        config.num_kv_heads * config.head_size,
-        config.mlp_size,
-    )
-    layer = SAVED_HIDDEN * hidden + SAVED_KEYS * keys + SAVED_INNER * inner
-    each = 4 * hidden * config.num_layers + layer if recompute else layer * config.num_layers
-    return num_tokens * each
-
-
-SAVED_HIDDEN, SAVED_KEYS, SAVED_INNER = 38, 12, 8
-"""Bytes that a layer keeps of a token, for each number of its width, of its keys, and of the MLP's
-inside.
-"""
-
-
 def _laid_on(
-    work: _Work, recipe: Path, clip_s: float, num_gpus: int, gpu: str, utilisation: float
+    work: _Training, recipe: Path, clip_s: float, num_gpus: int, gpu: str, utilisation: float
 ) -> Cost:
     kind, parameters = GPUS[gpu], list(work.model.parameters())
     update_s = work.flops / (num_gpus * kind.bf16_tflops * 1e12 * utilisation)

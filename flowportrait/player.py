@@ -52,7 +52,8 @@ class VideoFolder:
 
     def __init__(self, page: Path, name: str):
         """The folder `name` is made beside the file `page` when the first video is wanted."""
-        self._folder, self._name = page.parent / name, name
+        self._folder = page.parent / name
+        self._name = name
         self._wanted: set[str] = set()
 
     def address(self, clip: Clip | None, sha256: str) -> str:
@@ -99,6 +100,11 @@ def section(
         "scorers": [asdict(scorer) for scorer in scorers],
         "items": list(_items(samples, _Results(scored), folder)),
     }
+    return _page_part(data)
+
+
+def _page_part(data: list[dict[str, Any]]) -> str:
+    """Data and script of the player as a part of a page."""
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     script = (Path(__file__).parent / "player.js").read_text(encoding="utf-8")
     return (
@@ -133,7 +139,7 @@ class _Results:
 def _items(
     samples: Iterable[Sample], results: _Results, folder: VideoFolder
 ) -> Iterable[dict[str, Any]]:
-    """What the script shows: every sample with its truth and the clips of all generators."""
+    """Items for the script: every sample with its truth and the clips of all generators."""
     items: dict[str, dict[str, Any]] = {}
     for sample in samples:
         name = sample.item or sample.id

@@ -19,18 +19,9 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from flowportrait.colours import HDR_TRANSFERS, hdr_to_sdr
-from flowportrait.container import (
-    MAX_PIXELS,
-    each,
-    is_due,
-    opened,
-    origin_of,
-    rational,
-    timeline,
-    told,
-    track,
-)
+from flowportrait.container import MAX_PIXELS, each, opened, rational, told, track
 from flowportrait.errors import MediaError
+from flowportrait.timeline import is_due, origin_of, timeline
 
 READER_VERSION = 2
 """Raised when files that are not plain (`is_plain`) give other pictures or another sound than
@@ -102,12 +93,15 @@ def read_pictures(path: Path, max_hold_s: float = MAX_HOLD_S) -> Iterator[Pictur
 def on_clock(pictures: Iterator[Picture], fps: float) -> Iterator[np.ndarray]:
     """The picture that each tick of the clock `fps` shows, by the rule of `container.is_due`; the
     same array again while a picture stays on show."""
-    tick, shown, end_s = 0, None, 0.0
+    tick = 0
+    shown = None
+    end_s = 0.0
     for start_s, step_s, pixels in pictures:
         while shown is not None and is_due(tick, fps, start_s):
             yield shown
             tick += 1
-        shown, end_s = pixels, start_s + step_s
+        shown = pixels
+        end_s = start_s + step_s
     while shown is not None and is_due(tick, fps, end_s):
         yield shown
         tick += 1
@@ -117,7 +111,10 @@ class _PictureClock:
     """When each decoded picture starts."""
 
     def __init__(self, times: Any, rate: Fraction, path: Path, max_hold_s: float):
-        self.times, self.origin, self.path, self.max_hold_s = times, times.origin, path, max_hold_s
+        self.times = times
+        self.origin = times.origin
+        self.path = path
+        self.max_hold_s = max_hold_s
         # How long a picture stands, until two of them have told; of odd files the average rate is
         # no picture's length.
         self.usual_s = float(1 / rate) if rate else 1 / times.fps
@@ -136,7 +133,8 @@ class _PictureClock:
                 f"to {start_s:.2f} s); give another"
             )
         self.gap_s = start_s - self.last_s or self.gap_s
-        self.last_s, self.count = start_s, self.count + 1
+        self.last_s = start_s
+        self.count = self.count + 1
         near = self.gap_s / 2 < self.usual_s < self.gap_s * 2
         return start_s, self.usual_s if near else self.gap_s
 
@@ -155,7 +153,8 @@ class _Upright:
     def __init__(self, stream: av.VideoStream, path: Path):
         aspect = float(rational(stream.sample_aspect_ratio))
         self.aspect = aspect if _ASPECTS[0] <= aspect <= _ASPECTS[1] else 1.0
-        self.path, self.size_px = path, None
+        self.path = path
+        self.size_px = None
         self.colours = VideoReformatter()  # made anew for every frame it takes five times as long
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
@@ -183,9 +182,10 @@ class _Upright:
 
 
 def _turn(frame: av.VideoFrame) -> tuple[bool, int, int]:
-    """What the display matrix does to a picture, to the nearest quarter turn: whether its sides
-    change places, and the steps (1, or -1 for mirrored) by which its rows and its columns then
-    go."""
+    """The turn that the display matrix gives a picture, to the nearest quarter turn: whether its
+    sides change places, and the steps (1, or -1 for mirrored) by which its rows and its columns
+    then go.
+    """
     stored = frame.side_data.get(SideData.DISPLAYMATRIX)
     if stored is None:
         return False, 1, 1
@@ -235,8 +235,12 @@ class _SoundClock:
     """Puts frames of sound where their time says."""
 
     def __init__(self, rate: int, origin: Fraction | None, path: Path, max_gap_s: float):
-        self.rate, self.origin, self.path, self.max_gap_s = rate, origin, path, max_gap_s
-        self.written, self.begun = 0, False
+        self.rate = rate
+        self.origin = origin
+        self.path = path
+        self.max_gap_s = max_gap_s
+        self.written = 0
+        self.begun = False
 
     def place(self, frame: av.AudioFrame) -> Iterator[av.AudioFrame]:
         """The frame, with silence before it or cut where it must be. Raises MediaError when the
@@ -267,6 +271,10 @@ class _SoundClock:
         if self.begun and late < -_BACK_S * self.rate:
             self.origin += Fraction(late, self.rate)
             return 0
+        return self._missing(late)
+
+    def _missing(self, late: int) -> int:
+        """Samples that are missing, 0 within the tolerance. Raises MediaError for a jump."""
         if abs(late) <= (_DRIFT_S if self.begun else _START_S) * self.rate:
             return 0
         if late > self.max_gap_s * self.rate:
@@ -299,6 +307,10 @@ def _tail(frame: av.AudioFrame, skipped: int) -> av.AudioFrame:
     samples = frame.to_ndarray()
     step = 1 if frame.format.is_planar else frame.layout.nb_channels
     kept = np.ascontiguousarray(samples[:, skipped * step :])
-    cut = av.AudioFrame.from_ndarray(kept, format=frame.format.name, layout=frame.layout.name)
+    cut = av.AudioFrame.from_ndarray(
+        kept,
+        format=frame.format.name,
+        layout=frame.layout.name,
+    )
     cut.sample_rate = frame.sample_rate
     return cut

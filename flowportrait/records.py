@@ -32,6 +32,10 @@ MaybeNumber = Annotated[float, BeforeValidator(_null_is_nan)]
 """A number, or nan where there is none; nan is null on disk, because JSON has no nan."""
 
 
+Split = Literal["train", "held_out", "test"]
+"""Purpose of a clip: to learn from, to look at while a run learns, or for neither until the end."""
+
+
 class ManifestRow(Record):
     """One clip of a dataset: where it lies, how long it is, who speaks, what for."""
 
@@ -42,9 +46,9 @@ class ManifestRow(Record):
     fps: float = Field(gt=0)
     size_px: int = Field(ge=1, description="side of the square frames")
     sample_rate_hz: int = Field(ge=1)
-    split: Literal["train", "held_out"] = "train"
-    identity: str = Field(default="", description="who is seen; no identity is in both splits")
-    voice: str = Field(default="", description="who is heard; no voice is in both splits")
+    split: Split = "train"
+    identity: str = Field(default="", description="who is seen; no identity is in two splits")
+    voice: str = Field(default="", description="who is heard; no voice is in two splits")
     text: str = Field(default="", description="what is said, where known")
     source: str = Field(default="", description="the collection the clip comes from")
     licence: str = Field(default="", description="SPDX name or the licence's own words")
@@ -73,80 +77,8 @@ class EncodedClip(Record):
     )
 
 
-Reason = Literal[
-    "unreadable", "no_picture", "no_sound", "silent", "damaged", "crashed", "language", "direction",
-    "no_face", "small_face", "not_speaking", "overlap", "short", "not_for_test", "turned",
-]  # fmt: skip
-REASONS: tuple[Reason, ...] = get_args(Reason)
-"""Why `prepare` drops a second of a source."""
-
-
-class Dropped(Record):
-    """A stretch of a source that `prepare` did not keep."""
-
-    start_s: float
-    end_s: float
-    reason: Reason
-
-
-class PreparedClip(Record):
-    """A clip that `prepare` kept: where it comes from and how it was cut."""
-
-    id: str
-    video: str = Field(description="path relative to the dataset")
-    start_frame: int = Field(ge=0, description="in the source, at 24 fps")
-    num_frames: int = Field(ge=1)
-    size_px: int = Field(ge=1)
-    sample_rate_hz: int = Field(ge=1)
-    face_px: float = Field(description="longer side of the face's box in the source, median")
-    square: tuple[int, int, int] = Field(
-        description="x, y and side of the first frame's square in the source"
-    )
-    travel: float = Field(description="how far the face moves, as a share of its own size")
-    speaking: MaybeNumber = Field(
-        description="mean confidence that this face speaks; nan when not asked"
-    )
-    sha256: str = Field(description="of the video file")
-
-
-class PreparedSource(Record):
-    """What `prepare` did with one source. Every second of it is in a clip or has a reason."""
-
-    schema_version: Literal[1] = 1
-    key: str = Field(description="name of the source within the run")
-    size_bytes: int
-    changed_ns: int = Field(
-        description="when the file was last changed; it is prepared again when this differs"
-    )
-    identity: str = Field(description="who is seen; decides the split")
-    voice: str
-    text: str = ""
-    licence: str = ""
-    collection: str = ""
-    direction: str = Field(default="", description="of the face, where the source says it")
-    fingerprint: str = Field(description="digest of the settings and weights")
-    duration_s: float = Field(default=0.0, ge=0, description="of its picture, as far as known")
-    clips: list[PreparedClip] = []
-    dropped: list[Dropped] = []
-    notes: list[str] = Field(default=[], description="what is wrong with the file, in words")
-    computing_s: dict[str, float] = Field(default={}, description="processor seconds by stage")
-
-    def crashed(self) -> Self:
-        """The record of a source that killed the process which read it."""
-        dropped = Dropped(start_s=0.0, end_s=0.0, reason="crashed")
-        note = f"{self.key}: the process that read it died; the next run tries it again"
-        return self.model_copy(update={"dropped": [dropped], "notes": [note]})
-
-
-SOURCE_FIELDS = (
-    "key", "size_bytes", "changed_ns", "identity", "voice", "text", "licence", "collection",
-    "direction",
-)  # fmt: skip
-"""What a `PreparedSource` says of the source itself."""
-
-
 class RunInfo(Record):
-    """What one `generate` did, with all that is needed to do it again. Printed by `--json`."""
+    """The record of one `generate`, with all that is needed to repeat it. Printed by `--json`."""
 
     schema_version: Literal[1] = 1
     flowportrait: str = Field(description="version of the package")
@@ -194,8 +126,8 @@ class RunInfo(Record):
 
 
 class Measured(Record):
-    """What `Score` and `Verdict` share: where the result comes from, and why there is none where
-    there is none.
+    """The common part of `Score` and `Verdict`: where the result comes from, and why there is none
+    where there is none.
     """
 
     schema_version: Literal[1] = 1
@@ -298,7 +230,7 @@ class Verdict(Measured):
 
 
 class Rating(Record):
-    """What one rater gives one clip for one aspect (§2.3, App. A)."""
+    """One rater's rating of one clip for one aspect (§2.3, App. A)."""
 
     schema_version: Literal[1] = 1
     rater: str = Field(min_length=1)

@@ -30,7 +30,7 @@ def name_hint(got: str, allowed: Iterable[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Table:
+class PartTable:
     """The parts of one kind by name; `builtins` and entry points of `group` use the same door."""
 
     kind: str
@@ -61,14 +61,14 @@ class Table:
         return getattr(import_module(module), attribute)
 
 
-CODECS = Table(
+CODECS = PartTable(
     "codec",
     {
         "portrait": "flowportrait.codecs.portrait:PortraitCodec",
         "wan": "flowportrait.codecs.wan:WanCodec",
     },
 )
-AUDIO_ENCODERS = Table(
+AUDIO_ENCODERS = PartTable(
     "audio encoder",
     {
         "mel": "flowportrait.encoders.mel:MelEncoder",
@@ -76,14 +76,14 @@ AUDIO_ENCODERS = Table(
         "wav2vec2": "flowportrait.encoders.speech:Wav2Vec2Encoder",
     },
 )
-IMAGE_ENCODERS = Table(
+IMAGE_ENCODERS = PartTable(
     "image encoder",
     {
         "portrait": "flowportrait.encoders.portrait:PortraitTokens",
         "siglip": "flowportrait.encoders.siglip:SiglipEncoder",
     },
 )
-MEASURES = Table(
+MEASURES = PartTable(
     "measure",
     {
         name: f"flowportrait.train.measures:{name}"
@@ -117,17 +117,17 @@ MEASURES = Table(
 """Measures of a generated clip that rewards and monitors name beside `SCORERS`; see
 `scoring/rewards.py`.
 """
-FACE_DETECTORS = Table(
+FACE_DETECTORS = PartTable(
     "face detector",
     {
         "centerface": "flowportrait.faces.centerface:CenterFaceDetector",
         "buffalo_sc": "flowportrait.faces.scrfd:ScrfdDetector",
     },
 )
-OVERLAP_FINDERS = Table(
+OVERLAP_FINDERS = PartTable(
     "overlap finder", {"pyannote": "flowportrait.prepare.overlap:PyannoteOverlap"}
 )
-LANGUAGE_FINDERS = Table(
+LANGUAGE_FINDERS = PartTable(
     "language finder", {"whisper": "flowportrait.prepare.language:WhisperLanguage"}
 )
 """Speech filters of `prepare`; see `prepare/speech.py` for what they are given and give."""
@@ -142,13 +142,13 @@ _COMPARISON_JUDGES = {
     "icl-comp": "flowportrait.scoring.judges.systems:IclComp",
     "ma-comp": "flowportrait.scoring.judges.systems:MaComp",
 }
-SCORERS = Table(
+SCORERS = PartTable(
     "scorer",
     {
         **_SCORE_JUDGES,
         "lip_sync": "flowportrait.scoring.judges.systems:LipSync",
         "expressiveness": "flowportrait.scoring.judges.systems:Expressiveness",
-        "motion": "flowportrait.scoring.judges.systems:Motion",
+        "motion": "flowportrait.scoring.judges.systems:MotionAspect",
         "ssim": "flowportrait.scoring.metrics.pixel:Ssim",
         "psnr": "flowportrait.scoring.metrics.pixel:Psnr",
         "sharpness": "flowportrait.scoring.metrics.pixel:Sharpness",
@@ -174,7 +174,7 @@ SCORERS = Table(
         "reward": "flowportrait.scoring.reward:CompositeReward",
     },
 )
-SET_METRICS = Table(
+SET_METRICS = PartTable(
     "set metric",
     {
         "fid": "flowportrait.scoring.metrics.frechet:Fid",
@@ -182,9 +182,9 @@ SET_METRICS = Table(
         "frechet-lite0": "flowportrait.scoring.metrics.frechet:FrechetLite0",
     },
 )
-COMPARERS = Table("comparer", _COMPARISON_JUDGES)
-JUDGE_SYSTEMS = Table("judge system", {**_SCORE_JUDGES, **_COMPARISON_JUDGES})
-JUDGE_BACKENDS = Table(
+COMPARERS = PartTable("comparer", _COMPARISON_JUDGES)
+JUDGE_SYSTEMS = PartTable("judge system", {**_SCORE_JUDGES, **_COMPARISON_JUDGES})
+JUDGE_BACKENDS = PartTable(
     "judge backend",
     {
         "gemini": "flowportrait.scoring.judges.backends.gemini:Gemini",
@@ -194,7 +194,7 @@ JUDGE_BACKENDS = Table(
         "offline": "flowportrait.scoring.judges.backends.offline:Offline",
     },
 )
-OFFLINE_JUDGES = Table(
+OFFLINE_JUDGES = PartTable(
     "offline judge", {"signals": "flowportrait.scoring.metrics.offline:SignalJudge"}
 )
 

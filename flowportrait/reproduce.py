@@ -121,8 +121,14 @@ def reproduce(
     chain = load_recipe(recipe, Chain, overrides or [])
     out = out or chain.out
     (out / "logs").mkdir(parents=True, exist_ok=True)
+    return _run_chain(out, chain, say, jobs)
+
+
+def _run_chain(out: Path | None, chain, say: Callable[[str], None], jobs: int) -> list[StageRun]:
     journal = _Journal(out)
-    batches, number, before = chain.batches(), 0, ""
+    batches = chain.batches()
+    number = 0
+    before = ""
     total = sum(map(len, batches))
     for batch in batches:
         works = []
@@ -130,7 +136,7 @@ def reproduce(
             number += 1
             words = chain.words_of(stage, out)
             digest = _digest(words, out, before)
-            works.append(_Work(stage.name, words, digest, f"[{number}/{total}] {stage.name}"))
+            works.append(_StageWork(stage.name, words, digest, f"[{number}/{total}] {stage.name}"))
         _make(works, journal, say, jobs)
         before = works[-1].digest if len(works) == 1 else _joined(work.digest for work in works)
     done = journal.settled()
@@ -139,7 +145,7 @@ def reproduce(
 
 
 @dataclass(frozen=True)
-class _Work:
+class _StageWork:
     """A stage as it is to be run; `head` stands before what is said of it."""
 
     name: str
@@ -152,7 +158,9 @@ class _Journal:
     """The stages that have ended well, on disk as soon as they have, and the commands under way."""
 
     def __init__(self, out: Path):
-        self.out, self._file, self._lock = out, out / _DONE, threading.Lock()
+        self.out = out
+        self._file = out / _DONE
+        self._lock = threading.Lock()
         known = read_jsonl(self._file, StageRun) if self._file.exists() else []
         self._known = {run.name: run for run in known}
         self._ended: dict[str, StageRun] = {}
@@ -163,7 +171,7 @@ class _Journal:
         for command in list(self.running):
             command.kill()
 
-    def known(self, work: _Work) -> StageRun | None:
+    def known(self, work: _StageWork) -> StageRun | None:
         """The run of an earlier call, if it was of the same."""
         found = self._known.get(work.name)
         return found if found and found.digest == work.digest else None
@@ -180,7 +188,9 @@ class _Journal:
         return list(self._ended.values())
 
 
-def _make(works: list[_Work], journal: _Journal, say: Callable[[str], None], jobs: int) -> None:
+def _make(
+    works: list[_StageWork], journal: _Journal, say: Callable[[str], None], jobs: int
+) -> None:
     """All of these stages, up to `jobs` of them at a time. Raises the first failure when the others
     that were begun have ended.
     """
@@ -201,7 +211,7 @@ def _make(works: list[_Work], journal: _Journal, say: Callable[[str], None], job
             raise
 
 
-def _made(work: _Work, journal: _Journal, say: Callable[[str], None]) -> None:
+def _made(work: _StageWork, journal: _Journal, say: Callable[[str], None]) -> None:
     """The stage, run unless it was run before."""
     done = journal.known(work)
     if done:
@@ -247,7 +257,7 @@ def _wait(running: subprocess.Popen[bytes], say: Callable[[], None]) -> None:
 
 
 def _last_word(log: Path, begun: int) -> str:
-    """What the command has said last, behind a semicolon; empty when it has said nothing yet."""
+    """The last line of the command, behind a semicolon; empty when it has said nothing yet."""
     with log.open("rb") as file:
         file.seek(max(begun, log.stat().st_size - 2000))
         lines = [

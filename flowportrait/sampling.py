@@ -78,7 +78,8 @@ class Transition:
         """A next latent. Without noise (std 0) it is the mean and `rng` is not touched."""
         if self.std == 0:
             return self.mean
-        shape, device = self.mean.shape, self.mean.device
+        shape = self.mean.shape
+        device = self.mean.device
         return self.mean + self.std * torch.randn(
             shape, generator=rng, device=device, dtype=self.mean.dtype
         )
@@ -88,8 +89,18 @@ class Transition:
         its own.
         """
         assert len(self.mean) in (1, len(rngs))
-        shape, dtype = self.mean.shape[1:], self.mean.dtype
-        noise = torch.stack([torch.randn(shape, generator=rng, dtype=dtype) for rng in rngs])
+        shape = self.mean.shape[1:]
+        dtype = self.mean.dtype
+        noise = torch.stack(
+            [
+                torch.randn(
+                    shape,
+                    generator=rng,
+                    dtype=dtype,
+                )
+                for rng in rngs
+            ]
+        )
         return self.mean + self.std * noise.to(self.mean.device)
 
     def log_prob(
@@ -111,7 +122,7 @@ class Transition:
 
 
 def price(std: float, variance: Variance) -> float:
-    """What `Transition.log_prob` multiplies squared deviations with: 1, or 1 / (2 std^2)."""
+    """The factor of squared deviations in `Transition.log_prob`: 1, or 1 / (2 std^2)."""
     return 1.0 if variance == "none" else 1 / (2 * std**2)
 
 
@@ -124,7 +135,8 @@ def cps_step(
     The noise level of the next latent is `t_next` whatever `eta` is; the last step has std 0.
     """
     assert 0 <= eta <= 1  # beyond, the cosine turns negative
-    zt, v = _at_least_float32(zt), _at_least_float32(v)
+    zt = _at_least_float32(zt)
+    v = _at_least_float32(v)
     if eta == 0:  # the same point as below; written so that it equals Euler's step to the last bit
         return Transition(zt + (t_next - t) * v, 0.0)
     angle = eta * math.pi / 2
@@ -145,7 +157,8 @@ def flow_sde_step(
     s^2 = eta^2 t / (1 - t). At t = 1, where s is infinite, it is taken at `first`, the schedule's
     second time, as there.
     """
-    zt, v = _at_least_float32(zt), _at_least_float32(v)
+    zt = _at_least_float32(zt)
+    v = _at_least_float32(v)
     variance = eta**2 * _odds(t, first)
     step = t - t_next
     drift = v + variance / (2 * t) * (zt + (1 - t) * v)

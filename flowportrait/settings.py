@@ -41,7 +41,8 @@ _UNITS = {
     "_usd": "US dollars",
 }
 """By how the name of a setting ends."""
-_COMMENT_COLUMN, _WIDTH = 36, 100
+_COMMENT_COLUMN = 36
+_WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def _source(text: str) -> str:
 
 @cache
 def what_is_said(kind: type[BaseModel]) -> dict[str, str]:
-    """What stands beside the fields of a class and of its bases: the string, or the comment."""
+    """Documentation of the fields of a class and of its bases: the string, or the comment."""
     said: dict[str, str] = {}
     for one in reversed(kind.__mro__):
         if issubclass(one, BaseModel) and one is not BaseModel:
@@ -207,7 +208,7 @@ def _said_in(kind: type) -> dict[str, str]:
 
 
 def _string(statement: ast.stmt | None) -> str:
-    """What a statement is that is nothing but a string; else nothing."""
+    """The value of a statement that is a string alone; empty for any other."""
     constant = statement.value if isinstance(statement, ast.Expr) else None
     return str(constant.value) if isinstance(constant, ast.Constant) else ""
 

@@ -12,6 +12,9 @@ from typing import NamedTuple
 import av
 import numpy as np
 
+SPEECH_HZ = 16_000
+"""The rate at which networks, metrics and preparing hear speech."""
+
 _CANCELLED = 0.2  # of the louder channel's level: mixed speech below it is lost
 _SILENT = 1e-3  # -60 dB of full scale
 _HEARD = 3e-3  # -50 dB
@@ -128,8 +131,15 @@ def quiet_speech(samples: np.ndarray, sample_rate: int) -> tuple[float, float, f
     around = np.lib.stride_tricks.sliding_window_view(
         np.pad(levels, window // 2, mode="edge"), window
     )[:count]
-    high, low = np.percentile(around, 85, axis=1), np.percentile(around, 15, axis=1)
-    usual, noise = np.percentile(levels, 95), np.percentile(levels, 5)
+    return _longest_quiet(around, levels)
+
+
+def _longest_quiet(around: np.ndarray, levels: np.ndarray) -> tuple[float, float, float] | None:
+    """The longest stretch of quiet speech: start, end and level in dB below the usual one."""
+    high = np.percentile(around, 85, axis=1)
+    low = np.percentile(around, 15, axis=1)
+    usual = np.percentile(levels, 95)
+    noise = np.percentile(levels, 5)
     quiet = (high < _QUIET * usual) & (high > _FLOOR * max(noise, 1e-5)) & (high > 2 * low)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], quiet, [False]]).astype(int)))
     runs = [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]

@@ -42,7 +42,7 @@ def address_of(path: str | Path) -> str | None:
 
 
 def name_of(path: Path) -> str:
-    """What a file is called for people: its address where it is a copy, else its path."""
+    """A file's name for people: its address where it is a copy, else its path."""
     try:
         kind, *rest = path.absolute().relative_to(_cache()).parts
     except ValueError:
@@ -62,6 +62,11 @@ def fetched(path: Path, alone: bool = False) -> Path:
         return path
     if path.suffix == ".jsonl" and not alone:
         return fetched(path.parent) / path.name
+    return _fetch(address)
+
+
+def _fetch(address: str) -> Path:
+    """Brings the content of an address here. Raises DataError."""
     place = _place(address)
     with _locked(place), _told(address):
         found = _Remote.at(address)
@@ -124,10 +129,11 @@ def at_hand(path: Path, folder: Path) -> Iterator[Path]:
 
 
 class _Remote:
-    """What lies at an address; `files` by their paths below it, "" for the address itself."""
+    """The content of an address; `files` by their paths below it, "" for the address itself."""
 
     def __init__(self, system: Any, root: str):
-        self._system, self._root = system, root
+        self._system = system
+        self._root = root
         system.invalidate_cache()
         found = system.find(root, detail=True)
         self.files: dict[str, tuple[int, int]] = {
@@ -241,7 +247,7 @@ def _changed_ns(about: Mapping[str, Any]) -> int:
 
 @contextmanager
 def _told(address: str) -> Iterator[None]:
-    """What libraries of storage throw becomes a DataError."""
+    """Turns errors of storage libraries into a DataError."""
     try:
         yield
     except (OSError, ValueError, *_refusals()) as error:
@@ -252,7 +258,7 @@ def _told(address: str) -> Iterator[None]:
 
 
 def _refusals() -> list[type[Exception]]:
-    """What is raised beside OSError, by packages that are in use."""
+    """Errors beside OSError of the packages that are in use."""
     known = {"botocore.exceptions": "BotoCoreError", "google.auth.exceptions": "GoogleAuthError"}
     loaded = ((sys.modules.get(module), name) for module, name in known.items())
     return [getattr(module, name) for module, name in loaded if module]

@@ -130,7 +130,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says of itself: its own words, and where its tensors are."""
+    """The header of a safetensors file: its own words, and where its tensors are."""
 
     text: str
     weights: dict[str, Stored]
@@ -365,7 +365,7 @@ def _says(header: str, weights: Mapping[str, Weight]) -> bool:
 
 
 def difference(got: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> str:
-    """What first distinguishes two sets of named shapes, in words; "" if nothing."""
+    """The first difference between two sets of named shapes, in words; "" without any."""
     for name, shape in expected.items():
         if name not in got:
             return f"lacks '{name}'"

@@ -419,6 +419,18 @@ BAD_INPUTS = [
     ),
     BadInput("plan: nothing to plan", "plan none.toml", NO_RECIPE),
     BadInput("sft: nothing to learn from", "train sft none.toml", NO_RECIPE),
+    BadInput(
+        "sft: a small model from scratch",
+        "train sft tiny-sft",
+        "tiny-sft: names a codec to start with, so it is no recipe of `train sft`; type:"
+        " flowportrait train scratch tiny-sft",
+    ),
+    BadInput(
+        "plan: another kind of recipe",
+        "plan tiny-sft",
+        "tiny-sft: plans are for recipes of `train sft` and `train rl`; this is one of kind"
+        " 'scratch'",
+    ),
     BadInput("recipe: missing", "train codec none.toml", NO_RECIPE),
     BadInput(
         "recipe: no TOML",

@@ -16,7 +16,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from jaxtyping import install_import_hook  # noqa: E402
 
-ROOMS = ("media", "flow", "sampling", "faces", "codecs", "encoders", "data", "prepare", "generate")
+ROOMS = (
+    "media",
+    "flow",
+    "sampling",
+    "faces",
+    "codecs",
+    "encoders",
+    "data",
+    "prepare",
+    "shot",
+    "generate",
+)
 
 
 def pytest_configure(config):

@@ -35,6 +35,9 @@ class FakeCodec(nn.Module):
         means = torch.nn.functional.avg_pool3d(groups, (4, STRIDE_PX, STRIDE_PX))
         return torch.cat([means, means.mean(1, keepdim=True)], dim=1)
 
+    def settle(self, latents):
+        return latents
+
     def decode(self, latents, context, previous=None):
         level = latents[:, :1].mean(dim=(3, 4), keepdim=True)
         before = (

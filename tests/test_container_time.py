@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flowportrait import media
-from flowportrait.container import nearest_frames, timeline
 from flowportrait.reader import read_pictures
+from flowportrait.timeline import nearest_frames, timeline
 
 TIMED = ("mp4", "mov", "mkv", "webm", "ts", "flv")  # whose every picture and sound has its own time
 TURNED = ("mp4", "mov", "mkv")

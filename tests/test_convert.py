@@ -19,12 +19,14 @@ from safetensors.torch import load_file, save_file
 from flowportrait import media
 from flowportrait.cli import run
 from flowportrait.codecs.wan import PUBLISHED_MEAN
-from flowportrait.convert import NEW_FILE, convert_bagel, convert_speech, convert_wan, export
+from flowportrait.convert import convert_bagel, convert_speech, convert_wan, export
+from flowportrait.convert_files import NEW_FILE
 from flowportrait.encoders.siglip import SiglipConfig, SiglipEncoder
 from flowportrait.errors import CheckpointError, ConfigError
 from flowportrait.generate import load
 from flowportrait.model import bagel
-from flowportrait.model.mot import MoT, MoTConfig
+from flowportrait.model.blocks import MoTConfig
+from flowportrait.model.mot import MoT
 from flowportrait.modeldir import ModelSpec, load_parts, save_spec
 from flowportrait.records import ManifestRow, write_jsonl
 from flowportrait.weights import (

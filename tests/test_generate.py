@@ -11,9 +11,10 @@ import torch
 from flowportrait import media, registry
 from flowportrait.errors import CheckpointError, ConfigError, DataError
 from flowportrait.generate import Window, load, plan_windows
-from flowportrait.model.mot import MoT, MoTConfig
+from flowportrait.model.blocks import MoTConfig
+from flowportrait.model.mot import MoT
 from flowportrait.modeldir import ModelSpec, SamplingConfig, build_part, save_model
-from flowportrait.registry import Table
+from flowportrait.registry import PartTable
 
 SIZE_PX = 32
 RATE_HZ = 16_000
@@ -51,7 +52,7 @@ def tables(monkeypatch):
         ("AUDIO_ENCODERS", "audio encoder", "FakeAudioEncoder"),
         ("IMAGE_ENCODERS", "image encoder", "FakeImageEncoder"),
     ]:
-        monkeypatch.setattr(registry, name, Table(kind, {"fake": f"fake_parts:{part}"}))
+        monkeypatch.setattr(registry, name, PartTable(kind, {"fake": f"fake_parts:{part}"}))
 
 
 @pytest.fixture

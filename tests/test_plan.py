@@ -10,10 +10,12 @@ import torch
 
 from flowportrait.cli import run
 from flowportrait.errors import ConfigError
+from flowportrait.model.blocks import MoTConfig
 from flowportrait.model.cost import attention_flops, clip_flops, linear_flops
 from flowportrait.model.layout import RowLayout, TokenGrid
-from flowportrait.model.mot import MoT, MoTConfig, Row
-from flowportrait.plan import GIB, activation_bytes, plan, rollout_evaluations
+from flowportrait.model.mot import MoT, PackedRow
+from flowportrait.plan import plan, rollout_evaluations
+from flowportrait.plan_memory import GIB, activation_bytes
 from flowportrait.train.rl import RlRecipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -93,7 +95,7 @@ def kept_bytes(config: MoTConfig, grid: TokenGrid) -> dict[str, int]:
             kept[storage.data_ptr()] = (storage.nbytes(), tensor)
         return tensor
 
-    row = Row(
+    row = PackedRow(
         layout,
         torch.randn(1, grid.num_frames, 8),
         torch.randn(1, grid.num_image_tokens, 8),
@@ -186,7 +188,7 @@ def test_command(capsys):
     ("arguments", "message"),
     [
         ([str(SFT), "--gpu", "h10"], "--gpu: got 'h10'; did you mean 'h100'?"),
-        ([str(RECIPES / "tiny-codec.toml")], "this is neither"),
+        ([str(RECIPES / "tiny-codec.toml")], "this is one of kind 'codec'"),
         (
             [str(SFT), "--set", "data.row_tokens=50000"],
             "a clip of 25 s has 88306 tokens; give more",

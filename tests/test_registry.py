@@ -8,7 +8,7 @@ import pytest
 
 from flowportrait import registry
 from flowportrait.errors import ConfigError
-from flowportrait.registry import LISTED, Table, find_model, name_hint, names_of
+from flowportrait.registry import LISTED, PartTable, find_model, name_hint, names_of
 
 TABLES = [table for tables in LISTED.values() for table in tables]
 
@@ -29,7 +29,7 @@ def test_hint_without_a_near_name():
 
 
 def test_other_packages_add_parts_but_do_not_replace_ours(monkeypatch):
-    table = Table("codec", {"ours": "pathlib:Path"})
+    table = PartTable("codec", {"ours": "pathlib:Path"})
     outside = [
         EntryPoint("theirs", "pathlib:PurePath", table.group),
         EntryPoint("ours", "os:sep", table.group),

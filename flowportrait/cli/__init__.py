@@ -74,7 +74,7 @@ def _root(
 
 
 def _usage_line(error: typer.TyperException) -> str:
-    """What is wrong with the command line, with the value that was got and where to read on."""
+    """The mistake in the command line, with the value that was got and where to read on."""
     from pydantic import ValidationError
 
     context = getattr(error, "ctx", None)

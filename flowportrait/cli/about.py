@@ -32,6 +32,20 @@ def doctor(
         raise ConfigError(
             f"{extras[0]}: extras are named to be installed: doctor --fix {extras[0]}"
         )
+    return _examined(fix, checks, extras, json)
+
+
+def _examined(
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Install with pip what is missing of the extras.")
+    ],
+    checks,
+    extras: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="EXTRA", help="With --fix: the extras to install; all by default."),
+    ],
+    json: Json,
+) -> int:
     if fix:
         installed = checks.fix([name for text in extras or () for name in text.split(",")])
         typer.echo(f"installed: {', '.join(installed) or 'nothing, all of it is here'}")
@@ -47,23 +61,26 @@ def doctor(
     return 1 if any(check.state == "broken" for check in found) else 0
 
 
+What = Annotated[
+    Literal[
+        "models",
+        "codecs",
+        "encoders",
+        "detectors",
+        "speech-filters",
+        "recipes",
+        "scorers",
+        "sets",
+        "systems",
+        "backends",
+    ],
+    typer.Argument(metavar="WHAT", help="What is listed."),
+]
+
+
 @app.command("list")
 def list_names(
-    what: Annotated[
-        Literal[
-            "models",
-            "codecs",
-            "encoders",
-            "detectors",
-            "speech-filters",
-            "recipes",
-            "scorers",
-            "sets",
-            "systems",
-            "backends",
-        ],
-        typer.Argument(metavar="WHAT", help="What is listed."),
-    ],
+    what: What,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -112,8 +129,8 @@ def samples(
 
 
 def _declared(kind: type) -> dict[str, object]:
-    """What a scorer says of its numbers; None for an end of the range that is open, since JSON has
-    no infinity.
+    """The declared unit, range and direction of a scorer's numbers; None for an end of the range
+    that is open, since JSON has no infinity.
     """
     low, high = (end if math.isfinite(end) else None for end in (kind.low, kind.high))
     needs = sorted(set(kind.needs) - {"frames"})

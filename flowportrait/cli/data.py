@@ -93,18 +93,20 @@ def prepare(
         )
 
 
+Parts = Annotated[
+    list[Path],
+    typer.Argument(metavar="PART...", help="All folders that `prepare --part` wrote."),
+]
+Out = Annotated[
+    Path,
+    typer.Option("-o", "--out", metavar="DATASET", help="Folder to write the whole dataset to."),
+]
+
+
 @app.command()
 def merge(
-    parts: Annotated[
-        list[Path],
-        typer.Argument(metavar="PART...", help="All folders that `prepare --part` wrote."),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "-o", "--out", metavar="DATASET", help="Folder to write the whole dataset to."
-        ),
-    ],
+    parts: Parts,
+    out: Out,
     json: Json = False,
     debug: Debug = False,
 ) -> None:

@@ -127,6 +127,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "another place; goes on where it stopped",
         ),
     ),
+    "train scratch": (("train scratch tiny-sft", "the generator of the shipped model"),),
     "train sync": (("train sync tiny-sync", "the network of the scorer sync-small"),),
     "train rl": (("train rl tiny-rl --set run.num_updates=16", "sixteen updates"),),
     "plan": (

@@ -1,4 +1,4 @@
-"""What `--help` shows: plain text in one layout for every command, and the reference with it."""
+"""The text of `--help`: plain text in one layout for every command, and the reference with it."""
 
 import os
 import shutil
@@ -116,7 +116,7 @@ def _choices(argument: TyperArgument) -> str:
 
 
 def _said(option: TyperOption) -> str:
-    """What it does, its range, and what holds without it."""
+    """Text of an option: its purpose, range and default."""
     facts = []
     if option.min is not None or option.max is not None:
         facts.append(_range(option.min, option.max))

@@ -19,6 +19,7 @@ from flowportrait.cli.shared import (
     names,
     progress_bar,
 )
+from flowportrait.cli.world import world_app
 from flowportrait.cluster import ALONE, Division
 from flowportrait.errors import ConfigError, DataError, MediaError, require
 
@@ -28,7 +29,6 @@ _STARTED_S = time.perf_counter()
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]{8,200}")
 
 app = typer.Typer()
-world_app = typer.Typer(help="Render talking heads with sound and exact ground truth.")
 app.add_typer(world_app, name="world")
 
 
@@ -96,7 +96,8 @@ CropName = Annotated[
     ),
 ]
 Split = Annotated[
-    Literal["train", "held_out", "all"], typer.Option(help="Which clips of a dataset are used.")
+    Literal["train", "held_out", "test", "all"],
+    typer.Option(help="Which clips of a dataset are used."),
 ]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Device to compute on.")]
 Toward = Annotated[
@@ -170,18 +171,9 @@ def generate(
     for name in (model, toward):
         if name is not None:
             find_model(name)
-    options = {"toward": toward, "share": share} if toward else {}
-    options |= {"device": device} | ({"offload": True} if offload else {})
-    options |= {"quantization": quantize} if quantize else {}
-    options |= {"compiled": True} if compile_layers else {}
-    how = {
-        "evaluations": evaluations,
-        "guidance": guidance,
-        "seed": seed,
-        "size": _size(size),
-        "frame": frame,
-    }
-    how |= {"head": head, "lips": lips, "eyes": eyes, "step_cache": step_cache}
+    options = _load_options(toward, share, device, offload, quantize, compile_layers)
+    how = {"evaluations": evaluations, "guidance": guidance, "seed": seed, "size": _size(size)}
+    how |= {"frame": frame, "head": head, "lips": lips, "eyes": eyes, "step_cache": step_cache}
     division = divided(engine, workers, part, out)
     portrait, audio = storage.fetched(portrait), audio and storage.fetched(audio)
     if portrait.suffix == ".jsonl" or (portrait.is_dir() and audio is None):
@@ -200,6 +192,22 @@ def generate(
     how |= {"crop": crop or "auto"}
     with storage.written(out) as place:
         _generate_one(portrait, audio, place, model, options, how, json)
+
+
+def _load_options(
+    toward: str | None,
+    share: float,
+    device: str,
+    offload: bool,
+    quantize: str | None,
+    compiled: bool,
+) -> dict[str, Any]:
+    """Options of loading the model."""
+    options = {"toward": toward, "share": share} if toward else {}
+    options |= {"device": device} | ({"offload": True} if offload else {})
+    options |= {"quantization": quantize} if quantize else {}
+    options |= {"compiled": True} if compiled else {}
+    return options
 
 
 def _generate_one(
@@ -275,8 +283,8 @@ def _generate_dataset(
 
     from flowportrait import batch
 
-    dataset = batch.read_dataset(source, split)
-    maker = batch.Maker(model, options, dataset.folder, out, batch.Settings(**how))
+    dataset = batch.clips_to_make(source, split)
+    maker = batch.Maker(model, options, out, batch.MakerSettings(**how))
     with progress_bar("generating") as progress:
         made = batch.generate_all(maker, dataset, progress, division)
     for line in made.left_out:
@@ -314,25 +322,29 @@ def _report(result, portrait: Path, audio: Path, out: Path, as_json: bool) -> No
         typer.echo(info.model_dump_json())
 
 
+Host = Annotated[
+    str, typer.Option(help="Address to listen on; only this machine reaches the default.")
+]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+ServeDevice = Annotated[
+    str, typer.Option(metavar="auto|cpu|cuda|mps", help="Device to compute on.")
+]
+Token = Annotated[
+    str,
+    typer.Option(
+        metavar="TEXT",
+        envvar="FLOWPORTRAIT_TOKEN",
+        help="Answer only those who send this token; also read from $FLOWPORTRAIT_TOKEN.",
+    ),
+]
+
+
 @app.command()
 def serve(
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; only this machine reaches the default.")
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
-    ] = 7860,
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda|mps", help="Device to compute on.")
-    ] = "auto",
-    token: Annotated[
-        str,
-        typer.Option(
-            metavar="TEXT",
-            envvar="FLOWPORTRAIT_TOKEN",
-            help="Answer only those who send this token; also read from $FLOWPORTRAIT_TOKEN.",
-        ),
-    ] = "",
+    host: Host = "127.0.0.1",
+    port: Port = 7860,
+    device: ServeDevice = "auto",
+    token: Token = "",
     allow_host: AllowHost = None,
     debug: Debug = False,
 ) -> None:
@@ -344,75 +356,3 @@ def serve(
     if token and not _TOKEN.fullmatch(token):
         raise ConfigError("--token: give 8 to 200 letters, digits and . _ ~ - and nothing else")
     page.serve(host, port, device, allow_host or (), say=typer.echo, token=token)
-
-
-@world_app.command("render")
-def world_render(
-    out_dir: Annotated[
-        Path,
-        typer.Argument(metavar="OUT_DIR", help="Folder to write; an unfinished one is continued."),
-    ],
-    clips: Annotated[int, typer.Option(min=1, help="Number of clips in the whole set.")],
-    identities: Annotated[
-        int | None, typer.Option(min=1, help="Number of people; by default one for six clips.")
-    ] = None,
-    size: Annotated[
-        int, typer.Option(metavar="128|256|512", help="Side of the frames in pixels.")
-    ] = 128,
-    seed: Annotated[
-        int, typer.Option(min=0, max=99999, help="The same seed gives the same set.")
-    ] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 2,
-    rig: Annotated[
-        str, typer.Option(metavar="anny|FILE.npz", help="Head model to render.")
-    ] = "anny",
-    voice: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|flite|espeak-ng|festival|kokoro|DIR",
-            help="Speech program, or a folder of recordings.",
-        ),
-    ] = "auto",
-    longest: Annotated[
-        float, typer.Option(min=1.0, max=60.0, help="Length of the longest clip in seconds.")
-    ] = 4.2,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Render a dataset of talking heads with sound and ground truth, or continue one."""
-    require("numba", extra="world")
-    require("scipy", extra="world")
-    from flowportrait.world.sets import Settings, coverage, identities_for, render_set
-
-    settings = Settings(seed, size, rig, voice, longest, identities or identities_for(clips))
-    with progress_bar("rendering") as progress:
-        records = render_set(out_dir, settings, clips, workers, progress)
-    counts = coverage(records)
-    seen = [_covered(kind, names) for kind, names in counts.items()]
-    duration_s = sum(record["duration"] for record in records)
-    typer.echo(f"{len(records)} clips, {duration_s:.1f} s, {', '.join(seen)}: {out_dir}")
-    if json:
-        typer.echo(json_line({"clips": len(records), "coverage": counts}))
-
-
-def _covered(kind: str, counts: dict[str, int]) -> str:
-    """How many of the phones or visemes occur, and which do not."""
-    absent = [name for name, count in counts.items() if not count]
-    seen = f"{len(counts) - len(absent)}/{len(counts)} {kind}"
-    return f"{seen} (not {' '.join(absent)})" if absent else seen
-
-
-@world_app.command("import-rig")
-def world_import_rig(
-    directory: Annotated[
-        Path, typer.Argument(metavar="DIRECTORY", help="Folder of ICT-FaceKit as published.")
-    ],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="RIG.npz", help="Rig file to write.")],
-    debug: Debug = False,
-) -> None:
-    """Convert a published head model into a rig file for `world render --rig`."""
-    require("scipy", extra="world")
-    from flowportrait.world.import_rig import import_rig
-
-    about = import_rig(directory, out)
-    typer.echo(f"{about.name} ({about.licence}): {out}")

@@ -43,33 +43,39 @@ Workers = Annotated[
 ]
 
 
+Sources = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Videos, folders of videos, or manifests; NAME=DIR names a generator.",
+    ),
+]
+Scorers = Annotated[
+    str,
+    typer.Option(
+        metavar="NAMES",
+        help="Names with commas (see: list scorers), or standard, or paper.",
+        autocompletion=names("scorers"),
+    ),
+]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "-o", "--out", metavar="FILE.jsonl", help="File to write; an existing one is continued."
+    ),
+]
+Truth = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR|MANIFEST", help="Real videos of the same names or ids."),
+]
+
+
 @app.command()
 def score(
-    sources: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="SOURCE...",
-            help="Videos, folders of videos, or manifests; NAME=DIR names a generator.",
-        ),
-    ],
-    scorers: Annotated[
-        str,
-        typer.Option(
-            metavar="NAMES",
-            help="Names with commas (see: list scorers), or standard, or paper.",
-            autocompletion=names("scorers"),
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "-o", "--out", metavar="FILE.jsonl", help="File to write; an existing one is continued."
-        ),
-    ],
-    truth: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR|MANIFEST", help="Real videos of the same names or ids."),
-    ] = None,
+    sources: Sources,
+    scorers: Scorers,
+    out: Out,
+    truth: Truth = None,
     config: ScoringFile = None,
     overrides: Overrides = None,
     answers: Answers = None,
@@ -104,43 +110,50 @@ def score(
         )
 
 
+Generated = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Generated videos: folders or manifests; NAME=DIR names a generator.",
+    ),
+]
+EvaluateTruth = Annotated[
+    Path, typer.Option(metavar="DIR|MANIFEST", help="Real videos of the same names or ids.")
+]
+EvaluateOut = Annotated[
+    Path,
+    typer.Option(
+        "-o",
+        "--out",
+        metavar="REPORT_DIR",
+        help="Folder to write; an existing one is continued.",
+    ),
+]
+EvaluateScorers = Annotated[
+    str,
+    typer.Option(
+        metavar="NAMES",
+        help="Names with commas (see: list scorers), or standard, or paper.",
+        autocompletion=names("scorers"),
+    ),
+]
+Sets = Annotated[
+    str,
+    typer.Option(
+        metavar="NAMES",
+        help="Metrics of whole sets (see: list sets); an empty word for none.",
+        autocompletion=names("sets"),
+    ),
+]
+
+
 @app.command()
 def evaluate(
-    generated: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="SOURCE...",
-            help="Generated videos: folders or manifests; NAME=DIR names a generator.",
-        ),
-    ],
-    truth: Annotated[
-        Path, typer.Option(metavar="DIR|MANIFEST", help="Real videos of the same names or ids.")
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "-o",
-            "--out",
-            metavar="REPORT_DIR",
-            help="Folder to write; an existing one is continued.",
-        ),
-    ],
-    scorers: Annotated[
-        str,
-        typer.Option(
-            metavar="NAMES",
-            help="Names with commas (see: list scorers), or standard, or paper.",
-            autocompletion=names("scorers"),
-        ),
-    ] = "standard",
-    sets: Annotated[
-        str,
-        typer.Option(
-            metavar="NAMES",
-            help="Metrics of whole sets (see: list sets); an empty word for none.",
-            autocompletion=names("sets"),
-        ),
-    ] = "frechet-lite0",
+    generated: Generated,
+    truth: EvaluateTruth,
+    out: EvaluateOut,
+    scorers: EvaluateScorers = "standard",
+    sets: Sets = "frechet-lite0",
     config: ScoringFile = None,
     overrides: Overrides = None,
     answers: Answers = None,
@@ -176,29 +189,33 @@ def evaluate(
         )
 
 
+A = Annotated[Path, typer.Argument(metavar="A", help="A video, a folder of videos, or a manifest.")]
+B = Annotated[
+    Path,
+    typer.Argument(
+        metavar="B", help="The same speech by another generator; many by the same names."
+    ),
+]
+System = Annotated[
+    str, typer.Option(metavar="direct|icl|ma", help="Judge system that compares them.")
+]
+CompareOut = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--out",
+        metavar="FILE.jsonl",
+        help="File for the verdicts; an existing one is continued.",
+    ),
+]
+
+
 @app.command()
 def compare(
-    a: Annotated[
-        Path, typer.Argument(metavar="A", help="A video, a folder of videos, or a manifest.")
-    ],
-    b: Annotated[
-        Path,
-        typer.Argument(
-            metavar="B", help="The same speech by another generator; many by the same names."
-        ),
-    ],
-    system: Annotated[
-        str, typer.Option(metavar="direct|icl|ma", help="Judge system that compares them.")
-    ] = "ma",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--out",
-            metavar="FILE.jsonl",
-            help="File for the verdicts; an existing one is continued.",
-        ),
-    ] = None,
+    a: A,
+    b: B,
+    system: System = "ma",
+    out: CompareOut = None,
     config: ScoringFile = None,
     overrides: Overrides = None,
     answers: Answers = None,

@@ -1,5 +1,5 @@
-"""What the commands have in common: the options of many, the progress bar, the machine-readable
-line.
+"""Parts that the commands share: the options of many, the progress bar, the
+machine-readable line.
 """
 
 import os

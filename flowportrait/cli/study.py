@@ -27,42 +27,51 @@ Draws = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn at random.")]
 
 
+Directory = Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="New folder for the study.")]
+More = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="NAME=DIR", help="More versions, as after --versions."),
+]
+Versions = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=DIR", help="A folder of videos for each version."),
+]
+Raters = Annotated[
+    str, typer.Option(metavar="N|NAMES", help="Number of raters, or their names with commas.")
+]
+PerSample = Annotated[
+    int | None,
+    typer.Option(min=1, help="Number of raters for each sample; up to 3 by default."),
+]
+Truth = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The version that is the original recording.")
+]
+Repeats = Annotated[
+    int,
+    typer.Option(
+        min=0, help="Number of sets that each rater sees a second time without being told."
+    ),
+]
+Training = Annotated[
+    int, typer.Option(min=0, help="Number of samples to practise with; they do not count.")
+]
+Incomplete = Annotated[
+    Literal["refuse", "skip"],
+    typer.Option(help="What to do with samples that a version lacks."),
+]
+
+
 @study_app.command()
 def create(
-    directory: Annotated[
-        Path, typer.Argument(metavar="STUDY_DIR", help="New folder for the study.")
-    ],
-    more: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="NAME=DIR", help="More versions, as after --versions."),
-    ] = None,
-    versions: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=DIR", help="A folder of videos for each version."),
-    ] = None,
-    raters: Annotated[
-        str, typer.Option(metavar="N|NAMES", help="Number of raters, or their names with commas.")
-    ] = "3",
-    per_sample: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of raters for each sample; up to 3 by default."),
-    ] = None,
-    truth: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The version that is the original recording.")
-    ] = None,
-    repeats: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Number of sets that each rater sees a second time without being told."
-        ),
-    ] = 0,
-    training: Annotated[
-        int, typer.Option(min=0, help="Number of samples to practise with; they do not count.")
-    ] = 0,
-    incomplete: Annotated[
-        Literal["refuse", "skip"],
-        typer.Option(help="What to do with samples that a version lacks."),
-    ] = "refuse",
+    directory: Directory,
+    more: More = None,
+    versions: Versions = None,
+    raters: Raters = "3",
+    per_sample: PerSample = None,
+    truth: Truth = None,
+    repeats: Repeats = 0,
+    training: Training = 0,
+    incomplete: Incomplete = "refuse",
     seed: Seed = 0,
     json: Json = False,
     debug: Debug = False,
@@ -142,52 +151,63 @@ def agreement(
     command.agreement(directory, out, draws=draws, seed=seed, as_json=json)
 
 
+AlignMore = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="FILE", help="More scores or verdicts; which they are is told by their content."
+    ),
+]
+Scores = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="[NAME=]FILE", help="Output of `score`; a name tells judges apart."),
+]
+Verdicts = Annotated[
+    list[Path] | None, typer.Option(metavar="[NAME=]FILE", help="Output of `compare`.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("-o", "--out", metavar="DIR", help="Folder to write; STUDY_DIR by default."),
+]
+Preference = Annotated[
+    Literal["ranking", "scores"],
+    typer.Option(help="Whether raters' orders or the sums of their scores decide."),
+]
+Higher = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Scorer from elsewhere of which higher is better."),
+]
+Lower = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Scorer from elsewhere of which lower is better."),
+]
+NeedsTruth = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="Scorer from elsewhere that compares with the original recording."
+    ),
+]
+Width = Annotated[
+    float,
+    typer.Option(
+        min=0.001,
+        max=1,
+        help="Wanted width of Acc's interval; says how many pairs are missing.",
+    ),
+]
+
+
 @study_app.command()
 def align(
     directory: StudyDir,
-    more: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="FILE", help="More scores or verdicts; which they are is told by their content."
-        ),
-    ] = None,
-    scores: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="[NAME=]FILE", help="Output of `score`; a name tells judges apart."),
-    ] = None,
-    verdicts: Annotated[
-        list[Path] | None, typer.Option(metavar="[NAME=]FILE", help="Output of `compare`.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("-o", "--out", metavar="DIR", help="Folder to write; STUDY_DIR by default."),
-    ] = None,
-    preference: Annotated[
-        Literal["ranking", "scores"],
-        typer.Option(help="Whether raters' orders or the sums of their scores decide."),
-    ] = "ranking",
-    higher: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Scorer from elsewhere of which higher is better."),
-    ] = None,
-    lower: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Scorer from elsewhere of which lower is better."),
-    ] = None,
-    needs_truth: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME", help="Scorer from elsewhere that compares with the original recording."
-        ),
-    ] = None,
-    width: Annotated[
-        float,
-        typer.Option(
-            min=0.001,
-            max=1,
-            help="Wanted width of Acc's interval; says how many pairs are missing.",
-        ),
-    ] = 0.04,
+    more: AlignMore = None,
+    scores: Scores = None,
+    verdicts: Verdicts = None,
+    out: Out = None,
+    preference: Preference = "ranking",
+    higher: Higher = None,
+    lower: Lower = None,
+    needs_truth: NeedsTruth = None,
+    width: Width = 0.04,
     draws: Draws = 10_000,
     seed: Seed = 0,
     json: Json = False,
@@ -269,7 +289,22 @@ def figures(
     """Draw Figures 2, 3, 5, 6 and 8 as SVG and PNG."""
     from flowportrait.report import command
 
-    command.figures(sources, out, judge=judge, curves=curves or [], as_json=json)
+    command.figures(
+        sources,
+        out,
+        judge=judge,
+        curves=curves or [],
+        as_json=json,
+    )
+
+
+Videos = Annotated[
+    list[str] | None,
+    typer.Option(metavar="[NAME=]DIR|MANIFEST", help="Scored videos to play; may be repeated."),
+]
+PageTruth = Annotated[
+    Path | None, typer.Option(metavar="DIR|MANIFEST", help="Their truth, played beside them.")
+]
 
 
 @report_app.command()
@@ -280,13 +315,8 @@ def page(
     judge: Judge = "mas-ma",
     baseline: Baseline = None,
     curves: Curves = None,
-    videos: Annotated[
-        list[str] | None,
-        typer.Option(metavar="[NAME=]DIR|MANIFEST", help="Scored videos to play; may be repeated."),
-    ] = None,
-    truth: Annotated[
-        Path | None, typer.Option(metavar="DIR|MANIFEST", help="Their truth, played beside them.")
-    ] = None,
+    videos: Videos = None,
+    truth: PageTruth = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -309,22 +339,27 @@ def page(
     )
 
 
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="LABEL=PATH...",
+        help="A video, a folder of videos, or the directory of a training run.",
+    ),
+]
+StripsOut = Annotated[
+    Path, typer.Option("-o", "--out", metavar="FILE.png", help="Picture to write: .png, .svg.")
+]
+Clips = Annotated[
+    list[str] | None,
+    typer.Option("--clip", metavar="NAME", help="A video's name without its ending."),
+]
+
+
 @report_app.command()
 def strips(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="LABEL=PATH...",
-            help="A video, a folder of videos, or the directory of a training run.",
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="FILE.png", help="Picture to write: .png, .svg.")
-    ],
-    clips: Annotated[
-        list[str] | None,
-        typer.Option("--clip", metavar="NAME", help="A video's name without its ending."),
-    ] = None,
+    sources: Sources,
+    out: StripsOut,
+    clips: Clips = None,
     frames: Annotated[int, typer.Option(min=2, max=24, help="Of every row.")] = 8,
     json: Json = False,
     debug: Debug = False,

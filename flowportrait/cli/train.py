@@ -53,6 +53,23 @@ Longest = Annotated[float, typer.Option(min=0.5, help="Seconds that are used of 
 ClipsPerShard = Annotated[int, typer.Option(min=1, help="Number of clips in one file.")]
 
 
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Device to compute on.")]
+Engine = Annotated[
+    Literal["local", "ray"],
+    typer.Option(help="Run in this process (or torchrun's), or on the Ray cluster at RAY_ADDRESS."),
+]
+Workers = Annotated[
+    int,
+    typer.Option(min=1, max=4096, help="Number of Ray processes; each takes one shard at a time."),
+]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        metavar="i/n", help="Encode only part i of n of the shards, into the same folder."
+    ),
+]
+
+
 @app.command()
 def encode(
     dataset: Dataset,
@@ -62,27 +79,10 @@ def encode(
     longest: Longest = 25.0,
     clips_per_shard: ClipsPerShard = 64,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of portraits.")] = 0,
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda", help="Device to compute on.")
-    ] = "auto",
-    engine: Annotated[
-        Literal["local", "ray"],
-        typer.Option(
-            help="Run in this process (or torchrun's), or on the Ray cluster at RAY_ADDRESS."
-        ),
-    ] = "local",
-    workers: Annotated[
-        int,
-        typer.Option(
-            min=1, max=4096, help="Number of Ray processes; each takes one shard at a time."
-        ),
-    ] = 1,
-    part: Annotated[
-        str | None,
-        typer.Option(
-            metavar="i/n", help="Encode only part i of n of the shards, into the same folder."
-        ),
-    ] = None,
+    device: Device = "auto",
+    engine: Engine = "local",
+    workers: Workers = 1,
+    part: Part = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -164,6 +164,16 @@ def train_sft(
     sft.train(recipe, overrides or [], resume)
 
 
+@train_app.command("scratch")
+def train_scratch(
+    recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False
+) -> None:
+    """Train a small model from scratch on the latents of a portrait codec, in one process."""
+    from flowportrait.train.tiny import scratch
+
+    scratch.train(recipe, overrides or [], resume)
+
+
 @train_app.command("sync")
 def train_sync(
     recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False
@@ -186,37 +196,42 @@ def train_rl(
     rl.train(recipe, overrides or [], resume)
 
 
+PlanRecipe = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="RECIPE",
+        help="The training: a file, or the name of a shipped recipe.",
+        autocompletion=names("recipes"),
+    ),
+]
+Generate = Annotated[
+    str | None,
+    typer.Option(metavar="NAME|DIR", help="Say instead which cards can generate with a model."),
+]
+Gpu = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="Kind of GPU: a100, a100-40, b200, h100, h200, l40s, rtx4090."
+    ),
+]
+Utilisation = Annotated[
+    float,
+    typer.Option(min=0.01, max=1, help="Share of its bf16 peak that is assumed to be reached."),
+]
+Clip = Annotated[
+    float | None,
+    typer.Option(min=0.5, help="Length of a clip in seconds; by default 25 for SFT and 5 for RL."),
+]
+
+
 @app.command()
 def plan(
-    recipe: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="RECIPE",
-            help="The training: a file, or the name of a shipped recipe.",
-            autocompletion=names("recipes"),
-        ),
-    ] = None,
-    generate: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|DIR", help="Say instead which cards can generate with a model."),
-    ] = None,
+    recipe: PlanRecipe = None,
+    generate: Generate = None,
     gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs.")] = 8,
-    gpu: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help="Kind of GPU: a100, a100-40, b200, h100, h200, l40s, rtx4090."
-        ),
-    ] = "h100",
-    utilisation: Annotated[
-        float,
-        typer.Option(min=0.01, max=1, help="Share of its bf16 peak that is assumed to be reached."),
-    ] = 0.4,
-    clip: Annotated[
-        float | None,
-        typer.Option(
-            min=0.5, help="Length of a clip in seconds; by default 25 for SFT and 5 for RL."
-        ),
-    ] = None,
+    gpu: Gpu = "h100",
+    utilisation: Utilisation = 0.4,
+    clip: Clip = None,
     overrides: Overrides = None,
     json: Json = False,
     debug: Debug = False,
@@ -240,26 +255,31 @@ def plan(
         typer.echo(json_line(cost.as_dict()))
 
 
+Recipes = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RECIPE",
+        help="Chains of commands; reproduce-tiny by default.",
+        autocompletion=names("recipes"),
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "-o", "--out", metavar="DIR", help="Folder to write; an unfinished run is continued."
+    ),
+]
+Jobs = Annotated[
+    int, typer.Option(min=1, help="How many stages run beside one another where they may.")
+]
+
+
 @app.command()
 def reproduce(
-    recipes: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RECIPE",
-            help="Chains of commands; reproduce-tiny by default.",
-            autocompletion=names("recipes"),
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--out", metavar="DIR", help="Folder to write; an unfinished run is continued."
-        ),
-    ] = None,
+    recipes: Recipes = None,
+    out: Out = None,
     overrides: Overrides = None,
-    jobs: Annotated[
-        int, typer.Option(min=1, help="How many stages run beside one another where they may.")
-    ] = 1,
+    jobs: Jobs = 1,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -280,33 +300,38 @@ def reproduce(
             typer.echo(json_line([run.model_dump() for run in runs]))
 
 
+Kind = Annotated[
+    Literal["bagel", "wan", "whisper", "wav2vec2"],
+    typer.Argument(help="Kind of the weights.", metavar="KIND"),
+]
+Source = Annotated[
+    Path, typer.Argument(metavar="SOURCE", help="Folder or file of the weights as published.")
+]
+ConvertOut = Annotated[
+    Path,
+    typer.Option(
+        "-o",
+        "--out",
+        metavar="MODEL_DIR",
+        help="Model directory; bagel makes it, the others add to it.",
+    ),
+]
+Size = Annotated[int, typer.Option(min=16, help="For bagel: side of the videos in pixels.")]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="last|all|1,2,3", help="For speech networks: layers whose output is used."
+    ),
+]
+
+
 @app.command()
 def convert(
-    kind: Annotated[
-        Literal["bagel", "wan", "whisper", "wav2vec2"],
-        typer.Argument(help="Kind of the weights.", metavar="KIND"),
-    ],
-    source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="Folder or file of the weights as published.")
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "-o",
-            "--out",
-            metavar="MODEL_DIR",
-            help="Model directory; bagel makes it, the others add to it.",
-        ),
-    ],
-    size: Annotated[
-        int, typer.Option(min=16, help="For bagel: side of the videos in pixels.")
-    ] = 384,
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="last|all|1,2,3", help="For speech networks: layers whose output is used."
-        ),
-    ] = None,
+    kind: Kind,
+    source: Source,
+    out: ConvertOut,
+    size: Size = 384,
+    layers: Layers = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:

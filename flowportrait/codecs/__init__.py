@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 
+@runtime_checkable
 class LatentCodec(Protocol):
     """Frames in [-1, 1] to normalised latents (about zero mean, unit variance) and back, causal in
     time.
 
     The first frame stands alone in latent frame 0; every later latent frame covers
-    `temporal_stride` frames.
+    `temporal_stride` frames. One that `moves_portrait` works on landmarks and the portrait's own
+    pixels, and has besides what `codecs/portrait.py` adds for that.
     """
 
     channels: int
     temporal_stride: int
     spatial_stride: int
+    settle_reach: int  # latent frames to both sides that `settle` looks at
+    moves_portrait: bool
 
     def prepare(self, portrait: Float[Tensor, "b 3 h w"]) -> Any:
-        """What the codec needs of the portrait, computed once per clip (None where it needs
+        """Everything the codec needs of the portrait, computed once per clip (None where it needs
         nothing).
         """
 

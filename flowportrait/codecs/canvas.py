@@ -81,7 +81,8 @@ class Canvas:
     def _turn(self) -> Float[Tensor, "2 2"]:
         """From displacements on the canvas to those of the square."""
         angle = torch.tensor(self.roll, device=self.pixels.device)
-        cos, sin = torch.cos(angle), torch.sin(angle)
+        cos = torch.cos(angle)
+        sin = torch.sin(angle)
         return torch.stack([torch.stack([cos, sin]), torch.stack([-sin, cos])])
 
     @cached_property
@@ -110,7 +111,8 @@ class Canvas:
         part = self._moving_part
         flow = self.lifted(flow, part)
         extra = self.lifted(torch.cat([residual, shown], 1), part)
-        residual, shown = extra[:, :3], extra[:, 3:].clamp_(0, 1)
+        residual = extra[:, :3]
+        shown = extra[:, 3:].clamp_(0, 1)
         warped = self._warped(flow, part)
         if self.eyes is not None and eyes is not None:
             for shape, motion in zip(self.eyes, eyes, strict=True):
@@ -182,6 +184,14 @@ class Canvas:
                 [on_colour_line(patch[:, :3], self.grey, patch[:, 3:]), patch[:, 3:]], 1
             )
         patch = _at_scale(patch, width * self.size[1])
+        return self._lay_patch(where, patch, frames)
+
+    def _lay_patch(
+        self,
+        where: MouthFrame | SkullFrame,
+        patch: Float[Tensor, "n 4 y x"],
+        frames: Float[Tensor, "n 3 h w"],
+    ) -> Float[Tensor, "n 3 h w"]:
         window = self._window(*where.window())
         if window is not None:
             rows, columns = window
@@ -194,7 +204,8 @@ class Canvas:
         """On the model's grids: the flow, what is added, and how much of the portrait's own pixels
         is shown.
         """
-        flow, paint = painted.flow.float(), painted.paint
+        flow = painted.flow.float()
+        paint = painted.paint
         if self.grey is not None:
             paint = on_colour_line(paint, self.grey)
         shown = ((painted.mask - KEPT[0]) / (KEPT[1] - KEPT[0])).clamp(0, 1)
@@ -202,7 +213,8 @@ class Canvas:
         if self.moving is not None:
             flow = flow * _resized(self.moving, flow.shape[-2:])
             weight = _resized(self.moving, added.shape[-2:])
-            added, shown = added * weight, 1 - weight * (1 - shown)
+            added = added * weight
+            shown = 1 - weight * (1 - shown)
         return flow, added + (1 - shown) * painted.warped, shown
 
     def _move_eye(
@@ -301,7 +313,11 @@ def on_colour_line(
 
 
 def _luma(colours: Float[Tensor, "... 3"]) -> Float[Tensor, "..."]:
-    return colours @ torch.tensor([0.299, 0.587, 0.114], device=colours.device, dtype=colours.dtype)
+    return colours @ torch.tensor(
+        [0.299, 0.587, 0.114],
+        device=colours.device,
+        dtype=colours.dtype,
+    )
 
 
 def _at_scale(patch: Float[Tensor, "n c y x"], pixels_across: float) -> Float[Tensor, "n c p q"]:
@@ -321,12 +337,14 @@ def _reach(takes_part: Bool[Tensor, " g"], length: int) -> slice:
     """The pixels of a side of `length` from the first to the last cell that takes part, with a
     border as wide as interpolation reaches; a whole side where none does.
     """
-    cells, count = torch.nonzero(takes_part)[:, 0], len(takes_part)
+    cells = torch.nonzero(takes_part)[:, 0]
+    count = len(takes_part)
     if len(cells) == 0:
         return slice(0, length)
     # Weights are interpolated from grids as coarse as 64 cells, by up to three cells on each side.
     border = max(3, count // 20)
-    first, last = int(cells[0]) - border, int(cells[-1]) + 1 + border
+    first = int(cells[0]) - border
+    last = int(cells[-1]) + 1 + border
     return slice(max(0, first * length // count), min(length, -(-last * length // count)))
 
 

@@ -100,15 +100,16 @@ def lid_ratio(
     is shut, and what is nearly shut or nearly as the portrait's is taken as such. Landmarks
     tremble, and lids must not.
     """
-    now, own = _gap(landmarks[:, EYES[eye]]), _gap(portrait[None, EYES[eye]])
+    now = _gap(landmarks[:, EYES[eye]])
+    own = _gap(portrait[None, EYES[eye]])
     share = now / own.clamp(min=1e-3)
     level = (share - SHUT) / (OPEN - SHUT)
     return torch.where(share > 1, share.clamp(max=WIDEST), level.clamp(0, 1))
 
 
 class EyeMotion(NamedTuple):
-    """What an eye does in n frames: where it is (`centre` [n, 2], `along` [n, 2], `half_width` [n]
-    as in `EyeShape`), how far it is `open` [n] (0 to about 1), and how far the iris is `turned`
+    """The motion of an eye in n frames: where it is (`centre` [n, 2], `along` [n, 2], `half_width`
+    [n] as in `EyeShape`), how far it is `open` [n] (0 to about 1), and how far the iris is `turned`
     [n, 2] from its place, in half widths.
     """
 
@@ -123,7 +124,8 @@ class EyeMotion(NamedTuple):
         of the frames, in square coordinates.
         """
         reach = REGION * self.half_width[:, None]
-        low, high = (self.centre - reach).amin(0), (self.centre + reach).amax(0)
+        low = (self.centre - reach).amin(0)
+        high = (self.centre + reach).amax(0)
         return (low + high) / 2, (high - low).amax() / 2
 
 
@@ -248,9 +250,16 @@ def _table(points: Float[Tensor, "n 2"]) -> Float[Tensor, "33"]:
     corners.
     """
     order = points[:, 0].argsort()
-    x, y = points[order, 0].clone(), points[order, 1].clone()
+    x = points[order, 0].clone()
+    y = points[order, 1].clone()
     x[0], x[-1], y[0], y[-1] = -1, 1, 0, 0
-    at = torch.linspace(-1, 1, TABLE, device=points.device, dtype=points.dtype)
+    at = torch.linspace(
+        -1,
+        1,
+        TABLE,
+        device=points.device,
+        dtype=points.dtype,
+    )
     right = torch.searchsorted(x.contiguous(), at.contiguous()).clamp(1, len(x) - 1)
     share = ((at - x[right - 1]) / (x[right] - x[right - 1]).clamp(min=1e-4)).clamp(0, 1)
     return torch.lerp(y[right - 1], y[right], share)

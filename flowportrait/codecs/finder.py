@@ -20,7 +20,7 @@ LOST = 0.1
 
 
 class Sight(NamedTuple):
-    """What is seen of a face in n frames, in coordinates of the square: 68 points [n, 68, 2] and
+    """Observations of a face in n frames, in coordinates of the square: 68 points [n, 68, 2] and
     the centres of the right and the left iris [n, 2, 2].
     """
 
@@ -36,7 +36,8 @@ class Sight(NamedTuple):
     def _iris_places(self) -> Float[Tensor, "n 2"]:
         places = []
         for eye, iris in zip(EYES, self.irises.unbind(1), strict=True):
-            start, stop = self.points[:, eye.start], self.points[:, eye.start + 3]
+            start = self.points[:, eye.start]
+            stop = self.points[:, eye.start + 3]
             along = (stop - start) / 2
             offset = (iris - (start + stop) / 2) / along.norm(dim=-1, keepdim=True).square()
             across = torch.stack([-along[:, 1], along[:, 0]], -1)
@@ -45,9 +46,9 @@ class Sight(NamedTuple):
 
 
 def mesh_sight(frames: Float[Tensor, "f 3 s s"]) -> Sight | None:
-    """What the face mesh sees in successive frames in [-1, 1]; None where the first frame or over a
-    tenth of all shows no face that it is sure of. Other frames without one have what was seen in
-    the frame before.
+    """Observations of the face mesh in successive frames in [-1, 1]; None where the first frame or
+    over a tenth of all shows no face that it is sure of. Other frames without one have what was
+    seen in the frame before.
     """
     pixels = (frames.float() + 1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
     pictures = rearrange(pixels, "f c h w -> f h w c").cpu().numpy()

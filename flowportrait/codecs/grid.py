@@ -32,7 +32,8 @@ class GridBlock(nn.Module):
         height = x.shape[1]
         x = x + self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         x = rearrange(x, "b y x c -> b (y x) c")
-        attended, mixed = self.attention_norm, self.mlp_norm
+        attended = self.attention_norm
+        mixed = self.mlp_norm
         if self.modulation is not None:
             shift, scale, mlp_shift, mlp_scale = self.modulation(control)[:, None].chunk(4, -1)
             attended = lambda tokens: self.attention_norm(tokens) * (1 + scale) + shift  # noqa: E731
@@ -54,7 +55,15 @@ class GridStack(nn.Module):
 
     def __init__(self, width: int, depth: int, num_heads: int, grid: int, control: int = 0):
         super().__init__()
-        self.position = nn.Parameter(torch.randn(1, grid, grid, width) * 0.02)
+        self.position = nn.Parameter(
+            torch.randn(
+                1,
+                grid,
+                grid,
+                width,
+            )
+            * 0.02
+        )
         self.blocks = nn.ModuleList(GridBlock(width, num_heads, control) for _ in range(depth))
 
     def forward(self, x: Tensor, control: Tensor | None = None) -> Tensor:

@@ -1,5 +1,5 @@
-"""What a face does beside speaking, and how much of everything: blinks, looks, and the strengths
-that users set.
+"""Movements of a face beside speech, and the strength of all: blinks, looks, and the strengths that
+users set.
 
 A sampler of few evaluations averages rare events away: nobody blinked. Blinks and small looks
 hardly depend on what is said, so they are drawn as the events they are, with the rates and shapes
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from flowportrait.codecs.eyes import EYES, MEET
 from flowportrait.config import Frozen
+from flowportrait.media import FPS
 
-FPS = 24
 STABLE = (
     27,
     28,
@@ -35,9 +35,11 @@ STABLE = (
 )  # points that move with the skull: nose bridge, eye corners
 MOUTH = (*range(3, 14), *range(48, 68))
 LIDS_AND_BROWS = (*range(17, 27), 37, 38, 40, 41, 43, 44, 46, 47)
-UPPER, LOWER = (37, 38, 43, 44), (41, 40, 47, 46)
+UPPER = (37, 38, 43, 44)
+LOWER = (41, 40, 47, 46)
 LIPS = slice(48, 68)
-UPPER_LIP, LOWER_LIP = (61, 62, 63), (67, 66, 65)
+UPPER_LIP = (61, 62, 63)
+LOWER_LIP = (67, 66, 65)
 # How far the points of jaw and lower lip go when the jaw closes by 1.
 JAW = {
     **dict(zip(range(4, 13), (0.2, 0.4, 0.65, 0.8, 0.8, 0.8, 0.65, 0.4, 0.2), strict=True)),
@@ -47,7 +49,8 @@ JAW = {
 
 # Blinks: one in 3.1 s in conversation (Bentivoglio et al. 1997 have 17 to 26 a minute), closing in
 # a third of the time that opening takes (VanderWerf et al. 2003).
-BLINK_EVERY_S, BLINK_AT_LEAST_S = 3.1, 0.7
+BLINK_EVERY_S = 3.1
+BLINK_AT_LEAST_S = 0.7
 BLINK = (0.25, 0.85, 1.0, 1.0, 0.7, 0.4, 0.18, 0.06)  # closure in successive frames at 24 fps
 # Looks: fixations of about a second, small and about the viewer's eyes; a saccade of that size
 # takes one frame.
@@ -73,8 +76,8 @@ AS_IT_IS = Strengths()
 
 
 class EyeEvents(NamedTuple):
-    """What the eyes do in every frame: how far blinks `close` them [f] in [0, 1], where they look
-    [f, 2] in half widths of the eye, x to the right and y down.
+    """The eyes in every frame: how far blinks `close` them [f] in [0, 1], where they look [f, 2] in
+    half widths of the eye, x to the right and y down.
     """
 
     close: Tensor

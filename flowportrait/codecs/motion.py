@@ -19,7 +19,7 @@ GROUP = 4  # frames per latent frame
 PATCH = 2  # latent cells along a side of a token
 
 
-class Motion(nn.Module):
+class MotionBasis(nn.Module):
     """Movements of the 68 points as latent numbers and back: a linear map, fitted once to the
     training clips.
     """
@@ -128,7 +128,8 @@ def gaussian(width: float, reach: int) -> Float[Tensor, " k"]:
 
 def cosine_transform(length: int = GROUP) -> Float[Tensor, "k f"]:
     """Orthonormal DCT-II over `length` moments, constant first."""
-    k, f = torch.arange(length)[:, None], torch.arange(length)[None]
+    k = torch.arange(length)[:, None]
+    f = torch.arange(length)[None]
     rows = torch.cos(math.pi / length * (f + 0.5) * k) * math.sqrt(2 / length)
     rows[0] /= math.sqrt(2)
     return rows
@@ -145,7 +146,8 @@ def spread_over_grid(
     """Four vectors of 4 c numbers each, laid out over 2 x 2 tokens and repeated over the whole
     latent frame.
     """
-    rows, columns = height // (2 * PATCH), width // (2 * PATCH)
+    rows = height // (2 * PATCH)
+    columns = width // (2 * PATCH)
     return repeat(
         parts,
         "b l (k m) (p q c) -> b c l (y k p) (x m q)",

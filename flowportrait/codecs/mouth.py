@@ -27,7 +27,8 @@ def mouth_map(landmarks: Float[Tensor, "n 68 2"], side: int) -> Float[Tensor, "n
     height = (lower - upper).norm(dim=-1) / 2 + 0.008
     width = (corners[:, 1] - corners[:, 0]).norm(dim=-1, keepdim=True) / 5 + 0.008
     offset = pixel_places(side, side, landmarks.device) - centre[:, :, None, None]
-    x, y = offset[..., 0] / width[..., None, None], offset[..., 1] / height[..., None, None]
+    x = offset[..., 0] / width[..., None, None]
+    y = offset[..., 1] / height[..., None, None]
     return torch.exp(-0.5 * (x.square() + y.square())).amax(1, keepdim=True)
 
 
@@ -66,7 +67,9 @@ class MouthFrame(NamedTuple):
         size: tuple[int, int],
         reach: tuple[float, float] = PATCH_REACH,
     ) -> Tensor:
-        """What lies in the frame, [n, c, *size], as far as `reach` half widths and half heights."""
+        """The content of the frame, [n, c, *size], as far as `reach` half widths and half
+        heights.
+        """
         cells = pixel_places(*size, frames.device).flatten(0, 1)
         along = cells[:, :1] * self.half_width[:, None] * reach[0] * self.along
         across = cells[:, 1:] * self.half_height[:, None] * reach[1] * self.across
@@ -87,7 +90,8 @@ class MouthFrame(NamedTuple):
     def window(self) -> tuple[Float[Tensor, "2"], Float[Tensor, ""]]:
         """Middle and half the side of the square that holds all patches."""
         reach = torch.hypot(PATCH_REACH[0] * self.half_width, PATCH_REACH[1] * self.half_height)
-        low, high = (self.centre[:, 0] - reach).amin(0), (self.centre[:, 0] + reach).amax(0)
+        low = (self.centre[:, 0] - reach).amin(0)
+        high = (self.centre[:, 0] + reach).amax(0)
         return (low + high) / 2, (high - low).amax() / 2
 
 
@@ -101,9 +105,7 @@ class Mouth(NamedTuple):
 
     @property
     def patch(self) -> Float[Tensor, "n 4 y x"]:
-        """What is added to a picture, [:, :3], after as much of it as [:, 3:] says is taken
-        away.
-        """
+        """Colours to add to a picture, [:, :3], when as much of it as [:, 3:] says is taken."""
         return torch.cat([self.cover * self.colours, self.cover], 1)
 
 
@@ -152,8 +154,8 @@ class MouthPainter(nn.Module):
         portrait_landmarks: Float[Tensor, "b 68 2"],
         landmarks: Float[Tensor, "n 68 2"],
     ) -> Mouth:
-        """What is laid between the lips. Training also holds its colours against the truth, as long
-        as they cover nothing they would never learn.
+        """Paint between the lips. Training also holds its colours against the truth, as long as
+        they cover nothing they would never learn.
         """
         mouth = MouthFrame.of(landmarks)
         own = MouthFrame.of(portrait_landmarks)

@@ -19,10 +19,14 @@ from torch import Tensor, nn
 from flowportrait.codecs.mouth import pixel_places
 from flowportrait.faces.landmarker import ResidualConv
 
-EYE_CORNERS, NOSE_BASE = (36, 45), 33
-OUTER_UPPER, OUTER_LOWER = (48, 49, 50, 51, 52, 53, 54), (48, 59, 58, 57, 56, 55, 54)
-INNER_UPPER, INNER_LOWER = (60, 61, 62, 63, 64), (60, 67, 66, 65, 64)
-DOWN, REACH = 0.39, (0.40, 0.335)
+EYE_CORNERS = (36, 45)
+NOSE_BASE = 33
+OUTER_UPPER = (48, 49, 50, 51, 52, 53, 54)
+OUTER_LOWER = (48, 59, 58, 57, 56, 55, 54)
+INNER_UPPER = (60, 61, 62, 63, 64)
+INNER_LOWER = (60, 67, 66, 65, 64)
+DOWN = 0.39
+REACH = (0.40, 0.335)
 """How far the patch's middle is below the nose, and half its sides, in distances between the eyes'
 outer corners.
 """
@@ -75,7 +79,8 @@ class SkullFrame(NamedTuple):
     def window(self) -> tuple[Float[Tensor, "2"], Float[Tensor, ""]]:
         """Middle and half the side of the square that holds all patches."""
         reach = (self.along.abs() + self.across.abs())[:, 0]
-        low, high = (self.centre[:, 0] - reach).amin(0), (self.centre[:, 0] + reach).amax(0)
+        low = (self.centre[:, 0] - reach).amin(0)
+        high = (self.centre[:, 0] + reach).amax(0)
         return (low + high) / 2, (high - low).amax() / 2
 
 
@@ -115,25 +120,35 @@ class MouthNet(nn.Module):
         patches.
         """
         x = self._entered(shown, lips, 0) + self._entered(portrait, portrait_lips, 1)
+        return self._change(x, lips)
+
+    def _change(self, x, lips: Float[Tensor, "n 2 96 112"]) -> Float[Tensor, "n 4 96 112"]:
+        """Change of the frame about the lips."""
         fine = self.fine(x)
         middle = self.middle(self.to_middle(fine))
         x = self.coarse(self.to_coarse(middle))
         x = self.middle_again(middle + _doubled(self.from_coarse(x)))
         x = self.fine_again(fine + _doubled(self.from_middle(x)))
         change = F.pixel_shuffle(self.leave(x), 2).float()
-        gap, about = _grown(lips[:, :1], 2) * self.window, _grown(lips[:, 1:], 4) * self.window
+        gap = _grown(lips[:, :1], 2) * self.window
+        about = _grown(lips[:, 1:], 4) * self.window
         # All is added to the frame, also between the lips: what is replaced would have passed
         # through the patch's pixels twice, and lost the detail of teeth that the portrait shows.
         return torch.cat([(gap + (1 - gap) * about) * change, torch.zeros_like(gap)], 1)
 
     def _entered(self, picture: Tensor, lips: Tensor, part: int) -> Float[Tensor, "n c h w"]:
-        """What the first convolution makes of one half of its channels: 0 is the frame, 1 the
+        """Output of the first convolution for one half of its channels: 0 is the frame, 1 the
         portrait, which stays the same.
         """
         x = F.pixel_unshuffle(torch.cat([picture, lips], 1), 2)
         x = x.contiguous(memory_format=torch.channels_last)
         weight = self.enter.weight[:, 20 * part : 20 * (part + 1)]
-        return F.conv2d(x, weight, self.enter.bias if part == 0 else None, padding=1)
+        return F.conv2d(
+            x,
+            weight,
+            self.enter.bias if part == 0 else None,
+            padding=1,
+        )
 
     def paint(
         self,
@@ -143,7 +158,8 @@ class MouthNet(nn.Module):
         portrait_landmarks: Float[Tensor, "1 68 2"],
     ) -> tuple[SkullFrame, Float[Tensor, "n 4 96 112"]]:
         """Mouths for frames without one; all landmarks in coordinates of those pictures."""
-        where, own = SkullFrame.of(landmarks), SkullFrame.of(portrait_landmarks)
+        where = SkullFrame.of(landmarks)
+        own = SkullFrame.of(portrait_landmarks)
         patch = self(
             where.cut(frames),
             lip_maps(where, landmarks),
@@ -165,7 +181,8 @@ def lip_maps(frame: SkullFrame, landmarks: Float[Tensor, "n 68 2"]) -> Float[Ten
         inside = torch.sigmoid((y - above[:, None]) / SOFT) * torch.sigmoid(
             (below[:, None] - y) / SOFT
         )
-        left, right = points[:, upper[0], :1], points[:, upper[-1], :1]
+        left = points[:, upper[0], :1]
+        right = points[:, upper[-1], :1]
         beside = torch.sigmoid((x - left) / SOFT) * torch.sigmoid((right - x) / SOFT)
         maps.append(inside * beside[:, None])
     return torch.stack(maps, 1)
@@ -175,8 +192,10 @@ def _curve(points: Float[Tensor, "n k 2"], x: Float[Tensor, "n w"]) -> Float[Ten
     """Heights at `x` of the line through points that go from left to right."""
     at = points[..., 0].cummax(-1).values.contiguous()
     right = torch.searchsorted(at, x).clamp(1, at.shape[1] - 1)
-    x0, x1 = at.gather(1, right - 1), at.gather(1, right)
-    y0, y1 = points[..., 1].gather(1, right - 1), points[..., 1].gather(1, right)
+    x0 = at.gather(1, right - 1)
+    x1 = at.gather(1, right)
+    y0 = points[..., 1].gather(1, right - 1)
+    y1 = points[..., 1].gather(1, right)
     return torch.lerp(y0, y1, ((x - x0) / (x1 - x0).clamp(min=1e-4)).clamp(0, 1))
 
 
@@ -200,7 +219,8 @@ def _windows(x: Float[Tensor, "n 1 y x"], reach: int, axis: int) -> Iterator[Ten
     Whole maps combined are several times faster on a CPU than pooling with a stride of 1.
     """
     border = (0, 0, reach, reach) if axis == -2 else (reach, reach)
-    padded, size = F.pad(x, border), x.shape[axis]
+    padded = F.pad(x, border)
+    size = x.shape[axis]
     for shift in range(2 * reach + 1):
         yield padded.narrow(axis, shift, size)
 

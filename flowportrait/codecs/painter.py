@@ -19,9 +19,9 @@ from flowportrait.codecs.mouth import pixel_places
 
 
 class Drafts(NamedTuple):
-    """What is known of each of n frames before the portrait is looked at: the `fine` part of the
-    flow [n, 2, u, v] and features to `paint` [n, u, v, c] at 1/2, the `coarse` flow [n, 2, y, x] at
-    1/4, the map of the open `mouth` [n, 1, u, v], the `landmarks` [n, 68, 2] and the `gaze` [n, 2].
+    """Knowledge of each of n frames before the portrait is looked at: the `fine` part of the flow
+    [n, 2, u, v] and features to `paint` [n, u, v, c] at 1/2, the `coarse` flow [n, 2, y, x] at 1/4,
+    the map of the open `mouth` [n, 1, u, v], the `landmarks` [n, 68, 2] and the `gaze` [n, 2].
     """
 
     fine: Tensor
@@ -85,6 +85,10 @@ class Painter(nn.Module):
         )
         places = pixel_places(height, width, flow.device) + full
         warped = F.grid_sample(portrait.float(), places, padding_mode="border", align_corners=False)
+        return self._refined(warped, drafts, flow)
+
+    def _refined(self, warped: Tensor, drafts: Drafts, flow: Tensor) -> Painted:
+        """Paint and mask at full resolution."""
         half = rearrange(
             warped.to(drafts.paint.dtype), "n c (y p) (x q) -> n y x (p q c)", p=2, q=2
         )
@@ -95,7 +99,12 @@ class Painter(nn.Module):
         seen = torch.cat([half, drafts.paint, told.permute(0, 2, 3, 1).to(drafts.paint.dtype)], -1)
         refined = self.refine(seen.permute(0, 3, 1, 2))
         refined = rearrange(refined, "n (p q c) y x -> n c (y p) (x q)", p=2, q=2).float()
-        return Painted(flow, warped, refined[:, 1:], torch.sigmoid(refined[:, :1]))
+        return Painted(
+            flow,
+            warped,
+            refined[:, 1:],
+            torch.sigmoid(refined[:, :1]),
+        )
 
 
 SMOOTHING = 2.0  # frames: the deviation of the Gaussian over which drafts are averaged
@@ -134,7 +143,12 @@ def _joined(one: Drafts, other: Drafts) -> Drafts:
     return Drafts(*(torch.cat(pair) for pair in zip(one, other, strict=True)))
 
 
-def _averaged(drafts: Drafts, start: int, count: int, kernel: Float[Tensor, " k"]) -> Drafts:
+def _averaged(
+    drafts: Drafts,
+    start: int,
+    count: int,
+    kernel: Float[Tensor, " k"],
+) -> Drafts:
     reach = len(kernel) // 2
     band = torch.zeros(count, count + 2 * reach, device=drafts.fine.device)
     for k, weight in enumerate(kernel):

@@ -41,7 +41,7 @@ from flowportrait.codecs.motion import (
     GROUP,
     PATCH,
     LandmarkFlow,
-    Motion,
+    MotionBasis,
     gather_from_grid,
     spread_over_grid,
 )
@@ -69,7 +69,7 @@ class PortraitContext:
     canvas: Canvas | None = None
 
     def canvases(self) -> list[Canvas]:
-        """What each clip is shown on: the `canvas` of the one portrait, or the portraits
+        """The canvas that each clip is shown on: the `canvas` of the one portrait, or the portraits
         themselves.
         """
         if self.canvas is not None:
@@ -134,7 +134,7 @@ class PortraitCodec(nn.Module):
         self.landmarker = Landmarker(
             config.landmarker_widths, self.grid, config.landmarker_refinements
         )
-        self.motion = Motion(config.motion_size, config.gaze)
+        self.motion = MotionBasis(config.motion_size, config.gaze)
         self.portrait_stem = FineStem(3, config.width)
         self.portrait_stack = GridStack(
             config.width, config.portrait_depth, config.num_heads, self.grid
@@ -184,7 +184,8 @@ class PortraitCodec(nn.Module):
         self, frames: Float[Tensor, "f 3 h w"], portrait: Float[Tensor, "1 3 h w"]
     ) -> Float[Tensor, "1 c l hl wl"]:
         if self.config.mesh:
-            own, seen = mesh_sight(portrait), mesh_sight(frames)
+            own = mesh_sight(portrait)
+            seen = mesh_sight(frames)
             if own is not None and seen is not None:
                 gaze = seen.gaze_since(own)[None] if self.config.gaze else None
                 return self.encode_landmarks(seen.points[None], own.points, gaze)
@@ -265,7 +266,8 @@ class PortraitCodec(nn.Module):
         num_clips = len(context.landmarks)
         skip = (GROUP - 1) * num_clips  # the first latent frame is one frame
         for drafts in smoothed(self._drafts(blocks, context)):
-            drafts, skip = drafts.rows(skip), 0
+            drafts = drafts.rows(skip)
+            skip = 0
             for start in range(0, len(drafts.fine), SHOWN * num_clips):
                 shown = self._show(drafts.rows(start, start + SHOWN * num_clips), context)
                 yield rearrange(shown, "(f b) c h w -> b c f h w", b=num_clips)
@@ -383,9 +385,7 @@ class PortraitCodec(nn.Module):
     def _tokens(
         self, portrait: Float[Tensor, "b y x d"], control: Tensor, coarse: Tensor
     ) -> Tensor:
-        """What the decoder starts from: the portrait, what the motion says of each place, the first
-        flow.
-        """
+        """The decoder's input: the portrait, what the motion says of each place, the first flow."""
         placed = rearrange(self.placed(control), "b (y x c) -> b y x c", y=self.grid, x=self.grid)
         flow = rearrange(coarse, "b (l g) d (y p) (x q) -> (b l) y x (g d p q)", g=GROUP, p=2, q=2)
         return portrait + self.place(placed) + self.tell_flow(flow / Painter.FLOW_SCALE)

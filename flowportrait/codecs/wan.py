@@ -58,7 +58,8 @@ class WanCodec(nn.Module):
 
     temporal_stride = GROUP
     spatial_stride = 8
-    moves_portrait, settle_reach = False, 0
+    moves_portrait = False
+    settle_reach = 0
     weights_from = (
         "Wan2.1_VAE.pth (507,609,880 bytes, Apache-2.0) is at"
         " huggingface.co/Wan-AI/Wan2.1-T2V-1.3B, sha256"
@@ -75,16 +76,7 @@ class WanCodec(nn.Module):
             WanCausalConv3d,
         )
 
-        self.channels = config.channels
-        network = AutoencoderKLWan(
-            base_dim=config.width,
-            z_dim=config.channels,
-            dim_mult=list(config.multipliers),
-            num_res_blocks=2,
-            temperal_downsample=[False, True, True],
-        )
-        self.encoder, self.quant_conv = network.encoder, network.quant_conv
-        self.decoder, self.post_quant_conv = network.decoder, network.post_quant_conv
+        self._add_network(config, AutoencoderKLWan)
         self.memories = {
             part: sum(isinstance(module, WanCausalConv3d) for module in part.modules())
             for part in (self.encoder, self.decoder)
@@ -93,6 +85,20 @@ class WanCodec(nn.Module):
             torch.tensor(values).view(1, -1, 1, 1, 1)
             for values in (config.latent_mean, config.latent_std)
         )
+
+    def _add_network(self, config: WanConfig, AutoencoderKLWan) -> None:
+        self.channels = config.channels
+        network = AutoencoderKLWan(
+            base_dim=config.width,
+            z_dim=config.channels,
+            dim_mult=list(config.multipliers),
+            num_res_blocks=2,
+            temperal_downsample=[False, True, True],
+        )
+        self.encoder = network.encoder
+        self.quant_conv = network.quant_conv
+        self.decoder = network.decoder
+        self.post_quant_conv = network.post_quant_conv
 
     def prepare(self, portrait: Float[Tensor, "b 3 h w"]) -> None:
         """Nothing: this codec does not look at the portrait."""
@@ -111,7 +117,8 @@ class WanCodec(nn.Module):
         lengths, 1 + 4 n frames in all.
         """
         memory = [None] * self.memories[self.encoder]
-        waiting, due = None, 1
+        waiting = None
+        due = 1
         for block in blocks:
             _check_sides(block, self.spatial_stride)
             waiting = block if waiting is None else torch.cat([waiting, block], dim=2)
@@ -129,9 +136,17 @@ class WanCodec(nn.Module):
         """One frame at the start, later four."""
         device = self.quant_conv.weight.device
         with torch.autocast(device.type, enabled=False):
-            found = self.encoder(frames.to(device, torch.float32), feat_cache=memory, feat_idx=[0])
+            found = self.encoder(
+                frames.to(device, torch.float32),
+                feat_cache=memory,
+                feat_idx=[0],
+            )
             mean = self.quant_conv(found).chunk(2, dim=1)[0]
         return (mean - self.mean.to(device)) / self.std.to(device)
+
+    def settle(self, latents: Float[Tensor, "b c l hl wl"]) -> Float[Tensor, "b c l hl wl"]:
+        """The latents as they are: nothing is smoothed."""
+        return latents
 
     def decode(
         self, latents: Float[Tensor, "b c l hl wl"], context: Any

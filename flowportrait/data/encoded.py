@@ -30,11 +30,12 @@ from flowportrait.files import replace
 from flowportrait.records import EncodedClip, read_jsonl, write_jsonl
 from flowportrait.weights import save_tensors
 
-HEADER, INDEX = "encoded.json", "encoded.jsonl"
+HEADER = "encoded.json"
+INDEX = "encoded.jsonl"
 
 
 class EncodedHeader(Frozen):
-    """What all clips of an encoded dataset have in common."""
+    """Facts that all clips of an encoded dataset share."""
 
     made_of: str = Field(description="digest of the parts that encoded it")
     model: str = Field(description="name of the model whose parts they are")
@@ -69,7 +70,8 @@ def finish(root: Path, shards: Sequence[Path]) -> tuple[list[EncodedClip], list[
     """Writes the index of a dataset whose shards are all there. Gives its clips, and why others
     were left out.
     """
-    clips, left_out = [], []
+    clips = []
+    left_out = []
     for path in shards:
         with safe_open(path, "pt") as file:
             head = json.loads(file.metadata()["head"])

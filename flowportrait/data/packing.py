@@ -52,7 +52,8 @@ def pack(
     As many pieces as the rows have room for, less what does not go in; then the most expensive
     piece first, each into the row that has cost least so far. No row stays empty.
     """
-    taken, num_tokens = [], 0
+    taken = []
+    num_tokens = 0
     while num_tokens <= num_rows * budget:
         taken.append(piece_at(position + len(taken)))
         assert taken[-1].num_tokens <= budget, "pieces are cut to the budget before"
@@ -69,7 +70,8 @@ def _assigned(
 ) -> list[list[Piece[T]]] | None:
     """The balanced rows of these pieces; None if one finds no room."""
     rows: list[list[Piece[T]]] = [[] for _ in range(num_rows)]
-    costs, rooms = [0.0] * num_rows, [budget] * num_rows
+    costs = [0.0] * num_rows
+    rooms = [budget] * num_rows
     for piece in sorted(pieces, key=lambda piece: -piece.cost):
         roomy = [row for row in range(num_rows) if rooms[row] >= piece.num_tokens]
         if not roomy:

@@ -17,9 +17,9 @@ from flowportrait.config import Frozen
 from flowportrait.data.encoded import EncodedSet
 from flowportrait.data.packing import Piece, Stream, pack
 from flowportrait.errors import ConfigError, DataError
+from flowportrait.model.blocks import MoTConfig
 from flowportrait.model.cost import clip_flops
 from flowportrait.model.layout import RowLayout, TokenGrid
-from flowportrait.model.mot import MoTConfig
 from flowportrait.records import EncodedClip
 
 
@@ -99,7 +99,9 @@ class Rows:
     """
 
     def __init__(self, config: RowsConfig, model: MoTConfig, seed: int):
-        self.config, self.model, self.seed = config, model, seed
+        self.config = config
+        self.model = model
+        self.seed = seed
         self.sets = [EncodedSet(root) for root in config.encoded]
         for dataset in self.sets:
             self._check(dataset)
@@ -156,7 +158,8 @@ class Rows:
 
     def grid(self, dataset: EncodedSet, latent_frames: int, opening: bool) -> TokenGrid:
         """The token layout of a stretch."""
-        header, patch = dataset.header, self.model.patch
+        header = dataset.header
+        patch = self.model.patch
         return TokenGrid(
             latent_frames,
             header.rows // patch,
@@ -171,7 +174,9 @@ class Rows:
 
     def load(self, cuts: Sequence[Cut], device: str = "cpu") -> Loaded:
         """The tensors of a row. What is dropped is all zeros, as `generate` has it for guidance."""
-        audio, image, latents = [], [], []
+        audio = []
+        image = []
+        latents = []
         for cut in cuts:
             z0, heard, seen = cut.source.read(cut.clip, cut.portrait)
             first = max(0, 1 + cut.grid.temporal_stride * (cut.start - 1))
@@ -184,7 +189,8 @@ class Rows:
         )
 
     def _check(self, dataset: EncodedSet) -> None:
-        header, model = dataset.header, self.model
+        header = dataset.header
+        model = self.model
         got = header.channels, header.audio_dim, header.image_dim
         wanted = model.latent_channels, model.audio_dim, model.image_dim
         if got != wanted:

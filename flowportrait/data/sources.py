@@ -14,11 +14,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from flowportrait.errors import DataError
+from flowportrait.records import Split
 
-Split = Literal["train", "validation", "test"]
+RENDERED_SPLITS: dict[str, Split] = {"train": "train", "validation": "held_out", "test": "test"}
+"""The words of `clips.jsonl` and of caches, and the splits they mean."""
 
 HELD_OUT_FLITE = ("kal16",)
 HELD_OUT_KOKORO = "jf_nezumi"
@@ -32,7 +34,7 @@ class SourceClip:
     """
 
     key: str
-    source: Literal["world", "grid"]
+    source: Literal["world", "grid", "manifest"]
     video: Path
     labels: Path | None
     identity: str
@@ -44,7 +46,7 @@ class SourceClip:
 def load_sources(
     world: Path | Sequence[Path] = (), grid: Path | None = None, grid_labels: Path | None = None
 ) -> list[SourceClip]:
-    """All usable clips, test and validation included; raises DataError when a folder lacks its
+    """All usable clips of every split; raises DataError when a folder lacks its
     index.
     """
     clips = _read_worlds(
@@ -69,7 +71,7 @@ def _read_worlds(roots: list[Path]) -> list[SourceClip]:
         if split == "train" and (held_out or record["text"] in test_texts):
             continue  # would leak a voice or a sentence
         if split == "test" and not held_out:
-            split = "validation"
+            split = "held_out"
         clips.append(
             SourceClip(
                 key=record["key"],
@@ -96,21 +98,22 @@ def _records(root: Path) -> list[dict]:
 
 
 def _split(record: dict) -> Split:
-    """What the record says; where it says nothing, by the seed of the identity."""
+    """The record's own split; without one, the split by the seed of the identity."""
     by_seed = {9: "test", 8: "validation"}.get(record["identity"]["seed"] % 10, "train")
     split = record.get("split", by_seed)
-    if split not in get_args(Split):
+    if split not in RENDERED_SPLITS:
         raise DataError(
-            f"{record['key']}: got split '{split}'; give one of {', '.join(get_args(Split))}"
+            f"{record['key']}: got split '{split}'; give one of {', '.join(RENDERED_SPLITS)}"
         )
-    return split
+    return RENDERED_SPLITS[split]
 
 
 def _voice(voice: dict) -> tuple[str, bool]:
     """Name of a voice and whether it is held out. A Kokoro blend counts as its strongest
     component.
     """
-    engine, name = voice["engine"].split()[0], voice["name"]
+    engine = voice["engine"].split()[0]
+    name = voice["name"]
     if engine == "flite":
         return f"flite-{name}", name in HELD_OUT_FLITE
     if engine == "festival":
@@ -149,4 +152,4 @@ def _read_grid(root: Path, labels: Path | None) -> list[SourceClip]:
 def _sentence_split(words: str) -> Split:
     """One speaker only, so GRID is held out by sentence."""
     bucket = hashlib.sha256(words.encode()).digest()[0] % 20
-    return {0: "test", 1: "validation"}.get(bucket, "train")
+    return {0: "test", 1: "held_out"}.get(bucket, "train")

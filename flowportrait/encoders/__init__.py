@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 
+@runtime_checkable
 class AudioEncoder(Protocol):
     """Speech to one vector per video frame; vector i belongs to the moment i / 24 s."""
 
@@ -20,6 +21,7 @@ class AudioEncoder(Protocol):
         """`audio` is mono at 16 kHz; sound missing at the end counts as silence."""
 
 
+@runtime_checkable
 class ImageEncoder(Protocol):
     """The portrait to a grid of vectors, row by row."""
 

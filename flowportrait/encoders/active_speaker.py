@@ -29,14 +29,15 @@ DURATIONS_S = (1, 2, 3, 4, 5, 6)
 weights, in a set, which forgets them.
 """
 _WIDTHS = (32, 64, 128)
-_MEAN, _STD = 0.4161, 0.1688
+_MEAN = 0.4161
+_STD = 0.1688
 _REACH = (
     6  # frames to either side that a frame's embedding depends on: two for each of three blocks
 )
 _STRETCH = 50  # frames; more than fit a cache take longer
 
 
-class _Block(nn.Module):
+class _SeparableBlock(nn.Module):
     def __init__(self, narrow: int, wide: int, pictures: bool, stride: int = 1):
         super().__init__()
         convolution, norm, self.across = (
@@ -55,7 +56,8 @@ class _Block(nn.Module):
                     f"{name}_{window}", convolution(inner, wide, shape, step, padding, bias=False)
                 )
                 self.add_module(f"bn_{name}_{window}", norm(wide, eps=1e-3))
-        self.last, self.bn_last = convolution(wide, wide, 1, bias=False), norm(wide, eps=1e-3)
+        self.last = convolution(wide, wide, 1, bias=False)
+        self.bn_last = norm(wide, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._layer("last", sum(self._path(x, window) for window in (3, 5)))
@@ -83,14 +85,17 @@ class _AlongTime(nn.Module):
 
     def __init__(self, layer: nn.Conv3d):
         super().__init__()
-        self.weight, self.bias, self.padding = (
-            layer.weight[..., 0],
-            layer.bias,
-            (layer.padding[0], 0),
-        )
+        self.weight = layer.weight[..., 0]
+        self.bias = layer.bias
+        self.padding = (layer.padding[0], 0)
 
     def forward(self, x: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b d f h w"]:
-        found = F.conv2d(x.flatten(3), self.weight, self.bias, padding=self.padding)
+        found = F.conv2d(
+            x.flatten(3),
+            self.weight,
+            self.bias,
+            padding=self.padding,
+        )
         return found.unflatten(3, x.shape[3:])
 
 
@@ -100,8 +105,18 @@ class LightAsd(nn.Module):
     def __init__(self):
         super().__init__()
         pairs = list(zip((1, *_WIDTHS), _WIDTHS, strict=False))
-        seen = {f"block{i + 1}": _Block(*pair, True, 1 if i else 2) for i, pair in enumerate(pairs)}
-        heard = {f"block{i + 1}": _Block(*pair, False) for i, pair in enumerate(pairs)}
+        self._add_encoders(pairs)
+        # The second head, on pictures alone, served training only.
+        self.lossAV, self.lossV = (
+            nn.ModuleDict({"FC": nn.Linear(_WIDTHS[-1], 2)}) for _ in range(2)
+        )
+
+    def _add_encoders(self, pairs: list[tuple[int, int]]) -> None:
+        seen = {
+            f"block{i + 1}": _SeparableBlock(*pair, True, 1 if i else 2)
+            for i, pair in enumerate(pairs)
+        }
+        heard = {f"block{i + 1}": _SeparableBlock(*pair, False) for i, pair in enumerate(pairs)}
         grus = {
             name: nn.GRU(_WIDTHS[-1], _WIDTHS[-1], batch_first=True)
             for name in ("gru_forward", "gru_backward")
@@ -112,10 +127,6 @@ class LightAsd(nn.Module):
                 "audioEncoder": nn.ModuleDict(heard),
                 "GRU": nn.ModuleDict(grus),
             }
-        )
-        # The second head, on pictures alone, served training only.
-        self.lossAV, self.lossV = (
-            nn.ModuleDict({"FC": nn.Linear(_WIDTHS[-1], 2)}) for _ in range(2)
         )
 
     def seen(self, faces: Float[Tensor, "b f 112 112"]) -> Float[Tensor, "b f 128"]:
@@ -166,7 +177,7 @@ def load_light_asd(path: Path) -> LightAsd:
         )
     network.eval().requires_grad_(False)
     for block in network.modules():
-        if isinstance(block, _Block):
+        if isinstance(block, _SeparableBlock):
             block.fold()
     return network
 
@@ -183,6 +194,15 @@ def speaking_logits(
 
     The network was trained on pieces of such lengths, and knows nothing beyond the ends of one.
     """
+    return _logits(faces, cepstra, network, durations_s)
+
+
+def _logits(
+    faces: UInt8[np.ndarray, "f 112 112"],
+    cepstra: Float[np.ndarray, "n 13"],
+    network: LightAsd,
+    durations_s: Sequence[int],
+) -> Float[np.ndarray, "f 2"]:
     count = min(len(faces), len(cepstra) // CEPSTRA_PER_FRAME)
     seen_in = _seen_in_pieces(
         network, torch.from_numpy(faces[:count]).float(), max(durations_s) > 1
@@ -202,8 +222,7 @@ def speaking_logits(
 def _seen_in_pieces(
     network: LightAsd, faces: Float[Tensor, "f 112 112"], longer: bool
 ) -> Callable[[int, int], Float[Tensor, "p 128"]]:
-    """What is seen in the frames of a piece that begins on a whole second, as if it were all there
-    is.
+    """Features of the frames of a piece that begins on a whole second, as if it were all there is.
 
     Beyond the ends of a piece there are zeros, which reach `_REACH` frames into it; the rest is as
     in the whole. So two passes over the pictures, the whole and its seconds, serve pieces of all
@@ -233,7 +252,8 @@ def _seen_in_pieces(
 def _middle(
     network: LightAsd, faces: Float[Tensor, "f 112 112"], start: int, stop: int
 ) -> Float[Tensor, "m 128"]:
-    first, last = max(0, start - _REACH), min(len(faces), stop + _REACH)
+    first = max(0, start - _REACH)
+    last = min(len(faces), stop + _REACH)
     return network.seen(faces[None, first:last])[0, start - first : stop - first]
 
 
@@ -243,7 +263,7 @@ def speaking_probability(logits: Float[np.ndarray, "f 2"]) -> Float[np.ndarray, 
 
 
 def face_of_crop(crops: UInt8[np.ndarray, "f 224 224 3"]) -> UInt8[np.ndarray, "f 112 112"]:
-    """What the network looks at: the middle of SyncNet's crop, in grey."""
+    """The network's input: the middle of SyncNet's crop, in grey."""
     edge = (crops.shape[1] - SIDE_PX) // 2
     middle = crops[:, edge : edge + SIDE_PX, edge : edge + SIDE_PX].astype(np.int32)
     # OpenCV's integers for 0.299, 0.587 and 0.114.

@@ -7,7 +7,8 @@ import math
 import numpy as np
 from jaxtyping import Float, Int16
 
-SAMPLE_RATE = 16_000
+from flowportrait.sound import SPEECH_HZ
+
 STRIDE, LENGTH, FFT, FILTERS, CEPSTRA, LIFTER = 160, 400, 512, 26, 13, 22  # in samples and numbers
 
 
@@ -27,6 +28,11 @@ def mfcc(samples: Int16[np.ndarray, " s"]) -> Float[np.ndarray, "n 13"]:
     signal = np.pad(signal, (0, max(0, (count - 1) * STRIDE + LENGTH - len(signal))))
     windows = np.lib.stride_tricks.sliding_window_view(signal, LENGTH)[::STRIDE][:count]
     power = np.square(np.abs(np.fft.rfft(windows, FFT))) / FFT
+    return _cepstra_of(power)
+
+
+def _cepstra_of(power: np.ndarray) -> np.ndarray:
+    """Liftered cepstra [n, 13] of power spectra; the first is the log of the energy."""
     tiny = np.finfo(float).eps
     energy = np.maximum(power.sum(1), tiny)
     logs = np.log(np.maximum(power @ _filters().T, tiny))
@@ -42,10 +48,12 @@ def mfcc(samples: Int16[np.ndarray, " s"]) -> Float[np.ndarray, "n 13"]:
 
 def _filters() -> Float[np.ndarray, "26 257"]:
     """Triangles evenly spaced on the mel scale, their corners on whole bins."""
-    mels = np.linspace(0, 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700), FILTERS + 2)
-    corners = np.floor((FFT + 1) * 700 * (10 ** (mels / 2595) - 1) / SAMPLE_RATE)
+    mels = np.linspace(0, 2595 * np.log10(1 + SPEECH_HZ / 2 / 700), FILTERS + 2)
+    corners = np.floor((FFT + 1) * 700 * (10 ** (mels / 2595) - 1) / SPEECH_HZ)
     bins = np.arange(FFT // 2 + 1)
     left, middle, right = (corners[i : i + FILTERS, None] for i in range(3))
-    rising, falling = (bins - left) / (middle - left), (right - bins) / (right - middle)
-    inside_left, inside_right = (bins >= left) & (bins < middle), (bins >= middle) & (bins < right)
+    rising = (bins - left) / (middle - left)
+    falling = (right - bins) / (right - middle)
+    inside_left = (bins >= left) & (bins < middle)
+    inside_right = (bins >= middle) & (bins < right)
     return np.where(inside_left, rising, np.where(inside_right, falling, 0.0))

@@ -12,12 +12,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from flowportrait.config import Frozen
+from flowportrait.sound import SPEECH_HZ
 
-SAMPLE_RATE = 16_000
 HOP = 160  # 10 ms
 FFT = 512
 NUM_MELS = 80
-MEL_HZ = SAMPLE_RATE / HOP
+MEL_HZ = SPEECH_HZ / HOP
 FRAME_HZ = 24
 
 
@@ -25,14 +25,16 @@ def mel_filters() -> Float[Tensor, "80 257"]:
     """Triangular filters evenly spaced on the (HTK) mel scale from 50 Hz to 8 kHz."""
     mel = lambda hz: 2595 * math.log10(1 + hz / 700)  # noqa: E731
     points = 700 * (10 ** (torch.linspace(mel(50), mel(8000), NUM_MELS + 2) / 2595) - 1)
-    bins = torch.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1)
-    left, centre, right = points[:-2, None], points[1:-1, None], points[2:, None]
+    bins = torch.linspace(0, SPEECH_HZ / 2, FFT // 2 + 1)
+    left = points[:-2, None]
+    centre = points[1:-1, None]
+    right = points[2:, None]
     return torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)).clamp(
         min=0
     )
 
 
-class ResidualConv(nn.Module):
+class DilatedConv(nn.Module):
     """Dilated convolution over time with a residual, on [b, c, n]."""
 
     def __init__(self, width: int, dilation: int):
@@ -65,14 +67,20 @@ class MelEncoder(nn.Module):
         self.dim = config.width
         self.register_buffer("filters", mel_filters(), persistent=False)
         self.vector_hz = MEL_HZ / config.step
-        self.stem = nn.Conv1d(NUM_MELS, config.width, 5, config.step, padding=2)
-        self.blocks = nn.Sequential(*(ResidualConv(config.width, d) for d in config.dilations))
+        self.stem = nn.Conv1d(
+            NUM_MELS,
+            config.width,
+            5,
+            config.step,
+            padding=2,
+        )
+        self.blocks = nn.Sequential(*(DilatedConv(config.width, d) for d in config.dilations))
         self.gather = nn.Conv1d(config.width, config.width, 5, padding=2)
         self.out_norm = nn.LayerNorm(config.width)
 
     def forward(self, audio: Float[Tensor, "b s"], num_frames: int) -> Float[Tensor, "b n d"]:
         """One vector per video frame; sound missing at the end counts as silence."""
-        needed = math.ceil(num_frames / FRAME_HZ * SAMPLE_RATE)
+        needed = math.ceil(num_frames / FRAME_HZ * SPEECH_HZ)
         audio = F.pad(audio, (0, max(0, needed - audio.shape[-1])))
         return self.encode(self.mels(audio), num_frames)
 

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from flowportrait.config import Frozen
 
-TOKEN_PX, CELL_PX = 16, 4
+TOKEN_PX = 16
+CELL_PX = 4
 
 
 @runtime_checkable
 class SeesPortrait(Protocol):
-    """What a codec prepared of a portrait, as far as this encoder reads it."""
+    """The part of a codec's prepared portrait that this encoder reads."""
 
     landmarks: Tensor  # [b, 68, 2] in [-1, 1]
 

@@ -38,7 +38,7 @@ class SiglipConfig(Frozen):
     norm_eps: float = Field(1e-6, gt=0)
 
 
-class Attention(nn.Module):
+class SiglipAttention(nn.Module):
     """All patches of a picture see each other."""
 
     def __init__(self, config: SiglipConfig):
@@ -58,13 +58,13 @@ class Attention(nn.Module):
         )
 
 
-class Layer(nn.Module):
+class SiglipLayer(nn.Module):
     """Attention and a tanh-GELU MLP, each behind a norm."""
 
     def __init__(self, config: SiglipConfig):
         super().__init__()
         self.layer_norm1 = nn.LayerNorm(config.width, config.norm_eps)
-        self.self_attn = Attention(config)
+        self.self_attn = SiglipAttention(config)
         self.layer_norm2 = nn.LayerNorm(config.width, config.norm_eps)
         self.mlp = nn.ModuleDict(
             {
@@ -101,7 +101,7 @@ class SiglipEncoder(nn.Module):
                     }
                 ),
                 "encoder": nn.ModuleDict(
-                    {"layers": nn.ModuleList(Layer(config) for _ in range(config.num_layers))}
+                    {"layers": nn.ModuleList(SiglipLayer(config) for _ in range(config.num_layers))}
                 ),
                 "post_layernorm": nn.LayerNorm(config.width, config.norm_eps),
             }
@@ -143,7 +143,8 @@ class SiglipEncoder(nn.Module):
     def places(self, rows: int, cols: int) -> Int[Tensor, " n"]:
         """Rows of the learned table, for each patch."""
         device = self.vision_model["post_layernorm"].weight.device
-        row, col = torch.arange(rows, device=device), torch.arange(cols, device=device)
+        row = torch.arange(rows, device=device)
+        col = torch.arange(cols, device=device)
         return (row[:, None] * self.config.side + col).flatten()
 
     def embed(

@@ -19,12 +19,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flowportrait.errors import CheckpointError
+from flowportrait.sound import SPEECH_HZ
 
-SAMPLE_RATE = 16_000
 WINDOW = 160_000  # samples that it was trained on
 STEP, FIELD = 270, 991  # samples from one answer to the next, and those an answer looks at
-NUM_CLASSES, FIRST_PAIR = 7, 4
-_FILTERS, _LENGTH = 80, 251
+NUM_CLASSES = 7
+FIRST_PAIR = 4
+_FILTERS = 80
+_LENGTH = 251
 _LEAST_HZ = 50  # of a filter's lower edge and of its width
 
 
@@ -41,10 +43,12 @@ class _Bands(nn.Module):
 
     def forward(self, x: Float[Tensor, "b 1 s"]) -> Float[Tensor, "b 80 f"]:
         low = _LEAST_HZ + self.low_hz_.abs()
-        high = (low + _LEAST_HZ + self.band_hz_.abs()).clamp(_LEAST_HZ, SAMPLE_RATE / 2)
+        high = (low + _LEAST_HZ + self.band_hz_.abs()).clamp(_LEAST_HZ, SPEECH_HZ / 2)
         width = high - low
         # `n_` counts samples to the left of the middle, times 2 pi over the rate.
-        rising, falling, half = low * self.n_, high * self.n_, self.n_ / 2
+        rising = low * self.n_
+        falling = high * self.n_
+        half = self.n_ / 2
         even = (falling.sin() - rising.sin()) / half * self.window_
         odd = (rising.cos() - falling.cos()) / half * self.window_
         evens = torch.cat([even, 2 * width, even.flip(1)], 1)
@@ -108,7 +112,8 @@ def heard_speakers(network: SpeakerTurns, sound: Float[Tensor, " s"]) -> Float[T
     windows that overlap.
     """
     count = max(0, 1 + (len(sound) - FIELD) // STEP)
-    sums, times = torch.zeros(count, 2), torch.zeros(count, 1)
+    sums = torch.zeros(count, 2)
+    times = torch.zeros(count, 1)
     hop = WINDOW // 2 // STEP  # answers
     last = max(0, math.ceil((len(sound) - WINDOW) / STEP))
     for first in sorted({*range(0, last, hop), last}) if count else ():

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from flowportrait.config import Frozen
 from flowportrait.errors import ConfigError, require
+from flowportrait.sound import SPEECH_HZ
 
-SAMPLE_RATE = 16_000
 FRAME_HZ = 24
 MARGIN = 1 / 8  # of a window, heard on both sides of what is kept of it
 
@@ -34,7 +34,8 @@ Layers = Literal["last", "all"] | tuple[int, ...]
 
 
 class SpeechEncoder(nn.Module):
-    """What both kinds share: windows for long recordings, the choice of layers, the video's rate.
+    """The common part of both kinds: windows for long recordings, the choice of layers, the video's
+    rate.
 
     A kind says `window` (samples heard at once), `stride` (samples from vector to vector) and
     `centre` (the sample that vector 0 belongs to), and computes `hear`.
@@ -60,7 +61,7 @@ class SpeechEncoder(nn.Module):
 
     def forward(self, audio: Float[Tensor, "b s"], num_frames: int) -> Float[Tensor, "b n d"]:
         """One vector per video frame; sound missing at the end counts as silence."""
-        needed = math.ceil(num_frames / FRAME_HZ * SAMPLE_RATE)
+        needed = math.ceil(num_frames / FRAME_HZ * SPEECH_HZ)
         audio = F.pad(audio, (0, max(0, needed - audio.shape[-1])))
         return self.at_video_rate(self.listen(audio), num_frames)
 
@@ -70,7 +71,8 @@ class SpeechEncoder(nn.Module):
         """
         margin = int(self.window * MARGIN) // self.stride
         hop = self.window // self.stride - 2 * margin
-        pieces, start = [], 0
+        pieces = []
+        start = 0
         while True:
             heard = self.hear(audio[:, start * self.stride :][:, : self.window])
             ends = start * self.stride + self.window >= audio.shape[1]
@@ -83,8 +85,15 @@ class SpeechEncoder(nn.Module):
         self, heard: Float[Tensor, "b m d"], num_frames: int
     ) -> Float[Tensor, "b n d"]:
         """Vectors at the moments i / 24 s, between the two nearest of the network's."""
-        moments = torch.arange(num_frames, device=heard.device, dtype=torch.float64) / FRAME_HZ
-        place = ((moments * SAMPLE_RATE - self.centre) / self.stride).clamp(0, heard.shape[1] - 1)
+        moments = (
+            torch.arange(
+                num_frames,
+                device=heard.device,
+                dtype=torch.float64,
+            )
+            / FRAME_HZ
+        )
+        place = ((moments * SPEECH_HZ - self.centre) / self.stride).clamp(0, heard.shape[1] - 1)
         before = place.floor().long()
         after = (before + 1).clamp(max=heard.shape[1] - 1)
         return torch.lerp(
@@ -133,8 +142,8 @@ class WhisperEncoder(SpeechEncoder):
         self.window = sizes.max_source_positions * self.stride
         self.mels = WhisperFeatureExtractor(
             feature_size=sizes.num_mel_bins,
-            chunk_length=self.window // SAMPLE_RATE,
-            sampling_rate=SAMPLE_RATE,
+            chunk_length=self.window // SPEECH_HZ,
+            sampling_rate=SPEECH_HZ,
         )
 
     def hear(self, audio: Float[Tensor, "b s"]) -> Float[Tensor, "b m d"]:
@@ -142,7 +151,7 @@ class WhisperEncoder(SpeechEncoder):
         where = self.network.conv1.weight
         mels = self.mels(
             audio.cpu().numpy(),
-            sampling_rate=SAMPLE_RATE,
+            sampling_rate=SPEECH_HZ,
             return_tensors="pt",
             max_length=self.window,
             device=str(where.device),
@@ -191,12 +200,16 @@ class Wav2Vec2Encoder(SpeechEncoder):
         network = AutoModel.from_config(sizes)
         super().__init__(network, sizes.hidden_size, sizes.num_hidden_layers, config.layers)
         self.levels = config.levels
-        self.stride, reach = 1, 1
+        self._measure_windows(sizes)
+
+    def _measure_windows(self, sizes) -> None:
+        self.stride = 1
+        reach = 1
         for kernel, stride in zip(sizes.conv_kernel, sizes.conv_stride, strict=True):
             reach += (kernel - 1) * self.stride
             self.stride *= stride
         self.centre = (reach - 1) / 2
-        self.window = self.WINDOW_S * SAMPLE_RATE // self.stride * self.stride
+        self.window = self.WINDOW_S * SPEECH_HZ // self.stride * self.stride
 
     def listen(self, audio: Float[Tensor, "b s"]) -> Float[Tensor, "b m d"]:
         """Vectors of a recording of any length, whose level is taken over the whole."""

@@ -20,7 +20,6 @@ from flowportrait.config import Frozen
 from flowportrait.encoders.mel import MelEncoder
 
 MOUTH_PX = 48
-FPS = 24
 LUMA = (0.299, 0.587, 0.114)
 
 _EYES, _NOSE, _LIP_CORNERS = (slice(36, 42), slice(42, 48)), slice(31, 36), [48, 54]
@@ -56,7 +55,7 @@ class LipEncoder(nn.Module):
         self.out = nn.Linear(width, dim)
 
     def trunk(self, mouths: Float[Tensor, "b f s s"]) -> Float[Tensor, "b f w"]:
-        """What the head reads."""
+        """Features that the head reads."""
         shown = torch.cat([mouths[:, :1], mouths, mouths[:, -1:]], 1)
         triples = rearrange(shown.unfold(1, 3, 1), "b f y x t -> (b f) t y x")
         cells = self.body(self.stem(triples.contiguous(memory_format=torch.channels_last)))
@@ -112,7 +111,8 @@ def shift_profile(
     """
     means = []
     for shift in range(-reach, reach + 1):
-        seen, heard = lips[max(0, -shift) :], sounds[max(0, shift) :]
+        seen = lips[max(0, -shift) :]
+        heard = sounds[max(0, shift) :]
         count = min(len(seen), len(heard))
         means.append((seen[:count] * heard[:count]).sum(-1).mean())
     return torch.stack(means)
@@ -137,6 +137,15 @@ def mouth_places(landmarks: Float[Tensor, "f 68 2"]) -> Float[Tensor, "f 2 3"]:
     turn = torch.stack(
         [axis, torch.stack([-axis[:, 1], axis[:, 0]], -1)], -1
     )  # columns: right and down of the face
+    return _mouth_maps(landmarks, turn, nose, scale)
+
+
+def _mouth_maps(
+    landmarks: Float[Tensor, "f 68 2"],
+    turn,
+    nose,
+    scale,
+) -> Float[Tensor, "f 2 3"]:
     mouth = landmarks[:, _LIP_CORNERS].mean(1)
     beneath = (
         torch.linalg.solve(turn, ((mouth - nose) / scale[:, None])[..., None])[..., 0]
@@ -174,6 +183,15 @@ def cut_mouths(
         )[0]
         grid = grid + smooth.permute(1, 2, 0)
     pixels = torch.einsum("fij,yxj->fyxi", places[..., :2], grid) + places[:, None, None, :, 2]
+    return _sampled(pixels, width, height, frames)
+
+
+def _sampled(
+    pixels,
+    width,
+    height,
+    frames: UInt8[Tensor, "f h w 3"],
+) -> Float[Tensor, "f 3 s s"]:
     low = pixels.amin((0, 1, 2)).floor().long() - 1
     high = pixels.amax((0, 1, 2)).ceil().long() + 2
     x0, y0 = (int(v) for v in low.clamp(min=0).minimum(torch.tensor([width - 2, height - 2])))

@@ -79,7 +79,9 @@ class CenterFace(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem = nn.Conv2d(3, 32, 3, 2, 1)
-        self.stages, channels, taps = nn.ModuleList(), 32, []
+        self.stages = nn.ModuleList()
+        channels = 32
+        taps = []
         for index, (expansion, width, blocks, stride) in enumerate(_STAGES):
             sizes = [channels] + [width] * blocks
             self.stages.append(
@@ -93,6 +95,9 @@ class CenterFace(nn.Module):
             channels = width
             if index in _TAPS:
                 taps.append(width)
+        self._add_heads(taps)
+
+    def _add_heads(self, taps: list[int]) -> None:
         self.laterals = nn.ModuleList(Pointwise(width, _PYRAMID_CHANNELS) for width in taps)
         self.ups = nn.ModuleList(
             nn.ConvTranspose2d(_PYRAMID_CHANNELS, _PYRAMID_CHANNELS, 2, 2) for _ in taps[1:]
@@ -106,7 +111,8 @@ class CenterFace(nn.Module):
         """Heat in [0, 1] [b, 1, h/4, w/4]; log (height, width) and (y, x) offset in cells [b, 2,
         ...].
         """
-        x, taps = functional.relu_(self.stem(image)), []
+        x = functional.relu_(self.stem(image))
+        taps = []
         for index, stage in enumerate(self.stages):
             x = stage(x)
             if index in _TAPS:
@@ -179,7 +185,8 @@ def _decode(
     ys, xs = torch.nonzero(peaks[0, 0] & (heat[0, 0] >= min_score), as_tuple=True)
     height, width = log_size[0, :, ys, xs].exp() * STRIDE_PX
     dy, dx = offset[0, :, ys, xs]
-    y, x = (ys + dy + 0.5) * STRIDE_PX, (xs + dx + 0.5) * STRIDE_PX
+    y = (ys + dy + 0.5) * STRIDE_PX
+    x = (xs + dx + 0.5) * STRIDE_PX
     scores = heat[0, 0, ys, xs]
     boxes = torch.stack(
         (x - width / 2, y - height / 2, x + width / 2, y + height / 2, scores), dim=1

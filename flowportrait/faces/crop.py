@@ -34,7 +34,13 @@ def crop_face(
 ) -> UInt8[np.ndarray, "224 224 3"]:
     """The square about (x, y); what lies outside the frame is grey."""
     border = int(half * (1 + 2 * CHIN))
-    rows = _cut(y + border, half, half * (1 + 2 * CHIN), len(frame), border)
+    rows = _cut(
+        y + border,
+        half,
+        half * (1 + 2 * CHIN),
+        len(frame),
+        border,
+    )
     columns = _cut(x + border, half * (1 + CHIN), half * (1 + CHIN), frame.shape[1], border)
     inside = frame[
         max(rows.start, 0) : max(rows.stop, 0), max(columns.start, 0) : max(columns.stop, 0)

@@ -32,14 +32,16 @@ _STAGES = (16, 32, 64, 128, 128, 128, 128)
 """Channels of the stages, whose grids are 128, 64, 32, 16, 8, 4 and 2 cells wide."""
 _BLOCKS = 4
 _MAX_LOOKS = 5
-_AT_REST, _RESTLESS = 0.0025, 0.02
+_AT_REST = 0.0025
+_RESTLESS = 0.02
 """Largest movement of a point between two looks, in sides of the square: at most the first ends the
 looks, more than the second discredits them."""
 _CERTAIN = 1 - 1e-5
 """Presence of a mesh that is not doubted: upright faces give more, most faces upside down less."""
 PRESENT = 0.5
 """Presence from which on a mesh is that of a face."""
-_TURNS, _TRIED = 12, 3
+_TURNS = 12
+_TRIED = 3
 """Turns around the circle for a doubtful mesh, and how many are looked at more than once."""
 _SCALE = 1.5
 """Side of the square over the longer side of the box of face or points."""
@@ -91,7 +93,8 @@ class FaceMeshNetwork(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, _STAGES[0], 3, stride=2), nn.PReLU(_STAGES[0]))
-        self.stages, before = nn.ModuleList(), None
+        self.stages = nn.ModuleList()
+        before = None
         for channels in _STAGES:
             first = [] if before is None else [Halved(before, channels)]
             self.stages.append(nn.Sequential(*first, *(Narrowed(channels) for _ in range(_BLOCKS))))
@@ -185,15 +188,26 @@ class FaceMesh:
 def region_of(face: FaceBox) -> Region:
     """The upright square around a face's box."""
     side = _SCALE * max(face.x1 - face.x0, face.y1 - face.y0)
-    return Region((face.x0 + face.x1) / 2, (face.y0 + face.y1) / 2, side, 0.0)
+    return Region(
+        (face.x0 + face.x1) / 2,
+        (face.y0 + face.y1) / 2,
+        side,
+        0.0,
+    )
 
 
 def region_around(mesh: Mesh) -> Region:
     """The square around a mesh in which its eyes are level, from the box of its points in it."""
     level = mesh.points @ turn(mesh.roll)
-    low, high = level.min(0), level.max(0)
+    low = level.min(0)
+    high = level.max(0)
     x, y = (low + high) / 2 @ turn(-mesh.roll)
-    return Region(float(x), float(y), max(1.0, _SCALE * float((high - low).max())), mesh.roll)
+    return Region(
+        float(x),
+        float(y),
+        max(1.0, _SCALE * float((high - low).max())),
+        mesh.roll,
+    )
 
 
 def _cut(image: UInt8[np.ndarray, "h w 3"], region: Region) -> Float[Tensor, "3 256 256"]:
@@ -203,14 +217,16 @@ def _cut(image: UInt8[np.ndarray, "h w 3"], region: Region) -> Float[Tensor, "3 
     """
     step = region.side / SIDE_PX
     offset = torch.arange(SIDE_PX, dtype=torch.float32) * step - region.side / 2
-    cosine, sine = math.cos(region.roll), math.sin(region.roll)
+    cosine = math.cos(region.roll)
+    sine = math.sin(region.roll)
     x = region.x + offset[None, :] * cosine - offset[:, None] * sine
     y = region.y + offset[None, :] * sine + offset[:, None] * cosine
     x0, x1 = _span(x, image.shape[1])
     y0, y1 = _span(y, image.shape[0])
     near = np.ascontiguousarray(image[y0:y1, x0:x1], dtype=np.float32)
     pixels = rearrange(torch.from_numpy(near), "h w c -> 1 c h w")
-    columns, rows = (2 * (x - x0) + 1) / (x1 - x0) - 1, (2 * (y - y0) + 1) / (y1 - y0) - 1
+    columns = (2 * (x - x0) + 1) / (x1 - x0) - 1
+    rows = (2 * (y - y0) + 1) / (y1 - y0) - 1
     grid = torch.stack((columns, rows), dim=-1)[None]
     return functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)[0] / 255
 
@@ -225,4 +241,8 @@ def _placed(region: Region, points: Float[np.ndarray, "478 3"], presence: float)
     """The network's points of a region as a mesh in pixels of the picture."""
     scale = region.side / SIDE_PX
     flat = (points[:, :2] * scale - region.side / 2) @ turn(-region.roll)
-    return Mesh(flat + np.float32((region.x, region.y)), points[:, 2] * scale, presence)
+    return Mesh(
+        flat + np.float32((region.x, region.y)),
+        points[:, 2] * scale,
+        presence,
+    )

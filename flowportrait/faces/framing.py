@@ -78,7 +78,11 @@ def portrait_square(box: FaceBox, width: int, height: int, scale: float = SCALE)
     side = min(round(max(box.x1 - box.x0, box.y1 - box.y0) * scale), width, height)
     x = round((box.x0 + box.x1 - side) / 2)
     y = round((box.y0 + box.y1 - side) / 2)
-    return Square(min(max(x, 0), width - side), min(max(y, 0), height - side), side)
+    return Square(
+        min(max(x, 0), width - side),
+        min(max(y, 0), height - side),
+        side,
+    )
 
 
 def frame_portrait(
@@ -92,10 +96,23 @@ def frame_portrait(
     "auto" cuts around the largest face (a `detector` is needed), "none" takes the largest centred
     square. Raises DataError when there is no face.
     """
+    return _framed(image, crop, detector, size_px)
+
+
+def _framed(
+    image: np.ndarray, crop: Literal["auto", "none"], detector: FaceDetector | None, size_px: int
+) -> tuple[np.ndarray, FramingReport]:
     height, width = image.shape[:2]
     if crop == "none":
         side = min(width, height)
-        report = FramingReport(Square((width - side) // 2, (height - side) // 2, side), face=None)
+        report = FramingReport(
+            Square(
+                (width - side) // 2,
+                (height - side) // 2,
+                side,
+            ),
+            face=None,
+        )
     else:
         assert detector is not None, "crop 'auto' needs a detector"
         report = _around_the_face(image, detector, size_px)
@@ -116,7 +133,13 @@ def face_in_square(square: Square) -> FaceBox:
     """Where the face is in a square that was cut around it."""
     x, y, side = square
     edge = (side - side / SCALE) / 2
-    return FaceBox(x + edge, y + edge, x + side - edge, y + side - edge, 1.0)
+    return FaceBox(
+        x + edge,
+        y + edge,
+        x + side - edge,
+        y + side - edge,
+        1.0,
+    )
 
 
 def enlarged(square: Square, size_px: int) -> list[str]:

@@ -115,7 +115,8 @@ class PointRefiner(nn.Module):
 @torch.inference_mode()
 def find_landmarks(frames: np.ndarray, batch: int = 32) -> np.ndarray:
     """The 68 landmarks [f, 68, 2] of framed faces uint8 [f, 128, 128, 3], in pixels."""
-    network, found = load_landmarker(), []
+    network = load_landmarker()
+    found = []
     for start in range(0, len(frames), batch):
         part = (
             torch.from_numpy(frames[start : start + batch]).permute(0, 3, 1, 2).float() / 127.5 - 1

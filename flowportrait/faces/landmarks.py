@@ -12,7 +12,8 @@ POINTS = 68
 INNER_LIPS = (slice(61, 64), slice(65, 68))  # upper and lower
 UPPER_LIP, LOWER_LIP, CORNERS = (61, 62, 63), (67, 66, 65), (60, 64)  # of the inner lips
 EYES = (slice(36, 42), slice(42, 48))
-UPPER_LIDS, LOWER_LIDS = (37, 38, 43, 44), (41, 40, 47, 46)
+UPPER_LIDS = (37, 38, 43, 44)
+LOWER_LIDS = (41, 40, 47, 46)
 MIRRORED = np.array(
     (
         *range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31, 45, 44, 43, 42,

@@ -1,4 +1,4 @@
-"""What in a portrait is person: MediaPipe's selfie segmentation, its edges refined.
+"""The person in a portrait: MediaPipe's selfie segmentation, its edges refined.
 
 Weights: `selfie_segmentation.tflite` (Apache-2.0) as the package mediapipe 0.10.21 carries it,
 float16 as published; `bench/convert_selfie_matte.py` makes the file. The network sees 256 x 256 px
@@ -38,11 +38,14 @@ _TAPS = (0, 2)
 """Blocks whose outputs the decoder takes up again, besides the stem's: grids of 64 and 32 cells."""
 _NECK = 128
 
-_FACES_WIDE, _LOWER = 3.5, 0.1
+_FACES_WIDE = 3.5
+_LOWER = 0.1
 """Side of the part that is looked at, in sides of the face; how far it is lowered, in its own."""
-_FULL_PX, _FILTER_PX = 2048, 512
+_FULL_PX = 2048
+_FILTER_PX = 512
 """Longest sides at which the matte and the guided filter's coefficients are computed."""
-_RADIUS, _RIDGE = 0.01, 1e-4
+_RADIUS = 0.01
+_RIDGE = 1e-4
 """Half the filter's window, in longest sides; the variance of colour that is taken for noise."""
 _HAZE = 0.1
 """What counts as none, and from one downwards as all."""
@@ -118,7 +121,8 @@ class SelfieNetwork(nn.Module):
         self.stem = nn.Conv2d(3, _BLOCKS[0][0], 3, stride=2)
         self.blocks = nn.ModuleList(Block(*shape) for shape in _BLOCKS)
         last = _BLOCKS[-1][2]
-        self.neck, self.neck_gate = nn.Conv2d(last, _NECK, 1), nn.Conv2d(last, _NECK, 1)
+        self.neck = nn.Conv2d(last, _NECK, 1)
+        self.neck_gate = nn.Conv2d(last, _NECK, 1)
         past = [*(_BLOCKS[tap][2] for tap in reversed(_TAPS)), _BLOCKS[0][0]]
         self.merges = nn.ModuleList(map(Merge, [_NECK, *past], past))
         self.mask = nn.ConvTranspose2d(past[-1], 1, 2, stride=2)
@@ -174,9 +178,12 @@ class PersonMatte:
 def part_around(face: FaceBox, width: int, height: int) -> tuple[int, int, int, int]:
     """The part (x0, y0, x1, y1) of a picture that is looked at for the person with this face."""
     side = _FACES_WIDE * max(face.x1 - face.x0, face.y1 - face.y0)
-    x, y = (face.x0 + face.x1) / 2, (face.y0 + face.y1) / 2 + _LOWER * side
-    x0, y0 = max(0, round(x - side / 2)), max(0, round(y - side / 2))
-    x1, y1 = min(width, round(x + side / 2)), min(height, round(y + side / 2))
+    x = (face.x0 + face.x1) / 2
+    y = (face.y0 + face.y1) / 2 + _LOWER * side
+    x0 = max(0, round(x - side / 2))
+    y0 = max(0, round(y - side / 2))
+    x1 = min(width, round(x + side / 2))
+    y1 = min(height, round(y + side / 2))
     return min(x0, width - 1), min(y0, height - 1), max(x0 + 1, x1), max(y0 + 1, y1)
 
 
@@ -192,7 +199,8 @@ def refined(
     height, width = guide.shape[-2:]
     radius = max(1, round(_RADIUS * max(height, width)))
     slope, offset = _linear_fit(guide, _resized(mask, (height, width)), radius)
-    slope, offset = _resized(slope, pixels.shape[-2:]), _resized(offset, pixels.shape[-2:])
+    slope = _resized(slope, pixels.shape[-2:])
+    offset = _resized(offset, pixels.shape[-2:])
     matte = (slope * pixels).sum(1, keepdim=True) + offset
     return ((matte - _HAZE) / (1 - 2 * _HAZE)).clamp(0, 1)
 

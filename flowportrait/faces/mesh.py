@@ -146,5 +146,6 @@ class Mesh:
 
 def turn(angle: float) -> Float[np.ndarray, "2 2"]:
     """Multiplied from the right, takes a turn clockwise as seen by `angle` radians back."""
-    cosine, sine = np.cos(angle), np.sin(angle)
+    cosine = np.cos(angle)
+    sine = np.sin(angle)
     return np.array([[cosine, -sine], [sine, cosine]], np.float32)

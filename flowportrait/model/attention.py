@@ -42,7 +42,12 @@ def attend_spans(q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths:
         count = len(q_lengths)
         heads = attend(*(_clips_as_batch(x, count) for x in (q, k, v)))
         return heads.unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3)
-    calls = zip(q.split(q_lengths, 2), k.split(k_lengths, 2), v.split(k_lengths, 2), strict=True)
+    calls = zip(
+        q.split(q_lengths, 2),
+        k.split(k_lengths, 2),
+        v.split(k_lengths, 2),
+        strict=True,
+    )
     return torch.cat([attend(*call) if call[0].shape[2] else call[0] for call in calls], dim=2)
 
 
@@ -59,10 +64,16 @@ def _attend_varlen(
     """
     from torch.nn.attention.varlen import varlen_attn
 
-    batch, longest = q.shape[0], (max(q_lengths), max(k_lengths))
+    batch = q.shape[0]
+    longest = (max(q_lengths), max(k_lengths))
     edges = [_edges(lengths * batch, q.device) for lengths in (q_lengths, k_lengths)]
     tokens_first = [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v)]
-    heads = varlen_attn(*tokens_first, *edges, *longest, enable_gqa=q.shape[1] != k.shape[1])
+    heads = varlen_attn(
+        *tokens_first,
+        *edges,
+        *longest,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
     return heads.unflatten(0, (batch, -1)).transpose(1, 2)
 
 
@@ -73,7 +84,11 @@ def _edges(lengths: Lengths, device: torch.device) -> Tensor:
     """
     # The backward keeps it, also where sampling was the first to ask.
     with torch.inference_mode(False):
-        return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+        return torch.tensor(
+            [0, *accumulate(lengths)],
+            dtype=torch.int32,
+            device=device,
+        )
 
 
 @dataclass(frozen=True)
@@ -88,8 +103,8 @@ class Spans:
     share: SequenceShare | None = None
 
     def condition(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """What audio and image tokens find: audio among audio, the image among audio and image of
-        its clip.
+        """Attention of audio and image tokens: audio among audio, the image among audio and image
+        of its clip.
         """
         num_audio = sum(self.audio)
         found = []
@@ -106,7 +121,7 @@ class Spans:
     def generate(
         self, q: Tensor, k: Tensor, v: Tensor, known: tuple[Tensor, Tensor] | None
     ) -> Tensor:
-        """What video tokens find among all tokens of their clip; `known` are keys and values of
+        """Attention of video tokens to all tokens of their clip; `known` are keys and values of
         audio and image.
         """
         q_lengths = k_lengths = self.video

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from flowportrait.errors import CheckpointError
-from flowportrait.model.mot import MoTConfig
+from flowportrait.model.blocks import MoTConfig
 
 VISION = "vit_model."
 NEW = ("audio_connector.",)
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 def split(weights: Mapping[str, T]) -> tuple[dict[str, T], dict[str, T]]:
-    """What is the generator's and what is the image encoder's, each by its name here."""
+    """The generator's weights and the image encoder's, each by its name here."""
     ours = {name: value for name, value in weights.items() if not name.startswith(VISION)}
     vision = {
         name.removeprefix(VISION): value
@@ -37,7 +37,10 @@ def split(weights: Mapping[str, T]) -> tuple[dict[str, T], dict[str, T]]:
 
 def join(model: Mapping[str, T], vision: Mapping[str, T]) -> dict[str, T]:
     """Both under BAGEL's names; the opposite of `split`."""
-    return {**model, **{f"{VISION}{name}": value for name, value in vision.items()}}
+    return {
+        **model,
+        **{f"{VISION}{name}": value for name, value in vision.items()},
+    }
 
 
 def is_new(name: str) -> bool:
@@ -78,9 +81,17 @@ def vision_sizes(
     layer more than the file
     holds: BAGEL leaves the last one out.
     """
+    return _sizes_of_vision(shapes, vision)
+
+
+def _sizes_of_vision(
+    shapes: Mapping[str, tuple[int, ...]], vision: Mapping[str, Any]
+) -> dict[str, int | float]:
+    """Sizes of the image encoder by the shapes of its weights."""
     stem = "vision_model.embeddings"
     width, numbers = _shape(shapes, f"{stem}.patch_embedding.weight")
-    side, patch = _side(shapes, f"{stem}.position_embedding.weight"), round((numbers / 3) ** 0.5)
+    side = _side(shapes, f"{stem}.position_embedding.weight")
+    patch = round((numbers / 3) ** 0.5)
     return {
         "width": width,
         "num_layers": _count(shapes, "vision_model.encoder.layers"),

@@ -23,7 +23,7 @@ def compile_layers(model: MoT) -> None:
 
 
 def _told(compiled: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """What the compiler says becomes one line."""
+    """Turns messages of the compiler into one line."""
 
     def call(*inputs: object) -> Tensor:
         try:

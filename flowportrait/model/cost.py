@@ -1,11 +1,11 @@
-"""What a clip costs the network, in floating-point operations: the measure that rows are balanced
+"""Cost of a clip to the network, in floating-point operations: the measure that rows are balanced
 by.
 """
 
 from __future__ import annotations
 
+from flowportrait.model.blocks import MoTConfig
 from flowportrait.model.layout import TokenGrid
-from flowportrait.model.mot import MoTConfig
 
 
 def linear_flops(config: MoTConfig) -> int:
@@ -26,14 +26,16 @@ def clip_flops(config: MoTConfig, grid: TokenGrid) -> int:
     """Of one forward of a clip: 4.24 PFLOP for 25 s at 384 px and BAGEL-7B's sizes; a backward
     costs twice that.
     """
-    video, condition = grid.num_video_tokens, grid.num_frames + grid.num_image_tokens
+    video = grid.num_video_tokens
+    condition = grid.num_frames + grid.num_image_tokens
     flops = linear_flops(config) * video + attention_flops(config, video, video + condition)
     return flops + condition_flops(config, grid)
 
 
 def condition_flops(config: MoTConfig, grid: TokenGrid) -> int:
     """Of its audio and image tokens alone, which sampling computes once."""
-    audio, image = grid.num_frames, grid.num_image_tokens
+    audio = grid.num_frames
+    image = grid.num_image_tokens
     spans = ((audio, audio), (image, audio + image))
     return linear_flops(config) * (audio + image) + sum(
         attention_flops(config, *span) for span in spans

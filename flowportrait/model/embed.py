@@ -100,7 +100,8 @@ class GridPositions(nn.Module):
                 " allowed; use a smaller picture or a model with a larger table"
             )
         device = self.pos_embed.device
-        row, col = torch.arange(rows, device=device), torch.arange(cols, device=device)
+        row = torch.arange(rows, device=device)
+        col = torch.arange(cols, device=device)
         return (row[:, None] * self.side + col).flatten()
 
 
@@ -112,7 +113,11 @@ def rope_table(positions: Float[Tensor, " n"], head_width: int, theta: float) ->
     above 256.
     """
     half = head_width // 2
-    exponents = torch.arange(half, dtype=torch.float32, device=positions.device) * (2 / head_width)
+    exponents = torch.arange(
+        half,
+        dtype=torch.float32,
+        device=positions.device,
+    ) * (2 / head_width)
     angles = positions.float()[:, None] * (1.0 / theta**exponents)
     return angles.cos(), angles.sin()
 

@@ -42,8 +42,17 @@ class TokenGrid:
         cls, latents: Float[Tensor, "b c l h w"], patch: int, opening: bool
     ) -> TokenGrid:
         """The layout of these latents where the image has as many tokens as a latent frame."""
-        rows, cols = latents.shape[-2] // patch, latents.shape[-1] // patch
-        return cls(latents.shape[2], rows, cols, rows, cols, patch=patch, opening=opening)
+        rows = latents.shape[-2] // patch
+        cols = latents.shape[-1] // patch
+        return cls(
+            latents.shape[2],
+            rows,
+            cols,
+            rows,
+            cols,
+            patch=patch,
+            opening=opening,
+        )
 
     @property
     def num_frames(self) -> int:
@@ -99,7 +108,12 @@ class TokenGrid:
 
     def unpatchify(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b c l h w"]:
         """The latents that `patchify` made these tokens of."""
-        shape = {"l": self.latent_frames, "row": self.rows, "p": self.patch, "q": self.patch}
+        shape = {
+            "l": self.latent_frames,
+            "row": self.rows,
+            "p": self.patch,
+            "q": self.patch,
+        }
         return rearrange(tokens, "b (l row col) (p q c) -> b c l (row p) (col q)", **shape)
 
 
@@ -187,5 +201,11 @@ def plan_windows(total: int, longest: int, prefix: int) -> list[Window]:
     windows: list[Window] = []
     for index in range(count):
         start = windows[-1].stop - prefix if windows else 0
-        windows.append(Window(start, start + size + (index < larger), prefix if windows else 0))
+        windows.append(
+            Window(
+                start,
+                start + size + (index < larger),
+                prefix if windows else 0,
+            )
+        )
     return windows

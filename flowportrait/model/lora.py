@@ -16,7 +16,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from flowportrait.config import Frozen
-from flowportrait.model.mot import GEN, MoT
+from flowportrait.model.blocks import GEN
+from flowportrait.model.mot import MoT
 
 
 class LoraConfig(Frozen):
@@ -33,7 +34,8 @@ class AdaptedLinear(nn.Linear):
         super().__init__(
             linear.in_features, linear.out_features, linear.bias is not None, device="meta"
         )
-        self.weight, self.bias = linear.weight, linear.bias
+        self.weight = linear.weight
+        self.bias = linear.bias
         self.scale = config.alpha / config.rank
         self.lora_a = nn.Parameter(
             linear.weight.new_empty(config.rank, linear.in_features, dtype=torch.float32)

@@ -38,7 +38,11 @@ def portrait_splits(num_audio: int, num_image: int, num_video: int) -> list[Spli
     """§3.1: audio sees audio, the image sees audio and image, video sees all and is seen by video
     alone.
     """
-    return [(num_audio, Attend.FULL), (num_image, Attend.FULL), (num_video, Attend.NOISE)]
+    return [
+        (num_audio, Attend.FULL),
+        (num_image, Attend.FULL),
+        (num_video, Attend.NOISE),
+    ]
 
 
 def _allowed_within(splits: Sequence[Split]) -> Bool[Tensor, "n n"]:

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from flowportrait.model.mot import GEN, MoT
+from flowportrait.model.blocks import GEN
+from flowportrait.model.mot import MoT
 
 SAMPLING = ("time_embedder.", "vae2llm.", "llm2vae.")
 Place = tuple[nn.Module, str]

@@ -15,8 +15,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowportrait.model.attention import attend
+from flowportrait.model.blocks import GEN, UND
 from flowportrait.model.embed import rope_table
-from flowportrait.model.mot import GEN, UND, MoT
+from flowportrait.model.mot import MoT
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ def packed_forward(model: MoT, packed: Packed) -> list[Float[Tensor, "n d"]]:
     x = packed.tokens[None]
     hidden = []
     for layer in transformer.layers:
-        of_und, of_gen = layer.project(x, UND, rope), layer.project(x, GEN, rope)
+        of_und = layer.project(x, UND, rope)
+        of_gen = layer.project(x, GEN, rope)
         q, k, v = (_own(packed, u, g) for u, g in zip(of_und, of_gen, strict=True))
         heads = attend(q, k, v, packed.allowed)
         x = _own(packed, layer.update(x, heads, UND), layer.update(x, heads, GEN))

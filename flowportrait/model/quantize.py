@@ -35,5 +35,5 @@ def _is_product(module: nn.Module, name: str) -> bool:
 
 
 def _in_its_format(module: nn.Linear, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
-    """What autocast does for plain weights and not for these."""
+    """Brings the input to the weights' format, as autocast does for plain weights alone."""
     return (inputs[0].to(module.weight.dtype),)

@@ -44,7 +44,8 @@ class SequenceShare:
 
     def lengths(self, clips: tuple[int, ...]) -> tuple[int, ...]:
         """How many tokens of each clip lie in this part."""
-        mine, edges = self.span, accumulate(clips, initial=0)
+        mine = self.span
+        edges = accumulate(clips, initial=0)
         return tuple(
             max(0, min(mine.stop, stop) - max(mine.start, start)) for start, stop in pairwise(edges)
         )
@@ -57,7 +58,7 @@ class SequenceShare:
         return keys, values
 
     def whole(self, tokens: Tensor) -> Tensor:
-        """What all parts have computed, [b, n, d]. Every process has it, so gradients of a loss
+        """Results of all parts together, [b, n, d]. Every process has it, so gradients of a loss
         that all of them take of it add up to as many times the loss's.
         """
         return self._all(tokens.movedim(1, 0)).movedim(0, 1)

@@ -44,7 +44,7 @@ class StepCache:
             )
 
     def window(self) -> Reuse | None:
-        """What is kept between the evaluations of one window under one condition; None when off."""
+        """The memory of one window under one condition between its evaluations; None when off."""
         return Reuse(self) if self.threshold else None
 
     @property

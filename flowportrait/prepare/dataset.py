@@ -8,11 +8,9 @@ manifest is written last.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,60 +21,29 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from pydantic import Field
 
-from flowportrait import storage
 from flowportrait.cluster import ENGINES, Part
 from flowportrait.config import load_recipe, save_resolved
 from flowportrait.errors import ConfigError, DataError, require
 from flowportrait.files import (
-    VIDEO_SUFFIXES,
     drop_torn_line,
-    files_below,
-    is_video,
-    readable,
     replace,
 )
 from flowportrait.media import FPS
 from flowportrait.pages import markdown_rows
 from flowportrait.prepare import parts
+from flowportrait.prepare.footage_list import find_sources
+from flowportrait.prepare.journal import REASONS, SOURCE_FIELDS, PreparedClip, PreparedSource
 from flowportrait.prepare.parts import PartFile
-from flowportrait.prepare.source import (
-    STAGES,
-    PrepareConfig,
-    Preparer,
-    SourceFile,
-    SplitConfig,
-    split_of,
-)
+from flowportrait.prepare.settings import PrepareConfig, SourceFile, SplitConfig, split_of
+from flowportrait.prepare.source import STAGES, Preparer
 from flowportrait.prepare.workers import prepare_all, prepare_all_on_ray
-from flowportrait.records import (
-    REASONS,
-    SOURCE_FIELDS,
-    ManifestRow,
-    PreparedClip,
-    PreparedSource,
-    Record,
-    read_jsonl,
-    write_jsonl,
-)
+from flowportrait.records import ManifestRow, read_jsonl, write_jsonl
 from flowportrait.registry import name_hint
 
-_JOURNAL, _MANIFEST, _CONFIG = "journal.jsonl", "manifest.jsonl", "config.json"
-
-
-class SourceRow(Record):
-    """One line of a list of sources (.jsonl): a video with what is known of it."""
-
-    video: str = Field(description="path, relative to the list")
-    identity: str = Field("", description="who is seen; all videos of a person must say the same")
-    voice: str = Field("", description="who is heard, where that is somebody else")
-    text: str = ""
-    licence: str = ""
-    source: str = Field("", description="the collection")
-    face_direction: str = Field(
-        "", description="frontal, side, or another that is dropped (App. B)"
-    )
+_JOURNAL = "journal.jsonl"
+_MANIFEST = "manifest.jsonl"
+_CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
@@ -99,107 +66,6 @@ class Prepared:
             for record in self.records
             for clip in record.clips
         ]
-
-
-def find_sources(
-    paths: Sequence[Path], config: SplitConfig, out: Path
-) -> tuple[list[SourceFile], int]:
-    """The videos of files, folders (all below but `out`) and lists, and how many files of folders
-    are no videos by their names.
-
-    Raises DataError: nothing there, two of one name, or a name that is no text.
-    """
-    found: dict[str, SourceFile] = {}
-    ignored = 0
-    for path in paths:
-        state = {}
-        if storage.address_of(path) and path.suffix != ".jsonl":
-            state = {path / name if name else path: at for name, at in storage.listed(path).items()}
-            if not state:
-                raise DataError(
-                    f"{storage.address_of(path)}: nothing there; give a video or a folder"
-                )
-            videos = [file for file in sorted(state) if is_video(file)]
-            ignored += len(state) - len(videos)
-            rows = [
-                (file.relative_to(path.parent).as_posix(), file, SourceRow(video=""))
-                for file in videos
-            ]
-        elif path.is_dir():
-            files = [file for file in sorted(files_below(path)) if not _is_below(file, out)]
-            videos = [file for file in files if is_video(file)]
-            ignored += len(files) - len(videos)
-            root = path.resolve().name
-            rows = [
-                (f"{root}/{file.relative_to(path).as_posix()}", file, SourceRow(video=""))
-                for file in videos
-            ]
-        elif path.suffix == ".jsonl":
-            rows = [
-                (row.video, path.parent / row.video, row)
-                for row in read_jsonl(storage.fetched(path, alone=True), SourceRow)
-            ]
-        elif path.is_file():
-            rows = [(path.name, path, SourceRow(video=""))]
-        else:
-            raise DataError(
-                f"{path}: no such file or folder; give a video, a folder of videos or a list"
-                " (.jsonl)"
-            )
-        for key, file, row in rows:
-            if readable(key) != key:
-                raise DataError(
-                    f"{readable(str(file))}: its name is not written in UTF-8; rename it, or leave"
-                    " it out"
-                )
-            if key in found and found[key].path.resolve() != file.resolve():
-                raise DataError(
-                    f"{file}: '{key}' is the name of {found[key].path} already; rename a folder or"
-                    " a file"
-                )
-            found[key] = dataclasses.replace(_source(key, file, row, config), state=state.get(file))
-    if not found:
-        raise DataError(
-            f"no video in {', '.join(map(str, paths))}; give {', '.join(VIDEO_SUFFIXES)} files"
-        )
-    return list(found.values()), ignored
-
-
-def _is_below(file: Path, folder: Path) -> bool:
-    return file.resolve().is_relative_to(folder.resolve())
-
-
-def _source(key: str, file: Path, row: SourceRow, config: SplitConfig) -> SourceFile:
-    identity = row.identity or _identity(key, config)
-    return SourceFile(
-        key,
-        file,
-        identity,
-        row.voice or identity,
-        row.text,
-        row.licence,
-        row.source,
-        row.face_direction,
-    )
-
-
-def _identity(key: str, config: SplitConfig) -> str:
-    if config.identity == "file":
-        return key
-    if config.identity == "folder":
-        return str(Path(key).parent)
-    try:
-        match = re.search(config.identity, key)
-    except re.error as error:
-        raise ConfigError(
-            f"split.identity: got {config.identity!r}, no regular expression ({error})"
-        ) from error
-    if match is None or not match.groups():
-        raise ConfigError(
-            f"split.identity: {config.identity!r} has no group or is not found in '{key}'; give"
-            " file, folder, or an expression whose first group names the person"
-        )
-    return match[1]
 
 
 def prepare(
@@ -278,12 +144,7 @@ def begin(out: Path, config: PrepareConfig, fingerprint: str, part: PartFile | N
     something else.
     """
     settings, journal = out / _CONFIG, out / _JOURNAL
-    others = [path.name for path in out.iterdir() if path.name != ".lock"]
-    if others and not journal.exists():
-        raise DataError(
-            f"{out}: holds {others[0]} and is no dataset of `prepare`; give an empty or a new"
-            " folder"
-        )
+    _require_own_folder(out, journal)
     if journal.exists():
         drop_torn_line(journal)
         for record in read_jsonl(journal, PreparedSource):
@@ -298,6 +159,15 @@ def begin(out: Path, config: PrepareConfig, fingerprint: str, part: PartFile | N
     for folder in ("clips", "work"):
         (out / folder).mkdir(exist_ok=True)
     save_resolved(config, settings)
+
+
+def _require_own_folder(out: Path, journal) -> None:
+    others = [path.name for path in out.iterdir() if path.name != ".lock"]
+    if others and not journal.exists():
+        raise DataError(
+            f"{out}: holds {others[0]} and is no dataset of `prepare`; give an empty or a new"
+            " folder"
+        )
 
 
 def _is_done(source: SourceFile, record: PreparedSource | None, out: Path) -> bool:

@@ -15,11 +15,12 @@ from pathlib import Path
 import av
 import numpy as np
 
-from flowportrait.container import opened, picture_tracks, readable_file, timeline, told
+from flowportrait.container import opened, picture_tracks, readable_file, told
 from flowportrait.errors import DataError, MediaError
 from flowportrait.reader import Picture, on_clock, read_pictures, read_sound, sound_start_s
+from flowportrait.sound import SPEECH_HZ
+from flowportrait.timeline import timeline
 
-PCM_HZ = 16_000
 MAX_HOLD_S = 5.0
 """A frame that would stand longer than this is a jump of the file's clock, not a picture."""
 
@@ -78,7 +79,8 @@ class Footage:
 
     def sound(self, folder: Path) -> SoundTrack:
         """The sound, decoded into files of `folder`. Raises Unusable when there is none."""
-        own, pcm = folder / "sound.s16", folder / "sound-16k.s16"
+        own = folder / "sound.s16"
+        pcm = folder / "sound-16k.s16"
         with own.open("wb") as file:
             track = _SoundWriter(self.path, file)
             track.run()
@@ -100,9 +102,13 @@ class _SoundWriter:
     """Writes a sound track as it is decoded, each sample where its time says."""
 
     def __init__(self, path: Path, file):
-        self.path, self.file = path, file
-        self.rate, self.channels = 1, 1
-        self.written, self.from_s, self.damage = 0, 0.0, ""
+        self.path = path
+        self.file = file
+        self.rate = 1
+        self.channels = 1
+        self.written = 0
+        self.from_s = 0.0
+        self.damage = ""
 
     def run(self) -> None:
         """Decodes all there is."""
@@ -111,7 +117,8 @@ class _SoundWriter:
             self.from_s = sound_start_s(self.path)
             for frame in read_sound(self.path, MAX_HOLD_S):
                 if resampler is None:
-                    self.rate, self.channels = frame.sample_rate, min(2, frame.layout.nb_channels)
+                    self.rate = frame.sample_rate
+                    self.channels = min(2, frame.layout.nb_channels)
                     layout = "mono" if self.channels == 1 else "stereo"
                     resampler = av.AudioResampler("s16", layout, self.rate)
                 with told(f"{self.path}: damaged sound", "give another"):
@@ -132,8 +139,9 @@ class _SoundWriter:
 def _at_16k(samples: np.ndarray, rate: int) -> Iterator[np.ndarray]:
     """int16 [s, channels] at `rate` as mono blocks at 16 kHz, without delay."""
     layout = "mono" if samples.shape[1] == 1 else "stereo"
-    resampler, sent = av.AudioResampler("s16", "mono", PCM_HZ), 0
-    wanted = round(len(samples) * PCM_HZ / rate)
+    resampler = av.AudioResampler("s16", "mono", SPEECH_HZ)
+    sent = 0
+    wanted = round(len(samples) * SPEECH_HZ / rate)
     for start in range(0, len(samples), rate):
         block = np.ascontiguousarray(samples[start : start + rate]).reshape(1, -1)
         frame = av.AudioFrame.from_ndarray(block, format="s16", layout=layout)
@@ -148,7 +156,7 @@ def _at_16k(samples: np.ndarray, rate: int) -> Iterator[np.ndarray]:
 
 
 def probe(path: Path) -> Footage:
-    """What the head of a file says. Raises Unusable: unreadable, without picture or without
+    """Facts in the head of a file. Raises Unusable: unreadable, without picture or without
     sound.
     """
     try:

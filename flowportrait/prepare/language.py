@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 
 from flowportrait.errors import CheckpointError, require
 from flowportrait.prepare.speech import Spoken
+from flowportrait.sound import SPEECH_HZ
 
-SAMPLE_RATE = 16_000
-WINDOW = 30 * SAMPLE_RATE
+WINDOW = 30 * SPEECH_HZ
 _SILENT_LEVEL = 100.0  # root mean square, of 32768
 _MONOLINGUAL = "hears English alone; give a Whisper without '.en' in its name"
 
@@ -93,7 +93,7 @@ class _Published:
 
     @torch.inference_mode()
     def shares(self, heard: list[np.ndarray]) -> Float[np.ndarray, "n languages"]:
-        features = self._features(heard, sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        features = self._features(heard, sampling_rate=SPEECH_HZ, return_tensors="pt")
         begin = torch.full((len(heard), 1), self._model.config.decoder_start_token_id)
         logits = self._model(
             input_features=features.input_features.to(self._device),
@@ -121,7 +121,7 @@ class _Translated:
         self.codes: list[str] = []
 
     def shares(self, heard: list[np.ndarray]) -> Float[np.ndarray, "n languages"]:
-        features = self._features(heard, sampling_rate=SAMPLE_RATE, return_tensors="np")
+        features = self._features(heard, sampling_rate=SPEECH_HZ, return_tensors="np")
         mels = np.ascontiguousarray(features.input_features.astype(np.float32))
         told = [dict(each) for each in self._model.detect_language(self._view(mels))]
         names = sorted(told[0])

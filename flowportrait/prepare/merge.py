@@ -12,9 +12,10 @@ from flowportrait.config import load_recipe
 from flowportrait.errors import DataError
 from flowportrait.files import link_or_copy, replace
 from flowportrait.prepare import dataset, parts
+from flowportrait.prepare.journal import PreparedSource
 from flowportrait.prepare.parts import PartFile
-from flowportrait.prepare.source import PrepareConfig
-from flowportrait.records import PreparedSource, read_jsonl
+from flowportrait.prepare.settings import PrepareConfig
+from flowportrait.records import read_jsonl
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ def merge(roots: Sequence[Path], out: Path) -> dataset.Prepared:
     """
     found = sorted((_open(root) for root in roots), key=lambda part: part.file.part.number)
     _require_fit(found)
+    return _joined(found, out)
+
+
+def _joined(found, out: Path) -> dataset.Prepared:
+    """Writes the joined dataset."""
     first = found[0]
     with dataset.held(out):
         dataset.begin(out, first.config, _fingerprint(first))
@@ -47,7 +53,8 @@ def merge(roots: Sequence[Path], out: Path) -> dataset.Prepared:
         ordered = [records[key][1] for key in sorted(records)]
         lines = [record.model_dump_json() + "\n" for record in ordered]
         replace(out / "journal.jsonl", "".join(lines).encode())
-        unchecked, ignored = first.report["not_checked"], first.report["ignored_files"]
+        unchecked = first.report["not_checked"]
+        ignored = first.report["ignored_files"]
         result = dataset.Prepared(out, ordered, 0, ignored, unchecked, first.config)
         dataset.finish(result)
     return result
@@ -90,6 +97,10 @@ def _require_fit(found: list[_Finished]) -> None:
                 f"{part.root}: was made with other settings or weights than {first.root}; make it"
                 " again"
             )
+    _require_all(found, first)
+
+
+def _require_all(found, first) -> None:
     numbers = [part.file.part.number for part in found]
     for part, before in zip(found[1:], found, strict=False):
         if part.file.part.number == before.file.part.number:

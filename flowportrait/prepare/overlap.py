@@ -10,7 +10,6 @@ from jaxtyping import Int16
 
 from flowportrait.encoders.speaker_turns import (
     FIELD,
-    SAMPLE_RATE,
     STEP,
     heard_speakers,
     load_speaker_turns,
@@ -18,6 +17,7 @@ from flowportrait.encoders.speaker_turns import (
 from flowportrait.prepare.speaker import runs_of
 from flowportrait.prepare.speech import Spans, Speakers
 from flowportrait.pretrained import WEIGHTS
+from flowportrait.sound import SPEECH_HZ
 
 _BLOCK_S = 600  # of sound that becomes floats at a time
 
@@ -39,8 +39,8 @@ class PyannoteOverlap:
     def find(self, pcm: Int16[np.ndarray, " s"]) -> Speakers:
         """Of mono sound at 16 kHz. Sound beyond ten minutes is looked at in blocks."""
         parts = []
-        for start in range(0, len(pcm), _BLOCK_S * SAMPLE_RATE // STEP * STEP):
-            block = pcm[start : start + _BLOCK_S * SAMPLE_RATE // STEP * STEP + FIELD - STEP]
+        for start in range(0, len(pcm), _BLOCK_S * SPEECH_HZ // STEP * STEP):
+            block = pcm[start : start + _BLOCK_S * SPEECH_HZ // STEP * STEP + FIELD - STEP]
             parts.append(
                 heard_speakers(
                     self.network, torch.from_numpy(block.astype(np.float32) / 32768)
@@ -56,6 +56,6 @@ def _spans(flags: np.ndarray) -> Spans:
     """Each answer stands for the `STEP` samples about the middle of what it looks at."""
     offset = (FIELD - STEP) / 2
     return [
-        ((start * STEP + offset) / SAMPLE_RATE, (stop * STEP + offset) / SAMPLE_RATE)
+        ((start * STEP + offset) / SPEECH_HZ, (stop * STEP + offset) / SPEECH_HZ)
         for start, stop in runs_of(flags)
     ]

@@ -32,6 +32,11 @@ def pack(dataset: Path, out: Path, shard_bytes: int) -> list[Path]:
         raise DataError(f"{dataset}: no {MANIFEST}; give a prepared dataset")
     if out.exists() and (not out.is_dir() or any(path.suffix != ".tar" for path in out.iterdir())):
         raise DataError(f"{out}: is no folder of shards; give an empty or a new folder")
+    return _pack_all(dataset, out, shard_bytes)
+
+
+def _pack_all(dataset: Path, out: Path, shard_bytes: int) -> list[Path]:
+    """Writes all shards and removes those of an earlier run."""
     rows = list(read_jsonl(dataset / MANIFEST, ManifestRow))
     for row in rows:
         if not (dataset / row.video).is_file():
@@ -51,19 +56,31 @@ def _shards(
     dataset: Path, rows: list[ManifestRow], shard_bytes: int
 ) -> Iterator[tuple[int, int, list[ManifestRow]]]:
     """Number, number of the first clip, and rows of each shard."""
-    number, first, held, size = 0, 0, [], 0
+    number = 0
+    first = 0
+    held = []
+    size = 0
     for index, row in enumerate(rows):
         own = (dataset / row.video).stat().st_size
         if held and size + own > shard_bytes:
             yield number, first, held
-            number, first, held, size = number + 1, index, [], 0
+            number = number + 1
+            first = index
+            held = []
+            size = 0
         held.append(row)
         size += own
     if held:
         yield number, first, held
 
 
-def _pack_shard(dataset: Path, out: Path, number: int, first: int, rows: list[ManifestRow]) -> Path:
+def _pack_shard(
+    dataset: Path,
+    out: Path,
+    number: int,
+    first: int,
+    rows: list[ManifestRow],
+) -> Path:
     place = out / f"clips-{number:06d}.tar"
     part = place.with_name(f".{place.name}.part")
     with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as shard:
@@ -97,6 +114,11 @@ def unpack(shards: Path, out: Path) -> tuple[int, int]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: is not empty; give an empty or a new folder")
     (out / "clips").mkdir(parents=True)
+    return _unpack_all(files, out)
+
+
+def _unpack_all(files: list[Path], out: Path) -> tuple[int, int]:
+    """Unpacks shards in order; gives videos and rows."""
     rows: list[ManifestRow] = []
     count = 0
     for file in files:

@@ -8,7 +8,6 @@ be cut. Nothing in a result depends on other sources or on which process made it
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Iterator
@@ -18,25 +17,23 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from pydantic import Field
 
 from flowportrait import media, storage
-from flowportrait.config import Frozen
 from flowportrait.faces.framing import FaceBox, FaceDetector
 from flowportrait.files import sha256_of
 from flowportrait.media import FPS
 from flowportrait.prepare import speaker
 from flowportrait.prepare.footage import Footage, SoundTrack, Unusable, probe
-from flowportrait.prepare.speaker import SpeakerConfig, Stretch
-from flowportrait.prepare.speech import Speakers, SpeechConfig, SpeechFilters, is_silent
+from flowportrait.prepare.journal import REASONS, Dropped, PreparedClip, PreparedSource, Reason
+from flowportrait.prepare.settings import PrepareConfig, SourceFile, split_of
+from flowportrait.prepare.speaker import Stretch
+from flowportrait.prepare.speech import Speakers, SpeechFilters, is_silent
 from flowportrait.prepare.tracks import (
     CropConfig,
-    FacesConfig,
-    ScenesConfig,
     Track,
     find_cuts,
     link,
@@ -45,117 +42,11 @@ from flowportrait.prepare.tracks import (
     thumbnail,
 )
 from flowportrait.prepare.upright import Turns
-from flowportrait.records import REASONS, Dropped, PreparedClip, PreparedSource, Reason
 from flowportrait.registry import FACE_DETECTORS
-
-VERSION = 2
-"""Goes up when the same settings give other clips."""
 
 STAGES = ("probe", "speech", "faces", "speaker", "crop", "write")
 _KEPT = len(REASONS)
 _LOST_S = 0.25  # that a file's head promises and its streams lack, before it is called damaged
-
-
-class ClipsConfig(Frozen):
-    """How long clips are. Unstated in the paper."""
-
-    min_s: float = Field(2.0, gt=0, description="shorter ones are dropped")
-    max_s: float = Field(
-        25.0, gt=0, description="longer ones become equal parts; `encode` takes 25 s of a clip"
-    )
-
-
-class SplitConfig(Frozen):
-    """Which identities are held out. Unstated in the paper but for the test split's rule."""
-
-    held_out_share: float = Field(
-        0.05, ge=0, le=1, description="of the identities, by a digest of their names"
-    )
-    seed: int = 0
-    identity: str = Field(
-        "file",
-        description=(
-            "who is seen in a source whose identity is not given: file, folder, or a regular"
-            " expression whose first group is searched for in the source's name"
-        ),
-    )
-    rule: Literal["any", "paper"] = Field(
-        "any",
-        description=(
-            "paper: held-out clips have at least `test_min_s` and a head of `test_min_face_px`"
-            " (§2.3)"
-        ),
-    )
-    test_min_s: float = Field(5.0, gt=0, description="§2.3")
-    test_min_face_px: float = Field(
-        512.0, gt=0, description="§2.3; the longer side of the face's box in the source"
-    )
-
-
-class PrepareConfig(Frozen):
-    """All of `flowportrait prepare`; the defaults are the paper's where it says something."""
-
-    speech: SpeechConfig = SpeechConfig()
-    faces: FacesConfig = FacesConfig()
-    scenes: ScenesConfig = ScenesConfig()
-    speaker: SpeakerConfig = SpeakerConfig()
-    crop: CropConfig = CropConfig()
-    clips: ClipsConfig = ClipsConfig()
-    split: SplitConfig = SplitConfig()
-    directions: tuple[str, ...] = Field(
-        ("frontal", "side"),
-        description="App. B: face directions that are kept, where a source says its own",
-    )
-
-    def settled(self) -> PrepareConfig:
-        """The same with what is found out on this machine."""
-        return self.model_copy(update={"speech": self.speech.settled()})
-
-    @property
-    def fingerprint(self) -> str:
-        """Digest of all that decides a result apart from the source."""
-        weights = self.speaker.find_weights()
-        values = self.settled().model_dump(mode="json") | {"version": VERSION}
-        values["speaker"] |= {"weights": sha256_of(weights) if weights else None}
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """A video to prepare, and what is known of it. `key` is its name within the run."""
-
-    key: str
-    path: Path
-    identity: str
-    voice: str = ""
-    text: str = ""
-    licence: str = ""
-    collection: str = ""
-    direction: str = ""
-    state: tuple[int, int] | None = None
-    """Bytes and time of a file that is not on this machine, where they are known."""
-
-    def record(self, fingerprint: str) -> PreparedSource:
-        """What is known before it is looked into."""
-        size_bytes, changed_ns = self.state or storage.state_of(self.path) or (0, 0)
-        return PreparedSource(
-            key=self.key,
-            size_bytes=size_bytes,
-            changed_ns=changed_ns,
-            identity=self.identity,
-            voice=self.voice or self.identity,
-            text=self.text,
-            licence=self.licence,
-            collection=self.collection,
-            direction=self.direction,
-            fingerprint=fingerprint,
-        )
-
-
-def split_of(identity: str, config: SplitConfig) -> Literal["train", "held_out"]:
-    """Of all clips of an identity; the same whatever else is prepared."""
-    digest = hashlib.sha256(f"{config.seed}/{identity}".encode()).digest()
-    return "held_out" if int.from_bytes(digest[:8]) < config.held_out_share * 2**64 else "train"
 
 
 @dataclass(frozen=True)
@@ -167,7 +58,7 @@ class Preparer:
 
     @cached_property
     def detector(self) -> FaceDetector:
-        """What finds faces."""
+        """The detector of faces."""
         return FACE_DETECTORS.load(self.config.faces.detector)(
             **self.config.faces.detector_settings
         )
@@ -179,7 +70,7 @@ class Preparer:
 
     @cached_property
     def network(self) -> Any:
-        """What tells who speaks, or None."""
+        """The network that tells who speaks, or None."""
         return speaker.load(self.config.speaker)
 
     @cached_property
@@ -289,7 +180,8 @@ class _Run:
         return sound
 
     def _speakers(self, sound: SoundTrack) -> Speakers | None:
-        filters, config = self.parts.filters, self.parts.config.speech
+        filters = self.parts.filters
+        config = self.parts.config.speech
         if filters.language_finder is not None:
             spoken = filters.language_finder.identify(sound.pcm)
             if spoken.language != config.keep_language:
@@ -341,19 +233,28 @@ class _Run:
     ) -> tuple[dict[int, list[FaceBox]], np.ndarray]:
         """Faces at every k-th tick, and how much each frame differs from the one before."""
         detections: dict[int, list[FaceBox]] = {}
-        changes, last, seen = [], None, None
+        changes = []
+        last = None
+        seen = None
         for tick, frame in enumerate(footage.frames(FPS)):
             small = seen if frame is last else thumbnail(frame)
             changes.append(
                 0.0 if seen is None or frame is last else float(np.abs(small - seen).mean())
             )
-            last, seen = frame, small
+            last = frame
+            seen = small
             if tick % self.parts.config.faces.detect_every == 0:
                 detections[tick] = self.parts.detector.detect(frame)
                 turns.look(tick, frame, detections[tick])
         return detections, np.array(changes)
 
-    def _mark(self, start: int, stop: int, reason: Reason, over: tuple[Reason, ...] = ()) -> None:
+    def _mark(
+        self,
+        start: int,
+        stop: int,
+        reason: Reason,
+        over: tuple[Reason, ...] = (),
+    ) -> None:
         """Gives ticks a reason; with `over`, only those that have one of these so far."""
         part = self.outcome[start : max(start, stop)]
         codes = [REASONS.index(name) for name in over]
@@ -403,7 +304,8 @@ class _Run:
         self, footage: Footage, sound: SoundTrack, plans: list[_Plan]
     ) -> Iterator[PreparedClip]:
         """Writes the clips, which do not overlap, as the source passes by."""
-        frames, at = footage.frames(FPS), 0
+        frames = footage.frames(FPS)
+        at = 0
         for plan in plans:
             cut = islice(frames, plan.start - at, plan.stop - at)
             at = plan.stop
@@ -418,19 +320,7 @@ class _Run:
         id_ = f"{_slug(self.source.path.stem)}-{_short(self.source.key)}-{plan.start:06d}"
         path = self.parts.out / "clips" / f"{id_}.mp4"
         media.write_video(path, frames, FPS, samples, sound.rate, metadata={})
-        return PreparedClip(
-            id=id_,
-            video=f"clips/{id_}.mp4",
-            start_frame=plan.start,
-            num_frames=plan.stop - plan.start,
-            size_px=plan.side_px,
-            sample_rate_hz=media.written_rate_hz(sound.rate),
-            face_px=round(plan.face_px, 2),
-            square=tuple(plan.squares[0].tolist()),
-            travel=round(plan.travel, 4),
-            speaking=round(plan.confidence, 4),
-            sha256=sha256_of(path),
-        )
+        return _clip_record(id_, plan, sound, path)
 
     def _dropped(self) -> Iterator[Dropped]:
         """The reasons as stretches of the source."""
@@ -440,6 +330,22 @@ class _Run:
                 yield Dropped(
                     start_s=start / FPS, end_s=stop / FPS, reason=REASONS[self.outcome[start]]
                 )
+
+
+def _clip_record(id_, plan: _Plan, sound: SoundTrack, path) -> PreparedClip:
+    return PreparedClip(
+        id=id_,
+        video=f"clips/{id_}.mp4",
+        start_frame=plan.start,
+        num_frames=plan.stop - plan.start,
+        size_px=plan.side_px,
+        sample_rate_hz=media.written_rate_hz(sound.rate),
+        face_px=round(plan.face_px, 2),
+        square=tuple(plan.squares[0].tolist()),
+        travel=round(plan.travel, 4),
+        speaking=round(plan.confidence, 4),
+        sha256=sha256_of(path),
+    )
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,10 @@ from flowportrait.encoders.cepstra import mfcc
 from flowportrait.errors import CheckpointError
 from flowportrait.faces.crop import crop_face, smoothed_path
 from flowportrait.media import FPS as TICKS_HZ
-from flowportrait.prepare.footage import PCM_HZ, Footage, SoundTrack
+from flowportrait.prepare.footage import Footage, SoundTrack
 from flowportrait.prepare.tracks import Track
 from flowportrait.pretrained import WEIGHTS
+from flowportrait.sound import SPEECH_HZ
 
 _LAST_WINDOW = 400  # samples that the last cepstrum of a piece looks beyond its end
 _SMOOTHED_FRAMES = 2  # to either side, as the authors' demo does
@@ -110,6 +111,11 @@ def confidences(
     held.
     """
     watchers = [_Watcher(track, sound, network, config) for track in tracks]
+    return _watched(watchers, footage)
+
+
+def _watched(watchers: list[_Watcher], footage: Footage) -> list[Float[np.ndarray, " t"]]:
+    """Every watcher's confidences after one pass over the footage."""
     first = min((watcher.first for watcher in watchers), default=0)
     end = max((watcher.end for watcher in watchers), default=0)
     for index, frame in enumerate(footage.frames(FPS)):
@@ -125,7 +131,10 @@ class _Watcher:
     """Follows one face through the video."""
 
     def __init__(self, track: Track, sound: SoundTrack, network: LightAsd, config: SpeakerConfig):
-        self.track, self.sound, self.network, self.config = track, sound, network, config
+        self.track = track
+        self.sound = sound
+        self.network = network
+        self.config = config
         self.first = math.ceil(track.start * FPS / TICKS_HZ)
         self.end = max(self.first + 1, math.ceil(track.stop * FPS / TICKS_HZ))
         boxes = track.boxes_at(np.arange(self.first, self.end) * TICKS_HZ / FPS)
@@ -147,13 +156,14 @@ class _Watcher:
 
     def _run(self) -> None:
         count = len(self.faces)
-        start, stop = (round(i / FPS * PCM_HZ) for i in (self.begun, self.begun + count))
+        start, stop = (round(i / FPS * SPEECH_HZ) for i in (self.begun, self.begun + count))
         pcm = np.asarray(self.sound.pcm[start : stop + _LAST_WINDOW])
         pcm = np.pad(pcm, (0, stop + _LAST_WINDOW - start - len(pcm)))
         self.logits.append(
             speaking_logits(self.network, np.stack(self.faces), mfcc(pcm), self.config.durations_s)
         )
-        self.faces, self.begun = [], self.begun + count
+        self.faces = []
+        self.begun = self.begun + count
 
     def finish(self) -> Float[np.ndarray, " t"]:
         """Confidence at every tick of the track."""
@@ -173,10 +183,8 @@ def _smoothed(values: Float[np.ndarray, "f c"]) -> Float[np.ndarray, "f c"]:
     """Means over two frames to either side, fewer at the ends."""
     sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values.astype(float), 0)])
     at = np.arange(len(values))
-    low, high = (
-        np.maximum(at - _SMOOTHED_FRAMES, 0),
-        np.minimum(at + _SMOOTHED_FRAMES + 1, len(values)),
-    )
+    low = np.maximum(at - _SMOOTHED_FRAMES, 0)
+    high = np.minimum(at + _SMOOTHED_FRAMES + 1, len(values))
     return (sums[high] - sums[low]) / (high - low)[:, None]
 
 
@@ -209,6 +217,11 @@ def speaking_stretches(
                 mean = float(values[start:stop].mean())
                 runs.append(Stretch(track, track.start + start, track.start + stop, mean))
         runs.sort(key=lambda run: (-run.confidence, run.start))
+    return _without_overlap(runs)
+
+
+def _without_overlap(runs: list) -> list:
+    """Runs that take turns; the earlier in the list wins."""
     taken = np.zeros(max((run.stop for run in runs), default=0), bool)
     kept = []
     for run in runs:

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from flowportrait.config import Frozen
 from flowportrait.pretrained import WEIGHTS
-from flowportrait.registry import LANGUAGE_FINDERS, OVERLAP_FINDERS, Table
+from flowportrait.registry import LANGUAGE_FINDERS, OVERLAP_FINDERS, PartTable
 
 NONE, AUTO = "none", "auto"
 _SILENT_LEVEL = 32  # of 32768; below it lies the noise of an encoder that was given nothing
@@ -35,8 +35,8 @@ class Speakers(NamedTuple):
 
 
 class Spoken(NamedTuple):
-    """What is spoken: an ISO 639-1 code ("en"), how sure that is in [0, 1], and the words where
-    known.
+    """The language of speech: an ISO 639-1 code ("en"), how sure that is in [0, 1], and the words
+    where known.
     """
 
     language: str
@@ -125,7 +125,7 @@ class SpeechFilters:
         return within(speakers.overlap, start_s, end_s) / whole if whole > 0 else 0.0
 
 
-def _built(table: Table, name: str, settings: dict[str, Any]) -> Any:
+def _built(table: PartTable, name: str, settings: dict[str, Any]) -> Any:
     return None if name == NONE else table.load(name)(**settings)
 
 

@@ -104,7 +104,16 @@ class Track:
         """
         known = np.array([box[:4] for box in self.boxes], float)
         padded = np.pad(known, ((1, 1), (0, 0)), mode="edge")
-        known = np.median(np.stack([padded[:-2], padded[1:-1], padded[2:]]), axis=0)
+        known = np.median(
+            np.stack(
+                [
+                    padded[:-2],
+                    padded[1:-1],
+                    padded[2:],
+                ]
+            ),
+            axis=0,
+        )
         return np.stack([np.interp(ticks, self.ticks, side) for side in known.T], 1)
 
     @property
@@ -204,16 +213,22 @@ def squares(
         return np.array(
             [portrait_square(FaceBox(*box, 1.0), width, height, config.scale) for box in boxes]
         )
+    return _squares(boxes, config, width, height)
+
+
+def _squares(
+    boxes: Float[np.ndarray, "f 4"], config: CropConfig, width, height
+) -> Int[np.ndarray, "f 3"]:
     sides = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
     side = config.scale * float(np.median(sides))
-    x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
+    x = (boxes[:, 0] + boxes[:, 2]) / 2
+    y = (boxes[:, 1] + boxes[:, 3]) / 2
     if config.path == "clip":
-        low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
+        low = boxes[:, :2].min(0)
+        high = boxes[:, 2:].max(0)
         side = max(side, float((high - low).max()))
-        x, y = (
-            np.full(len(boxes), (low[0] + high[0]) / 2),
-            np.full(len(boxes), (low[1] + high[1]) / 2),
-        )
+        x = np.full(len(boxes), (low[0] + high[0]) / 2)
+        y = np.full(len(boxes), (low[1] + high[1]) / 2)
     else:
         x, y = _smoothed(x), _smoothed(y)
     around = np.stack([x - side / 2, y - side / 2, x + side / 2, y + side / 2], 1)

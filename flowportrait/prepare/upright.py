@@ -32,10 +32,15 @@ class Turns:
 
     @cached_property
     def mesh(self) -> FaceMesh:
-        """What tells the turn."""
+        """The mesh that tells the turn."""
         return FaceMesh()
 
-    def look(self, tick: int, frame: UInt8[np.ndarray, "h w 3"], faces: Iterable[FaceBox]) -> None:
+    def look(
+        self,
+        tick: int,
+        frame: UInt8[np.ndarray, "h w 3"],
+        faces: Iterable[FaceBox],
+    ) -> None:
         """Measures the faces that were detected in a frame, if it is its turn."""
         every = self.config.detect_every * max(1, round(FPS / self.config.detect_every))
         if self.config.max_turn_deg >= 180 or tick % every:

@@ -18,8 +18,9 @@ from multiprocessing.process import BaseProcess
 
 from flowportrait.cluster import hand_out
 from flowportrait.errors import DataError, FlowPortraitError
-from flowportrait.prepare.source import Preparer, SourceFile
-from flowportrait.records import PreparedSource
+from flowportrait.prepare.journal import PreparedSource
+from flowportrait.prepare.settings import SourceFile
+from flowportrait.prepare.source import Preparer
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What `report tables`, `figures` and `page` do; the command line itself stands in
+"""Work of `report tables`, `figures` and `page`; the command line itself stands in
 `flowportrait.cli`.
 """
 
@@ -87,7 +87,12 @@ def page(
     _print_json({"output": str(out), "tables": filled, "figures": shown}, as_json)
 
 
-def _clips(sources: Sources, videos: Sequence[str], truth: Path | None, page: Path) -> str:
+def _clips(
+    sources: Sources,
+    videos: Sequence[str],
+    truth: Path | None,
+    page: Path,
+) -> str:
     """The HTML of the player; empty where no videos were given."""
     if not videos:
         if truth is not None:
@@ -133,6 +138,11 @@ def _told(table: Table) -> str:
             f"Table {table.number}, {table.title}: no data"
             f" ({reasons[0] if reasons else 'nothing was given'})\n"
         )
+    return _without_gaps(table)
+
+
+def _without_gaps(table: Table) -> str:
+    """The table as text without rows and columns that are empty."""
     rows = [row for row in table.rows if not all(cell.empty or cell.text for cell in row[1])]
     used = [k for k in range(len(table.head) - 1) if not all(cells[k].empty for _, cells in rows)]
     empty = sum(cell.empty for _, cells in table.rows for cell in cells)

@@ -47,7 +47,7 @@ def canvas(
 
 
 def finished(drawn: Drawn, figure: Any) -> Drawn:
-    """What is on the canvas, as SVG and PNG."""
+    """The finished drawing as SVG and PNG."""
     import matplotlib
 
     # The same data give the same bytes: no date, and names of clip paths from a fixed salt.

@@ -13,8 +13,8 @@ from flowportrait.errors import ConfigError, require
 from flowportrait.records import ASPECTS
 from flowportrait.registry import name_hint
 from flowportrait.report.drawing import Drawn, canvas, finished
-from flowportrait.report.sources import Run, Sources, StudySource
-from flowportrait.study.alignment import Row
+from flowportrait.report.sources import Sources, StudySource, TrainingRun
+from flowportrait.study.alignment_record import AlignmentRow
 
 PERCEPTUAL = ("perceptual", "lpips", "perceptual-lite0", "closeness", "landmark_closeness")
 CONSISTENCY = ("consistency", "raft-jitter", "smoothness", "jitter", "landmark_jitter")
@@ -33,7 +33,8 @@ _COLOURS = (
     "#d987a4",
     "#9bb53c",
 )
-_HUMAN, _JUDGE = "#9a9aa0", "#3b6ea5"
+_HUMAN = "#9a9aa0"
+_JUDGE = "#3b6ea5"
 
 
 def build(sources: Sources, judge: Sequence[str], curves: Sequence[str]) -> list[Drawn]:
@@ -96,7 +97,7 @@ def figure_2(sources: Sources, judge: Sequence[str]) -> Drawn:
     return finished(drawn, figure)
 
 
-def _judged_row(sources: Sources, judge: Sequence[str]) -> tuple[StudySource, Row] | None:
+def _judged_row(sources: Sources, judge: Sequence[str]) -> tuple[StudySource, AlignmentRow] | None:
     for study in sources.studies:
         for row in study.alignment.rows if study.alignment else []:
             if row.system == judge[0] and row.default:
@@ -193,7 +194,7 @@ def figure_6(sources: Sources) -> Drawn:
     return _curves_figure(drawn, panels, sources.runs)
 
 
-def _curve(run: Run, name: str) -> np.ndarray:
+def _curve(run: TrainingRun, name: str) -> np.ndarray:
     """[(update, value)] of a quantity, [points, 2]; where a resumed run logged an update twice, the
     last one.
     """
@@ -205,7 +206,7 @@ def _curve(run: Run, name: str) -> np.ndarray:
     return np.array(sorted(found.items()), float).reshape(-1, 2)
 
 
-def _loss(run: Run, name: str) -> np.ndarray:
+def _loss(run: TrainingRun, name: str) -> np.ndarray:
     """Minus the size of a quantity of which 0 is best, whichever sign it was logged with."""
     curve = _curve(run, name)
     curve[:, 1] = -np.abs(curve[:, 1])
@@ -213,7 +214,7 @@ def _loss(run: Run, name: str) -> np.ndarray:
 
 
 def _curves_figure(
-    drawn: Drawn, panels: dict[str, dict[str, np.ndarray]], runs: Sequence[Run]
+    drawn: Drawn, panels: dict[str, dict[str, np.ndarray]], runs: Sequence[TrainingRun]
 ) -> Drawn:
     if not runs:
         drawn.reason = "no training run was given"

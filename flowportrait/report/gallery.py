@@ -104,7 +104,8 @@ def _name(clip: str) -> str:
 
 
 def _ends_with(clip: str, item: str) -> bool:
-    parts, end = PurePath(clip).with_suffix("").parts, PurePath(item).parts
+    parts = PurePath(clip).with_suffix("").parts
+    end = PurePath(item).parts
     return clip == item or parts[-len(end) :] == end
 
 

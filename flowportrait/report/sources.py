@@ -1,6 +1,4 @@
-"""What a report is made from: studies, score files and training runs, told apart by what lies in
-them.
-"""
+"""Sources of a report: studies, score files and training runs, told apart by what lies in them."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from flowportrait.errors import DataError
 from flowportrait.files import files_below, is_video
 from flowportrait.records import Score, SetScore, read_jsonl
 from flowportrait.study import results
-from flowportrait.study.alignment import Alignment
+from flowportrait.study.alignment_record import Alignment
 from flowportrait.study.findings import Agreement
 from flowportrait.study.results import StudyData
 from flowportrait.study.store import DATABASE
@@ -50,7 +48,7 @@ class Scored:
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """A training run by reinforcement learning: its settings, its log, and scores of its videos if
     there are any.
     """
@@ -68,7 +66,7 @@ class Sources:
 
     studies: list[StudySource] = field(default_factory=list)
     scored: list[Scored] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
+    runs: list[TrainingRun] = field(default_factory=list)
     videos: list[str] = field(default_factory=list)
     """Folders of videos as they were given, which only the page plays."""
     given: list[str] = field(default_factory=list)
@@ -77,7 +75,7 @@ class Sources:
 
     @property
     def truth(self) -> str | None:
-        """What the studies call the recording itself."""
+        """The studies' name for the recording itself."""
         return next((s.data.facts.truth for s in self.studies if s.data.facts.truth), None)
 
 
@@ -139,7 +137,7 @@ def _record(path: Path, kind: type[Any]) -> Any:
         ) from error
 
 
-def _run(label: str, path: Path, notes: list[str]) -> Run:
+def _run(label: str, path: Path, notes: list[str]) -> TrainingRun:
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
@@ -152,7 +150,7 @@ def _run(label: str, path: Path, notes: list[str]) -> Run:
         (p for p in (path / "scores.jsonl", path / "evaluation" / "scores.jsonl") if p.is_file()),
         None,
     )
-    return Run(
+    return TrainingRun(
         label,
         config,
         list(_log(path / "log.jsonl", notes)),
@@ -231,6 +229,13 @@ def _by_version(
     """(entries by version of the study that knows most of the clips, the scores of clips that it
     does not know).
     """
+    return _best_study(scores, studies, set_name)
+
+
+def _best_study(
+    scores: list[Score], studies: list[StudySource], set_name: str
+) -> tuple[list[Scored], list[Score]]:
+    """The study that knows most of the clips: its versions, and the scores that are left."""
     best: tuple[list[Scored], list[Score]] = ([], scores)
     for study in studies:
         clips = Clips(study.data)

@@ -12,7 +12,7 @@ from flowportrait import media
 from flowportrait.errors import DataError
 from flowportrait.files import is_video
 from flowportrait.report.drawing import Drawn, canvas, finished
-from flowportrait.report.sources import Run, Sources, parsed
+from flowportrait.report.sources import Sources, TrainingRun, parsed
 
 FRAMES = 8
 SAMPLES = "samples"
@@ -37,6 +37,10 @@ def from_paths(arguments: Sequence[str], clips: Sequence[str], count: int = FRAM
     if all(len(videos) == 1 for _, videos in sources) and not clips:
         rows = [Strip(label, next(iter(videos.values()))) for label, videos in sources]
         return drawn_strips(7, rows, count)
+    return _strips_of(sources, clips, count)
+
+
+def _strips_of(sources: list, clips: Sequence[str], count: int) -> Drawn:
     shared = [name for name in sources[0][1] if all(name in videos for _, videos in sources)]
     wanted = list(clips) or shared[:2]
     if not wanted:
@@ -68,7 +72,7 @@ def of_runs(sources: Sources) -> Drawn:
     return drawn_strips(8, rows, title=drawn.title)
 
 
-def looks_of(run: Run) -> list[Path]:
+def looks_of(run: TrainingRun) -> list[Path]:
     """The folders of a run's looks that hold videos, in order."""
     if run.directory is None:
         return []

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from flowportrait import pages
-from flowportrait.study import agreement
+from flowportrait.study import intervals
 
 EMPTY = "—"
 DRAWS = 2000
@@ -137,5 +137,5 @@ def mean_cell(
     difference = math.nan
     if baseline is not None and np.isfinite(baseline).any():
         difference = float(known.mean() - baseline[np.isfinite(baseline)].mean())
-    mean = agreement.mean_figure(known, DRAWS)
+    mean = intervals.mean_figure(known, DRAWS)
     return Cell(mean.value, len(known), mean.low, mean.high, digits=digits, difference=difference)

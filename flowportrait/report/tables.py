@@ -11,9 +11,9 @@ import numpy as np
 
 from flowportrait.records import ASPECTS, Score
 from flowportrait.registry import SCORERS
-from flowportrait.report.sources import ABLATION, Run, Scored, Sources, StudySource
+from flowportrait.report.sources import ABLATION, Scored, Sources, StudySource, TrainingRun
 from flowportrait.report.table import Cell, Table, mean_cell
-from flowportrait.study.alignment import Comparison, Row, Scope
+from flowportrait.study.alignment_record import AlignmentRow, Comparison, Scope
 
 _ASPECT_HEAD = ["Lip-sync", "Expressive", "Motion", "Avg"]
 _TABLE_1 = (
@@ -114,11 +114,11 @@ def _comparison_note(one: Comparison) -> str:
     )
 
 
-def _default(rows: dict[tuple[str, Scope], Row], system: str) -> Row | None:
+def _default(rows: dict[tuple[str, Scope], AlignmentRow], system: str) -> AlignmentRow | None:
     return next((row for (name, _), row in rows.items() if name == system and row.default), None)
 
 
-def _accuracy_cells(row: Row | None, reason: str) -> list[Cell]:
+def _accuracy_cells(row: AlignmentRow | None, reason: str) -> list[Cell]:
     if row is None:
         return [Cell(reason=reason)] * 3
     found = row.accuracy
@@ -215,7 +215,8 @@ def aspect_cells(
     given.
     """
     reason = f"no scores of {' + '.join(judge)} by aspect were given"
-    now, before = _by_aspect(own, judge), _by_aspect(baseline, judge)
+    now = _by_aspect(own, judge)
+    before = _by_aspect(baseline, judge)
     return [
         mean_cell(
             np.array(list(a.values())),
@@ -252,7 +253,7 @@ def _by_aspect(own: Sequence[Scored], judge: Sequence[str]) -> list[dict[str, fl
 
 
 def table_4(sources: Sources) -> Table:
-    """What people give each version, by aspect."""
+    """People's mean ratings of each version, by aspect."""
     table = Table(4, "Human scores by generator", ["Generator", *_ASPECT_HEAD])
     for version in dict.fromkeys(
         version for study in sources.studies for version in study.data.versions
@@ -277,7 +278,8 @@ def _human_cells(sources: Sources, version: str) -> list[Cell]:
             tables = [study.data.table(aspect)[:, column] for aspect in ASPECTS]
             for number, scores in enumerate([*tables, sum(tables) / len(tables)]):
                 known = np.isfinite(scores)
-                sums, counts = np.where(known, scores, 0).sum(1), known.sum(1)
+                sums = np.where(known, scores, 0).sum(1)
+                counts = known.sum(1)
                 parts[number].append(sums[counts > 0] / counts[counts > 0])
     reason = f"no ratings of {version} were given"
     return [
@@ -306,6 +308,10 @@ def table_5(sources: Sources, judge: Sequence[str], baseline: str | None) -> Tab
             lost = f"{run.label} holds no scores.jsonl; score its videos into it"
             cells = [Cell(reason=lost)] * len(cells)
         table.rows.append((run.label, [window, noise, *cells]))
+    return _with_notes(table, base, sources)
+
+
+def _with_notes(table: Table, base, sources: Sources) -> Table:
     if not table.rows:
         table.rows.append(("—", [Cell(reason="no training run was given")] * 6))
     if base:
@@ -316,14 +322,15 @@ def table_5(sources: Sources, judge: Sequence[str], baseline: str | None) -> Tab
 
 
 def gains(sources: Sources) -> Table:
-    """What the last look of every run has gained since the first: means over held-out clips, in
-    pairs, with the interval from resampling them.
+    """Gains of the last look of every run since the first: means over held-out clips, in pairs,
+    with the interval from resampling them.
     """
     found = {run.label: _gained(run) for run in sources.runs}
     names = list(dict.fromkeys(name for row in found.values() for name in row))
     table = Table(6, "What training runs gained on held-out clips", ["Run", "update", *names])
     for run in sources.runs:
-        own, looks = found[run.label], [row for row in run.log if row.get("event") == "look"]
+        own = found[run.label]
+        looks = [row for row in run.log if row.get("event") == "look"]
         update = Cell(text=f"{looks[-1].get('update')}") if looks else Cell(reason="has no look")
         cells = [_gain_cell(own.get(name)) for name in names]
         table.rows.append((run.label, [update, *cells]))
@@ -334,7 +341,7 @@ def gains(sources: Sources) -> Table:
     return table
 
 
-def _gained(run: Run) -> dict[str, list[float | None]]:
+def _gained(run: TrainingRun) -> dict[str, list[float | None]]:
     """Mean and ends of the interval by figure, of the last look that says so."""
     looks = [row["gains"] for row in run.log if isinstance(row.get("gains"), dict)]
     return looks[-1] if looks else {}
@@ -347,11 +354,11 @@ def _gain_cell(numbers: list[float | None] | None) -> Cell:
     return Cell(value, low=low, high=high, digits=3)
 
 
-def _as_scored(run: Run) -> Scored:
+def _as_scored(run: TrainingRun) -> Scored:
     return Scored(run.label, ABLATION, run.scores)
 
 
-def _setting(run: Run) -> tuple[Cell, Cell]:
+def _setting(run: TrainingRun) -> tuple[Cell, Cell]:
     rollout = run.config["rollout"]
     window = rollout.get("window", {})
     values = (window.get("width") if isinstance(window, dict) else None, rollout.get("eta"))

@@ -1,16 +1,12 @@
-"""What `score`, `compare` and `judge-sim` do; the command line itself stands in
+"""Work of `score`, `compare` and `judge-sim`; the command line itself stands in
 `flowportrait.cli`.
 """
 
 import asyncio
-import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from flowportrait import storage
 from flowportrait.clips import find_pairs, find_samples
@@ -20,42 +16,29 @@ from flowportrait.errors import (
     CheckpointError,
     ConfigError,
     DataError,
-    FlowPortraitError,
-    JudgeError,
 )
-from flowportrait.files import json_text
-from flowportrait.pages import markdown_rows
-from flowportrait.records import Score, SetScore, Verdict
-from flowportrait.scoring import Sample, Scorer
-from flowportrait.scoring.generators import (
-    DIFFERENCE_HEAD,
-    DRAWS,
-    Difference,
-    Standing,
-    difference_rows,
-    differences,
-    generators_of,
-    standing_rows,
-    standings,
-)
-from flowportrait.scoring.judges.cost import Plan, plan_scores, plan_verdicts
-from flowportrait.scoring.judges.saturation import spreads
+from flowportrait.scoring.judges.cost import CallsToMake, plan_scores, plan_verdicts
 from flowportrait.scoring.judges.systems import CompareSystem, ScoreSystem
 from flowportrait.scoring.run import (
     ScoringConfig,
-    Summary,
     build_comparer,
     build_scorers,
     compare_to_file,
     of_single_clips,
     score_to_file,
 )
-from flowportrait.study import agreement
-
-if TYPE_CHECKING:
-    from flowportrait.scoring.evaluate import Evaluation
-
-_SHOWN_REASONS = 5
+from flowportrait.scoring.telling import (
+    SHOWN_REASONS,
+    counted,
+    print_json,
+    refuse_nothing,
+    spent_on_calls,
+    tell_evaluation,
+    tell_many,
+    tell_one,
+    tell_scores,
+    warn,
+)
 
 
 def score(
@@ -90,60 +73,13 @@ def score(
     plans = [plan_scores(scorer, samples) for scorer in scorers if isinstance(scorer, ScoreSystem)]
     _announce(plans)
     if dry_run:
-        _print_json({"plans": [vars(plan) for plan in plans]}, as_json)
+        print_json({"plans": [vars(plan) for plan in plans]}, as_json)
         return
     summary = score_to_file(samples, scorers, out, retry_unscored, progress, division)
     where = storage.name_of(out)
     where = f"{division.part}: {where}" if division.part else where
-    _tell_scores(samples, scorers, summary, missing, where, as_json)
-    _refuse_nothing(len(summary.scores), len(summary.unscored), out)
-
-
-def _tell_scores(
-    samples: Sequence[Sample],
-    scorers: Sequence[Scorer],
-    summary: Summary,
-    missing: dict[str, str],
-    out: str,
-    as_json: bool,
-) -> None:
-    """What a run of `score` has found."""
-    for scorer in scorers if len(generators_of(samples)) == 1 else ():
-        print(_outcome(scorer, [score for score in summary.scores if score.scorer == scorer.name]))
-    by_generator = standings(samples, summary.scores, scorers)
-    apart = differences(samples, summary.scores, scorers)
-    _tell_generators(by_generator, apart)
-    for score in summary.unscored[:_SHOWN_REASONS]:
-        _warn(f"unscored: {score.clip} by {score.scorer}: {score.reason}")
-    if len(summary.unscored) > _SHOWN_REASONS:
-        _warn(
-            f"{len(summary.unscored) - _SHOWN_REASONS} more unscored; their reasons stand in {out}"
-        )
-    _warn_of_clips(summary.scores)
-    # What stands beside a metric's number (frames, offsets) are counts, not verdicts.
-    judges = {scorer.name for scorer in scorers if isinstance(scorer, ScoreSystem)}
-    judged = (score for score in summary.scores if score.scorer in judges)
-    saturated = [spread for spread in spreads(judged) if spread.saturated]
-    for spread in saturated:
-        _warn(spread.line())
-    spent = _spent(scorers)
-    print(
-        f"{len(summary.scores)} scores, {summary.kept} of them from before{spent.pop('line')}:"
-        f" {out}"
-    )
-    _print_json(
-        {
-            "output": out,
-            "scores": len(summary.scores),
-            "kept": summary.kept,
-            "unscored": len(summary.unscored),
-            "saturated": [vars(spread) for spread in saturated],
-            **_generators_json(by_generator, apart),
-            "skipped": missing,
-            **spent,
-        },
-        as_json,
-    )
+    tell_scores(samples, scorers, summary, missing, where, as_json)
+    refuse_nothing(len(summary.scores), len(summary.unscored), out)
 
 
 def _settle(missing: dict[str, str], skip: bool, others: bool) -> None:
@@ -159,35 +95,6 @@ def _settle(missing: dict[str, str], skip: bool, others: bool) -> None:
         raise CheckpointError(
             f"{', '.join(missing)}: the weights named above are not there; put them where they are"
             " looked for, or go on without these scorers: --skip-missing"
-        )
-
-
-def _tell_generators(found: Sequence[Standing], apart: Sequence[Difference]) -> None:
-    """A column for each generator, where there are several, and every two of them on what both
-    have.
-    """
-    if len({one.generator for one in found}) < 2:
-        return
-    print("\n".join([*markdown_rows(*standing_rows(found)), ""]))
-    if apart:
-        print("\n".join([*markdown_rows(DIFFERENCE_HEAD, difference_rows(apart)), ""]))
-
-
-def _generators_json(found: Sequence[Standing], apart: Sequence[Difference]) -> dict[str, Any]:
-    return {
-        "generators": [{**vars(one), "mean": one.mean.model_dump(mode="json")} for one in found],
-        "differences": [
-            {**vars(one), "difference": one.difference.model_dump(mode="json")} for one in apart
-        ],
-    }
-
-
-def _refuse_nothing(asked: int, lost: int, out: Path | str) -> None:
-    """Raises FlowPortraitError when not one result came of a run."""
-    if asked and lost == asked:
-        raise FlowPortraitError(
-            f"nothing was scored: all {asked} results are missing; their reasons stand in {out},"
-            " and --retry-unscored tries them again"
         )
 
 
@@ -228,7 +135,7 @@ def evaluate(
     plans = [plan_scores(scorer, samples) for scorer in scorers if isinstance(scorer, ScoreSystem)]
     _announce(plans)
     if dry_run:
-        _print_json({"plans": [vars(plan) for plan in plans]}, as_json)
+        print_json({"plans": [vars(plan) for plan in plans]}, as_json)
         return
     result = evaluation.evaluate(
         samples, truth, scorers, set_metrics, out, division, retry_unscored, progress
@@ -238,57 +145,7 @@ def evaluate(
         return
     result.skipped = missing
     report.write(result, out)
-    _tell_evaluation(result, _spent(scorers), out, as_json)
-
-
-def _tell_evaluation(result: "Evaluation", spent: dict[str, Any], out: Path, as_json: bool) -> None:
-    """What an evaluation has found. Raises FlowPortraitError when that is nothing."""
-    for scorer in result.scorers if len(result.generators) == 1 else ():
-        print(_outcome(scorer, result.of(scorer.name)))
-    _tell_generators(result.standings, result.differences)
-    for line in _set_lines(result.sets):
-        print(line)
-    for warning in (warning for found in result.sets for warning in found.warnings):
-        _warn(warning)
-    _warn_of_clips(result.scores)
-    for lack in result.without_score[:_SHOWN_REASONS]:
-        _warn(f"unscored: {lack.clip} by {', '.join(lack.scorers)}: {lack.reason}")
-    unscored = f"{len(result.unscored)} scores missing"
-    print(
-        f"{len(result.samples)} clips, {unscored}{spent.pop('line')}:"
-        f" {storage.name_of(out / 'report.html')}"
-    )
-    _print_json(
-        {
-            "output": str(out),
-            "clips": len(result.samples),
-            "unscored": len(result.unscored),
-            "means": {scorer.name: result.mean(scorer.name) for scorer in result.scorers},
-            "sets": {
-                _set_name(found): None if found.reason else found.value for found in result.sets
-            },
-            **_generators_json(result.standings, result.differences),
-            "skipped": result.skipped,
-            **spent,
-        },
-        as_json,
-    )
-    lost = len(result.unscored) + sum(bool(found.reason) for found in result.sets)
-    _refuse_nothing(len(result.scores) + len(result.sets), lost, out / "scores.jsonl")
-
-
-def _set_lines(sets: Iterable[SetScore]) -> Iterator[str]:
-    for found in sets:
-        lost = f", {len(found.left_out)} left out" if found.left_out else ""
-        value = found.reason or f"{found.value:.4f}"
-        yield (
-            f"{_set_name(found)}: {value} ({found.num_clips} clips, {found.num_truth} of the"
-            f" truth{lost})"
-        )
-
-
-def _set_name(found: SetScore) -> str:
-    return f"{found.set_metric} of {found.generator}" if found.generator else found.set_metric
+    tell_evaluation(result, spent_on_calls(scorers), out, as_json)
 
 
 def _split(names: str) -> list[str]:
@@ -319,113 +176,21 @@ def compare(
     comparer = build_comparer(system, _settings(config, overrides), store)
     plans = [plan_verdicts(comparer, pairs)] if isinstance(comparer, CompareSystem) else []
     _announce(plans)
-    for name in alone[:_SHOWN_REASONS]:
-        _warn(f"{name}: only in one of {a} and {b}; not compared")
-    if len(alone) > _SHOWN_REASONS:
-        _warn(f"{len(alone) - _SHOWN_REASONS} more are only in one of them")
+    for name in alone[:SHOWN_REASONS]:
+        warn(f"{name}: only in one of {a} and {b}; not compared")
+    if len(alone) > SHOWN_REASONS:
+        warn(f"{len(alone) - SHOWN_REASONS} more are only in one of them")
     if dry_run:
-        _print_json({"plans": [vars(plan) for plan in plans]}, as_json)
+        print_json({"plans": [vars(plan) for plan in plans]}, as_json)
         return
     if out is None:
-        verdicts, kept = _counted(comparer.compare(pairs), len(pairs), progress), 0
+        verdicts, kept = counted(comparer.compare(pairs), len(pairs), progress), 0
     else:
         verdicts, kept = compare_to_file(pairs, comparer, out, retry_unsaid, progress)
     if a.is_file() and a.suffix != ".jsonl":
-        _tell_one(verdicts, a, b, as_json)
+        tell_one(verdicts, a, b, as_json)
     else:
-        _tell_many(verdicts, kept, alone, a, b, out, as_json)
-
-
-def _counted(
-    verdicts: Iterable[Verdict], total: int, progress: Callable[[int, int], None]
-) -> list[Verdict]:
-    """All verdicts, each counted as it comes."""
-    found = []
-    for verdict in verdicts:
-        found.append(verdict)
-        progress(min(len(found), total), total)
-    return found
-
-
-def _tell_one(verdicts: Sequence[Verdict], a: Path, b: Path, as_json: bool) -> None:
-    """The verdicts on one pair. Raises JudgeError when there is none."""
-    for verdict in verdicts:
-        print(_sentence(verdict, a, b))
-        if as_json:
-            print(verdict.model_dump_json())
-    _warn_of_clips(verdicts)
-    if unsaid := [verdict.reason for verdict in verdicts if verdict.reason]:
-        raise JudgeError(f"no verdict: {unsaid[0]}")
-
-
-def _tell_many(
-    verdicts: Sequence[Verdict],
-    kept: int,
-    alone: Sequence[str],
-    a: Path,
-    b: Path,
-    out: Path | None,
-    as_json: bool,
-) -> None:
-    """How often which side won; a pair without a verdict is counted, and no side's."""
-    counts = {
-        side: sum(verdict.winner == side for verdict in verdicts)
-        for side in ("a", "b", "tie", None)
-    }
-    for verdict in [verdict for verdict in verdicts if verdict.reason][:_SHOWN_REASONS]:
-        _warn(f"no verdict: {verdict.a} and {verdict.b}: {verdict.reason}")
-    _warn_of_clips(verdicts)
-    unsaid = f", {counts[None]} without a verdict" if counts[None] else ""
-    print(
-        f"{verdicts[0].system}: {a} is better in {counts['a']}, {b} in {counts['b']},"
-        f" {counts['tie']} ties{unsaid}"
-    )
-    share, p = _preference(verdicts)
-    if math.isfinite(share.value):
-        ends = f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})"
-        print(
-            f"{a} is preferred in {ends}, ties counted half; p {p:.3g} by the sign test, ties"
-            " left out"
-        )
-    where = f", {kept} of them from before: {out}" if out else "; -o FILE.jsonl would keep them"
-    print(f"{len(verdicts)} verdicts{where}")
-    unsaid_count = counts.pop(None)
-    _print_json(
-        {
-            "output": str(out) if out else None,
-            "verdicts": len(verdicts),
-            "kept": kept,
-            "wins": counts,
-            "unsaid": unsaid_count,
-            "preferred_a": share.model_dump(mode="json"),
-            "p": p,
-            "not_compared": list(alone),
-        },
-        as_json,
-    )
-    _refuse_nothing(len(verdicts), unsaid_count, out or "the answers")
-
-
-def _preference(verdicts: Sequence[Verdict]) -> tuple[agreement.Figure, float]:
-    """(share won by a, ties half, with its interval; p of the exact sign test): repeats of a pair
-    are one case.
-    """
-    credit: dict[tuple[str, str], list[float]] = {}
-    for verdict in verdicts:
-        if verdict.winner is not None:
-            credit.setdefault((verdict.a, verdict.b), []).append(
-                {"a": 1.0, "b": 0.0, "tie": 0.5}[verdict.winner]
-            )
-    won = np.array([sum(found) / len(found) for found in credit.values()])
-    if not len(won):
-        return agreement.Figure(), 1.0
-    ones = np.ones(len(won))
-    drawn = agreement.resampled_ratios(
-        won[:, None], ones[:, None], agreement.resampled(len(won), DRAWS)
-    )[:, 0]
-    low, high = agreement.share_interval(won, ones, drawn)
-    p = agreement.mcnemar(int((won > 0.5).sum()), int((won < 0.5).sum()))
-    return agreement.Figure(value=float(won.mean()), low=low, high=high), p
+        tell_many(verdicts, kept, alone, a, b, out, as_json)
 
 
 def judge_sim(host: str, port: int, faults: Path | None) -> None:
@@ -436,7 +201,14 @@ def judge_sim(host: str, port: int, faults: Path | None) -> None:
 
     behaviour = load_recipe(faults, Faults) if faults else Faults()
     try:
-        asyncio.run(serve(behaviour, host, port, lambda url: print(url, flush=True)))
+        asyncio.run(
+            serve(
+                behaviour,
+                host,
+                port,
+                lambda url: print(url, flush=True),
+            )
+        )
     except OSError as error:
         raise DataError(
             f"{host}:{port}: cannot listen there ({error.strerror}); give another --port"
@@ -447,66 +219,9 @@ def _settings(config: Path | None, overrides: Sequence[str]) -> ScoringConfig:
     return load_recipe(config, ScoringConfig, overrides)
 
 
-def _announce(plans: Iterable[Plan]) -> None:
+def _announce(plans: Iterable[CallsToMake]) -> None:
     for plan in plans:
         print(plan.line(), file=sys.stderr)
-
-
-def _outcome(scorer: Scorer, scores: Sequence[Score]) -> str:
-    """One line for one scorer: its mean over those clips that have a score, and how many have
-    none.
-    """
-    values = [score.value for score in scores if not math.isnan(score.value)]
-    unscored = f", {len(scores) - len(values)} unscored" if len(values) < len(scores) else ""
-    if not values:
-        return f"{scorer.name}: no score{unscored}"
-    parts = "".join(f", {name} {mean:.4g}" for name, mean in _part_means(scores))
-    unit = f" {scorer.unit}" if scorer.unit not in ("", "1") else ""
-    mean = f"{sum(values) / len(values):.3f}{unit}"
-    return (
-        f"{scorer.name}: {mean} ({scorer.better} is better{parts}), {len(values)} scored{unscored}"
-    )
-
-
-def _part_means(scores: Sequence[Score]) -> Iterator[tuple[str, float]]:
-    """The mean of every part over the clips that are scored as a whole."""
-    scored = [score for score in scores if not score.reason]
-    for name in dict.fromkeys(name for score in scored for name in score.parts):
-        values = [
-            value for score in scored if math.isfinite(value := score.parts.get(name, math.nan))
-        ]
-        if values:
-            yield name, sum(values) / len(values)
-
-
-def _spent(scorers: Iterable[Scorer]) -> dict[str, Any]:
-    """Calls, tokens and money of this run, each judge counted once."""
-    purses = {id(s.judge): s.judge.purse for s in scorers if isinstance(s, ScoreSystem)}.values()
-    if not purses:
-        return {"line": ""}
-    calls, tokens = sum(purse.calls for purse in purses), sum(purse.tokens for purse in purses)
-    known = [purse.usd for purse in purses if purse.usd is not None]
-    money = f", {sum(known):.2f} USD" if known else ""
-    return {
-        "line": f"; {calls} calls, {tokens} tokens{money}",
-        "calls": calls,
-        "tokens": tokens,
-        "usd": sum(known) if known else None,
-    }
-
-
-def _sentence(verdict: Verdict, a: Path, b: Path) -> str:
-    """The verdict for people."""
-    if verdict.winner is None:
-        return f"{verdict.system}: no verdict"
-    names = {"a": str(a), "b": str(b)}
-    parts = ", ".join(f"{aspect}: {names[name]}" for aspect, name in verdict.parts.items())
-    winner = (
-        f"{names[verdict.winner]} is better"
-        if verdict.winner != "tie"
-        else "a tie, the verdict follows the order"
-    )
-    return f"{verdict.system}: {winner}{f' ({parts})' if parts else ''}"
 
 
 def _cache_dir() -> Path:
@@ -516,21 +231,3 @@ def _cache_dir() -> Path:
 def _refuse_folder(out: Path) -> None:
     if out.is_dir():
         raise DataError(f"{out}: is a folder; give the name of a file such as {out}/scores.jsonl")
-
-
-def _warn(line: str) -> None:
-    print(f"warning: {line}", file=sys.stderr)
-
-
-def _warn_of_clips(scores: Iterable[Score | Verdict]) -> None:
-    """What can hardly have been meant about the clips, each said once."""
-    lines = list(dict.fromkeys(line for score in scores for line in score.warnings))
-    for line in lines[:_SHOWN_REASONS]:
-        _warn(line)
-    if len(lines) > _SHOWN_REASONS:
-        _warn(f"{len(lines) - _SHOWN_REASONS} more warnings stand beside the scores")
-
-
-def _print_json(value: dict[str, Any], wanted: bool) -> None:
-    if wanted:
-        print(json_text(value))

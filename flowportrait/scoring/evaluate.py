@@ -33,7 +33,8 @@ from flowportrait.scoring.generators import (
     generators_of,
     standings,
 )
-from flowportrait.scoring.metrics.metric import Metric, Reading, SetMetric, Unscorable, View
+from flowportrait.scoring.metrics.metric import Metric, Reading, SetMetric
+from flowportrait.scoring.metrics.view import Unscorable, View
 from flowportrait.scoring.reward import CompositeReward
 from flowportrait.scoring.run import ScoringConfig, noted, score_to_file
 
@@ -105,13 +106,13 @@ class Evaluation:
 
     @property
     def clip_warnings(self) -> list[str]:
-        """What can hardly have been meant about the clips, each once."""
+        """Warnings about the clips, each once."""
         return list(dict.fromkeys(line for score in self.scores for line in score.warnings))
 
     @property
     def without_score(self) -> list[Lack]:
-        """What is missing, one entry for each clip and reason; the reward's own reasons repeat
-        those of its terms.
+        """Missing scores, one entry for each clip and reason; the reward's own reasons repeat those
+        of its terms.
         """
         found: dict[tuple[str, str], list[str]] = {}
         for score in self.unscored:
@@ -127,11 +128,15 @@ class _Features(Metric):
     are.
     """
 
-    unit, low, high, better = "vectors", 0.0, math.inf, "higher"
+    unit = "vectors"
+    low = 0.0
+    high = math.inf
+    better = "higher"
 
     def __init__(self, of: SetMetric, folder: Path):
         super().__init__()
-        self.of, self.folder = of, folder
+        self.of = of
+        self.folder = folder
         self.name = of.name + _FEATURES
         self.needs = of.needs - {"truth"}
 
@@ -280,6 +285,15 @@ def _set_score(
         "weights_sha256": metric.weights_sha256,
         "generator": generator,
     }
+    return _compared(metric, a, b, shared)
+
+
+def _compared(
+    metric: SetMetric,
+    a: list[np.ndarray],
+    b: list[np.ndarray],
+    shared,
+) -> SetScore:
     try:
         reading = metric.compare(a, b)
     except Unscorable as error:
@@ -290,7 +304,7 @@ def _set_score(
 
 
 def provenance(result: Evaluation) -> dict[str, Any]:
-    """What decides the numbers of an evaluation."""
+    """Settings and versions that decide the numbers of an evaluation."""
     return {
         "flowportrait": version("flowportrait"),
         "generated": result.generated,

@@ -18,8 +18,8 @@ import numpy as np
 from flowportrait.pages import short
 from flowportrait.records import Score
 from flowportrait.scoring import Sample, Scorer
-from flowportrait.study import agreement
-from flowportrait.study.agreement import Figure
+from flowportrait.study import intervals
+from flowportrait.study.intervals import Figure
 
 DRAWS = 2000
 
@@ -59,13 +59,25 @@ def standings(
 ) -> list[Standing]:
     """Every generator by every scorer; repeats of a clip are averaged first."""
     table = _table(samples, scores)
+    return _standings(scorers, samples, table)
+
+
+def _standings(scorers: Sequence[Scorer], samples: Sequence[Sample], table) -> list[Standing]:
     made = []
     for scorer in scorers:
         for generator in generators_of(samples):
             asked = sum(sample.generator == generator for sample in samples)
             values = np.array(list(table.get((scorer.name, generator), {}).values()))
-            mean = agreement.mean_figure(values, DRAWS)
-            made.append(Standing(generator, scorer.name, mean, len(values), asked - len(values)))
+            mean = intervals.mean_figure(values, DRAWS)
+            made.append(
+                Standing(
+                    generator,
+                    scorer.name,
+                    mean,
+                    len(values),
+                    asked - len(values),
+                )
+            )
     return made
 
 
@@ -74,6 +86,10 @@ def differences(
 ) -> list[Difference]:
     """Every two generators by every scorer; empty for those that share no sample."""
     table = _table(samples, scores)
+    return _differences(scorers, samples, table)
+
+
+def _differences(scorers: Sequence[Scorer], samples: Sequence[Sample], table) -> list[Difference]:
     made = []
     for scorer in scorers:
         for a, b in combinations(generators_of(samples), 2):
@@ -82,12 +98,10 @@ def differences(
             if not shared:
                 continue
             apart = np.array([values[0][item] - values[1][item] for item in shared])
-            figure, sign = (
-                agreement.mean_figure(apart, DRAWS),
-                (1 if scorer.better == "higher" else -1),
-            )
+            figure = intervals.mean_figure(apart, DRAWS)
+            sign = 1 if scorer.better == "higher" else -1
             better = "" if figure.value == 0 else a if sign * figure.value > 0 else b
-            p = agreement.sign_flip_p(apart)
+            p = intervals.sign_flip_p(apart)
             made.append(Difference(scorer.name, a, b, len(shared), figure, p, better))
     return made
 

@@ -1,4 +1,4 @@
-"""What an evaluation leaves for people: CSV, Markdown, LaTeX and an HTML page with its clips, worst
+"""Reports of an evaluation for people: CSV, Markdown, LaTeX and an HTML page with its clips, worst
 cases first.
 """
 
@@ -31,7 +31,8 @@ from flowportrait.scoring import Sample, Scorer
 from flowportrait.scoring.evaluate import Evaluation, provenance
 from flowportrait.scoring.generators import DIFFERENCE_HEAD, difference_rows, standing_rows
 
-PAGE, CLIPS = "report.html", "clips"
+PAGE = "report.html"
+CLIPS = "clips"
 WORST = 6
 THUMB_PX = 120
 _STYLE = f".words td,.words th{{text-align:left}}{player.STYLE}"
@@ -304,7 +305,11 @@ def _section(result: Evaluation, scorer: Scorer, thumbs: _Thumbs, clips: player.
     )
     if not scores:
         return head + "<p>No clip has a score.</p>"
-    worst = sorted(scores, key=lambda s: s.value, reverse=scorer.better == "lower")[:WORST]
+    worst = sorted(
+        scores,
+        key=lambda s: s.value,
+        reverse=scorer.better == "lower",
+    )[:WORST]
     cases = "".join(_case(s, thumbs, clips) for s in worst)
     return (
         f"{head}{histogram([s.value for s in scores])}<h3>Worst</h3><div class=cases>{cases}</div>"

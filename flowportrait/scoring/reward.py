@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -155,7 +154,12 @@ class Statistics:
 
     moments: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def learn(self, values: Mapping[str, np.ndarray], decay: float, ddof: int = 0) -> None:
+    def learn(
+        self,
+        values: Mapping[str, np.ndarray],
+        decay: float,
+        ddof: int = 0,
+    ) -> None:
         """Moves toward a batch; what is new is taken as it is."""
         for name, value in values.items():
             fresh = (float(value.mean()), float(value.var(ddof=ddof)))
@@ -240,7 +244,11 @@ class CompositeReward:
     sum of.
     """
 
-    name, unit, low, high, better = "reward", "std", -math.inf, math.inf, "higher"
+    name = "reward"
+    unit = "std"
+    low = -math.inf
+    high = math.inf
+    better = "higher"
     needs: ClassVar[frozenset[Need]] = frozenset()
     Config = RewardConfig
 
@@ -258,12 +266,13 @@ class CompositeReward:
         )
 
     def provenance(self) -> dict[str, Any]:
-        """What a report must say about it."""
+        """Facts that a report must state about it."""
         return {"name": self.name, "fingerprint": self.fingerprint, "settings": self._settings()}
 
     def score(self, samples: Iterable[Sample]) -> Iterator[Score]:
         """See `scoring.Scorer`; the number of a clip depends on the others."""
-        samples, scorers = list(samples), dict.fromkeys(self.scorers.values())
+        samples = list(samples)
+        scorers = dict.fromkeys(self.scorers.values())
         yield from self.of_batch(
             samples, [row for scorer in scorers for row in scorer.score(samples)]
         )
@@ -348,46 +357,6 @@ def _within(values: np.ndarray, group: np.ndarray) -> np.ndarray:
     """Deviations from the mean of the group."""
     _, index = np.unique(group, return_inverse=True)
     return values - (np.bincount(index, values) / np.maximum(np.bincount(index), 1))[index]
-
-
-class ScoringDesk:
-    """Scores candidates in threads while the caller goes on; `collect` gives what is due, in order
-    of submission. Scorers that wait for a server have `waiting` threads of their own.
-    """
-
-    def __init__(self, measures: Mapping[str, Measure], workers: int, waiting: int = 48):
-        self.measures = dict(measures)
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="scorer")
-        self._waiting = ThreadPoolExecutor(waiting, thread_name_prefix="judge")
-        self._due: list[dict[str, Future[float] | None]] = []
-
-    def submit(self, candidate: Candidate | None, names: Iterable[str] | None = None) -> None:
-        """Takes a clip to be scored under `names`, or by all; None stands for a clip that came out
-        unusable, never scored.
-        """
-        wanted = self.measures if names is None else names
-        jobs = {name: self._begun(self.measures[name], candidate) for name in wanted}
-        self._due.append(jobs)
-
-    def _begun(self, measure: Measure, candidate: Candidate | None) -> Future[float] | None:
-        if candidate is None:
-            return None
-        return (self._waiting if measure.waits else self._threads).submit(measure, candidate)
-
-    def collect(self) -> list[dict[str, float]]:
-        """The scores of every clip submitted since the last time, waiting for those that are not
-        ready.
-        """
-        due, self._due = self._due, []
-        return [
-            {name: float(job.result()) if job else math.nan for name, job in jobs.items()}
-            for jobs in due
-        ]
-
-    def close(self) -> None:
-        """Lets the threads go; what was not collected is dropped."""
-        for threads in (self._threads, self._waiting):
-            threads.shutdown(wait=False, cancel_futures=True)
 
 
 def columns(rows: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:

@@ -1,4 +1,5 @@
-"""What a training run names in its reward, as measures of a `Candidate` with a declared direction.
+"""Scorers that a training run names in its reward, as measures of a `Candidate` with a declared
+direction.
 
 `perceptual` is LPIPS (Eq. 12-13), `consistency` RAFT's jitter (Eq. 14-16), of both less is better;
 `lip_sync`, `expressiveness` and `motion` are the judge's three aspects (Eq. 11 is their mean, which
@@ -19,22 +20,23 @@ import numpy as np
 from flowportrait import media
 from flowportrait.config import validate
 from flowportrait.errors import ConfigError, MediaError
-from flowportrait.registry import JUDGE_BACKENDS, SCORERS, Table, name_hint
+from flowportrait.registry import JUDGE_BACKENDS, SCORERS, PartTable, name_hint
 from flowportrait.scoring import Sample, Scorer
 from flowportrait.scoring.judges.asking import JudgeConfig
 from flowportrait.scoring.judges.backends import DEFAULT_BACKEND
 from flowportrait.scoring.judges.canary import check_senses
 from flowportrait.scoring.judges.presets import backend_of
 from flowportrait.scoring.judges.systems import ScoreSystem
-from flowportrait.scoring.metrics.metric import CandidateView, Metric, Unscorable
+from flowportrait.scoring.metrics.metric import Metric
+from flowportrait.scoring.metrics.view import CandidateView, Unscorable
 from flowportrait.scoring.reward import PAPER, Candidate, CompositeReward, Measure, scorer_of
 from flowportrait.scoring.run import ScoringConfig, build_scorers
 
 
 def build_measures(
-    names: Iterable[str], own: Table, config: ScoringConfig, answers: Path
+    names: Iterable[str], own: PartTable, config: ScoringConfig, answers: Path
 ) -> dict[str, Measure]:
-    """What measures candidates under these names: entries of the table `own`, else scorers.
+    """Measures of candidates by these names: entries of the table `own`, else scorers.
 
     Raises ConfigError for a name that neither has, CheckpointError for weights that are not there.
     """
@@ -42,7 +44,8 @@ def build_measures(
     scorers = _scorers_of(names, own)
     config = config.model_copy(update={"reward": None})
     by_name = {scorer.name: scorer for scorer in build_scorers(scorers.values(), config, answers)}
-    judged, views = _Loop(), Views()
+    judged = _Loop()
+    views = Views()
     return {
         name: _measure(by_name[scorers[name]], judged, views)
         if name in scorers
@@ -51,7 +54,7 @@ def build_measures(
     }
 
 
-def require_rewards(names: Iterable[str], own: Table) -> None:
+def require_rewards(names: Iterable[str], own: PartTable) -> None:
     """Raises ConfigError for a name that neither the table `own` nor the scorers have, and for a
     monitor.
     """
@@ -65,7 +68,7 @@ def require_rewards(names: Iterable[str], own: Table) -> None:
             )
 
 
-def require_gradients(names: Iterable[str], own: Table) -> None:
+def require_gradients(names: Iterable[str], own: PartTable) -> None:
     """Raises ConfigError where one of the names is not a differentiable function of landmarks."""
     known = [name for name in own.names() if named(own, name).of_points]
     for name in names:
@@ -76,7 +79,7 @@ def require_gradients(names: Iterable[str], own: Table) -> None:
             )
 
 
-def require_budget(names: Iterable[str], own: Table, config: ScoringConfig) -> None:
+def require_budget(names: Iterable[str], own: PartTable, config: ScoringConfig) -> None:
     """Raises ConfigError where one of the names asks a judge that costs money and nothing says how
     much it may spend: a training run asks thousands of times.
     """
@@ -104,7 +107,7 @@ def judge_of(name: str, config: ScoringConfig) -> JudgeConfig | None:
     return validate(settings, values, where=f"scorers.{name}")
 
 
-def named(own: Table, name: str) -> Measure:
+def named(own: PartTable, name: str) -> Measure:
     """An entry of a table of measures. A plain function, such as one of another package, is a
     measure of frames of which more is better.
     """
@@ -112,7 +115,7 @@ def named(own: Table, name: str) -> Measure:
     return found if isinstance(found, Measure) else Measure(found)
 
 
-def _scorers_of(names: Iterable[str], own: Table) -> dict[str, str]:
+def _scorers_of(names: Iterable[str], own: PartTable) -> dict[str, str]:
     """The scorer behind each name that is not in the table `own`. Raises ConfigError."""
     scorers = {name: scorer_of(name) for name in names if name not in own.names()}
     single = set(SCORERS.names()) - {CompositeReward.name}
@@ -140,7 +143,8 @@ class Views:
 
     def __init__(self, kept: int = 8):
         self._views: list[CandidateView] = []
-        self._kept, self._lock = kept, threading.Lock()
+        self._kept = kept
+        self._lock = threading.Lock()
 
     def of(self, candidate: Candidate) -> CandidateView:
         """The view of this very candidate: keys may come again, so nothing else is taken for the
@@ -159,7 +163,8 @@ class MetricMeasure:
     """A metric's number of a candidate; nan when it has none."""
 
     def __init__(self, metric: Metric, views: Views):
-        self.metric, self._views = metric, views
+        self.metric = metric
+        self._views = views
 
     def __call__(self, candidate: Candidate) -> float:
         try:
@@ -176,7 +181,8 @@ class JudgeMeasure:
     """
 
     def __init__(self, system: ScoreSystem, loop: _Loop):
-        self.system, self._loop = system, loop
+        self.system = system
+        self._loop = loop
 
     def __call__(self, candidate: Candidate) -> float:
         with tempfile.TemporaryDirectory(prefix="flowportrait-") as folder:
@@ -217,7 +223,10 @@ class _Loop:
     async def _scored(self, system: ScoreSystem, sample: Sample) -> float:
         judge = system.judge
         if id(judge) not in self._opened:
-            self._opened = {**self._opened, id(judge): asyncio.ensure_future(_open(judge))}
+            self._opened = {
+                **self._opened,
+                id(judge): asyncio.ensure_future(_open(judge)),
+            }
         await self._opened[id(judge)]
         return (await system.score_one(sample, 0)).value
 

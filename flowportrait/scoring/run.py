@@ -19,10 +19,11 @@ from flowportrait.config import Frozen, validate
 from flowportrait.errors import CheckpointError, ConfigError
 from flowportrait.files import readable
 from flowportrait.records import Score, Verdict
-from flowportrait.registry import COMPARERS, SCORERS, Table, name_hint
+from flowportrait.registry import COMPARERS, SCORERS, PartTable, name_hint
 from flowportrait.scoring import Comparer, Sample, Scorer, score_row
 from flowportrait.scoring.judges.asking import Judge, JudgeConfig
-from flowportrait.scoring.metrics.metric import NO_TRUTH, Metric, read_alike, read_all, read_apart
+from flowportrait.scoring.metrics.metric import Metric, read_alike, read_all, read_apart
+from flowportrait.scoring.metrics.view import NO_TRUTH
 from flowportrait.scoring.reward import CompositeReward, RewardConfig, scorer_of
 from flowportrait.scoring.scores import Key, RecordFile, both, key_of
 
@@ -53,7 +54,7 @@ class ScoringConfig(Frozen):
 
 @dataclass
 class Summary:
-    """What a run did."""
+    """Results of a run: scores, and how many were kept."""
 
     scores: list[Score] = field(default_factory=list)
     kept: int = 0
@@ -123,16 +124,23 @@ def noted(name: str, missing: dict[str, str] | None) -> Iterator[None]:
 def build_comparer(name: str, config: ScoringConfig, answers: Path) -> Comparer:
     """The comparer of this name; `ma` stands for `ma-comp`."""
     full = f"{name}-comp"
-    return _built(COMPARERS, full if full in COMPARERS.names() else name, config, answers, {})
+    return _built(
+        COMPARERS,
+        full if full in COMPARERS.names() else name,
+        config,
+        answers,
+        {},
+    )
 
 
 def _built(
-    table: Table, name: str, config: ScoringConfig, answers: Path, judges: dict[str, Judge]
+    table: PartTable, name: str, config: ScoringConfig, answers: Path, judges: dict[str, Judge]
 ) -> Any:
     for key in config.scorers:
         if key not in (known := {*SCORERS.names(), *COMPARERS.names()}):
             raise ConfigError(f"scorers.{key}: no such scorer; {name_hint(key, known)}")
-    kind, settings = table.load(name), config.scorers.get(name, {})
+    kind = table.load(name)
+    settings = config.scorers.get(name, {})
     if isinstance(kind, type) and issubclass(kind, Metric):
         metric = kind(validate(kind.Config, settings, where=f"scorers.{name}"))
         # Weights that are not there stop the run before the first clip.

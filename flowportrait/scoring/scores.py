@@ -27,7 +27,7 @@ R = TypeVar("R", Score, Verdict)
 
 
 def key_of(record: Score | Verdict) -> Key:
-    """What a score or verdict is found by."""
+    """The key of a score or verdict."""
     clips = record.clip if isinstance(record, Score) else both(record.a, record.b)
     return clips, _asked(record), record.repeat
 
@@ -46,8 +46,15 @@ class RecordFile(Generic[R]):
     the file knows.
     """
 
-    def __init__(self, path: Path, kind: type[R], fingerprints: Mapping[str, str]):
-        self.path, self.kind, self.fingerprints = path, kind, fingerprints
+    def __init__(
+        self,
+        path: Path,
+        kind: type[R],
+        fingerprints: Mapping[str, str],
+    ):
+        self.path = path
+        self.kind = kind
+        self.fingerprints = fingerprints
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(path.with_name(f".{path.name}.lock"))
@@ -113,13 +120,16 @@ class RecordFile(Generic[R]):
             if whole
             else torn.startswith(_HEAD[: len(torn)])
         )
+        self._require_ours(ours)
+        self._replace(text[:whole])
+
+    def _require_ours(self, ours: bool) -> None:
         if not ours:
             kind = self.kind.__name__
             raise DataError(
                 f"{self.path}: is no file of JSON lines of {kind}; it was left as it is, give"
                 " another -o"
             )
-        self._replace(text[:whole])
 
     def _is_record(self, line: bytes) -> bool:
         try:

@@ -13,15 +13,24 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
 
 import numpy as np
-from pydantic import Field
 
-from flowportrait.records import ASPECTS, MaybeNumber, Record
-from flowportrait.study import agreement
-from flowportrait.study.agreement import Figure as Figure
-from flowportrait.study.calibration import Calibration, calibrate
+from flowportrait.records import ASPECTS
+from flowportrait.study import agreement, intervals
+from flowportrait.study.alignment_record import (
+    Accuracy,
+    Alignment,
+    AlignmentRow,
+    Ceiling,
+    Comparison,
+    PairErrors,
+    Position,
+    Power,
+    Scope,
+)
+from flowportrait.study.calibration import calibrate
+from flowportrait.study.intervals import Figure
 from flowportrait.study.results import (
     Preference,
     StudyData,
@@ -32,139 +41,14 @@ from flowportrait.study.results import (
 )
 from flowportrait.study.systems import System
 
-Scope = Literal["all pairs", "without the truth"]
 WANTED_WIDTH = 0.04
 """Of the interval of an accuracy: two points to either side."""
 
 
-class Accuracy(Record):
-    """Agreement with the human winners of a number of pairs."""
-
-    pairs: int = Field(ge=0, description="pairs with a human winner")
-    missing: int = Field(ge=0, description="of these, without an answer")
-    right: int
-    ties: int
-    acc: Figure
-    acc_nt: Figure
-    cov: Figure
-
-    @property
-    def answered(self) -> int:
-        """Pairs that the figures are over."""
-        return self.pairs - self.missing
-
-
-class PairErrors(Record):
-    """Figure 2: how often a system errs between two versions."""
-
-    a: str
-    b: str
-    pairs: int
-    missing: int
-    errors: int = Field(description="the other version was preferred")
-    ties: int
-    rate: Figure = Field(description="(errors + ties / 2) / answered; Wilson's interval")
-
-
-class Position(Record):
-    """Whether a comparer looks at the order in which clips are shown."""
-
-    shown: int = Field(description="answers whose order is known")
-    first_wins: Figure = Field(description="share won by the clip shown first; 0.5 without bias")
-    both_orders: int = Field(description="pairs asked in both orders")
-    consistent: Figure = Field(description="share of these with the same winner")
-
-
-class Row(Record):
-    """One system on one choice of pairs."""
-
-    system: str
-    kind: Literal["scores", "verdicts"]
-    better: Literal["higher", "lower"]
-    needs_truth: bool
-    scope: Scope
-    default: bool = Field(description="whether this is the scope the system should be judged by")
-    accuracy: Accuracy
-    aspects: dict[str, Accuracy] = {}
-    by_pair: list[PairErrors] = []
-    position: Position | None = None
-    spearman: MaybeNumber = Field(
-        default=math.nan, description="of clip scores with the raters' mean scores"
-    )
-    tau_b: MaybeNumber = math.nan
-    spearman_versions: MaybeNumber = Field(default=math.nan, description="of the versions' means")
-    means: dict[str, MaybeNumber] = Field(default={}, description="mean score by version")
-
-
-class Comparison(Record):
-    """Two systems on the pairs that both answered."""
-
-    a: str
-    b: str
-    pairs: int
-    difference: Figure = Field(description="Acc of a minus Acc of b; paired resampling of samples")
-    mcnemar_p: float = Field(
-        description="exact, as if pairs were independent; ties count as not right"
-    )
-    only_a: int = Field(default=0, description="pairs that a alone has right")
-    only_b: int = 0
-    pairs_to_separate: int | None = Field(
-        default=None,
-        description=(
-            "independent pairs at which McNemar's test finds this difference in 80 % of cases"
-        ),
-    )
-
-
-class Power(Record):
-    """How far a system's Acc is from the interval that is wanted."""
-
-    system: str
-    pairs: int = Field(description="answered, with a human winner")
-    width: MaybeNumber = Field(description="of Acc's interval, 0 to 1")
-    wanted: float
-    pairs_needed: int | None = Field(
-        description="for an interval of the wanted width; None where none is known"
-    )
-    pairs_missing: int | None = None
-    samples_missing: int | None = Field(
-        default=None, description="at as many pairs a sample as so far"
-    )
-
-
-class Ceiling(Record):
-    """One rater against the agreement of all others: what a judge could reach at best."""
-
-    rater: str
-    accuracy: Accuracy
-
-
-class Alignment(Record):
-    """All that `study align` finds."""
-
-    schema_version: Literal[1] = 1
-    preference: Preference
-    samples: int
-    possible: int = Field(description="pairs of all samples")
-    kept: int
-    dropped: dict[str, int]
-    raters_per_sample: int
-    draws: int
-    rows: list[Row]
-    comparisons: list[Comparison] = []
-    calibration: list[Calibration] = []
-    power: list[Power] = []
-    ceiling: list[Ceiling] = []
-    unknown_clips: list[str] = Field(
-        default=[], description="scored clips that are none of the study's"
-    )
-    unknown_total: int = 0
-
-
 @dataclass
 class _Counts:
-    """What one accuracy is made of, by sample, and how to write it down when intervals are
-    known.
+    """The counts behind one accuracy, by sample, and how to write it down when intervals
+    are known.
     """
 
     said: np.ndarray
@@ -175,8 +59,11 @@ class _Counts:
         answered = used & np.isfinite(self.said)
         right = answered & (self.said == self.human)
         ties = answered & (self.said == 0)
-        self.pairs, self.missing = int(used.sum()), int((used & ~answered).sum())
-        self.answered, self.right, self.ties = answered.sum(1), right.sum(1), ties.sum(1)
+        self.pairs = int(used.sum())
+        self.missing = int((used & ~answered).sum())
+        self.answered = answered.sum(1)
+        self.right = right.sum(1)
+        self.ties = ties.sum(1)
 
     def columns(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Numerators and denominators of Acc, Acc_nt and Cov, one number a sample."""
@@ -191,13 +78,17 @@ def accuracies(counts: Sequence[_Counts], draws: int, seed: int) -> list[Accurac
     columns = [c.columns() for c in counts]
     above = np.stack([column for tops, _ in columns for column in tops], axis=1).astype(float)
     below = np.stack([column for _, bottoms in columns for column in bottoms], axis=1).astype(float)
-    drawn = agreement.resampled_ratios(above, below, agreement.resampled(len(above), draws, seed))
+    drawn = intervals.resampled_ratios(above, below, intervals.resampled(len(above), draws, seed))
     with np.errstate(invalid="ignore", divide="ignore"):
         values = above.sum(0) / below.sum(0)
     figures = [
-        _figure(value, agreement.share_interval(above[:, k], below[:, k], drawn[:, k]))
+        _figure(value, intervals.share_interval(above[:, k], below[:, k], drawn[:, k]))
         for k, value in enumerate(values)
     ]
+    return _accuracies(counts, figures)
+
+
+def _accuracies(counts: Sequence[_Counts], figures: Sequence[Figure]) -> list[Accuracy]:
     return [
         Accuracy(
             pairs=c.pairs,
@@ -292,7 +183,8 @@ def _aspect_winners(data: StudyData, aspect: str) -> np.ndarray:
 
 def _left_out(data: StudyData, preference: Preference) -> list[tuple[str, _Counts]]:
     """Each rater as a system, against what all the others agree on."""
-    said, result = votes(data, preference), []
+    said = votes(data, preference)
+    result = []
     if data.facts.raters_per_sample < 2:
         return []
     for number, rater in enumerate(data.facts.raters):
@@ -310,9 +202,9 @@ def _row(
     known: dict[tuple[int, str, str], Accuracy],
     data: StudyData,
     human: np.ndarray,
-) -> Row:
+) -> AlignmentRow:
     scopes = _scopes(data)
-    row = Row(
+    row = AlignmentRow(
         system=system.name,
         kind=system.kind,
         better=system.better,
@@ -351,22 +243,25 @@ def _by_pair(
                 missing=int(used.sum()) - count,
                 errors=errors,
                 ties=ties,
-                rate=_figure(rate, agreement.wilson(errors + ties / 2, count)),
+                rate=_figure(rate, intervals.wilson(errors + ties / 2, count)),
             )
         )
     return result
 
 
 def _position(orders: np.ndarray) -> Position:
-    shown, both = np.isfinite(orders), np.isfinite(orders).all(1)
-    first, count = float(np.nansum(orders)), int(shown.sum())
+    shown = np.isfinite(orders)
+    both = np.isfinite(orders).all(1)
+    first = float(np.nansum(orders))
+    count = int(shown.sum())
     # The same clip wins in both orders when it is first in one and second in the other.
-    same, twice = int((orders[both, 0] != orders[both, 1]).sum()), int(both.sum())
+    same = int((orders[both, 0] != orders[both, 1]).sum())
+    twice = int(both.sum())
     return Position(
         shown=count,
-        first_wins=_figure(first / count if count else math.nan, agreement.wilson(first, count)),
+        first_wins=_figure(first / count if count else math.nan, intervals.wilson(first, count)),
         both_orders=twice,
-        consistent=_figure(same / twice if twice else math.nan, agreement.wilson(same, twice)),
+        consistent=_figure(same / twice if twice else math.nan, intervals.wilson(same, twice)),
     )
 
 
@@ -425,35 +320,36 @@ def _comparisons(
         made.append((a.name, b.name, int(used.sum()), only))
     if not made:
         return []
-    drawn = agreement.resampled_ratios(
-        np.stack(above, 1), np.stack(below, 1), agreement.resampled(len(human), draws, seed)
+    drawn = intervals.resampled_ratios(
+        np.stack(above, 1), np.stack(below, 1), intervals.resampled(len(human), draws, seed)
     )
     return [
         Comparison(
             a=a,
             b=b,
             pairs=count,
-            mcnemar_p=agreement.mcnemar(*only),
+            mcnemar_p=intervals.mcnemar(*only),
             only_a=only[0],
             only_b=only[1],
-            pairs_to_separate=agreement.pairs_to_separate(*only, count) if count else None,
+            pairs_to_separate=intervals.pairs_to_separate(*only, count) if count else None,
             difference=_figure(
                 above[k].sum() / count if count else math.nan,
-                agreement.percentile_interval(drawn[:, k]),
+                intervals.percentile_interval(drawn[:, k]),
             ),
         )
         for k, (a, b, count, only) in enumerate(made)
     ]
 
 
-def _power(row: Row, wanted: float, human: np.ndarray) -> Power:
-    acc, answered = row.accuracy.acc, row.accuracy.answered
+def _power(row: AlignmentRow, wanted: float, human: np.ndarray) -> Power:
+    acc = row.accuracy.acc
+    answered = row.accuracy.answered
     width = acc.high - acc.low
     if not (answered and width > 0):
         return Power(
             system=row.system, pairs=answered, width=math.nan, wanted=wanted, pairs_needed=None
         )
-    needed = agreement.pairs_for_width(answered, width, wanted)
+    needed = intervals.pairs_for_width(answered, width, wanted)
     missing = max(0, needed - answered)
     samples = int((human != 0).any(1).sum())
     return Power(
@@ -467,72 +363,5 @@ def _power(row: Row, wanted: float, human: np.ndarray) -> Power:
     )
 
 
-def _figure(value: float, interval: agreement.Interval) -> Figure:
+def _figure(value: float, interval: intervals.Interval) -> Figure:
     return Figure(value=float(value), low=interval.low, high=interval.high)
-
-
-TABLE_HEAD = ("Method", "Pairs", "Acc", "95 %", "Acc_nt", "Cov", "answered", "missing")
-
-
-def table_rows(alignment: Alignment) -> list[tuple[str, ...]]:
-    """Cells of Table 1, in percent: what a system should be judged by, and below it the other scope
-    if that differs.
-    """
-    rows = []
-    for row in sorted(alignment.rows, key=lambda row: not row.default):
-        if row.default or row.needs_truth:
-            rows.append((row.system, row.scope, *accuracy_cells(row.accuracy)))
-    for one in alignment.ceiling:
-        rows.append(
-            (f"rater {one.rater} against the others", "all pairs", *accuracy_cells(one.accuracy))
-        )
-    return rows
-
-
-def accuracy_cells(accuracy: Accuracy) -> tuple[str, ...]:
-    """Acc, its interval, Acc_nt, Cov, answered, missing."""
-    acc = accuracy.acc
-    interval = f"{100 * acc.low:.1f}–{100 * acc.high:.1f}" if math.isfinite(acc.low) else "—"
-    percents = (
-        f"{100 * f.value:.1f}" if math.isfinite(f.value) else "—"
-        for f in (accuracy.acc_nt, accuracy.cov)
-    )
-    first = f"{100 * acc.value:.1f}" if math.isfinite(acc.value) else "—"
-    return (first, interval, *percents, str(accuracy.answered), str(accuracy.missing))
-
-
-COMPARISON_HEAD = (
-    "A",
-    "B",
-    "Pairs",
-    "Acc A - B",
-    "95 %",
-    "only A right",
-    "only B right",
-    "McNemar p",
-    "to separate",
-)
-
-
-def comparison_rows(alignment: Alignment) -> list[tuple[str, ...]]:
-    """Every two systems on the pairs that both answered; differences in percent."""
-    rows = []
-    for one in alignment.comparisons:
-        d = one.difference
-        value = f"{100 * d.value:+.1f}" if math.isfinite(d.value) else "—"
-        interval = f"{100 * d.low:+.1f} to {100 * d.high:+.1f}" if math.isfinite(d.low) else "—"
-        separate = "—" if one.pairs_to_separate is None else str(one.pairs_to_separate)
-        counts = str(one.only_a), str(one.only_b)
-        rows.append(
-            (
-                one.a,
-                one.b,
-                str(one.pairs),
-                value,
-                interval,
-                *counts,
-                f"{one.mcnemar_p:.3g}",
-                separate,
-            )
-        )
-    return rows

@@ -1,4 +1,4 @@
-"""What a rater sends for one set, and the rules it has to keep."""
+"""A rater's answer to one set, and the rules that it has to keep."""
 
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -18,7 +18,7 @@ Span = tuple[
 ]
 
 
-class Answer(BaseModel):
+class RaterAnswer(BaseModel):
     """Scores, order and what was played, by the ids of the items that were shown."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,7 +63,7 @@ class Answer(BaseModel):
 
 
 class Receipt(NamedTuple):
-    """What became of an answer."""
+    """The fate of an answer."""
 
     id: int
     state: Literal["new", "replaced", "unchanged"]
@@ -82,7 +82,9 @@ def covered_s(spans: tuple[Span, ...], duration_s: float) -> float:
     return seen
 
 
-def checked(answer: Answer, durations_s: dict[str, float], before: Answer | None) -> Answer:
+def checked(
+    answer: RaterAnswer, durations_s: dict[str, float], before: RaterAnswer | None
+) -> RaterAnswer:
     """The answer with the playing of an earlier one added, if it keeps the rules. Raises
     StudyRefused.
     """
@@ -98,6 +100,13 @@ def checked(answer: Answer, durations_s: dict[str, float], before: Answer | None
                 "bad_rating", f"item {item}: no score for {', '.join(missing)}; give each 1 to 5"
             )
     _check_ranking(answer, durations_s)
+    return _with_playing(durations_s, answer, before)
+
+
+def _with_playing(
+    durations_s: dict[str, float], answer: RaterAnswer, before: RaterAnswer | None
+) -> RaterAnswer:
+    """The answer with what was played, if all of it was watched. Raises StudyRefused."""
     played = {}
     for item, duration_s in durations_s.items():
         spans = {*answer.played.get(item, ()), *(before.played.get(item, ()) if before else ())}
@@ -111,7 +120,7 @@ def checked(answer: Answer, durations_s: dict[str, float], before: Answer | None
     return answer.model_copy(update={"played": played})
 
 
-def _check_ranking(answer: Answer, durations_s: dict[str, float]) -> None:
+def _check_ranking(answer: RaterAnswer, durations_s: dict[str, float]) -> None:
     for group in answer.groups:
         for item in group:
             if item not in durations_s:

@@ -10,19 +10,11 @@ import av
 import numpy as np
 from av.bitstream import BitStreamFilterContext
 
-from flowportrait.container import (
-    LIBRARY_ERRORS,
-    Timeline,
-    one_line,
-    opened,
-    rational,
-    timeline,
-    track,
-    url_of,
-)
+from flowportrait.container import LIBRARY_ERRORS, one_line, opened, rational, track, url_of
 from flowportrait.errors import MediaError
 from flowportrait.files import sha256_of
 from flowportrait.media import Clip, read_audio, read_frames, write_video
+from flowportrait.timeline import Timeline, timeline
 
 PLAYABLE = {"video": ("h264", "vp9"), "audio": ("aac", "mp3", "opus")}
 """Codecs that browsers play from an mp4 file."""
@@ -32,7 +24,8 @@ _PLAYABLE_PIXELS = ("yuv420p", "yuvj420p")
 # unregistered user data).
 _SIGNATURES = {"h264": "filter_units=remove_types=6"}
 _LOST_S = 0.2
-_LEAST_FPS, _MOST_FPS = 1, 240
+_LEAST_FPS = 1
+_MOST_FPS = 240
 
 
 class Blind(NamedTuple):
@@ -64,6 +57,10 @@ def blind_copy(source: Path, target: Path) -> Blind:
         raise MediaError(
             f"{source}: cut off, {lost[0]:.1f} of {lost[1]:.1f} s are there; give the whole file"
         )
+    return _copy_blind(source, target, times)
+
+
+def _copy_blind(source: Path, target: Path, times) -> Blind:
     anew = _unplayable(source) or _copied(source, target, times)
     if anew:
         _code_anew(source, target, times)

@@ -17,14 +17,14 @@ from flowportrait.errors import ConfigError, DataError, MediaError
 from flowportrait.files import VIDEO_SUFFIXES, is_video
 from flowportrait.study.blind import Blind, blind_copy
 from flowportrait.study.store import DATABASE, MEDIA, VERSION, Study, make_database
-from flowportrait.study.tasks import Plan, Showing, assign
+from flowportrait.study.tasks import Showing, StudyPlan, assign
 
 _LISTED = 5
 
 
 @dataclass
 class Created:
-    """What `create` made, with what the user should know of it."""
+    """The result of `create`, with warnings for the user."""
 
     study: Study
     left_out: list[str] = field(default_factory=list)
@@ -51,6 +51,13 @@ def find_sets(versions: Mapping[str, Path]) -> tuple[dict[str, dict[str, Path]],
                 f"versions: {name!r} cannot be a name; it must not be empty or hold > = @"
             )
     found = {name: _videos_below(folder) for name, folder in versions.items()}
+    return _complete_sets(found, versions)
+
+
+def _complete_sets(
+    found, versions: Mapping[str, Path]
+) -> tuple[dict[str, dict[str, Path]], list[str]]:
+    """Samples that every version has, and why others are left out. Raises DataError."""
     samples = sorted({sample for videos in found.values() for sample in videos})
     sets = {
         sample: {name: videos[sample] for name, videos in found.items() if sample in videos}
@@ -73,7 +80,7 @@ def create(
     directory: Path,
     versions: Mapping[str, Path],
     raters: Sequence[str],
-    plan: Plan,
+    plan: StudyPlan,
     *,
     truth: str | None = None,
     incomplete: str = "refuse",
@@ -120,7 +127,7 @@ def _listed(lines: Sequence[str]) -> str:
 
 
 def _remaining(
-    sets: dict[str, dict[str, Path]], unusable: Mapping[str, MediaError], plan: Plan
+    sets: dict[str, dict[str, Path]], unusable: Mapping[str, MediaError], plan: StudyPlan
 ) -> tuple[dict[str, dict[str, Path]], list[list[Showing]]]:
     """The samples whose clips can all be used, and who sees them. Raises MediaError where none is
     left, ConfigError where too few are.
@@ -192,7 +199,7 @@ def _fill(
     folder: Path,
     versions: list[str],
     raters: Sequence[str],
-    plan: Plan,
+    plan: StudyPlan,
     truth: str | None,
     sets: dict[str, dict[str, Path]],
     blinds: dict[tuple[str, str], tuple[str, Blind]],
@@ -230,6 +237,15 @@ def _fill(
                 ),
             )
             clip_ids[number, versions.index(version)] = row.lastrowid
+    _fill_tasks(raters, showings, db, clip_ids)
+    db.execute("COMMIT")
+    # The last connection to leave folds the log into the file, so that the folder can be copied as
+    # it is.
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    db.close()
+
+
+def _fill_tasks(raters: Sequence[str], showings: list[list[Showing]], db, clip_ids) -> None:
     for rater, (name, shown) in enumerate(zip(raters, showings, strict=True)):
         db.execute("INSERT INTO rater VALUES (?, ?, ?)", (rater, name, secrets.token_urlsafe(16)))
         for position, showing in enumerate(shown):
@@ -245,11 +261,6 @@ def _fill(
                     for letter, version in zip(string.ascii_uppercase, showing.order, strict=False)
                 ],
             )
-    db.execute("COMMIT")
-    # The last connection to leave folds the log into the file, so that the folder can be copied as
-    # it is.
-    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    db.close()
 
 
 def _coded_anew(blinds: Mapping[tuple[str, str], tuple[str, Blind]]) -> list[str]:
@@ -266,7 +277,7 @@ def _coded_anew(blinds: Mapping[tuple[str, str], tuple[str, Blind]]) -> list[str
 
 
 def _telling(blinds: dict[tuple[str, str], tuple[str, Blind]]) -> list[str]:
-    """What raters could tell versions apart by, though they are blind."""
+    """Differences by which raters could tell versions apart, though they are blind."""
     by_version: dict[str, set[tuple]] = {}
     for (_, version), (_, blind) in blinds.items():
         by_version.setdefault(version, set()).add((blind.width, blind.height, round(blind.fps, 2)))

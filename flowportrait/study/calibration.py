@@ -14,17 +14,19 @@ import numpy as np
 from pydantic import Field
 
 from flowportrait.records import ASPECTS, Record
-from flowportrait.study import agreement
-from flowportrait.study.agreement import Figure
+from flowportrait.study import intervals
+from flowportrait.study.intervals import Figure
 from flowportrait.study.results import StudyData
 from flowportrait.study.systems import System
 
-FOLDS, MAPPING_DRAWS, MOST_LEVELS = 10, 500, 32
+FOLDS = 10
+MAPPING_DRAWS = 500
+MOST_LEVELS = 32
 _MIN_SAMPLES = 5
 
 
 class Point(Record):
-    """What people give, on average, where the judge gives `score`."""
+    """People's mean rating of clips to which the judge gives `score`."""
 
     score: float
     human: Figure
@@ -70,6 +72,11 @@ def isotonic(scores: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.
     Pool-adjacent-violators. Where a weight is 0 the value is that of the straight line between its
     neighbours.
     """
+    return _pooled(weights, values, scores)
+
+
+def _pooled(weights: np.ndarray, values: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Pools neighbours that violate the order until none does."""
     used = weights > 0
     blocks: list[list[float]] = []
     for value, weight in zip(values[used], weights[used], strict=True):
@@ -98,6 +105,10 @@ def calibrate(
     """
     if system.values is None or system.needs_truth:
         return []
+    return _calibrations(system, data, draws, seed)
+
+
+def _calibrations(system: System, data: StudyData, draws: int, seed: int) -> list[Calibration]:
     tables = [("", system.values, data.sums() / len(ASPECTS))]
     tables += [
         (aspect, system.parts[aspect], data.table(aspect))
@@ -125,13 +136,13 @@ def _calibration(
         return None
     sign = 1 if system.better == "higher" else -1
     levels, place = _levels(sign * x)
-    weights = agreement.resampled(count, draws, seed)
+    weights = intervals.resampled(count, draws, seed)
 
     def fit(per_sample: np.ndarray) -> np.ndarray:
         return _fitted(levels, place, y, per_sample[sample])
 
     drawn = np.stack([fit(row) for row in weights])
-    ends = [agreement.percentile_interval(column) for column in drawn.T]
+    ends = [intervals.percentile_interval(column) for column in drawn.T]
     points = [
         Point(score=sign * float(level), human=Figure(value=float(value), low=low, high=high))
         for level, value, (low, high) in zip(levels, fit(np.ones(count)), ends, strict=True)
@@ -195,9 +206,10 @@ def _fitted(
 
 def _mean(values: np.ndarray, sample: np.ndarray, weights: np.ndarray) -> Figure:
     """The mean with its interval from resampling samples."""
-    sums, counts = np.bincount(sample, values), np.bincount(sample).astype(float)
-    drawn = agreement.resampled_ratios(sums[:, None], counts[:, None], weights)[:, 0]
-    return Figure(value=float(values.mean()), **agreement.percentile_interval(drawn)._asdict())
+    sums = np.bincount(sample, values)
+    counts = np.bincount(sample).astype(float)
+    drawn = intervals.resampled_ratios(sums[:, None], counts[:, None], weights)[:, 0]
+    return Figure(value=float(values.mean()), **intervals.percentile_interval(drawn)._asdict())
 
 
 TABLE_HEAD = (

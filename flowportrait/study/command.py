@@ -1,4 +1,4 @@
-"""What `study create`, `export`, `agreement` and `align` do; the command line itself stands in
+"""Work of `study create`, `export`, `agreement` and `align`; the command line itself stands in
 `flowportrait.cli`.
 """
 
@@ -14,10 +14,11 @@ from flowportrait.files import json_text, named
 from flowportrait.pages import csv_text, markdown_rows, short
 from flowportrait.records import Record, Score, Verdict, read_jsonl, write_jsonl
 from flowportrait.registry import SCORERS
-from flowportrait.study import alignment, build, calibration, findings, results
-from flowportrait.study.alignment import Alignment, Figure
+from flowportrait.study import alignment, alignment_tables, build, calibration, findings, results
+from flowportrait.study.alignment_record import Alignment, Power
+from flowportrait.study.intervals import Figure
 from flowportrait.study.systems import Clips, System, from_scores, from_verdicts
-from flowportrait.study.tasks import Plan
+from flowportrait.study.tasks import StudyPlan
 
 _SHOWN = 5
 
@@ -38,7 +39,7 @@ def create(
 ) -> None:
     """`flowportrait study create`."""
     names = _rater_names(raters)
-    plan = Plan(len(names), per_sample or min(3, len(names)), repeats, training, seed)
+    plan = StudyPlan(len(names), per_sample or min(3, len(names)), repeats, training, seed)
     made = build.create(
         directory,
         _named_folders(versions),
@@ -182,13 +183,22 @@ def align(
         wanted_width=width,
         unknown_clips=list(clips.unknown),
     )
+    _report_alignment(found, out, directory, clips, as_json)
+
+
+def _report_alignment(
+    found: Alignment, out: Path | None, directory: Path, clips, as_json: bool
+) -> None:
+    """Writes align.json, align.csv and align.md, and prints what they say."""
     if not found.kept:
         _warn(f"no pair has a human winner ({_dropped(found)}); every accuracy is empty")
     folder = out or directory
     folder.mkdir(parents=True, exist_ok=True)
     _write_record(found, folder / "align.json")
-    table = alignment.table_rows(found)
-    (folder / "align.csv").write_text(csv_text(alignment.TABLE_HEAD, table), encoding="utf-8")
+    table = alignment_tables.table_rows(found)
+    (folder / "align.csv").write_text(
+        csv_text(alignment_tables.TABLE_HEAD, table), encoding="utf-8"
+    )
     lines = _align_lines(found, table)
     (folder / "align.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
@@ -213,9 +223,9 @@ def _align_lines(found: Alignment, table: Sequence[tuple[str, ...]]) -> list[str
     """Table 1, the systems against each other, the mappings to people's scale, and what is still to
     be rated.
     """
-    lines = markdown_rows(alignment.TABLE_HEAD, table)
-    if compared := alignment.comparison_rows(found):
-        lines += ["", *markdown_rows(alignment.COMPARISON_HEAD, compared)]
+    lines = markdown_rows(alignment_tables.TABLE_HEAD, table)
+    if compared := alignment_tables.comparison_rows(found):
+        lines += ["", *markdown_rows(alignment_tables.COMPARISON_HEAD, compared)]
     if found.calibration:
         lines += [
             "",
@@ -225,7 +235,7 @@ def _align_lines(found: Alignment, table: Sequence[tuple[str, ...]]) -> list[str
     return lines
 
 
-def _power_line(one: alignment.Power) -> str:
+def _power_line(one: Power) -> str:
     head = f"- {one.system}: {one.pairs} pairs"
     if one.pairs_needed is None:
         return f"{head}, no interval, so nothing can be said of how many more are needed"

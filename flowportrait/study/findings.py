@@ -1,5 +1,5 @@
-"""What the raters of a study agree on, how consistent each is, and which version they find how
-strong.
+"""Findings of a study: what raters agree on, how consistent each is, and which version they find
+how strong.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pydantic import Field
 
 from flowportrait.errors import DataError
 from flowportrait.records import ASPECTS, Aspect, MaybeNumber, Ranking, Record
-from flowportrait.study import agreement
-from flowportrait.study.alignment import Figure
+from flowportrait.study import agreement, intervals
+from flowportrait.study.intervals import Figure
 from flowportrait.study.results import (
     Preference,
     StudyData,
@@ -100,7 +100,7 @@ class Agreement(Record):
 def find(data: StudyData, draws: int = 10_000, seed: int = 0) -> Agreement:
     """Everything about the raters of a study; what is not defined is nan and has a note."""
     notes: list[str] = []
-    weights = agreement.resampled(len(data.facts.samples), draws, seed)
+    weights = intervals.resampled(len(data.facts.samples), draws, seed)
     w, sets = _concordance(data, weights)
     strengths, tie = _strengths(data, weights[:_STRENGTH_DRAWS], notes)
     if data.facts.raters_per_sample < 2:
@@ -161,7 +161,8 @@ def _alpha(
 
 def _near(table: np.ndarray, apart: int, weights: np.ndarray) -> Figure:
     """Share of pairs of scores of the same clip that lie at most `apart` apart."""
-    near, count = np.zeros(len(table)), np.zeros(len(table))
+    near = np.zeros(len(table))
+    count = np.zeros(len(table))
     for i, j in combinations(range(table.shape[2]), 2):
         difference = np.abs(table[:, :, i] - table[:, :, j])
         near += (difference <= apart).sum(1)
@@ -176,7 +177,8 @@ def _concordance(data: StudyData, weights: np.ndarray) -> tuple[Figure, int]:
         place = {name: number for number, group in enumerate(ranking.groups) for name in group}
         if ranking.repeat == 0 and len(place) == len(data.versions):
             orders.setdefault(ranking.sample, []).append([place[name] for name in data.versions])
-    sums, counts = np.zeros(len(samples)), np.zeros(len(samples))
+    sums = np.zeros(len(samples))
+    counts = np.zeros(len(samples))
     for sample, ranked in orders.items():
         if len(ranked) >= max(2, data.facts.raters_per_sample):
             w = agreement.kendall_w(np.array(ranked, float).T)
@@ -205,16 +207,16 @@ def _strengths(
                 for row in weights
             ]
         )
-        intervals = [agreement.percentile_interval(column) for column in drawn.T]
+        intervals = [intervals.percentile_interval(column) for column in drawn.T]
     except DataError:
         # Leaving out the draws without an answer would cut off just the ends that matter.
         notes.append(
             "strengths: resampling meets versions that never lose; intervals are as if pairs were"
             " independent"
         )
-        half = agreement.Z_95 * found.standard_errors
+        half = intervals.Z_95 * found.standard_errors
         intervals = [
-            agreement.Interval(*ends)
+            intervals.Interval(*ends)
             for ends in zip(found.theta - half, found.theta + half, strict=True)
         ]
     return [
@@ -277,11 +279,11 @@ def _mean(values: np.ndarray) -> float:
 def _ratio(above: np.ndarray, below: np.ndarray, weights: np.ndarray) -> Figure:
     if not below.sum():
         return Figure()
-    drawn = agreement.resampled_ratios(above[:, None], below[:, None], weights)[:, 0]
+    drawn = intervals.resampled_ratios(above[:, None], below[:, None], weights)[:, 0]
     return Figure(
-        value=above.sum() / below.sum(), **agreement.share_interval(above, below, drawn)._asdict()
+        value=above.sum() / below.sum(), **intervals.share_interval(above, below, drawn)._asdict()
     )
 
 
 def _figure(value: float, draws: np.ndarray) -> Figure:
-    return Figure(value=float(value), **agreement.percentile_interval(draws)._asdict())
+    return Figure(value=float(value), **intervals.percentile_interval(draws)._asdict())

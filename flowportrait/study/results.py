@@ -1,4 +1,4 @@
-"""What a study found, apart from how it was asked: read from the study itself or from a folder that
+"""Results of a study, apart from how it was asked: read from the study itself or from a folder that
 was exported.
 """
 
@@ -25,14 +25,16 @@ from flowportrait.records import (
     read_jsonl,
     write_jsonl,
 )
-from flowportrait.study.store import DATABASE, Source, Study
+from flowportrait.study.store import DATABASE, ClipOrigin, Study
 
 Preference = Literal["ranking", "scores"]
 """What says which of two versions a rater prefers: the order given to the set, or the sum of the
 aspects' scores.
 """
 
-FACTS, RATINGS, RANKINGS = "study.json", "ratings.jsonl", "rankings.jsonl"
+FACTS = "study.json"
+RATINGS = "ratings.jsonl"
+RANKINGS = "rankings.jsonl"
 _SIGN = {">": 1.0, "<": -1.0, ">=": 0.0, "<=": 0.0, "=": 0.0, None: np.nan}
 
 
@@ -47,8 +49,8 @@ class ClipSource(Record):
     )
 
 
-class Facts(Record):
-    """What an export says of its study."""
+class StudyFacts(Record):
+    """Facts of a study in its export."""
 
     schema_version: Literal[1] = 1
     versions: list[str] = Field(min_length=2)
@@ -66,7 +68,7 @@ class Facts(Record):
 class StudyData:
     """The answers of a study, with all names in the open."""
 
-    facts: Facts
+    facts: StudyFacts
     ratings: list[Rating]
     rankings: list[Ranking]
 
@@ -94,11 +96,17 @@ def load(path: str | Path) -> StudyData:
     if (path / DATABASE).is_file():
         return _checked(_of_study(Study(path)))
     if (path / FACTS).is_file():
-        facts = next(read_jsonl(path / FACTS, Facts), None)
+        facts = next(read_jsonl(path / FACTS, StudyFacts), None)
         if facts is None:
             raise DataError(f"{path / FACTS}: is empty; export the study again")
         ratings = list(read_jsonl(path / RATINGS, Rating))
-        return _checked(StudyData(facts, ratings, list(read_jsonl(path / RANKINGS, Ranking))))
+        return _checked(
+            StudyData(
+                facts,
+                ratings,
+                list(read_jsonl(path / RANKINGS, Ranking)),
+            )
+        )
     raise DataError(f"{path}: neither a study ({DATABASE}) nor an exported one ({FACTS})")
 
 
@@ -113,7 +121,7 @@ def export(data: StudyData, out: Path) -> None:
 def _of_study(study: Study) -> StudyData:
     ratings, rankings = study.records()
     raters = study.raters()
-    facts = Facts(
+    facts = StudyFacts(
         versions=study.versions,
         truth=study.truth,
         raters=[rater.name for rater in raters],
@@ -134,7 +142,18 @@ def _of_study(study: Study) -> StudyData:
 
 def _checked(data: StudyData) -> StudyData:
     """Raises DataError for answers that do not fit the study, or that are there twice."""
-    facts, known = data.facts, {"rater": set(data.facts.raters), "sample": set(data.facts.samples)}
+    _require_known(data)
+    keys = Counter((r.rater, r.sample, r.version, r.aspect, r.repeat) for r in data.ratings)
+    keys.update((r.rater, r.sample, r.repeat) for r in data.rankings)
+    if twice := [key for key, count in keys.items() if count > 1]:
+        raise DataError(f"{' / '.join(map(str, twice[0]))}: answered twice; keep one line")
+    return data
+
+
+def _require_known(data: StudyData) -> None:
+    """Raises DataError for a rating or ranking of something that the study has not."""
+    facts = data.facts
+    known = {"rater": set(data.facts.raters), "sample": set(data.facts.samples)}
     versions = set(facts.versions)
     for row in (*data.ratings, *data.rankings):
         for name, allowed in known.items():
@@ -150,11 +169,6 @@ def _checked(data: StudyData) -> StudyData:
                 f"{type(row).__name__} of {row.rater} for {row.sample}: no version"
                 f" '{min(named - versions)}'; the study has {', '.join(facts.versions)}"
             )
-    keys = Counter((r.rater, r.sample, r.version, r.aspect, r.repeat) for r in data.ratings)
-    keys.update((r.rater, r.sample, r.repeat) for r in data.rankings)
-    if twice := [key for key, count in keys.items() if count > 1]:
-        raise DataError(f"{' / '.join(map(str, twice[0]))}: answered twice; keep one line")
-    return data
 
 
 def _tables(data: StudyData, repeat: int) -> np.ndarray:
@@ -182,10 +196,11 @@ def all_pairs(num_versions: int) -> np.ndarray:
 
 
 def votes(data: StudyData, preference: Preference = "ranking") -> np.ndarray:
-    """What each rater says of each pair: 1 for a, -1 for b, 0 no strict order, nan nothing.
-    [samples, pairs, raters]
+    """Each rater's vote on each pair: 1 for a, -1 for b, 0 no strict order, nan nothing. [samples,
+    pairs, raters]
     """
-    facts, pairs = data.facts, all_pairs(len(data.facts.versions))
+    facts = data.facts
+    pairs = all_pairs(len(data.facts.versions))
     if preference == "scores":
         return votes_by_scores(data.sums(), pairs)
     if preference != "ranking":
@@ -200,7 +215,7 @@ def votes(data: StudyData, preference: Preference = "ranking") -> np.ndarray:
 
 
 def ranking_votes(ranking: Ranking, versions: list[str]) -> list[float]:
-    """What one ranking says of each pair, as `votes` does."""
+    """Votes of one ranking on each pair, as `votes` gives them."""
     return [_SIGN[ranking.relation(versions[i], versions[j])] for i, j in all_pairs(len(versions))]
 
 
@@ -217,7 +232,8 @@ def consensus(said: np.ndarray, raters_per_sample: int) -> tuple[np.ndarray, np.
     "tie".
     """
     known = np.isfinite(said).sum(-1)
-    for_a, for_b = (said == 1).sum(-1), (said == -1).sum(-1)
+    for_a = (said == 1).sum(-1)
+    for_b = (said == -1).sum(-1)
     winner = np.where(for_a == known, 1, np.where(for_b == known, -1, 0))
     reason = np.where(winner != 0, "", np.where((for_a > 0) & (for_b > 0), "disagreement", "tie"))
     short = known < max(1, raters_per_sample)
@@ -232,7 +248,7 @@ def pair_records(data: StudyData, preference: Preference = "ranking") -> list[Pa
 
 
 def _records(
-    facts: Facts, said: np.ndarray, winner: np.ndarray, reason: np.ndarray
+    facts: StudyFacts, said: np.ndarray, winner: np.ndarray, reason: np.ndarray
 ) -> Iterable[Pair]:
     for s, sample in enumerate(facts.samples):
         for p, (i, j) in enumerate(all_pairs(len(facts.versions))):
@@ -250,6 +266,14 @@ def _records(
             )
 
 
-def sources_of(facts: Facts) -> list[Source]:
+def sources_of(facts: StudyFacts) -> list[ClipOrigin]:
     """Where the clips come from."""
-    return [Source(c.sample, c.version, c.source, frozenset(c.digests)) for c in facts.clips]
+    return [
+        ClipOrigin(
+            c.sample,
+            c.version,
+            c.source,
+            frozenset(c.digests),
+        )
+        for c in facts.clips
+    ]

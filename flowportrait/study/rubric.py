@@ -1,5 +1,5 @@
-"""What raters are told: the rubrics of the paper's Tables 6 to 8, in its words, as they are quoted
-data.
+"""Instructions of raters: the rubrics of the paper's Tables 6 to 8, in its words, as they are
+quoted data.
 """
 
 from dataclasses import dataclass

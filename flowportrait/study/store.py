@@ -18,7 +18,7 @@ from pathlib import Path
 
 from flowportrait.errors import DataError, StudyRefused
 from flowportrait.records import Ranking, Rating
-from flowportrait.study.answers import Answer, Receipt, checked
+from flowportrait.study.answers import RaterAnswer, Receipt, checked
 
 DATABASE, MEDIA = "study.sqlite", "media"
 VERSION = 1
@@ -69,7 +69,7 @@ class Task:
     training: bool
     """An example to learn the rubrics with; its answer does not count."""
     items: tuple[Item, ...]
-    answer: Answer | None
+    answer: RaterAnswer | None
     """What the rater said before, to be changed; None when not yet answered."""
 
 
@@ -84,7 +84,7 @@ class Rater:
 
 
 @dataclass(frozen=True)
-class Source:
+class ClipOrigin:
     """Where a clip of the study comes from. For whoever runs the study, never for raters."""
 
     sample: str
@@ -202,7 +202,7 @@ class Study:
             )
         return self.directory / MEDIA / row[0]
 
-    def submit(self, token: str, task_id: str, answer: Answer) -> Receipt:
+    def submit(self, token: str, task_id: str, answer: RaterAnswer) -> Receipt:
         """Keeps an answer, on disk when this returns; sent again it changes nothing, changed it
         replaces.
 
@@ -224,14 +224,14 @@ class Study:
             )
             return Receipt(row.lastrowid, "replaced" if known else "new")
 
-    def history(self, token: str, task_id: str) -> list[tuple[str, Answer]]:
+    def history(self, token: str, task_id: str) -> list[tuple[str, RaterAnswer]]:
         """(time in UTC, answer) of all answers to a task, oldest first."""
         with self._reading() as db:
             self._task(db, self._rater(db, token)[0], 0, task_id)
             rows = db.execute(
                 "SELECT at, body FROM answer WHERE task = ? ORDER BY id", (task_id,)
             ).fetchall()
-        return [(at, Answer.model_validate_json(body)) for at, body in rows]
+        return [(at, RaterAnswer.model_validate_json(body)) for at, body in rows]
 
     # --------------------------------------------------------------- for whoever runs the study
 
@@ -243,7 +243,7 @@ class Study:
         with self._reading() as db:
             names = _names_of_items(db)
             for rater, sample, kind, body in db.execute(_ANSWERS).fetchall():
-                answer, repeat = Answer.model_validate_json(body), int(kind == "repeat")
+                answer, repeat = RaterAnswer.model_validate_json(body), int(kind == "repeat")
                 whose = {"rater": rater, "sample": sample, "repeat": repeat}
                 for item, scores in answer.scores.items():
                     shown = {"version": names[item], "item": item}
@@ -264,14 +264,14 @@ class Study:
             )
             return [name for (name,) in rows]
 
-    def sources(self) -> list[Source]:
+    def sources(self) -> list[ClipOrigin]:
         """Where every clip comes from."""
         with self._reading() as db:
             rows = db.execute(
                 "SELECT sample.name, version, source, source_sha256, clip.sha256 FROM clip "
                 "JOIN sample ON sample.id = clip.sample ORDER BY clip.id"
             )
-            return [Source(*row[:3], digests=frozenset(row[3:])) for row in rows]
+            return [ClipOrigin(*row[:3], digests=frozenset(row[3:])) for row in rows]
 
     # ------------------------------------------------------------------------------------------
     # inside
@@ -319,7 +319,7 @@ class Study:
         said = db.execute(
             "SELECT body FROM answer WHERE task = ? ORDER BY id DESC LIMIT 1", (task_id,)
         ).fetchone()
-        answer = Answer.model_validate_json(said[0]) if said else None
+        answer = RaterAnswer.model_validate_json(said[0]) if said else None
         return Task(task_id, row[0] + 1, total, row[1] == "training", shown, answer)
 
 
@@ -371,4 +371,13 @@ def make_database(path: Path) -> sqlite3.Connection:
     return db
 
 
-__all__ = ["Answer", "Item", "Rater", "Receipt", "Source", "Study", "Task", "make_database"]
+__all__ = [
+    "ClipOrigin",
+    "Item",
+    "Rater",
+    "RaterAnswer",
+    "Receipt",
+    "Study",
+    "Task",
+    "make_database",
+]

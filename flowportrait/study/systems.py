@@ -1,5 +1,5 @@
-"""What judges and metrics say of the pairs of a study: scores and verdicts brought onto its samples
-and versions.
+"""Judges and metrics on the pairs of a study: scores and verdicts brought onto its samples and
+versions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from flowportrait.errors import DataError
 from flowportrait.files import ends_alike
 from flowportrait.records import ASPECTS, Score, Verdict
 from flowportrait.study.results import StudyData, all_pairs, sources_of
-from flowportrait.study.store import Source
+from flowportrait.study.store import ClipOrigin
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Clips:
     """
 
     def __init__(self, data: StudyData):
-        self._by_digest: dict[str, list[Source]] = {}
+        self._by_digest: dict[str, list[ClipOrigin]] = {}
         self._sources = sources_of(data.facts)
         for source in self._sources:
             for digest in source.digests:
@@ -73,6 +73,9 @@ class Clips:
             # Files may have been made anew since, or the study came from elsewhere:
             # VERSION/SAMPLE.mp4 still says it.
             found = [s for s in self._sources if not sha256 and _named(s, clip)]
+        return self._place_of_the_only(found, clip)
+
+    def _place_of_the_only(self, found, clip: str) -> tuple[int, int] | None:
         if len(found) == 1:
             # A training sample belongs to the study and does not count: neither found nor unknown.
             return (
@@ -83,11 +86,11 @@ class Clips:
         self.unknown[clip] = None
         return None
 
-    def _counts(self, source: Source) -> bool:
+    def _counts(self, source: ClipOrigin) -> bool:
         return source.sample in self.samples
 
 
-def _named(source: Source, clip: str) -> bool:
+def _named(source: ClipOrigin, clip: str) -> bool:
     name = PurePath(clip).with_suffix("").as_posix()
     return name == f"{source.version}/{source.sample}" or name.endswith(
         f"/{source.version}/{source.sample}"
@@ -134,12 +137,12 @@ def from_scores(
 
 
 def labelled(name: str, label: str) -> str:
-    """What a scorer or comparer is called when its results have a name of their own."""
+    """Name of a scorer or comparer whose results have a name of their own."""
     return f"{name} ({label})" if label else name
 
 
 def _said(score: Score) -> str:
-    """What a score says, whatever the clip is called; as text, in which nan equals itself."""
+    """The content of a score, whatever the clip is called; as text, in which nan equals itself."""
     return score.model_dump_json(include={"value", "parts", "reason"})
 
 

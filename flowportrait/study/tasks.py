@@ -18,7 +18,7 @@ MAX_VERSIONS = 26
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """How a study is laid out."""
 
     num_raters: int
@@ -41,7 +41,7 @@ class Showing:
     kind: Kind
 
 
-def assign(num_samples: int, num_versions: int, plan: Plan) -> list[list[Showing]]:
+def assign(num_samples: int, num_versions: int, plan: StudyPlan) -> list[list[Showing]]:
     """The showings of each rater in order. Raises ConfigError for a plan that cannot be carried
     out.
     """
@@ -72,7 +72,7 @@ def assign(num_samples: int, num_versions: int, plan: Plan) -> list[list[Showing
     return result
 
 
-def _check(num_samples: int, num_versions: int, plan: Plan) -> None:
+def _check(num_samples: int, num_versions: int, plan: StudyPlan) -> None:
     for name, value, low, high, why in (
         (
             "versions",
@@ -98,7 +98,11 @@ def _check(num_samples: int, num_versions: int, plan: Plan) -> None:
 
 
 def _one_rater(
-    training: list[int], share: list[int], num_versions: int, plan: Plan, rng: np.random.Generator
+    training: list[int],
+    share: list[int],
+    num_versions: int,
+    plan: StudyPlan,
+    rng: np.random.Generator,
 ) -> list[Showing]:
     """Training first, then the share in blocks that are shuffled inside, repeats hidden in its last
     third.

@@ -77,7 +77,9 @@ class Checkpoints:
     """
 
     def __init__(self, run: Path, ranks: Ranks, kept: int = 3, beside: bool = False):
-        self.run, self.ranks, self.kept = run, ranks, kept
+        self.run = run
+        self.ranks = ranks
+        self.kept = kept
         self._thread = ThreadPoolExecutor(1, "checkpoint") if beside else None
         if beside:
             warnings.filterwarnings(
@@ -136,7 +138,8 @@ class Checkpoints:
         written.
         """
         if self._pending is not None:
-            pending, self._pending = self._pending, None
+            pending = self._pending
+            self._pending = None
             pending.result()
 
     def _write(self, update: int, needed: int, write: Callable[[], object]) -> None:
@@ -183,16 +186,7 @@ def load(path: Path, state: dict[str, Any], ranks: Ranks) -> None:
 
     Raises CheckpointError when the checkpoint is of something else, or cannot be read.
     """
-    stored = {
-        name: value
-        for name, value in digests.read_head(path).state_dict_metadata.items()
-        if name != digests.SEALED
-    }
-    problem = _difference(stored, _flat(state))
-    if problem:
-        raise CheckpointError(
-            f"{path}: is not a checkpoint of this recipe ({problem}); give another --resume"
-        )
+    _require_fit(path, state)
     try:
         with _quiet():
             dcp.load(state, storage_reader=dcp.FileSystemReader(path), no_dist=ranks.world == 1)
@@ -206,6 +200,20 @@ def load(path: Path, state: dict[str, Any], ranks: Ranks) -> None:
         raise CheckpointError(
             f"{path}: cannot be read ({told[0]}); give another --resume"
         ) from error
+
+
+def _require_fit(path: Path, state: dict[str, Any]) -> None:
+    """Raises CheckpointError for a checkpoint of another recipe."""
+    stored = {
+        name: value
+        for name, value in digests.read_head(path).state_dict_metadata.items()
+        if name != digests.SEALED
+    }
+    problem = _difference(stored, _flat(state))
+    if problem:
+        raise CheckpointError(
+            f"{path}: is not a checkpoint of this recipe ({problem}); give another --resume"
+        )
 
 
 def _needs(needed: int, free: int) -> str:
@@ -253,7 +261,7 @@ def set_optimizer_state(model: nn.Module, optimizer: Any, state: dict[str, Any])
 
 
 def _difference(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """What first distinguishes a checkpoint from what is wanted; "" if nothing."""
+    """The first difference between a checkpoint and the wanted one; "" without any."""
     for name, value in wanted.items():
         if name not in stored:
             return f"lacks '{name}'"

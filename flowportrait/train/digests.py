@@ -1,4 +1,4 @@
-"""What a checkpoint's files must be: `digests.json` beside them, written last and checked before
+"""Digests of a checkpoint's files: `digests.json` beside them, written last and checked before
 anything is read.
 
 Every rank digests the files that it wrote; in checking, files are dealt out to the ranks.
@@ -22,7 +22,8 @@ from flowportrait.errors import CheckpointError, ConfigError
 from flowportrait.files import replace
 from flowportrait.train.parallel import Ranks
 
-DIGESTS, HEAD = "digests.json", ".metadata"
+DIGESTS = "digests.json"
+HEAD = ".metadata"
 SEALED = "sealed"
 """Key of a stored state: it says that the checkpoint has digests, so that it is not whole without
 them.
@@ -62,15 +63,15 @@ def seal(folder: Path, ranks: Ranks) -> None:
 
 
 def problem_of(folder: Path, ranks: Ranks) -> str:
-    """What is wrong with a checkpoint, in words that begin with the file's name; "" for a whole
-    one. The ranks check a part of the files each and all give the same answer.
+    """The problem of a checkpoint, in words that begin with the file's name; "" for a whole one.
+    The ranks check a part of the files each and all give the same answer.
     """
     return next(filter(None, ranks.gather(_problem_of_share(folder, ranks.rank, ranks.world))), "")
 
 
 def read_head(folder: Path) -> Metadata:
-    """What tensors a checkpoint holds and where. Raises CheckpointError for one that cannot be
-    read.
+    """Tensors of a checkpoint and their places. Raises CheckpointError for one that cannot
+    be read.
     """
     try:
         head = FileSystemReader(folder).read_metadata()

@@ -25,30 +25,20 @@ from torch import Tensor
 
 from flowportrait import media
 from flowportrait.cluster import Engine, Part, hand_out
+from flowportrait.codecs import LatentCodec
 from flowportrait.data import encoded
 from flowportrait.data.augment import apply_look, draw_look
+from flowportrait.data.dataset import read_dataset
 from flowportrait.data.encoded import EncodedHeader, half, shard_path
-from flowportrait.data.sources import load_sources
+from flowportrait.data.sources import SourceClip
+from flowportrait.encoders import AudioEncoder, ImageEncoder
 from flowportrait.errors import DataError, MediaError, require
-from flowportrait.generate import AUDIO_RATE_HZ
 from flowportrait.modeldir import ModelSpec, find_device, load_parts
-from flowportrait.records import EncodedClip, ManifestRow, read_jsonl
+from flowportrait.records import EncodedClip
+from flowportrait.sound import SPEECH_HZ
 from flowportrait.train.parallel import Ranks
 
 MIN_LATENT_FRAMES = 2
-SPLITS = {"train": "train", "validation": "held_out", "held_out": "held_out"}
-
-
-@dataclass(frozen=True)
-class ClipFile:
-    """A clip to encode. `landmarks` (a file of 68 points a frame) frame it as in App. B; without
-    them its centre square is taken, as prepared clips are square.
-    """
-
-    id: str
-    video: Path
-    split: str
-    landmarks: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -56,9 +46,9 @@ class Encoder:
     """The parts of a model that encode, and how."""
 
     spec: ModelSpec
-    codec: Any
-    audio_encoder: Any
-    image_encoder: Any
+    codec: LatentCodec
+    audio_encoder: AudioEncoder
+    image_encoder: ImageEncoder
     device: str
     num_portraits: int
     longest_s: float
@@ -66,7 +56,7 @@ class Encoder:
 
     @property
     def header(self) -> EncodedHeader:
-        """What is written of it into the dataset."""
+        """Facts of the encoder that are written into the dataset."""
         side = self.spec.size_px // self.codec.spatial_stride
         image_rows, image_cols = self.image_encoder.grid
         settings = {
@@ -74,6 +64,11 @@ class Encoder:
             "longest_s": self.longest_s,
             "seed": self.seed,
         }
+        return self._header(settings, side, image_rows, image_cols)
+
+    def _header(
+        self, settings: dict[str, Any], side: int, image_rows: int, image_cols: int
+    ) -> EncodedHeader:
         return EncodedHeader(
             made_of=parts_digest(self.spec),
             model=self.spec.name,
@@ -90,7 +85,7 @@ class Encoder:
         )
 
     @torch.inference_mode()
-    def encode(self, clip: ClipFile, shard: str) -> tuple[dict[str, Tensor], EncodedClip]:
+    def encode(self, clip: SourceClip, shard: str) -> tuple[dict[str, Tensor], EncodedClip]:
         """Tensors by name and the record of one clip. Raises DataError or MediaError for one that
         cannot be used.
         """
@@ -98,7 +93,7 @@ class Encoder:
         stride = self.codec.temporal_stride
         latent_frames = 1 + (len(frames) - 1) // stride
         num_frames = 1 + stride * (latent_frames - 1)
-        rng = np.random.default_rng([self.seed, *hashlib.sha256(clip.id.encode()).digest()[:8]])
+        rng = np.random.default_rng([self.seed, *hashlib.sha256(clip.key.encode()).digest()[:8]])
         portraits = [0, *rng.integers(len(frames), size=self.num_portraits - 1).tolist()]
         video = rearrange(frames[:num_frames], "f c h w -> 1 c f h w").to(self.device)
         tensors, latents_each = {}, False
@@ -113,22 +108,23 @@ class Encoder:
             if number == 0 or latents_each:
                 tensors[f"latents.{number}"] = self.codec.encode(video, context)[0]
         named = {
-            f"{clip.id}/{name}": half(value, f"{clip.video}: {name}")
+            f"{clip.key}/{name}": half(value, f"{clip.video}: {name}")
             for name, value in tensors.items()
         }
         record = EncodedClip(
-            id=clip.id,
+            id=clip.key,
             shard=shard,
-            split=SPLITS[clip.split],
+            split=clip.split,
             latent_frames=latent_frames,
             num_portraits=len(portraits),
             latents_each=latents_each,
         )
         return named, record
 
-    def _read(self, clip: ClipFile) -> tuple[Float[Tensor, "f 3 s s"], np.ndarray]:
+    def _read(self, clip: SourceClip) -> tuple[Float[Tensor, "f 3 s s"], np.ndarray]:
         """Framed frames in [-1, 1] at the model's rate and size, and the sound at 16 kHz."""
-        source, fps = media.Clip(clip.video), self.spec.fps
+        source = media.Clip(clip.video)
+        fps = self.spec.fps
         frames = source.frames_at(fps)[: round(self.longest_s * fps)]
         count = len(frames)
         least = 1 + self.codec.temporal_stride * (MIN_LATENT_FRAMES - 1)
@@ -136,10 +132,10 @@ class Encoder:
             raise DataError(
                 f"{clip.video}: {count} frames at {fps:g} fps; at least {least} are needed"
             )
-        sound = media.heard(source.sound.samples, source.sound.sample_rate, AUDIO_RATE_HZ)
+        sound = media.heard(source.sound.samples, source.sound.sample_rate, SPEECH_HZ)
         return (
-            _framed(frames, clip.landmarks, self.spec.size_px),
-            sound[: round(count / fps * AUDIO_RATE_HZ)],
+            _framed(frames, clip.labels, self.spec.size_px),
+            sound[: round(count / fps * SPEECH_HZ)],
         )
 
 
@@ -149,7 +145,7 @@ class ShardMaker:
     also in a process that this was sent to.
     """
 
-    files: tuple[ClipFile, ...]
+    files: tuple[SourceClip, ...]
     out: Path
     model: str
     clips_per_shard: int
@@ -162,7 +158,12 @@ class ShardMaker:
         spec, parts = load_parts(
             self.model, ("codec", "audio_encoder", "image_encoder"), self.device
         )
-        return Encoder(spec, **parts, device=str(find_device(self.device)), **self.settings)
+        return Encoder(
+            spec,
+            **parts,
+            device=str(find_device(self.device)),
+            **self.settings,
+        )
 
     @property
     def numbers(self) -> range:
@@ -256,27 +257,17 @@ def parts_digest(spec: ModelSpec) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def clips_of(dataset: Path) -> list[ClipFile]:
+def clips_of(dataset: Path) -> list[SourceClip]:
     """The clips of a dataset but those of the test split. Raises DataError for a folder without an
     index.
     """
-    if (dataset / "manifest.jsonl").is_file():
-        rows = read_jsonl(dataset / "manifest.jsonl", ManifestRow)
-        return [ClipFile(row.id, dataset / row.video, row.split) for row in rows]
-    if (dataset / "clips.jsonl").is_file():
-        clips = load_sources(world=dataset)
-        return [
-            ClipFile(clip.key, clip.video, clip.split, clip.labels)
-            for clip in clips
-            if clip.split in SPLITS
-        ]
-    raise DataError(
-        f"{dataset}: neither manifest.jsonl nor clips.jsonl; give a prepared or a rendered dataset"
-    )
+    return [clip for clip in read_dataset(dataset) if clip.split != "test"]
 
 
-def _encode_shard(encoder: Encoder, clips: Sequence[ClipFile], path: Path) -> None:
-    tensors, records, left_out = {}, [], []
+def _encode_shard(encoder: Encoder, clips: Sequence[SourceClip], path: Path) -> None:
+    tensors = {}
+    records = []
+    left_out = []
     for clip in clips:
         try:
             own, record = encoder.encode(clip, path.name)
@@ -301,7 +292,8 @@ def _framed(frames: np.ndarray, landmarks: Path | None, size_px: int) -> Float[T
         )
     height, width = frames.shape[1:3]
     side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
+    top = (height - side) // 2
+    left = (width - side) // 2
     square = torch.from_numpy(frames[:, top : top + side, left : left + side].copy())
     pictures = rearrange(square, "f h w c -> f c h w").float() / 127.5 - 1
     if side == size_px:

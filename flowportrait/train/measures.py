@@ -78,7 +78,8 @@ def motion_px(clip: Candidate) -> float:
     if len(clip.frames) < 2:
         return math.nan
     light = _light(clip.frames)
-    across, down = np.abs(np.diff(light, axis=2)).mean(), np.abs(np.diff(light, axis=1)).mean()
+    across = np.abs(np.diff(light, axis=2)).mean()
+    down = np.abs(np.diff(light, axis=1)).mean()
     return float(np.abs(np.diff(light, axis=0)).mean() / (math.hypot(across, down) + 1e-6))
 
 
@@ -138,7 +139,8 @@ def _correlation(seen: np.ndarray, known: np.ndarray) -> float:
     on the way.
     """
     count = min(len(seen), len(known))
-    seen, known = seen[:count] - seen[:count].mean(), known[:count] - known[:count].mean()
+    seen = seen[:count] - seen[:count].mean()
+    known = known[:count] - known[:count].mean()
     if count < 3 or known.std() < LEAST_SPREAD:
         return math.nan
     return float((seen * known).mean() / (math.hypot(seen.std(), LEAST_SPREAD) * known.std()))
@@ -156,4 +158,11 @@ def _small(frames: np.ndarray) -> np.ndarray:
     """Colours [f, h/4, w/4, 3] averaged over blocks of 4 x 4."""
     count, height, width, _ = frames.shape
     whole = frames[:, : height // 4 * 4, : width // 4 * 4]
-    return whole.reshape(count, height // 4, 4, width // 4, 4, 3).mean((2, 4), dtype=np.float32)
+    return whole.reshape(
+        count,
+        height // 4,
+        4,
+        width // 4,
+        4,
+        3,
+    ).mean((2, 4), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""What MediaPipe's face mesh sees of the lips: a look at pixels that no training has rewarded."""
+"""Lips as MediaPipe's face mesh sees them: a look at pixels that no training has rewarded."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowportrait.flow import interpolate, target_velocity
 from flowportrait.model.layout import RowLayout
-from flowportrait.model.mot import MoT, Row
+from flowportrait.model.mot import MoT, PackedRow
 from flowportrait.model.sequence import SequenceShare
 
 
@@ -41,6 +41,8 @@ def velocity_errors(
     """
     z0, z1 = clips.layout.patchify(clips.latents), clips.layout.patchify(noise)
     times = t[:, clips.layout.latent_frame_of_token().to(t.device), None]
-    v = model(Row(clips.layout, clips.audio, clips.image, interpolate(z0, z1, times), t, share))
+    v = model(
+        PackedRow(clips.layout, clips.audio, clips.image, interpolate(z0, z1, times), t, share)
+    )
     mine = slice(None) if share is None else share.span
     return (v - target_velocity(z0, z1)[:, mine]) * (times[:, mine] > 0)

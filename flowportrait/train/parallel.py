@@ -122,7 +122,7 @@ class Ranks:
         )
 
     def gather(self, value: T) -> list[T]:
-        """What every rank gives, in order of rank, on all ranks."""
+        """Values of every rank, in order of rank, on all ranks."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -251,6 +251,15 @@ def load_shares(
     CheckpointError for what is lacking, left over or of another shape.
     """
     wanted = {name: value for name, value in model.state_dict().items() if not own(name)}
+    _fill_shares(files, wanted)
+    if wanted:
+        where = ", ".join(map(str, files))
+        raise CheckpointError(
+            f"{where}: lacks '{next(iter(wanted))}'; give all files of the model's weights"
+        )
+
+
+def _fill_shares(files: list[Path], wanted) -> None:
     for path in files:
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118
@@ -258,17 +267,13 @@ def load_shares(
                     raise CheckpointError(
                         f"{path}: holds '{name}', which the model has not; give its own weights"
                     )
-                part, shape = file.get_slice(name), wanted[name].shape
+                part = file.get_slice(name)
+                shape = wanted[name].shape
                 if list(part.get_shape()) != list(shape):
                     raise CheckpointError(
                         f"{path}: '{name}' is {part.get_shape()} where {list(shape)} is needed"
                     )
                 fill(wanted.pop(name), part)
-    if wanted:
-        where = ", ".join(map(str, files))
-        raise CheckpointError(
-            f"{where}: lacks '{next(iter(wanted))}'; give all files of the model's weights"
-        )
 
 
 @torch.no_grad()

@@ -1,5 +1,5 @@
-"""What reinforcement learning asks of the model: clips whose portrait and speech are given, with
-the real clip to compare.
+"""Prompts of reinforcement learning: clips whose portrait and speech are given, with the real clip
+to compare.
 
 Any source of clips serves: a manifest (`records.ManifestRow`) or the folders that supervised
 training reads.
@@ -20,17 +20,17 @@ from torch import Tensor
 from flowportrait import media
 from flowportrait.config import Frozen
 from flowportrait.data.augment import apply_look, draw_look, move_landmarks
-from flowportrait.data.sources import load_sources
+from flowportrait.data.dataset import read_dataset
+from flowportrait.data.sources import SourceClip, load_sources
 from flowportrait.errors import DataError
-from flowportrait.generate import AUDIO_RATE_HZ, Encoded, Pipeline
+from flowportrait.generate import Pipeline
 from flowportrait.model.layout import Window
 from flowportrait.model.sequence import Share, alone
 from flowportrait.precision import matmul_precision
-from flowportrait.records import ManifestRow, read_jsonl
 from flowportrait.sampling import Velocity
 from flowportrait.scoring.reward import Candidate
-
-TEMPORAL_STRIDE = 4
+from flowportrait.shot import Encoded
+from flowportrait.sound import SPEECH_HZ
 
 
 class PromptsConfig(Frozen):
@@ -55,16 +55,6 @@ class PromptsConfig(Frozen):
 
 
 @dataclass(frozen=True)
-class Source:
-    """A clip on disk that prompts are cut from."""
-
-    key: str
-    video: Path
-    split: str
-    labels: Path | None = None
-
-
-@dataclass(frozen=True)
 class Prompt:
     """A framed portrait and speech, with the real clip: its first frame is the portrait."""
 
@@ -72,6 +62,7 @@ class Prompt:
     truth: np.ndarray  # uint8 [f, size, size, 3]
     sound: media.Sound
     mouth: tuple[int, int, int, int] | None
+    latent_frames: int  # of the real clip; it is cut so that they fit exactly
     points: np.ndarray | None = None  # [f, 68, 2] in [-1, 1], where all of them are labelled
 
     @property
@@ -79,25 +70,23 @@ class Prompt:
         """uint8 [size, size, 3]."""
         return self.truth[0]
 
-    @property
-    def latent_frames(self) -> int:
-        """Latent frames of the real clip; it is cut so that they fit exactly."""
-        return 1 + (len(self.truth) - 1) // TEMPORAL_STRIDE
-
 
 class Prompts:
     """Prompts by index. Which clip update n asks for is a function of (seed, n) alone; every clip
-    comes once an epoch.
+    comes once an epoch. `temporal_stride` is the codec's.
     """
 
-    def __init__(self, config: PromptsConfig, size_px: int, max_latent_frames: int):
-        self.config, self.size_px = config, size_px
-        self.max_frames = 1 + TEMPORAL_STRIDE * (
-            (config.max_latent_frames or max_latent_frames) - 1
-        )
+    def __init__(
+        self, config: PromptsConfig, size_px: int, max_latent_frames: int, temporal_stride: int
+    ):
+        self.config = config
+        self.size_px = size_px
+        self.stride = temporal_stride
+        most = config.max_latent_frames or max_latent_frames
+        self.max_frames = 1 + self.stride * (most - 1)
         sources = _sources(config)
         self.train = [source for source in sources if source.split == "train"]
-        self.held_out = [source for source in sources if source.split in ("held_out", "validation")]
+        self.held_out = [source for source in sources if source.split == "held_out"]
         for split in ("train", "held_out"):
             if not getattr(self, split):
                 raise DataError(f"prompts: no clip of the {split} split; give clips of both")
@@ -112,7 +101,7 @@ class Prompts:
         source = self._source(seed, draw)
         return min(media.frames_in(media.Clip(source.video).facts.duration_s), self.max_frames)
 
-    def _source(self, seed: int, draw: int) -> Source:
+    def _source(self, seed: int, draw: int) -> SourceClip:
         epoch, place = divmod(draw, len(self.train))
         order = np.random.default_rng([seed, epoch, 4]).permutation(len(self.train))
         return self.train[order[place]]
@@ -123,14 +112,15 @@ class Prompts:
             self.held_out[index * len(self.held_out) // count % len(self.held_out)], None
         )
 
-    def _cut(self, source: Source, rng: np.random.Generator | None) -> Prompt:
+    def _cut(self, source: SourceClip, rng: np.random.Generator | None) -> Prompt:
         """A stretch of the clip, framed by the landmarks of its first frame where they are known
         (App. B).
         """
         clip = media.Clip(source.video)
         nearest = media.nearest_frames(len(clip.frames), clip.fps, media.FPS)
         count = len(nearest)
-        length = 1 + TEMPORAL_STRIDE * ((min(count, self.max_frames) - 1) // TEMPORAL_STRIDE)
+        latent_frames = 1 + (min(count, self.max_frames) - 1) // self.stride
+        length = 1 + self.stride * (latent_frames - 1)
         start = int(rng.integers(count - length + 1)) if rng else 0
         indices = nearest[start : start + length]
         frames = clip.frames[indices]
@@ -140,24 +130,20 @@ class Prompts:
         moved = move_landmarks(look, landmarks, frames.shape[1], self.size_px)
         mouth = _mouth_box(moved[0], self.size_px)
         points = 2 * moved / self.size_px - 1 if np.isfinite(moved).all() else None
-        sound = media.resample(clip.sound.samples, clip.sound.sample_rate, AUDIO_RATE_HZ)
-        first, stop = (
-            round(frame / media.FPS * AUDIO_RATE_HZ) for frame in (start, start + length)
-        )
+        sound = media.resample(clip.sound.samples, clip.sound.sample_rate, SPEECH_HZ)
+        first, stop = (round(frame / media.FPS * SPEECH_HZ) for frame in (start, start + length))
         pixels = to_pixels(rearrange(framed, "f c h w -> 1 c f h w"))
-        speech = media.Sound(sound[first:stop], AUDIO_RATE_HZ)
-        return Prompt(source.key, pixels, speech, mouth, points)
+        speech = media.Sound(sound[first:stop], SPEECH_HZ)
+        return Prompt(source.key, pixels, speech, mouth, latent_frames, points)
 
 
-def _sources(config: PromptsConfig) -> list[Source]:
+def _sources(config: PromptsConfig) -> list[SourceClip]:
     if config.manifest:
-        rows = read_jsonl(config.manifest, ManifestRow)
-        return [Source(row.id, config.manifest.parent / row.video, row.split) for row in rows]
-    clips = load_sources(config.world or (), config.grid, config.grid_labels)
-    return [Source(clip.key, clip.video, clip.split, clip.labels) for clip in clips]
+        return read_dataset(config.manifest)
+    return load_sources(config.world or (), config.grid, config.grid_labels)
 
 
-def _landmarks(source: Source, frames: np.ndarray, source_px: int) -> np.ndarray:
+def _landmarks(source: SourceClip, frames: np.ndarray, source_px: int) -> np.ndarray:
     """The landmarks [f, 68, 2] of frames [f] in px of the video, nan where they are not known."""
     if source.labels is None:
         return np.full((len(frames), 68, 2), np.nan, np.float32)
@@ -174,7 +160,8 @@ def _mouth_box(landmarks: np.ndarray, size_px: int) -> tuple[int, int, int, int]
     """
     if not np.isfinite(landmarks).all():
         return None
-    low, high = landmarks[48:68].min(0), landmarks[48:68].max(0)
+    low = landmarks[48:68].min(0)
+    high = landmarks[48:68].max(0)
     margin = 0.2 * (high[0] - low[0])
     box = (low[0] - margin, low[1] - margin / 2, high[0] + margin, high[1] + 2 * margin)
     left, top, right, bottom = (int(np.clip(round(float(side)), 0, size_px)) for side in box)

@@ -18,6 +18,9 @@ from torch import Tensor
 from flowportrait.flow import predict_z0
 from flowportrait.sampling import Velocity
 from flowportrait.scoring.reward import Measure
+from flowportrait.train.prompts import points_of
+from flowportrait.train.rlbatch import Group
+from flowportrait.train.rlstate import RlSession
 from flowportrait.train.rollout import Pass
 
 
@@ -58,3 +61,18 @@ def worth_of(
         for name, weight in weights.items()
     ]
     return torch.stack(numbers).sum()
+
+
+def clip_worth(session: RlSession, group: Group, scales: dict[str, float], z0: Tensor) -> Tensor:
+    """The reward of clean latents of a group as `generate` shows them, differentiable;
+    `scales` by term.
+    """
+    config, pipeline = session.config, session.pipeline
+    shown = pipeline.settled(group.clip, z0, group.rest)
+    weights = dict.fromkeys(config.reward.scorers, 0.0)
+    for term in config.reward.terms:
+        for name in term.scorers:
+            weights[name] += scales[term.name] / len(term.scorers)
+    true = torch.from_numpy(group.true_points)
+    points = points_of(pipeline, group.clip, shown)
+    return worth_of(points, true, session.measures, weights, config.objective.shuffled)

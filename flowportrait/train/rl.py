@@ -24,11 +24,13 @@ from torch.nn.utils import get_total_norm
 from flowportrait.config import load_recipe
 from flowportrait.errors import ConfigError
 from flowportrait.generate import Pipeline
+from flowportrait.model.blocks import GEN
 from flowportrait.model.lora import LoraConfig, adapt, is_adapter
-from flowportrait.model.mot import GEN, MoT
+from flowportrait.model.mot import MoT
 from flowportrait.modeldir import PARTS, find_device, load_parts
 from flowportrait.registry import MEASURES, SCORERS, find_model
-from flowportrait.scoring.reward import ScoringDesk, composite, scorer_of
+from flowportrait.scoring.desk import ScoringDesk
+from flowportrait.scoring.reward import composite, scorer_of
 from flowportrait.scoring.rewards import (
     build_measures,
     require_budget,
@@ -39,11 +41,11 @@ from flowportrait.scoring.run import ScoringConfig
 from flowportrait.train.grpo import Advantages, advantages, shuffled
 from flowportrait.train.matching import matching_passes
 from flowportrait.train.parallel import Ranks, as_float, trained_weights
-from flowportrait.train.prompts import Prompts, points_of, velocity_of
-from flowportrait.train.reward_gradient import reward_gradient_passes, worth_of
+from flowportrait.train.prompts import Prompts, velocity_of
+from flowportrait.train.reward_gradient import clip_worth, reward_gradient_passes
 from flowportrait.train.rlbatch import Batch, Group, batch_figures, sample_batch
-from flowportrait.train.rlstate import RlRecipe, RlState, Session
-from flowportrait.train.rollout import Pass, Plan, passes, rng_for
+from flowportrait.train.rlstate import RlRecipe, RlSession, RlState
+from flowportrait.train.rollout import Pass, RolloutPlan, passes, rng_for
 from flowportrait.train.run import Run
 from flowportrait.train.step import Stepper
 from flowportrait.train.trainable import build, check_weights
@@ -65,7 +67,7 @@ def train(
     return session.run.directory
 
 
-def make_updates(session: Session) -> None:
+def make_updates(session: RlSession) -> None:
     """Rollouts and their updates, to the end of the run or until SIGTERM asks it to stop."""
     config, state, run = session.config, session.state, session.run
     if state.baseline is None:
@@ -127,7 +129,7 @@ def check(config: RlRecipe, num_processes: int) -> None:
         )
 
 
-def open_session(config: RlRecipe, resume: str | None) -> Session:
+def open_session(config: RlRecipe, resume: str | None) -> RlSession:
     """Everything loaded, continued from the checkpoint if there is one. Raises ConfigError,
     CheckpointError.
     """
@@ -141,9 +143,9 @@ def open_session(config: RlRecipe, resume: str | None) -> Session:
     base = None
     if needs_base(config):
         base = open_pipeline(config, ranks, learns=False)
-    prompts = Prompts(
-        config.prompts, pipeline.spec.size_px, pipeline.spec.sampling.window_latent_frames
-    )
+    spec = pipeline.spec
+    window = spec.sampling.window_latent_frames
+    prompts = Prompts(config.prompts, spec.size_px, window, pipeline.codec.temporal_stride)
     state = RlState.fresh(pipeline.model, config.optimizer, config.reward.statistics == "running")
     stepper = Stepper(
         pipeline.model,
@@ -153,7 +155,7 @@ def open_session(config: RlRecipe, resume: str | None) -> Session:
         run.directory,
     )
     desk = ScoringDesk(measures, config.reward.workers, config.reward.judge_workers)
-    session = Session(config, ranks, run, pipeline, base, prompts, desk, state, stepper)
+    session = RlSession(config, ranks, run, pipeline, base, prompts, desk, state, stepper)
     if run.resumes:
         state.load(run.resume_from, ranks)
         session.turn_baseline()
@@ -209,17 +211,22 @@ def choose_trained(
         adapt(model, lora)
     ends = ("time_embedder.", "vae2llm.", "llm2vae.")
     for name, p in model.named_parameters():
-        learns = {"all": True, "generation": GEN in name, "lora": is_adapter(name)}[trained]
+        learns = {
+            "all": True,
+            "generation": GEN in name,
+            "lora": is_adapter(name),
+        }[trained]
         p.requires_grad_((learns or name.startswith(ends)) and not name.endswith("pos_embed"))
 
 
 def learn(
-    session: Session, batch: Batch, advantage: Advantages, scales: dict[str, float]
+    session: RlSession, batch: Batch, advantage: Advantages, scales: dict[str, float]
 ) -> dict[str, float]:
     """Optimizer steps on a batch: Eq. 7 averaged over siblings, window and the groups that have a
     score. `scales` are those of `Rewards`.
     """
-    state, stepper = session.state, session.stepper
+    state = session.state
+    stepper = session.stepper
     figures: dict[str, float] = {}
     old: dict[int, dict[int, Tensor]] = {}
     for turn in range(session.config.objective.updates_per_rollout):
@@ -236,7 +243,7 @@ def learn(
 
 
 def send_backward(
-    session: Session,
+    session: RlSession,
     batch: Batch,
     advantage: Advantages,
     scales: dict[str, float],
@@ -255,7 +262,7 @@ def send_backward(
     live = (values != 0).any(1) if config.objective.kl_weight == 0 else scored.any(1)
     mine = [group for group in batch.groups if live[group.number]]
     idle = [batch.spare] * (max(ranks.gather(len(mine))) - len(mine))
-    limit, seen = config.objective.advantage_limit, Seen()
+    limit, seen = config.objective.advantage_limit, PassFigures()
     halves = Halves(session.pipeline.model) if config.watch.gradient_noise else None
     for place, group in enumerate(mine + idle):
         if halves and place == (len(mine) + len(idle)) // 2:
@@ -270,7 +277,7 @@ def send_backward(
             (part.loss * weight).backward()
             if learns:
                 seen.add(part, weight)
-    figures = Seen.figures(ranks.gather(seen)[:: ranks.sequence], ranks.data[1])
+    figures = PassFigures.figures(ranks.gather(seen)[:: ranks.sequence], ranks.data[1])
     return figures | (halves.figures() if halves else {})
 
 
@@ -308,12 +315,12 @@ class Learning:
     advantage: Tensor
     scored: Tensor
     scales: dict[str, float]
-    plan: Plan
+    plan: RolloutPlan
     on_policy: bool
 
 
 def group_passes(
-    session: Session, learning: Learning, old: dict[int, dict[int, Tensor]]
+    session: RlSession, learning: Learning, old: dict[int, dict[int, Tensor]]
 ) -> Iterator[Pass]:
     """The forwards of a group. Keys and values from sampling serve again while the weights that
     make them are fixed. `old` keeps what the objectives of the forward process need of the policy
@@ -353,24 +360,9 @@ def group_passes(
     )
 
 
-def clip_worth(session: Session, group: Group, scales: dict[str, float], z0: Tensor) -> Tensor:
-    """What the reward gives to clean latents of a group as `generate` shows them, differentiable;
-    `scales` by term.
-    """
-    config, pipeline = session.config, session.pipeline
-    shown = pipeline.settled(group.clip, z0, group.rest)
-    weights = dict.fromkeys(config.reward.scorers, 0.0)
-    for term in config.reward.terms:
-        for name in term.scorers:
-            weights[name] += scales[term.name] / len(term.scorers)
-    true = torch.from_numpy(group.true_points)
-    points = points_of(pipeline, group.clip, shown)
-    return worth_of(points, true, session.measures, weights, config.objective.shuffled)
-
-
 @dataclass
-class Seen:
-    """What the passes of a rank saw."""
+class PassFigures:
+    """Figures of a rank's passes."""
 
     loss: float = 0.0
     ratio: list[float] = field(default_factory=list)
@@ -385,7 +377,7 @@ class Seen:
         self.divergence.append(part.kl)
 
     @staticmethod
-    def figures(everywhere: list[Seen], num_sharing: int) -> dict[str, float]:
+    def figures(everywhere: list[PassFigures], num_sharing: int) -> dict[str, float]:
         """Over all ranks; without a step that is priced there is no ratio to speak of."""
         ratio, outside, divergence = (
             np.array([x for seen in everywhere for x in getattr(seen, name)])

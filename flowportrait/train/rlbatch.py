@@ -1,5 +1,5 @@
-"""What an update learns from: groups of clips, sampled by all ranks and scored while the next ones
-are sampled.
+"""The batch of an update: groups of clips, sampled by all ranks and scored while the next ones are
+sampled.
 
 Groups are dealt out in turns, one to each set of ranks that share a clip, longest first: sharded
 weights are gathered by all ranks together, so those of a turn wait for one another. Where a turn
@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowportrait.generate import Encoded
 from flowportrait.sampling import Velocity
 from flowportrait.scoring.reward import Rewards, columns
+from flowportrait.shot import Encoded
 from flowportrait.train.grpo import Advantages
 from flowportrait.train.prompts import candidate, latent_shape, true_points, velocity_of
-from flowportrait.train.rlstate import RlRecipe, Session
-from flowportrait.train.rollout import Plan, Trajectories, first_noise, rng_for, roll_out
+from flowportrait.train.rlstate import RlRecipe, RlSession
+from flowportrait.train.rollout import RolloutPlan, Trajectories, first_noise, rng_for, roll_out
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Batch:
     [n]. `spare` is a group to make passes with that nobody learns from.
     """
 
-    plan: Plan
+    plan: RolloutPlan
     groups: list[Group]
     spare: Group
     scores: dict[str, np.ndarray]
@@ -53,13 +53,13 @@ class Batch:
     waited_s: float
 
 
-def plan_for(config: RlRecipe, update: int) -> Plan:
+def plan_for(config: RlRecipe, update: int) -> RolloutPlan:
     """How an update samples; a function of the recipe and the update alone."""
     rollout = config.rollout
     window = rollout.window.at(config.run.seed, update, rollout.evaluations)
     starts = rollout.window.starts(rollout.evaluations)
     trainable = range(starts[0], starts[-1] + rollout.window.width)
-    return Plan(rollout.schedule, window, rollout.eta, trainable, rollout.noise)
+    return RolloutPlan(rollout.schedule, window, rollout.eta, trainable, rollout.noise)
 
 
 def dealt(order: list[int], place: int, num_places: int) -> Iterator[tuple[int, bool]]:
@@ -71,10 +71,12 @@ def dealt(order: list[int], place: int, num_places: int) -> Iterator[tuple[int, 
         yield order[at % len(order)], at < len(order)
 
 
-def sample_batch(session: Session, update: int) -> Batch:
+def sample_batch(session: RlSession, update: int) -> Batch:
     """Samples this rank's groups; each is scored while the next is sampled."""
-    config, ranks = session.config, session.ranks
-    plan, place = plan_for(config, update), ranks.data
+    config = session.config
+    ranks = session.ranks
+    plan = plan_for(config, update)
+    place = ranks.data
     order = by_length(session, update) if place[1] > 1 else list(range(config.rollout.num_groups))
     groups, spare, clips = [], None, []
     for number, own in dealt(order, *place):
@@ -91,7 +93,7 @@ def sample_batch(session: Session, update: int) -> Batch:
     return Batch(plan, groups, spare, scores, numbers, waited_s)
 
 
-def by_length(session: Session, update: int) -> list[int]:
+def by_length(session: RlSession, update: int) -> list[int]:
     """The numbers of an update's groups, those with the longest clips first."""
     lengths = {
         number: session.prompts.num_frames(session.config.run.seed, draw)
@@ -108,7 +110,7 @@ def draws_of(config: RlRecipe, update: int) -> dict[int, int]:
 
 
 def sample_group(
-    session: Session, plan: Plan, update: int, number: int, own: bool
+    session: RlSession, plan: RolloutPlan, update: int, number: int, own: bool
 ) -> tuple[Group, list[tuple[int, int]]]:
     """One prompt's siblings, of which this rank sends its part to the scorers if the group is its
     `own`; and which (group, sibling) these are.
@@ -150,9 +152,9 @@ def sample_group(
 
 
 def batch_figures(
-    session: Session, batch: Batch, rewards: Rewards, advantage: Advantages
+    session: RlSession, batch: Batch, rewards: Rewards, advantage: Advantages
 ) -> dict[str, float | int | None]:
-    """What a log line says of a batch: scores, how far siblings differ, ties, who explains the
+    """Figures of a batch for a log line: scores, how far siblings differ, ties, who explains the
     advantages, evaluations.
     """
     shared_by = session.ranks.sequence

@@ -1,5 +1,5 @@
-"""What a run of reinforcement learning is: its recipe, what its checkpoint holds, and all that it
-holds while it runs.
+"""The state of a run of reinforcement learning: its recipe, what its checkpoint holds, and all that
+it holds while it runs.
 
 With the recipe a checkpoint determines every later update.
 """
@@ -24,7 +24,8 @@ from flowportrait.files import json_text
 from flowportrait.generate import Pipeline
 from flowportrait.model.lora import LoraConfig
 from flowportrait.sampling import Noise, Schedule, WindowRule
-from flowportrait.scoring.reward import Measure, RewardConfig, ScoringDesk, Statistics
+from flowportrait.scoring.desk import ScoringDesk
+from flowportrait.scoring.reward import Measure, RewardConfig, Statistics
 from flowportrait.scoring.run import ScoringConfig
 from flowportrait.train import checkpoint
 from flowportrait.train.checkpoint import Checkpoints
@@ -78,8 +79,8 @@ class RolloutConfig(Frozen):
 
 
 class WatchConfig(Frozen):
-    """What is looked at beside the reward, and when to raise an alarm. All Unstated in the
-    paper.
+    """Figures that are watched beside the reward, and limits that raise an alarm. All Unstated in
+    the paper.
     """
 
     num_clips: int = Field(16, ge=1, description="held-out clips of a look")
@@ -156,7 +157,15 @@ class RlRecipe(Frozen):
     def asked(self) -> list[str]:
         """Every measure that the run asks, once."""
         watch = self.watch
-        return list(dict.fromkeys([*self.reward.scorers, *watch.monitors, *watch.held_out_scorers]))
+        return list(
+            dict.fromkeys(
+                [
+                    *self.reward.scorers,
+                    *watch.monitors,
+                    *watch.held_out_scorers,
+                ]
+            )
+        )
 
     @model_validator(mode="after")
     def _fits(self) -> RlRecipe:
@@ -172,6 +181,10 @@ class RlRecipe(Frozen):
             raise ValueError(
                 f"watch.held_out_scorers: {seen[0]} is in the reward; name scorers that are not"
             )
+        return self._sharing_fits()
+
+    def _sharing_fits(self) -> RlRecipe:
+        """Checks that the things a group shares fit its noise. Raises ValueError."""
         if not self.rollout.shared_noise and (
             self.rollout.sharing.prefix or self.rollout.sharing.window
         ):
@@ -215,7 +228,8 @@ class RlState:
         checkpoint.load(path, stored, ranks)
         checkpoint.set_optimizer_state(self.model, self.optimizer, stored["optimizer"])
         told = json.loads(stored["told"])
-        self.update, self.best = told["update"], told["best"]
+        self.update = told["update"]
+        self.best = told["best"]
         self.turned_round = not told.get("as_measured", False)
         self.baseline = told["baseline"] and {
             name: [math.nan if value is None else value for value in values]
@@ -227,7 +241,7 @@ class RlState:
             }
 
     def stored(self) -> dict[str, Any]:
-        """What a checkpoint holds, by name."""
+        """Content of a checkpoint, by name."""
         told = {
             "update": self.update,
             "baseline": self.baseline,
@@ -244,7 +258,7 @@ class RlState:
 
 
 @dataclass
-class Session:
+class RlSession:
     """All that a run holds while it runs."""
 
     config: RlRecipe
@@ -260,7 +274,7 @@ class Session:
 
     @property
     def measures(self) -> Mapping[str, Measure]:
-        """What is asked about clips, by name."""
+        """Measures of clips, by name."""
         return self.desk.measures
 
     @cached_property
@@ -270,7 +284,9 @@ class Session:
 
     @cached_property
     def rollout_measures(self) -> list[str]:
-        """What clips of an update are asked: the reward, and of the rest what costs no decoding."""
+        """Measures of an update's clips: the reward, and of the rest those that need no
+        decoding.
+        """
         rewards = self.config.reward.scorers
         return [
             name

@@ -43,8 +43,8 @@ from flowportrait.train.grpo import (
 
 
 class Sharing(Frozen):
-    """What is computed once for a group. None of it changes a result; `prefix` and `window` need
-    shared noise.
+    """Computations that are made once for a group. None of it changes a result; `prefix` and
+    `window` need shared noise.
     """
 
     prefix: bool = True  # evaluations before the window
@@ -53,7 +53,7 @@ class Sharing(Frozen):
 
 
 @dataclass(frozen=True)
-class Plan:
+class RolloutPlan:
     """How one update samples: the same for all groups, siblings and ranks."""
 
     schedule: Schedule
@@ -74,7 +74,8 @@ class Plan:
     def step(self, index: int, zt: Tensor, v: Tensor) -> Transition:
         """Evaluation `index`: stochastic within the window, Euler's step outside (Mix-GRPO)."""
         times = self.schedule.times
-        t, t_next = times[index], times[index + 1]
+        t = times[index]
+        t_next = times[index + 1]
         if index not in self.window:
             return cps_step(zt, v, t, t_next)
         if self.noise == "cps":
@@ -98,8 +99,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Trajectories:
-    """What is kept of a group until its update: the window's latents, those `last` before data,
-    and the data they led to.
+    """The part of a group that is kept until its update: the window's latents, those `last` before
+    data, and the data they led to.
     """
 
     digest: str
@@ -132,7 +133,7 @@ def roll_out(
     velocity: Velocity,
     z1: Float[Tensor, "s ..."],
     rngs: Sequence[torch.Generator],
-    plan: Plan,
+    plan: RolloutPlan,
     objective: ObjectiveConfig,
     sharing: Sharing = Sharing(),  # noqa: B008 (frozen)
 ) -> Trajectories:
@@ -179,7 +180,7 @@ def passes(
     group: Trajectories,
     advantage: Float[Tensor, " g"],
     scored: Bool[Tensor, " g"],
-    plan: Plan,
+    plan: RolloutPlan,
     objective: ObjectiveConfig,
     base: Velocity | None = None,
     on_policy: bool = True,
@@ -230,7 +231,7 @@ class _Drawn:
 def _priced(
     drawn: _Drawn,
     new: Transition,
-    plan: Plan,
+    plan: RolloutPlan,
     objective: ObjectiveConfig,
     base: Velocity | None,
     on_policy: bool,
@@ -256,7 +257,7 @@ def _priced(
 def _divergence(
     drawn: _Drawn,
     new: Transition,
-    plan: Plan,
+    plan: RolloutPlan,
     objective: ObjectiveConfig,
     base: Velocity | None,
 ) -> Tensor:

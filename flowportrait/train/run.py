@@ -56,10 +56,9 @@ class RunConfig(Frozen):
 
 @dataclass
 class TrainState:
-    """What a checkpoint holds: the trained module, its average, the optimizer, the number of
+    """Content of a checkpoint: the trained module, its average, the optimizer, the number of
     updates made and how many clips of the endless stream of data they have seen. Weights that do
-    not learn are left out if `keeps_frozen` is
-    false: the recipe then says where they come from.
+    not learn are left out if `keeps_frozen` is false: the recipe then says where they come from.
     """
 
     module: nn.Module
@@ -77,7 +76,7 @@ class TrainState:
         return cls(module, config.build(module), average, keeps_frozen=keeps_frozen)
 
     def stored(self) -> dict[str, Any]:
-        """What a checkpoint holds, by name."""
+        """Content of a checkpoint, by name."""
         module = dict(self.module.state_dict())
         if not self.keeps_frozen:
             fixed = (
@@ -136,7 +135,7 @@ def load_weights(module: nn.Module, path: Path, may_lack: tuple[str, ...] = ()) 
 
 @dataclass(frozen=True)
 class Turn:
-    """What is to be done after an update: end the run here, write a checkpoint."""
+    """Steps to take after an update: end the run here, write a checkpoint."""
 
     stops: bool
     saves: bool
@@ -209,12 +208,14 @@ class Run:
             self.log(event="resumed", update=state.update)
 
     def turn(self, before: int, update: int) -> Turn:
-        """What is to be done after the updates from `before` to `update`; the same on all ranks,
-        which all ask.
+        """Steps to take after the updates from `before` to `update`; the same on all ranks, which
+        all ask.
         """
         told = self.ranks.gather((self.stop.asked, time.monotonic() - self._saved_at))
-        config, minutes = self.config, told[0][1] / 60
-        ends, every = update >= config.num_updates, config.checkpoint_every
+        config = self.config
+        minutes = told[0][1] / 60
+        ends = update >= config.num_updates
+        every = config.checkpoint_every
         late = config.checkpoint_minutes is not None and minutes >= config.checkpoint_minutes
         stops = any(asked for asked, _ in told) and not ends
         return Turn(stops, stops or ends or late or update // every > before // every)
@@ -261,7 +262,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Part:
+class UpdatePart:
     """A part of an update that is sent backward at once. Losses and figures of all parts, and of
     all ranks, add up to the update's; `clips` says what the part was made of, and `clip_losses`
     [clips] what each of them brought.
@@ -287,7 +288,7 @@ def train_loop(
     run: Run,
     state: TrainState,
     optimizer_config: OptimizerConfig,
-    parts_of: Callable[[int], Iterable[Part]],
+    parts_of: Callable[[int], Iterable[UpdatePart]],
     sample: Callable[[int], dict[str, float]],
 ) -> bool:
     """Updates until the run's count is reached, or until SIGTERM asks for an end; gives whether all
@@ -308,7 +309,7 @@ def _make_updates(
     run: Run,
     state: TrainState,
     optimizer_config: OptimizerConfig,
-    parts_of: Callable[[int], Iterable[Part]],
+    parts_of: Callable[[int], Iterable[UpdatePart]],
     sample: Callable[[int], dict[str, float]],
 ) -> None:
     config, num_updates = run.config, run.config.num_updates
@@ -339,7 +340,7 @@ def _make_updates(
 
 
 def _make_update(
-    run: Run, state: TrainState, stepper: Stepper, parts_of: Callable[[int], Iterable[Part]]
+    run: Run, state: TrainState, stepper: Stepper, parts_of: Callable[[int], Iterable[UpdatePart]]
 ) -> dict[str, float]:
     """One update's figures; none for one that was skipped."""
     rate = stepper.config.rate_at(state.update, stepper.num_updates)
@@ -351,7 +352,7 @@ def _make_update(
 
 
 def _send_backward(
-    ranks: Ranks, parts: Iterable[Part]
+    ranks: Ranks, parts: Iterable[UpdatePart]
 ) -> tuple[dict[str, float], tuple[bool, list[str]]]:
     """This rank's loss and figures, and its clips in case they are asked for: whether they are of
     parts with a broken loss, and which.

@@ -2,8 +2,7 @@
 
 An update: rows of packed clips from the stream of data, each row on one process (or shared by a
 few), Eq. 2 averaged over the video tokens of all of them. One process or many make the same update;
-a killed run makes the one it would have made. A recipe that names a `codec` run is of a small model
-from scratch: see `train/tiny/scratch.py`.
+a killed run makes the one it would have made.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from flowportrait.config import Frozen, load_recipe
+from flowportrait.catalogue import kind_of
+from flowportrait.config import Frozen, load_recipe, read_values
 from flowportrait.data.rows import Cut, Loaded, Rows, RowsConfig
 from flowportrait.errors import ConfigError, DataError
 from flowportrait.flow import draw_times
@@ -30,8 +30,14 @@ from flowportrait.registry import find_model
 from flowportrait.train.encode import parts_digest
 from flowportrait.train.objective import CleanRow, velocity_errors
 from flowportrait.train.parallel import ParallelConfig, Ranks, whole_weights
-from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, train_loop
-from flowportrait.train.tiny import scratch
+from flowportrait.train.run import (
+    OptimizerConfig,
+    Run,
+    RunConfig,
+    TrainState,
+    UpdatePart,
+    train_loop,
+)
 from flowportrait.train.trainable import TrainedSet, build, check_weights, choose_trained
 from flowportrait.train.tuned import Story, data_names, write_tuned
 
@@ -87,7 +93,7 @@ class SftRecipe(Frozen):
 
 
 @dataclass
-class Session:
+class SftSession:
     """All that a run holds while it runs."""
 
     config: SftRecipe
@@ -113,8 +119,7 @@ def train(
     Raises ConfigError, DataError or CheckpointError before anything is computed, TrainingError for
     a run that fails.
     """
-    if scratch.describes(recipe):
-        return scratch.train(recipe, overrides, resume)
+    _refuse_another_kind(recipe)
     session = open_session(load_recipe(recipe, SftRecipe, overrides or []), resume)
     train_loop(
         session.run,
@@ -126,7 +131,17 @@ def train(
     return session.run.directory
 
 
-def open_session(config: SftRecipe, resume: str | None) -> Session:
+def _refuse_another_kind(recipe: str | Path) -> None:
+    """A recipe that names a codec run is of another trainer, which once was this command too."""
+    if "codec" in read_values(recipe):
+        kind = kind_of(recipe)
+        raise ConfigError(
+            f"{recipe}: names a codec to start with, so it is no recipe of `train sft`; type:"
+            f" flowportrait train {kind} {recipe}"
+        )
+
+
+def open_session(config: SftRecipe, resume: str | None) -> SftSession:
     """Everything loaded, continued from the checkpoint if there is one."""
     directory = find_model(config.start_from)
     spec = load_spec(directory)
@@ -150,10 +165,10 @@ def open_session(config: SftRecipe, resume: str | None) -> Session:
     model = build(spec.model, choose, directory, ranks, config.parallel)
     state = TrainState.fresh(model, config.optimizer, keeps_frozen=False)
     run.restore(state)
-    return Session(config, spec, directory, ranks, run, rows, state)
+    return SftSession(config, spec, directory, ranks, run, rows, state)
 
 
-def parts_of(session: Session, update: int) -> Iterator[Part]:
+def parts_of(session: SftSession, update: int) -> Iterator[UpdatePart]:
     """This rank's rows of an update, one after another. Eq. 2 is averaged over the tokens of all
     rows of all ranks.
     """
@@ -163,7 +178,7 @@ def parts_of(session: Session, update: int) -> Iterator[Part]:
     for number in range(group, len(drawn), num_groups):
         row = session.rows.load(drawn[number], session.ranks.device)
         losses = clip_losses(session, row, session.run.torch_rng(update, number)) / num_tokens
-        yield Part(
+        yield UpdatePart(
             losses.sum(),
             {"clips": len(row.cuts) / session.ranks.sequence},
             names(row.cuts),
@@ -172,11 +187,12 @@ def parts_of(session: Session, update: int) -> Iterator[Part]:
     session.state.position = following
 
 
-def clip_losses(session: Session, row: Loaded, rng: torch.Generator) -> Tensor:
+def clip_losses(session: SftSession, row: Loaded, rng: torch.Generator) -> Tensor:
     """Eq. 2 of each clip of a row [clips], summed over the video tokens that this rank computes.
     One t a clip.
     """
-    t, noise = [], []
+    t = []
+    noise = []
     for cut, latents in zip(row.cuts, row.latents, strict=True):
         times = draw_times((1, 1), session.config.time_shift, rng).repeat(1, cut.grid.latent_frames)
         times[:, : cut.prefix] = 0
@@ -197,7 +213,7 @@ def names(cuts: Sequence[Cut]) -> list[str]:
     return [f"{cut.source.root.name}/{cut.clip.id}" for cut in cuts]
 
 
-def look(session: Session) -> dict[str, float]:
+def look(session: SftSession) -> dict[str, float]:
     """The loss of held-out clips under fixed noise with the averaged weights, and these as a model
     directory.
     """
@@ -208,7 +224,7 @@ def look(session: Session) -> dict[str, float]:
 
 
 @torch.no_grad()
-def held_out_loss(session: Session) -> float:
+def held_out_loss(session: SftSession) -> float:
     """Mean over clips. Every group of processes computes as many, because weights are gathered by
     all together; those past the last are begun anew and not counted.
     """
@@ -229,11 +245,12 @@ def held_out_loss(session: Session) -> float:
     return sum(counted) / count if count else float("nan")
 
 
-def export(session: Session, directory: Path, figures: dict[str, float]) -> None:
+def export(session: SftSession, directory: Path, figures: dict[str, float]) -> None:
     """The model as it is now, as a model directory with the parts of the one that training started
     from.
     """
-    config, state = session.config, session.state
+    config = session.config
+    state = session.state
     weights = whole_weights(session.model, getattr(torch, config.save_dtype))
     if session.ranks.first:
         plain = merged(weights, config.lora) if config.trained == "lora" else weights

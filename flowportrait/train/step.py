@@ -93,6 +93,10 @@ class Stepper:
             self.optimizer.step()
         else:
             report()
+        return self._counted(takes)
+
+    def _counted(self, takes: bool) -> bool:
+        """Counts skipped updates in a row. Raises TrainingError at too many."""
         self.optimizer.zero_grad(set_to_none=True)
         self.skipped = 0 if takes else self.skipped + 1
         if self.skipped == MAX_SKIPPED:

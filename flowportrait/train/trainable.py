@@ -11,8 +11,9 @@ from torch import nn
 
 from flowportrait import precision
 from flowportrait.errors import CheckpointError
+from flowportrait.model.blocks import GEN, MoTConfig
 from flowportrait.model.lora import AdaptedLinear, LoraConfig, adapt, is_adapter
-from flowportrait.model.mot import GEN, MoT, MoTConfig
+from flowportrait.model.mot import MoT
 from flowportrait.modeldir import CONFIG, ModelSpec, check_files
 from flowportrait.train.parallel import ParallelConfig, Ranks, fill, load_shares, shard
 

@@ -26,7 +26,7 @@ CARD = "CARD.md"
 
 @dataclass(frozen=True)
 class Story:
-    """What a card tells of a training: `how` in words, the updates made of those planned, what it
+    """Facts of a training for its card: `how` in words, the updates made of those planned, what it
     was trained on by name, and figures that the run itself measured.
     """
 
@@ -142,7 +142,7 @@ def write_card(directory: Path, spec: ModelSpec, story: Story, began_from: str |
 
 
 def data_names(values: Iterable[Any]) -> tuple[str, ...]:
-    """What datasets are called: a folder's or list's own name, without where it lies."""
+    """Names of datasets: a folder's or list's own name, without where it lies."""
     return tuple(Path(value).name for value in values if value is not None)
 
 

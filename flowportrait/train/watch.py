@@ -20,11 +20,11 @@ from flowportrait.files import json_text
 from flowportrait.model.lora import merged
 from flowportrait.registry import find_model
 from flowportrait.scoring.reward import Candidate, RewardConfig, columns
-from flowportrait.study.agreement import mean_figure
+from flowportrait.study.intervals import mean_figure
 from flowportrait.train.parallel import whole_weights
 from flowportrait.train.prompts import as_candidate, true_points
 from flowportrait.train.rlbatch import dealt
-from flowportrait.train.rlstate import Session
+from flowportrait.train.rlstate import RlSession
 from flowportrait.train.tuned import Story, data_names, keep_as, write_tuned
 
 DRAWS = 2000
@@ -32,7 +32,7 @@ LEAST_DRIFT = 2.0
 """Levels of colour drift below which nothing is wrong, whatever the start was."""
 
 
-def look(session: Session) -> None:
+def look(session: RlSession) -> None:
     """Samples the held-out clips with the averaged weights, logs their figures and what they have
     gained, keeps the last and the best model.
     """
@@ -65,11 +65,12 @@ def look(session: Session) -> None:
     _raise_alarms(session, figures)
 
 
-def held_out_rows(session: Session) -> list[tuple[str | None, dict[str, float]]]:
+def held_out_rows(session: RlSession) -> list[tuple[str | None, dict[str, float]]]:
     """Key and scores of every held-out clip, of all ranks; the first clips are written as videos
     by the rank that has them.
     """
-    config, ranks = session.config, session.ranks
+    config = session.config
+    ranks = session.ranks
     mine: list[tuple[int, str | None]] = []
     for index, own in dealt(list(range(config.watch.num_clips)), *ranks.data):
         clip = held_out_clip(session, index)
@@ -87,13 +88,18 @@ def held_out_rows(session: Session) -> list[tuple[str | None, dict[str, float]]]
 
 
 @torch.no_grad()
-def held_out_clip(session: Session, index: int) -> Candidate | None:
+def held_out_clip(session: RlSession, index: int) -> Candidate | None:
     """A held-out clip as `generate` makes it from the seed of its number, blinks and looks
     included; None when its latents are not finite.
     """
-    watch, pipeline = session.config.watch, session.pipeline
+    watch = session.config.watch
+    pipeline = session.pipeline
     prompt = session.prompts.held_out_prompt(index, watch.num_clips)
     prompt = replace(prompt, points=true_points(pipeline, prompt))
+    return _shown_as_generated(pipeline, prompt, watch, index)
+
+
+def _shown_as_generated(pipeline, prompt, watch, index: int) -> Candidate | None:
     shot = pipeline.shot(
         prompt.portrait,
         prompt.sound,
@@ -126,8 +132,8 @@ def held_out_reward(
 def _changes(
     now: Mapping[str, np.ndarray], then: Mapping[str, np.ndarray], config: RewardConfig
 ) -> list[np.ndarray]:
-    """What each term of Eq. 17 has changed for each clip [n]; nan where it is not known, and
-    everywhere for a term that did not vary.
+    """Changes of each term of Eq. 17 for each clip [n]; nan where it is not known, and everywhere
+    for a term that did not vary.
     """
     changes = []
     for term in config.terms:
@@ -143,8 +149,8 @@ def _changes(
 def gains(
     now: Mapping[str, np.ndarray], then: Mapping[str, list[float]], reward: np.ndarray
 ) -> dict[str, list[float]]:
-    """What each figure and the `reward` of the clips [n] have changed since the start: mean, and
-    the ends of the 95 % interval from resampling clips in pairs.
+    """Changes of each figure and the `reward` of the clips [n] since the start: mean, and the ends
+    of the 95 % interval from resampling clips in pairs.
     """
     changes = {name: value - np.array(then[name]) for name, value in now.items() if name in then}
     found = {}
@@ -162,7 +168,7 @@ def _rewards(
     return np.sum(_changes(now, then, config), axis=0)
 
 
-def _raise_alarms(session: Session, figures: Mapping[str, float | None]) -> None:
+def _raise_alarms(session: RlSession, figures: Mapping[str, float | None]) -> None:
     """Names what has gone wrong since the start, as far as it is monitored."""
     watch, update = session.config.watch, session.state.update
     start = {name: _mean(np.array(value)) for name, value in session.state.baseline.items()}
@@ -187,7 +193,7 @@ def _raise_alarms(session: Session, figures: Mapping[str, float | None]) -> None
             )
 
 
-def _keep(session: Session, better: bool, figures: Mapping[str, float | None]) -> None:
+def _keep(session: RlSession, better: bool, figures: Mapping[str, float | None]) -> None:
     """Writes the model as it is now as `<run>/model`, and where it is the best one so far as
     `<run>/best`, too.
     """
@@ -195,7 +201,9 @@ def _keep(session: Session, better: bool, figures: Mapping[str, float | None]) -
     if session.config.trained == "lora":
         weights = merged(weights, session.config.lora)
     if session.ranks.first:
-        spec, config, run = session.pipeline.spec, session.config, session.run.directory
+        spec = session.pipeline.spec
+        config = session.config
+        run = session.run.directory
         how = f"Reinforcement learning (`flowportrait train rl`, trained: {config.trained})"
         prompts = config.prompts
         data = data_names([prompts.manifest, prompts.world, prompts.grid])
@@ -207,20 +215,27 @@ def _keep(session: Session, better: bool, figures: Mapping[str, float | None]) -
     session.ranks.wait()
 
 
-def _folder(session: Session) -> Path:
+def _folder(session: RlSession) -> Path:
     """Where a look leaves what it saw."""
     folder = session.run.directory / "samples" / f"{session.state.update:06d}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _write_video(path: Path, clip: Candidate, session: Session) -> None:
+def _write_video(path: Path, clip: Candidate, session: RlSession) -> None:
     from flowportrait import __version__
 
     mark = media.synthetic_mark(
         f"{session.pipeline.spec.name} at update {session.state.update}", 0, __version__
     )
-    media.write_video(path, clip.frames, clip.fps, clip.sound.samples, clip.sound.sample_rate, mark)
+    media.write_video(
+        path,
+        clip.frames,
+        clip.fps,
+        clip.sound.samples,
+        clip.sound.sample_rate,
+        mark,
+    )
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -1,4 +1,4 @@
-"""What programs and the page ask for: uploads, jobs and videos of one visitor; errors as {"field",
+"""Requests of programs and the page: uploads, jobs and videos of one visitor; errors as {"field",
 "message"}. `make` puts it behind a page, and `/docs` shows it.
 """
 
@@ -39,7 +39,7 @@ Strength = Annotated[float, Field(ge=0, le=2)]
 
 
 class Wish(BaseModel):
-    """What a video is to be made of, with the options of `flowportrait generate`."""
+    """The request for a video: its sources, with the options of `flowportrait generate`."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
@@ -98,7 +98,7 @@ class Made(BaseModel):
 
 
 class Identified(BaseModel):
-    """What was taken, by its id."""
+    """Something that was accepted, by its id."""
 
     id: str
 
@@ -118,7 +118,7 @@ class Upload(BaseModel):
 
 
 class Error(BaseModel):
-    """What went wrong, in one line, and the field that it concerns."""
+    """The error in one line, and the field that it concerns."""
 
     field: str
     message: str
@@ -227,7 +227,7 @@ def serve_jobs(app: FastAPI, desk: Desk, uploads: Uploads) -> None:
 
 
 def visitor_of(request: Request) -> str:
-    """Whose things are asked for: the browser's by its cookie, a program's by its bearer token."""
+    """The visitor of a request: a browser by its cookie, a program's by its bearer token."""
     visitor = request.cookies.get(COOKIE) or bearer_of(request)
     if not visitor:
         raise Refused("", "no cookie; load the page again, and let it keep one", 403)
@@ -256,12 +256,15 @@ def _queue(desk: Desk, uploads: Uploads, wish: Wish, visitor: str) -> Identified
 
 
 def _made(desk: Desk, job: Job) -> Made:
-    reason, field = job.reason, ""
+    reason = job.reason
+    field = ""
     for kind, name in job.request["names"].items():
         if job.request[kind] in reason:
-            reason, field = reason.replace(job.request[kind], name), kind
+            reason = reason.replace(job.request[kind], name)
+            field = kind
     # Of a recording they begin with its file's name, which here is not the one it was sent under.
-    written, sent = f"{Path(job.request['audio']).name}: ", f"{job.request['names']['audio']}: "
+    written = f"{Path(job.request['audio']).name}: "
+    sent = f"{job.request['names']['audio']}: "
     warnings = job.facts.get("warnings", [])
     renamed = [sent + w.removeprefix(written) if w.startswith(written) else w for w in warnings]
     return Made(

@@ -1,4 +1,4 @@
-"""What every page of ours has in common: headers that keep browsers strict, who may ask, and the
+"""Parts that every page has in common: headers that keep browsers strict, who may ask, and the
 server.
 """
 
@@ -154,15 +154,13 @@ def listen(host: str, port: int) -> socket.socket:
         every = host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server(address[:2], family=family, dualstack_ipv6=every)
     except (OSError, UnicodeError) as error:
-        where, why = (
-            f"--host {host} --port {port}",
-            getattr(error, "strerror", "no name of a machine"),
-        )
+        where = f"--host {host} --port {port}"
+        why = getattr(error, "strerror", "no name of a machine")
         raise ConfigError(f"{where}: cannot listen there ({why}); take another") from error
 
 
 def address_of(host: str, listening: socket.socket) -> str:
-    """What to open in a browser on this machine, as http://127.0.0.1:7860."""
+    """The address for a browser on this machine, as http://127.0.0.1:7860."""
     name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.strip("[]"), host.strip("[]"))
     return f"http://{_bracketed(name)}:{listening.getsockname()[1]}"
 

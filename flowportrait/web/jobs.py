@@ -29,8 +29,8 @@ State = Literal["queued", "running", "done", "failed", "cancelled"]
 _LOOK_S = 0.1
 
 
-class Limits(Frozen):
-    """What one server takes on."""
+class ServerLimits(Frozen):
+    """Limits of one server."""
 
     max_upload_bytes: int = 32 << 20
     max_sound_s: float = 60.0
@@ -116,8 +116,8 @@ class Desk:
     Everything lies in a folder that only this user can read; `close` removes it.
     """
 
-    def __init__(self, limits: Limits | None = None, device: str = "auto"):
-        self.limits = limits or Limits()
+    def __init__(self, limits: ServerLimits | None = None, device: str = "auto"):
+        self.limits = limits or ServerLimits()
         self._device = device
         self._home = Path(tempfile.mkdtemp(prefix="flowportrait-"))
         self._jobs: dict[str, Job] = {}
@@ -143,7 +143,12 @@ class Desk:
                     sizes[facts.st_ino] = facts.st_size
         return sum(sizes.values())
 
-    def submit(self, owner: str, request: dict[str, Any], files: Mapping[str, Path]) -> Job:
+    def submit(
+        self,
+        owner: str,
+        request: dict[str, Any],
+        files: Mapping[str, Path],
+    ) -> Job:
         """Queues a video. Uploads among `files` get a second name in the job's folder, so that
         deleting them costs no job that waits. Raises Busy when too many wait, Full without room,
         FileNotFoundError when a file has gone.
@@ -151,6 +156,10 @@ class Desk:
         if self.used_bytes() >= self.limits.max_all_bytes:
             raise Full("no room for more videos here; delete yours, or try again later")
         job = Job(owner, dict(request), self.folder())
+        return self._enqueue(files, job)
+
+    def _enqueue(self, files: Mapping[str, Path], job: Job) -> Job:
+        """Takes the job's files over and puts it into the queue. Raises Busy."""
         try:
             for kind, path in files.items():
                 job.request[kind] = str(self._shared(path, job.folder / kind))

@@ -29,7 +29,7 @@ from flowportrait.web.guard import (
     names_of,
     run,
 )
-from flowportrait.web.jobs import Desk, Limits
+from flowportrait.web.jobs import Desk, ServerLimits
 from flowportrait.web.reference import reference_page
 from flowportrait.web.uploads import SAMPLE_FILES, Uploads
 
@@ -123,4 +123,4 @@ def serve(
             "" if token else "whoever reaches this address can make videos here: give a --token; "
         )
         say(f"warning: {without}http can be read on its way; put TLS before it")
-    run(make_app(Desk(Limits(), device), hosts, token), listening)
+    run(make_app(Desk(ServerLimits(), device), hosts, token), listening)

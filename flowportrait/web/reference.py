@@ -32,7 +32,12 @@ def reference_page(described: Mapping[str, Any]) -> str:
     return "\n".join([_HEAD, about, lead, more, *requests, "</main></html>"])
 
 
-def _request(described: Mapping[str, Any], path: str, method: str, one: Mapping[str, Any]) -> str:
+def _request(
+    described: Mapping[str, Any],
+    path: str,
+    method: str,
+    one: Mapping[str, Any],
+) -> str:
     parts = [f"<h2><code>{method.upper()} {escape(path)}</code></h2>"]
     parts.append(f"<p>{escape(' '.join(one.get('description', one['summary']).split()))}</p>")
     fields = [*_parameters(one), *_body(described, one.get("requestBody"))]

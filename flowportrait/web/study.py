@@ -23,7 +23,7 @@ from starlette.concurrency import run_in_threadpool
 
 from flowportrait.errors import DataError, StudyRefused
 from flowportrait.records import ASPECTS
-from flowportrait.study.answers import UNWATCHED_S, Answer
+from flowportrait.study.answers import UNWATCHED_S, RaterAnswer
 from flowportrait.study.rubric import INSTRUCTIONS, RUBRICS
 from flowportrait.study.store import Study, Task
 from flowportrait.web.guard import (
@@ -96,7 +96,7 @@ def study_app(study: Study, hosts: frozenset[str] = LOOPBACK) -> FastAPI:
             raise StudyRefused(
                 "bad_rating", f"answer: over {MAX_ANSWER_BYTES} bytes; nothing was kept"
             )
-        receipt = await run_in_threadpool(study.submit, token, task_id, Answer.read(body))
+        receipt = await run_in_threadpool(study.submit, token, task_id, RaterAnswer.read(body))
         return {"state": receipt.state}
 
     return app
@@ -139,14 +139,20 @@ def serve(
     """Serves a study until interrupted, also under the `allowed` names, after it has said each
     rater's link. Raises ConfigError for a port in use.
     """
-    study, hosts, listening = Study(directory), names_of(host, allowed), listen(host, port)
+    study = Study(directory)
+    hosts = names_of(host, allowed)
+    listening = listen(host, port)
     for rater in study.raters():
         link = f"{address_of(host, listening)}/r/{rater.token}"
         say(f"{rater.name}: {link}  ({rater.done} of {rater.total} sets done)")
+    _say_how(host, say)
+    run(study_app(study, hosts), listening)
+
+
+def _say_how(host: str, say: Callable[[str], None]) -> None:
     if not is_local(host):
         say(
             "warning: links are as good as passwords, and http can be read on the way; put TLS"
             " before it"
         )
     say("Ctrl+C ends; answers are kept as they come")
-    run(study_app(study, hosts), listening)

@@ -29,11 +29,12 @@ Kind = Literal["portrait", "audio"]
 
 
 class Refused(FlowPortraitError):
-    """What cannot be done, and the field of the page that it concerns."""
+    """A refusal: its reason, and the field of the page that it concerns."""
 
     def __init__(self, field: str, message: str, status: int = 422):
         super().__init__(message)
-        self.field, self.status = field, status
+        self.field = field
+        self.status = status
 
 
 @dataclass
@@ -49,7 +50,8 @@ class Uploads:
     """Files of all visitors, each known to its own only."""
 
     def __init__(self, desk: Desk):
-        self._desk, self._files = desk, dict[str, _File]()
+        self._desk = desk
+        self._files = dict[str, _File]()
         self._coming: dict[Path, int] = {}
         """Folders of uploads on their way, and how many bytes each may become."""
         self._checking = asyncio.Lock()
@@ -198,7 +200,8 @@ def _as_jpeg(path: Path) -> bytes:
 
 
 def _as_wav(path: Path) -> bytes:
-    sound, content = media.read_audio(path), io.BytesIO()
+    sound = media.read_audio(path)
+    content = io.BytesIO()
     with wave.open(content, "wb") as file:
         file.setparams((1, 2, sound.sample_rate, 0, "NONE", ""))
         file.writeframes((sound.samples.clip(-1, 1) * 32767).astype("<i2").tobytes())

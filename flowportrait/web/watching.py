@@ -20,7 +20,8 @@ class Watching:
     """Counts who watches, so that open answers stay within the limits."""
 
     def __init__(self, desk: Desk):
-        self._desk, self._count = desk, 0
+        self._desk = desk
+        self._count = 0
 
     def answer(self, job: Job, server_ends: Callable[[], bool]) -> Response:
         """The video of a job that waits or runs, as it grows. Raises Refused when the job is over,

@@ -105,7 +105,7 @@ class Segment(NamedTuple):
 
 
 class Speech(NamedTuple):
-    """What the mouth does, one row a frame."""
+    """Motion of the mouth, one row a frame."""
 
     visemes: np.ndarray
     """[f, 15] shares that sum to 1."""
@@ -133,6 +133,10 @@ def articulate(
     faces[:, SHAPE["jawOpen"]] *= style.amplitude * (
         0.78 + style.loudness * np.clip(loudness, 0, 1.2)
     )
+    return _in_style(faces, style, visemes, segments)
+
+
+def _in_style(faces, style: SpeakingStyle, visemes, segments) -> Speech:
     faces[:, [SHAPE[name] for name in _ROUND]] *= style.rounding
     faces[:, [SHAPE[name] for name in _SPREAD]] *= style.spreading
     closing = 1.3 * visemes[:, VISEME["PP"]]
@@ -141,7 +145,12 @@ def articulate(
     speaking = 1 - visemes[:, VISEME["sil"]]
     faces[:, SHAPE["mouthRight" if style.skew > 0 else "mouthLeft"]] += abs(style.skew) * speaking
     tongue = 0.6 * visemes[:, VISEME["TH"]] + 0.9 * visemes[:, [VISEME["nn"], VISEME["DD"]]].sum(1)
-    return Speech(visemes, np.clip(faces, 0, 1), np.clip(tongue, 0, 1), segments)
+    return Speech(
+        visemes,
+        np.clip(faces, 0, 1),
+        np.clip(tongue, 0, 1),
+        segments,
+    )
 
 
 def viseme_segments(phones: list[Phone], duration_s: float) -> list[Segment]:
@@ -180,7 +189,8 @@ def _co_articulated(segments: list[Segment], times: np.ndarray, style: SpeakingS
 def _closures_sharpened(shares: np.ndarray) -> np.ndarray:
     """Shares in which the two closures are reached in full even between open vowels."""
     sharp = shares.copy()
-    lips, teeth = VISEME["PP"], VISEME["FF"]
+    lips = VISEME["PP"]
+    teeth = VISEME["FF"]
     sharp[:, lips] = np.clip(1.7 * shares[:, lips], 0, 1)
     sharp[:, teeth] = np.minimum(np.clip(1.3 * shares[:, teeth], 0, 1), 1 - sharp[:, lips])
     others = np.setdiff1d(np.arange(len(VISEMES)), [lips, teeth])

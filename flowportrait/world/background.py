@@ -1,4 +1,4 @@
-"""What is behind a head: plain, a gradient, soft lights, or a blurred room."""
+"""The background of a head: plain, a gradient, soft lights, or a blurred room."""
 
 import numpy as np
 

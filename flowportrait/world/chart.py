@@ -14,11 +14,14 @@ from flowportrait.world.names import SKIN
 from flowportrait.world.raster import draw_triangles, empty_layers
 from flowportrait.world.rig import AXIS_Z, Rig
 
-COLUMNS, ROWS = 1024, 704
-TOP_Y, BOTTOM_Y = 15.0, -21.0
+COLUMNS = 1024
+ROWS = 704
+TOP_Y = 15.0
+BOTTOM_Y = -21.0
 CM_PER_RADIAN = 9.0
 """About the head's radius, so that places on the chart read as centimetres on the face."""
-_CHEST_BELOW, _CHEST_BEHIND = (8.0, 13.0), 7.0
+_CHEST_BELOW = (8.0, 13.0)
+_CHEST_BEHIND = 7.0
 CM_PER_ROW = (TOP_Y - BOTTOM_Y) / ROWS
 
 _AZIMUTHS = (np.arange(COLUMNS) + 0.5) / COLUMNS * 2 * np.pi - np.pi
@@ -46,7 +49,8 @@ def blob(x: float, y: float, wide: float, tall: float) -> np.ndarray:
 def noise(rng: np.random.Generator, scale_cm: float) -> np.ndarray:
     """Smooth noise of unit deviation over the chart, with features of about `scale_cm`."""
     pixels = scale_cm / CM_PER_ROW
-    rows, columns = max(2, int(ROWS / pixels) + 3), max(2, int(COLUMNS / pixels) + 3)
+    rows = max(2, int(ROWS / pixels) + 3)
+    columns = max(2, int(COLUMNS / pixels) + 3)
     coarse = rng.normal(size=(rows, columns)).astype(np.float32)
     factors = (ROWS / rows * 1.02, COLUMNS / columns * 1.02)
     fine = zoom(coarse, factors, order=1 if pixels < 3 else 2)[:ROWS, :COLUMNS]
@@ -149,8 +153,16 @@ class Chart:
         _, _, depth, ids, share = empty_layers(COLUMNS)
         screen = np.stack([column, row, outward], 1).astype(np.float32)
         draw_triangles(screen, triangles, 0, depth, ids, share)
-        ids, share = ids[:ROWS], share[:ROWS]
-        weights = np.stack([share[..., 0], share[..., 1], 1 - share.sum(-1)], -1)
+        ids = ids[:ROWS]
+        share = share[:ROWS]
+        weights = np.stack(
+            [
+                share[..., 0],
+                share[..., 1],
+                1 - share.sum(-1),
+            ],
+            -1,
+        )
         return ((values[triangles[ids]] * weights).sum(-1) * (ids >= 0)).astype(np.float32)
 
     def _outlined(self, indices: range) -> np.ndarray:

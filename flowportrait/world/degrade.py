@@ -23,7 +23,7 @@ _ANCHORS = [27, 28, 29, 30, 33, 36, 39, 42, 45]
 """Landmarks that turn with the head and do not take part in expressions."""
 
 
-class Footage(NamedTuple):
+class ClipInMemory(NamedTuple):
     """A clip in memory, with what a degradation may need to know of it."""
 
     frames: np.ndarray
@@ -46,10 +46,10 @@ class Degradation:
     levels: tuple[float, ...]
     breaks: str
     """The aspect it hurts: lip_sync, expressiveness or motion; picture for all else."""
-    apply: Callable[[Footage, float, np.random.Generator], Footage]
+    apply: Callable[[ClipInMemory, float, np.random.Generator], ClipInMemory]
 
 
-def degrade(footage: Footage, name: str, strength: float, seed: int = 0) -> Footage:
+def degrade(footage: ClipInMemory, name: str, strength: float, seed: int = 0) -> ClipInMemory:
     """`footage` degraded; the same seed gives the same result. Raises ConfigError for a name that
     is not known.
     """
@@ -60,11 +60,12 @@ def degrade(footage: Footage, name: str, strength: float, seed: int = 0) -> Foot
     return DEGRADATIONS[name].apply(footage, strength, np.random.default_rng(seed))
 
 
-def shifted_sound(footage: Footage, frames: float, rng: np.random.Generator) -> Footage:
+def shifted_sound(footage: ClipInMemory, frames: float, rng: np.random.Generator) -> ClipInMemory:
     """Sound late by a number of frames (early when negative); silence fills up, the length
     stays.
     """
-    samples, shift = footage.sound.samples, round(frames / footage.fps * footage.sound.sample_rate)
+    samples = footage.sound.samples
+    shift = round(frames / footage.fps * footage.sound.sample_rate)
     moved = np.zeros_like(samples)
     if shift >= 0:
         moved[shift:] = samples[: max(0, len(samples) - shift)]
@@ -73,7 +74,7 @@ def shifted_sound(footage: Footage, frames: float, rng: np.random.Generator) -> 
     return footage._replace(sound=Sound(moved, footage.sound.sample_rate))
 
 
-def foreign_speech(footage: Footage, share: float, rng: np.random.Generator) -> Footage:
+def foreign_speech(footage: ClipInMemory, share: float, rng: np.random.Generator) -> ClipInMemory:
     """The last `share` of the clip speaks another sentence, repeated or cut to fit, equally
     loud.
     """
@@ -89,7 +90,7 @@ def foreign_speech(footage: Footage, share: float, rng: np.random.Generator) -> 
     return footage._replace(sound=Sound(samples, footage.sound.sample_rate))
 
 
-def frozen_face(footage: Footage, share: float, rng: np.random.Generator) -> Footage:
+def frozen_face(footage: ClipInMemory, share: float, rng: np.random.Generator) -> ClipInMemory:
     """Each frame stays for the last `share` of the clip: 1 is a still picture."""
     frames = footage.frames.copy()
     first = round((len(frames) - 1) * (1 - min(1.0, share)))
@@ -97,21 +98,23 @@ def frozen_face(footage: Footage, share: float, rng: np.random.Generator) -> Foo
     return footage._replace(frames=frames)
 
 
-def frozen_mouth(footage: Footage, strength: float, rng: np.random.Generator) -> Footage:
+def frozen_mouth(footage: ClipInMemory, strength: float, rng: np.random.Generator) -> ClipInMemory:
     """The mouth of the first frame laid over all others, following the head; 0.5 lets half of its
     motion through.
     """
     return _held_region(footage, _MOUTH, strength)
 
 
-def muted_expression(footage: Footage, strength: float, rng: np.random.Generator) -> Footage:
+def muted_expression(
+    footage: ClipInMemory, strength: float, rng: np.random.Generator
+) -> ClipInMemory:
     """Brows and lids of the first frame laid over all others, lips spared; 0.5 lets half of their
     motion through.
     """
     return _held_region(footage, _UPPER_FACE, strength, spared=_MOUTH)
 
 
-def jitter(footage: Footage, pixels: float, rng: np.random.Generator) -> Footage:
+def jitter(footage: ClipInMemory, pixels: float, rng: np.random.Generator) -> ClipInMemory:
     """Every frame moved by a random offset with this deviation, borders repeated."""
     offsets = rng.normal(size=(len(footage.frames), 2)) * pixels
     moved = [
@@ -121,7 +124,7 @@ def jitter(footage: Footage, pixels: float, rng: np.random.Generator) -> Footage
     return footage._replace(frames=np.stack(moved))
 
 
-def colour_drift(footage: Footage, strength: float, rng: np.random.Generator) -> Footage:
+def colour_drift(footage: ClipInMemory, strength: float, rng: np.random.Generator) -> ClipInMemory:
     """Channels drift apart over the clip, by +-`strength` of their brightness at its end."""
     direction = rng.permutation([1.0, -0.5, -0.5])
     gain = 1 + strength * np.linspace(0, 1, len(footage.frames))[:, None] * direction
@@ -129,7 +132,7 @@ def colour_drift(footage: Footage, strength: float, rng: np.random.Generator) ->
     return footage._replace(frames=_as_8_bit(drifted))
 
 
-def blur(footage: Footage, pixels: float, rng: np.random.Generator) -> Footage:
+def blur(footage: ClipInMemory, pixels: float, rng: np.random.Generator) -> ClipInMemory:
     """Gaussian blur with this deviation, at 256 px; smaller frames are blurred less, larger ones
     more.
     """
@@ -138,7 +141,7 @@ def blur(footage: Footage, pixels: float, rng: np.random.Generator) -> Footage:
     return footage._replace(frames=_as_8_bit(blurred))
 
 
-def dropped_frames(footage: Footage, share: float, rng: np.random.Generator) -> Footage:
+def dropped_frames(footage: ClipInMemory, share: float, rng: np.random.Generator) -> ClipInMemory:
     """This share of the frames is lost, and the frame before is shown in its place; the more, the
     same ones too.
     """
@@ -173,8 +176,8 @@ DEGRADATIONS: dict[str, Degradation] = {
 
 
 def _held_region(
-    footage: Footage, region: np.ndarray, strength: float, spared: np.ndarray | None = None
-) -> Footage:
+    footage: ClipInMemory, region: np.ndarray, strength: float, spared: np.ndarray | None = None
+) -> ClipInMemory:
     """Mixes a region of the first frame, moved with the head, into every frame, but for the
     landmarks `spared`.
     """
@@ -204,7 +207,8 @@ def _held_region(
 
 def _soft_mask(points: np.ndarray, shape: tuple[int, int], wider: float = 1.35) -> np.ndarray:
     """[h, w] 1 in an ellipse around points, falling off softly."""
-    low, high = points.min(0), points.max(0)
+    low = points.min(0)
+    high = points.max(0)
     middle = (low + high) / 2
     # The jaw takes the lower lip further down than it rests.
     half = np.maximum((high - low) / 2 * [wider, 1.6], 2)
@@ -218,10 +222,13 @@ def _similarity(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.
     others.
     """
     a, b = (points[:, ::-1].astype(float) for points in (source, target))
-    a_middle, b_middle = a.mean(0), b.mean(0)
-    a, b = a - a_middle, b - b_middle
+    a_middle = a.mean(0)
+    b_middle = b.mean(0)
+    a = a - a_middle
+    b = b - b_middle
     norm = (a**2).sum()
-    along, across = (a * b).sum() / norm, (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum() / norm
+    along = (a * b).sum() / norm
+    across = (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum() / norm
     linear = np.array([[along, -across], [across, along]])
     return linear, b_middle - linear @ a_middle
 

@@ -10,9 +10,14 @@ import numpy as np
 
 from flowportrait.world.phones import Phone, from_espeak
 
-_RETRIEVAL, _PHONEME_EVENTS, _NO_EXIT = 1, 0x1, 0x8000
-_PHONEME_EVENT, _LAST_EVENT = 7, 0
-_RATE, _PITCH, _UTF8 = 1, 3, 1
+_RETRIEVAL = 1
+_PHONEME_EVENTS = 0x1
+_NO_EXIT = 0x8000
+_PHONEME_EVENT = 7
+_LAST_EVENT = 0
+_RATE = 1
+_PITCH = 3
+_UTF8 = 1
 _QUIET = 0.02
 _STEP_S = 0.005
 _LONGEST_CLOSURE = 16
@@ -20,7 +25,11 @@ _LONGEST_CLOSURE = 16
 
 
 class _Id(ctypes.Union):
-    _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
+    _fields_ = [
+        ("number", ctypes.c_int),
+        ("name", ctypes.c_char_p),
+        ("string", ctypes.c_char * 8),
+    ]
 
 
 class _Event(ctypes.Structure):
@@ -46,7 +55,7 @@ def espeak_library() -> str | None:
     return find_library("espeak-ng")
 
 
-class _Engine:
+class _Espeak:
     def __init__(self, library: str):
         self._library = ctypes.CDLL(library)
         self.sample_rate = self._library.espeak_Initialize(
@@ -69,8 +78,15 @@ class _Engine:
             i += 1
         return 0
 
-    def say(self, text: str, voice: str, rate: int, pitch: int) -> tuple[np.ndarray, list[Phone]]:
-        self._parts, self._phones = [], []
+    def say(
+        self,
+        text: str,
+        voice: str,
+        rate: int,
+        pitch: int,
+    ) -> tuple[np.ndarray, list[Phone]]:
+        self._parts = []
+        self._phones = []
         self._library.espeak_SetVoiceByName(voice.encode())
         self._library.espeak_SetParameter(_RATE, rate, 0)
         self._library.espeak_SetParameter(_PITCH, pitch, 0)
@@ -81,8 +97,8 @@ class _Engine:
 
 
 @lru_cache(maxsize=1)
-def _engine(library: str) -> _Engine:
-    return _Engine(library)
+def _engine(library: str) -> _Espeak:
+    return _Espeak(library)
 
 
 def say_with_espeak(

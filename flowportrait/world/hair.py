@@ -2,7 +2,9 @@
 follow them.
 """
 
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, map_coordinates
@@ -56,158 +58,16 @@ class Style:
     fringe: bool = False
 
 
-STYLES = {
-    "buzz": Style(
-        4,
-        (0.5, 0.6),
-        (0.4, 0.5),
-        (0.4, 0.5),
-        9000,
-        lift=0.7,
-        down=0.25,
-        gravity=0.0,
-        volume=0.1,
-        lock=0.0,
-    ),
-    "crop": Style(
-        6,
-        (2.0, 3.4),
-        (1.0, 2.0),
-        (0.9, 1.6),
-        9000,
-        lift=0.36,
-        forward=0.4,
-        down=0.3,
-        volume=0.35,
-        lock=0.3,
-    ),
-    "side": Style(
-        10,
-        (6.0, 8.0),
-        (2.2, 3.2),
-        (1.6, 2.4),
-        8000,
-        lift=0.14,
-        parted=1.0,
-        forward=0.25,
-        down=0.6,
-        volume=0.7,
-        lock=0.5,
-    ),
-    "back": Style(
-        10,
-        (7.0, 9.0),
-        (3.6, 4.6),
-        (3.0, 4.0),
-        8000,
-        lift=0.2,
-        backward=1.0,
-        down=0.25,
-        gravity=0.1,
-        volume=0.8,
-        lock=0.5,
-    ),
-    "fringe": Style(
-        10,
-        (6.5, 8.0),
-        (4.0, 7.0),
-        (4.0, 6.0),
-        8000,
-        lift=0.12,
-        parted=0.25,
-        forward=0.8,
-        down=0.6,
-        gravity=0.28,
-        volume=0.6,
-        fringe=True,
-    ),
-    "bob": Style(
-        11,
-        (15, 20),
-        (13, 16),
-        (12, 15),
-        8000,
-        lift=0.12,
-        parted=0.9,
-        down=0.7,
-        gravity=0.38,
-        volume=1.0,
-        lock=0.45,
-        cut_y=(-7.0, -3.0),
-    ),
-    "long": Style(
-        13,
-        (26, 34),
-        (24, 30),
-        (24, 30),
-        8000,
-        lift=0.1,
-        parted=0.9,
-        down=0.7,
-        gravity=0.42,
-        volume=0.9,
-        lock=0.3,
-        unruly=0.04,
-    ),
-    "wavy": Style(
-        15,
-        (14, 22),
-        (13, 20),
-        (13, 20),
-        7500,
-        lift=0.14,
-        parted=0.8,
-        down=0.7,
-        gravity=0.36,
-        volume=1.1,
-        curl=0.24,
-        turns=(0.8, 1.1),
-        lock=0.6,
-    ),
-    "curly": Style(
-        18,
-        (7, 12),
-        (6, 11),
-        (6, 11),
-        7000,
-        lift=0.4,
-        parted=0.3,
-        down=0.4,
-        gravity=0.24,
-        volume=0.8,
-        curl=0.42,
-        turns=(1.7, 2.4),
-        lock=0.55,
-        unruly=0.1,
-    ),
-    "afro": Style(
-        14,
-        (3.0, 6.0),
-        (3.0, 6.0),
-        (3.0, 6.0),
-        9000,
-        lift=0.95,
-        down=0.0,
-        gravity=0.01,
-        volume=0.2,
-        curl=0.26,
-        turns=(3.0, 3.4),
-        lock=0.15,
-        unruly=0.12,
-    ),
-    "bun": Style(
-        10,
-        (15, 16),
-        (12, 13),
-        (9, 10),
-        7500,
-        lift=0.08,
-        volume=0.35,
-        lock=0.2,
-        unruly=0.03,
-        knot=True,
-    ),
-}
+def _styles() -> dict[str, Style]:
+    """Every style by its name, from the table beside this file."""
+    table = tomllib.loads(Path(__file__).with_name("hair_styles.toml").read_text(encoding="utf-8"))
+    return {
+        name: Style(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        for name, values in table.items()
+    }
+
+
+STYLES = _styles()
 _SHORTER = {"wavy": 0.45, "curly": 0.5, "afro": 0.6}
 """What men's lengths of these styles are multiplied by."""
 
@@ -233,13 +93,16 @@ def grow_hair(
 
 
 class _Barber:
-    """What growing one head of hair needs to know."""
+    """Everything that growing one head of hair needs to know."""
 
     def __init__(
         self, person: Attributes, style: Style, chart: Chart, head: np.ndarray, painting: Painting
     ):
         self.rng = np.random.default_rng([person.seed, 3])
-        self.style, self.chart, self.head, self.painting = style, chart, head, painting
+        self.style = style
+        self.chart = chart
+        self.head = head
+        self.painting = painting
         shorter = _SHORTER.get(person.hair_style, 1.0) if person.presentation == "m" else 1.0
         self.lengths = [
             self.rng.uniform(*span) * shorter for span in (style.top, style.side, style.back)
@@ -279,7 +142,8 @@ class _Barber:
 
     def _roots(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Places on the scalp and the normals there."""
-        rig, chart = self.chart.rig, self.chart
+        rig = self.chart.rig
+        chart = self.chart
         middle = rig.vertices[rig.triangles].mean(1)
         ear = (
             (np.abs(middle[:, 0]) > 7.5) & (middle[:, 1] < chart.brow_y - 0.2) & (middle[:, 2] < 4)
@@ -287,7 +151,11 @@ class _Barber:
         grows = (
             (rig.parts[rig.triangles] == SKIN).all(1) & (middle[:, 1] > chart.brow_y - 13.5) & ~ear
         )
-        triangles, corners = rig.triangles[grows], chart.corners[grows]
+        triangles = rig.triangles[grows]
+        corners = chart.corners[grows]
+        return self._drawn_roots(triangles, corners, count, rig)
+
+    def _drawn_roots(self, triangles, corners, count: int, rig) -> tuple[np.ndarray, np.ndarray]:
         a, b, c = (self.head[triangles[:, k]] for k in range(3))
         area = np.linalg.norm(np.cross(b - a, c - a), axis=1) * (
             self._scalp_at(corners.mean(1)) > 0.02
@@ -440,7 +308,8 @@ class _Barber:
 
     def _knot_strands(self, count: int) -> np.ndarray:
         """A ball of hair at the back of the head."""
-        outward, across = _unit(self.rng.normal(size=(count, 3))), self.rng.normal(size=(count, 3))
+        outward = _unit(self.rng.normal(size=(count, 3)))
+        across = self.rng.normal(size=(count, 3))
         across = _unit(np.cross(outward, across))
         angle = np.linspace(0, 1.5, self.style.points)[None, :, None]
         around = outward[:, None] * np.cos(angle) + across[:, None] * np.sin(angle)

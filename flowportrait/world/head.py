@@ -29,10 +29,13 @@ from flowportrait.world.skin import Painting, paint
 from flowportrait.world.tufts import Tuft, plant_tufts
 
 IRIS_CM = 0.65
-_ARCH_CM, _TOOTH_CM = 3.1, 0.78
+_ARCH_CM = 3.1
+_TOOTH_CM = 0.78
 """Radius of the arch of the teeth, and the width of one."""
-_INNER_UPPER, _INNER_LOWER = [61, 62, 63], [67, 66, 65]
-_UPPER_LID, _LOWER_LID = {1: [43, 44], -1: [37, 38]}, {1: [46, 47], -1: [40, 41]}
+_INNER_UPPER = [61, 62, 63]
+_INNER_LOWER = [67, 66, 65]
+_UPPER_LID = {1: [43, 44], -1: [37, 38]}
+_LOWER_LID = {1: [46, 47], -1: [40, 41]}
 _REST_LID_CM = (0.16, 0.34)
 """How high above the eye's centre the upper lid rests."""
 _LOWER_LID_CM = 0.57
@@ -174,9 +177,12 @@ def _lids(rig: Rig, neutral: np.ndarray, rng: np.random.Generator) -> Lids:
     makes them meet.
     """
     height = rng.uniform(*_REST_LID_CM)
-    rest, closed, raised = [], [], []
+    rest = []
+    closed = []
+    raised = []
     for side, eye, name in zip((1, -1), rig.eye_centres(neutral), ("Left", "Right"), strict=True):
-        upper, lower = rig.landmarks[_UPPER_LID[side]], rig.landmarks[_LOWER_LID[side]]
+        upper = rig.landmarks[_UPPER_LID[side]]
+        lower = rig.landmarks[_LOWER_LID[side]]
         blink, squint = rig.expressions[[SHAPE[f"eyeBlink{name}"], SHAPE[f"eyeSquint{name}"]]]
         down = blink[upper, 1].mean()
         rest.append((height - (neutral[upper, 1].mean() - eye[1])) / down)
@@ -188,7 +194,8 @@ def _lids(rig: Rig, neutral: np.ndarray, rng: np.random.Generator) -> Lids:
 
 
 def _lip_gap(rig: Rig, neutral: np.ndarray) -> LipGap:
-    upper, lower = rig.landmarks[_INNER_UPPER], rig.landmarks[_INNER_LOWER]
+    upper = rig.landmarks[_INNER_UPPER]
+    lower = rig.landmarks[_INNER_LOWER]
     apart = (rig.expressions[:, upper, 1] - rig.expressions[:, lower, 1]).mean(1)
     return LipGap(float((neutral[upper, 1] - neutral[lower, 1]).mean()), apart.astype(np.float32))
 
@@ -219,7 +226,8 @@ def _places_on_row(row: np.ndarray, towards_edge: int) -> np.ndarray:
     downwards.
     """
     around = np.arctan2(row[:, 0], row[:, 2] - (row[:, 2].max() - _ARCH_CM))
-    height, bins = towards_edge * row[:, 1], np.arange(-2.2, 2.3, 0.2)
+    height = towards_edge * row[:, 1]
+    bins = np.arange(-2.2, 2.3, 0.2)
     near = np.abs(around[None] - bins[:, None]) < 0.2
     used = near.any(1)
     edge = np.array([height[of].max() for of in near[used]])

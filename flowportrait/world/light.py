@@ -15,9 +15,11 @@ from scipy import sparse
 from flowportrait.world.raster import COMPILED, draw_triangles, njit, transform
 
 NUM_DIRECTIONS = 144
-_MAP_SIZE, _MAP_EXTENT = 176, 23.0
+_MAP_SIZE = 176
+_MAP_EXTENT = 23.0
 _MAP_CENTRE = np.array([0, -2.0, 1.0], np.float32)
-_SCATTERING_CM, _SCATTERED = 0.35, 0.55
+_SCATTERING_CM = 0.35
+_SCATTERED = 0.55
 _SCATTERING_PASSES = (8, 3, 1)
 """How often light is diffused over the skin, for red, green and blue."""
 
@@ -26,13 +28,16 @@ def _sphere(count: int) -> np.ndarray:
     """[count, 3] directions spread evenly (Fibonacci)."""
     index = np.arange(count) + 0.5
     y = 1 - 2 * index / count
-    turn, radius = np.pi * (1 + 5**0.5) * index, np.sqrt(1 - y * y)
+    turn = np.pi * (1 + 5**0.5) * index
+    radius = np.sqrt(1 - y * y)
     return np.stack([radius * np.cos(turn), y, radius * np.sin(turn)], 1).astype(np.float32)
 
 
 def harmonics(directions: np.ndarray) -> np.ndarray:
     """[..., 9] real spherical harmonics up to the second order."""
-    x, y, z = directions[..., 0], directions[..., 1], directions[..., 2]
+    x = directions[..., 0]
+    y = directions[..., 1]
+    z = directions[..., 2]
     return np.stack(
         [
             0.282095 + 0 * x,
@@ -121,7 +126,13 @@ def draw_lighting(rng: np.random.Generator) -> Lighting:
 
 def _towards(azimuth: float, height: float) -> np.ndarray:
     across = np.cos(height)
-    return np.array([np.sin(azimuth) * across, np.sin(height), np.cos(azimuth) * across])
+    return np.array(
+        [
+            np.sin(azimuth) * across,
+            np.sin(height),
+            np.cos(azimuth) * across,
+        ]
+    )
 
 
 def in_harmonics(radiance: np.ndarray) -> np.ndarray:
@@ -186,7 +197,12 @@ def _onto_map(points: np.ndarray, frame: np.ndarray) -> np.ndarray:
     scale = np.array([0.5 * _MAP_SIZE / _MAP_EXTENT] * 2 + [1], np.float32)
     matrix = frame * scale[:, None]
     flat = np.empty_like(points)
-    transform(points, matrix, np.float32([0.5 * _MAP_SIZE] * 2 + [0]) - matrix @ _MAP_CENTRE, flat)
+    transform(
+        points,
+        matrix,
+        np.float32([0.5 * _MAP_SIZE] * 2 + [0]) - matrix @ _MAP_CENTRE,
+        flat,
+    )
     return flat
 
 
@@ -195,7 +211,8 @@ def _look_up(flat, surface, bias, out):
     """Share of four neighbouring map points that do not lie above a vertex."""
     size = surface.shape[0]
     for i in range(flat.shape[0]):
-        x, y = int(flat[i, 0]), int(flat[i, 1])
+        x = int(flat[i, 0])
+        y = int(flat[i, 1])
         if x < 0 or y < 0 or x >= size or y >= size:
             out[i] = 1.0
             continue
@@ -214,11 +231,15 @@ def _splat_hair(flat, per_strand, top, count):
     for i in range(flat.shape[0]):
         if i % per_strand == per_strand - 1:
             continue
-        x0, y0, x1, y1 = flat[i, 0], flat[i, 1], flat[i + 1, 0], flat[i + 1, 1]
+        x0 = flat[i, 0]
+        y0 = flat[i, 1]
+        x1 = flat[i + 1, 0]
+        y1 = flat[i + 1, 1]
         steps = int(max(abs(x1 - x0), abs(y1 - y0))) + 1
         for k in range(steps):
             f = (k + 0.5) / steps
-            x, y = int(x0 + f * (x1 - x0)), int(y0 + f * (y1 - y0))
+            x = int(x0 + f * (x1 - x0))
+            y = int(y0 + f * (y1 - y0))
             if x >= 0 and y >= 0 and x < size and y < size:
                 top[y, x] = max(top[y, x], flat[i, 2] + f * (flat[i + 1, 2] - flat[i, 2]))
                 count[y, x] += 1
@@ -229,7 +250,8 @@ def _under_hair(flat, top, count, through):
     """Weakens light on vertices that have hair above them."""
     size = top.shape[0]
     for i in range(flat.shape[0]):
-        x, y = int(flat[i, 0]), int(flat[i, 1])
+        x = int(flat[i, 0])
+        y = int(flat[i, 1])
         if x >= 0 and y >= 0 and x < size and y < size and top[y, x] - flat[i, 2] > 0.35:
             through[i] *= np.exp(-0.22 * count[y, x])
 
@@ -239,7 +261,8 @@ def _within_hair(flat, surface, top, out):
     """Share of light left at points of hair, by how deep below its upper side they lie."""
     size = top.shape[0]
     for i in range(flat.shape[0]):
-        x, y = int(flat[i, 0]), int(flat[i, 1])
+        x = int(flat[i, 0])
+        y = int(flat[i, 1])
         out[i] = 1.0
         if x >= 0 and y >= 0 and x < size and y < size:
             below = top[y, x] - flat[i, 2]
@@ -251,7 +274,13 @@ def _within_hair(flat, surface, top, out):
 
 def skin_diffusion(points: np.ndarray, skin: np.ndarray) -> sparse.csr_matrix:
     """[n, n] one pass of light spreading over skin triangles [t, 3]; identity elsewhere."""
-    edges = np.concatenate([skin[:, [0, 1]], skin[:, [1, 2]], skin[:, [2, 0]]])
+    edges = np.concatenate(
+        [
+            skin[:, [0, 1]],
+            skin[:, [1, 2]],
+            skin[:, [2, 0]],
+        ]
+    )
     length = np.linalg.norm(points[edges[:, 0]] - points[edges[:, 1]], axis=1)
     weight = np.exp(-((length / _SCATTERING_CM) ** 2)) + 1e-4
     rows, columns = np.concatenate([edges, edges[:, ::-1]]).T
@@ -279,7 +308,9 @@ def irradiance(normals, light, out):
     2001).
     """
     for i in range(normals.shape[0]):
-        x, y, z = normals[i, 0], normals[i, 1], normals[i, 2]
+        x = normals[i, 0]
+        y = normals[i, 1]
+        z = normals[i, 2]
         for c in range(3):
             value = (
                 0.886227 * light[0, c]

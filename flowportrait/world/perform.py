@@ -8,10 +8,10 @@ from scipy.ndimage import gaussian_filter1d
 
 from flowportrait.media import FPS
 from flowportrait.world.articulate import SpeakingStyle, Speech, articulate, close_lips, draw_style
+from flowportrait.world.camera import Motion
 from flowportrait.world.head import LipGap
 from flowportrait.world.names import SHAPE, VISEME, weights
 from flowportrait.world.phones import Phone
-from flowportrait.world.scene import Motion
 
 EMOTIONS = {
     "neutral": weights(),
@@ -57,7 +57,7 @@ class Manner:
 
 
 class Performance(NamedTuple):
-    """What is filmed, and what the ground truth keeps of it."""
+    """A performance to be filmed, with its ground truth."""
 
     motion: Motion
     speech: Speech
@@ -162,9 +162,13 @@ def _brows(rng, energy: np.ndarray, manner: Manner) -> np.ndarray:
 
 def _blinks(rng, num_frames: int, manner: Manner) -> tuple[np.ndarray, list[float]]:
     times = (np.arange(num_frames) + 0.5) / FPS
-    blink, starts, start_s = np.zeros(num_frames), [], rng.uniform(0.15, 1.8)
+    blink = np.zeros(num_frames)
+    starts = []
+    start_s = rng.uniform(0.15, 1.8)
     while start_s < num_frames / FPS:
-        down_s, up_s, since = rng.uniform(0.07, 0.10), rng.uniform(0.12, 0.2), times - start_s
+        down_s = rng.uniform(0.07, 0.10)
+        up_s = rng.uniform(0.12, 0.2)
+        since = times - start_s
         rising = np.clip(1 - (since - down_s - 0.02) / up_s, 0, 1)
         blink = np.maximum(
             blink, np.where(since < 0, 0, np.where(since < down_s, since / down_s, rising))
@@ -176,7 +180,8 @@ def _blinks(rng, num_frames: int, manner: Manner) -> tuple[np.ndarray, list[floa
 
 def _head(rng, energy: np.ndarray, manner: Manner) -> np.ndarray:
     """[f, 6] slow turning, and nods that go with the loudness."""
-    count, lively = len(energy), manner.head
+    count = len(energy)
+    lively = manner.head
     nod = gaussian_filter1d(energy, 2.5)
     yaw = rng.normal() * 0.09 + _smooth(rng, count, 0.35, 0.08) + _smooth(rng, count, 1.1, 0.015)
     pitch = rng.normal() * 0.035 + _smooth(rng, count, 0.4, 0.04) + (nod - nod.mean()) * manner.nods

@@ -67,7 +67,7 @@ _GROW_SHARE = 0.55
 
 @dataclass(frozen=True)
 class Attributes:
-    """What the record of a clip says of the person."""
+    """Attributes of the person in the record of a clip."""
 
     seed: int
     rig: str
@@ -99,7 +99,8 @@ def draw_person(rig: Rig, seed: int) -> tuple[Attributes, np.ndarray]:
         male = bool(_heaviness(rig, head) + rng.normal() * 0.35 > 0)
         bands = ((0.03, 0.22), (0.2, 0.5), (0.45, 1.0), (0.9, 1.6))
         low, high = bands[rng.choice(4, p=[0.38, 0.27, 0.17, 0.18])]
-        melanin, age = float(rng.uniform(low, high)), float(rng.beta(1.6, 1.8))
+        melanin = float(rng.uniform(low, high))
+        age = float(rng.beta(1.6, 1.8))
     return _attributes(rng, rig.about.name, seed, male, melanin, age), head
 
 
@@ -219,18 +220,33 @@ def _attributes(
 
 
 def _hair_colour(rng: np.random.Generator, melanin: float, age: float) -> str:
-    colours, shares = ["black", "darkbrown"], [0.75, 0.25]
+    colours = ["black", "darkbrown"]
+    shares = [0.75, 0.25]
     if melanin < 0.25:
         colours = ["black", "darkbrown", "brown", "lightbrown", "blond", "ash", "red"]
         shares = [0.05, 0.20, 0.25, 0.20, 0.15, 0.08, 0.07]
     elif melanin < 0.5:
-        colours, shares = ["black", "darkbrown", "brown", "lightbrown"], [0.35, 0.35, 0.2, 0.1]
+        colours = ["black", "darkbrown", "brown", "lightbrown"]
+        shares = [0.35, 0.35, 0.2, 0.1]
     if age > 0.6 and rng.random() < 0.7:
-        colours, shares = ["grey", "white"], [0.6, 0.4]
+        colours = ["grey", "white"]
+        shares = [0.6, 0.4]
     return str(rng.choice(colours, p=shares))
 
 
 def _hair_style(rng: np.random.Generator, male: bool, melanin: float) -> str:
+    styles = _styles_of(male)
+    if melanin > 0.8:
+        styles = (
+            {"buzz": 0.42, "afro": 0.16, "bald": 0.17, "crop": 0.15, "curly": 0.1}
+            if male
+            else {"afro": 0.2, "curly": 0.27, "bun": 0.24, "long": 0.15, "bob": 0.09, "buzz": 0.05}
+        )
+    return str(rng.choice(list(styles), p=np.array(list(styles.values())) / sum(styles.values())))
+
+
+def _styles_of(male: bool) -> dict[str, float]:
+    """Shares of the styles of hair."""
     if male:
         styles = {
             "crop": 0.24,
@@ -244,10 +260,4 @@ def _hair_style(rng: np.random.Generator, male: bool, melanin: float) -> str:
         }
     else:
         styles = {"bob": 0.2, "long": 0.24, "wavy": 0.18, "curly": 0.1, "bun": 0.18, "fringe": 0.1}
-    if melanin > 0.8:
-        styles = (
-            {"buzz": 0.42, "afro": 0.16, "bald": 0.17, "crop": 0.15, "curly": 0.1}
-            if male
-            else {"afro": 0.2, "curly": 0.27, "bun": 0.24, "long": 0.15, "bob": 0.09, "buzz": 0.05}
-        )
-    return str(rng.choice(list(styles), p=np.array(list(styles.values())) / sum(styles.values())))
+    return styles

@@ -85,7 +85,8 @@ def spoken(word: str) -> list[str]:
     if len(word) == 1:
         return _letter_name(word)
     silent_e = len(word) > 3 and word[-1] == "e" and word[-2] not in _VOWELS and word[-3] in _VOWELS
-    phones, at = [], 0
+    phones = []
+    at = 0
     end = len(word) - silent_e
     while at < end:
         if silent_e and at == end - 2 and word[at] in _VOWELS:

@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 
 from flowportrait.world.articulate import close_lips
+from flowportrait.world.camera import Motion
 from flowportrait.world.head import build_head
 from flowportrait.world.names import SHAPE, VISEME, VISEMES, weights
-from flowportrait.world.scene import Motion, Scene
+from flowportrait.world.scene import Scene
 
 _FRIENDLY = weights(mouthSmile=0.10, eyeSquint=0.08)
 
@@ -29,7 +30,12 @@ def portrait(rig: str, person: int, size_px: int, take: int = 0) -> np.ndarray:
     faces[0, list(_FRIENDLY)] = list(_FRIENDLY.values())
     silence = np.eye(len(VISEMES))[[VISEME["sil"]]]
     faces = close_lips(faces, silence, head.lips).astype(np.float32)
-    motion = Motion(faces, np.zeros((1, 6)), np.zeros((1, 2)), np.zeros(1))
+    motion = Motion(
+        faces,
+        np.zeros((1, 6)),
+        np.zeros((1, 2)),
+        np.zeros(1),
+    )
     [filmed] = Scene(head, [0, person, take], size_px).film(motion)
     return filmed.frame
 

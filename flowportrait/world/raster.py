@@ -27,7 +27,9 @@ _SHOWN = (np.linspace(0, 1, 4096) ** (2 / GAMMA)).astype(np.float32)
 def transform(points, matrix, offset, out):
     """Fills `out` [n, 3] with matrix @ point + offset."""
     for i in range(points.shape[0]):
-        x, y, z = points[i, 0], points[i, 1], points[i, 2]
+        x = points[i, 0]
+        y = points[i, 1]
+        z = points[i, 2]
         for c in range(3):
             out[i, c] = matrix[c, 0] * x + matrix[c, 1] * y + matrix[c, 2] * z + offset[c]
 
@@ -41,7 +43,9 @@ def project(points, matrix, offset, follows, focal_px, centre_x, centre_y, camer
     all of it.
     """
     for i in range(points.shape[0]):
-        x, y, z = points[i, 0], points[i, 1], points[i, 2]
+        x = points[i, 0]
+        y = points[i, 1]
+        z = points[i, 2]
         share = 1.0 if follows is None else follows[i]
         right = x + share * (matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] * z + offset[0] - x)
         up = y + share * (matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] * z + offset[1] - y)
@@ -138,7 +142,8 @@ def vertex_normals(points, triangles, out):
 @njit(**COMPILED)
 def _is_hidden(point, nearer, depth, unseen):
     """Whether a point of a strand lies behind something."""
-    row, column = int(point[1]), int(point[0])
+    row = int(point[1])
+    column = int(point[0])
     if row < 0 or column < 0 or row >= depth.shape[0] or column >= depth.shape[1]:
         return False
     return unseen[row, column] < HIDDEN or point[2] * nearer < depth[row, column]

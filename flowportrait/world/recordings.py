@@ -96,12 +96,19 @@ class Recordings:
         return " ".join(word.text for word in _read_words(file))
 
     def _read(self, path: Path) -> Utterance:
-        sound, file = media.read_audio(path), self._words_file(path)
+        sound = media.read_audio(path)
+        file = self._words_file(path)
         text = self._text(path)
         words = _read_words(file) if file.suffix == ".align" else _spread(text.split(), sound)
         samples = sound.samples * (0.8 / max(0.05, float(np.abs(sound.samples).max())))
         voice = Voice("recording", self._folder.name, 1.0, None)
-        return Utterance(samples, sound.sample_rate, _phones(words, sound.duration_s), text, voice)
+        return Utterance(
+            samples,
+            sound.sample_rate,
+            _phones(words, sound.duration_s),
+            text,
+            voice,
+        )
 
 
 def _read_words(path: Path) -> list[_Word]:

@@ -30,9 +30,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class About:
-    """What a rig file says of itself. The gains bring the rigs' own units of motion to one
-    scale.
-    """
+    """The description in a rig file. The gains bring the rigs' own units of motion to one scale."""
 
     name: str
     licence: str

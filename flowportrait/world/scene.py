@@ -1,13 +1,12 @@
 """One head before a camera: where it stands, how it is lit, what is behind it, and frames of it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from flowportrait.world.background import draw_background
+from flowportrait.world.camera import Camera, Motion, rotation_of
 from flowportrait.world.chart import smoothstep
 from flowportrait.world.glasses import POINTS as GLASSES_POINTS
 from flowportrait.world.glasses import make_glasses
@@ -22,7 +21,6 @@ from flowportrait.world.raster import (
     draw_strands,
     draw_triangles,
     empty_layers,
-    project,
     vertex_normals,
 )
 from flowportrait.world.rig import Rig, vertices_of
@@ -30,8 +28,6 @@ from flowportrait.world.shade import follow_folds, shade, shade_hair
 from flowportrait.world.tufts import Tuft
 
 SUPERSAMPLING = 2
-_PIVOT = np.array([0, -8.0, -1.5], np.float32)
-"""The head turns about here, in the neck."""
 _LIGHT_EVERY = 6
 """Frames between exact lighting; between them it is blended, as heads turn slowly."""
 _GRAIN = 0.006
@@ -46,19 +42,6 @@ _TIP_MOVES = np.array([0, 0.8, 3.0], np.float32)
 """Where the tip of a raised tongue goes: up, and more so forward, against the biting edge of the
 upper teeth.
 """
-
-
-class Motion(NamedTuple):
-    """What a head does, one row a frame."""
-
-    faces: np.ndarray
-    """[f, 52] ARKit weights; eyeBlink 1 means that the lids meet."""
-    pose: np.ndarray
-    """[f, 6] yaw, pitch, roll in radians; x, y, z in cm."""
-    gaze: np.ndarray
-    """[f, 2] to the viewer's right and up, radians."""
-    tongue: np.ndarray
-    """[f] how far the tip of the tongue is raised, in [0, 1]."""
 
 
 class Filmed(NamedTuple):
@@ -89,28 +72,6 @@ class _Light(NamedTuple):
     def blended(self, other: "_Light", share: float) -> "_Light":
         """Between this moment and another."""
         return _Light(*(a + np.float32(share) * (b - a) for a, b in zip(self, other, strict=True)))
-
-
-@dataclass(frozen=True)
-class _Camera:
-    """A pinhole looking along -z; pixels are those of the supersampled picture."""
-
-    place: np.ndarray
-    """[3]"""
-    focal_px: float
-    centre: tuple[float, float]
-
-    def screen(
-        self, points: np.ndarray, pose: np.ndarray, follows: np.ndarray | None = None
-    ) -> np.ndarray:
-        """[n, 3] x and y in pixels and 1/depth of points of the head's frame; the neck `follows`
-        only in part.
-        """
-        seen = np.empty_like(points)
-        rotation = rotation_of(*pose[:3]).astype(np.float32)
-        offset = _PIVOT - rotation @ _PIVOT + pose[3:].astype(np.float32)
-        project(points, rotation, offset, follows, self.focal_px, *self.centre, self.place, seen)
-        return seen
 
 
 class Scene:
@@ -155,12 +116,14 @@ class Scene:
     # ------------------------------------------------------------------------------------------
     # set-up
 
-    def _draw_camera(self, rng: np.random.Generator) -> _Camera:
-        side, at = self._side, self.head.neutral[self.head.rig.landmarks]
-        distance, seen_cm = float(rng.uniform(62, 85)), float(rng.uniform(28.5, 34))
+    def _draw_camera(self, rng: np.random.Generator) -> Camera:
+        side = self._side
+        at = self.head.neutral[self.head.rig.landmarks]
+        distance = float(rng.uniform(62, 85))
+        seen_cm = float(rng.uniform(28.5, 34))
         centre = (side * (0.5 + rng.uniform(-0.02, 0.02)), side * (0.5 + rng.uniform(-0.02, 0.01)))
         place = np.array([0, at[[27, 8], 1].mean() + 1.2, distance], np.float32)
-        return _Camera(place, side * distance / seen_cm, centre)
+        return Camera(place, side * distance / seen_cm, centre)
 
     def _metered(self) -> float:
         """Gain that brings the face's skin to a normal brightness; dark skin stays darker than fair
@@ -177,7 +140,8 @@ class Scene:
     # light
 
     def _light(self, pose: np.ndarray) -> _Light:
-        head, rotation = self.head, rotation_of(*pose[:3])
+        head = self.head
+        rotation = rotation_of(*pose[:3])
         radiance = self.lighting.radiance(rotation) * np.float32(self._gain)
         around = in_harmonics(radiance)
         vertices = np.empty((len(head.neutral), 5), np.float32)
@@ -207,6 +171,9 @@ class Scene:
         lamps = np.stack([lamp.direction @ rotation for lamp in self.lighting.lamps[:2]]).astype(
             np.float32
         )
+        return self._lit_hair(strands, light, lamps, rotation)
+
+    def _lit_hair(self, strands, light, lamps, rotation: np.ndarray) -> np.ndarray:
         out = np.empty((strands.shape[0] * strands.shape[1], 3), np.float32)
         shade_hair(
             strands.reshape(-1, 3),
@@ -230,12 +197,17 @@ class Scene:
         """[f, n, 3] heads making the faces, in the head's own frame, eyes turned and tongue
         moved.
         """
-        head, rig = self.head, self.head.rig
-        faces, lids = motion.faces.copy(), head.lids
+        head = self.head
+        rig = self.head.rig
+        faces = motion.faces.copy()
+        lids = head.lids
         faces[:, _SQUINTS] += lids.raised * (1 - faces[:, _BLINKS])
         faces[:, _BLINKS] = lids.rest + (lids.closed - lids.rest) * faces[:, _BLINKS]
         heads = rig.pose(head.neutral, faces)
         centres = rig.eye_centres(head.neutral)
+        return self._turn_eyes(heads, motion, centres, rig)
+
+    def _turn_eyes(self, heads: np.ndarray, motion: Motion, centres, rig) -> np.ndarray:
         for points, (right, up), face, tongue in zip(
             heads, motion.gaze, motion.faces, motion.tongue, strict=True
         ):
@@ -304,7 +276,8 @@ class Scene:
     ) -> np.ndarray:
         """[n, 8] what `shade` wants to know of each vertex."""
         rig = self.head.rig
-        normals, now = np.empty_like(points), np.empty_like(points)
+        normals = np.empty_like(points)
+        now = np.empty_like(points)
         vertex_normals(points, rig.triangles, normals)
         surface = np.empty((len(points), 8), np.float32)
         surface[:, :3] = normals @ rotation_of(*pose[:3]).T.astype(np.float32)
@@ -418,20 +391,3 @@ def _gain_inside(rig: Rig, vertices: np.ndarray) -> np.ndarray:
     with_jaw = rig.expressions[SHAPE["jawOpen"], vertices, 1]
     row = np.where(with_jaw < 0.5 * with_jaw.min(), 0.75, 1.05)
     return np.where(rig.parts[vertices] == TEETH, row, 0.85).astype(np.float32)
-
-
-@lru_cache(maxsize=64)
-def rotation_of(yaw: float, pitch: float, roll: float) -> np.ndarray:
-    """[3, 3] the head's turn: roll first, then pitch, then yaw; radians."""
-    cy, sy, cp, sp, cr, sr = (
-        np.cos(yaw),
-        np.sin(yaw),
-        np.cos(pitch),
-        np.sin(pitch),
-        np.cos(roll),
-        np.sin(roll),
-    )
-    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
-    about_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
-    return about_y @ about_x @ about_z

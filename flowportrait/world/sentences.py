@@ -73,6 +73,10 @@ def _sentence(rng: np.random.Generator) -> str:
         return f"{one(_WHO)} {one(_DID)} {one(_WHAT)}."
     if kind < 0.56:
         return f"{one(_WHO)} {one(_DID)} it."
+    return _longer_sentence(kind, one, rng)
+
+
+def _longer_sentence(kind, one, rng: np.random.Generator) -> str:
     if kind < 0.70:
         return f"{one(_ASKED)} {one(_TASK)}, {one(_WHEN)}?"
     if kind < 0.78:

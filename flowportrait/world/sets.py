@@ -42,7 +42,9 @@ _TAKES = 6
 
 @dataclass(frozen=True)
 class Settings:
-    """What a set is made from; written to world.json, and a run that goes on must have the same."""
+    """Settings that a set is made from; written to world.json, and a run that goes on must have the
+    same.
+    """
 
     seed: int = 0
     size_px: int = 128
@@ -84,7 +86,15 @@ def plan(settings: Settings, clips: int) -> list[Take]:
     for identity in range(settings.identities):
         seed = settings.seed * 10_000 + identity // 10 * 10 + _SPLIT_DIGITS[identity % 10]
         count = clips // settings.identities + (identity < clips % settings.identities)
-        takes += [Take(settings, seed, take, rig_name) for take in range(count)]
+        takes += [
+            Take(
+                settings,
+                seed,
+                take,
+                rig_name,
+            )
+            for take in range(count)
+        ]
     return takes
 
 

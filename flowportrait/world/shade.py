@@ -34,7 +34,9 @@ def _environment(harmonics, c, x, y, z):
 @njit(**COMPILED)
 def _skin_gloss(nx, ny, nz, lamp, roughness):
     """Two lobes (spherical Gaussians), one lamp, viewed along z."""
-    hx, hy, hz = lamp[0], lamp[1], lamp[2] + 1.0
+    hx = lamp[0]
+    hy = lamp[1]
+    hz = lamp[2] + 1.0
     scale = 1.0 / (math.sqrt(hx * hx + hy * hy + hz * hz) + 1e-9)
     half = (nx * hx + ny * hy + nz * hz) * scale
     towards = nx * lamp[0] + ny * lamp[1] + nz * lamp[2]
@@ -76,7 +78,9 @@ def _iris(x, y, colour, c):
 @njit(**COMPILED)
 def _wet(nx, ny, nz, lamp, power):
     """A sharp highlight, one lamp, viewed along z."""
-    hx, hy, hz = lamp[0], lamp[1], lamp[2] + 1.0
+    hx = lamp[0]
+    hy = lamp[1]
+    hz = lamp[2] + 1.0
     half = (nx * hx + ny * hy + nz * hz) / (math.sqrt(hx * hx + hy * hy + hz * hz) + 1e-9)
     return half**power if half > 0 else 0.0
 
@@ -117,11 +121,9 @@ def _mixed(values, a, b, c, w0, w1, column):
 @njit(**COMPILED)
 def _normal(surface, a, b, c, w0, w1):
     """The unit normal within a triangle."""
-    nx, ny, nz = (
-        _mixed(surface, a, b, c, w0, w1, 0),
-        _mixed(surface, a, b, c, w0, w1, 1),
-        _mixed(surface, a, b, c, w0, w1, 2),
-    )
+    nx = _mixed(surface, a, b, c, w0, w1, 0)
+    ny = _mixed(surface, a, b, c, w0, w1, 1)
+    nz = _mixed(surface, a, b, c, w0, w1, 2)
     scale = 1.0 / (math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-9)
     return nx * scale, ny * scale, nz * scale
 

@@ -79,7 +79,8 @@ class Painting:
 
 def skin_colour(melanin, haemoglobin) -> np.ndarray:
     """Reflectance [..., 3] of skin with these pigments."""
-    melanin, haemoglobin = np.asarray(melanin)[..., None], np.asarray(haemoglobin)[..., None]
+    melanin = np.asarray(melanin)[..., None]
+    haemoglobin = np.asarray(haemoglobin)[..., None]
     return _BASE * np.exp(-melanin * _MELANIN - haemoglobin * _HAEMOGLOBIN)
 
 
@@ -176,6 +177,11 @@ def _lines_of_age(chart: Chart) -> np.ndarray:
             * np.exp(-(((Y - bend) / 0.13) ** 2))
             * smoothstep(np.abs(X), wide + 1, wide - 2)
         )
+    return _wings_and_crows_feet(chart, lines)
+
+
+def _wings_and_crows_feet(chart: Chart, lines: np.ndarray) -> np.ndarray:
+    """Lines from nose to mouth and beside the eyes."""
     for wing, corner, eye in ((31, 48, 36), (35, 54, 45)):
         (x0, x1, xe), (y0, y1, ye) = chart.landmarks(wing, corner, eye)
         along = np.clip((Y - y1 + 0.5) / (y0 - y1 + 0.5), 0, 1)
@@ -208,7 +214,10 @@ def _darkened(colour: np.ndarray, hair: np.ndarray, amount: np.ndarray) -> np.nd
 
 
 def _beard_mask(chart: Chart) -> np.ndarray:
-    around, mouth, nose, chin = np.abs(X), chart.mouth_y, chart.height(33), chart.height(8)
+    around = np.abs(X)
+    mouth = chart.mouth_y
+    nose = chart.height(33)
+    chin = chart.height(8)
     line = np.interp(
         around,
         [0, 2.6, 3.6, 6.0, 9.5, 11.2, 12.5],
@@ -302,6 +311,10 @@ def _cloth(person: Attributes, rng, collar: np.ndarray, fine: np.ndarray) -> np.
             - 0.25 * smoothstep(np.sin(X * 4), 0.3, 0.7)
             - 0.2 * smoothstep(np.sin(Y * 4), 0.3, 0.7)
         )
+    return _collared(collar, weave, person, colour)
+
+
+def _collared(collar: np.ndarray, weave, person: Attributes, colour) -> np.ndarray:
     fold = collar - Y
     weave *= 1 - 0.35 * np.exp(-(((fold - 0.5) / 0.12) ** 2))
     if person.cloth == "shirt":

@@ -50,7 +50,8 @@ _ESPEAK_VARIANTS = {
         "anika",
     ),
 }
-_ESPEAK_LOCALES, _ESPEAK_HELD_OUT = ("en-us", "en-gb", "en-gb-scotland", "en-029"), "en-gb-x-rp"
+_ESPEAK_LOCALES = ("en-us", "en-gb", "en-gb-scotland", "en-029")
+_ESPEAK_HELD_OUT = "en-gb-x-rp"
 _FESTIVAL_VOICE = "ked_diphone"
 """A man's. Its other English voice, kal, is flite's held-out speaker."""
 _AUTO = ("flite", "espeak-ng")
@@ -121,6 +122,11 @@ def make_speaker(voice: str) -> Speaker:
         "festival": which("festival") is not None and festival_voice_is_installed(_FESTIVAL_VOICE),
         "kokoro": kokoro_is_installed() and which("espeak-ng") is not None,
     }
+    return _synthesizers(voice, installed)
+
+
+def _synthesizers(voice: str, installed: dict[str, bool]) -> Speaker:
+    """Engines of the name that are installed. Raises ConfigError or MissingDependency."""
     if voice not in ("auto", *installed):
         raise ConfigError(
             f"--voice: no '{voice}'; {name_hint(voice, ('auto', *installed))}, or a folder of"
@@ -217,7 +223,12 @@ def say(text: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:
         return say_with_festival(text, voice.name, voice.rate, voice.pitch or 110)
     if voice.engine == "kokoro":
         return say_with_kokoro(text, voice.name, voice.rate)
-    return say_with_espeak(text, voice.name, int(voice.rate), int(voice.pitch or 50))
+    return say_with_espeak(
+        text,
+        voice.name,
+        int(voice.rate),
+        int(voice.pitch or 50),
+    )
 
 
 def _say_with_flite(text: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:

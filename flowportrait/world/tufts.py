@@ -123,7 +123,14 @@ def _beard(rng: np.random.Generator, soil: _Soil, painting: Painting, length: fl
     x, _, vertices, shares, normals = soil.roots(
         rng, painting.beard**1.2, int(2400 + 2000 * min(1, length))
     )
-    direction = np.stack([0.12 * np.sign(x), np.full_like(x, -1), np.full_like(x, 0.15)], 1)
+    direction = np.stack(
+        [
+            0.12 * np.sign(x),
+            np.full_like(x, -1),
+            np.full_like(x, 0.15),
+        ],
+        1,
+    )
     direction = direction + rng.normal(size=direction.shape) * 0.25
     direction = _unit(
         direction - 0.8 * (direction * normals).sum(1, keepdims=True) * normals + 0.3 * normals
@@ -134,7 +141,8 @@ def _beard(rng: np.random.Generator, soil: _Soil, painting: Painting, length: fl
 
 
 def _lashes(rng: np.random.Generator, chart: Chart, fullness: float) -> list[Tuft]:
-    rig, tufts = chart.rig, []
+    rig = chart.rig
+    tufts = []
     for side, eye in zip((1, -1), rig.eye_centres(rig.vertices), strict=True):
         rim = rig.rim[np.abs(rig.vertices[rig.rim] - eye).max(1) < 2.6]
         place = rig.vertices[rim]
@@ -156,11 +164,16 @@ def _wet_line(row: np.ndarray, head: np.ndarray, side: int) -> Tuft:
     """The film of tears along the rim of the lower lid: pieces from each vertex of it to the
     next.
     """
-    here, after = row[1:-2], row[2:-1]
+    here = row[1:-2]
+    after = row[2:-1]
     along = (head[after] - head[here])[:, None] * np.linspace(0, 1, _POINTS, dtype=np.float32)[
         :, None
     ]
     offsets = (along + np.float32([0, 0.03, 0.03])).astype(np.float32)
+    return _tears(here, offsets, side)
+
+
+def _tears(here, offsets, side: int) -> Tuft:
     vertices = np.stack([here] * 3, 1)
     shares = np.tile(np.float32([1, 0, 0]), (len(here), 1))
     return Tuft(
@@ -209,7 +222,12 @@ def _lash_row(
     )
 
 
-def _bent(direction: np.ndarray, normals: np.ndarray, length: np.ndarray, hug: float) -> np.ndarray:
+def _bent(
+    direction: np.ndarray,
+    normals: np.ndarray,
+    length: np.ndarray,
+    hug: float,
+) -> np.ndarray:
     """[s, p, 3] strands that start along `direction` and bend towards the skin."""
     offsets = np.zeros((len(length), _POINTS, 3), np.float32)
     for j in range(1, _POINTS):

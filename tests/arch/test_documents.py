@@ -33,3 +33,10 @@ def test_links_lead_to_files_that_are_there(path):
         if not re.match(r"[a-z]+:", link) and not (path.parent / link).exists()
     ]
     assert not missing
+
+
+def test_the_log_lists_its_entries():
+    text = (ROOT / "docs" / "log.md").read_text(encoding="utf-8")
+    headings = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
+    listed = re.findall(r"^- \[(.*)\]\(#", text, re.MULTILINE)
+    assert headings[0] == "Contents" and listed == headings[1:]

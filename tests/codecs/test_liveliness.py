@@ -15,7 +15,7 @@ from flowportrait.codecs.liveliness import (
     lip_gap,
     with_larger_lips,
 )
-from flowportrait.codecs.motion import Motion
+from flowportrait.codecs.motion import MotionBasis
 from flowportrait.codecs.portrait import PortraitCodec, PortraitContext
 from flowportrait.modeldir import load_parts
 
@@ -124,7 +124,7 @@ def test_larger_lips_open_and_spread_further_and_go_on_touching(codec, portrait)
 
 
 def test_gaze_is_motion_and_no_component():
-    motion = Motion(64, gaze=True)
+    motion = MotionBasis(64, gaze=True)
     rng = torch.Generator().manual_seed(2)
     motion.fit(torch.randn(300, 4, 68, 2, generator=rng) * 0.1)
     moves, gaze = (

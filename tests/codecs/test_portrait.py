@@ -8,7 +8,7 @@ import torch
 from flowportrait.codecs.motion import (
     GROUP,
     LandmarkFlow,
-    Motion,
+    MotionBasis,
     cosine_transform,
     gather_from_grid,
     spread_over_grid,
@@ -54,7 +54,7 @@ def test_movements_of_few_components_come_back_and_have_unit_variance():
     rng = torch.Generator().manual_seed(2)
     made_of = torch.randn(12, POINTS * 2, generator=rng)
     moves = (0.1 * torch.randn(500, GROUP, 12, generator=rng) @ made_of).unflatten(-1, (POINTS, 2))
-    motion = Motion(64)
+    motion = MotionBasis(64)
     assert motion.fit(moves) > 0.9999
     parts = motion.parts_of(moves[None])
     torch.testing.assert_close(motion.moves_of(parts)[0], moves, atol=1e-4, rtol=1e-4)
@@ -150,7 +150,7 @@ def test_settling_smooths_the_head_and_leaves_the_rest_and_steady_movement_alone
     rng = torch.Generator().manual_seed(6)
     parts = torch.randn(1, 6, GROUP, 64, generator=rng)
     settled = codec.motion.settle_head(parts)
-    torch.testing.assert_close(settled[..., Motion.HEAD :], parts[..., Motion.HEAD :])
+    torch.testing.assert_close(settled[..., MotionBasis.HEAD :], parts[..., MotionBasis.HEAD :])
     jumps = [
         codec.motion.moves_of(x).flatten(1, 2).diff(dim=1).square().sum() for x in (settled, parts)
     ]

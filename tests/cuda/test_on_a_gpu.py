@@ -17,12 +17,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from flowportrait import cli, media, plan, pretrained
+from flowportrait import cli, media, plan_memory, pretrained
 from flowportrait.generate import load
-from flowportrait.model import attention, mot
+from flowportrait.model import attention, blocks
+from flowportrait.model.blocks import MoTConfig
 from flowportrait.model.compiled import compile_layers
 from flowportrait.model.layout import TokenGrid
-from flowportrait.model.mot import MoT, MoTConfig
+from flowportrait.model.mot import MoT
 from flowportrait.model.offload import place, understanding_on
 from flowportrait.model.quantize import quantize
 from flowportrait.precision import matmul_precision
@@ -31,7 +32,7 @@ from flowportrait.registry import SAMPLES_DIR
 from flowportrait.sampling import Schedule
 from flowportrait.train.grpo import ObjectiveConfig
 from flowportrait.train.rl import choose_trained
-from flowportrait.train.rollout import Plan, first_noise, passes, rng_for, roll_out
+from flowportrait.train.rollout import RolloutPlan, first_noise, passes, rng_for, roll_out
 
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "train")]
@@ -139,7 +140,7 @@ def test_the_first_ratio_of_an_update_is_exactly_one(pieces, monkeypatch):
     """A rollout computes without a gradient and the update with one: the same kernels must do both.
     Where this fails, a run on this GPU needs `objective.old_log_prob = "update"`, and says so.
     """
-    monkeypatch.setattr(mot, "MLP_TOKENS", -(-GRID.num_video_tokens // pieces))
+    monkeypatch.setattr(blocks, "MLP_TOKENS", -(-GRID.num_video_tokens // pieces))
     model = model_of().to(CUDA)
     choose_trained(model, "generation")
     audio, image, _, _ = inputs()
@@ -149,7 +150,7 @@ def test_the_first_ratio_of_an_update_is_exactly_one(pieces, monkeypatch):
         with matmul_precision("cuda"):
             return model.velocity(zt, times, model.condition(audio, image, GRID), GRID)
 
-    own, objective = Plan(Schedule(6, 3.0), range(2, 3), 0.5, range(5)), ObjectiveConfig()
+    own, objective = RolloutPlan(Schedule(6, 3.0), range(2, 3), 0.5, range(5)), ObjectiveConfig()
     z1 = first_noise((16, 9, 16, 16), 0, 0, 0, 4, shared=True).to(CUDA)
     with torch.no_grad():
         group = roll_out(velocity, z1, [rng_for(0, 0, 0, i) for i in range(4)], own, objective)
@@ -204,7 +205,7 @@ def test_memory_of_an_evaluation_is_what_the_plan_says():
         model.velocity(zt, t, condition, grid)
     tokens = grid.num_video_tokens + grid.num_frames + grid.num_image_tokens
     used = torch.cuda.max_memory_allocated() - before
-    assert used < 1.2 * plan._working_bytes(SMALL, tokens)
+    assert used < 1.2 * plan_memory.working_bytes(SMALL, tokens)
 
 
 def test_compiled_layers_are_near_and_need_no_more_memory():

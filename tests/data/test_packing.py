@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowportrait.data.packing import Piece, Stream, pack
+from flowportrait.model.blocks import MoTConfig
 from flowportrait.model.cost import clip_flops, linear_flops
 from flowportrait.model.layout import RowLayout, TokenGrid
-from flowportrait.model.mot import MoTConfig
 
 BAGEL = MoTConfig()
 

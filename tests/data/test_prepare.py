@@ -18,10 +18,13 @@ from flowportrait import cli, media, pretrained
 from flowportrait.config import load_recipe
 from flowportrait.errors import DataError
 from flowportrait.prepare import dataset
-from flowportrait.prepare.dataset import find_sources, prepare
+from flowportrait.prepare.dataset import prepare
 from flowportrait.prepare.footage import probe
-from flowportrait.prepare.source import PrepareConfig, Preparer, SourceFile, SplitConfig, split_of
-from flowportrait.records import ManifestRow, PreparedSource, read_jsonl
+from flowportrait.prepare.footage_list import find_sources
+from flowportrait.prepare.journal import PreparedSource
+from flowportrait.prepare.settings import PrepareConfig, SourceFile, SplitConfig, split_of
+from flowportrait.prepare.source import Preparer
+from flowportrait.records import ManifestRow, read_jsonl
 
 ROOT = Path(__file__).parents[2]
 
@@ -364,7 +367,7 @@ def test_a_changed_source_and_a_lost_clip_are_prepared_again(here, tmp_path):
 
 def test_overlapping_speech(tmp_path, monkeypatch):
     from flowportrait.prepare.speech import Speakers
-    from flowportrait.registry import Table
+    from flowportrait.registry import PartTable
 
     class Finder:
         def __init__(self, overlap, speech):
@@ -377,9 +380,9 @@ def test_overlapping_speech(tmp_path, monkeypatch):
             return self.found
 
     monkeypatch.setattr(
-        Table,
+        PartTable,
         "load",
-        lambda self, name, load=Table.load: Finder if name == "f" else load(self, name),
+        lambda self, name, load=PartTable.load: Finder if name == "f" else load(self, name),
     )
     path = film(tmp_path / "a.mp4", [("a", 48, 60), ("b", 48, 120)])
 

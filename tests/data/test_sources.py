@@ -41,7 +41,7 @@ def test_nothing_of_the_test_split_of_one_folder_is_trained_on_in_another(tmp_pa
         ("new", 5, "festival", "ked_diphone", "new words"),
     )
     splits = {clip.key: clip.split for clip in load_sources(world=[one, two])}
-    assert splits == {"test": "test", "seen voice": "validation", "plain": "train", "new": "train"}
+    assert splits == {"test": "test", "seen voice": "held_out", "plain": "train", "new": "train"}
     alone = {clip.key: clip.voice for clip in load_sources(world=two)}
     assert alone == {"its sentence": "festival-ked_diphone", "new": "festival-ked_diphone"}
 
@@ -53,7 +53,7 @@ def test_a_records_own_split_counts(tmp_path):
     rows = [json.loads(line) for line in (folder / "clips.jsonl").read_text().splitlines()]
     rows[0]["split"] = "validation"
     (folder / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert [clip.split for clip in load_sources(world=folder)] == ["validation", "train"]
+    assert [clip.split for clip in load_sources(world=folder)] == ["held_out", "train"]
     rows[1]["split"] = "valid"
     (folder / "clips.jsonl").write_text(json.dumps(rows[1]))
     with pytest.raises(

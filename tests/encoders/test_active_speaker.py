@@ -17,7 +17,7 @@ from flowportrait.errors import CheckpointError
 from flowportrait.media import Clip
 from flowportrait.scoring import Sample
 from flowportrait.scoring.metrics.active_speaker import ActiveSpeaker
-from flowportrait.scoring.metrics.metric import View
+from flowportrait.scoring.metrics.view import View
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "scorers"

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from flowportrait.model.blocks import MoTConfig
 from flowportrait.model.mask import Attend, allowed
-from flowportrait.model.mot import MoT, MoTConfig
+from flowportrait.model.mot import MoT
 from flowportrait.model.packed import Packed
 
 FOLDER = Path(__file__).parents[1] / "golden" / "bagel_tiny"

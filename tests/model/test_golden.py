@@ -9,10 +9,10 @@ from golden_bagel import END_OF_IMAGE, START_OF_IMAGE, model, native, numbers, o
 from torch.testing import assert_close
 
 from flowportrait import flow
+from flowportrait.model.blocks import UND
 from flowportrait.model.embed import GridPositions, rope_table, sincos_table, time_sinusoid
 from flowportrait.model.layout import TokenGrid
 from flowportrait.model.mask import Attend, allowed, portrait_splits
-from flowportrait.model.mot import UND
 from flowportrait.model.packed import Packed, packed_forward
 from flowportrait.sampling import Schedule, sample
 

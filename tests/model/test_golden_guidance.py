@@ -8,10 +8,10 @@ from golden_bagel import END_OF_IMAGE, START_OF_IMAGE, model, numbers, owned, te
 from torch.testing import assert_close
 
 from flowportrait import flow
+from flowportrait.model.blocks import GEN
 from flowportrait.model.embed import rope_table
 from flowportrait.model.layout import TokenGrid
 from flowportrait.model.mask import Attend, allowed
-from flowportrait.model.mot import GEN
 from flowportrait.model.packed import Packed, packed_forward
 from flowportrait.sampling import Schedule, guided, sample
 

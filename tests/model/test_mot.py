@@ -10,9 +10,10 @@ import torch
 from torch.testing import assert_close
 
 from flowportrait.errors import ConfigError
+from flowportrait.model.blocks import GEN, MoTConfig
 from flowportrait.model.layout import TokenGrid
 from flowportrait.model.mask import allowed, portrait_splits
-from flowportrait.model.mot import GEN, Condition, MoT, MoTConfig
+from flowportrait.model.mot import Condition, MoT
 from flowportrait.model.packed import Packed, packed_forward
 
 CONFIG = MoTConfig(

@@ -8,7 +8,8 @@ from test_mot import CONFIG, GRID, clip
 from torch.testing import assert_close
 
 from flowportrait.model import mot, offload
-from flowportrait.model.mot import MLP, TEXT, MoT
+from flowportrait.model.blocks import MLP, TEXT
+from flowportrait.model.mot import MoT
 from flowportrait.model.offload import (
     generation_weights,
     place,

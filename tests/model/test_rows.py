@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from flowportrait.model import attention
 from flowportrait.model.layout import RowLayout, TokenGrid
 from flowportrait.model.mask import allowed
-from flowportrait.model.mot import MoT, Row
+from flowportrait.model.mot import MoT, PackedRow
 from flowportrait.model.packed import Packed, packed_forward
 from flowportrait.model.sequence import SequenceShare
 
@@ -40,7 +40,7 @@ def row_of(grids, **fields):
     audio, image, zt, t = zip(*clips, strict=True)
     layout = RowLayout(tuple(grids))
     cat = lambda parts: torch.cat(parts, dim=1)  # noqa: E731
-    return Row(layout, cat(audio), cat(image), layout.patchify(zt), cat(t), **fields), clips
+    return PackedRow(layout, cat(audio), cat(image), layout.patchify(zt), cat(t), **fields), clips
 
 
 def dense(mot, grids, clips):

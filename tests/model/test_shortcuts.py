@@ -14,8 +14,9 @@ from torch.testing import assert_close
 from flowportrait import batch, cli, media
 from flowportrait.errors import ConfigError
 from flowportrait.generate import load
+from flowportrait.model.blocks import Layer
 from flowportrait.model.compiled import compile_layers
-from flowportrait.model.mot import Layer, MoT
+from flowportrait.model.mot import MoT
 from flowportrait.registry import SAMPLES_DIR
 
 EVALUATIONS = 15
@@ -113,7 +114,7 @@ def test_what_is_no_threshold(pipeline, second, threshold):
 def test_a_video_made_otherwise_is_not_taken_for_this_one(plain):
     """`generate DATASET` keeps what is there only where threshold and weights are the same."""
     info = batch.info_of(plain, "", "", "a.mp4", 0.0)
-    settings = batch.Settings(
+    settings = batch.MakerSettings(
         evaluations=EVALUATIONS, crop="auto", frame=info.frame, size=info.size
     )
     maker = batch.Maker("tiny", {}, Path(), Path(), settings)

@@ -12,7 +12,7 @@ import pytest
 from flowportrait import cli, pages
 from flowportrait.records import ASPECTS, Ranking, Rating, Score, SetScore, write_jsonl
 from flowportrait.report.table import Cell, Table, mean_cell
-from flowportrait.study.results import ClipSource, Facts, StudyData, export
+from flowportrait.study.results import ClipSource, StudyData, StudyFacts, export
 
 VERSIONS = ["original", "sonic", "memo"]
 HUMAN = {"original": (5, 5, 4), "sonic": (4, 3, 3), "memo": (2, 2, 1)}
@@ -59,7 +59,7 @@ def given(tmp_path_factory):
         for s in samples
         for v in VERSIONS
     ]
-    facts = Facts(
+    facts = StudyFacts(
         versions=VERSIONS,
         truth="original",
         raters=["r0", "r1"],

@@ -8,7 +8,7 @@ from flowportrait import cli, media
 from flowportrait.clips import find_samples
 from flowportrait.records import Score, read_jsonl
 from flowportrait.scoring import Sample
-from flowportrait.scoring.metrics.metric import Unscorable, View
+from flowportrait.scoring.metrics.view import Unscorable, View
 
 PLAIN = "ssim,sharpness,colour-drift"
 

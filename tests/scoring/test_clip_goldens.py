@@ -24,7 +24,7 @@ from flowportrait.faces.crop import crop_face
 from flowportrait.media import Clip
 from flowportrait.scoring import Sample
 from flowportrait.scoring.metrics import jitter, lse, perceptual, pixel, raft
-from flowportrait.scoring.metrics.metric import View
+from flowportrait.scoring.metrics.view import View
 
 models = pytest.importorskip("torchvision.models")
 ROOT = Path(__file__).parents[2]

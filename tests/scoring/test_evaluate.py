@@ -15,7 +15,8 @@ from flowportrait.media import Clip
 from flowportrait.records import ManifestRow, Score, SetScore, read_jsonl, write_jsonl
 from flowportrait.registry import SCORERS
 from flowportrait.scoring import Sample
-from flowportrait.scoring.metrics.metric import Metric, Unscorable, View, read_all
+from flowportrait.scoring.metrics.metric import Metric, read_all
+from flowportrait.scoring.metrics.view import Unscorable, View
 
 SPEECH = 0.2 * np.sin(np.arange(8000) * 0.2).astype(np.float32)
 RNG = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import pytest
 from flowportrait import media
 from flowportrait.media import Sound
 from flowportrait.scoring.metrics import mediapipe
-from flowportrait.scoring.metrics.metric import CandidateView, Unscorable
+from flowportrait.scoring.metrics.view import CandidateView, Unscorable
 from flowportrait.scoring.reward import Candidate
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def view(loud=LOUD):
 def scorer(kind, opening=None, blink=None):
     """The scorer, seeing a face that opens lips and shuts lids like this."""
     lips, lids = (np.zeros(COUNT) if given is None else given for given in (opening, blink))
-    seen = mediapipe.Seen(np.ones(COUNT, bool), lips, lids, np.zeros((COUNT, 5, 2)))
+    seen = mediapipe.FaceOverTime(np.ones(COUNT, bool), lips, lids, np.zeros((COUNT, 5, 2)))
     made = kind()
     made.seen = lambda view: seen
     return made

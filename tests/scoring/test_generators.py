@@ -14,7 +14,7 @@ from test_evaluate import moving, write
 from flowportrait import cli
 from flowportrait.clips import find_samples
 from flowportrait.records import Score, read_jsonl
-from flowportrait.study import agreement
+from flowportrait.study import intervals
 
 COMMAND = [
     "evaluate",
@@ -173,14 +173,14 @@ def test_a_run_in_which_nothing_was_scored_fails(panels, capsys):
 
 def test_sign_flips():
     rng = np.random.default_rng(0)
-    assert agreement.sign_flip_p(np.zeros(5)) == 1 and agreement.sign_flip_p(
+    assert intervals.sign_flip_p(np.zeros(5)) == 1 and intervals.sign_flip_p(
         np.ones(5)
     ) == pytest.approx(2 / 32)
     values = rng.normal(0.3, 1, 12)
     # The exact test and the drawn one agree; under no difference p is uniform.
-    drawn = agreement.sign_flip_p(np.append(values, [1e-15, -1e-15]))
-    assert drawn == pytest.approx(agreement.sign_flip_p(values), abs=0.015)
-    p = [agreement.sign_flip_p(rng.normal(0, 1, 10)) for _ in range(300)]
+    drawn = intervals.sign_flip_p(np.append(values, [1e-15, -1e-15]))
+    assert drawn == pytest.approx(intervals.sign_flip_p(values), abs=0.015)
+    p = [intervals.sign_flip_p(rng.normal(0, 1, 10)) for _ in range(300)]
     assert 0.02 < np.mean(np.array(p) < 0.05) < 0.09
 
 

@@ -9,7 +9,8 @@ from flowportrait import media
 from flowportrait.media import Clip
 from flowportrait.scoring import Sample
 from flowportrait.scoring.metrics import metric, pixel
-from flowportrait.scoring.metrics.metric import FrameMetric, Reading, Unscorable, View, read_all
+from flowportrait.scoring.metrics.metric import FrameMetric, Reading, read_all
+from flowportrait.scoring.metrics.view import Unscorable, View
 
 TONE = np.zeros(16_000 * 3, np.float32)
 

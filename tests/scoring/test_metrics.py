@@ -17,8 +17,9 @@ from flowportrait.media import Clip
 from flowportrait.pretrained import Weights
 from flowportrait.scoring import Sample
 from flowportrait.scoring.metrics import lse, mediapipe
-from flowportrait.scoring.metrics.metric import Metric, Reading, Unscorable, View, read_all
+from flowportrait.scoring.metrics.metric import Metric, Reading, read_all
 from flowportrait.scoring.metrics.pixel import ColourDrift, Psnr, Sharpness, Ssim
+from flowportrait.scoring.metrics.view import Unscorable, View
 
 
 def picture(step=0, size=32):

@@ -15,12 +15,12 @@ from flowportrait.registry import MEASURES, MODELS_DIR
 from flowportrait.scoring import ASPECTS, Sample
 from flowportrait.scoring.metrics import offline, tracking
 from flowportrait.scoring.metrics.blendshapes import eye_edges, face_shapes
-from flowportrait.scoring.metrics.metric import CandidateView, View
 from flowportrait.scoring.metrics.signals import SIGNALS
+from flowportrait.scoring.metrics.view import CandidateView, View
 from flowportrait.scoring.reward import Candidate
 from flowportrait.scoring.rewards import build_measures
 from flowportrait.scoring.run import ScoringConfig
-from flowportrait.world.degrade import Footage, degrade
+from flowportrait.world.degrade import ClipInMemory, degrade
 from flowportrait.world.names import SHAPE
 
 CLIP = MODELS_DIR.parent / "samples" / "world" / "anny_00009_1.mp4"  # held out
@@ -36,7 +36,9 @@ def damaged(clean, name, strength):
         landmarks = truth["landmarks68"].astype(np.float32)[: len(clean.frames)]
     other = Sound(clean.sound[::-1].copy(), 16_000)
     worse = degrade(
-        Footage(clean.frames, Sound(clean.sound, 16_000), 24.0, landmarks, other), name, strength
+        ClipInMemory(clean.frames, Sound(clean.sound, 16_000), 24.0, landmarks, other),
+        name,
+        strength,
     )
     view = CandidateView(Candidate(name, worse.frames, 24.0, worse.sound, worse.frames[0]))
     view.keep("face squares", lambda: tracking.track_face(clean).squares)

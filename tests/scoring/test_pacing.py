@@ -8,7 +8,7 @@ from email.utils import format_datetime
 import pytest
 
 from flowportrait.records import Score
-from flowportrait.scoring.judges.backends import Estimate, Usage, digits_of, gemini, openai
+from flowportrait.scoring.judges.backends import Estimate, Usage, digits_of, gemini_replies, openai
 from flowportrait.scoring.judges.pacing import Bucket, Budget, Prices, Purse, Retries
 from flowportrait.scoring.judges.saturation import spreads
 
@@ -41,8 +41,12 @@ def test_waits_grow_and_the_server_has_the_last_word():
 
 def test_the_words_of_gemini_and_of_openai_servers():
     details = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "23.5s"}]
-    assert gemini.retry_after_s({"error": {"code": 429, "details": details}}) == 23.5
-    assert gemini.retry_after_s({"error": {"code": 503}}) is gemini.retry_after_s("text") is None
+    assert gemini_replies.retry_after_s({"error": {"code": 429, "details": details}}) == 23.5
+    assert (
+        gemini_replies.retry_after_s({"error": {"code": 503}})
+        is gemini_replies.retry_after_s("text")
+        is None
+    )
     assert (
         openai.retry_after_s({"retry-after": "7"}) == 7
         and openai.retry_after_s({"retry-after-ms": "250"}) == 0.25

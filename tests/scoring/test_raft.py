@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flowportrait.scoring.metrics import raft, winograd
+from flowportrait.scoring.metrics import raft, raft_update, winograd
 from flowportrait.scoring.metrics.winograd import Convolution3x3
 
 flow = pytest.importorskip("torchvision.models.optical_flow")
@@ -77,5 +77,5 @@ def test_no_number_is_left_on_another_device():
     network = network.eval().requires_grad_(False)
     frames = torch.empty(3, 3, 128, 128, device="meta")
     encoded = raft._Encoded(network.feature_encoder(frames), network.context_encoder(frames))
-    flow = raft._flow(network, raft._SmallUpdate(network), encoded, iterations=2)
+    flow = raft._flow(network, raft_update.SmallUpdate(network), encoded, iterations=2)
     assert flow.device.type == "meta" and flow.shape == (2, 2, 128, 128)

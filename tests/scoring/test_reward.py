@@ -11,15 +11,8 @@ from numpy.testing import assert_allclose
 from safetensors.numpy import load_file
 
 from flowportrait.errors import TrainingError
-from flowportrait.scoring.reward import (
-    Measure,
-    RewardConfig,
-    ScoringDesk,
-    Statistics,
-    Term,
-    columns,
-    composite,
-)
+from flowportrait.scoring.desk import ScoringDesk
+from flowportrait.scoring.reward import Measure, RewardConfig, Statistics, Term, columns, composite
 from flowportrait.train.grpo import advantages
 
 GOLDEN = load_file(Path(__file__).parents[1] / "golden" / "rl" / "advantage.safetensors")

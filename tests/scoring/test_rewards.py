@@ -12,8 +12,9 @@ from flowportrait import registry
 from flowportrait.config import load_recipe
 from flowportrait.errors import CheckpointError, ConfigError
 from flowportrait.media import Sound
+from flowportrait.scoring.desk import ScoringDesk
 from flowportrait.scoring.metrics import tracking
-from flowportrait.scoring.reward import Candidate, Measure, ScoringDesk
+from flowportrait.scoring.reward import Candidate, Measure
 from flowportrait.scoring.rewards import PAPER, build_measures, named, require_rewards
 from flowportrait.scoring.run import ScoringConfig
 

@@ -11,8 +11,8 @@ from flowportrait.media import Clip, Sound
 from flowportrait.registry import MODELS_DIR
 from flowportrait.scoring import Sample
 from flowportrait.scoring.metrics import sync_small, tracking
-from flowportrait.scoring.metrics.metric import CandidateView, View
 from flowportrait.scoring.metrics.sync_small import SyncSmall
+from flowportrait.scoring.metrics.view import CandidateView, View
 from flowportrait.scoring.reward import Candidate
 from flowportrait.scoring.rewards import MetricMeasure, Views
 

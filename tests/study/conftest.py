@@ -8,7 +8,7 @@ from simulated_raters import QUALITY
 
 from flowportrait import media
 from flowportrait.study.build import create
-from flowportrait.study.tasks import Plan
+from flowportrait.study.tasks import StudyPlan
 
 SAMPLES = sorted((Path(media.__file__).parent / "samples" / "world").glob("*.mp4"))
 DEGRADED = {"mild": ("blur", 2.0), "poor": ("blur", 6.0)}
@@ -18,7 +18,7 @@ DEGRADED = {"mild": ("blur", 2.0), "poor": ("blur", 6.0)}
 def folders(tmp_path_factory):
     """original/, mild/ and poor/ with six clips each."""
     pytest.importorskip("scipy")  # of the extra 'world'
-    from flowportrait.world.degrade import Footage, degrade
+    from flowportrait.world.degrade import ClipInMemory, degrade
 
     root = tmp_path_factory.mktemp("versions")
     for name in QUALITY:
@@ -27,7 +27,7 @@ def folders(tmp_path_factory):
         target = f"clip{number}.mp4"
         shutil.copy(source, root / "original" / target)
         clip = media.Clip(source)
-        footage = Footage(clip.frames, clip.sound, clip.fps)
+        footage = ClipInMemory(clip.frames, clip.sound, clip.fps)
         for name, (how, strength) in DEGRADED.items():
             worse = degrade(footage, how, strength)
             mark = media.synthetic_mark(f"generator {name}", 0, "1")
@@ -52,6 +52,6 @@ def study(folders, tmp_path):
         tmp_path / "study",
         versions,
         ["ann", "bob", "cy"],
-        Plan(3, 3, 1, 1, seed=3),
+        StudyPlan(3, 3, 1, 1, seed=3),
         truth="original",
     ).study

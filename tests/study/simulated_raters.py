@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 
 from flowportrait.records import ASPECTS
-from flowportrait.study.answers import Answer
+from flowportrait.study.answers import RaterAnswer
 from flowportrait.study.store import Study, Task
 
 QUALITY = {"original": 1.6, "mild": 0.0, "poor": -1.6}
@@ -26,7 +26,7 @@ def answer(
     opinion: dict[str, float],
     rng: np.random.Generator | None = None,
     noise: float = 0.0,
-) -> Answer:
+) -> RaterAnswer:
     """An answer by someone who sees `opinion` (item -> quality) through noise and ties what looks
     alike.
     """
@@ -44,7 +44,7 @@ def answer(
             groups[-1].append(item)
         else:
             groups.append([item])
-    return Answer(
+    return RaterAnswer(
         scores=scores,
         groups=groups,
         played={item.id: [(0.0, item.duration_s)] for item in task.items},

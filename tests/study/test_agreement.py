@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowportrait.errors import DataError
-from flowportrait.study import agreement
+from flowportrait.study import agreement, intervals
 
 GOLDEN = json.loads(
     (Path(__file__).parents[1] / "golden" / "scorers" / "statistics.json").read_text()
@@ -45,8 +45,8 @@ COMPUTED = {
     "kendall_tau_b_r0_r1": lambda: agreement.kendall_tau_b(RATINGS[:, 0], RATINGS[:, 1]),
     "spearman_r0_r1": lambda: agreement.spearman(RATINGS[:, 0], RATINGS[:, 1]),
     "bradley_terry_mle(mean0)": lambda: agreement.bradley_terry(_wins()).theta,
-    "wilson95_MAS-MA 65.6% of 4501": lambda: agreement.wilson(round(0.656 * 4501), 4501),
-    "wilson95_MA-Comp 66.6% of 4501": lambda: agreement.wilson(round(0.666 * 4501), 4501),
+    "wilson95_MAS-MA 65.6% of 4501": lambda: intervals.wilson(round(0.656 * 4501), 4501),
+    "wilson95_MA-Comp 66.6% of 4501": lambda: intervals.wilson(round(0.666 * 4501), 4501),
 }
 
 
@@ -173,11 +173,11 @@ def test_unbounded_strengths_are_refused():
 
 
 def test_mcnemar_is_the_sign_test():
-    assert agreement.mcnemar(0, 0) == 1
-    assert agreement.mcnemar(5, 5) == 1
-    assert agreement.mcnemar(0, 5) == pytest.approx(2 / 32)
-    assert agreement.mcnemar(9, 1) == agreement.mcnemar(1, 9) == pytest.approx(2 * 11 / 1024)
-    assert 0 < agreement.mcnemar(2100, 2400) < 1e-4
+    assert intervals.mcnemar(0, 0) == 1
+    assert intervals.mcnemar(5, 5) == 1
+    assert intervals.mcnemar(0, 5) == pytest.approx(2 / 32)
+    assert intervals.mcnemar(9, 1) == intervals.mcnemar(1, 9) == pytest.approx(2 * 11 / 1024)
+    assert 0 < intervals.mcnemar(2100, 2400) < 1e-4
 
 
 def test_clusters_make_wider_intervals_than_independent_cases():
@@ -185,13 +185,13 @@ def test_clusters_make_wider_intervals_than_independent_cases():
     right = np.repeat(rng.random(200) < 0.6, 6).reshape(
         200, 6
     )  # all six pairs of a sample share their fate
-    weights = agreement.resampled(200, 2000)
-    draws = agreement.resampled_ratios(
+    weights = intervals.resampled(200, 2000)
+    draws = intervals.resampled_ratios(
         right.sum(1, keepdims=True), np.full((200, 1), 6.0), weights
     )[:, 0]
     clustered, naive = (
-        agreement.percentile_interval(draws),
-        agreement.wilson(right.sum(), right.size),
+        intervals.percentile_interval(draws),
+        intervals.wilson(right.sum(), right.size),
     )
     ratio = (clustered.high - clustered.low) / (naive.high - naive.low)
     assert ratio == pytest.approx(math.sqrt(6), rel=0.12)

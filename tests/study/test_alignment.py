@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from flowportrait import cli
 from flowportrait.errors import DataError
 from flowportrait.records import ASPECTS, Pair, Ranking, Rating, Score, Verdict, write_jsonl
-from flowportrait.study.alignment import align, table_rows
+from flowportrait.study.alignment import align
+from flowportrait.study.alignment_tables import table_rows
 from flowportrait.study.findings import find
-from flowportrait.study.results import ClipSource, Facts, StudyData, export, load, pair_records
+from flowportrait.study.results import ClipSource, StudyData, StudyFacts, export, load, pair_records
 from flowportrait.study.systems import Clips, System, from_scores, from_verdicts
 
 VERSIONS = ["truth", "a", "b", "c"]
@@ -39,7 +40,7 @@ def make(
         for s in samples
         for v in versions
     ]
-    facts = Facts(
+    facts = StudyFacts(
         versions=versions,
         truth=truth if truth in versions else None,
         raters=list(raters),

@@ -11,7 +11,7 @@ from test_alignment import make, same, score
 
 from flowportrait import cli
 from flowportrait.records import ASPECTS, write_jsonl
-from flowportrait.study import agreement
+from flowportrait.study import intervals
 from flowportrait.study.alignment import align
 from flowportrait.study.calibration import calibrate, isotonic
 from flowportrait.study.results import export
@@ -105,17 +105,17 @@ def test_lower_is_better_is_mapped_falling_and_few_samples_are_not_mapped():
 def test_how_many_pairs_are_missing():
     # Four times the pairs halve an interval; 1,000 independent pairs at one half are 6.2 points
     # wide.
-    assert agreement.pairs_for_width(1000, 0.08, 0.04) == 4000
-    wilson = agreement.wilson(500, 1000)
-    assert 2200 < agreement.pairs_for_width(1000, wilson.high - wilson.low, 0.04) < 2500
+    assert intervals.pairs_for_width(1000, 0.08, 0.04) == 4000
+    wilson = intervals.wilson(500, 1000)
+    assert 2200 < intervals.pairs_for_width(1000, wilson.high - wilson.low, 0.04) < 2500
     with pytest.raises(ValueError):
-        agreement.pairs_for_width(10, 0.1, 0)
+        intervals.pairs_for_width(10, 0.1, 0)
     # Power by simulation: at that many pairs the exact test finds the difference in about 80 % of
     # cases.
-    needed = agreement.pairs_to_separate(120, 80, 1000)
+    needed = intervals.pairs_to_separate(120, 80, 1000)
     drawn = np.random.default_rng(0).multinomial(needed, (0.12, 0.08, 0.8), 400)
-    assert 0.74 < np.mean([agreement.mcnemar(int(a), int(b)) < 0.05 for a, b, _ in drawn]) < 0.86
-    assert agreement.pairs_to_separate(7, 7, 100) is None
+    assert 0.74 < np.mean([intervals.mcnemar(int(a), int(b)) < 0.05 for a, b, _ in drawn]) < 0.86
+    assert intervals.pairs_to_separate(7, 7, 100) is None
 
 
 def test_align_says_what_is_still_to_be_rated():

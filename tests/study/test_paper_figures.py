@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from flowportrait.study.agreement import wilson
+from flowportrait.study.intervals import wilson
 
 SAMPLES, KEPT, KEPT_PERCENT = 940, 4501, 80.7
 TABLE_1_PRINTED = {

@@ -18,12 +18,12 @@ from simulated_raters import QUALITY, answer, simulate, versions_of
 
 from flowportrait import cli, media
 from flowportrait.errors import DataError, MediaError, StudyRefused
-from flowportrait.study.answers import Answer, covered_s
+from flowportrait.study.answers import RaterAnswer, covered_s
 from flowportrait.study.blind import blind_copy
 from flowportrait.study.build import create
 from flowportrait.study.results import load
 from flowportrait.study.store import DATABASE, Study
-from flowportrait.study.tasks import Plan
+from flowportrait.study.tasks import StudyPlan
 
 
 def first(study):
@@ -32,8 +32,8 @@ def first(study):
     return token, task, answer(task, {item.id: float(-k) for k, item in enumerate(task.items)})
 
 
-def changed(said: Answer, **values) -> Answer:
-    return Answer.model_validate({**said.model_dump(), **values})
+def changed(said: RaterAnswer, **values) -> RaterAnswer:
+    return RaterAnswer.model_validate({**said.model_dump(), **values})
 
 
 def refused(code, study, token, task_id, said):
@@ -151,7 +151,7 @@ def test_other_scores_are_refused(study, score):
     body = said.model_dump()
     body["scores"][task.items[0].id]["motion"] = score
     with pytest.raises(StudyRefused) as caught:
-        Answer.read(json.dumps(body))
+        RaterAnswer.read(json.dumps(body))
     assert caught.value.code == "bad_rating" and "motion" in str(caught.value)
 
 
@@ -311,7 +311,9 @@ def test_a_cut_off_video_stops_the_making_and_leaves_nothing(folders, tmp_path):
             (tmp_path / name / "clip0.mp4").write_bytes(whole)
         (tmp_path / "b" / "clip0.mp4").write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(MediaError, match="b/clip0.mp4"):
-            create(tmp_path / "new", {"a": tmp_path / "a", "b": tmp_path / "b"}, ["x"], Plan(1, 1))
+            create(
+                tmp_path / "new", {"a": tmp_path / "a", "b": tmp_path / "b"}, ["x"], StudyPlan(1, 1)
+            )
         assert not list(tmp_path.glob("new*"))
 
 
@@ -355,7 +357,7 @@ def test_versions_of_other_sizes_are_told(folders, tmp_path):
             preset="ultrafast",
         )
     versions = {"a": folders / "original", "b": tmp_path / "small"}
-    made = create(tmp_path / "study", versions, ["x"], Plan(1, 1))
+    made = create(tmp_path / "study", versions, ["x"], StudyPlan(1, 1))
     assert "a 128x128 at 24 fps; b 64x64 at 24 fps" in made.warnings[0]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from flowportrait.errors import ConfigError
 from flowportrait.records import ASPECTS
 from flowportrait.study.rubric import RUBRICS
-from flowportrait.study.tasks import Plan, assign
+from flowportrait.study.tasks import StudyPlan, assign
 
 
 @settings(max_examples=40, deadline=None)
@@ -26,7 +26,7 @@ from flowportrait.study.tasks import Plan, assign
 )
 def test_every_plan_is_balanced(samples, versions, raters, per_sample, training, seed):
     per_sample = min(per_sample, raters)
-    plan = Plan(raters, per_sample, 0, training, seed)
+    plan = StudyPlan(raters, per_sample, 0, training, seed)
     shown = assign(samples, versions, plan)
     assert shown == assign(samples, versions, plan)
     counted = Counter(s.sample for sets in shown for s in sets if s.kind == "study")
@@ -50,7 +50,7 @@ def test_every_plan_is_balanced(samples, versions, raters, per_sample, training,
 
 
 def test_repeats_come_late_and_under_other_letters():
-    shown = assign(60, 4, Plan(3, 3, num_repeats=20, seed=1))
+    shown = assign(60, 4, StudyPlan(3, 3, num_repeats=20, seed=1))
     same = 0
     for sets in shown:
         places = {s.sample: k for k, s in enumerate(sets) if s.kind == "study"}
@@ -62,7 +62,7 @@ def test_repeats_come_late_and_under_other_letters():
 
 
 def test_no_sample_is_always_seen_late():
-    shown = assign(300, 4, Plan(3, 3, seed=2))
+    shown = assign(300, 4, StudyPlan(3, 3, seed=2))
     places = np.array(
         [
             [next(k for k, s in enumerate(sets) if s.sample == n) for sets in shown]
@@ -75,19 +75,19 @@ def test_no_sample_is_always_seen_late():
 
 
 def test_other_seeds_give_other_orders():
-    assert assign(20, 4, Plan(2, 2, seed=0)) != assign(20, 4, Plan(2, 2, seed=1))
+    assert assign(20, 4, StudyPlan(2, 2, seed=0)) != assign(20, 4, StudyPlan(2, 2, seed=1))
 
 
 @pytest.mark.parametrize(
     ("samples", "versions", "plan", "words"),
     [
-        (5, 1, Plan(1, 1), "versions: 1"),
-        (5, 27, Plan(1, 1), "from 2 to 26"),
-        (5, 4, Plan(0, 1), "raters: 0"),
-        (5, 4, Plan(2, 3), "raters per sample: 3; from 1 to 2"),
-        (5, 4, Plan(2, 2, num_training=5), "training: 5"),
-        (5, 4, Plan(2, 2, num_repeats=2), "at most 1"),
-        (5, 4, Plan(2, 2, num_repeats=-1), "repeats: -1"),
+        (5, 1, StudyPlan(1, 1), "versions: 1"),
+        (5, 27, StudyPlan(1, 1), "from 2 to 26"),
+        (5, 4, StudyPlan(0, 1), "raters: 0"),
+        (5, 4, StudyPlan(2, 3), "raters per sample: 3; from 1 to 2"),
+        (5, 4, StudyPlan(2, 2, num_training=5), "training: 5"),
+        (5, 4, StudyPlan(2, 2, num_repeats=2), "at most 1"),
+        (5, 4, StudyPlan(2, 2, num_repeats=-1), "repeats: -1"),
     ],
 )
 def test_plans_that_cannot_be(samples, versions, plan, words):

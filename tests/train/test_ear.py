@@ -14,9 +14,10 @@ from flowportrait.encoders.mel import MelEncoder
 from flowportrait.errors import ConfigError, DataError
 from flowportrait.faces.landmarks import eye_distance as measured_eyes
 from flowportrait.faces.landmarks import lip_opening
-from flowportrait.model.mot import MoT, MoTConfig
+from flowportrait.model.blocks import MoTConfig
+from flowportrait.model.mot import MoT
 from flowportrait.train.tiny import ear
-from flowportrait.train.tiny.crops import Source, draw_crops
+from flowportrait.train.tiny.crops import LatentSource, draw_crops
 from flowportrait.train.tiny.hearing import translate
 from flowportrait.train.tiny.latents import LatentClip
 from flowportrait.train.tiny.lessons import Lessons, draw_lessons
@@ -196,7 +197,7 @@ def source_of(share, eye_distance, value, openings):
     hearing = SimpleNamespace(
         mels=[torch.zeros(80, 100)] * 2, shapes=np.zeros((24, 27), np.float32)
     )
-    return Source(SimpleNamespace(clips=cached), latents, hearing, share)
+    return LatentSource(SimpleNamespace(clips=cached), latents, hearing, share)
 
 
 def test_a_borrowed_face_has_lips_as_far_apart_and_movements_of_its_size():

@@ -23,7 +23,7 @@ from flowportrait.errors import DataError
 from flowportrait.generate import load
 from flowportrait.modeldir import load_parts
 from flowportrait.prepare import dataset
-from flowportrait.prepare.source import PrepareConfig
+from flowportrait.prepare.settings import PrepareConfig
 from flowportrait.records import ManifestRow, write_jsonl
 from flowportrait.train.encode import Encoder, clips_of, encode
 

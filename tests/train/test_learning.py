@@ -8,7 +8,7 @@ import torch
 
 from flowportrait.sampling import Schedule, WindowRule, sample
 from flowportrait.train.grpo import ObjectiveConfig, advantages
-from flowportrait.train.rollout import Plan, first_noise, passes, rng_for, roll_out
+from flowportrait.train.rollout import RolloutPlan, first_noise, passes, rng_for, roll_out
 
 GROUPS, SIZE, EVALUATIONS, UPDATES = 6, 4, 6, 40
 TARGET = torch.tensor([1.5, -1.0])
@@ -45,7 +45,7 @@ def tuned(objective=PAPER, window=1, shuffle=None):
     optimizer = torch.optim.AdamW([mean], lr=0.05, betas=(0.9, 0.95), weight_decay=0.0)
     before, rule = held_out(mean), WindowRule(width=window)
     for update in range(UPDATES):
-        plan = Plan(
+        plan = RolloutPlan(
             Schedule(EVALUATIONS, 1.0), rule.at(0, update, EVALUATIONS), 0.5, range(EVALUATIONS - 1)
         )
         groups = []

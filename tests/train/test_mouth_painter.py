@@ -106,7 +106,7 @@ def recipe(tmp_path, monkeypatch):
         np.repeat(points, 2, 0),
         pictures(2),
         points.repeat(2, 0)[:, 0],
-        ["train", "validation"],
+        ["train", "held_out"],
     )
     monkeypatch.setattr(mouth.MouthDataConfig, "pools", lambda self, seed: [pool])
 

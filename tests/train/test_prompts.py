@@ -13,7 +13,9 @@ from flowportrait.train.prompts import Prompts, PromptsConfig
 
 @pytest.fixture(scope="module")
 def prompts(small_world):
-    return Prompts(PromptsConfig(world=small_world), size_px=64, max_latent_frames=5)
+    return Prompts(
+        PromptsConfig(world=small_world), size_px=64, max_latent_frames=5, temporal_stride=4
+    )
 
 
 def test_a_prompt_is_a_stretch_with_its_sound(prompts):
@@ -60,8 +62,8 @@ def test_a_manifest_gives_the_same_clips(tmp_path, small_world, prompts):
     path = tmp_path / "manifest.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = PromptsConfig(manifest=path, max_latent_frames=3, random_start=False)
-    prompt = Prompts(config, size_px=64, max_latent_frames=5).draw(0, 0)
+    prompt = Prompts(config, size_px=64, max_latent_frames=5, temporal_stride=4).draw(0, 0)
     assert prompt.latent_frames == 3 and prompt.mouth is None
     path.write_text(json.dumps(rows[0]) + "\n")
     with pytest.raises(DataError, match="no clip of the held_out split"):
-        Prompts(config, size_px=64, max_latent_frames=5)
+        Prompts(config, size_px=64, max_latent_frames=5, temporal_stride=4)

@@ -22,7 +22,7 @@ from toy_pipeline import save_toy, use_fake_parts
 from flowportrait.config import load_recipe
 from flowportrait.errors import CheckpointError, ConfigError, TrainingError
 from flowportrait.generate import load
-from flowportrait.registry import RECIPES_DIR, Table
+from flowportrait.registry import RECIPES_DIR, PartTable
 from flowportrait.train import rl, step
 
 ROOT = Path(__file__).parents[2]
@@ -344,7 +344,7 @@ def test_halves_that_agree_stand_out_from_those_that_do_not():
 
 
 def test_a_standstill_raises_its_alarm(tmp_path, recipe, monkeypatch):
-    table = Table("measure", {**rl.MEASURES.builtins, "motion_px": "fake_measures:falling"})
+    table = PartTable("measure", {**rl.MEASURES.builtins, "motion_px": "fake_measures:falling"})
     monkeypatch.setattr(rl, "MEASURES", table)
     run = rl.train(recipe(tmp_path / "still"), SMALL, resume=None)
     alarms = log_of(run, "alarm")

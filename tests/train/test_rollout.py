@@ -9,12 +9,13 @@ import torch
 from torch.testing import assert_close
 
 from flowportrait.errors import TrainingError
+from flowportrait.model.blocks import MoTConfig
 from flowportrait.model.layout import TokenGrid
-from flowportrait.model.mot import MoT, MoTConfig
+from flowportrait.model.mot import MoT
 from flowportrait.sampling import Schedule, WindowRule
 from flowportrait.train.grpo import ObjectiveConfig
 from flowportrait.train.rl import choose_trained
-from flowportrait.train.rollout import Plan, Sharing, first_noise, passes, rng_for, roll_out
+from flowportrait.train.rollout import RolloutPlan, Sharing, first_noise, passes, rng_for, roll_out
 
 GRID = TokenGrid(latent_frames=2, rows=2, cols=2, image_rows=2, image_cols=2)
 SHAPE = (4, 2, 4, 4)
@@ -67,7 +68,7 @@ def velocity_of(model, features, shared=True):
 
 
 def plan_of(start=2, width=1, evaluations=6):
-    return Plan(
+    return RolloutPlan(
         Schedule(evaluations, 3.0), range(start, start + width), 0.5, range(evaluations - 1)
     )
 

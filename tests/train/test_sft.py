@@ -22,8 +22,9 @@ from flowportrait import precision
 from flowportrait.config import load_recipe
 from flowportrait.errors import ConfigError, DataError, TrainingError
 from flowportrait.generate import load
+from flowportrait.model.blocks import GEN, MoTConfig
 from flowportrait.model.lora import LoraConfig
-from flowportrait.model.mot import GEN, MoT, MoTConfig
+from flowportrait.model.mot import MoT
 from flowportrait.registry import RECIPES_DIR
 from flowportrait.train import sft, step
 from flowportrait.train.parallel import Ranks, shard

@@ -3,9 +3,10 @@
 import torch
 
 from flowportrait import precision, registry
-from flowportrait.model.mot import MoT, MoTConfig
+from flowportrait.model.blocks import MoTConfig
+from flowportrait.model.mot import MoT
 from flowportrait.modeldir import ModelSpec, SamplingConfig, build_part, save_model
-from flowportrait.registry import Table
+from flowportrait.registry import PartTable
 from flowportrait.train import rl
 
 PARTS = {"type": "fake"}
@@ -44,9 +45,9 @@ def use_fake_parts(replace):
         ("AUDIO_ENCODERS", "audio encoder", "FakeAudioEncoder"),
         ("IMAGE_ENCODERS", "image encoder", "FakeImageEncoder"),
     ]:
-        replace(registry, name, Table(kind, {"fake": f"fake_parts:{part}"}))
+        replace(registry, name, PartTable(kind, {"fake": f"fake_parts:{part}"}))
     replace(precision, "fast_bf16", lambda device: False)  # comparisons to 1e-5 ask for float32
-    replace(rl, "MEASURES", Table("measure", {**registry.MEASURES.builtins, **FAULTS}))
+    replace(rl, "MEASURES", PartTable("measure", {**registry.MEASURES.builtins, **FAULTS}))
 
 
 def save_toy(directory):

@@ -28,10 +28,10 @@ pytest.importorskip("uvicorn", reason="flowportrait[web] is not installed")
 from page_server import Visitor, served  # noqa: E402
 from webdriver import browser  # noqa: E402
 
-from flowportrait.web.jobs import Desk, Limits  # noqa: E402
+from flowportrait.web.jobs import Desk, ServerLimits  # noqa: E402
 
 SAMPLES = Path(__file__).parents[2] / "flowportrait" / "samples"
-LIMITS = Limits(max_upload_bytes=1 << 20, max_sound_s=4.0, max_waiting=2, max_files=3)
+LIMITS = ServerLimits(max_upload_bytes=1 << 20, max_sound_s=4.0, max_waiting=2, max_files=3)
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ from flowportrait import media
 
 pytest.importorskip("uvicorn", reason="flowportrait[web] is not installed")
 
-from flowportrait.web.jobs import Limits  # noqa: E402
+from flowportrait.web.jobs import ServerLimits  # noqa: E402
 
 SAMPLES = Path(media.__file__).parent / "samples"
-LIMITS = Limits(max_sound_s=8.0)
+LIMITS = ServerLimits(max_sound_s=8.0)
 
 
 def made_of(visitor, portrait="portrait.png", audio="speech.wav"):

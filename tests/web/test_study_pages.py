@@ -20,7 +20,7 @@ from flowportrait import cli
 from flowportrait.records import ASPECTS, Ranking, Rating, read_jsonl
 from flowportrait.study.build import create
 from flowportrait.study.store import Study
-from flowportrait.study.tasks import Plan
+from flowportrait.study.tasks import StudyPlan
 
 pytest.importorskip("uvicorn", reason="flowportrait[web] is not installed")
 from axe import findings  # noqa: E402
@@ -43,7 +43,7 @@ def made(tmp_path_factory):
         source.mkdir()
         for index, sample in enumerate(SAMPLES):
             shutil.copy(CLIPS[2 * index + number], source / f"{sample}.mp4")
-    plan = Plan(num_raters=2, raters_per_sample=2, num_repeats=0, num_training=1, seed=0)
+    plan = StudyPlan(num_raters=2, raters_per_sample=2, num_repeats=0, num_training=1, seed=0)
     create(folder / "study", sources, ["ann", "bob"], plan, truth="original")
     return folder / "study"
 
@@ -355,7 +355,7 @@ def four_versions(tmp_path_factory):
     for source, clip in zip(sources.values(), CLIPS, strict=False):
         source.mkdir()
         shutil.copy(clip, source / "sample.mp4")
-    plan = Plan(num_raters=1, raters_per_sample=1, num_repeats=0, num_training=0, seed=0)
+    plan = StudyPlan(num_raters=1, raters_per_sample=1, num_repeats=0, num_training=0, seed=0)
     create(folder / "study", sources, ["ann"], plan, truth="original")
     return Study(folder / "study")
 

@@ -15,10 +15,10 @@ from axe import findings  # noqa: E402
 from page_server import Visitor, served  # noqa: E402
 from webdriver import browser  # noqa: E402
 
-from flowportrait.web.jobs import Desk, Job, Limits  # noqa: E402
+from flowportrait.web.jobs import Desk, Job, ServerLimits  # noqa: E402
 
 SAMPLES = Path(__file__).parents[2] / "flowportrait" / "samples"
-LIMITS = Limits(max_sound_s=8.0, max_waiting=4)
+LIMITS = ServerLimits(max_sound_s=8.0, max_waiting=4)
 FAKE_DEVICES = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 TAB, ENTER, SPACE = "\ue004", "\ue007", " "
 

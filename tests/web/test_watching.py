@@ -21,9 +21,9 @@ from webdriver import browser  # noqa: E402
 
 from flowportrait import composite  # noqa: E402
 from flowportrait.web import api  # noqa: E402
-from flowportrait.web.jobs import Desk, Limits  # noqa: E402
+from flowportrait.web.jobs import Desk, ServerLimits  # noqa: E402
 
-LIMITS = Limits(max_watching=2)
+LIMITS = ServerLimits(max_watching=2)
 SPEECH_S = 6.27
 SLOW = {"size": 768, "frame": "face"}  # so that there is time to look
 

@@ -5,13 +5,13 @@ import pytest
 
 from flowportrait.errors import ConfigError
 from flowportrait.media import Sound
-from flowportrait.world.degrade import DEGRADATIONS, Footage, degrade
+from flowportrait.world.degrade import DEGRADATIONS, ClipInMemory, degrade
 
 FRAMES, SIZE, RATE, FPS = 32, 64, 16000, 24
 
 
 @pytest.fixture(scope="module")
-def footage() -> Footage:
+def footage() -> ClipInMemory:
     """A textured square whose mouth opens and closes and whose brows move, with sound as loud as
     the mouth is open.
     """
@@ -26,7 +26,7 @@ def footage() -> Footage:
     samples = np.repeat(opening, RATE // FPS) * rng.normal(size=FRAMES * (RATE // FPS)) * 0.2
     other = rng.normal(size=RATE // 2) * 0.2
     frames = np.clip(frames, 0, 255).astype(np.uint8)
-    return Footage(
+    return ClipInMemory(
         frames,
         Sound(samples.astype(np.float32), RATE),
         FPS,
@@ -35,12 +35,12 @@ def footage() -> Footage:
     )
 
 
-def motion(footage: Footage, rows=slice(None)) -> float:
+def motion(footage: ClipInMemory, rows=slice(None)) -> float:
     """Mean change from frame to frame within some rows."""
     return float(np.abs(np.diff(footage.frames[:, rows].astype(float), axis=0)).mean())
 
 
-def harm(name: str, whole: Footage, worse: Footage) -> float:
+def harm(name: str, whole: ClipInMemory, worse: ClipInMemory) -> float:
     """How bad it is by a measure that knows what is broken."""
     changed = np.abs(worse.frames.astype(float) - whole.frames).mean()
     if name == "shifted_sound":

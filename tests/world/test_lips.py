@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from flowportrait.world.articulate import articulate, close_lips, draw_style, viseme_segments
+from flowportrait.world.camera import Motion
 from flowportrait.world.head import _lip_gap
 from flowportrait.world.names import SHAPE, TEETH, TONGUE, VISEME, VISEMES, weights
 from flowportrait.world.person import draw_person
 from flowportrait.world.phones import VISEMES_OF, Phone, from_espeak, spoken
 from flowportrait.world.rig import EYE_DISTANCE, vertices_of
-from flowportrait.world.scene import Motion, Scene
+from flowportrait.world.scene import Scene
 
 FPS, SEEDS = 24, range(12)
 HELD_S = 0.25

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flowportrait import media
-from flowportrait.data.sources import load_sources
+from flowportrait.data.sources import RENDERED_SPLITS, load_sources
 from flowportrait.faces.centerface import CenterFaceDetector
 from flowportrait.world import portrait
 from flowportrait.world.names import VISEME
@@ -40,7 +40,11 @@ def test_training_reads_every_clip_with_its_split(sample_records):
     assert len(sample_records) == len(read) == 24
     for record in sample_records:
         clip = read[record["key"]]
-        assert clip.split == record["split"] and clip.video.is_file() and clip.labels.is_file()
+        assert (
+            clip.split == RENDERED_SPLITS[record["split"]]
+            and clip.video.is_file()
+            and clip.labels.is_file()
+        )
     people = {record["identity"]["seed"]: record["split"] for record in sample_records}
     assert set(people.values()) == {"train", "validation", "test"}
     voices = {

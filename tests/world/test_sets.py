@@ -115,8 +115,9 @@ def test_the_command(rendered, tmp_path, capsys, monkeypatch):
 
 
 def test_the_same_seed_gives_the_same_frames(head):
+    from flowportrait.world.camera import Motion
     from flowportrait.world.head import build_head
-    from flowportrait.world.scene import Filmed, Motion, Scene
+    from flowportrait.world.scene import Filmed, Scene
 
     motion = Motion(
         np.full((2, 52), 0.05, np.float32), np.zeros((2, 6)), np.zeros((2, 2)), np.ones(2)

@@ -40,7 +40,7 @@ class StoredAnswer(Record):
 
 
 def answer_key(question: Question, backend: Backend) -> str:
-    """What the answer to `question` by `backend` is stored under."""
+    """The key of the stored answer to `question` by `backend`."""
     return digest_of(question.digest, backend.identity())
 
 

@@ -79,7 +79,7 @@ class JudgeConfig(Frozen):
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of one question: the demanded values, or a reason."""
+    """The outcome of one question: the demanded values, or a reason."""
 
     values: dict[str, int | str] = field(default_factory=dict)
     expected: dict[str, float] = field(default_factory=dict)
@@ -224,7 +224,7 @@ class Judge:
             raise JudgeUnavailable(f"no answer within {limit_s:g} s") from error
 
     def _judged(self, answer: Answer, question: Question, demand: Demand) -> Finding:
-        """What the answer is worth."""
+        """Values read from the answer, or the reason why there are none."""
         reason = self._distrust(answer, question)
         reply = Reply(reason=reason) if reason else read_reply(answer.text, demand)
         expected = {} if reply.reason else _expected(reply, answer, demand)
@@ -259,6 +259,10 @@ class Judge:
                 raise error
             return told
         self._replaced_in_a_row = 0
+        return self._broken_off(answer, question)
+
+    def _broken_off(self, answer: Answer, question: Question) -> str:
+        """The reason to distrust an answer for how it ended or what was heard; "" for none."""
         if answer.finish != "stop":
             kinds = {
                 "length": "cut off at the limit of output tokens",

@@ -20,7 +20,9 @@ from flowportrait.scoring.judges.asking import Judge, all_of
 from flowportrait.scoring.judges.backends import Answer, Question, Video
 from flowportrait.scoring.judges.prompts import load_prompt
 
-CANARY_S, CANARY_FPS, CANARY_SIDE_PX = 2.0, 24, 128
+CANARY_S = 2.0
+CANARY_FPS = 24
+CANARY_SIDE_PX = 128
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ async def check_senses(judge: Judge) -> None:
 
 
 def _problem(answers: dict[str, Answer]) -> str:
-    """What the counts of the four answers show; empty when all is well."""
+    """The problem that the counts of the four answers show; empty when all is well."""
     counts = {name: answer.usage.prompt for name, answer in answers.items()}
     if None in counts.values() or not counts["whole"]:
         return "does not count tokens, so it cannot be shown to hear and see"

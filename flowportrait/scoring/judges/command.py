@@ -1,4 +1,4 @@
-"""What `judges presets`, `judges prompts` and `judges agree` do; the command line stands in
+"""Work of `judges presets`, `judges prompts` and `judges agree`; the command line stands in
 `flowportrait.cli`.
 """
 
@@ -39,6 +39,19 @@ def prompts(copy: Path | None, as_json: bool) -> None:
     there.
     """
     names = prompt_names()
+    _show_or_copy(copy, names)
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "prompts": names,
+                    "output": str(copy) if copy else None,
+                }
+            )
+        )
+
+
+def _show_or_copy(copy: Path | None, names: list[str]) -> None:
     if copy is None:
         for name in names:
             prompt = load_prompt(name)
@@ -49,8 +62,6 @@ def prompts(copy: Path | None, as_json: bool) -> None:
             f"{len(names)} prompts: {copy}; change them there and use them with --set"
             f" judge.prompts={copy}"
         )
-    if as_json:
-        print(json.dumps({"prompts": names, "output": str(copy) if copy else None}))
 
 
 def _copy(names: Sequence[str], folder: Path) -> None:

@@ -1,6 +1,4 @@
-"""What a judge run will cost, before the first call: calls, tokens and, where prices are known,
-money.
-"""
+"""Cost of a judge run, before the first call: calls, tokens and, where prices are known, money."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ _FINDING_CHARACTERS = 2000
 
 
 @dataclass(frozen=True)
-class Plan:
+class CallsToMake:
     """Calls that are still to be made; answers that are stored already cost nothing."""
 
     system: str
@@ -55,15 +53,16 @@ class _Imagined(Video):
 def cost_of_clip(kind: type[ScoreSystem], config: JudgeConfig, facts: Facts) -> tuple[int, int]:
     """Calls and tokens that a system takes for one clip of such `facts`. Raises ConfigError."""
     backend = build_backend(backend_of(config.preset, config.backend))
-    video, tokens = _Imagined(Path(), facts), 0
+    video = _Imagined(Path(), facts)
+    tokens = 0
     for ask in kind.asks:
         estimate = backend.estimate(Question((video, load_prompt(ask.prompt, config.prompts).text)))
         tokens += estimate.prompt + estimate.output
     return len(kind.asks) * config.repeats, tokens * config.repeats
 
 
-def plan_scores(system: ScoreSystem, samples: Iterable[Sample]) -> Plan:
-    """What scoring the samples will cost; clips that cannot be judged cost nothing."""
+def plan_scores(system: ScoreSystem, samples: Iterable[Sample]) -> CallsToMake:
+    """Cost of scoring the samples; clips that cannot be judged cost nothing."""
     usable = (sample for sample in samples if not unusable(sample))
     return _plan(
         system,
@@ -76,8 +75,8 @@ def plan_scores(system: ScoreSystem, samples: Iterable[Sample]) -> Plan:
     )
 
 
-def plan_verdicts(system: CompareSystem, pairs: Iterable[tuple[Sample, Sample]]) -> Plan:
-    """What comparing the pairs will cost."""
+def plan_verdicts(system: CompareSystem, pairs: Iterable[tuple[Sample, Sample]]) -> CallsToMake:
+    """Cost of comparing the pairs."""
     return _plan(system, _comparisons(system, pairs))
 
 
@@ -95,17 +94,20 @@ def _comparisons(
                     yield Question((text, f"{a.id} {b.id} {order}"), repeat=repeat)
 
 
-def _plan(system: ScoreSystem | CompareSystem, questions: Iterable[Question]) -> Plan:
-    backend, store = system.judge.backend, system.judge.store
+def _plan(system: ScoreSystem | CompareSystem, questions: Iterable[Question]) -> CallsToMake:
+    backend = system.judge.backend
+    store = system.judge.store
     calls = stored = prompt = output = 0
     for question in questions:
         if answer_key(question, backend) in store:
             stored += 1
             continue
         estimate = backend.estimate(question)
-        calls, prompt, output = calls + 1, prompt + estimate.prompt, output + estimate.output
+        calls = calls + 1
+        prompt = prompt + estimate.prompt
+        output = output + estimate.output
     prices = system.config.prices
-    return Plan(
+    return CallsToMake(
         system.name, calls, stored, prompt, output, prices.usd(prompt, output) if prices else None
     )
 

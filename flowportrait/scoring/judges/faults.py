@@ -114,7 +114,7 @@ def spoilt(values: dict[str, int | str], kind: FaultKind | None) -> tuple[str, i
 def odd_body(
     kind: BodyFault, content: Mapping[str, Any], protocol: Literal["openai", "gemini"]
 ) -> Sent:
-    """What is sent instead of the good `content` of this protocol."""
+    """A body that is sent instead of the good `content` of this protocol."""
     body = copy.deepcopy(dict(content))
     if kind == "login":
         return (
@@ -128,6 +128,12 @@ def odd_body(
             b"<!doctype html><html><title>Sign in</title></html>",
             {"Content-Type": "text/html"},
         )
+    return _spoiled_body(kind, content, protocol, body)
+
+
+def _spoiled_body(
+    kind: BodyFault, content: Mapping[str, Any], protocol: Literal["openai", "gemini"], body
+) -> Sent:
     if kind == "nested-deeply":
         return 200, b'{"choices": ' + 100_000 * b"[", {}
     if kind in _WHOLE:

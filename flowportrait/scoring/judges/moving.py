@@ -16,8 +16,8 @@ import numpy as np
 
 from flowportrait.errors import DataError
 from flowportrait.records import Record, Score
-from flowportrait.study import agreement
-from flowportrait.study.agreement import Figure
+from flowportrait.study import agreement, intervals
+from flowportrait.study.intervals import Figure
 
 DRAWS = 1000
 
@@ -114,9 +114,9 @@ def _matched(
     def figure(of: Callable[[np.ndarray, np.ndarray], float]) -> Figure:
         drawn = np.array([of(pairs.old[rows], pairs.new[rows]) for rows in draws])
         ends = (
-            agreement.percentile_interval(drawn)
+            intervals.percentile_interval(drawn)
             if count > 1
-            else agreement.Interval(math.nan, math.nan)
+            else intervals.Interval(math.nan, math.nan)
         )
         return Figure(value=of(pairs.old, pairs.new), low=ends.low, high=ends.high)
 

@@ -27,9 +27,7 @@ class Limits(Frozen):
 
 
 class Retries(Frozen):
-    """What to do when there is no answer: try again, each time later, unless the server says
-    when.
-    """
+    """Attempts when there is no answer: try again, each time later, unless the server says when."""
 
     attempts: int = Field(default=6, ge=1)
     first_s: float = Field(default=1.0, ge=0, description="the longest first wait; it doubles")
@@ -55,7 +53,7 @@ class Retries(Frozen):
 
 
 class Prices(Frozen):
-    """What the vendor asks for; look it up, it changes."""
+    """The vendor's prices; look them up, they change."""
 
     input_usd_per_million: float = Field(ge=0)
     output_usd_per_million: float = Field(ge=0, description="thoughts are paid for as output")
@@ -66,7 +64,7 @@ class Prices(Frozen):
 
 
 class Budget(Frozen):
-    """What a run may spend; it stops before the first call that could go beyond."""
+    """The limit of a run's spending; it stops before the first call that could go beyond."""
 
     max_tokens: int | None = Field(default=None, ge=0)
     max_usd: float | None = Field(default=None, ge=0)
@@ -84,7 +82,8 @@ class Bucket:
         now: Callable[[], float] = time.monotonic,
     ):
         self._per_s = per_minute / 60 if per_minute else None
-        self._burst_s, self._now = burst_s, now
+        self._burst_s = burst_s
+        self._now = now
         self._free_at_s = now() - burst_s
 
     def reserve(self, units: float) -> float:
@@ -125,19 +124,22 @@ class Breaker:
             await self.rest(wait_s * (1 + 0.1 * random.random()))
         while self._openings:
             if self._openings > self._retries.breaker_openings:
-                self.stop(
-                    JudgeError(
-                        f"judge: down; {self._retries.breaker_after} calls in a row failed, and"
-                        f" {self._openings - 1} more after pauses; run the same command again"
-                        " later, what is done is kept"
-                    )
-                )
+                self._give_up()
             wait_s = self._open_until_s - time.monotonic()
             if wait_s <= 0 and not self._trying and self._stopped is None:
                 self._trying = True
                 return
             await self.rest(max(wait_s, 0.02))
         await self.rest(0)
+
+    def _give_up(self) -> None:
+        self.stop(
+            JudgeError(
+                f"judge: down; {self._retries.breaker_after} calls in a row failed, and"
+                f" {self._openings - 1} more after pauses; run the same command again"
+                " later, what is done is kept"
+            )
+        )
 
     async def rest(self, seconds: float) -> None:
         """Waits. Raises JudgeError as soon as the run must stop."""
@@ -172,7 +174,8 @@ class Breaker:
             )
         elif retry_after_s is not None:
             self._held_until_s = max(self._held_until_s, time.monotonic() + retry_after_s)
-        was_trial, self._trying = self._trying, False
+        was_trial = self._trying
+        self._trying = False
         self._failures += 1
         if was_trial or (not self._openings and self._failures >= self._retries.breaker_after):
             self._openings += 1
@@ -189,7 +192,8 @@ class Purse:
                 "judge.budget.max_usd: needs judge.prices, which differ by vendor and month; give"
                 " them"
             )
-        self._budget, self._prices = budget, prices
+        self._budget = budget
+        self._prices = prices
         self.calls = self.prompt_tokens = self.output_tokens = 0
         self._reserved_prompt = self._reserved_output = 0
 

@@ -15,7 +15,7 @@ _FENCE = "---"
 
 
 @dataclass(frozen=True)
-class Prompt:
+class JudgePrompt:
     """One text to ask with. `source` says whether the paper prints it or it is this project's
     own.
     """
@@ -31,7 +31,7 @@ class Prompt:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
-def load_prompt(name: str, folder: Path | None = None) -> Prompt:
+def load_prompt(name: str, folder: Path | None = None) -> JudgePrompt:
     """The prompt `name` of `folder`, or the shipped one where the folder has none. Raises
     ConfigError.
     """
@@ -46,7 +46,7 @@ def load_prompt(name: str, folder: Path | None = None) -> Prompt:
     head, body = _parted(text, path)
     if not body:
         raise ConfigError(f"{path}: holds no text; write the prompt below the head")
-    return Prompt(
+    return JudgePrompt(
         name, body, version=head.get("version", ""), source=head.get("source", "the user's own")
     )
 

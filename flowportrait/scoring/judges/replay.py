@@ -31,6 +31,9 @@ class Replay:
                 f"judge.backend.answers: no file '{config.answers}'; give the store of an"
                 " earlier run"
             )
+        self._read_answers(config)
+
+    def _read_answers(self, config: Config) -> None:
         recorded = [
             stored for stored in AnswerStore(config.answers).all() if stored.topic != "canary"
         ]
@@ -41,7 +44,8 @@ class Replay:
                 f" {', '.join(models)}"
             )
         self.config = config
-        self.model, self.fps = config.model or (models[0] if models else ""), None
+        self.model = config.model or (models[0] if models else "")
+        self.fps = None
         self._answers = {
             stored.question: stored
             for stored in reversed(recorded)

@@ -1,5 +1,5 @@
-"""What a judge's reply says, or why it says nothing usable. Pure text in, values out; nothing is
-guessed.
+"""The meaning of a judge's reply, or the reason why it has none. Pure text in, values out; nothing
+is guessed.
 
 The order: thinking is cut away, then every outermost {...} is read as JSON or as a Python literal
 (models write single quotes, as the example in the paper's prompts does), and only where there is
@@ -29,7 +29,8 @@ as words.
 # What literals of untrusted text raise: unhashable keys, too deep a nesting, numbers of thousands
 # of digits.
 _UNREADABLE = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
-_THINK_OPEN, _THINK_CLOSE = "<think>", "</think>"
+_THINK_OPEN = "<think>"
+_THINK_CLOSE = "</think>"
 # What may stand behind an answer: white space, marks, code fences, closing tags and special tokens,
 # but no words.
 _WORDLESS = re.compile(r"(?:<[^<>\n]{0,40}>|[^\w<]|<(?![^<>\n]{0,40}>)|_)*")
@@ -70,13 +71,19 @@ def read_reply(text: str, demand: Demand) -> Reply:
     ]
     if not found:
         return _from_prose(text, start, demand)
+    return _agreed(found, demand, text)
+
+
+def _agreed(found, demand: Demand, text: str) -> Reply:
+    """The values of one or several objects in a reply, which must agree."""
     readings = [_checked(one.object, demand) for one in found]
     for reading in readings:
         if isinstance(reading, str):
             return Reply(reason=reading)
     if any(reading != readings[0] for reading in readings):
         return Reply(reason=f"two different answers: {readings[0]} and {readings[-1]}")
-    begin, end = found[-1].start, found[-1].end
+    begin = found[-1].start
+    end = found[-1].end
     if words := _words_after(text, end):
         return Reply(reason=words)
     return Reply(readings[0], {key: _place(text, begin, end, key) for key in demand})
@@ -104,7 +111,8 @@ def _end_of_thinking(text: str) -> int | None:
 
 def _objects(text: str, start: int) -> Iterator[_Found]:
     """Every outermost {...} that can be read, in order."""
-    at, unreadable = text.find("{", start), 0
+    at = text.find("{", start)
+    unreadable = 0
     while at >= 0 and unreadable < _MOST_UNREADABLE:
         found = _json_at(text, at) or _literal_at(text, at)
         if found:
@@ -237,7 +245,12 @@ def _key_and_value(key: str) -> re.Pattern[str]:
     )
 
 
-def _place(text: str, begin: int, end: int, key: str) -> tuple[int, int]:
+def _place(
+    text: str,
+    begin: int,
+    end: int,
+    key: str,
+) -> tuple[int, int]:
     """Where the value of `key` stands within an object that was read; its end where that is not
     plain to see.
     """

@@ -8,17 +8,14 @@ score, whoever asks and however often. What goes wrong, and how often, stands in
 """
 
 import asyncio
-import base64
 import hashlib
 import json
 import random
-import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from flowportrait.errors import MediaError
 from flowportrait.media import Clip, Facts
@@ -33,8 +30,18 @@ from flowportrait.scoring.judges.faults import (
     odd_body,
     spoilt,
 )
+from flowportrait.scoring.judges.sim_apis import (
+    SimFailure,
+    SimReply,
+    SimRequest,
+    _camel,
+    failure_body,
+    read_gemini,
+    read_openai,
+    say_gemini,
+    say_openai,
+)
 
-_CAMEL = re.compile("_([a-z])")
 _HEAD_LIMIT_BYTES = 64 * 1024
 _REASONS = {
     200: "OK",
@@ -47,38 +54,6 @@ _REASONS = {
 }
 
 
-@dataclass
-class _Ask:
-    """What a request shows and asks, in either protocol."""
-
-    model: str
-    text: str
-    videos: list[tuple[bytes, float]] = field(default_factory=list)  # bytes, frames a second
-    sounds: list[bytes] = field(default_factory=list)
-    sound_in_video: bool = True
-    frame_tokens: int = 258
-    logprobs: bool = False
-
-
-@dataclass
-class _Said:
-    """What is answered, in either protocol."""
-
-    model: str
-    text: str
-    finish: Literal["stop", "length", "blocked"]
-    tokens: dict[str, int]
-    score_at: int | None
-
-
-class _Fail(Exception):
-    """An HTTP error to be sent."""
-
-    def __init__(self, status: int, message: str, retry_after_s: float | None = None):
-        super().__init__(message)
-        self.status, self.retry_after_s = status, retry_after_s
-
-
 class JudgeSim:
     """The server. `async with JudgeSim(faults) as sim:` listens on `sim.port`; /stats tells what
     happened.
@@ -86,7 +61,8 @@ class JudgeSim:
 
     def __init__(self, faults: Faults | None = None, host: str = "127.0.0.1", port: int = 0):
         self.faults = faults or Faults()
-        self.host, self.port = host, port
+        self.host = host
+        self.port = port
         self.calls = self.in_flight = self.peak_in_flight = 0
         self.last_request: dict[str, Any] = {}
         """The body of the newest question, for tests of what is sent."""
@@ -159,12 +135,12 @@ class JudgeSim:
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         try:
             status, content, extra = await self._answered(method, path.split("?")[0], headers, body)
-        except _Fail as error:
-            status, (content, extra) = error.status, _failure(path, error)
+        except SimFailure as error:
+            status, (content, extra) = error.status, failure_body(path, error)
         except (KeyError, TypeError, ValueError) as error:
             status, (content, extra) = (
                 400,
-                _failure(path, _Fail(400, f"not a request of this protocol: {error!r}")),
+                failure_body(path, SimFailure(400, f"not a request of this protocol: {error!r}")),
             )
         finally:
             self.in_flight -= 1
@@ -190,15 +166,15 @@ class JudgeSim:
         if path == "/v1/chat/completions":
             self.last_request = json.loads(body)
             return await self._judged(
-                _read_openai(self.last_request, self.faults.dialect), _say_openai
+                read_openai(self.last_request, self.faults.dialect), say_openai
             )
         if path.startswith(("/v1/models/", "/v1beta/models/")) and path.endswith(
             ":generateContent"
         ):
             model = path.split("/")[-1].partition(":")[0]
             self.last_request = _camel(json.loads(body))
-            ask = _read_gemini(self.last_request, model, self._files)
-            return await self._judged(ask, _say_gemini)
+            ask = read_gemini(self.last_request, model, self._files)
+            return await self._judged(ask, say_gemini)
         if path == "/v1/models":
             return (
                 200,
@@ -207,7 +183,7 @@ class JudgeSim:
             )
         if "/files" in path:
             return self._file(method, path, headers, body)
-        raise _Fail(404, f"no such path: {path}")
+        raise SimFailure(404, f"no such path: {path}")
 
     def _file(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Sent:
         """The Files API: a start that gives an address, the bytes sent there, and questions about
@@ -226,8 +202,17 @@ class JudgeSim:
                     "X-Goog-Upload-Status": "active",
                 },
             )
+        return self._stored_file(name, method, body, headers)
+
+    def _stored_file(
+        self,
+        name: str,
+        method: str,
+        body: bytes,
+        headers: Mapping[str, str],
+    ) -> Sent:
         if name not in self._files:
-            raise _Fail(404, f"no file {name}")
+            raise SimFailure(404, f"no file {name}")
         file = self._files[name]
         if method != "POST":
             return 200, self._file_row(name), {}
@@ -252,28 +237,24 @@ class JudgeSim:
     # ---
     # judging
 
-    async def _judged(self, ask: _Ask, say: Any) -> Sent:
+    async def _judged(self, ask: SimRequest, say: Any) -> Sent:
         """The answer to a question, or what goes wrong with it."""
         fault = self._fault()
         kind = fault.kind if fault else None
         self.calls += 1
         await asyncio.sleep(self.faults.latency_s)
         if fault is not None and kind == "rate-limit":
-            raise _Fail(429, "Resource has been exhausted (e.g. check quota).", fault.retry_after_s)
-        if kind in ("overloaded", "server-error"):
-            raise _Fail(
-                503 if kind == "overloaded" else 500,
-                "The model is overloaded. Please try again later.",
+            raise SimFailure(
+                429, "Resource has been exhausted (e.g. check quota).", fault.retry_after_s
             )
-        if kind == "bad-request":
-            raise _Fail(400, "Request contains an invalid argument.")
+        _fail_if_told(kind)
         if kind == "hang":
             await asyncio.sleep(self.faults.hang_s)
         if kind in ("hang", "cut"):
             return 0, {}, {}
         content = say(self._said(ask, kind), ask, self.faults.modalities)
         if kind in BODY_FAULTS:
-            return odd_body(kind, content, "openai" if say is _say_openai else "gemini")
+            return odd_body(kind, content, "openai" if say is say_openai else "gemini")
         return 200, content, {}
 
     def _fault(self, only: FaultKind | None = None) -> Fault | None:
@@ -288,7 +269,7 @@ class JudgeSim:
                 return fault
         return None
 
-    def _said(self, ask: _Ask, kind: FaultKind | None) -> _Said:
+    def _said(self, ask: SimRequest, kind: FaultKind | None) -> SimReply:
         """The reply's text with its tokens, spoilt as `kind` says."""
         seed = hashlib.sha256(ask.text.encode() + b"".join(data for data, _ in ask.videos)).digest()
         self.served[seed.hex()] += 1
@@ -298,15 +279,15 @@ class JudgeSim:
             kind or "", "stop"
         )
         model = "sim-replacement" if kind == "replaced" else self.faults.model or ask.model
-        return _Said(model, reply, finish, tokens, score_at)
+        return SimReply(model, reply, finish, tokens, score_at)
 
-    def _seen(self, ask: _Ask, kind: FaultKind | None) -> dict[str, int]:
+    def _seen(self, ask: SimRequest, kind: FaultKind | None) -> dict[str, int]:
         """Tokens of frames and sound, as far as this server looks and listens."""
         video = audio = 0
         for data, fps in ask.videos:
             facts = self._looked_at(data)
             if facts is None:
-                raise _Fail(400, "The video cannot be decoded.")
+                raise SimFailure(400, "The video cannot be decoded.")
             frames = (
                 1
                 if kind == "blind"
@@ -330,6 +311,16 @@ class JudgeSim:
         return self._facts[key]
 
 
+def _fail_if_told(kind: str) -> None:
+    if kind in ("overloaded", "server-error"):
+        raise SimFailure(
+            503 if kind == "overloaded" else 500,
+            "The model is overloaded. Please try again later.",
+        )
+    if kind == "bad-request":
+        raise SimFailure(400, "Request contains an invalid argument.")
+
+
 def _reply(text: str, seed: bytes) -> dict[str, int | str]:
     """The values of a good reply; which keys are wanted is read off the prompt."""
     wanted = text[text.rfind("</think>") :] if "</think>" in text else text
@@ -342,178 +333,6 @@ def _reply(text: str, seed: bytes) -> dict[str, int | str]:
 
 # -------------------------------------------------------------------------------------------------
 # protocols
-
-
-_LLAMA_FPS = 4.0
-
-
-def _read_openai(body: Mapping[str, Any], dialect: str) -> _Ask:
-    ask = _Ask(
-        body.get("model", ""),
-        "",
-        sound_in_video=False,
-        frame_tokens=130,
-        logprobs=bool(body.get("logprobs")),
-    )
-    processor = body.get("mm_processor_kwargs") or {}
-    ask.sound_in_video = bool(processor.get("use_audio_in_video")) and dialect == "vllm"
-    fps = (body.get("media_io_kwargs") or {}).get("video", {}).get("fps", 2.0)
-    if dialect == "llama.cpp":
-        fps = _LLAMA_FPS
-    texts = []
-    for part in (part for message in body["messages"] for part in message["content"]):
-        if part["type"] == "text":
-            texts.append(part["text"])
-        elif part["type"] == "video_url" and dialect == "vllm":
-            ask.videos.append((_from_data_url(part["video_url"]["url"]), fps))
-        elif part["type"] == "input_audio":
-            ask.sounds.append(base64.b64decode(part["input_audio"]["data"]))
-        elif part["type"] == "audio_url" and dialect == "vllm":
-            ask.sounds.append(_from_data_url(part["audio_url"]["url"]))
-        elif part["type"] == "input_video" and dialect == "llama.cpp":
-            ask.videos.append((base64.b64decode(part["input_video"]["data"]), fps))
-        else:
-            raise _Fail(400, f"unsupported content[].type: {part['type']}")
-    ask.text = "\n\n".join(texts)
-    return ask
-
-
-def _from_data_url(url: str) -> bytes:
-    return base64.b64decode(url.partition(",")[2])
-
-
-def _camel(value: Any) -> Any:
-    """The same with keys in camelCase; either spelling is taken, as at Google, because the SDK
-    sends both.
-    """
-    if isinstance(value, dict):
-        return {
-            _CAMEL.sub(lambda hit: hit.group(1).upper(), key): _camel(item)
-            for key, item in value.items()
-        }
-    return [_camel(item) for item in value] if isinstance(value, list) else value
-
-
-def _read_gemini(body: Mapping[str, Any], model: str, files: Mapping[str, dict[str, Any]]) -> _Ask:
-    settings = body.get("generationConfig", {})
-    thinking = settings.get("thinkingConfig", {})
-    if "thinkingLevel" in thinking and "thinkingBudget" in thinking:
-        raise _Fail(400, "Thinking level and thinking budget cannot be set together.")
-    low = settings.get("mediaResolution") == "MEDIA_RESOLUTION_LOW"
-    ask = _Ask(
-        model, "", frame_tokens=66 if low else 258, logprobs=bool(settings.get("responseLogprobs"))
-    )
-    texts = []
-    for part in (part for content in body["contents"] for part in content["parts"]):
-        fps = part.get("videoMetadata", {}).get("fps", 1.0)
-        if "text" in part:
-            texts.append(part["text"])
-        elif "inlineData" in part:
-            # The SDK writes URL-safe base64.
-            ask.videos.append((base64.urlsafe_b64decode(part["inlineData"]["data"]), fps))
-        elif "fileData" in part:
-            name = "files/" + part["fileData"]["fileUri"].rsplit("/", 1)[-1]
-            if name not in files:
-                raise _Fail(
-                    403,
-                    f"You do not have permission to access the File {name} or it may not exist.",
-                )
-            ask.videos.append((files[name]["bytes"], fps))
-    ask.text = "\n\n".join(texts)
-    return ask
-
-
-def _say_openai(said: _Said, ask: _Ask, modalities: bool) -> dict[str, Any]:
-    prompt, output = sum(said.tokens.values()), text_tokens(said.text)
-    usage: dict[str, Any] = {
-        "prompt_tokens": prompt,
-        "completion_tokens": output,
-        "total_tokens": prompt + output,
-    }
-    if modalities:
-        usage["prompt_tokens_details"] = {"audio_tokens": said.tokens["AUDIO"], "cached_tokens": 0}
-    choice: dict[str, Any] = {
-        "index": 0,
-        "message": {"role": "assistant", "content": said.text},
-        "finish_reason": {"blocked": "content_filter"}.get(said.finish, said.finish),
-    }
-    if ask.logprobs and said.score_at is not None:
-        before, digit, after = (
-            said.text[: said.score_at],
-            said.text[said.score_at],
-            said.text[said.score_at + 1 :],
-        )
-        choice["logprobs"] = {
-            "content": [{**_token(text, digit), "bytes": None} for text in (before, digit, after)],
-            "refusal": None,
-        }
-    return {
-        "id": "chatcmpl-sim",
-        "object": "chat.completion",
-        "created": 0,
-        "model": said.model,
-        "choices": [choice],
-        "usage": usage,
-    }
-
-
-def _token(text: str, digit: str) -> dict[str, Any]:
-    """A token with its alternatives: the score with 0.8, the next lower one (5 below 1) with
-    0.2.
-    """
-    tops = [(text, -0.001)]
-    if text == digit and digit.isdecimal():
-        tops = [(digit, -0.22314), (str((int(digit) + 3) % 5 + 1), -1.60944)]
-    return {
-        "token": text,
-        "logprob": tops[0][1],
-        "top_logprobs": [
-            {"token": token, "logprob": logprob, "bytes": None} for token, logprob in tops
-        ],
-    }
-
-
-def _say_gemini(said: _Said, ask: _Ask, modalities: bool) -> dict[str, Any]:
-    prompt, output = sum(said.tokens.values()), text_tokens(said.text)
-    usage: dict[str, Any] = {"promptTokenCount": prompt, "totalTokenCount": prompt + output}
-    if modalities:
-        usage["promptTokensDetails"] = [
-            {"modality": k, "tokenCount": n} for k, n in said.tokens.items() if n
-        ]
-    if said.finish == "blocked":
-        feedback = {"blockReason": "PROHIBITED_CONTENT"}
-        return {"promptFeedback": feedback, "usageMetadata": usage, "modelVersion": said.model}
-    usage["candidatesTokenCount"] = output
-    candidate: dict[str, Any] = {
-        "index": 0,
-        "finishReason": "MAX_TOKENS" if said.finish == "length" else "STOP",
-    }
-    # A model whose thinking ate all tokens answers with a candidate that has no content.
-    if said.text:
-        candidate["content"] = {"role": "model", "parts": [{"text": said.text}]}
-    return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": said.model}
-
-
-def _failure(path: str, error: _Fail) -> tuple[dict[str, Any], dict[str, str]]:
-    """An error in the words of the protocol that was spoken, and its headers."""
-    if "/chat/" in path:
-        headers = {} if error.retry_after_s is None else {"Retry-After": f"{error.retry_after_s:g}"}
-        return {"error": {"message": str(error), "type": "error", "code": error.status}}, headers
-    status = {
-        429: "RESOURCE_EXHAUSTED",
-        503: "UNAVAILABLE",
-        500: "INTERNAL",
-        404: "NOT_FOUND",
-        403: "PERMISSION_DENIED",
-    }
-    details = []
-    if error.retry_after_s is not None:
-        kind = "type.googleapis.com/google.rpc.RetryInfo"
-        details.append({"@type": kind, "retryDelay": f"{error.retry_after_s:g}s"})
-    word = status.get(error.status, "INVALID_ARGUMENT")
-    return {
-        "error": {"code": error.status, "message": str(error), "status": word, "details": details}
-    }, {}
 
 
 async def serve(faults: Faults, host: str, port: int, announce: Any) -> None:

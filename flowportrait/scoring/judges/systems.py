@@ -19,7 +19,7 @@ from flowportrait.scoring import ASPECTS, Need, Sample, digest_of, score_row
 from flowportrait.scoring.judges.asking import Finding, Judge, JudgeConfig, all_of, in_parallel
 from flowportrait.scoring.judges.backends import Question, Video
 from flowportrait.scoring.judges.canary import check_senses
-from flowportrait.scoring.judges.prompts import Prompt, load_prompt
+from flowportrait.scoring.judges.prompts import JudgePrompt, load_prompt
 from flowportrait.scoring.judges.reply import SCALE, Demand
 
 _REASONING_CHARACTERS = 4000
@@ -44,7 +44,7 @@ class Ask:
 
 
 class _System:
-    """What all six share: the judge, the prompts by name, and the stream of results."""
+    """The common part of all six: the judge, the prompts by name, and the stream of results."""
 
     name: ClassVar[str]
     prompt_names: ClassVar[tuple[str, ...]]
@@ -103,7 +103,7 @@ class ScoreSystem(_System):
         return self._stream(samples, self.score_one)
 
     def questions(self, sample: Sample, repeat: int = 0) -> list[Question]:
-        """What is asked about a clip."""
+        """Questions about a clip."""
         video = Video(sample.clip.path)
         return [
             Question((video, self.prompts[ask.prompt].text), topic=ask.prompt, repeat=repeat)
@@ -186,7 +186,7 @@ class Expressiveness(ScoreSystem):
     asks = (Ask("expressiveness", (("score", "expressiveness"),)),)
 
 
-class Motion(ScoreSystem):
+class MotionAspect(ScoreSystem):
     """One aspect of MAS-MA by itself: motion (Table 11)."""
 
     name = "motion"
@@ -217,7 +217,7 @@ class CompareSystem(_System):
         return ("ba",) if drawn else ("ab",)
 
     def questions(self, first: Sample, second: Sample, repeat: int = 0) -> list[Question]:
-        """What is asked about two clips in this order, the aggregator's question apart."""
+        """Questions about two clips in this order, the aggregator's question apart."""
         return [self._question(name, first, second, repeat) for name in self.prompt_names[:1]]
 
     async def compare_one(self, pair: tuple[Sample, Sample], repeat: int) -> Verdict:
@@ -315,7 +315,7 @@ class MaComp(CompareSystem):
         return [*findings, await self.judge.ask(question, _WINNER)], by_aspect
 
 
-def _panel(prompt: Prompt, by_aspect: dict[str, Finding]) -> str:
+def _panel(prompt: JudgePrompt, by_aspect: dict[str, Finding]) -> str:
     """The aggregator's question: its prompt with what the three found below."""
     findings = (
         f"### {aspect}\n{finding.reasoning[-_REASONING_CHARACTERS:]}\nThis expert prefers"

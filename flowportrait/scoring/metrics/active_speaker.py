@@ -26,7 +26,8 @@ from flowportrait.encoders.cepstra import mfcc
 from flowportrait.files import sha256_of
 from flowportrait.pretrained import WEIGHTS
 from flowportrait.scoring.metrics.lse import face_crops
-from flowportrait.scoring.metrics.metric import Metric, Reading, Unscorable, View
+from flowportrait.scoring.metrics.metric import Metric, Reading
+from flowportrait.scoring.metrics.view import Unscorable, View
 
 
 class ActiveSpeaker(Metric):
@@ -36,7 +37,11 @@ class ActiveSpeaker(Metric):
     it. With TalkSet's weights a close face speaks even in silence; AVA's tell silence.
     """
 
-    name, unit, low, high, better = "active-speaker", "1", 0.0, 1.0, "higher"
+    name = "active-speaker"
+    unit = "1"
+    low = 0.0
+    high = 1.0
+    better = "higher"
     needs = frozenset({"frames", "sound", "weights"})
     looks_at_fps = FPS
 

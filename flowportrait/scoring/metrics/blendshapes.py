@@ -41,7 +41,11 @@ def shape_table() -> ShapeTable:
     with safe_open(TABLE, "np") as file:
         about = file.metadata()
         correlation = tuple(map(float, about["correlation"].split()))
-        return ShapeTable(tuple(about["names"].split()), file.get_tensor("weights"), correlation)
+        return ShapeTable(
+            tuple(about["names"].split()),
+            file.get_tensor("weights"),
+            correlation,
+        )
 
 
 def upright(landmarks: Float[np.ndarray, "f 68 2"]) -> Float[np.ndarray, "f 68 2"]:
@@ -66,6 +70,10 @@ def eye_edges(
     light = torch.from_numpy(frames.mean(-1, dtype=np.float32))[:, None]
     left, right = (landmarks[:, eye].mean(1) for eye in _EYES)
     middle, across = (_calm(path) for path in ((left + right) / 2, right - left))
+    return _edges_beside(across, middle, light)
+
+
+def _edges_beside(across, middle, light) -> Float[np.ndarray, "f 2"]:
     size = np.median(np.linalg.norm(across, axis=1))
     along = across / np.linalg.norm(across, axis=1, keepdims=True)
     x, y = np.meshgrid(np.linspace(-_BOX[0], _BOX[0], 24), np.linspace(-_BOX[1], _BOX[1], 12))
@@ -87,7 +95,7 @@ def eye_edges(
 def features(
     landmarks: Float[np.ndarray, "f 68 2"], eyes: Float[np.ndarray, "f 2"]
 ) -> Float[np.ndarray, "f 138"]:
-    """What the table multiplies: upright landmarks less their median over the clip, and how far
+    """Input of the table: upright landmarks less their median over the clip, and how far
     `eye_edges` fall.
     """
     points = upright(landmarks).reshape(len(landmarks), -1)

@@ -23,14 +23,7 @@ from pydantic import Field
 from flowportrait.config import Frozen
 from flowportrait.files import sha256_of
 from flowportrait.pretrained import WEIGHTS
-from flowportrait.scoring.metrics.metric import (
-    Metric,
-    Reading,
-    SetMetric,
-    SetReading,
-    Unscorable,
-    View,
-)
+from flowportrait.scoring.metrics.metric import Metric, Reading, SetMetric, SetReading
 from flowportrait.scoring.metrics.networks import (
     inception_features,
     lite0_file,
@@ -40,6 +33,7 @@ from flowportrait.scoring.metrics.networks import (
     r3d18_features,
 )
 from flowportrait.scoring.metrics.pixel import sized
+from flowportrait.scoring.metrics.view import Unscorable, View
 
 
 def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
@@ -51,7 +45,8 @@ def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -
     """
     if min(len(a), len(b)) < 2:
         raise ValueError(f"frechet_distance: got {len(a)} and {len(b)} rows; a covariance needs 2")
-    a, b = a.astype(np.float64), b.astype(np.float64)
+    a = a.astype(np.float64)
+    b = b.astype(np.float64)
     mean = np.square(a.mean(0) - b.mean(0)).sum()
     x, y = ((z - z.mean(0)) / math.sqrt(len(z) - 1) for z in (a, b))
     x, y = (_reduced(z) for z in (x, y))
@@ -65,7 +60,10 @@ def _reduced(z: np.ndarray) -> np.ndarray:
 
 
 class _Frechet(SetMetric):
-    unit, low, high, better = "1", 0.0, math.inf, "lower"
+    unit = "1"
+    low = 0.0
+    high = math.inf
+    better = "lower"
 
     def compare(self, made: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> SetReading:
         """The distance, with N and D, and a warning where the covariance is singular."""
@@ -168,7 +166,10 @@ class _ClipFrechet(Metric):
     unlike FID.
     """
 
-    unit, low, high, better = "1", 0.0, math.inf, "lower"
+    unit = "1"
+    low = 0.0
+    high = math.inf
+    better = "lower"
     of: ClassVar[type[_OfFrames]]
 
     class Config(Frozen):
@@ -193,7 +194,11 @@ class _ClipFrechet(Metric):
             raise Unscorable(
                 f"{len(a)} frames and {len(b)} of the truth; a distance needs 2 of each"
             )
-        parts = {"vectors": len(a), "vectors_truth": len(b), "dimensions": a.shape[1]}
+        parts = {
+            "vectors": len(a),
+            "vectors_truth": len(b),
+            "dimensions": a.shape[1],
+        }
         return Reading(max(0.0, frechet_distance(a, b)), parts)
 
 
@@ -252,7 +257,8 @@ class FvdR3d18(_Frechet):
 
     def features(self, view: View) -> np.ndarray:
         """One vector of the clip, or of each of its pieces."""
-        length, network = self.config.num_frames, load_r3d18(self._file)
+        length = self.config.num_frames
+        network = load_r3d18(self._file)
         pieces = (
             piece
             for piece in _stacked(chain.from_iterable(view.blocks()), length)

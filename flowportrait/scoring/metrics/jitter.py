@@ -20,8 +20,9 @@ from torch import Tensor
 from flowportrait.config import Frozen
 from flowportrait.files import sha256_of
 from flowportrait.pretrained import find_any
-from flowportrait.scoring.metrics.metric import Blocks, Metric, Reading, Unscorable, View, at_most
+from flowportrait.scoring.metrics.metric import Metric, Reading
 from flowportrait.scoring.metrics.raft import flows_between, load_raft
+from flowportrait.scoring.metrics.view import Blocks, Unscorable, View, at_most
 
 Reading15 = Literal["pixels", "means", "norms"]
 """How Eq. 15 is read: the mean of each pixel's ratio; the ratio of the spatial means ("norms are
@@ -38,10 +39,12 @@ def jitter(
     """Eq. 15: how much each flow differs from the one before, over how much that one moves; `flows`
     in px a frame.
     """
-    change, before = (flows[1:] - flows[:-1]).double(), flows[:-1].double()
+    change = (flows[1:] - flows[:-1]).double()
+    before = flows[:-1].double()
     if reading == "norms":
         return change.flatten(1).norm(dim=1) / (before.flatten(1).norm(dim=1) + epsilon_px)
-    change, before = change.norm(dim=1), before.norm(dim=1)
+    change = change.norm(dim=1)
+    before = before.norm(dim=1)
     if reading == "pixels":
         return (change / (before + epsilon_px)).mean((1, 2))
     return change.mean((1, 2)) / (before.mean((1, 2)) + epsilon_px)
@@ -54,7 +57,11 @@ class RaftJitter(Metric):
     this reward by itself leads to.
     """
 
-    name, unit, low, high, better = "raft-jitter", "1", 0.0, math.inf, "lower"
+    name = "raft-jitter"
+    unit = "1"
+    low = 0.0
+    high = math.inf
+    better = "lower"
     needs = frozenset({"frames", "weights"})
     version = 2
 
@@ -96,7 +103,8 @@ class RaftJitter(Metric):
 
     def read(self, view: View) -> Reading:
         """Jitter; beside it, always, how much moved at all."""
-        config, looked = self.config, _Looked(view.blocks(), self.config.max_side_px)
+        config = self.config
+        looked = _Looked(view.blocks(), self.config.max_side_px)
         blocks = iter(looked)
         first = next(blocks, np.empty(0))
         if len(first) < 3:
@@ -107,18 +115,25 @@ class RaftJitter(Metric):
             config.iterations,
             config.batch_pairs,
         )
-        last, jitters, moved = None, [], []
-        for flow in flows:
-            moved.append(flow.norm(dim=1).mean((1, 2)).double())
-            flow = flow if last is None else torch.cat([last, flow])
-            jitters.append(jitter(flow, config.reading, config.epsilon_px))
-            last = flow[-1:].clone()
-        beside = {
-            "mean_flow_px": float(torch.cat(moved).mean()),
-            "frames": looked.count,
-            "width": looked.width,
-        }
-        return Reading(float(torch.cat(jitters).mean()), beside)
+        return _read_flows(flows, config, looked)
+
+
+def _read_flows(flows, config, looked) -> Reading:
+    """Mean jitter of a clip's flows."""
+    last = None
+    jitters = []
+    moved = []
+    for flow in flows:
+        moved.append(flow.norm(dim=1).mean((1, 2)).double())
+        flow = flow if last is None else torch.cat([last, flow])
+        jitters.append(jitter(flow, config.reading, config.epsilon_px))
+        last = flow[-1:].clone()
+    beside = {
+        "mean_flow_px": float(torch.cat(moved).mean()),
+        "frames": looked.count,
+        "width": looked.width,
+    }
+    return Reading(float(torch.cat(jitters).mean()), beside)
 
 
 class _Looked:
@@ -127,7 +142,10 @@ class _Looked:
     """
 
     def __init__(self, blocks: Blocks, max_side_px: int):
-        self.blocks, self.max_side_px, self.count, self.width = blocks, max_side_px, 0, 0
+        self.blocks = blocks
+        self.max_side_px = max_side_px
+        self.count = 0
+        self.width = 0
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for block in self.blocks:

@@ -24,13 +24,15 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from flowportrait.config import Frozen
-from flowportrait.encoders.cepstra import SAMPLE_RATE, mfcc
+from flowportrait.encoders.cepstra import mfcc
 from flowportrait.errors import CheckpointError
 from flowportrait.faces.crop import crop_face, resized, smoothed_path
 from flowportrait.files import sha256_of
 from flowportrait.pretrained import WEIGHTS
 from flowportrait.registry import FACE_DETECTORS
-from flowportrait.scoring.metrics.metric import Blocks, Metric, Reading, Unscorable, View
+from flowportrait.scoring.metrics.metric import Metric, Reading
+from flowportrait.scoring.metrics.view import Blocks, Unscorable, View
+from flowportrait.sound import SPEECH_HZ
 
 FPS = 25
 WINDOW = 5  # frames
@@ -45,17 +47,7 @@ class SyncNet(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.netcnnaud = nn.Sequential(
-            *_layer(nn.Conv2d(1, 64, 3, 1, 1)),
-            nn.MaxPool2d(1, 1),
-            *_layer(nn.Conv2d(64, 192, 3, 1, 1)),
-            nn.MaxPool2d(3, (1, 2)),
-            *_layer(nn.Conv2d(192, 384, 3, padding=1)),
-            *_layer(nn.Conv2d(384, 256, 3, padding=1)),
-            *_layer(nn.Conv2d(256, 256, 3, padding=1)),
-            nn.MaxPool2d(3, 2),
-            *_layer(nn.Conv2d(256, 512, (5, 4))),
-        )
+        self._add_sound_layers()
         self.netfcaud = _head()
         self.netfclip = _head()
         self.netcnnlip = nn.Sequential(
@@ -68,6 +60,19 @@ class SyncNet(nn.Module):
             *_layer(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1))),
             nn.MaxPool3d((1, 3, 3), (1, 2, 2)),
             *_layer(nn.Conv3d(256, 512, (1, 6, 6))),
+        )
+
+    def _add_sound_layers(self) -> None:
+        self.netcnnaud = nn.Sequential(
+            *_layer(nn.Conv2d(1, 64, 3, 1, 1)),
+            nn.MaxPool2d(1, 1),
+            *_layer(nn.Conv2d(64, 192, 3, 1, 1)),
+            nn.MaxPool2d(3, (1, 2)),
+            *_layer(nn.Conv2d(192, 384, 3, padding=1)),
+            *_layer(nn.Conv2d(384, 256, 3, padding=1)),
+            *_layer(nn.Conv2d(256, 256, 3, padding=1)),
+            nn.MaxPool2d(3, 2),
+            *_layer(nn.Conv2d(256, 512, (5, 4))),
         )
 
     @torch.inference_mode()
@@ -87,7 +92,12 @@ def _layer(convolution: nn.Module) -> list[nn.Module]:
 
 
 def _head() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, 1024))
+    return nn.Sequential(
+        nn.Linear(512, 512),
+        nn.BatchNorm1d(512),
+        nn.ReLU(),
+        nn.Linear(512, 1024),
+    )
 
 
 def embeddings(
@@ -101,7 +111,7 @@ def embeddings(
 
     Raises Unscorable when there is not one whole window.
     """
-    heard = len(samples) // (SAMPLE_RATE // FPS)
+    heard = len(samples) // (SPEECH_HZ // FPS)
     see, frames, lips = _lips_by_frames(network), chain.from_iterable(blocks), []
     num_frames = WINDOW - 1
     shown = list(islice(frames, WINDOW - 1))
@@ -244,7 +254,9 @@ def face_crops(
 
 def _face_path(blocks: Blocks, detect_every: int) -> Float[np.ndarray, "f 3"]:
     """Where to cut each frame: x, y and half the side of its face."""
-    detector, found, count = FACE_DETECTORS.load("centerface")(side_px=_LOOKED_AT_PX), {}, 0
+    detector = FACE_DETECTORS.load("centerface")(side_px=_LOOKED_AT_PX)
+    found = {}
+    count = 0
     for count, frame in enumerate(chain.from_iterable(blocks), 1):
         if (count - 1) % detect_every == 0:
             found[count - 1] = max(detector.detect(frame), key=lambda box: box.area, default=None)
@@ -320,7 +332,11 @@ class LseD(_LseScorer):
     nearest.
     """
 
-    name, unit, low, high, better = "lse-d", "1", 0.0, math.inf, "lower"
+    name = "lse-d"
+    unit = "1"
+    low = 0.0
+    high = math.inf
+    better = "lower"
 
     def read(self, view: View) -> Reading:
         found = self._lse(view)
@@ -332,7 +348,11 @@ class LseC(_LseScorer):
     others.
     """
 
-    name, unit, low, high, better = "lse-c", "1", 0.0, math.inf, "higher"
+    name = "lse-c"
+    unit = "1"
+    low = 0.0
+    high = math.inf
+    better = "higher"
 
     def read(self, view: View) -> Reading:
         found = self._lse(view)

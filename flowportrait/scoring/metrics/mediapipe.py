@@ -1,4 +1,4 @@
-"""What a face does: blinks, lips in silence and with the sound, and whether it stays the same face.
+"""Behaviour of a face: blinks, lips in silence and with the sound, and a constant identity.
 
 Faces are read by MediaPipe's FaceLandmarker (478 points, 52 blendshapes; Apache-2.0). Identity is
 OpenCV Zoo's SFace (Apache-2.0). Both files come from their homes by hand or by download; see
@@ -21,23 +21,20 @@ from flowportrait.config import Frozen
 from flowportrait.errors import require
 from flowportrait.files import sha256_of
 from flowportrait.pretrained import WEIGHTS
-from flowportrait.scoring.metrics.metric import (
-    SAMPLE_RATE,
-    Blocks,
-    Metric,
-    Reading,
-    Unscorable,
-    View,
-)
+from flowportrait.scoring.metrics.metric import Metric, Reading
+from flowportrait.scoring.metrics.view import Blocks, Unscorable, View
+from flowportrait.sound import SPEECH_HZ
 
-UPPER_LIP, LOWER_LIP, EYE_CORNERS = 13, 14, (33, 263)
+UPPER_LIP = 13
+LOWER_LIP = 14
+EYE_CORNERS = (33, 263)
 EYES_NOSE_MOUTH = (468, 473, 1, 61, 291)
 """Of the 478 points: inner lips, outer corners of the eyes, and the five that SFace is aligned
 by.
 """
 
 
-class Seen(NamedTuple):
+class FaceOverTime(NamedTuple):
     """A face over time; nan and False where it is not found. Openings are in shares of the distance
     of the eyes.
     """
@@ -67,7 +64,7 @@ class _FaceMetric(Metric):
     def weights_sha256(self) -> str:
         return sha256_of(self._file)
 
-    def seen(self, view: View) -> Seen:
+    def seen(self, view: View) -> FaceOverTime:
         """The face of a clip. Raises Unscorable when too few frames show one."""
         seen = view.keep("face", lambda: look(self._file, view.blocks()))
         if seen.found.mean() < self.config.min_found:
@@ -75,11 +72,15 @@ class _FaceMetric(Metric):
         return seen
 
 
-def look(weights: Path, blocks: Blocks) -> Seen:
+def look(weights: Path, blocks: Blocks) -> FaceOverTime:
     """The surest face of each frame by itself: MediaPipe's tracking smooths over time, which delays
     lips and lids.
     """
     mediapipe = require("mediapipe", extra="scorers-faces")
+    return _look_with(weights, blocks, mediapipe)
+
+
+def _look_with(weights: Path, blocks: Blocks, mediapipe) -> FaceOverTime:
     vision = require("mediapipe.tasks.python.vision", extra="scorers-faces")
     base = require("mediapipe.tasks.python", extra="scorers-faces").BaseOptions(
         model_asset_path=str(weights)
@@ -95,7 +96,7 @@ def look(weights: Path, blocks: Blocks) -> Seen:
                 image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(frame)
             )
             rows.append(_row(landmarker.detect(image), width, height))
-    return Seen(*(np.array(column) for column in zip(*rows, strict=True)))
+    return FaceOverTime(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
 def _row(result: Any, width: int, height: int) -> tuple[bool, float, float, np.ndarray]:
@@ -114,7 +115,7 @@ def loudness_db(
 ) -> Float[np.ndarray, " f"]:
     """Level of the 16 kHz sound under each frame, in dB of full scale, at least -80."""
     edges = np.minimum(
-        np.round(np.arange(num_frames + 1) / fps * SAMPLE_RATE).astype(int), len(sound)
+        np.round(np.arange(num_frames + 1) / fps * SPEECH_HZ).astype(int), len(sound)
     )
     power = np.array(
         [
@@ -132,11 +133,15 @@ class MouthInSilence(_FaceMetric):
     `below_db` under the clip's loudest tenth.
     """
 
-    name, unit, low, high, better = "mouth-in-silence", "1", 0.0, math.inf, "lower"
+    name = "mouth-in-silence"
+    unit = "1"
+    low = 0.0
+    high = math.inf
+    better = "lower"
     needs = frozenset({"frames", "sound", "weights"})
 
     class Config(FaceConfig):
-        """What counts as silence."""
+        """The level that counts as silence."""
 
         below_db: float = Field(30.0, gt=0)
         min_silence_s: float = Field(0.25, ge=0)
@@ -149,6 +154,10 @@ class MouthInSilence(_FaceMetric):
         # Lips close a little after and open a little before the sound.
         silent = silent[:-1] & silent[1:]
         speed = np.abs(np.diff(seen.lip_opening)) * view.fps
+        return self._in_silence(speed, silent, view)
+
+    def _in_silence(self, speed: np.ndarray, silent: np.ndarray, view: View) -> Reading:
+        """Speed of the mouth in silence beside that in speech. Raises Unscorable."""
         known = np.isfinite(speed)
         if (silent & known).sum() < self.config.min_silence_s * view.fps:
             raise Unscorable(
@@ -172,7 +181,11 @@ class MouthLoudness(_FaceMetric):
     the sound is late).
     """
 
-    name, unit, low, high, better = "mouth-loudness", "1", -1.0, 1.0, "higher"
+    name = "mouth-loudness"
+    unit = "1"
+    low = -1.0
+    high = 1.0
+    better = "higher"
     needs = frozenset({"frames", "sound", "weights"})
 
     def read(self, view: View) -> Reading:
@@ -208,7 +221,11 @@ class BlinkRate(_FaceMetric):
     Called better when higher, since what videos lack is blinks; far above 25 it no longer is.
     """
 
-    name, unit, low, high, better = "blink-rate", "1/min", 0.0, math.inf, "higher"
+    name = "blink-rate"
+    unit = "1/min"
+    low = 0.0
+    high = math.inf
+    better = "higher"
 
     class Config(FaceConfig):
         """When lids count as shut."""
@@ -225,12 +242,14 @@ class BlinkRate(_FaceMetric):
             raise Unscorable(
                 f"lasts {seconds:.2f} s; a rate of blinks needs {self.config.least_s:g} s"
             )
-        count, shut = 0, True
+        count = 0
+        shut = True
         for value in blink[np.isfinite(blink)]:
             if shut and value < self.config.open:
                 shut = False
             elif not shut and value > self.config.shut:
-                count, shut = count + 1, True
+                count = count + 1
+                shut = True
         return Reading(count / seconds * 60, {"blinks": count, "seconds": seconds})
 
 
@@ -239,7 +258,11 @@ class Identity(_FaceMetric):
     person from 0.363.
     """
 
-    name, unit, low, high, better = "identity", "1", -1.0, 1.0, "higher"
+    name = "identity"
+    unit = "1"
+    low = -1.0
+    high = 1.0
+    better = "higher"
 
     class Config(FaceConfig):
         """SFace's file, and of how many frames one is looked at."""
@@ -267,10 +290,21 @@ class Identity(_FaceMetric):
         faces = [
             _embedded(network, frame, five) for frame, five in looked if np.isfinite(five).all()
         ]
-        if len(faces) < 2:
-            raise Unscorable(f"shows a face in {len(faces)} of the frames looked at; 2 are needed")
-        alike = np.stack(faces[1:]) @ faces[0]
-        return Reading(float(alike.mean()), {"least": float(alike.min()), "frames": len(faces)})
+        return _likeness(faces)
+
+
+def _likeness(faces: list[np.ndarray]) -> Reading:
+    """Mean cosine of later faces to the first."""
+    if len(faces) < 2:
+        raise Unscorable(f"shows a face in {len(faces)} of the frames looked at; 2 are needed")
+    alike = np.stack(faces[1:]) @ faces[0]
+    return Reading(
+        float(alike.mean()),
+        {
+            "least": float(alike.min()),
+            "frames": len(faces),
+        },
+    )
 
 
 def _embedded(network: Any, frame: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -21,7 +21,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from flowportrait.errors import CheckpointError, require
 from flowportrait.pretrained import WEIGHTS
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def load_exactly(network: nn.Module, path: Path) -> nn.Module:
@@ -99,7 +100,14 @@ def _inception_e(block: nn.Module, x: Tensor, pool: Callable[[Tensor], Tensor]) 
     twice = block.branch3x3dbl_2(block.branch3x3dbl_1(x))
     parts = [block.branch3x3_2a(threes), block.branch3x3_2b(threes)]
     parts += [block.branch3x3dbl_3a(twice), block.branch3x3dbl_3b(twice)]
-    return torch.cat([block.branch1x1(x), *parts, block.branch_pool(pool(x))], 1)
+    return torch.cat(
+        [
+            block.branch1x1(x),
+            *parts,
+            block.branch_pool(pool(x)),
+        ],
+        1,
+    )
 
 
 def inception_features(
@@ -116,7 +124,7 @@ def inception_features(
 
 @torch.inference_mode()
 def pooled(network: nn.Module, x: Tensor) -> Float[np.ndarray, "n d"]:
-    """What a torchvision classifier's last layer sees."""
+    """Input of a torchvision classifier's last layer."""
     for name, layer in network.named_children():
         if name not in ("dropout", "fc"):
             x = layer(x)
@@ -151,11 +159,12 @@ class _SamePad(nn.Conv2d):
         return super().forward(F.pad(x, pads))
 
 
-class _Block(nn.Module):
+class _InvertedResidual(nn.Module):
     def __init__(self, channels: int, expansion: int, kernel: int, stride: int, out: int):
         super().__init__()
         inner = channels * expansion
-        self.expands, self.stays = expansion > 1, stride == 1 and channels == out
+        self.expands = expansion > 1
+        self.stays = stride == 1 and channels == out
         if self.expands:
             self._expand_conv = nn.Conv2d(channels, inner, 1, bias=False)
             self._bn0 = nn.BatchNorm2d(inner, eps=1e-3)
@@ -182,7 +191,7 @@ class EfficientNetLite0(nn.Module):
         self._bn0 = nn.BatchNorm2d(32, eps=1e-3)
         inputs = (32, *(block[-1] for block in _LITE0))
         self._blocks = nn.ModuleList(
-            _Block(n, *block) for n, block in zip(inputs, _LITE0, strict=False)
+            _InvertedResidual(n, *block) for n, block in zip(inputs, _LITE0, strict=False)
         )
         self._conv_head = nn.Conv2d(320, 1280, 1, bias=False)
         self._bn1 = nn.BatchNorm2d(1280, eps=1e-3)
@@ -192,7 +201,8 @@ class EfficientNetLite0(nn.Module):
     def stages(self, frames: UInt8[np.ndarray, "f h w 3"]) -> list[Float[Tensor, "f c h2 w2"]]:
         """The outputs of its five stages, from fine to coarse."""
         pixels = _normal(frames).to(self._fc.weight.device)
-        x, found = F.relu6(self._bn0(self._conv_stem(pixels))), []
+        x = F.relu6(self._bn0(self._conv_stem(pixels)))
+        found = []
         for index, block in enumerate(self._blocks):
             x = block(x)
             if index in _LAST_OF_STAGE:
@@ -201,7 +211,7 @@ class EfficientNetLite0(nn.Module):
 
     @torch.inference_mode()
     def pooled(self, frames: UInt8[np.ndarray, "f h w 3"]) -> Float[Tensor, "f 1280"]:
-        """What its classifier sees."""
+        """Input of its classifier."""
         return F.relu6(self._bn1(self._conv_head(self.stages(frames)[-1]))).mean((2, 3))
 
     @torch.inference_mode()
@@ -257,8 +267,15 @@ def r3d18_features(
     """
     if square:
         side = min(pieces.shape[2:4])
-        top, left = (pieces.shape[2] - side) // 2, (pieces.shape[3] - side) // 2
+        top = (pieces.shape[2] - side) // 2
+        left = (pieces.shape[3] - side) // 2
         pieces = pieces[:, :, top : top + side, left : left + side]
+    return _pooled_clips(square, pieces, network)
+
+
+def _pooled_clips(
+    square: bool, pieces: UInt8[np.ndarray, "n f h w 3"], network: nn.Module
+) -> Float[np.ndarray, "n 512"]:
     presets = require("torchvision.transforms._presets", extra="scorers")
     prepare = presets.VideoClassification(
         crop_size=(112, 112), resize_size=(112, 112) if square else (128, 171)

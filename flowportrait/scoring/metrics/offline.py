@@ -26,10 +26,11 @@ from flowportrait.files import file_digest
 from flowportrait.media import Clip
 from flowportrait.scoring import Sample, digest_of
 from flowportrait.scoring.metrics.blendshapes import TABLE
-from flowportrait.scoring.metrics.metric import Metric, Reading, Unscorable, View
+from flowportrait.scoring.metrics.metric import Metric, Reading
 from flowportrait.scoring.metrics.signals import SHOWN, SIGNALS, trust
 from flowportrait.scoring.metrics.sync_small import SyncSmall
 from flowportrait.scoring.metrics.tracking import FPS
+from flowportrait.scoring.metrics.view import Unscorable, View
 
 CALIBRATION = Path(__file__).with_name("offline_calibration.json")
 VERSION = 2
@@ -64,8 +65,8 @@ def rate(view: View, aspect: str) -> Reading:
 def combined(
     signals: Mapping[str, float], table: Mapping[str, list[list[float]]], sure: float
 ) -> float:
-    """What the worst of the signals in the table says, nearer to 3 the less the face's track is to
-    be trusted.
+    """The worst score of the signals in the table, nearer to 3 the less the face's track is to be
+    trusted.
     """
     worst = min(score_of(signals[name], knots) for name, knots in table.items())
     return 3 + sure * (worst - 3)
@@ -109,7 +110,10 @@ class _AspectScorer(Metric):
     it.
     """
 
-    unit, low, high, better = "1-5 (offline)", 1.0, 5.0, "higher"
+    unit = "1-5 (offline)"
+    low = 1.0
+    high = 5.0
+    better = "higher"
     aspect: ClassVar[str]
     looks_at_fps = FPS
 
@@ -134,21 +138,24 @@ class _AspectScorer(Metric):
 class OfflineLipSync(_AspectScorer):
     """Lip-sync by `sync-small`, and whether the mouth moves at all."""
 
-    name, aspect = "offline-lip-sync", "lip_sync"
+    name = "offline-lip-sync"
+    aspect = "lip_sync"
     needs = frozenset({"frames", "sound"})
 
 
 class OfflineExpressiveness(_AspectScorer):
     """Whether brows and lids live, and blink as people do."""
 
-    name, aspect = "offline-expressiveness", "expressiveness"
+    name = "offline-expressiveness"
+    aspect = "expressiveness"
     needs = frozenset({"frames"})
 
 
 class OfflineMotion(_AspectScorer):
     """Whether the face moves at all, and evenly."""
 
-    name, aspect = "offline-motion", "motion"
+    name = "offline-motion"
+    aspect = "motion"
     needs = frozenset({"frames"})
 
 

@@ -48,7 +48,8 @@ def face_flow(
 
 def _refined(light: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     """Lucas-Kanade steps at one size; the slopes are those of the first frame of each pair."""
-    before, after = light[:-1], light[1:]
+    before = light[:-1]
+    after = light[1:]
     padded = F.pad(before, (1, 1, 1, 1), mode="replicate")
     slope_x = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
     slope_y = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
@@ -56,7 +57,8 @@ def _refined(light: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
         _window(a * b) for a, b in ((slope_x, slope_x), (slope_x, slope_y), (slope_y, slope_y))
     )
     weaker = (xx + yy) / 2 - torch.sqrt(((xx - yy) / 2) ** 2 + xy**2)
-    xx, yy = xx + DAMPING, yy + DAMPING
+    xx = xx + DAMPING
+    yy = yy + DAMPING
     determinant = xx * yy - xy * xy
     for _ in range(ITERATIONS):
         change = _moved(after, flow) - before
@@ -95,10 +97,17 @@ def head_flow(
     Eight numbers a frame: a shift, a linear map, and the two of a plane that turns. Fitted again
     with less weight where it did not fit, so that brows and lips do not pull the head along.
     """
-    whole, part = _plane(*flow.shape[2:]), slice(None, None, 2)
+    return _plane_flow(flow, weight)
+
+
+def _plane_flow(flow: Tensor, weight: Tensor) -> Tensor:
+    """The flow of the plane that most of the weighted flow agrees with."""
+    whole = _plane(*flow.shape[2:])
+    part = slice(None, None, 2)
     # A quarter of the pixels decides as well as all of them.
     basis = whole[:, :, part, part].flatten(2)
-    target, weight = flow[:, :, part, part].flatten(2), weight[:, part, part].flatten(1)
+    target = flow[:, :, part, part].flatten(2)
+    weight = weight[:, part, part].flatten(1)
     used = weight
     for _ in range(ROUNDS):
         weighted = torch.einsum("akp,np->nakp", basis, used)
@@ -114,11 +123,12 @@ def head_flow(
 
 
 def _plane(height: int, width: int) -> Float[Tensor, "2 8 h w"]:
-    """What each of the eight numbers of a plane's motion does to the flow (x, y)."""
+    """The effect of each of the eight numbers of a plane's motion on the flow (x, y)."""
     y, x = torch.meshgrid(
         torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
     )
-    zero, one = torch.zeros_like(x), torch.ones_like(x)
+    zero = torch.zeros_like(x)
+    one = torch.ones_like(x)
     across = torch.stack([one, x, y, zero, zero, zero, x * x, x * y])
     return torch.stack([across, torch.stack([zero, zero, zero, one, x, y, x * y, y * y])])
 

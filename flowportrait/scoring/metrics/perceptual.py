@@ -37,7 +37,8 @@ TAPS: dict[Trunk, tuple[int, ...]] = {
 """Layers of torchvision's `features` whose outputs are compared."""
 _CONSTRUCTORS = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 _HEADS = Path(__file__).parent / "heads" / "lpips-v0.1.safetensors"
-_SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+_SHIFT = (-0.030, -0.088, -0.188)
+_SCALE = (0.458, 0.448, 0.450)
 
 
 class Lpips(nn.Module):
@@ -63,11 +64,12 @@ class Lpips(nn.Module):
 
     @torch.inference_mode()
     def features(self, frames: UInt8[np.ndarray, "f h w 3"]) -> list[Tensor]:
-        """What is compared: features of unit length at each place of each tap."""
+        """Features to compare: of unit length at each place of each tap."""
         shift, scale = (torch.tensor(value, device=self.device) for value in (_SHIFT, _SCALE))
         levels = torch.from_numpy(frames).to(self.device).float()
         levels = levels.mul_(1 / (127.5 * scale)).sub_((1 + shift) / scale)
-        x, found = levels.permute(0, 3, 1, 2), []
+        x = levels.permute(0, 3, 1, 2)
+        found = []
         for index, layer in enumerate(self.layers):
             x = layer(x)
             if index in self.taps:
@@ -117,7 +119,11 @@ class LpipsAlex(FrameMetric):
     (Eq. 12-13).
     """
 
-    name, unit, low, high, better = "lpips", "1", 0.0, math.inf, "lower"
+    name = "lpips"
+    unit = "1"
+    low = 0.0
+    high = math.inf
+    better = "lower"
     needs = frozenset({"frames", "truth", "weights"})
     trunk: Trunk = "alex"
     Config = LpipsConfig
@@ -141,13 +147,15 @@ class LpipsAlex(FrameMetric):
 class LpipsVgg(LpipsAlex):
     """The same by VGG-16."""
 
-    name, trunk = "lpips-vgg", "vgg"
+    name = "lpips-vgg"
+    trunk = "vgg"
 
 
 class LpipsSqueeze(LpipsAlex):
     """The same by SqueezeNet 1.1."""
 
-    name, trunk = "lpips-squeeze", "squeeze"
+    name = "lpips-squeeze"
+    trunk = "squeeze"
 
 
 class PerceptualLite0(FrameMetric):
@@ -157,7 +165,11 @@ class PerceptualLite0(FrameMetric):
     are summed.
     """
 
-    name, unit, low, high, better = "perceptual-lite0", "1", 0.0, math.inf, "lower"
+    name = "perceptual-lite0"
+    unit = "1"
+    low = 0.0
+    high = math.inf
+    better = "lower"
     needs = frozenset({"frames", "truth"})
     Config = LpipsConfig
 

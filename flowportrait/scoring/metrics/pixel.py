@@ -14,13 +14,14 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from flowportrait.config import Frozen
-from flowportrait.scoring.metrics.metric import FrameMetric, Reading, Unscorable
+from flowportrait.scoring.metrics.metric import FrameMetric, Reading
+from flowportrait.scoring.metrics.view import Unscorable
 
 GREY = (9798, 19235, 3735)  # ITU-R BT.601, in parts of 2**15 as OpenCV has them
 
 
 class PairConfig(Frozen):
-    """What comparisons with the truth share."""
+    """Settings that comparisons with the truth share."""
 
     skip_first: bool = True
 
@@ -52,7 +53,8 @@ def _ssim_of(
     """`means` the product of both means, `mean_squares` the sum of their squares, `variances` the
     sum of both.
     """
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    c1 = (0.01 * 255) ** 2
+    c2 = (0.03 * 255) ** 2
     similar = (2 * means + c1) * (2 * covariance + c2) / ((mean_squares + c1) * (variances + c2))
     return float(similar.mean(dtype=np.float64))
 
@@ -63,9 +65,11 @@ def _uniform_moments(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, ...]:
     """
     x, y = (np.ascontiguousarray(frame.transpose(2, 0, 1), dtype=np.int32) for frame in (a, b))
     sum_x, sum_y, squares, products = (_box_sums(part) for part in (x, y, x * x + y * y, x * y))
-    means, mean_squares = sum_x * sum_y, sum_x * sum_x + sum_y * sum_y
+    means = sum_x * sum_y
+    mean_squares = sum_x * sum_x + sum_y * sum_y
     count = 49
-    covariance, variances = (count * products - means), (count * squares - mean_squares)
+    covariance = count * products - means
+    variances = count * squares - mean_squares
     unbiased = count * (count - 1)
     return means / count**2, mean_squares / count**2, covariance / unbiased, variances / unbiased
 
@@ -90,7 +94,8 @@ def _gaussian_moments(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, ...]:
     )
     covariance = products - mean_x * mean_y
     variances = squares - (mean_x * mean_x + mean_y * mean_y)
-    mean_x, mean_y = mean_x + 128, mean_y + 128
+    mean_x = mean_x + 128
+    mean_y = mean_y + 128
     return mean_x * mean_y, mean_x * mean_x + mean_y * mean_y, covariance, variances
 
 
@@ -130,7 +135,11 @@ def grey(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f h w 1"]:
 class Ssim(FrameMetric):
     """Structural similarity to the truth, mean over frames."""
 
-    name, unit, low, high, better = "ssim", "1", -1.0, 1.0, "higher"
+    name = "ssim"
+    unit = "1"
+    low = -1.0
+    high = 1.0
+    better = "higher"
     needs = frozenset({"frames", "truth"})
     version = 2
 
@@ -149,7 +158,8 @@ class Ssim(FrameMetric):
         if min(made.shape[1:3]) < 11:
             raise Unscorable(f"is {made.shape[2]}x{made.shape[1]} px; ssim needs 11x11")
         if self.config.grey:
-            made, truth = grey(made), grey(truth)
+            made = grey(made)
+            truth = grey(truth)
         return ssim(made, truth, self.config.window)
 
     def conclude(self, values: np.ndarray) -> Reading:
@@ -159,7 +169,11 @@ class Ssim(FrameMetric):
 class Psnr(FrameMetric):
     """Peak signal-to-noise ratio against the truth."""
 
-    name, unit, low, high, better = "psnr", "dB", 0.0, math.inf, "higher"
+    name = "psnr"
+    unit = "dB"
+    low = 0.0
+    high = math.inf
+    better = "higher"
     needs = frozenset({"frames", "truth"})
 
     class Config(PairConfig):
@@ -228,13 +242,18 @@ class Sharpness(FrameMetric):
     generator copies.
     """
 
-    name, unit, low, high, better = "sharpness", "levels^2", 0.0, math.inf, "higher"
+    name = "sharpness"
+    unit = "levels^2"
+    low = 0.0
+    high = math.inf
+    better = "higher"
 
     def values(self, made: np.ndarray) -> np.ndarray:
         return sharpness(made)
 
     def conclude(self, values: np.ndarray) -> Reading:
-        value, first = float(values.mean()), float(values[0])
+        value = float(values.mean())
+        first = float(values[0])
         return Reading(
             value, {"to_first": value / first if first else math.nan, "frames": len(values)}
         )

@@ -1,5 +1,4 @@
-"""What can be measured of a talking face without a language model: the signals of the offline
-judge.
+"""Measurements of a talking face without a language model: the signals of the offline judge.
 
 Each is one number a clip, from `sync-small`, the shipped landmarker, the face shapes read from its
 landmarks, and optical flow of the framed face. All are in units of the face (distances between the
@@ -21,13 +20,14 @@ from torch import Tensor
 from flowportrait.faces.landmarker import SIZE_PX
 from flowportrait.scoring.metrics.blendshapes import eye_edges, face_shapes, upright
 from flowportrait.scoring.metrics.jitter import jitter
-from flowportrait.scoring.metrics.metric import Unscorable, View
 from flowportrait.scoring.metrics.optical import face_flow, framed_light, head_flow
 from flowportrait.scoring.metrics.sync_small import SyncSmall
 from flowportrait.scoring.metrics.tracking import FPS, FaceTrack, mirror_error, track_face
+from flowportrait.scoring.metrics.view import Unscorable, View
 
 _BROWS, _BROWS_AND_EYES, _MOUTH = np.arange(17, 27), np.r_[17:27, 36:48], np.arange(48, 68)
-_UPPER_LIP, _LOWER_LIP = [61, 62, 63], [67, 66, 65]
+_UPPER_LIP = [61, 62, 63]
+_LOWER_LIP = [67, 66, 65]
 _ANCHORS = [27, 28, 29, 30, 33, 36, 39, 42, 45]
 _FLOW_PX = 64
 _STILL_LEVELS = 0.15, 0.35
@@ -47,11 +47,13 @@ _BLINK_DIP = 0.06, 6.0, 0.45
 deepest blink.
 """
 _BLINK_FRAMES = 25  # lids that stay down longer are no blink
-_FEW, _MANY = (8.0, 30.0), (8.0, 50.0)
+_FEW = (8.0, 30.0)
+_MANY = (8.0, 50.0)
 """Blinks a minute: people at rest, and people who talk (Bentivoglio et al. 1997 found 26 in
 conversation).
 """
-_TRUSTED, _DOUBTED = 0.07, 0.14
+_TRUSTED = 0.07
+_DOUBTED = 0.14
 """Distance of landmarks from those of the mirrored face: nearly all clips of the world are below
 the first.
 """
@@ -374,8 +376,10 @@ def _ellipse(
     points: np.ndarray, part: np.ndarray, wider: tuple[float, float]
 ) -> Float[Tensor, "64 64"]:
     """1 within the ellipse around landmarks, so many times their width and height."""
-    low, high = points[part].min(0), points[part].max(0)
-    middle, half = (low + high) / 2, np.maximum((high - low) / 2 * wider, 2)
+    low = points[part].min(0)
+    high = points[part].max(0)
+    middle = (low + high) / 2
+    half = np.maximum((high - low) / 2 * wider, 2)
     y, x = np.mgrid[:_FLOW_PX, :_FLOW_PX] + 0.5
     inside = np.hypot((x - middle[0]) / half[0], (y - middle[1]) / half[1]) <= 1
     return torch.from_numpy(inside.astype(np.float32))

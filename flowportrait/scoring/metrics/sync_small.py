@@ -27,8 +27,10 @@ from flowportrait.errors import CheckpointError
 from flowportrait.files import sha256_of
 from flowportrait.precision import matmul_precision
 from flowportrait.registry import MODELS_DIR
-from flowportrait.scoring.metrics.metric import Metric, Reading, Unscorable, View
+from flowportrait.scoring.metrics.metric import Metric, Reading
 from flowportrait.scoring.metrics.tracking import FPS, FaceTrack, track_face
+from flowportrait.scoring.metrics.view import Unscorable, View
+from flowportrait.sound import SPEECH_HZ
 
 SHIPPED = MODELS_DIR / "sync-small" / "sync.safetensors"
 SHIPPED_SHA256 = "5bd7e3a37c7277e065ae3107011c8c2f7ff8efe317dc76a5755c41eaf2af6594"
@@ -88,7 +90,7 @@ def fit(
     half, or silence.
     """
     needed = math.ceil(2.5 * reach)
-    num_frames = min(len(lips), int(len(samples) / 16_000 * FPS))
+    num_frames = min(len(lips), int(len(samples) / SPEECH_HZ * FPS))
     if num_frames < needed:
         raise Unscorable(
             f"has {num_frames} frames of picture and sound at {FPS} fps; sync-small needs {needed}"
@@ -123,7 +125,11 @@ class SyncSmall(Metric):
     shifts of +-0.5 s.
     """
 
-    name, unit, low, high, better = "sync-small", "cosine", -2.0, 2.0, "higher"
+    name = "sync-small"
+    unit = "cosine"
+    low = -2.0
+    high = 2.0
+    better = "higher"
     needs = frozenset({"frames", "sound"})
     looks_at_fps = FPS
 

@@ -23,10 +23,10 @@ from flowportrait.faces.facemesh import PRESENT, FaceMesh
 from flowportrait.faces.framing import find_face
 from flowportrait.faces.landmarker import SIZE_PX, find_landmarks
 from flowportrait.faces.landmarks import MIRRORED
+from flowportrait.media import FPS
 from flowportrait.registry import FACE_DETECTORS
-from flowportrait.scoring.metrics.metric import Blocks, Unscorable, View, at_most
+from flowportrait.scoring.metrics.view import Blocks, Unscorable, View, at_most
 
-FPS = 24
 SQUARE_PER_BOX = 1.5  # App. B
 DETECT_PX = 320  # pictures are looked at in this size: a face to be scored is never small
 DETECT_EVERY = 12  # frames
@@ -46,7 +46,8 @@ class FaceTrack(NamedTuple):
     @property
     def places(self) -> np.ndarray:
         """Landmarks [f, 68, 2] in the clip, in shares of the square's median side."""
-        x_y, side = self.squares[:, None, :2], self.squares[:, None, 2:]
+        x_y = self.squares[:, None, :2]
+        side = self.squares[:, None, 2:]
         return (x_y + self.landmarks / SIZE_PX * side) / np.median(side)
 
 
@@ -143,7 +144,13 @@ def _smooth(path: np.ndarray) -> np.ndarray:
     return np.convolve(np.pad(path, reach, mode="edge"), kernel / kernel.sum(), mode="valid")
 
 
-def _inside(x: np.ndarray, y: np.ndarray, side: float, width: int, height: int) -> np.ndarray:
+def _inside(
+    x: np.ndarray,
+    y: np.ndarray,
+    side: float,
+    width: int,
+    height: int,
+) -> np.ndarray:
     """Squares about centres, shifted back into the picture; they shrink only where they are larger
     than it.
     """
@@ -168,7 +175,8 @@ def mirror_error(track: FaceTrack, every: int = 8) -> float:
     """How far the landmarks of mirrored frames lie from the landmarks mirrored, in eye distances;
     large where the landmarker only guesses. One frame in `every` is asked.
     """
-    straight, size = track.landmarks[::every], SIZE_PX - 1
+    straight = track.landmarks[::every]
+    size = SIZE_PX - 1
     found = find_landmarks(np.ascontiguousarray(track.frames[::every, :, ::-1]))
     mirrored = found[:, MIRRORED] * [-1, 1] + [size, 0]
     eyes = np.linalg.norm(straight[:, 36:42].mean(1) - straight[:, 42:48].mean(1), axis=1).mean()

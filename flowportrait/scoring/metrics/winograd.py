@@ -61,7 +61,7 @@ def results_of(products: Float[Tensor, "36 n k"]) -> Float[Tensor, "16 n k"]:
     return (window @ products.flatten(1)).view(16, products.shape[1], -1)
 
 
-class Canvas:
+class TiledPictures:
     """Pictures that are written as results of tiles, and read as tiles for the next convolution, in
     place.
 
@@ -71,16 +71,19 @@ class Canvas:
     def __init__(
         self, batch: int, height: int, width: int, channels: int, device: torch.device | str = "cpu"
     ):
-        self.rows, self.columns = -(-height // 4), -(-width // 4)
+        self.rows = -(-height // 4)
+        self.columns = -(-width // 4)
         shape = batch, 4 * self.rows + 2, 4 * self.columns + 2, channels
-        self.padded, self._tile = torch.zeros(shape, device=device), _TILE.to(device)
+        self.padded = torch.zeros(shape, device=device)
+        self._tile = _TILE.to(device)
         self.pixels = self.padded[:, 1 : height + 1, 1 : width + 1]
         over, down, right, _ = self.padded.stride()
         grid = batch, self.rows, self.columns, channels
         steps = down, right, over, 4 * down, 4 * right, 1
         self._read = self.padded.as_strided((6, 6, *grid), steps)
         self._written = self.padded.as_strided((4, 4, *grid), steps, down + right)
-        self._below, self._beside = self.padded[:, height + 1 :], self.padded[:, :, width + 1 :]
+        self._below = self.padded[:, height + 1 :]
+        self._beside = self.padded[:, :, width + 1 :]
 
     def turned(self, rows: slice) -> Float[Tensor, "36 n c"]:
         """Some rows of tiles, ready to be multiplied with weights."""
@@ -126,11 +129,13 @@ class Convolution3x3:
 
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
         height, width = x.shape[-2:]
-        down, right = -height % 4, -width % 4
+        down = -height % 4
+        right = -width % 4
         if len(x) > 1 and len(x) * (width + right) // 4 > _TILES_AT_ONCE:
             return torch.cat([self(one) for one in x.split(1)])
         pixels = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1 + right, 1, 1 + down))
-        rows, columns = (height + down) // 4, (width + right) // 4
+        rows = (height + down) // 4
+        columns = (width + right) // 4
         step = max(1, _TILES_AT_ONCE // (columns * len(x)))
         parts = [
             self._rows(pixels[:, 4 * i : 4 * min(i + step, rows) + 2], columns)
@@ -148,8 +153,14 @@ class Convolution3x3:
         tiles = pixels.as_strided(
             shape, (down, right, over, 4 * down, 4 * right, 1), pixels.storage_offset()
         )
-        tile, window = _TILE.to(pixels.device), _WINDOW.to(pixels.device)
+        tile = _TILE.to(pixels.device)
+        window = _WINDOW.to(pixels.device)
         turned = (tile @ tiles.reshape(36, -1)).view(36, -1, channels)
         products = torch.bmm(turned, self.weight)
         back = (window @ products.flatten(1)).view(4, 4, batch, rows, columns, -1)
-        return back.permute(2, 3, 0, 4, 1, 5).reshape(batch, 4 * rows, 4 * columns, -1)
+        return back.permute(2, 3, 0, 4, 1, 5).reshape(
+            batch,
+            4 * rows,
+            4 * columns,
+            -1,
+        )

@@ -1,1 +1,1 @@
-"""What only makes the shipped weights of `tiny`: codec, mouths, ear, generator from scratch."""
+"""Trainers of the shipped weights of `tiny` alone: codec, mouths, ear, generator from scratch."""

@@ -24,10 +24,10 @@ from flowportrait.faces.landmarks import LOWER_LIP, UPPER_LIP, lip_opening
 from flowportrait.precision import matmul_precision
 from flowportrait.train.run import (
     OptimizerConfig,
-    Part,
     Run,
     RunConfig,
     TrainState,
+    UpdatePart,
     load_weights,
     train_loop,
 )
@@ -47,7 +47,8 @@ class DataConfig(Frozen):
 
     def pool(self) -> Pool:
         """The training pool; decodes the clips on first use."""
-        caches, shares = [], []
+        caches = []
+        shares = []
         if self.world:
             caches.append(
                 ClipCache.build(self.cache / "world", load_sources(world=self.world), 128)
@@ -135,23 +136,23 @@ def train(
             strength,
         )
 
-    def parts_of(update: int) -> Iterator[Part]:
+    def parts_of(update: int) -> Iterator[UpdatePart]:
         drawn = batch(run.numpy_rng(update), pool, config.num_clips, 1.0)
         codec, rng = state.module, run.torch_rng(update)
         if config.trained == "landmarker":
-            yield Part(
+            yield UpdatePart(
                 *landmarker_loss(find_landmarks(codec, drawn, rng), drawn.landmarks, config.loss)
             )
         elif config.trained == "mouth":
             missed = mouth_loss(codec, drawn, config.loss, rng)
-            yield Part(missed, {"patch": float(missed.detach())})
+            yield UpdatePart(missed, {"patch": float(missed.detach())})
         else:
-            yield Part(*codec_loss(codec, drawn, config.loss, rng))
+            yield UpdatePart(*codec_loss(codec, drawn, config.loss, rng))
 
     def sample(update: int) -> dict[str, float]:
         codec = PortraitCodec(config.codec).eval()
         codec.load_state_dict(state.averaged())
-        held_out = Pool(pool.caches, pool.shares, split="validation")
+        held_out = Pool(pool.caches, pool.shares, split="held_out")
         drawn = batch(np.random.default_rng(1), held_out, 24, 0.0)
         figures, frames = reconstruction(codec, drawn)
         _contact_sheet(drawn, frames, run.directory / f"sample_{update:06d}.png")
@@ -222,18 +223,7 @@ def codec_loss(
     warp = (weight * (decoded.warped - batch.groups).abs()).mean()
     near_mouth = ((batch.weight - 1) / config.mouth) ** 3
     painted = (weight * decoded.painted / (1 + config.mouth * near_mouth)).mean()
-    between_lips = mouth_map(batch.landmarks[:, 1:].flatten(0, 1), error.shape[-1]).view_as(
-        batch.weight
-    )
-    inside = (between_lips * error.abs()).sum() / (3 * between_lips.sum())
-    contrast = sum(
-        (a - b).abs().mean()
-        for a, b in zip(
-            _moments(decoded.frames, between_lips),
-            _moments(batch.groups, between_lips),
-            strict=True,
-        )
-    )
+    inside, contrast = _inside_mouth(batch, error, decoded)
     patch = mouth_loss(codec, batch, config, rng)
     with torch.no_grad():
         psnr = -10 * torch.log10((error / 2).square().mean())
@@ -252,6 +242,23 @@ def codec_loss(
     return loss, {name: float(value.detach()) for name, value in figures.items()} | found_figures
 
 
+def _inside_mouth(batch: CodecBatch, error: Tensor, decoded) -> tuple[Tensor, Tensor]:
+    """Errors of colour and of contrast between the lips."""
+    between_lips = mouth_map(batch.landmarks[:, 1:].flatten(0, 1), error.shape[-1]).view_as(
+        batch.weight
+    )
+    inside = (between_lips * error.abs()).sum() / (3 * between_lips.sum())
+    contrast = sum(
+        (a - b).abs().mean()
+        for a, b in zip(
+            _moments(decoded.frames, between_lips),
+            _moments(batch.groups, between_lips),
+            strict=True,
+        )
+    )
+    return inside, contrast
+
+
 def _moments(
     frames: Float[Tensor, "b l 4 3 h w"], weight: Float[Tensor, "b l 4 1 h w"]
 ) -> tuple[Float[Tensor, "b l 4 3"], Float[Tensor, "b l 4 3"]]:
@@ -265,7 +272,7 @@ def _moments(
 def find_landmarks(
     codec: PortraitCodec, batch: CodecBatch, rng: torch.Generator
 ) -> Float[Tensor, "b n 68 2"]:
-    """What the landmarker sees in the recoloured portrait and frames."""
+    """Landmarks that the landmarker finds in the recoloured portrait and frames."""
     seen = recoloured(torch.cat([batch.portrait[:, None], batch.groups.flatten(1, 2)], 1), rng)
     with matmul_precision("cpu"):
         return codec.landmarker(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
@@ -351,7 +358,8 @@ def _gaps(landmarks: Float[Tensor, "b l 4 68 2"]) -> np.ndarray:
 
 def _contact_sheet(batch: CodecBatch, decoded: Tensor, path: Path, count: int = 8) -> None:
     """Rows: portrait, last true frame, last decoded frame, error x 4; one clip a column."""
-    true, made = batch.groups[:count, -1, -1], decoded[:count, -1, -1]
+    true = batch.groups[:count, -1, -1]
+    made = decoded[:count, -1, -1]
     rows = [batch.portrait[:count], true, made, ((made - true).abs() * 4 - 1).clamp(-1, 1)]
     sheet = torch.cat([torch.cat(list(row), -1) for row in rows], -2)
     Image.fromarray(

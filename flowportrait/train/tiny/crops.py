@@ -21,7 +21,7 @@ LIKE_GAP = 0.02  # eye distances between the lips of two portraits
 
 
 @dataclass(frozen=True)
-class Source:
+class LatentSource:
     """One source as the generator learns it; `share` of the draws."""
 
     cache: ClipCache
@@ -34,7 +34,7 @@ class Source:
         return [clip for clip in self.latents.clips if clip.split == split]
 
 
-Drawn = Sequence[tuple[Source, LatentClip]]
+Drawn = Sequence[tuple[LatentSource, LatentClip]]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,11 @@ class Crops:
 
 
 def draw_clips(
-    sources: list[Source], split: str, count: int, rng: np.random.Generator, longer_than: int = 0
+    sources: list[LatentSource],
+    split: str,
+    count: int,
+    rng: np.random.Generator,
+    longer_than: int = 0,
 ) -> Drawn:
     """Random clips with more than `longer_than` latent frames, sources by their share."""
     shares = np.array([source.share for source in sources])
@@ -68,7 +72,7 @@ def draw_clips(
 
 
 def draw_crops(
-    sources: list[Source],
+    sources: list[LatentSource],
     rng: np.random.Generator,
     num_clips: int,
     length: int,
@@ -105,9 +109,9 @@ def draw_crops(
 
 
 def _portrait(
-    source: Source,
+    source: LatentSource,
     clip: LatentClip,
-    sources: list[Source],
+    sources: list[LatentSource],
     borrowed: float,
     rng: np.random.Generator,
 ) -> tuple[Float[Tensor, "i d"], float]:

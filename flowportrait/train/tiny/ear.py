@@ -21,7 +21,14 @@ from flowportrait.config import Frozen, load_recipe
 from flowportrait.encoders.mel import MelEncoder
 from flowportrait.errors import ConfigError
 from flowportrait.precision import matmul_precision
-from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, train_loop
+from flowportrait.train.run import (
+    OptimizerConfig,
+    Run,
+    RunConfig,
+    TrainState,
+    UpdatePart,
+    train_loop,
+)
 from flowportrait.train.tiny.hearing import JAW_OPEN, shapes_loss
 from flowportrait.train.tiny.lessons import LessonBatch, Lessons, draw_lessons
 from flowportrait.train.tiny.lips import mean_correlation
@@ -103,7 +110,8 @@ def _teacher_losses(
     target = heard.nan_to_num()
     error = (told - target) * known[..., None]
     cosine = F.cosine_similarity(told, target, dim=-1)[known].mean()
-    first, second = error.diff(dim=1), error.diff(n=2, dim=1)
+    first = error.diff(dim=1)
+    second = error.diff(n=2, dim=1)
     share = known.float().mean().clamp(min=1e-3)
     vectors = error.square().mean() / share + 1 - cosine
     return vectors, (first.square().mean() + second.square().mean() / 2) / share, cosine
@@ -112,7 +120,7 @@ def _teacher_losses(
 def train(
     recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto"
 ) -> Path:
-    """Train by a TOML recipe; `<run>/audio_encoder.safetensors` is what `train sft` starts from
+    """Train by a TOML recipe; `<run>/audio_encoder.safetensors` is what `train scratch` starts from
     with `audio_encoder_from`. Gives the run's directory.
 
     Raises ConfigError when folders of lessons disagree on the teacher, or none was held out.
@@ -130,9 +138,9 @@ def train(
     state = TrainState.fresh(pupil, config.optimizer)
     run.restore(state)
 
-    def parts_of(update: int) -> Iterator[Part]:
+    def parts_of(update: int) -> Iterator[UpdatePart]:
         rng = run.numpy_rng(update)
-        yield Part(*pupil.loss(_draw(folders, config, "train", rng), config, rng))
+        yield UpdatePart(*pupil.loss(_draw(folders, config, "train", rng), config, rng))
 
     def look(update: int) -> dict[str, float]:
         shown = Pupil(config.audio_encoder, folders[0].teacher_size, len(folders)).eval()

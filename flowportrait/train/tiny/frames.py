@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 
 from flowportrait import media
-from flowportrait.data.sources import SourceClip
+from flowportrait.data.sources import RENDERED_SPLITS, SourceClip
 from flowportrait.errors import DataError
+from flowportrait.media import FPS
+from flowportrait.sound import SPEECH_HZ
 
-FPS = 24
-SAMPLE_RATE = 16_000
 NUM_ARKIT = 52
 
 
@@ -37,6 +37,11 @@ class CachedClip:
     labelled: bool
 
 
+def in_todays_words(clip: dict) -> dict:
+    """A clip of a cache's index; caches of earlier versions call the held-out split validation."""
+    return clip | {"split": RENDERED_SPLITS.get(clip["split"], clip["split"])}
+
+
 class ClipCache:
     """Frames uint8 [n, s, s, 3] at 24 fps, sound int16 at 16 kHz, landmarks [n, 68, 2] in px,
     blendshapes [n, 52].
@@ -49,7 +54,7 @@ class ClipCache:
         self.root = Path(root)
         index = json.loads((self.root / "index.json").read_text())
         self.size_px: int = index["size_px"]
-        self.clips = [CachedClip(**clip) for clip in index["clips"]]
+        self.clips = [CachedClip(**in_todays_words(clip)) for clip in index["clips"]]
         total = index["num_frames"]
         self.frames = np.memmap(
             self.root / "frames.u8", np.uint8, "r", shape=(total, self.size_px, self.size_px, 3)
@@ -119,7 +124,8 @@ class ClipCache:
 
 def _decode(path: Path, size_px: int) -> tuple[np.ndarray, np.ndarray]:
     """Frames [n, size, size, 3] at 24 fps and 16 kHz mono int16 sound of one square video file."""
-    frames, sound = media.Clip(path).frames_at(FPS), media.read_pcm(path, SAMPLE_RATE)
+    frames = media.Clip(path).frames_at(FPS)
+    sound = media.read_pcm(path, SPEECH_HZ)
     if not len(sound):
         raise DataError(f"{path}: its sound track is empty; give a clip with sound")
     if frames.shape[1:3] != (size_px, size_px):

@@ -17,8 +17,15 @@ from torch import Tensor, nn
 from flowportrait.config import Frozen
 from flowportrait.encoders.mel import FRAME_HZ, MEL_HZ, MelEncoder
 from flowportrait.model.mot import MoT
-from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, train_loop
-from flowportrait.train.tiny.crops import Drawn, Source, draw_clips, mels_of, shapes_of
+from flowportrait.train.run import (
+    OptimizerConfig,
+    Run,
+    RunConfig,
+    TrainState,
+    UpdatePart,
+    train_loop,
+)
+from flowportrait.train.tiny.crops import Drawn, LatentSource, draw_clips, mels_of, shapes_of
 from flowportrait.train.tiny.lips import mean_correlation
 
 RIDGE = 1e-2  # of a vector's variance, in translating
@@ -34,7 +41,11 @@ class HearingConfig(Frozen):
 
 
 def learn_hearing(
-    config: HearingConfig, directory: Path, seed: int, sources: list[Source], ears: nn.ModuleDict
+    config: HearingConfig,
+    directory: Path,
+    seed: int,
+    sources: list[LatentSource],
+    ears: nn.ModuleDict,
 ) -> bool:
     """Train `ears` (encoder and shapes) in place; a run of its own in `directory`, resumed like any
     other. Gives whether it came to its end.
@@ -54,13 +65,15 @@ def learn_hearing(
     state = TrainState.fresh(ears, optimizer)
     run.restore(state)
 
-    def parts_of(update: int) -> Iterator[Part]:
+    def parts_of(update: int) -> Iterator[UpdatePart]:
         rng = run.numpy_rng(update)
-        yield Part(*_named_shapes(draw_clips(sources, "train", config.num_clips, rng), ears, rng))
+        yield UpdatePart(
+            *_named_shapes(draw_clips(sources, "train", config.num_clips, rng), ears, rng)
+        )
 
     def look(update: int) -> dict[str, float]:
         with torch.no_grad():
-            drawn = draw_clips(sources, "validation", 100, np.random.default_rng(0))
+            drawn = draw_clips(sources, "held_out", 100, np.random.default_rng(0))
             loss, figures = _named_shapes(drawn, ears, None)
         return {"held_out_loss": float(loss), **figures}
 
@@ -79,7 +92,8 @@ def _named_shapes(
     drawn: Drawn, ears: nn.ModuleDict, rng: np.random.Generator | None
 ) -> tuple[Tensor, dict[str, float]]:
     """Loss over whole clips and the correlation of jaw opening."""
-    mels, shapes = mels_of(drawn, rng), shapes_of(drawn)
+    mels = mels_of(drawn, rng)
+    shapes = shapes_of(drawn)
     predicted = ears["shapes"](ears["encoder"].encode(mels, shapes.shape[1]))
     jaw = mean_correlation(predicted[..., JAW_OPEN].detach().numpy(), shapes[..., JAW_OPEN].numpy())
     return shapes_loss(predicted, shapes), {"r_jaw": jaw}
@@ -92,7 +106,8 @@ def translate(
     """The generator's first layer after the audio encoder `before`, as if `after` stood there: what
     the old one says is guessed linearly (ridge) from what the new one does.
     """
-    old, new = [], []
+    old = []
+    new = []
     for one in mels:
         num_frames = int(one.shape[-1] / MEL_HZ * FRAME_HZ)
         old.append(before.encode(one[None], num_frames)[0].double())

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import nn
 
 from flowportrait.codecs.motion import GROUP
 from flowportrait.codecs.portrait import PortraitCodec
 from flowportrait.data.augment import apply_look, draw_look, move_landmarks
+from flowportrait.encoders import ImageEncoder
 from flowportrait.faces.landmarks import eye_distance, lip_opening
-from flowportrait.train.tiny.frames import CachedClip, ClipCache
+from flowportrait.train.tiny.frames import CachedClip, ClipCache, in_todays_words
 
 PORTRAIT_ERROR = 0.01  # std of errors of the portrait's landmarks, in half-pictures
 
@@ -48,7 +48,7 @@ class LatentCache:
 
     def __init__(self, root: Path):
         index = json.loads((Path(root) / "index.json").read_text())
-        self.clips = [LatentClip(**clip) for clip in index["clips"]]
+        self.clips = [LatentClip(**in_todays_words(clip)) for clip in index["clips"]]
         self.latents, self.image, self.portrait, self.opening = (
             np.load(Path(root) / f"{name}.npy")
             for name in ("latents", "image", "portrait", "opening")
@@ -65,13 +65,13 @@ class LatentCache:
         root: Path,
         cache: ClipCache,
         codec: PortraitCodec,
-        image_encoder: nn.Module,
+        image_encoder: ImageEncoder,
         copies: int,
         seed: int,
         log=print,
     ):
         """Encode every training clip `copies` times, each time with another look and portrait, and
-        every validation clip once with its own colours; clips with untracked frames are left out. A
+        every held-out clip once with its own colours; clips with untracked frames are left out. A
         finished cache of the same codec is reused.
         """
         root = Path(root)
@@ -113,7 +113,7 @@ def _encode(
     cache: ClipCache,
     clip: CachedClip,
     codec: PortraitCodec,
-    image_encoder: nn.Module,
+    image_encoder: ImageEncoder,
     rng: np.random.Generator,
 ):
     """First frame, arrays by name, image features and landmarks of the portrait of one copy. Motion

@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowportrait.errors import DataError
+from flowportrait.sound import SPEECH_HZ
 from flowportrait.train.tiny.sounds import disturb
 
-SAMPLE_RATE = 16_000
 TEACHER_HZ = 50
 FRAME_HZ = 24
 TEMPO = 0.12
@@ -58,6 +58,14 @@ class Lessons:
         index = json.loads((self.root / "index.json").read_text())
         self.audio = np.load(self.root / "audio.npy", mmap_mode="r")
         self.teacher = np.load(self.root / "teach.npy", mmap_mode="r")
+        self._read_lessons(index)
+        held_out = index.get("held_out", [False] * len(self.lessons))
+        self.by_split = {
+            "train": [x for x, h in zip(self.lessons, held_out, strict=True) if not h],
+            "held_out": [x for x, h in zip(self.lessons, held_out, strict=True) if h],
+        }
+
+    def _read_lessons(self, index: dict) -> None:
         shapes = self.root / "shapes.npy"
         self.shapes = np.load(shapes, mmap_mode="r") if shapes.is_file() else None
         counts = index["samples"], index["teacher"], index["frames"]
@@ -68,20 +76,21 @@ class Lessons:
                 starts[0], counts[0], starts[1], starts[2], counts[2], strict=True
             )
         ]
-        held_out = index.get("held_out", [False] * len(self.lessons))
-        self.by_split = {
-            "train": [x for x, h in zip(self.lessons, held_out, strict=True) if not h],
-            "held_out": [x for x, h in zip(self.lessons, held_out, strict=True) if h],
-        }
 
     @property
     def teacher_size(self) -> int:
         """Numbers of a vector of the teacher."""
         return self.teacher.shape[1]
 
-    def sound(self, lesson: Lesson, start: int, count: int) -> Float[np.ndarray, " s"]:
+    def sound(
+        self,
+        lesson: Lesson,
+        start: int,
+        count: int,
+    ) -> Float[np.ndarray, " s"]:
         """Samples in [-1, 1] of a recording; silence before and behind it."""
-        low, high = max(0, start), min(lesson.num_samples, start + count)
+        low = max(0, start)
+        high = min(lesson.num_samples, start + count)
         out = np.zeros(count, np.float32)
         part = self.audio[lesson.sample + low : lesson.sample + max(low, high)]
         out[low - start : low - start + len(part)] = part.astype(np.float32) / 32768
@@ -94,19 +103,29 @@ class Lessons:
         fast.
         """
         times = start_s + np.arange(num_frames) / FRAME_HZ * tempo
-        count = round(num_frames / FRAME_HZ * SAMPLE_RATE)
-        first = int(start_s * SAMPLE_RATE)
+        count = round(num_frames / FRAME_HZ * SPEECH_HZ)
+        first = int(start_s * SPEECH_HZ)
         source = self.sound(lesson, first, int(count * tempo) + 2)
         played = np.interp(np.arange(count) * tempo, np.arange(len(source)), source)
-        ends = lesson.num_samples / SAMPLE_RATE
+        return self._crop_of(lesson, times, num_frames, played)
+
+    def _crop_of(
+        self, lesson: Lesson, times, num_frames: int, played
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        ends = lesson.num_samples / SPEECH_HZ
         known = times < ends
-        rows = -(-lesson.num_samples // (SAMPLE_RATE // TEACHER_HZ))
+        rows = -(-lesson.num_samples // (SPEECH_HZ // TEACHER_HZ))
         heard = _between(self.teacher, lesson.teacher, rows, times * TEACHER_HZ)
         heard[~known] = np.nan
         if self.shapes is None or not lesson.num_frames:
             shapes = np.full((num_frames, 27), np.nan, np.float32)
         else:
-            shapes = _between(self.shapes, lesson.frame, lesson.num_frames, times * FRAME_HZ)
+            shapes = _between(
+                self.shapes,
+                lesson.frame,
+                lesson.num_frames,
+                times * FRAME_HZ,
+            )
             shapes[times * FRAME_HZ > lesson.num_frames - 1] = np.nan
         return played.astype(np.float32), heard, shapes
 
@@ -137,7 +156,7 @@ def draw_lessons(
     lessons = folder.by_split[split] or folder.lessons
     for lesson in (lessons[i] for i in rng.integers(len(lessons), size=num_crops)):
         tempo = float(np.exp(rng.normal(0, TEMPO))) if disturbed else 1.0
-        spare_s = lesson.num_samples / SAMPLE_RATE - seconds * tempo
+        spare_s = lesson.num_samples / SPEECH_HZ - seconds * tempo
         crops.append(folder.crop(lesson, float(rng.uniform(0, max(spare_s, 0))), num_frames, tempo))
     sounds, heard, shapes = zip(*crops, strict=True)
     if disturbed:

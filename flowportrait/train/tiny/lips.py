@@ -16,7 +16,7 @@ from flowportrait.model.layout import TokenGrid
 from flowportrait.model.mot import MoT
 from flowportrait.precision import matmul_precision
 from flowportrait.sampling import Schedule, sample
-from flowportrait.train.tiny.crops import Source
+from flowportrait.train.tiny.crops import LatentSource
 
 
 @torch.inference_mode()
@@ -24,16 +24,16 @@ def lip_figures(
     model: MoT,
     audio_encoder: MelEncoder,
     codec: PortraitCodec,
-    source: Source,
+    source: LatentSource,
     max_length: int,
     shift: float,
     num_clips: int = 16,
 ) -> dict[str, float]:
-    """Correlation of lip opening per frame, generated against true, on validation clips; generated
+    """Correlation of lip opening per frame, generated against true, on held-out clips; generated
     lips are those of the landmarks that the latents stand for. `spread_of_true` is how far they
     move, against the truth.
     """
-    held_out = source.of_split("validation")
+    held_out = source.of_split("held_out")
     held_out = held_out[:: max(1, len(held_out) // num_clips)][:num_clips]
     length = min(max_length, min(clip.num_latents for clip in held_out))
     made, true = [], []

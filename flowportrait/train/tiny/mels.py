@@ -1,4 +1,4 @@
-"""What the audio encoder learns from before anything is generated: log-mels and the face shapes
+"""Training data of the audio encoder before anything is generated: log-mels and the face shapes
 spoken with them.
 """
 
@@ -48,6 +48,12 @@ def augment_mels(mels: Float[Tensor, "80 m"], rng: np.random.Generator) -> Float
     mels = torch.lerp(mels[low], mels[high], (bins - low).clamp(0, 1)[:, None])
     ripple = torch.from_numpy(rng.normal(0, 0.22, (1, 1, 6))).float()
     mels = mels + F.interpolate(ripple, num_mels, mode="linear", align_corners=True)[0, 0][:, None]
+    return _with_noise(rng, mels, num_mels)
+
+
+def _with_noise(
+    rng: np.random.Generator, mels: Float[Tensor, "80 m"], num_mels: int
+) -> Float[Tensor, "80 m"]:
     floor = float(rng.uniform(-3.2, -1.0)) if rng.random() < 0.6 else -3.0
     mels = (
         torch.logaddexp(

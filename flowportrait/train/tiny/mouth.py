@@ -26,10 +26,10 @@ from flowportrait.faces.landmarks import MIRRORED
 from flowportrait.modeldir import PARTS, load_parts, save_model
 from flowportrait.train.run import (
     OptimizerConfig,
-    Part,
     Run,
     RunConfig,
     TrainState,
+    UpdatePart,
     load_weights,
     train_loop,
 )
@@ -61,7 +61,14 @@ class MouthDataConfig(Frozen):
             clips = [clip for clip in load_sources(grid=self.grid) if clip.split != "test"][
                 : self.grid_clips
             ]
-            pools.append(MouthPatches.build(self.cache / "grid", clips, codec, seed))
+            pools.append(
+                MouthPatches.build(
+                    self.cache / "grid",
+                    clips,
+                    codec,
+                    seed,
+                )
+            )
         return pools
 
 
@@ -101,7 +108,8 @@ class Critic(nn.Module):
 
     def __init__(self, widths: tuple[int, int, int] = (24, 48, 64)):
         super().__init__()
-        self.layers, before = nn.ModuleList(), 5
+        self.layers = nn.ModuleList()
+        before = 5
         for width in widths:
             self.layers.append(nn.Conv2d(before, width, 4, stride=2, padding=1))
             before = width
@@ -110,7 +118,7 @@ class Critic(nn.Module):
     def forward(
         self, patch: Float[Tensor, "n 3 y x"], lips: Float[Tensor, "n 2 y x"]
     ) -> list[Tensor]:
-        """What each layer sees, and last the opinion: above 0 where a place looks true."""
+        """Features of each layer, and last the opinion: above 0 where a place looks true."""
         seen = [torch.cat([patch, lips], 1)]
         for layer in self.layers:
             seen.append(F.leaky_relu(layer(seen[-1]), 0.2))
@@ -118,11 +126,12 @@ class Critic(nn.Module):
 
 
 class Trained(nn.Module):
-    """What learns: the painter that ships, and its critic."""
+    """The trained networks: the painter that ships, and its critic."""
 
     def __init__(self):
         super().__init__()
-        self.net, self.critic = MouthNet(), Critic()
+        self.net = MouthNet()
+        self.critic = Critic()
 
 
 class Patches(NamedTuple):
@@ -152,10 +161,10 @@ def train(
     state = TrainState.fresh(trained, config.optimizer)
     run.restore(state)
 
-    def parts_of(update: int) -> Iterator[Part]:
+    def parts_of(update: int) -> Iterator[UpdatePart]:
         rng = run.numpy_rng(update)
         pool = pools[rng.choice(len(pools), p=shares / shares.sum())]
-        yield Part(
+        yield UpdatePart(
             *mouth_loss(state.module, draw(pool, "train", rng, config, augment=True), config.loss)
         )
 
@@ -167,7 +176,7 @@ def train(
         export(config, net, run.directory / "model")
         rng = np.random.default_rng(1)
         held_out = [
-            draw(pool, "validation", rng, config, augment=False) for pool in pools for _ in range(6)
+            draw(pool, "held_out", rng, config, augment=False) for pool in pools for _ in range(6)
         ]
         _sheet(net, held_out, run.directory / f"sample_{update:06d}.png")
         return figures(net, held_out)
@@ -320,7 +329,13 @@ def _contrast(x: Float[Tensor, "n 3 y x"]) -> Float[Tensor, "n 3 y x"]:
 
 def _sharpness(x: Float[Tensor, "n 3 y x"], mask: Float[Tensor, "n 1 y x"]) -> Tensor:
     grey = x.mean(1, keepdim=True)
-    kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
+    kernel = torch.tensor(
+        [
+            [0.0, 1, 0],
+            [1, -4, 1],
+            [0, 1, 0],
+        ]
+    )[None, None]
     return (F.conv2d(grey, kernel, padding=1).square() * mask).sum() / mask.sum().clamp(min=1)
 
 

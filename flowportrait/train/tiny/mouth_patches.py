@@ -1,4 +1,4 @@
-"""What the mouth painter learns from: patches of frames as the codec shows them without a painted
+"""Training data of the mouth painter: patches of frames as the codec shows them without a painted
 mouth, beside the same patches of the true frames.
 """
 
@@ -19,7 +19,7 @@ from flowportrait.codecs.canvas import Canvas
 from flowportrait.codecs.motion import GROUP
 from flowportrait.codecs.mouth_net import SkullFrame
 from flowportrait.codecs.portrait import PortraitCodec
-from flowportrait.data.sources import SourceClip
+from flowportrait.data.sources import RENDERED_SPLITS, SourceClip
 from flowportrait.errors import DataError
 from flowportrait.faces.facemesh import FaceMesh
 from flowportrait.faces.framing import Square, face_in_square
@@ -77,7 +77,8 @@ class MouthPatches:
             for name in cls.__dataclass_fields__
             if name != "split"
         }
-        return cls(**arrays, split=json.loads(index.read_text())["split"])
+        splits = json.loads(index.read_text())["split"]
+        return cls(**arrays, split=[RENDERED_SPLITS.get(split, split) for split in splits])
 
 
 def _stretches(

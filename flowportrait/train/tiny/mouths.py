@@ -96,20 +96,16 @@ def mouth_batch(
 def clip_mouths(cache: ClipCache, clip: CachedClip) -> Float[Tensor, "f s s"]:
     """A whole clip as the network sees it, cut by its labelled landmarks."""
     rows = slice(clip.frame_start, clip.frame_start + clip.num_frames)
-    frames, landmarks = (
-        torch.from_numpy(np.array(cache.frames[rows])),
-        torch.from_numpy(cache.landmarks[rows]),
-    )
+    frames = torch.from_numpy(np.array(cache.frames[rows]))
+    landmarks = torch.from_numpy(cache.landmarks[rows])
     return as_seen(cut_mouths(frames, mouth_places(landmarks)))
 
 
 def _mouths(
     cache: ClipCache, rows: slice, rng: np.random.Generator, held: bool
 ) -> Float[Tensor, "f s s"]:
-    frames, landmarks = (
-        torch.from_numpy(np.array(cache.frames[rows])),
-        torch.from_numpy(cache.landmarks[rows]),
-    )
+    frames = torch.from_numpy(np.array(cache.frames[rows]))
+    landmarks = torch.from_numpy(cache.landmarks[rows])
     look = draw_look(rng, cache.landmarks[rows.start], cache.size_px)
     places = mouth_places(landmarks + _landmark_noise(landmarks, rng))
     bent = 1.5 * look.bend  # faces differ more about the mouth than as a whole
@@ -132,9 +128,12 @@ def _landmark_noise(landmarks: Tensor, rng: np.random.Generator) -> Tensor:
 
 def _moved(places: Float[Tensor, "f 2 3"], rng: np.random.Generator) -> Float[Tensor, "f 2 3"]:
     """Larger or smaller, turned, stretched, mirrored and off centre."""
-    angle, size, stretch = rng.normal(0, 0.08), rng.uniform(0.8, 1.25), rng.uniform(0.88, 1.14)
+    angle = rng.normal(0, 0.08)
+    size = rng.uniform(0.8, 1.25)
+    stretch = rng.uniform(0.88, 1.14)
     flip = -1.0 if rng.random() < 0.5 else 1.0
-    cos, sin = np.cos(angle) * size, np.sin(angle) * size
+    cos = np.cos(angle) * size
+    sin = np.sin(angle) * size
     change = torch.tensor(
         [[cos * flip * stretch, -sin / stretch], [sin * flip * stretch, cos / stretch]]
     ).float()
@@ -150,16 +149,14 @@ def _with_held_lips(
     a frozen mouth.
     """
     axis = torch.linspace(-1, 1, mouths.shape[-1])
-    x, y = (
-        axis[None] / rng.uniform(0.5, 0.75),
-        (axis[:, None] - rng.uniform(0, 0.1)) / rng.uniform(0.3, 0.6),
-    )
+    x = axis[None] / rng.uniform(0.5, 0.75)
+    y = (axis[:, None] - rng.uniform(0, 0.1)) / rng.uniform(0.3, 0.6)
     mask = ((1.35 - torch.hypot(x.expand_as(y + x), y + 0 * x)) / 0.35).clamp(0, 1)
     return torch.lerp(mouths, mouths[int(rng.integers(len(mouths)))], mask)
 
 
 def _worn(mouths: Float[Tensor, "f 3 s s"], rng: np.random.Generator) -> Float[Tensor, "f 3 s s"]:
-    """What cameras and encoders do: pictures from smaller ones, flicker, noise; now and then a
+    """Wear by cameras and encoders: pictures from smaller ones, flicker, noise; now and then a
     frame that stays.
     """
     side = mouths.shape[-1]
@@ -167,6 +164,13 @@ def _worn(mouths: Float[Tensor, "f 3 s s"], rng: np.random.Generator) -> Float[T
         smaller = int(side * rng.uniform(0.35, 0.9))
         small = F.interpolate(mouths, (smaller, smaller), mode="area")
         mouths = F.interpolate(small, (side, side), mode="bilinear", align_corners=False)
+    return _flickering(rng, mouths)
+
+
+def _flickering(
+    rng: np.random.Generator, mouths: Float[Tensor, "f 3 s s"]
+) -> Float[Tensor, "f 3 s s"]:
+    """Noise, flicker and now and then a repeated frame."""
     gain = torch.from_numpy(
         1 + 0.02 * rng.random() * rng.normal(size=(len(mouths), 1, 1, 1))
     ).float()

@@ -1,4 +1,4 @@
-"""`flowportrait train sft` of a small model from scratch, on latents of a portrait codec trained
+"""`flowportrait train scratch`: a small model from scratch, on latents of a portrait codec trained
 here.
 
 The audio encoder learns mouth shapes first, then everything learns velocities (Eq. 2). What is not
@@ -23,29 +23,31 @@ from flowportrait.codecs.motion import gather_from_grid
 from flowportrait.codecs.portrait import PortraitCodec
 from flowportrait.config import Frozen, load_recipe, read_values
 from flowportrait.data.augment import apply_look, draw_look
+from flowportrait.encoders import ImageEncoder
 from flowportrait.encoders.mel import MelEncoder
 from flowportrait.encoders.portrait import PortraitTokens
 from flowportrait.errors import ConfigError
 from flowportrait.faces.landmarks import CORNERS, LOWER_LIDS, LOWER_LIP, UPPER_LIDS, UPPER_LIP
 from flowportrait.flow import draw_times
 from flowportrait.generate import load
+from flowportrait.model.blocks import MoTConfig
 from flowportrait.model.layout import RowLayout, TokenGrid
-from flowportrait.model.mot import MoT, MoTConfig
+from flowportrait.model.mot import MoT
 from flowportrait.modeldir import ModelSpec, SamplingConfig, load_parts, save_model
 from flowportrait.precision import matmul_precision
+from flowportrait.sound import SPEECH_HZ
 from flowportrait.train.objective import CleanRow, velocity_errors
 from flowportrait.train.run import (
     OptimizerConfig,
-    Part,
     Run,
     RunConfig,
     TrainState,
+    UpdatePart,
     load_weights,
     train_loop,
 )
 from flowportrait.train.tiny.codec import CodecRecipe, DataConfig
-from flowportrait.train.tiny.crops import Crops, Source, draw_crops
-from flowportrait.train.tiny.frames import SAMPLE_RATE
+from flowportrait.train.tiny.crops import Crops, LatentSource, draw_crops
 from flowportrait.train.tiny.hearing import (
     HearingConfig,
     learn_hearing,
@@ -131,9 +133,9 @@ class ScratchRecipe(Frozen):
     )
 
 
-class Speaker(nn.Module):
-    """What is trained together: the generator, the audio encoder, and the head that names mouth
-    shapes.
+class SpeakingModel(nn.Module):
+    """The modules that are trained together: the generator, the audio encoder, and the head that
+    names mouth shapes.
     """
 
     def __init__(self, model: MoT, audio_encoder: MelEncoder):
@@ -141,11 +143,6 @@ class Speaker(nn.Module):
         self.model = model
         self.audio_encoder = audio_encoder
         self.shapes = nn.Linear(audio_encoder.dim, NUM_SHAPES)
-
-
-def describes(recipe: str | Path) -> bool:
-    """Whether a recipe is of this kind: it names the run of the codec whose latents are learnt."""
-    return "codec" in read_values(recipe)
 
 
 def train(
@@ -163,7 +160,7 @@ def train(
     torch.manual_seed(config.run.seed)
     codec = load_codec(config.codec)
     image_encoder = PortraitTokens(PortraitTokens.Config(size_px=codec.config.size_px))
-    speaker = Speaker(MoT(config.model), MelEncoder(config.audio_encoder))
+    speaker = SpeakingModel(MoT(config.model), MelEncoder(config.audio_encoder))
     speaker.audio_encoder.requires_grad_(config.audio_encoder_from is None)
     sources = load_latent_sources(config, codec, image_encoder, speaker.audio_encoder)
     state = TrainState.fresh(speaker, config.optimizer)
@@ -173,7 +170,7 @@ def train(
             return config.run.directory
         state = TrainState.fresh(speaker, config.optimizer)
 
-    def parts_of(update: int) -> Iterator[Part]:
+    def parts_of(update: int) -> Iterator[UpdatePart]:
         batch = draw_crops(
             sources,
             run.numpy_rng(update),
@@ -184,10 +181,10 @@ def train(
             config.drop_image,
             config.borrowed_portraits,
         )
-        yield Part(*sft_loss(speaker, codec, batch, config, run.torch_rng(update)))
+        yield UpdatePart(*sft_loss(speaker, codec, batch, config, run.torch_rng(update)))
 
-    def averaged() -> Speaker:
-        shown = Speaker(MoT(config.model), MelEncoder(config.audio_encoder)).eval()
+    def averaged() -> SpeakingModel:
+        shown = SpeakingModel(MoT(config.model), MelEncoder(config.audio_encoder)).eval()
         shown.load_state_dict(state.averaged())
         return shown
 
@@ -210,7 +207,7 @@ def train(
     return run.directory
 
 
-def begin(speaker: Speaker, config: ScratchRecipe, sources: list[Source]) -> bool:
+def begin(speaker: SpeakingModel, config: ScratchRecipe, sources: list[LatentSource]) -> bool:
     """Weights before the first update: those to go on from, or else an audio encoder that learns
     mouth shapes first. Gives whether that came to its end.
     """
@@ -226,6 +223,10 @@ def begin(speaker: Speaker, config: ScratchRecipe, sources: list[Source]) -> boo
             mels = [s.hearing.mels[c.clip] for s in sources for c in s.of_split("train")]
             translate(speaker.model, before, speaker.audio_encoder, mels[::TRANSLATED_EVERY])
         return True
+    return _begin_ears(config, speaker, sources)
+
+
+def _begin_ears(config: ScratchRecipe, speaker: SpeakingModel, sources: list[LatentSource]) -> bool:
     if config.start_from:
         load_weights(speaker.audio_encoder, config.start_from / "audio_encoder.safetensors")
         return True
@@ -250,12 +251,12 @@ def load_codec(place: str) -> PortraitCodec:
 
 
 def load_latent_sources(
-    config: ScratchRecipe, codec: PortraitCodec, image_encoder: nn.Module, encoder: MelEncoder
-) -> list[Source]:
+    config: ScratchRecipe, codec: PortraitCodec, image_encoder: ImageEncoder, encoder: MelEncoder
+) -> list[LatentSource]:
     """The recipe's sources, encoded on first use."""
     pool = config.data.pool()
     return [
-        Source(
+        LatentSource(
             cache,
             LatentCache.build(
                 config.run.directory / f"latents-{cache.root.name}",
@@ -274,9 +275,9 @@ def load_latent_sources(
 
 def export(
     config: ScratchRecipe,
-    speaker: Speaker,
+    speaker: SpeakingModel,
     codec: PortraitCodec,
-    image_encoder: nn.Module,
+    image_encoder: ImageEncoder,
     directory: Path,
     update: int,
 ) -> None:
@@ -301,33 +302,34 @@ def export(
     }
     save_model(directory, spec, parts)
     worlds = config.data.world if isinstance(config.data.world, list) else [config.data.world]
-    how = "Supervised flow matching (`flowportrait train sft`) of a model from scratch"
+    how = "Supervised flow matching (`flowportrait train scratch`) of a model from scratch"
     before = None if config.start_from is None else config.start_from.name
     story = Story(how, update, config.run.num_updates, data_names([*worlds, config.data.grid]))
     write_card(directory, spec, story, before)
 
 
-def write_samples(directory: Path, update: int, sources: list[Source]) -> None:
-    """What the exported model makes of the first validation clip of each source, as
+def write_samples(directory: Path, update: int, sources: list[LatentSource]) -> None:
+    """Videos that the exported model makes of the first held-out clip of each source, as
     `sample_UPDATE_SOURCE.mp4`.
     """
     pipeline = load(directory / "model")
     for source in sources:
-        clip = source.cache.clips[source.of_split("validation")[0].clip]
-        cache, first = source.cache, clip.frame_start
+        clip = source.cache.clips[source.of_split("held_out")[0].clip]
+        cache = source.cache
+        first = clip.frame_start
         framing = draw_look(
             np.random.default_rng(0), cache.landmarks[first], cache.size_px, strength=0.0
         )
         portrait = apply_look(framing, cache.frames[first : first + 1], pipeline.spec.size_px)[0]
         pixels = rearrange((portrait + 1) * 127.5, "c h w -> h w c").round().byte().numpy()
         result = pipeline.generate(
-            pixels, (cache.audio_of(clip), SAMPLE_RATE), crop="none", frame="face"
+            pixels, (cache.audio_of(clip), SPEECH_HZ), crop="none", frame="face"
         )
         result.save(directory / f"sample_{update:06d}_{cache.root.name}.mp4")
 
 
 def sft_loss(
-    speaker: Speaker,
+    speaker: SpeakingModel,
     codec: PortraitCodec,
     batch: Crops,
     config: ScratchRecipe,
@@ -372,8 +374,8 @@ def sft_loss(
 
 
 def seen_errors(codec: PortraitCodec, error: Float[Tensor, "b c l h w"]) -> tuple[Tensor, Tensor]:
-    """What errors of a velocity do to the gaps of lips and lids and the mouth's width [b, l, 4, 3],
-    and to the movements of all points from frame to frame [b, 4 l - 1, 68, 2], both in units of
+    """Effects of errors of a velocity on the gaps of lips and lids and the mouth's width [b, l, 4,
+    3], and to the movements of all points from frame to frame [b, 4 l - 1, 68, 2], both in units of
     their spread in a framed face: the eye sees these first.
 
     At the time t the error of the predicted data is t times that of the velocity; the factor is

@@ -1,4 +1,4 @@
-"""What happens to a voice on its way: noise, a telephone, music, somebody else who speaks."""
+"""Disturbances of a voice on its way: noise, a telephone, music, somebody else who speaks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from functools import cache
 import numpy as np
 from jaxtyping import Float
 
-SAMPLE_RATE = 16_000
+from flowportrait.sound import SPEECH_HZ
+
 NUM_PIECES = 12
 Samples = Float[np.ndarray, " s"]
 
@@ -54,22 +55,23 @@ def music(count: int, rng: np.random.Generator) -> Samples:
 def _piece(seed: int) -> Samples:
     """Eight seconds of chords of three tones with harmonics, struck about twice a second."""
     rng = np.random.default_rng(seed)
-    sound, at = np.zeros(8 * SAMPLE_RATE), 0
+    sound = np.zeros(8 * SPEECH_HZ)
+    at = 0
     while at < len(sound):
-        since = np.arange(len(sound) - at) / SAMPLE_RATE
+        since = np.arange(len(sound) - at) / SPEECH_HZ
         chord = np.zeros(len(since))
         for semitone in rng.choice([0, 3, 4, 7, 10, 12], 3, replace=False):
             hz = 110 * 2 ** ((semitone + rng.integers(24)) / 12)
             for harmonic in range(1, 5):
                 chord += np.sin(2 * np.pi * hz * harmonic * since) / harmonic**1.5
         sound[at:] += chord * np.exp(-since * rng.uniform(1, 6))
-        at += int(rng.uniform(0.25, 0.8) * SAMPLE_RATE)
+        at += int(rng.uniform(0.25, 0.8) * SPEECH_HZ)
     return sound
 
 
 def reverberated(voice: Samples, rng: np.random.Generator) -> Samples:
     """In a room: the voice and a decaying tail of 0.1 to 0.4 s."""
-    length = int(rng.uniform(0.1, 0.4) * SAMPLE_RATE)
+    length = int(rng.uniform(0.1, 0.4) * SPEECH_HZ)
     tail = rng.normal(size=length) * np.exp(-5 * np.arange(length) / length)
     size = 1 << (len(voice) + length - 1).bit_length()
     echo = np.fft.irfft(np.fft.rfft(voice, size) * np.fft.rfft(tail, size), size)[: len(voice)]
@@ -79,6 +81,6 @@ def reverberated(voice: Samples, rng: np.random.Generator) -> Samples:
 def through_telephone(voice: Samples, low_hz: float = 300, high_hz: float = 3400) -> Samples:
     """Only frequencies between two bounds."""
     spectrum = np.fft.rfft(voice)
-    hz = np.fft.rfftfreq(len(voice), 1 / SAMPLE_RATE)
+    hz = np.fft.rfftfreq(len(voice), 1 / SPEECH_HZ)
     spectrum[(hz < low_hz) | (hz > high_hz)] = 0
     return np.fft.irfft(spectrum, len(voice))

@@ -22,7 +22,14 @@ from torch import Tensor, nn
 from flowportrait.config import Frozen, load_recipe, save_resolved
 from flowportrait.encoders.sync import SyncNetwork, shift_profile
 from flowportrait.precision import matmul_precision
-from flowportrait.train.run import OptimizerConfig, Part, Run, RunConfig, TrainState, train_loop
+from flowportrait.train.run import (
+    OptimizerConfig,
+    Run,
+    RunConfig,
+    TrainState,
+    UpdatePart,
+    train_loop,
+)
 from flowportrait.train.tiny.batches import Pool
 from flowportrait.train.tiny.codec import DataConfig
 from flowportrait.train.tiny.hearing import shapes_loss
@@ -165,7 +172,7 @@ def train(
     state = TrainState.fresh(learner, config.optimizer)
     run.restore(state)
 
-    def parts_of(update: int) -> Iterator[Part]:
+    def parts_of(update: int) -> Iterator[UpdatePart]:
         rng = run.numpy_rng(update)
         batch = mouth_batch(
             pool,
@@ -176,13 +183,13 @@ def train(
             config.reach,
             config.loss.held_share,
         )
-        yield Part(*state.module.loss(batch, config.reach, config.loss))
+        yield UpdatePart(*state.module.loss(batch, config.reach, config.loss))
 
     def sample(update: int) -> dict[str, float]:
         held = Learner(config.network).eval()
         held.load_state_dict(state.averaged())
         save_network(held.network, run.directory)
-        return held_out_figures(held.network, pool, heard, "validation", config.held_out_clips)
+        return held_out_figures(held.network, pool, heard, "held_out", config.held_out_clips)
 
     train_loop(run, state, config.optimizer, parts_of, sample)
     return run.directory

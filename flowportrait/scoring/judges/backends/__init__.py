@@ -203,7 +203,8 @@ def probability(log_probability: float | None) -> float:
 
 def digits_of(tokens: list[tuple[str, dict[str, float]]]) -> list[Digit]:
     """From (token, probability by alternative): the tokens near the end that are one digit."""
-    digits, tail = [], ""
+    digits = []
+    tail = ""
     for token, alternatives in reversed(tokens):
         if _is_digit(token):
             odds: dict[str, float] = {}

@@ -6,112 +6,38 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Awaitable, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import Field, model_validator
 
 from flowportrait.config import Frozen
 from flowportrait.errors import JudgeError, JudgeRefused, require
 from flowportrait.scoring.judges.backends import (
     Answer,
-    Digit,
     Estimate,
-    Finish,
     Question,
-    Usage,
     Video,
-    digits_of,
-    probability,
     text_tokens,
     unavailable,
 )
+from flowportrait.scoring.judges.backends.gemini_replies import (
+    HINT,
+    TOKENS_PER_AUDIO_S,
+    TOKENS_PER_FRAME,
+    answer_of,
+    file_of,
+    retry_after_s,
+)
 from flowportrait.scoring.judges.backends.wire import (
-    Count,
-    IfReadable,
-    Text,
-    Wire,
     failure,
     json_object,
-    parsed,
-    raise_reported,
     redirected,
 )
 
-_TOKENS_PER_FRAME = {"low": 66, "medium": 258, "high": 258}
-_TOKENS_PER_AUDIO_S = 32
-_LENGTH = ("MAX_TOKENS", "CONTINUATION")
-_OTHER = (
-    "OTHER",
-    "FINISH_REASON_UNSPECIFIED",
-    "MALFORMED_RESPONSE",
-    "MALFORMED_FUNCTION_CALL",
-    "LANGUAGE",
-)
 _CATEGORIES = ("HARASSMENT", "HATE_SPEECH", "SEXUALLY_EXPLICIT", "DANGEROUS_CONTENT")
 _GENERATION = re.compile(r"gemini-(\d+)(?:\.(\d+))?")
 _UPLOAD_VALID_S = 47 * 3600
 """Google keeps uploaded files for 48 hours."""
-_HINT = "check the key and the model's name"
-_ODD_BODY = (ValidationError, ValueError, KeyError, TypeError, AttributeError)
-"""What the SDK raises when the Files API sends a body of another shape than it expects."""
-
-
-class _Camel(Wire):
-    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True)
-
-
-class _Part(_Camel):
-    text: Text | None = None
-    thought: bool | None = None
-
-
-class _Content(_Camel):
-    parts: list[_Part] | None = None
-
-
-class _Odds(_Camel):
-    token: Text | None = None
-    log_probability: float | None = None
-
-
-class _TopCandidates(_Camel):
-    candidates: list[_Odds] | None = None
-
-
-class _LogprobsResult(_Camel):
-    chosen_candidates: list[_Odds] | None = None
-    top_candidates: list[_TopCandidates] | None = None
-
-
-class _Candidate(_Camel):
-    content: _Content | None = None
-    finish_reason: Text | None = None
-    logprobs_result: Annotated[_LogprobsResult | None, IfReadable] = None
-
-
-class _Feedback(_Camel):
-    block_reason: Text | None = None
-
-
-class _Modality(_Camel):
-    modality: Text
-    token_count: Count
-
-
-class _UsageMetadata(_Camel):
-    prompt_token_count: Count
-    candidates_token_count: Count
-    thoughts_token_count: Count
-    prompt_tokens_details: Annotated[list[_Modality] | None, IfReadable] = None
-
-
-class _Response(_Camel):
-    candidates: list[_Candidate] | None = None
-    prompt_feedback: _Feedback | None = None
-    model_version: Text | None = None
-    usage_metadata: Annotated[_UsageMetadata | None, IfReadable] = None
 
 
 class Gemini:
@@ -120,7 +46,7 @@ class Gemini:
     costs_money = True
 
     class Config(Frozen):
-        """What is not among the paper's words is Unstated there: frame rate, resolution,
+        """Settings that the paper does not state are Unstated there: frame rate, resolution,
         temperature, thinking.
         """
 
@@ -212,7 +138,8 @@ class Gemini:
 
     def __init__(self, config: Config):
         self.config = config
-        self.model, self.fps = config.model, config.fps
+        self.model = config.model
+        self.fps = config.fps
         self._uploads: dict[str, tuple[float, asyncio.Task[Any]]] = {}
 
     def identity(self) -> dict[str, Any]:
@@ -229,6 +156,10 @@ class Gemini:
         }
         # Settings that came later count only where they are set: answers stored before are found
         # again.
+        return self._named_settings(keys)
+
+    def _named_settings(self, keys: set[str]) -> dict[str, Any]:
+        """Settings that are part of the judge's identity."""
         later = {
             name
             for name in ("thinking_level", "top_p", "top_k")
@@ -244,9 +175,9 @@ class Gemini:
             frames = min(
                 video.facts.num_frames, video.facts.duration_s * (question.fps or self.fps)
             )
-            prompt += round(frames * _TOKENS_PER_FRAME[self.config.resolution])
+            prompt += round(frames * TOKENS_PER_FRAME[self.config.resolution])
             prompt += (
-                round(video.facts.duration_s * _TOKENS_PER_AUDIO_S) if video.facts.has_sound else 0
+                round(video.facts.duration_s * TOKENS_PER_AUDIO_S) if video.facts.has_sound else 0
             )
         return Estimate(prompt, self.config.expected_output_tokens)
 
@@ -295,7 +226,7 @@ class Gemini:
         raw = response.sdk_http_response
         headers = {name.lower(): value for name, value in (raw.headers or {}).items()}
         body = json_object(raw.body or "", headers.get("content-type", ""))
-        return _answer(body, time.monotonic() - started_s)
+        return answer_of(body, time.monotonic() - started_s)
 
     def _settings(self, question: Question) -> Any:
         config, types = self.config, self._types
@@ -358,12 +289,12 @@ class Gemini:
         return await asyncio.shield(upload)
 
     async def _upload(self, video: Video) -> str:
-        file = await _file(
+        file = await file_of(
             self._client.files.upload(file=video.path, config={"mime_type": video.mime_type})
         )
         while file.state is not None and file.state.name == "PROCESSING":
             await asyncio.sleep(self.config.poll_s)
-            file = await _file(self._client.files.get(name=file.name))
+            file = await file_of(self._client.files.get(name=file.name))
         if file.state is not None and file.state.name == "FAILED":
             raise JudgeRefused(f"the Files API could not process {video.path.name}")
         if not file.uri:
@@ -382,98 +313,4 @@ class Gemini:
             return unavailable(word)
         # A wrong key is status 400 here, with API_KEY_INVALID in its details.
         status = 401 if "API_KEY" in str(error.details) else error.code
-        return failure(status, word, retry_after_s(error.details), _HINT)
-
-
-async def _file(call: Awaitable[Any]) -> Any:
-    """What the Files API says of a file. Raises JudgeUnavailable when that is no description of
-    one.
-    """
-    try:
-        return await call
-    except _ODD_BODY as error:
-        raise unavailable(
-            f"not an answer of the Files API: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _answer(body: Mapping[str, Any], latency_s: float) -> Answer:
-    """The answer in a body of status 200. Raises JudgeError when it holds none."""
-    raise_reported(body, retry_after_s(body), _HINT)
-    response = parsed(_Response, body, "the Gemini API")
-    usage, feedback = _usage(response.usage_metadata), response.prompt_feedback
-    if (
-        not response.candidates
-        and not (feedback and feedback.block_reason)
-        and usage.prompt is None
-    ):
-        raise unavailable(
-            f"an answer without a candidate and without token counts: {str(body)[:100]}"
-        )
-    finish, detail, parts, digits = _ending(response)
-    return Answer(
-        text="".join(part.text for part in parts if part.text and not part.thought),
-        thoughts="".join(part.text for part in parts if part.text and part.thought),
-        finish=finish,
-        finish_detail=detail,
-        digits=digits,
-        latency_s=latency_s,
-        model=(response.model_version or "").removeprefix("models/"),
-        usage=usage,
-    )
-
-
-def _ending(response: _Response) -> tuple[Finish, str, list[_Part], list[Digit]]:
-    """How the reply ended, the server's word for it, its parts and the token probabilities."""
-    feedback = response.prompt_feedback
-    if feedback is not None and feedback.block_reason:
-        return "blocked", feedback.block_reason, [], []
-    if not response.candidates:
-        return "other", "no candidate", [], []
-    candidate = response.candidates[0]
-    parts = (candidate.content.parts or []) if candidate.content else []
-    word = candidate.finish_reason or "FINISH_REASON_UNSPECIFIED"
-    if word == "STOP":
-        return "stop", word, parts, _digits(candidate.logprobs_result)
-    finish: Finish = "length" if word in _LENGTH else "other" if word in _OTHER else "blocked"
-    return finish, word, parts, []
-
-
-def retry_after_s(details: Any) -> float | None:
-    """The server's RetryInfo in the details of an error, in seconds: {"retryDelay": "23s"}."""
-    error = details.get("error", details) if isinstance(details, Mapping) else {}
-    listed = error.get("details") if isinstance(error, Mapping) else []
-    for detail in listed if isinstance(listed, list) else []:
-        delay = str(detail.get("retryDelay", "")) if isinstance(detail, Mapping) else ""
-        delay = delay.removesuffix("s")
-        if delay.replace(".", "", 1).isdecimal():
-            return float(delay)
-    return None
-
-
-def _usage(usage: _UsageMetadata | None) -> Usage:
-    if usage is None:
-        return Usage()
-    by_kind = {
-        detail.modality: detail.token_count or 0 for detail in usage.prompt_tokens_details or []
-    }
-    return Usage(
-        prompt=usage.prompt_token_count,
-        output=usage.candidates_token_count or 0,
-        thoughts=usage.thoughts_token_count or 0,
-        video=by_kind.get("VIDEO", 0) if by_kind else None,
-        audio=by_kind.get("AUDIO", 0) if by_kind else None,
-    )
-
-
-def _digits(logprobs: _LogprobsResult | None) -> list[Digit]:
-    if logprobs is None or not logprobs.chosen_candidates:
-        return []
-    tops = logprobs.top_candidates or []
-    alternatives = [
-        {other.token or "": probability(other.log_probability) for other in top.candidates or []}
-        for top in tops
-    ]
-    return digits_of(
-        [(c.token or "", a) for c, a in zip(logprobs.chosen_candidates, alternatives, strict=False)]
-    )
+        return failure(status, word, retry_after_s(error.details), HINT)

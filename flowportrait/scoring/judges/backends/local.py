@@ -27,6 +27,7 @@ from flowportrait.scoring.judges.backends import (
     digits_of,
     text_tokens,
 )
+from flowportrait.sound import SPEECH_HZ
 
 _TOP_TOKENS = 10
 
@@ -71,7 +72,8 @@ class LocalTransformers:
                 " judge.backend.model=..."
             )
         self.config = config
-        self.model, self.fps = config.model, config.fps
+        self.model = config.model
+        self.fps = config.fps
         self._loaded: tuple[Any, Any] | None = None
 
     def identity(self) -> dict[str, Any]:
@@ -167,7 +169,7 @@ class LocalTransformers:
         processor = self._loaded[0]
         fps = question.fps or self.fps
         extractor = getattr(processor, "feature_extractor", None)
-        rate_hz = getattr(extractor, "sampling_rate", 16000)
+        rate_hz = getattr(extractor, "sampling_rate", SPEECH_HZ)
         content, videos, sounds = [], [], []
         for part in question.parts:
             if isinstance(part, str):

@@ -41,7 +41,8 @@ class Offline:
 
     def __init__(self, config: Config):
         self._judge: OfflineJudge = OFFLINE_JUDGES.load(config.name)()
-        self.model, self.fps = f"offline:{config.name}", None
+        self.model = f"offline:{config.name}"
+        self.fps = None
 
     def identity(self) -> dict[str, Any]:
         """The judge with its version."""

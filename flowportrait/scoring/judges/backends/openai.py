@@ -45,8 +45,8 @@ from flowportrait.scoring.judges.backends.wire import (
     raise_reported,
     redirected,
 )
+from flowportrait.sound import SPEECH_HZ
 
-_SOUND_HZ = 16000
 _FINISHES: dict[str, Finish] = {
     "stop": "stop",
     "eos": "stop",
@@ -71,7 +71,7 @@ class _Message(Wire):
 
     @property
     def text(self) -> str:
-        """What is said; some servers send it in parts, thinking among them."""
+        """The text of the reply; some servers send it in parts, thinking among them."""
         if isinstance(self.content, list):
             return "".join(
                 part.text for part in self.content if part.type in ("text", "output_text")
@@ -310,12 +310,12 @@ def _payload(path: Path, sha256: str, with_wav: bool) -> tuple[str, str]:
 
 def _wav(path: Path) -> bytes:
     """The sound of a video as 16-bit mono WAV at 16 kHz."""
-    sound = media.read_audio(path, sample_rate=_SOUND_HZ, min_s=0.0)
+    sound = media.read_audio(path, sample_rate=SPEECH_HZ, min_s=0.0)
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
-        file.setframerate(_SOUND_HZ)
+        file.setframerate(SPEECH_HZ)
         file.writeframes((np.clip(sound.samples, -1, 1) * 32767).astype("<i2").tobytes())
     return buffer.getvalue()
 

@@ -1,5 +1,5 @@
-"""What judge servers send back, read strictly: a reply of an unexpected shape is no answer,
-whatever its status is.
+"""Replies of judge servers, read strictly: a reply of an unexpected shape is no answer, whatever
+its status is.
 
 Proxies, login pages and overloaded servers answer with status 200 and a body that is no answer at
 all. Both protocols therefore read the raw body here: `json_object` gives an object or raises,
@@ -85,7 +85,8 @@ def raise_reported(body: Mapping[str, Any], retry_after_s: float | None, hint: s
     if not found:
         return
     details = found if isinstance(found, Mapping) else {"message": str(found)}
-    code, word = details.get("code"), details.get("status") or details.get("type") or ""
+    code = details.get("code")
+    word = details.get("status") or details.get("type") or ""
     message = f"{code or ''} {word} {details.get('message') or ''}"
     status = _status(code)
     if status is None and any(name in f"{code} {word}" for name in _BUSY_WORDS):
