@@ -243,8 +243,7 @@ class Pipeline:
         heard = media.heard(sound.samples, sound.sample_rate, SPEECH_HZ)
         speech = torch.from_numpy(heard).to(self.device)[None]
         context = self._context(picture, composite)
-        image = self.image_encoder(picture, context)
-        audio = self.audio_encoder(speech, num_frames)
+        image, audio = self.image_encoder(picture, context), self.audio_encoder(speech, num_frames)
         return Encoded(context, image, audio, latent_frames)
 
     def _context(self, picture: Float[Tensor, "1 3 h w"], composite: Composite | None) -> Any:

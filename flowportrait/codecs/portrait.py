@@ -69,9 +69,7 @@ class PortraitContext:
     canvas: Canvas | None = None
 
     def canvases(self) -> list[Canvas]:
-        """The canvas that each clip is shown on: the `canvas` of the one portrait, or the portraits
-        themselves.
-        """
+        """Canvases of the clips: `canvas` for the one portrait, or the portraits themselves."""
         if self.canvas is not None:
             return [self.canvas]
         return [
@@ -128,8 +126,7 @@ class PortraitCodec(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        self.config = config
-        self.channels = config.channels
+        self.config, self.channels = config, config.channels
         self.grid = config.size_px // STRIDE
         self.landmarker = Landmarker(
             config.landmarker_widths, self.grid, config.landmarker_refinements
@@ -184,8 +181,7 @@ class PortraitCodec(nn.Module):
         self, frames: Float[Tensor, "f 3 h w"], portrait: Float[Tensor, "1 3 h w"]
     ) -> Float[Tensor, "1 c l hl wl"]:
         if self.config.mesh:
-            own = mesh_sight(portrait)
-            seen = mesh_sight(frames)
+            own, seen = mesh_sight(portrait), mesh_sight(frames)
             if own is not None and seen is not None:
                 gaze = seen.gaze_since(own)[None] if self.config.gaze else None
                 return self.encode_landmarks(seen.points[None], own.points, gaze)
@@ -266,8 +262,7 @@ class PortraitCodec(nn.Module):
         num_clips = len(context.landmarks)
         skip = (GROUP - 1) * num_clips  # the first latent frame is one frame
         for drafts in smoothed(self._drafts(blocks, context)):
-            drafts = drafts.rows(skip)
-            skip = 0
+            drafts, skip = drafts.rows(skip), 0
             for start in range(0, len(drafts.fine), SHOWN * num_clips):
                 shown = self._show(drafts.rows(start, start + SHOWN * num_clips), context)
                 yield rearrange(shown, "(f b) c h w -> b c f h w", b=num_clips)
