@@ -7,7 +7,7 @@ import torch
 from test_mot import CONFIG, GRID, clip
 from torch.testing import assert_close
 
-from flowportrait.model import mot, offload
+from flowportrait.model import blocks, offload
 from flowportrait.model.blocks import MLP, TEXT
 from flowportrait.model.mot import MoT
 from flowportrait.model.offload import (
@@ -89,7 +89,7 @@ def test_swapping_changes_no_number():
 def test_an_mlp_in_pieces_is_the_same(monkeypatch):
     mlp, x = MLP(8, 24), torch.randn(2, 50, 8)
     whole = mlp(x)
-    monkeypatch.setattr(mot, "MLP_TOKENS", 16)
+    monkeypatch.setattr(blocks, "MLP_TOKENS", 16)
     pieces = mlp(x)
     assert_close(pieces, whole)
     with torch.enable_grad():  # in an update as in the rollout before it

@@ -117,7 +117,7 @@ def test_a_video_made_otherwise_is_not_taken_for_this_one(plain):
     settings = batch.MakerSettings(
         evaluations=EVALUATIONS, crop="auto", frame=info.frame, size=info.size
     )
-    maker = batch.Maker("tiny", {}, Path(), Path(), settings)
+    maker = batch.Maker("tiny", {}, Path(), settings)
     own = {"model_sha256": maker.model_digest}
     assert maker.fits(info.model_copy(update=own))
     for other in ({"step_cache": 0.1}, {"quantize": "int8"}):
