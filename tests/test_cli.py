@@ -26,6 +26,7 @@ class FakeResult:
 
     shot: SimpleNamespace
     evaluations: int = 4
+    evaluations_saved: int = 0
     model: str = "tiny"
     device: str = "cpu"
     num_frames: int = 24
@@ -61,6 +62,8 @@ class FakePipeline:
             size=options["size"],
             composite=shown,
             strengths=strengths,
+            pipeline=SimpleNamespace(quantization=None),
+            cache=SimpleNamespace(threshold=0.0),
         )
         return FakeResult(shot, evaluations=evaluations or 4)
 

@@ -178,6 +178,8 @@ def cut(name, clip, tmp_path):
     """
     for library in ("cv2", "scipy"):
         pytest.importorskip(library, reason=f"{library} comes with flowportrait[bench]")
+    if shutil.which("ffmpeg") is None:
+        pytest.importorskip("imageio_ffmpeg", reason="no ffmpeg; flowportrait[bench] brings one")
     return scorer_peers.syncnet_cut(tmp_path, clip, EXPECTED[name]["box"], seconds=5)
 
 

@@ -8,7 +8,8 @@ import pytest
 from flowportrait import media
 from flowportrait.media import Clip
 from flowportrait.scoring import Sample
-from flowportrait.scoring.metrics import metric, pixel
+from flowportrait.scoring.metrics import pixel
+from flowportrait.scoring.metrics import view as views
 from flowportrait.scoring.metrics.metric import FrameMetric, Reading, read_all
 from flowportrait.scoring.metrics.view import Unscorable, View
 
@@ -39,7 +40,7 @@ def test_a_short_clip_is_decoded_once_and_a_long_one_once_a_passage(sample, monk
     opened = counted(monkeypatch)
     kept = {score.scorer: score.value for score in read_all([(sample, metrics)])}
     assert sorted(opened) == ["made.mp4", "truth.mp4"]
-    monkeypatch.setattr(metric, "KEPT_BYTES", 20_000)
+    monkeypatch.setattr(views, "KEPT_BYTES", 20_000)
     opened.clear()
     passing = {score.scorer: score.value for score in read_all([(sample, metrics)])}
     assert passing == kept and all(np.isfinite(value) for value in kept.values())
@@ -50,7 +51,7 @@ def test_a_short_clip_is_decoded_once_and_a_long_one_once_a_passage(sample, monk
 def test_blocks_are_the_frames_in_order(sample, monkeypatch):
     whole = View(sample).frames
     assert len(whole) == 50 and np.array_equal(np.concatenate(list(View(sample).blocks())), whole)
-    monkeypatch.setattr(metric, "KEPT_BYTES", 1)
+    monkeypatch.setattr(views, "KEPT_BYTES", 1)
     view = View(sample)
     for _ in range(2):
         assert [len(block) for block in view.blocks()] == [16, 16, 16, 2]

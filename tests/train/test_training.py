@@ -14,9 +14,8 @@ from safetensors.torch import load_file
 from flowportrait.config import load_recipe
 from flowportrait.errors import CheckpointError, ConfigError
 from flowportrait.registry import RECIPES_DIR
-from flowportrait.train import sft
 from flowportrait.train.run import OptimizerConfig
-from flowportrait.train.tiny import codec, hearing
+from flowportrait.train.tiny import codec, hearing, scratch
 from flowportrait.train.tiny.scratch import ScratchRecipe
 
 TINY_CODEC = [
@@ -60,7 +59,7 @@ def codec_run(tmp_path_factory, recipe):
 @pytest.fixture(scope="module")
 def sft_run(tmp_path_factory, recipe, codec_run):
     directory = tmp_path_factory.mktemp("runs") / "sft"
-    return sft.train(recipe(directory, codec=codec_run), TINY_SFT, resume=None)
+    return scratch.train(recipe(directory, codec=codec_run), TINY_SFT, resume=None)
 
 
 def log_of(run, event=None):
@@ -93,9 +92,9 @@ def test_a_stopped_sft_run_continues_with_the_update_it_would_have_made(
 ):
     path = recipe(tmp_path / "sft", codec=codec_run)
     constant = [*TINY_SFT, "optimizer.decay_from=2.0"]
-    sft.train(path, [*constant, "run.num_updates=2"], resume=None)
-    resumed = sft.train(path, constant, resume="auto")
-    whole = sft.train(recipe(tmp_path / "whole", codec=codec_run), constant, resume=None)
+    scratch.train(path, [*constant, "run.num_updates=2"], resume=None)
+    resumed = scratch.train(path, constant, resume="auto")
+    whole = scratch.train(recipe(tmp_path / "whole", codec=codec_run), constant, resume=None)
     weights = "model/model.safetensors"
     assert same_weights(load_file(resumed / weights), load_file(whole / weights))
     assert [row["flow"] for row in log_of(resumed)] == [row["flow"] for row in log_of(whole)]
@@ -112,11 +111,11 @@ def test_asked_to_end_while_it_learns_to_hear_it_goes_on_from_there(
         return listened(*arguments)
 
     monkeypatch.setattr(hearing, "_named_shapes", terminated)
-    run = sft.train(path, TINY_SFT, resume=None)
+    run = scratch.train(path, TINY_SFT, resume=None)
     assert [row["update"] for row in log_of(run / "hearing", "stopped")] == [1]
     assert not (run / "model").exists() and not (run / "log.jsonl").exists()
     monkeypatch.setattr(hearing, "_named_shapes", listened)
-    assert sft.train(path, TINY_SFT, resume="auto") == run
+    assert scratch.train(path, TINY_SFT, resume="auto") == run
     weights = "model/model.safetensors"
     assert same_weights(load_file(run / weights), load_file(sft_run / weights))
     assert signal.getsignal(signal.SIGTERM) == before
@@ -156,7 +155,7 @@ def test_resuming_from_elsewhere_and_foreign_checkpoints_are_refused(tmp_path, r
     with pytest.raises(CheckpointError, match="is not a checkpoint of this recipe"):
         codec.train(recipe(tmp_path / "b"), wider, resume=str(codec_run))
     with pytest.raises(ConfigError, match="holds no config.json"):
-        sft.train(recipe(tmp_path / "c", codec=tmp_path), TINY_SFT)
+        scratch.train(recipe(tmp_path / "c", codec=tmp_path), TINY_SFT)
 
 
 @pytest.mark.parametrize("trained", ["decoder", "landmarker"])
@@ -171,7 +170,7 @@ def test_a_part_trained_on_leaves_the_other_as_it_was(tmp_path, recipe, codec_ru
 
 def test_sft_goes_on_from_a_model_directory(tmp_path, recipe, codec_run, sft_run):
     path = recipe(tmp_path / "more", codec=codec_run, start_from=sft_run / "model")
-    more = sft.train(
+    more = scratch.train(
         path, [*TINY_SFT, "run.num_updates=2", "optimizer.learning_rate=0.0"], resume=None
     )
     weights = "model/model.safetensors"
