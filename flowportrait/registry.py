@@ -104,6 +104,7 @@ MEASURES = PartTable(
         for name in (
             "landmark_lips",
             "landmark_lip_size",
+            "landmark_lip_level",
             "landmark_expression",
             "landmark_motion",
             "landmark_closeness",

@@ -57,6 +57,14 @@ def landmark_lip_size(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68 2
     return _where_it_moves(true, 2 * _together(made, true) / size)
 
 
+@differentiable
+def landmark_lip_level(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68 2"]) -> Tensor:
+    """Minus how far the lips' mean opening is from the real one's, in eye distances: what the two
+    above leave out, and what keeps a mouth shut in silence.
+    """
+    return -(lip_opening(made).mean() - lip_opening(true).mean()).abs()
+
+
 @of_points
 def landmark_expression(clip: Candidate) -> float:
     """Minus the distance of brows' and mouth corners' liveliness from the real face's, in e-folds;

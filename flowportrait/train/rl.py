@@ -141,7 +141,7 @@ def open_session(config: RlRecipe, resume: str | None) -> RlSession:
     run = Run(config.run, config, resume, ranks)
     pipeline = open_pipeline(config, ranks)
     base = None
-    if needs_base(config):
+    if compares_with_base(config) or pipeline.codec.moves_portrait:
         base = open_pipeline(config, ranks, learns=False)
     spec = pipeline.spec
     window = spec.sampling.window_latent_frames
@@ -194,8 +194,8 @@ def open_pipeline(config: RlRecipe, ranks: Ranks, learns: bool = True) -> Pipeli
     return Pipeline(spec, model, **parts, device=torch.device(ranks.device))
 
 
-def needs_base(config: RlRecipe) -> bool:
-    """Whether the untuned weights must be kept beside."""
+def compares_with_base(config: RlRecipe) -> bool:
+    """Whether the objective has a KL to the untuned weights."""
     return config.objective.kl_weight > 0 and config.objective.kl_to == "base"
 
 
@@ -347,7 +347,7 @@ def group_passes(
         worth = partial(clip_worth, session, group, learning.scales)
         return reward_gradient_passes(velocity, last, t, worth, learning.scored)
     base = None
-    if session.base:
+    if compares_with_base(config):
         base = velocity_of(session.base, group.clip, shared=False, share=share)
     return passes(
         velocity,

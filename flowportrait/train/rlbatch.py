@@ -122,7 +122,9 @@ def sample_group(
     clip = pipeline.encode(
         prompt.portrait, prompt.sound, prompt.latent_frames, pipeline.composed(prompt.portrait)
     )
-    rest = pipeline.rest(clip, rollout.schedule)
+    # By the untuned weights: no reward holds how far apart lips are in silence, by which `settle`
+    # closes every frame, and a model that is tuned would open its mouth ever further.
+    rest = (session.base or pipeline).rest(clip, rollout.schedule)
     with torch.no_grad():
         velocity = velocity_of(pipeline, clip, rollout.sharing.condition, session.ranks.share)
     shape = latent_shape(pipeline, clip)

@@ -265,7 +265,7 @@ class RlSession:
     ranks: Ranks
     run: Run
     pipeline: Pipeline
-    base: Pipeline | None  # the model as it was, where a KL to it is asked for
+    base: Pipeline | None  # the model as it was, where a KL to it or the lips' rest is asked for
     prompts: Prompts
     desk: ScoringDesk
     state: RlState

@@ -90,10 +90,13 @@ def choose_trained(model: MoT, trained: TrainedSet, lora: LoraConfig) -> None:
 
 
 def halve_frozen(model: MoT, device: str) -> None:
-    """Keeps frozen matrices in bf16 where products run in it anyway."""
+    """Keeps frozen matrices in bf16 where products run in it anyway; times are float32
+    everywhere.
+    """
     if precision.fast_bf16(device.split(":")[0]):
-        for module in model.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
+        for name, module in model.named_modules():
+            matrix = isinstance(module, nn.Linear | nn.Embedding)
+            if matrix and not name.startswith("time_embedder."):
                 for p in module.parameters(recurse=False):
                     p.data = p.data if p.requires_grad else p.data.bfloat16()
 

@@ -15,7 +15,12 @@ from flowportrait.scoring.rewards import named, require_gradients
 from flowportrait.train import rl
 from flowportrait.train.reward_gradient import reward_gradient_passes, worth_of
 
-DIFFERENTIABLE = ["landmark_closeness", "landmark_lip_size", "landmark_lips"]
+DIFFERENTIABLE = [
+    "landmark_closeness",
+    "landmark_lip_level",
+    "landmark_lip_size",
+    "landmark_lips",
+]
 
 
 def faces(seed, frames=9):
