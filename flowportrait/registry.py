@@ -105,6 +105,7 @@ MEASURES = PartTable(
             "landmark_lips",
             "landmark_lip_size",
             "landmark_lip_level",
+            "landmark_mouth_width",
             "landmark_expression",
             "landmark_motion",
             "landmark_closeness",

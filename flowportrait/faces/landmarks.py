@@ -11,6 +11,7 @@ Points = TypeVar("Points")  # an array of numpy or a tensor of torch; what is co
 POINTS = 68
 INNER_LIPS = (slice(61, 64), slice(65, 68))  # upper and lower
 UPPER_LIP, LOWER_LIP, CORNERS = (61, 62, 63), (67, 66, 65), (60, 64)  # of the inner lips
+OUTER_CORNERS = (48, 54)  # of the mouth
 EYES = (slice(36, 42), slice(42, 48))
 UPPER_LIDS = (37, 38, 43, 44)
 LOWER_LIDS = (41, 40, 47, 46)
@@ -28,6 +29,14 @@ def lip_opening(landmarks: Points) -> Points:
     """Inner-lip gap over the distance between the eyes, per frame, of landmarks [n, 68, 2]."""
     upper, lower = (landmarks[:, part].mean(1) for part in INNER_LIPS)
     return _length(lower - upper) / eye_distance(landmarks)
+
+
+def mouth_width(landmarks: Points) -> Points:
+    """Distance of the outer corners of the mouth over that of the eyes, per frame, of landmarks
+    [n, 68, 2].
+    """
+    left, right = OUTER_CORNERS
+    return _length(landmarks[:, right] - landmarks[:, left]) / eye_distance(landmarks)
 
 
 def eye_distance(landmarks: Points) -> Points:

@@ -16,11 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowportrait.codecs.liveliness import STABLE, head_of
-from flowportrait.faces.landmarks import lip_opening
+from flowportrait.faces.landmarks import lip_opening, mouth_width
 from flowportrait.scoring.reward import Candidate, Measure
 
 LEAST_OPENING = 0.01
-"""Eye distances by which the real lips must vary to count as moving."""
+"""Eye distances by which the real mouth must vary to count as moving."""
 LEAST_MOVE = 0.002
 """Half-pictures by which the real face or head must vary to count as moving."""
 EXPRESSIVE = (*range(17, 27), 48, 54)  # brows and the corners of the mouth
@@ -48,13 +48,18 @@ def landmark_lips(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68 2"]) 
 
 @differentiable
 def landmark_lip_size(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68 2"]) -> Tensor:
-    """Concordance of the lips' opening with the real one (Lin 1989) about their own means: 1 where
-    they move alike, less where they differ in time or amplitude. Their means are left out, because
-    finders of landmarks differ in how far apart closed lips are.
+    """Concordance of the lips' opening with the real one about their own means: finders of
+    landmarks differ in how far apart closed lips are.
     """
-    made, true = lip_opening(made), lip_opening(true)
-    size = made.var(correction=0) + true.var(correction=0)
-    return _where_it_moves(true, 2 * _together(made, true) / size)
+    return concords(lip_opening(made), lip_opening(true))
+
+
+@differentiable
+def landmark_mouth_width(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68 2"]) -> Tensor:
+    """Concordance of the mouth's width with the real one about their own means: lips that round and
+    spread.
+    """
+    return concords(mouth_width(made), mouth_width(true))
 
 
 @differentiable
@@ -118,13 +123,21 @@ def follows(made: Float[Tensor, " f"], true: Float[Tensor, " f"]) -> Tensor:
     return _where_it_moves(true, _together(made, true) / size)
 
 
+def concords(made: Float[Tensor, " f"], true: Float[Tensor, " f"]) -> Tensor:
+    """Concordance (Lin 1989) about their own means, in eye distances: 1 where they move alike, less
+    where they differ in time or amplitude; nan where the true one stands still.
+    """
+    size = made.var(correction=0) + true.var(correction=0)
+    return _where_it_moves(true, 2 * _together(made, true) / size)
+
+
 def _together(made: Float[Tensor, " f"], true: Float[Tensor, " f"]) -> Tensor:
     """Their covariance."""
     return ((made - made.mean()) * (true - true.mean())).mean()
 
 
 def _where_it_moves(true: Float[Tensor, " f"], number: Tensor) -> Tensor:
-    """The number, nan where the real lips stand still."""
+    """The number, nan where the real mouth stands still."""
     moves = len(true) >= 3 and float(true.std(correction=0)) >= LEAST_OPENING
     return number if moves else number * math.nan
 

@@ -51,6 +51,27 @@ def test_size_of_the_lips_movement_counts_in_concordance_alone():
     assert level == pytest.approx(1, abs=1e-6)  # lips that rest further apart
 
 
+@pytest.mark.parametrize("level", [-0.04, 0.0, 0.04])
+def test_level_of_the_lips(level):
+    opening = 0.05 + 0.3 * WAVE
+    found = measures.landmark_lip_level(clip(points(opening + level), points(opening)))
+    assert found == pytest.approx(-abs(level), abs=1e-6)
+
+
+def test_width_of_the_mouth():
+    def with_corners(aside):
+        made = TRUE.copy()
+        made[:, 48, 0] -= 0.2 + 0.05 * np.asarray(aside)
+        made[:, 54, 0] += 0.2 + 0.05 * np.asarray(aside)
+        return made
+
+    width = measures.landmark_mouth_width
+    assert width(clip(with_corners(WAVE), with_corners(WAVE))) == pytest.approx(1)
+    assert width(clip(with_corners(0.5 * WAVE), with_corners(WAVE))) == pytest.approx(0.8)
+    assert width(clip(with_corners(-WAVE), with_corners(WAVE))) == pytest.approx(-1)
+    assert math.isnan(width(clip(with_corners(WAVE), TRUE)))  # the real mouth keeps its width
+
+
 def test_liveliness_of_face_and_head_are_told_apart():
     same, still = clip(TRUE, TRUE), clip(points(0.3 * WAVE), TRUE)
     head = clip(points(0.3 * WAVE, 0.02 * WAVE), TRUE)
@@ -82,5 +103,5 @@ def test_closeness_and_steadiness():
 def test_without_landmarks_there_is_no_number():
     names = [name for name in MEASURES.names() if name.startswith("landmark_")]
     found = {name: named(MEASURES, name) for name in names}
-    assert len(found) == 8 and all(measure.reads == "points" for measure in found.values())
+    assert len(found) == 10 and all(measure.reads == "points" for measure in found.values())
     assert all(math.isnan(measure(clip(None, TRUE))) for measure in found.values())

@@ -20,6 +20,7 @@ DIFFERENTIABLE = [
     "landmark_lip_level",
     "landmark_lip_size",
     "landmark_lips",
+    "landmark_mouth_width",
 ]
 
 
@@ -29,6 +30,8 @@ def faces(seed, frames=9):
     points = np.repeat(rng.uniform(-0.4, 0.4, (1, 68, 2)), frames, 0)
     points[:, 36:42], points[:, 42:48] = (-0.2, -0.1), (0.2, -0.1)
     points[:, 48:68] = (0.0, 0.3)
+    points[:, 48, 0] -= 0.15 + rng.uniform(0, 0.05, frames)
+    points[:, 54, 0] += 0.15
     points[:, 65:68, 1] += rng.uniform(0, 0.1, frames)[:, None]
     return torch.from_numpy(points + rng.normal(0, 0.01, points.shape))
 
