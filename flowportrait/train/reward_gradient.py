@@ -18,6 +18,7 @@ from torch import Tensor
 from flowportrait.flow import predict_z0
 from flowportrait.sampling import Velocity
 from flowportrait.scoring.reward import Measure
+from flowportrait.train.grpo import kl_divergence
 from flowportrait.train.prompts import points_of
 from flowportrait.train.rlbatch import Group
 from flowportrait.train.rlstate import RlSession
@@ -30,16 +31,24 @@ def reward_gradient_passes(
     t: float,
     worth: Callable[[Tensor], Tensor],
     scored: Bool[Tensor, " g"],
+    base: Velocity | None = None,
+    kl_weight: float = 0.0,
 ) -> Iterator[Pass]:
     """The forwards of a group, one for each sibling from the latents `last` that its last
-    evaluation, at time `t`, is given; minus what its clean latents are `worth`.
+    evaluation, at time `t`, is given; minus what its clean latents are `worth`, plus Eq. 7's KL to
+    those of the `base`, with a std of 1.
     """
     none = torch.zeros(0, device=last.device)
     for sibling, zt in enumerate(last.split(1)):
         v = velocity(zt, t)
+        z0, kl = predict_z0(zt, v, t), v.new_zeros(1)
+        if base is not None:
+            with torch.no_grad():
+                untuned = predict_z0(zt, base(zt, t), t)
+            kl = kl_divergence(z0, untuned, 1.0)
         # With nothing to learn, too: sharded weights are gathered by all ranks together.
-        loss = -worth(predict_z0(zt, v, t)) if scored[sibling] else 0 * v.sum()
-        yield Pass(loss, none, none > 0, 0.0)
+        loss = kl_weight * kl.sum() - worth(z0) if scored[sibling] else 0 * v.sum()
+        yield Pass(loss, none, none > 0, float(kl.detach().mean()))
 
 
 def worth_of(

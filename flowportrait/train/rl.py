@@ -342,13 +342,14 @@ def group_passes(
         before = old.setdefault(group.number, {})
         z0, schedule = group.trajectories.z0, learning.plan.schedule
         return matching_passes(velocity, z0, rngs, *what, schedule, config.objective, before)
-    if config.objective.kind == "gradient":
-        last, t = group.trajectories.last, learning.plan.schedule.times[-2]
-        worth = partial(clip_worth, session, group, learning.scales)
-        return reward_gradient_passes(velocity, last, t, worth, learning.scored)
     base = None
     if compares_with_base(config):
         base = velocity_of(session.base, group.clip, shared=False, share=share)
+    if config.objective.kind == "gradient":
+        last, t = group.trajectories.last, learning.plan.schedule.times[-2]
+        worth = partial(clip_worth, session, group, learning.scales)
+        kl_weight = config.objective.kl_weight
+        return reward_gradient_passes(velocity, last, t, worth, learning.scored, base, kl_weight)
     return passes(
         velocity,
         group.trajectories,
@@ -385,6 +386,8 @@ class PassFigures:
         )
         loss = sum(seen.loss for seen in everywhere) / num_sharing
         figures = {"loss": loss, "num_passes": len(divergence)}
+        if len(divergence):
+            figures["kl"] = float(divergence.mean())
         if not len(ratio):
             return figures
         return figures | {
@@ -392,5 +395,4 @@ class PassFigures:
             "ratio_min": float(ratio.min()),
             "ratio_max": float(ratio.max()),
             "outside_epsilon": float(outside.mean()),
-            "kl": float(divergence.mean()),
         }

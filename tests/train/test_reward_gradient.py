@@ -78,6 +78,24 @@ def test_the_policy_moves_to_what_is_worth_more(target):
     assert_close(mean.grad, torch.tensor([-2 * target * 2]))
 
 
+def test_kl_to_the_base_holds_the_policy_back():
+    """The gradient of (m - 3)^2 + w (m - b)^2 / 2 at m, where the base gives b."""
+    mean, base, weight = torch.tensor([1.0], requires_grad=True), 0.5, 4.0
+    last, t = torch.randn(1, 1), 0.9
+    (found,) = reward_gradient_passes(
+        lambda zt, t: (zt - mean) / t,
+        last,
+        t,
+        lambda z0: -(z0 - 3.0).square().sum(),
+        torch.tensor([True]),
+        lambda zt, t: (zt - base) / t,
+        weight,
+    )
+    found.loss.backward()
+    assert found.kl == pytest.approx((1.0 - base) ** 2 / 2)
+    assert_close(mean.grad, torch.tensor([2 * (1.0 - 3.0) + weight * (1.0 - base)]))
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, small_world):
     """Two updates of the shipped model on clips of half a second."""
