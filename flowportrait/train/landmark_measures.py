@@ -23,6 +23,7 @@ LEAST_OPENING = 0.01
 """Eye distances by which the real mouth must vary to count as moving."""
 LEAST_MOVE = 0.002
 """Half-pictures by which the real face or head must vary to count as moving."""
+STILL = 1e-6  # half-pictures of a point that stands still
 EXPRESSIVE = (*range(17, 27), 48, 54)  # brows and the corners of the mouth
 
 of_points = partial(Measure, reads="points")
@@ -70,18 +71,18 @@ def landmark_lip_level(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68 
     return -(lip_opening(made).mean() - lip_opening(true).mean()).abs()
 
 
-@of_points
-def landmark_expression(clip: Candidate) -> float:
+@differentiable
+def landmark_expression(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68 2"]) -> Tensor:
     """Minus the distance of brows' and mouth corners' liveliness from the real face's, in e-folds;
     the head's own movement does not count.
     """
-    return _alike(clip, lambda points: _face_moves(points)[:, EXPRESSIVE])
+    return _as_lively(*(_face_moves(points)[:, EXPRESSIVE] for points in (made, true)))
 
 
-@of_points
-def landmark_motion(clip: Candidate) -> float:
+@differentiable
+def landmark_motion(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68 2"]) -> Tensor:
     """Minus the distance of the head's liveliness from the real head's, in e-folds."""
-    return _alike(clip, lambda points: points[:, STABLE])
+    return _as_lively(*(points[:, STABLE] for points in (made, true)))
 
 
 @differentiable
@@ -90,20 +91,18 @@ def landmark_closeness(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68 
     return -50 * torch.linalg.vector_norm(made - true, dim=-1).mean()
 
 
-@of_points
-def landmark_steadiness(clip: Candidate) -> float:
+@differentiable
+def landmark_steadiness(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68 2"]) -> Tensor:
     """Minus the jitter of the landmarks. A still clip is the steadiest of all."""
-    return -landmark_jitter(clip)
+    return -_jitter(made)
 
 
 @partial(monitor, better="lower")
 def landmark_jitter(clip: Candidate) -> float:
     """Change of change over change, after Eq. 15 but of landmarks: 0 for even motion, up to 2."""
-    if clip.points is None or len(clip.points) < 3:
+    if clip.points is None:
         return math.nan
-    change = np.diff(clip.points, axis=0)
-    size = np.linalg.norm(change, axis=-1).mean()
-    return float(np.linalg.norm(np.diff(change, axis=0), axis=-1).mean() / (size + 1e-4))
+    return float(_jitter(torch.from_numpy(clip.points.astype(np.float64))))
 
 
 @monitor
@@ -150,17 +149,32 @@ def _both(clip: Candidate) -> tuple[np.ndarray, np.ndarray]:
     return clip.points[:count].astype(np.float64), clip.true_points[:count].astype(np.float64)
 
 
-def _alike(clip: Candidate, moves_of) -> float:
-    """Minus |log| of how much the made points vary over how much the real ones do."""
-    made, true = _both(clip)
-    if len(true) < 3:
-        return math.nan
-    spread, real = (float(moves_of(points).std(0).mean()) for points in (made, true))
-    return math.nan if real < LEAST_MOVE else -abs(math.log((spread + LEAST_MOVE / 10) / real))
+def _as_lively(made: Float[Tensor, "f n 2"], true: Float[Tensor, "f n 2"]) -> Tensor:
+    """Minus |log| of how much the made points vary over how much the real ones do; nan where these
+    stand still.
+    """
+    spread, real = (_spread(points) for points in (made, true))
+    lively = len(true) >= 3 and float(real) >= LEAST_MOVE
+    return -(((spread + LEAST_MOVE / 10) / real).log()).abs() if lively else spread * math.nan
 
 
-def _face_moves(points: np.ndarray) -> np.ndarray:
-    """Movement [f, 68, 2] since the first frame without the head's."""
-    moves = torch.from_numpy(points - points[:1])[None, :, None]
-    head = head_of(moves, torch.from_numpy(points[:1]))
-    return (moves - head)[0, :, 0].numpy()
+def _spread(points: Float[Tensor, "f n 2"]) -> Tensor:
+    """The standard deviation of coordinates over time, mean over all of them; its gradient is
+    finite where they stand still, too.
+    """
+    return (points.var(0, correction=0) + STILL**2).sqrt().mean()
+
+
+def _jitter(points: Float[Tensor, "f 68 2"]) -> Tensor:
+    """Change of change over change; nan for fewer than three frames."""
+    if len(points) < 3:
+        return points.sum() * math.nan
+    change = points.diff(dim=0)
+    size = torch.linalg.vector_norm(change, dim=-1).mean()
+    return torch.linalg.vector_norm(change.diff(dim=0), dim=-1).mean() / (size + 1e-4)
+
+
+def _face_moves(points: Float[Tensor, "f 68 2"]) -> Float[Tensor, "f 68 2"]:
+    """Movement since the first frame without the head's."""
+    moves = (points - points[:1])[None, :, None]
+    return (moves - head_of(moves, points[:1]))[0, :, 0]

@@ -17,10 +17,13 @@ from flowportrait.train.reward_gradient import reward_gradient_passes, worth_of
 
 DIFFERENTIABLE = [
     "landmark_closeness",
+    "landmark_expression",
     "landmark_lip_level",
     "landmark_lip_size",
     "landmark_lips",
+    "landmark_motion",
     "landmark_mouth_width",
+    "landmark_steadiness",
 ]
 
 
