@@ -85,7 +85,7 @@ class ObjectiveConfig(Frozen):
     shuffled: bool = Field(
         False,
         description="a control: the advantages of a group in random order, which teach nothing; "
-        "for the reward's gradient the real clips run backwards",
+        "for the reward's gradient half of a group's rewards are turned round",
     )
 
     @property

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -33,10 +34,11 @@ def reward_gradient_passes(
     scored: Bool[Tensor, " g"],
     base: Velocity | None = None,
     kl_weight: float = 0.0,
+    signs: Float[Tensor, " g"] | None = None,
 ) -> Iterator[Pass]:
     """The forwards of a group, one for each sibling from the latents `last` that its last
-    evaluation, at time `t`, is given; minus what its clean latents are `worth`, plus Eq. 7's KL to
-    those of the `base`, with a std of 1.
+    evaluation, at time `t`, is given; minus what its clean latents are `worth` (times their
+    `signs`), plus Eq. 7's KL to those of the `base`, with a std of 1.
     """
     none = torch.zeros(0, device=last.device)
     for sibling, zt in enumerate(last.split(1)):
@@ -47,7 +49,8 @@ def reward_gradient_passes(
                 untuned = predict_z0(zt, base(zt, t), t)
             kl = kl_divergence(z0, untuned, 1.0)
         # With nothing to learn, too: sharded weights are gathered by all ranks together.
-        loss = kl_weight * kl.sum() - worth(z0) if scored[sibling] else 0 * v.sum()
+        sign = 1.0 if signs is None else float(signs[sibling])
+        loss = kl_weight * kl.sum() - sign * worth(z0) if scored[sibling] else 0 * v.sum()
         yield Pass(loss, none, none > 0, float(kl.detach().mean()))
 
 
@@ -56,14 +59,12 @@ def worth_of(
     true: Float[Tensor, "f 68 2"],
     measures: Mapping[str, Measure],
     weights: Mapping[str, float],
-    backwards: bool = False,
 ) -> Tensor:
-    """Eq. 17 of a clip up to a constant: its measures, each times its weight over the batch's std.
-    `backwards` is a control: the real clip runs from its end to its start, which teaches nothing.
+    """Eq. 17 of a clip up to a constant: its measures, each times its weight over the batch's
+    std.
     """
     count = min(len(points), len(true))
     made, true = points[:count], true[:count]
-    true = true.flip(0) if backwards else true
     signs = {name: 1.0 if measures[name].better == "higher" else -1.0 for name in weights}
     numbers = [
         signs[name] * weight * measures[name].of_points(made, true.to(made))
@@ -84,4 +85,12 @@ def clip_worth(session: RlSession, group: Group, scales: dict[str, float], z0: T
             weights[name] += scales[term.name] / len(term.scorers)
     true = torch.from_numpy(group.true_points)
     points = points_of(pipeline, group.clip, shown)
-    return worth_of(points, true, session.measures, weights, config.objective.shuffled)
+    return worth_of(points, true, session.measures, weights)
+
+
+def signs_of_control(seed: int, update: int, group: int, size: int) -> Float[Tensor, " g"]:
+    """A control's sign for each of the `size` siblings of a group: half of what they are worth is
+    turned round, so that over the prompts they teach nothing.
+    """
+    rng = np.random.default_rng([seed, update, group, 7])
+    return torch.from_numpy(rng.permutation(np.arange(size) % 2 * 2.0 - 1.0))

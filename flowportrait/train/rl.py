@@ -42,7 +42,11 @@ from flowportrait.train.grpo import Advantages, advantages, shuffled
 from flowportrait.train.matching import matching_passes
 from flowportrait.train.parallel import Ranks, as_float, trained_weights
 from flowportrait.train.prompts import Prompts, velocity_of
-from flowportrait.train.reward_gradient import clip_worth, reward_gradient_passes
+from flowportrait.train.reward_gradient import (
+    clip_worth,
+    reward_gradient_passes,
+    signs_of_control,
+)
 from flowportrait.train.rlbatch import Batch, Group, batch_figures, sample_batch
 from flowportrait.train.rlstate import RlRecipe, RlSession, RlState
 from flowportrait.train.rollout import Pass, RolloutPlan, passes, rng_for
@@ -348,8 +352,17 @@ def group_passes(
     if config.objective.kind == "gradient":
         last, t = group.trajectories.last, learning.plan.schedule.times[-2]
         worth = partial(clip_worth, session, group, learning.scales)
-        kl_weight = config.objective.kl_weight
-        return reward_gradient_passes(velocity, last, t, worth, learning.scored, base, kl_weight)
+        place = config.run.seed, session.state.update, group.number, len(learning.scored)
+        return reward_gradient_passes(
+            velocity,
+            last,
+            t,
+            worth,
+            learning.scored,
+            base,
+            config.objective.kl_weight,
+            signs_of_control(*place) if config.objective.shuffled else None,
+        )
     return passes(
         velocity,
         group.trajectories,

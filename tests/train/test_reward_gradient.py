@@ -13,7 +13,11 @@ from flowportrait.errors import ConfigError
 from flowportrait.registry import MEASURES
 from flowportrait.scoring.rewards import named, require_gradients
 from flowportrait.train import rl
-from flowportrait.train.reward_gradient import reward_gradient_passes, worth_of
+from flowportrait.train.reward_gradient import (
+    reward_gradient_passes,
+    signs_of_control,
+    worth_of,
+)
 
 DIFFERENTIABLE = [
     "landmark_closeness",
@@ -61,8 +65,24 @@ def test_what_a_clip_is_worth():
     parts = {name: measures[name].of_points(made, true[:8]) for name in weights}
     expected = 2.0 * parts["landmark_lips"] + 0.5 * parts["landmark_closeness"]
     assert_close(worth_of(made, true, measures, weights), expected)
-    turned = measures["landmark_lips"].of_points(made, true[:8].flip(0))
-    assert_close(worth_of(made, true, measures, {"landmark_lips": 1.0}, backwards=True), turned)
+
+
+def test_a_control_turns_half_of_each_group_round():
+    drawn = [signs_of_control(3, update, group, 4) for update in range(9) for group in range(3)]
+    assert all(sorted(signs.tolist()) == [-1, -1, 1, 1] for signs in drawn)
+    assert len({tuple(signs.tolist()) for signs in drawn}) > 3
+    assert_close(drawn[4], signs_of_control(3, 1, 1, 4))
+    mean = torch.zeros(1, requires_grad=True)
+    found = reward_gradient_passes(
+        lambda zt, t: (zt - mean) / t,
+        torch.randn(4, 1),
+        0.9,
+        lambda z0: -(z0 - 2.0).square().sum(),
+        torch.ones(4, dtype=torch.bool),
+        signs=drawn[0],
+    )
+    sum(one.loss for one in found).backward()
+    assert_close(mean.grad, torch.zeros(1), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("target", [-2.0, 3.0])
