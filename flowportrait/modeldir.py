@@ -35,22 +35,28 @@ PARTS = ("model", "codec", "audio_encoder", "image_encoder")
 
 
 class SamplingConfig(Frozen):
-    """How the model likes to be sampled. The paper's 25 steps are 25 evaluations here."""
+    """Default sampling settings of a model. The paper's 25 steps are 25 evaluations here."""
 
-    evaluations: int = Field(25, ge=1)
-    shift: float = Field(3.0, gt=0, description="Unstated in the paper; 3 is BAGEL's at inference")
+    evaluations: int = Field(25, ge=1, description="network evaluations per window")
+    shift: float = Field(
+        3.0,
+        gt=0,
+        description=(
+            "time shift of the sampling schedule. Unstated in the paper; 3 is BAGEL's at inference"
+        ),
+    )
     window_latent_frames: int = Field(
-        16, ge=1, description="latent frames that are sampled together"
+        16, ge=1, description="number of latent frames sampled jointly"
     )
     prefix_latent_frames: int = Field(
-        2, ge=1, description="of these, taken over from the window before"
+        2, ge=1, description="number of these that are taken from the previous window"
     )
     lips: float = Field(
         1.0,
         ge=1,
         le=2,
-        description="how many times as far as sampled the lips open and spread when they are "
-        "shown; few evaluations give averages, which move less than people do",
+        description="factor on the sampled opening and spreading of the lips when frames are "
+        "decoded; few evaluations give averages, which move less than people do",
     )
 
     @model_validator(mode="after")
@@ -80,11 +86,11 @@ class ModelSpec(Frozen):
     sha256: dict[str, str] = Field(
         default={},
         description=(
-            "file to digest, written by save_spec; of config.json: of all else that stands there"
+            "digest of each file, written by save_spec; that of config.json covers its other keys"
         ),
     )
     untrained: tuple[str, ...] = Field(
-        (), description="weights that no training has touched yet, by their first words"
+        (), description="prefixes of the names of weights that have not been trained yet"
     )
 
 

@@ -39,22 +39,25 @@ class Stage(Frozen):
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="also the name of its log")
-    run: tuple[str, ...] = Field(min_length=1, description="the words behind `flowportrait`")
+    run: tuple[str, ...] = Field(min_length=1, description="the command line after `flowportrait`")
     beside: bool = Field(
-        False, description="it needs nothing of the stage before it, and may run beside it (--jobs)"
+        False,
+        description=(
+            "may run in parallel with the previous stage (--jobs), as it does not depend on it"
+        ),
     )
     needs: str | None = Field(
-        None, description="a name of `given`: the stage is left out where nothing is given"
+        None, description="name in `given`; the stage is skipped if its value is empty"
     )
 
 
 class Chain(Frozen):
     """A recipe of `reproduce`."""
 
-    out: Path = Field(description="where everything goes, unless the command line says otherwise")
-    result: str = Field(description="what to look at in the end, below `out`")
+    out: Path = Field(description="output folder, unless the command line gives another")
+    result: str = Field(description="file below `out` that shows the result")
     given: dict[str, str | int | float] = Field(
-        {}, description="what stages take from outside, such as data; --set given.NAME=..."
+        {}, description="inputs of the stages, such as data; set one with --set given.NAME=..."
     )
     stages: tuple[Stage, ...] = Field(min_length=1)
 

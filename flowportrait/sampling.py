@@ -194,19 +194,22 @@ class WindowRule(Frozen):
     """
 
     kind: Literal["fixed", "random", "progressive"] = "random"
-    width: int = Field(1, ge=1, description="W of §4.1")
-    first: int = Field(0, ge=0, description="earliest evaluation of a window")
+    width: int = Field(1, ge=1, description="number of stochastic evaluations, W of §4.1")
+    first: int = Field(0, ge=0, description="first evaluation that a window may contain")
     last: int | None = Field(
-        None, ge=0, description="latest evaluation of a window; none: the last but one"
+        None, ge=0, description="last evaluation that a window may contain; none: the last but one"
     )
     hold_updates: int = Field(
-        25, ge=1, description="progressive: updates before the window moves on"
+        25, ge=1, description="progressive: number of updates before the window moves"
     )
     stride: int | None = Field(
-        None, ge=1, description="progressive: how far it moves; none: its width"
+        None,
+        ge=1,
+        description="progressive: number of evaluations by which the window moves; none: its width",
     )
     rollback: bool = Field(
-        True, description="progressive: begin again after the end; false: stay there"
+        True,
+        description="progressive: restart at the beginning after the end; false: stay at the end",
     )
 
     def starts(self, evaluations: int) -> range:

@@ -1,4 +1,4 @@
-"""The reference pages, made of the code: `python -m tests.reference` writes docs/reference/."""
+"""The reference pages, generated from the code: `python -m tests.reference` writes them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from flowportrait.pages import markdown_rows
 from flowportrait.settings import as_toml, settings_of
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
-_MADE = "Made of the code by `python -m tests.reference`; a test compares.\n"
+_MADE = "Generated from the code by `python -m tests.reference`; a test checks it.\n"
 _WIDTH = 96
 
 
@@ -46,10 +46,11 @@ def recipes() -> str:
         [f"`{name}`", catalogue.kind_of(name), catalogue.about_recipe(registry.find_recipe(name))]
         for name in registry.recipe_names()
     ]
-    lines = ["# Recipes", "", _MADE, *markdown_rows(["recipe", "kind", "what it is"], rows), ""]
+    lines = ["# Recipes", "", _MADE, *markdown_rows(["recipe", "kind", "description"], rows), ""]
     lines += [
-        "Below is every setting of each kind with its default, unit and place in the paper;",
-        "*Unstated* is what the paper leaves open. `flowportrait config show` prints a recipe so.",
+        "Below are all settings of each kind of recipe, with default, unit and place in the paper;",
+        "*Unstated* marks what the paper leaves open. `flowportrait config show RECIPE` prints the",
+        "settings of a recipe in the same form.",
         "",
     ]
     for kind in catalogue.RECIPE_KINDS.names():
@@ -61,27 +62,31 @@ def recipes() -> str:
 def scorers() -> str:
     """docs/reference/scorers.md: every scorer and set metric."""
     lines = ["# Scorers", "", _MADE]
-    for title, what in (("Of clips", "scorers"), ("Of sets", "sets"), ("Judge systems", "systems")):
+    for title, what in (
+        ("Scorers of clips", "scorers"),
+        ("Metrics of sets", "sets"),
+        ("Judge systems", "systems"),
+    ):
         lines += [f"## {title}", "", *_table(what), ""]
     rows = [
         [need.what, ", ".join(need.packages), ", ".join(need.weights)] for need in needs.SCORERS
     ]
-    lines += ["## What they need", "", *markdown_rows(["scorers", "packages", "weights"], rows), ""]
+    lines += ["## Requirements", "", *markdown_rows(["scorers", "packages", "weights"], rows), ""]
     return "\n".join(lines)
 
 
 def _table(what: str) -> list[str]:
     said, table = catalogue.about(what), registry.LISTED[what][0]
     if what == "systems":
-        return markdown_rows(["name", "what it is"], [[f"`{n}`", t] for n, t in said.items()])
+        return markdown_rows(["name", "description"], [[f"`{n}`", t] for n, t in said.items()])
     rows = []
     for name, text in said.items():
         kind = table.load(name)
         ends = " to ".join(
-            f"{end:.4g}" if abs(end) < 1e300 else "no end" for end in (kind.low, kind.high)
+            f"{end:.4g}" if abs(end) < 1e300 else "unlimited" for end in (kind.low, kind.high)
         )
         rows.append([f"`{name}`", text, kind.unit, ends, kind.better])
-    return markdown_rows(["name", "what it is", "unit", "range", "better"], rows)
+    return markdown_rows(["name", "description", "unit", "range", "better"], rows)
 
 
 PAGES = {"commands.md": commands, "recipes.md": recipes, "scorers.md": scorers}

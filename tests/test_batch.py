@@ -133,7 +133,7 @@ def test_one_video_of_many_is_that_of_the_plain_command(data, capsys, tmp_path):
         ),
         (
             ["data/clips/0.mp4", "-o", "made.mp4"],
-            "data/clips/0.mp4: what is it to say? give a sound or video file",
+            "data/clips/0.mp4: no speech; give a sound or video file",
         ),
         (["outside.jsonl", "-o", "made"], "the id '../a' leads out of the output folder"),
         (["empty.jsonl", "-o", "made"], "empty.jsonl: no clip of the split 'held_out'"),

@@ -204,7 +204,7 @@ def test_what_is_no_division_is_one_line(folders, arguments, words, capsys):
     assert words in capsys.readouterr().err and not Path("scores.jsonl").exists()
     portrait = ["generate", "made/0.mp4", "made/0.mp4", "-o", "x.mp4", "--part", "1/2"]
     assert cli.run(portrait) == 2
-    assert "divide a dataset; this is one video" in capsys.readouterr().err
+    assert "are for datasets" in capsys.readouterr().err
 
 
 def test_parts_cover_a_list_once():

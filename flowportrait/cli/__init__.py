@@ -64,11 +64,9 @@ def run(arguments: Sequence[str]) -> int:
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
-    """A portrait and a speech recording become a talking video."""
+    """Generate talking-head videos from a portrait and speech; train and judge the models."""
     if version and context.invoked_subcommand is None:
         typer.echo(f"flowportrait {__version__}")
 

@@ -20,24 +20,24 @@ def doctor(
         typer.Argument(metavar="EXTRA", help="With --fix: the extras to install; all by default."),
     ] = None,
     fix: Annotated[
-        bool, typer.Option("--fix", help="Install with pip what is missing of the extras.")
+        bool, typer.Option("--fix", help="Install the missing packages of the extras with pip.")
     ] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> int:
-    """Say what can run here, what is missing and what to type to get it."""
+    """Check what can run on this machine, and print how to install what is missing."""
     from flowportrait import doctor as checks
 
     if extras and not fix:
         raise ConfigError(
-            f"{extras[0]}: extras are named to be installed: doctor --fix {extras[0]}"
+            f"{extras[0]}: doctor takes extras only with --fix: doctor --fix {extras[0]}"
         )
     return _examined(fix, checks, extras, json)
 
 
 def _examined(
     fix: Annotated[
-        bool, typer.Option("--fix", help="Install with pip what is missing of the extras.")
+        bool, typer.Option("--fix", help="Install the missing packages of the extras with pip.")
     ],
     checks,
     extras: Annotated[
@@ -74,7 +74,7 @@ What = Annotated[
         "systems",
         "backends",
     ],
-    typer.Argument(metavar="WHAT", help="What is listed."),
+    typer.Argument(metavar="WHAT", help="Kind of names to list."),
 ]
 
 
@@ -84,8 +84,9 @@ def list_names(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List the names that can be used, with what each is; of scorers and sets also unit, range,
-    direction and needs.
+    """List available names with descriptions.
+
+    For scorers and sets, also list unit, range, direction and requirements.
     """
     from flowportrait import catalogue, registry
 

@@ -8,7 +8,7 @@ from flowportrait.cli.shared import Debug, Json, Overrides, json_line, names
 
 app = typer.Typer()
 config_app = typer.Typer(
-    no_args_is_help=True, help="Every setting of a recipe, with its default, unit and source."
+    no_args_is_help=True, help="Print the settings of a recipe with default, unit and source."
 )
 app.add_typer(config_app, name="config")
 
@@ -20,7 +20,7 @@ RecipeName = Annotated[
 ]
 Kind = Annotated[
     str | None,
-    typer.Option(metavar="KIND", help="What it is a recipe of; found out by its keys by default."),
+    typer.Option(metavar="KIND", help="Kind of recipe; detected from its keys by default."),
 ]
 
 
@@ -32,10 +32,10 @@ def show(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Print every setting of a recipe as it will be used, as TOML that can be used in its place.
+    """Print every setting of a recipe with its effective value, as TOML that is itself a recipe.
 
-    Beside a setting stand its default where it differs, its unit, where the paper says so
-    ("Unstated" where it does not), and what it does.
+    Comments give the default where it differs, the unit, the place in the paper ("Unstated"
+    where the paper leaves it open), and the meaning.
     """
     from flowportrait import catalogue
     from flowportrait.config import load_recipe
@@ -50,12 +50,13 @@ def show(
 @config_app.command()
 def defaults(
     kind: Annotated[
-        str, typer.Argument(metavar="KIND|RECIPE", help="A kind of recipe, or a recipe of it.")
+        str,
+        typer.Argument(metavar="KIND|RECIPE", help="A kind of recipe, or a recipe of that kind."),
     ],
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Print the defaults of a kind of recipe: what holds where a recipe says nothing.
+    """Print the default settings of a kind of recipe.
 
     Kinds: chain, codec, ear, faults, mouth, prepare, rl, scoring, scratch, sft, sync.
     """

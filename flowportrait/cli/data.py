@@ -31,7 +31,7 @@ Config = Annotated[
     typer.Option(
         "--config",
         metavar="RECIPE",
-        help="Settings that differ from the defaults: a file or a shipped recipe.",
+        help="TOML file with the settings that differ from the defaults, or a shipped recipe.",
     ),
 ]
 Engine = Annotated[
@@ -62,9 +62,7 @@ def prepare(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Cut talking heads out of videos for training, as Appendix B does, and say why the rest was
-    dropped.
-    """
+    """Cut talking-head clips out of videos for training (Appendix B), and log why others drop."""
     from flowportrait.prepare import dataset
 
     with storage.written(out) as place, progress_bar("preparing") as progress:
@@ -110,7 +108,7 @@ def merge(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Join the parts of a preparation into the dataset that one run would have made."""
+    """Join the parts of a preparation into the dataset that one run would have written."""
     from flowportrait.prepare.dataset import summarize
     from flowportrait.prepare.merge import merge as join
 
@@ -149,15 +147,13 @@ def pack(
 @app.command()
 def unpack(
     shards: Annotated[
-        Path, typer.Argument(metavar="SHARDS", help="A folder of .tar files, or one of them.")
+        Path, typer.Argument(metavar="SHARDS", help="A folder of .tar files, or one .tar file.")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DATASET", help="Folder to write.")],
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make a folder of the clips in WebDataset shards: a dataset again where rows lie beside
-    them.
-    """
+    """Extract WebDataset shards into a folder of clips, or a dataset if they contain its rows."""
     from flowportrait.prepare import shards as webdataset
 
     with storage.written(out) as place:

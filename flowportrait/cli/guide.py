@@ -1,4 +1,4 @@
-"""How the commands are grouped, and examples of each, which `--help` and the reference show."""
+"""The groups of commands and the examples that `--help` and the reference pages show."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from flowportrait.cli.help import HelpCommand, HelpGroup
 
 
 class Example(NamedTuple):
-    """A command line, and what it does in a few words."""
+    """A command line with a short comment."""
 
     line: str
     says: str
@@ -23,20 +23,20 @@ GROUPS = {
     "Training": ("train", "plan", "reproduce", "convert", "export"),
     "Tools": ("doctor", "list", "config", "samples"),
 }
-"""The commands by what they are for, in the order in which `--help` shows them."""
+"""The commands by purpose, in the order of `--help`."""
 
 EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "generate": (
         ("generate me.jpg speech.wav -o talking.mp4", "the whole picture speaks, at its own size"),
         (
             "generate me.jpg speech.wav -o talking.mp4 --frame face --size 512 --head 0.7",
-            "the face alone, calmer",
+            "only the face, with less head motion",
         ),
         ("generate data/clips -o made/", "a video for every held-out clip of a dataset"),
     ),
     "serve": (
-        ("serve", "a page at http://127.0.0.1:7860/ for this machine alone"),
-        ("serve --token a-long-secret --port 8000", "only for those who have the token"),
+        ("serve", "a page at http://127.0.0.1:7860/, for this machine alone"),
+        ("serve --token a-long-secret --port 8000", "accept only requests with the token"),
     ),
     "world render": (
         ("world render data/world --clips 60 --identities 20", "a dataset with ground truth"),
@@ -53,7 +53,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "score made/ --truth real/ --scorers standard -o scores.jsonl",
             "metrics that need no download",
         ),
-        ("score made/ --scorers mas-ma -o scores.jsonl --dry-run", "what a judge would cost"),
+        ("score made/ --scorers mas-ma -o scores.jsonl --dry-run", "the estimated cost of a judge"),
     ),
     "evaluate": (
         (
@@ -69,8 +69,8 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("compare a.mp4 b.mp4", "one verdict by a judge"),
         ("compare ours/ theirs/ --system direct -o verdicts.jsonl", "how often each folder wins"),
     ),
-    "judges presets": (("judges presets qwen3-omni", "what a preset holds"),),
-    "judges prompts": (("judges prompts --copy my-prompts/", "a copy that can be changed"),),
+    "judges presets": (("judges presets qwen3-omni", "the settings of a preset"),),
+    "judges prompts": (("judges prompts --copy my-prompts/", "an editable copy"),),
     "judges agree": (("judges agree old=a.jsonl new=b.jsonl", "two judges on the same clips"),),
     "judge-sim": (
         (
@@ -86,14 +86,14 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "study serve": (("study serve study/", "prints a link for each rater"),),
     "study export": (("study export study/", "study/export/ with ratings and rankings"),),
-    "study agreement": (("study agreement study/", "how far the raters agree"),),
+    "study agreement": (("study agreement study/", "agreement between the raters"),),
     "study align": (
-        ("study align study/ --scores mas-ma=scores.jsonl", "a judge against the raters"),
+        ("study align study/ --scores mas-ma=scores.jsonl", "compare a judge with the raters"),
     ),
     "report tables": (
         (
             "report tables study/ ours=scores.jsonl -o tables/",
-            "Tables 1 to 5 as far as there is data",
+            "Tables 1 to 5, as far as there is data",
         ),
     ),
     "report figures": (("report figures study/ runs/rl -o figures/", "Figures 2, 3, 5 and 6"),),
@@ -101,12 +101,15 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("report strips RL=made/rl SFT=made/sft -o strips.png", "the same clips by two models"),
     ),
     "report page": (
-        ("report page study/ ours=scores.jsonl -o report.html", "all of it on one page"),
+        (
+            "report page study/ ours=scores.jsonl -o report.html",
+            "all tables and figures on one page",
+        ),
     ),
     "prepare": (
         (
             "prepare films/ -o data/clips --set speaker.network=none",
-            "without a speaker network, nothing to download",
+            "without a speaker network, which needs a download",
         ),
         (
             "prepare films/ -o data/clips --config prepare-paper --workers 8",
@@ -114,17 +117,27 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
     ),
     "pack": (("pack data/clips -o shards/", "WebDataset shards of about 1 GB"),),
-    "unpack": (("unpack shards/ -o data/clips", "the dataset again"),),
-    "merge": (("merge part-1 part-2 -o data/clips", "the parts of `prepare --part`"),),
-    "encode": (("encode data/clips -o data/encoded --model tiny", "latents and features, once"),),
+    "unpack": (("unpack shards/ -o data/clips", "back to a dataset"),),
+    "merge": (("merge part-1 part-2 -o data/clips", "join the parts of `prepare --part`"),),
+    "encode": (
+        (
+            "encode data/clips -o data/encoded --model tiny",
+            "encode with the parts of the model tiny",
+        ),
+    ),
     "train codec": (("train codec tiny-codec", "the codec of the shipped model"),),
-    "train ear": (("train ear tiny-ear", "the audio encoder, from what a large network heard"),),
-    "train mouth": (("train mouth tiny-mouth-native --resume auto", "the painter of mouths"),),
+    "train ear": (("train ear tiny-ear", "the audio encoder of the shipped model"),),
+    "train mouth": (
+        (
+            "train mouth tiny-mouth-native --resume auto",
+            "the mouth network, resumed if interrupted",
+        ),
+    ),
     "train sft": (
-        ("train sft tiny-tune", "goes on from `tiny`"),
+        ("train sft tiny-tune", "fine-tune `tiny`"),
         (
             "train sft sft-paper --set run.directory=runs/mine --resume auto",
-            "another place; goes on where it stopped",
+            "in another directory, resumed if interrupted",
         ),
     ),
     "train scratch": (("train scratch tiny-sft", "the generator of the shipped model"),),
@@ -135,7 +148,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("plan --generate models/flowportrait-7b", "which cards can generate with it"),
     ),
     "reproduce": (
-        ("reproduce", "everything once with the shipped model: ten to fifteen minutes"),
+        ("reproduce", "the whole system with the shipped model, in ten to fifteen minutes"),
         ("reproduce reproduce-tiny -o runs/again", "in another folder"),
     ),
     "convert": (
@@ -144,22 +157,22 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "then: convert wan, convert whisper",
         ),
     ),
-    "export": (("export models/flowportrait-7b -o BAGEL", "BAGEL's own files again"),),
+    "export": (("export models/flowportrait-7b -o BAGEL", "files in BAGEL's own format"),),
     "doctor": (
-        ("doctor", "what can run here, and what to type where it cannot"),
-        ("doctor --fix web judges", "installs these two extras"),
+        ("doctor", "what can run here, and how to install the rest"),
+        ("doctor --fix web judges", "install these two extras"),
     ),
     "list": (
-        ("list models", "names with what each is"),
-        ("list scorers", "also units, ranges and needs"),
+        ("list models", "names with descriptions"),
+        ("list scorers", "also units, ranges and requirements"),
     ),
     "samples": (("samples -o samples/", "pictures, a recording and a dataset to try things on"),),
     "config show": (
         ("config show sft-paper --set data.num_rows=8", "every setting of a run, as TOML"),
     ),
-    "config defaults": (("config defaults rl", "what holds where a recipe says nothing"),),
+    "config defaults": (("config defaults rl", "the defaults of a reinforcement-learning recipe"),),
 }
-"""Of every command, without the program's name."""
+"""Examples by command, without the name of the program."""
 
 
 def examples_of(command: str) -> list[Example]:
@@ -168,7 +181,7 @@ def examples_of(command: str) -> list[Example]:
 
 
 def laid_out(app: typer.Typer) -> typer.Typer:
-    """`app` with its commands in their groups, and help of our own layout everywhere."""
+    """`app` with its commands grouped and with help in this project's layout."""
     app.info.cls = HelpGroup
     for name, info in _named(app):
         info.rich_help_panel = next(
@@ -181,7 +194,7 @@ def laid_out(app: typer.Typer) -> typer.Typer:
 def _named(
     app: typer.Typer,
 ) -> Iterator[tuple[str, typer.models.TyperInfo | typer.models.CommandInfo]]:
-    """Commands and groups of the first level, those of rooms without a name among them."""
+    """Commands and groups of the first level, including those of unnamed groups."""
     for info in app.registered_commands:
         yield _name_of(info), info
     for group in app.registered_groups:

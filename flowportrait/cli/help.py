@@ -1,4 +1,4 @@
-"""The text of `--help`: plain text in one layout for every command, and the reference with it."""
+"""The text of `--help`, in one plain layout for every command and for the reference pages."""
 
 import os
 import shutil
@@ -15,26 +15,26 @@ _LONGEST_NAME = 30
 _METAVARS = {int: "N", float: "NUMBER", str: "TEXT", Path: "PATH"}
 
 Row = tuple[str, str]
-"""A name, and what is said of it."""
+"""A name and its description."""
 
 
 class HelpCommand(TyperCommand):
-    """A command whose help is of our layout."""
+    """A command whose help uses this layout."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Writes usage, what it does, arguments, options and examples."""
+        """Writes usage, description, arguments, options and examples."""
         formatter.write(help_text(self, ctx.command_path))
 
 
 class HelpGroup(TyperGroup):
-    """A group of commands whose help is of our layout."""
+    """A group of commands whose help uses this layout."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Its help where nothing else is asked for."""
+        """Shows the help when no arguments are given."""
         return super().parse_args(ctx, args or ["--help"])
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Writes usage, what it is for, and its commands by what they are for."""
+        """Writes usage, description, and the commands by group."""
         formatter.write(help_text(self, ctx.command_path))
 
 
@@ -55,7 +55,7 @@ def help_text(command: TyperCommand | TyperGroup, path: str, width: int | None =
 
 
 def usage(command: TyperCommand | TyperGroup, path: str) -> str:
-    """How a command is called: what must be given, then what may be."""
+    """The usage line of a command: required arguments and options first."""
     if isinstance(command, TyperGroup):
         return f"{path} COMMAND ..."
     options = [one for one in command.params if isinstance(one, TyperOption) and one.required]
@@ -65,7 +65,7 @@ def usage(command: TyperCommand | TyperGroup, path: str) -> str:
 
 
 def _groups(group: TyperGroup) -> list[tuple[str, list[Row]]]:
-    """Its commands under the titles of their panels."""
+    """The commands of a group under the titles of their panels."""
     from flowportrait.cli.guide import GROUPS
 
     titled: dict[str, list[Row]] = {title: [] for title in GROUPS}
@@ -74,7 +74,7 @@ def _groups(group: TyperGroup) -> list[tuple[str, list[Row]]]:
         command = group.commands[name]
         title = getattr(command, "rich_help_panel", None)
         titled.setdefault(title if title in titled else "Commands", []).append(
-            (name, command.help or "")
+            (name, (command.help or "").split("\n\n")[0])
         )
     return [(title, rows) for title, rows in titled.items() if rows]
 
@@ -90,7 +90,7 @@ def _options(command: TyperCommand | TyperGroup) -> list[Row]:
 
 
 def _argument(argument: TyperArgument) -> str:
-    """Its name as it stands in the usage; in brackets when it may be left out."""
+    """The name of an argument as in the usage line, in brackets if it is optional."""
     name = argument.metavar or argument.name.upper()
     if argument.nargs != 1 and not name.rstrip("]").endswith("..."):
         name += "..."
@@ -98,7 +98,7 @@ def _argument(argument: TyperArgument) -> str:
 
 
 def _name(option: TyperOption) -> str:
-    """Its names and what it takes, as `-o, --out OUT.mp4`."""
+    """The names and value of an option, such as `-o, --out OUT.mp4`."""
     names = ", ".join(sorted(option.opts, key=len))
     return names if option.is_flag else f"{names} {option.metavar or _kind(option)}"
 
@@ -116,7 +116,7 @@ def _choices(argument: TyperArgument) -> str:
 
 
 def _said(option: TyperOption) -> str:
-    """Text of an option: its purpose, range and default."""
+    """The text of an option: purpose, range and default."""
     facts = []
     if option.min is not None or option.max is not None:
         facts.append(_range(option.min, option.max))

@@ -35,18 +35,18 @@ app.add_typer(world_app, name="world")
 Portrait = Annotated[
     Path,
     typer.Argument(
-        metavar="PORTRAIT", help="A picture of a face; or a dataset: its folder or manifest."
+        metavar="PORTRAIT", help="A picture of a face, or a dataset (its folder or manifest)."
     ),
 ]
 Out = Annotated[
     Path,
-    typer.Option("-o", "--out", metavar="OUT.mp4", help="Video to write; for a dataset, a folder."),
+    typer.Option(
+        "-o", "--out", metavar="OUT.mp4", help="Video to write, or a folder for a dataset."
+    ),
 ]
 Audio = Annotated[
     Path | None,
-    typer.Argument(
-        metavar="AUDIO", help="Speech: a sound or video file. Leave it out for a dataset."
-    ),
+    typer.Argument(metavar="AUDIO", help="Speech: a sound or video file. Omit it for a dataset."),
 ]
 Model = Annotated[
     str,
@@ -60,7 +60,7 @@ SizeText = Annotated[
     str,
     typer.Option(
         metavar="auto|128..1024",
-        help="Side of the face's square in pixels; auto is the picture's own.",
+        help="Side of the square around the face in pixels; auto keeps the picture's size.",
     ),
 ]
 FrameName = Annotated[
@@ -74,14 +74,14 @@ Evaluations = Annotated[
     typer.Option(
         min=1,
         max=1000,
-        help="How often the network is evaluated; the model's own number by default.",
+        help="Number of network evaluations (sampling steps); by default the model's own.",
     ),
 ]
 Guidance = Annotated[
-    float, typer.Option(help="How strongly sound and portrait are followed; 1 is no guidance.")
+    float, typer.Option(help="Guidance scale for sound and portrait; 1 is no guidance.")
 ]
 Seed = Annotated[
-    int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same video.")
+    int, typer.Option(min=0, max=2**63 - 1, help="Random seed; the same seed gives the same video.")
 ]
 Head = Annotated[float, typer.Option(help="How much the head moves, 0 to 2; 1 is natural.")]
 Lips = Annotated[float, typer.Option(help="How much the lips move, 0 to 2.")]
@@ -90,47 +90,49 @@ CropName = Annotated[
     Literal["auto", "none"] | None,
     typer.Option(
         help=(
-            "Cut around the face, or not; auto for a picture, none for a dataset, whose clips are"
-            " cut."
+            "Crop around the face (auto) or use the picture as it is (none); by default auto for a"
+            " picture and none for a dataset, whose clips are already cropped."
         )
     ),
 ]
 Split = Annotated[
     Literal["train", "held_out", "test", "all"],
-    typer.Option(help="Which clips of a dataset are used."),
+    typer.Option(help="Split of the dataset to use."),
 ]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Device to compute on.")]
 Toward = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME|DIR", help="A model tuned from this one, whose weights are mixed in."
+        metavar="NAME|DIR",
+        help="A model fine-tuned from --model; the weights of both are interpolated.",
     ),
 ]
-Share = Annotated[
-    float, typer.Option(help="Share of the weights of --toward in the mixture, 0 to 1.")
-]
+Share = Annotated[float, typer.Option(help="Weight of --toward in the interpolation, 0 to 1.")]
 Workers = Annotated[
     int,
     typer.Option(min=1, max=4096, help="Number of Ray processes; each takes one clip at a time."),
 ]
 Offload = Annotated[
     bool,
-    typer.Option("--offload", help="Keep only the half of the model on the GPU that is at work."),
+    typer.Option(
+        "--offload",
+        help="Keep only the half of the model that is computing on the GPU; saves memory.",
+    ),
 ]
 Quantize = Annotated[
     Literal["int8", "fp8"] | None,
-    typer.Option(help="Bring the weights of the layers to eight bits, by torchao."),
+    typer.Option(help="Quantize the weights of the layers to 8 bits with torchao."),
 ]
 Compile = Annotated[
     bool,
-    typer.Option("--compile", help="Compile the layers at their first use, by torch.compile."),
+    typer.Option("--compile", help="Compile the layers with torch.compile at their first use."),
 ]
 StepCacheThreshold = Annotated[
     float,
     typer.Option(
         "--step-cache",
         metavar="0..1",
-        help="Reuse evaluations that change less than this share; 0.02 is careful, 0 is off.",
+        help="Skip evaluations that change less than this share; 0.02 is careful, 0 is off.",
     ),
 ]
 
@@ -164,7 +166,10 @@ def generate(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make a portrait speak a recording, or the first frames of a dataset's clips their sound."""
+    """Generate a talking-head video from a portrait and a speech recording.
+
+    For a dataset, generate one video per clip from its first frame and its sound.
+    """
     from flowportrait.registry import find_model
 
     _refuse_numbers(guidance, share, step_cache, {"head": head, "lips": lips, "eyes": eyes})
@@ -185,10 +190,10 @@ def generate(
         return
     if division != ALONE:
         raise ConfigError(
-            f"{portrait}: --engine, --workers and --part divide a dataset; this is one video"
+            f"{portrait}: --engine, --workers and --part are for datasets; leave them out here"
         )
     if audio is None:
-        raise ConfigError(f"{portrait}: what is it to say? give a sound or video file behind it")
+        raise ConfigError(f"{portrait}: no speech; give a sound or video file as second argument")
     how |= {"crop": crop or "auto"}
     with storage.written(out) as place:
         _generate_one(portrait, audio, place, model, options, how, json)
@@ -323,7 +328,7 @@ def _report(result, portrait: Path, audio: Path, out: Path, as_json: bool) -> No
 
 
 Host = Annotated[
-    str, typer.Option(help="Address to listen on; only this machine reaches the default.")
+    str, typer.Option(help="Address to listen on; the default accepts this machine alone.")
 ]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
 ServeDevice = Annotated[
@@ -334,7 +339,7 @@ Token = Annotated[
     typer.Option(
         metavar="TEXT",
         envvar="FLOWPORTRAIT_TOKEN",
-        help="Answer only those who send this token; also read from $FLOWPORTRAIT_TOKEN.",
+        help="Accept only requests with this token; also read from $FLOWPORTRAIT_TOKEN.",
     ),
 ]
 
@@ -348,7 +353,7 @@ def serve(
     allow_host: AllowHost = None,
     debug: Debug = False,
 ) -> None:
-    """Serve a page on which videos are made in the browser, until interrupted."""
+    """Serve a web page for making videos in the browser, until interrupted."""
     require("fastapi", extra="web")
     require("uvicorn", extra="web")
     from flowportrait.web import make as page

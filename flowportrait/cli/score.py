@@ -29,13 +29,14 @@ judges_app = typer.Typer(
 app.add_typer(judges_app, name="judges")
 
 RetryUnscored = Annotated[
-    bool, typer.Option("--retry-unscored", help="Try again what has no score.")
+    bool, typer.Option("--retry-unscored", help="Retry the clips that have no score.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the estimated cost and exit.")]
 SkipMissing = Annotated[
     bool,
     typer.Option(
-        "--skip-missing", help="Leave out scorers whose weights are missing; the results list them."
+        "--skip-missing",
+        help="Skip scorers whose weights are missing; the results list them.",
     ),
 ]
 Workers = Annotated[
@@ -47,14 +48,14 @@ Sources = Annotated[
     list[Path],
     typer.Argument(
         metavar="SOURCE...",
-        help="Videos, folders of videos, or manifests; NAME=DIR names a generator.",
+        help="Videos, folders of videos, or manifests; NAME=DIR gives the generator a name.",
     ),
 ]
 Scorers = Annotated[
     str,
     typer.Option(
         metavar="NAMES",
-        help="Names with commas (see: list scorers), or standard, or paper.",
+        help="Comma-separated names (see: list scorers), or the group standard or paper.",
         autocompletion=names("scorers"),
     ),
 ]
@@ -66,7 +67,7 @@ Out = Annotated[
 ]
 Truth = Annotated[
     Path | None,
-    typer.Option(metavar="DIR|MANIFEST", help="Real videos of the same names or ids."),
+    typer.Option(metavar="DIR|MANIFEST", help="Real videos with the same names or ids."),
 ]
 
 
@@ -88,7 +89,7 @@ def score(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Give every video a number from every scorer, or the reason why there is none."""
+    """Score videos with metrics and judges; a missing score is recorded with its reason."""
     from flowportrait.scoring import command
 
     division = divided(engine, workers, part, out)
@@ -114,11 +115,11 @@ Generated = Annotated[
     list[Path],
     typer.Argument(
         metavar="SOURCE...",
-        help="Generated videos: folders or manifests; NAME=DIR names a generator.",
+        help="Generated videos: folders or manifests; NAME=DIR gives the generator a name.",
     ),
 ]
 EvaluateTruth = Annotated[
-    Path, typer.Option(metavar="DIR|MANIFEST", help="Real videos of the same names or ids.")
+    Path, typer.Option(metavar="DIR|MANIFEST", help="Real videos with the same names or ids.")
 ]
 EvaluateOut = Annotated[
     Path,
@@ -133,7 +134,7 @@ EvaluateScorers = Annotated[
     str,
     typer.Option(
         metavar="NAMES",
-        help="Names with commas (see: list scorers), or standard, or paper.",
+        help="Comma-separated names (see: list scorers), or the group standard or paper.",
         autocompletion=names("scorers"),
     ),
 ]
@@ -141,7 +142,7 @@ Sets = Annotated[
     str,
     typer.Option(
         metavar="NAMES",
-        help="Metrics of whole sets (see: list sets); an empty word for none.",
+        help="Metrics of whole sets of videos (see: list sets); '' for none.",
         autocompletion=names("sets"),
     ),
 ]
@@ -166,7 +167,7 @@ def evaluate(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Score generated videos against real ones and write a report with the videos in it."""
+    """Score generated videos against real ones and write an HTML report with the videos."""
     from flowportrait.scoring import command
 
     division = divided(engine, workers, part, out)
@@ -193,11 +194,12 @@ A = Annotated[Path, typer.Argument(metavar="A", help="A video, a folder of video
 B = Annotated[
     Path,
     typer.Argument(
-        metavar="B", help="The same speech by another generator; many by the same names."
+        metavar="B",
+        help="The same speech by another generator; in a folder, under the same file names.",
     ),
 ]
 System = Annotated[
-    str, typer.Option(metavar="direct|icl|ma", help="Judge system that compares them.")
+    str, typer.Option(metavar="direct|icl|ma", help="Judge system that makes the comparison.")
 ]
 CompareOut = Annotated[
     Path | None,
@@ -224,7 +226,7 @@ def compare(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say which of two videos is better, or of two folders how often each wins."""
+    """Ask a judge which of two videos is better, or how often each of two folders wins."""
     from flowportrait.scoring import command
 
     with progress_bar("comparing", beats=True) as progress:
@@ -249,12 +251,12 @@ def judge_sim(
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
     ] = 0,
     faults: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="What goes wrong, and how often.")
+        Path | None, typer.Option(metavar="FILE.toml", help="Faults to simulate, and their rates.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     debug: Debug = False,
 ) -> None:
-    """Run a simulated judge that misbehaves as real ones do, to try judge runs at no cost."""
+    """Run a simulated judge server with the faults of real ones, to test runs at no cost."""
     from flowportrait.scoring import command
 
     command.judge_sim(host, port, faults)
@@ -268,7 +270,7 @@ def presets(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List the judges that can be named: --set judge.preset=NAME."""
+    """List the judge presets, for --set judge.preset=NAME."""
     from flowportrait.scoring.judges import command
 
     command.presets(name, json)
@@ -278,12 +280,12 @@ def presets(
 def prompts(
     copy: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Copy the prompts into this folder, to be changed."),
+        typer.Option(metavar="DIR", help="Copy the prompts into this folder for editing."),
     ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List the prompts with their source, or copy them into a folder of your own."""
+    """List the judges' prompts with their sources, or copy them for editing."""
     from flowportrait.scoring.judges import command
 
     command.prompts(copy, json)
@@ -292,21 +294,22 @@ def prompts(
 @judges_app.command()
 def agree(
     old: Annotated[
-        Path, typer.Argument(metavar="[NAME=]OLD.jsonl", help="Scores of the judge so far.")
+        Path, typer.Argument(metavar="[NAME=]OLD.jsonl", help="Scores by the old judge.")
     ],
     new: Annotated[
         Path,
-        typer.Argument(metavar="[NAME=]NEW.jsonl", help="Scores of the same clips by another."),
+        typer.Argument(
+            metavar="[NAME=]NEW.jsonl", help="Scores of the same clips by the new judge."
+        ),
     ],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="FILE.json", help="The numbers as JSON.")
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE.json", help="JSON file for the results."),
     ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say how far two judges agree on the same clips, and how their scores are offset, by
-    aspect.
-    """
+    """Measure per aspect how far two judges agree on the same clips, and their scores' offset."""
     from flowportrait.scoring.judges import command
 
     command.agree(old, new, out, json)

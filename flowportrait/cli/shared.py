@@ -24,7 +24,7 @@ AllowHost = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
-        help="Name under which it is reached, as behind a proxy.",
+        help="Host name that requests may use, such as that of a reverse proxy.",
     ),
 ]
 EngineName = Annotated[
@@ -38,7 +38,9 @@ EngineName = Annotated[
 PartName = Annotated[
     str | None,
     typer.Option(
-        "--part", metavar="i/n", help="Do only part i of n of the clips, into the same output."
+        "--part",
+        metavar="i/n",
+        help="Process only part i of n of the clips; all parts share one output.",
     ),
 ]
 
@@ -69,33 +71,41 @@ def names(what: str) -> Callable[[str], list[str]]:
 
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON last.")]
+Json = Annotated[bool, typer.Option("--json", help="Print a JSON summary as the last line.")]
 Recipe = Annotated[
     Path,
     typer.Argument(
         metavar="RECIPE",
-        help="A file of what differs from the defaults, or the name of a shipped recipe.",
+        help="TOML file with the settings that differ from the defaults, or a shipped recipe.",
         autocompletion=names("recipes"),
     ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, as training.seed=1."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override one setting by its dotted name (see: config show).",
+    ),
 ]
 ScoringFile = Annotated[
     Path | None,
-    typer.Option("--config", metavar="RECIPE", help="Settings of the judge and of the scorers."),
+    typer.Option(
+        "--config", metavar="RECIPE", help="Recipe with the settings of the judge and the scorers."
+    ),
 ]
 Answers = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE.jsonl", help="File for the judges' raw answers; beside the output by default."
+        metavar="FILE.jsonl",
+        help="File for the judges' raw answers; by default next to the output.",
     ),
 ]
 Resume = Annotated[
     str | None,
     typer.Option(
-        metavar="auto|DIR", help="Continue from the last checkpoint of the run, or from this one."
+        metavar="auto|DIR",
+        help="Resume from the last checkpoint of the run (auto) or from this checkpoint.",
     ),
 ]
 

@@ -19,45 +19,49 @@ app.add_typer(study_app, name="study")
 app.add_typer(report_app, name="report")
 
 StudyDir = Annotated[
-    Path, typer.Argument(metavar="STUDY_DIR", help="A study, or an export of one.")
+    Path, typer.Argument(metavar="STUDY_DIR", help="Folder of a study, or of its export.")
 ]
 Draws = Annotated[
-    int, typer.Option(min=100, max=1_000_000, help="Number of resamplings behind each interval.")
+    int, typer.Option(min=100, max=1_000_000, help="Number of bootstrap resamples per interval.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn at random.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
 
 
 Directory = Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="New folder for the study.")]
 More = Annotated[
     list[str] | None,
-    typer.Argument(metavar="NAME=DIR", help="More versions, as after --versions."),
+    typer.Argument(metavar="NAME=DIR", help="Further versions, as for --versions."),
 ]
 Versions = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=DIR", help="A folder of videos for each version."),
+    typer.Option(metavar="NAME=DIR", help="Name of a version and its folder of videos."),
 ]
 Raters = Annotated[
-    str, typer.Option(metavar="N|NAMES", help="Number of raters, or their names with commas.")
+    str,
+    typer.Option(metavar="N|NAMES", help="Number of raters, or their names separated by commas."),
 ]
 PerSample = Annotated[
     int | None,
-    typer.Option(min=1, help="Number of raters for each sample; up to 3 by default."),
+    typer.Option(
+        min=1, help="Number of raters per sample; 3, or all if there are fewer, by default."
+    ),
 ]
 Truth = Annotated[
-    str | None, typer.Option(metavar="NAME", help="The version that is the original recording.")
+    str | None,
+    typer.Option(metavar="NAME", help="Name of the version with the original recordings."),
 ]
 Repeats = Annotated[
     int,
     typer.Option(
-        min=0, help="Number of sets that each rater sees a second time without being told."
+        min=0, help="Number of samples shown to each rater a second time, without notice."
     ),
 ]
 Training = Annotated[
-    int, typer.Option(min=0, help="Number of samples to practise with; they do not count.")
+    int, typer.Option(min=0, help="Number of practice samples, which do not count.")
 ]
 Incomplete = Annotated[
     Literal["refuse", "skip"],
-    typer.Option(help="What to do with samples that a version lacks."),
+    typer.Option(help="How to handle samples that are missing from a version."),
 ]
 
 
@@ -76,7 +80,7 @@ def create(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make a study: blind copies of the videos, and who sees what. Prints each rater's token."""
+    """Create a study: copy videos under blind names, assign raters, and print their tokens."""
     from flowportrait.study import command
 
     with progress_bar("copying") as progress:
@@ -99,7 +103,7 @@ def create(
 def serve(
     directory: Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="Folder of the study.")],
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 for raters on other machines.")
+        str, typer.Option(help="Address to listen on; use 0.0.0.0 for raters on other machines.")
     ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
@@ -107,7 +111,7 @@ def serve(
     allow_host: AllowHost = None,
     debug: Debug = False,
 ) -> None:
-    """Serve the raters' pages, each behind a link of its own, until interrupted."""
+    """Serve the rating pages, with a personal link for each rater, until interrupted."""
     require("fastapi", extra="web")
     require("uvicorn", extra="web")
     from flowportrait.web import study as pages
@@ -127,7 +131,7 @@ def export(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write ratings, rankings and agreed pairs as JSON lines, with the versions' names."""
+    """Write ratings, rankings and agreed pairs as JSON Lines, with the names of the versions."""
     from flowportrait.study import command
 
     command.export(directory, out, as_json=json)
@@ -138,14 +142,14 @@ def agreement(
     directory: StudyDir,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", metavar="FILE.json", help="Write the numbers as JSON too."),
+        typer.Option("-o", "--out", metavar="FILE.json", help="JSON file for the results."),
     ] = None,
     draws: Draws = 10_000,
     seed: Seed = 0,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say how far the raters agree, how consistent each is, and how strong each version is."""
+    """Report agreement between raters, each rater's consistency and each version's strength."""
     from flowportrait.study import command
 
     command.agreement(directory, out, draws=draws, seed=seed, as_json=json)
@@ -154,12 +158,12 @@ def agreement(
 AlignMore = Annotated[
     list[Path] | None,
     typer.Argument(
-        metavar="FILE", help="More scores or verdicts; which they are is told by their content."
+        metavar="FILE", help="Further scores or verdicts; the kind is detected from the content."
     ),
 ]
 Scores = Annotated[
     list[Path] | None,
-    typer.Option(metavar="[NAME=]FILE", help="Output of `score`; a name tells judges apart."),
+    typer.Option(metavar="[NAME=]FILE", help="Output of `score`; NAME distinguishes judges."),
 ]
 Verdicts = Annotated[
     list[Path] | None, typer.Option(metavar="[NAME=]FILE", help="Output of `compare`.")
@@ -170,28 +174,26 @@ Out = Annotated[
 ]
 Preference = Annotated[
     Literal["ranking", "scores"],
-    typer.Option(help="Whether raters' orders or the sums of their scores decide."),
+    typer.Option(help="Take preferences from the raters' rankings or from their summed scores."),
 ]
 Higher = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME", help="Scorer from elsewhere of which higher is better."),
+    typer.Option(metavar="NAME", help="External scorer for which higher is better."),
 ]
 Lower = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME", help="Scorer from elsewhere of which lower is better."),
+    typer.Option(metavar="NAME", help="External scorer for which lower is better."),
 ]
 NeedsTruth = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="NAME", help="Scorer from elsewhere that compares with the original recording."
-    ),
+    typer.Option(metavar="NAME", help="External scorer that compares with the original recording."),
 ]
 Width = Annotated[
     float,
     typer.Option(
         min=0.001,
         max=1,
-        help="Wanted width of Acc's interval; says how many pairs are missing.",
+        help="Target width of the interval of Acc; the number of missing pairs is reported.",
     ),
 ]
 
@@ -239,22 +241,22 @@ Made = Annotated[
     list[str],
     typer.Argument(
         metavar="RUN_OR_STUDY...",
-        help="Studies, scores, runs: PATH, LABEL=PATH, or LABEL@SET=PATH for another test set.",
+        help="Studies, scores or runs: PATH, LABEL=PATH, or LABEL@SET=PATH for another test set.",
     ),
 ]
 Judge = Annotated[
     str,
     typer.Option(
         metavar="NAME|a,b,c",
-        help="Judge whose aspects are shown; or three scorers, one for each aspect.",
+        help="Judge whose aspects are shown, or three scorers, one per aspect.",
     ),
 ]
 Baseline = Annotated[
-    str | None, typer.Option(metavar="LABEL", help="Run with which Table 5 compares the others.")
+    str | None, typer.Option(metavar="LABEL", help="Run that Table 5 compares the others with.")
 ]
 Curves = Annotated[
     list[str] | None,
-    typer.Option("--curve", metavar="NAME", help="Value of the log that Figure 5 shows."),
+    typer.Option("--curve", metavar="NAME", help="Logged value that Figure 5 plots."),
 ]
 
 
@@ -269,7 +271,7 @@ def tables(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make Tables 1 to 5 as Markdown, CSV and LaTeX; empty cells are listed with their reasons."""
+    """Write Tables 1 to 5 as Markdown, CSV and LaTeX, and list why cells are empty."""
     from flowportrait.report import command
 
     command.tables(sources, out, judge=judge, baseline=baseline, as_json=json)
@@ -300,10 +302,10 @@ def figures(
 
 Videos = Annotated[
     list[str] | None,
-    typer.Option(metavar="[NAME=]DIR|MANIFEST", help="Scored videos to play; may be repeated."),
+    typer.Option(metavar="[NAME=]DIR|MANIFEST", help="Scored videos to play on the page."),
 ]
 PageTruth = Annotated[
-    Path | None, typer.Option(metavar="DIR|MANIFEST", help="Their truth, played beside them.")
+    Path | None, typer.Option(metavar="DIR|MANIFEST", help="Real videos to play beside them.")
 ]
 
 
@@ -320,9 +322,9 @@ def page(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Put all tables and figures that have data into one HTML page that needs no network.
+    """Write one HTML page with all tables and figures that have data; it needs no network.
 
-    With --videos it plays them too, from a folder of their own beside the page.
+    With --videos, the page also plays videos, which are copied to a folder next to it.
     """
     from flowportrait.report import command
 
@@ -347,11 +349,11 @@ Sources = Annotated[
     ),
 ]
 StripsOut = Annotated[
-    Path, typer.Option("-o", "--out", metavar="FILE.png", help="Picture to write: .png, .svg.")
+    Path, typer.Option("-o", "--out", metavar="FILE.png", help="Picture to write, as .png or .svg.")
 ]
 Clips = Annotated[
     list[str] | None,
-    typer.Option("--clip", metavar="NAME", help="A video's name without its ending."),
+    typer.Option("--clip", metavar="NAME", help="Name of a video without its suffix."),
 ]
 
 
@@ -360,11 +362,11 @@ def strips(
     sources: Sources,
     out: StripsOut,
     clips: Clips = None,
-    frames: Annotated[int, typer.Option(min=2, max=24, help="Of every row.")] = 8,
+    frames: Annotated[int, typer.Option(min=2, max=24, help="Frames per row.")] = 8,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Lay frames of the same clips by several models below one another, as in Figures 4, 7, 8."""
+    """Draw frames of the same clips by several models in rows, as in Figures 4, 7 and 8."""
     from flowportrait.report import command
 
     command.strips(sources, out, clips=clips or [], count=frames, as_json=json)

@@ -78,7 +78,7 @@ def encode(
     portraits: Portraits = 2,
     longest: Longest = 25.0,
     clips_per_shard: ClipsPerShard = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of portraits.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for choosing portraits.")] = 0,
     device: Device = "auto",
     engine: Engine = "local",
     workers: Workers = 1,
@@ -86,7 +86,7 @@ def encode(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Turn clips into latents and condition features, once for all trainings."""
+    """Encode clips as latents and condition features, once for all training runs."""
     from flowportrait.registry import find_model
 
     division = divided(engine, workers, part, out)
@@ -136,7 +136,7 @@ def train_codec(
 def train_mouth(
     recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False
 ) -> None:
-    """Train the painter of mouths at full resolution, for a codec that is trained already."""
+    """Train the network that paints mouths at full resolution, for a trained codec."""
     from flowportrait.train.tiny import mouth
 
     mouth.train(recipe, overrides or [], resume)
@@ -146,7 +146,7 @@ def train_mouth(
 def train_ear(
     recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False
 ) -> None:
-    """Train the audio encoder on what a large speech network heard (`python -m bench.teach`)."""
+    """Train the audio encoder on features of a large speech model (`python -m bench.teach`)."""
     from flowportrait.train.tiny import ear
 
     ear.train(recipe, overrides or [], resume)
@@ -156,8 +156,9 @@ def train_ear(
 def train_sft(
     recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False
 ) -> None:
-    """Train the model by supervised flow matching (§3.1); many processes by `torchrun --no-python
-    flowportrait ...`.
+    """Fine-tune a model by supervised flow matching (§3.1).
+
+    For several processes, run `torchrun --no-python flowportrait train sft ...`.
     """
     from flowportrait.train import sft
 
@@ -178,7 +179,7 @@ def train_scratch(
 def train_sync(
     recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False
 ) -> None:
-    """Train the network of the scorer sync-small: mouths and sounds that belong together."""
+    """Train the network of the scorer sync-small, which matches mouths with sound."""
     from flowportrait.train.tiny import sync
 
     sync.train(recipe, overrides or [], resume)
@@ -188,8 +189,9 @@ def train_sync(
 def train_rl(
     recipe: Recipe, overrides: Overrides = None, resume: Resume = None, debug: Debug = False
 ) -> None:
-    """Tune a model by reinforcement learning (§3.2); `torchrun --no-python flowportrait ...` uses
-    many processes.
+    """Fine-tune a model by reinforcement learning (§3.2).
+
+    For several processes, run `torchrun --no-python flowportrait train rl ...`.
     """
     from flowportrait.train import rl
 
@@ -200,13 +202,15 @@ PlanRecipe = Annotated[
     Path | None,
     typer.Argument(
         metavar="RECIPE",
-        help="The training: a file, or the name of a shipped recipe.",
+        help="Training recipe: a file, or the name of a shipped recipe.",
         autocompletion=names("recipes"),
     ),
 ]
 Generate = Annotated[
     str | None,
-    typer.Option(metavar="NAME|DIR", help="Say instead which cards can generate with a model."),
+    typer.Option(
+        metavar="NAME|DIR", help="Report instead which GPUs can generate with this model."
+    ),
 ]
 Gpu = Annotated[
     str,
@@ -216,7 +220,7 @@ Gpu = Annotated[
 ]
 Utilisation = Annotated[
     float,
-    typer.Option(min=0.01, max=1, help="Share of its bf16 peak that is assumed to be reached."),
+    typer.Option(min=0.01, max=1, help="Assumed share of the GPU's bf16 peak that is reached."),
 ]
 Clip = Annotated[
     float | None,
@@ -236,7 +240,7 @@ def plan(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say what a training will cost, before anything is loaded."""
+    """Estimate memory and time of a training run, without loading anything."""
     from flowportrait.plan import plan as make_plan
     from flowportrait.plan import plan_generation
 
@@ -259,7 +263,7 @@ Recipes = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="RECIPE",
-        help="Chains of commands; reproduce-tiny by default.",
+        help="Recipes that list commands; reproduce-tiny by default.",
         autocompletion=names("recipes"),
     ),
 ]
@@ -269,9 +273,7 @@ Out = Annotated[
         "-o", "--out", metavar="DIR", help="Folder to write; an unfinished run is continued."
     ),
 ]
-Jobs = Annotated[
-    int, typer.Option(min=1, help="How many stages run beside one another where they may.")
-]
+Jobs = Annotated[int, typer.Option(min=1, help="Number of stages that may run in parallel.")]
 
 
 @app.command()
@@ -283,9 +285,7 @@ def reproduce(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Run the whole system once, from data to a report: each command of a recipe, one after
-    another.
-    """
+    """Run the commands of a recipe in order, such as the whole system from data to report."""
     from flowportrait import reproduce as chains
     from flowportrait.registry import find_recipe
 
@@ -313,7 +313,7 @@ ConvertOut = Annotated[
         "-o",
         "--out",
         metavar="MODEL_DIR",
-        help="Model directory; bagel makes it, the others add to it.",
+        help="Model directory; bagel creates it, the other kinds add to it.",
     ),
 ]
 Size = Annotated[int, typer.Option(min=16, help="For bagel: side of the videos in pixels.")]
@@ -335,8 +335,9 @@ def convert(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Turn published weights into a model directory: bagel first, then a codec (wan) and a speech
-    network.
+    """Convert published weights into a model directory.
+
+    Convert bagel first, then a codec (wan) and a speech network.
     """
     if not source.exists():
         raise ConfigError(f"{source}: not there; give the weights as they were published")
@@ -369,7 +370,7 @@ def export(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a trained model back as BAGEL's own files."""
+    """Export a trained model in BAGEL's own file format."""
     from flowportrait.convert import export as write_back
 
     written = [str(path) for path in write_back(directory, out)]

@@ -23,7 +23,7 @@ OutDir = Annotated[
 
 
 Identities = Annotated[
-    int | None, typer.Option(min=1, help="Number of people; by default one for six clips.")
+    int | None, typer.Option(min=1, help="Number of people; by default one per six clips.")
 ]
 
 
@@ -31,7 +31,7 @@ Size = Annotated[int, typer.Option(metavar="128|256|512", help="Side of the fram
 
 
 WorldRenderSeed = Annotated[
-    int, typer.Option(min=0, max=99999, help="The same seed gives the same set.")
+    int, typer.Option(min=0, max=99999, help="Random seed; the same seed gives the same dataset.")
 ]
 
 
@@ -42,7 +42,7 @@ Voice = Annotated[
     str,
     typer.Option(
         metavar="auto|flite|espeak-ng|festival|kokoro|DIR",
-        help="Speech program, or a folder of recordings.",
+        help="Speech synthesizer, or a folder of recordings.",
     ),
 ]
 
@@ -55,7 +55,7 @@ Longest = Annotated[
 @world_app.command("render")
 def world_render(
     out_dir: OutDir,
-    clips: Annotated[int, typer.Option(min=1, help="Number of clips in the whole set.")],
+    clips: Annotated[int, typer.Option(min=1, help="Number of clips in the whole dataset.")],
     identities: Identities = None,
     size: Size = 128,
     seed: WorldRenderSeed = 0,

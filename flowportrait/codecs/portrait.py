@@ -90,8 +90,10 @@ class Decoded(NamedTuple):
 
 
 class PortraitCodec(nn.Module):
-    """16 channels at 1/8 in space and 1/4 in time; causal: a latent frame holds the motion of its
-    own four frames, and its decoding sees the portrait, these four motions and the four before.
+    """A warped portrait: 16 channels at 1/8 of the size and 1/4 of the frame rate, causal.
+
+    A latent frame holds the motion of its own four frames; decoding it takes the portrait, these
+    four motions and the four before.
     """
 
     temporal_stride = GROUP
@@ -112,12 +114,12 @@ class PortraitCodec(nn.Module):
         control: int = 256
         size_px: int = 128
         gaze: bool = False
-        """Whether the last two numbers of a frame's motion say where the eyes look."""
+        """Whether the last two numbers of a frame's motion are the gaze direction."""
         mesh: bool = False
-        """Whether the face mesh finds the points of portraits and clips, and the landmarker only
-        those of faces that it is not sure of."""
+        """Whether the face mesh finds the landmarks; the landmarker then handles only faces on
+        which the mesh has low confidence."""
         native_mouth: bool = False
-        """Whether mouths are painted at full resolution by a network of their own, trained last."""
+        """Whether a separate network, trained last, paints mouths at full resolution."""
 
         @property
         def motion_size(self) -> int:

@@ -54,7 +54,7 @@ class WanConfig(Frozen):
 
 
 class WanCodec(nn.Module):
-    """`LatentCodec` of the Wan-VAE. Its weights carry diffusers' names."""
+    """The video VAE of Wan 2.1. Its weights have the names used by diffusers."""
 
     temporal_stride = GROUP
     spatial_stride = 8

@@ -37,11 +37,11 @@ INDEX = "encoded.jsonl"
 class EncodedHeader(Frozen):
     """Facts that all clips of an encoded dataset share."""
 
-    made_of: str = Field(description="digest of the parts that encoded it")
-    model: str = Field(description="name of the model whose parts they are")
-    settings: dict[str, float] = Field(description="how they were used")
+    made_of: str = Field(description="digest of the codec and encoders used")
+    model: str = Field(description="name of the model they belong to")
+    settings: dict[str, float] = Field(description="settings of the encoding")
     channels: int
-    rows: int = Field(description="latent cells of a frame, down and across")
+    rows: int = Field(description="number of rows of latent cells in a frame")
     cols: int
     temporal_stride: int
     fps: float

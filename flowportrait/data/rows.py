@@ -26,37 +26,52 @@ from flowportrait.records import EncodedClip
 class RowsConfig(Frozen):
     """Where clips come from and how they are packed."""
 
-    encoded: list[Path] = Field(min_length=1, description="datasets made by `flowportrait encode`")
+    encoded: list[Path] = Field(
+        min_length=1, description="datasets written by `flowportrait encode`"
+    )
     row_tokens: int = Field(
-        89_600, gt=0, description="§4.1: the most tokens that are trained on in one row"
+        89_600, gt=0, description="maximum number of tokens per packed row (§4.1)"
     )
     num_rows: int = Field(
-        8, ge=1, description="rows of an update, over all processes. Unstated in the paper"
+        8, ge=1, description="rows per update, over all processes. Unstated in the paper"
     )
     max_latent_frames: int = Field(
-        151, ge=2, description="longer clips are cut to a stretch of so many: 25 s"
+        151,
+        ge=2,
+        description=(
+            "maximum length; a longer clip is cut to a stretch of this many latent frames (25 s)"
+        ),
     )
     prefix_latent_frames: int = Field(
-        2, ge=1, description="that stand clean where a stretch continues from others"
+        2, ge=1, description="latent frames given clean when a stretch continues from earlier ones"
     )
     opening_share: float = Field(
-        0.4, ge=0, le=1, description="of the stretches that start their clip"
+        0.4, ge=0, le=1, description="share of stretches that start at the beginning of their clip"
     )
     prefix_share: float = Field(
-        0.5, ge=0, le=1, description="of the others that continue from clean latent frames"
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the other stretches that continue from clean latent frames",
     )
     first_portrait_share: float = Field(
         0.5,
         ge=0,
         le=1,
         description=(
-            "of the portraits that are the first frame. Unstated; others keep it from copying"
+            "share of portraits that are the clip's first frame; other frames keep the model from"
+            " copying the pose. Unstated"
         ),
     )
     drop_audio: float = Field(
-        0.1, ge=0, le=1, description="Unstated; so that guidance can be turned on later"
+        0.1,
+        ge=0,
+        le=1,
+        description="probability of dropping the audio condition, for guidance. Unstated",
     )
-    drop_image: float = Field(0.1, ge=0, le=1, description="Unstated")
+    drop_image: float = Field(
+        0.1, ge=0, le=1, description="probability of dropping the portrait condition. Unstated"
+    )
 
 
 @dataclass(frozen=True)

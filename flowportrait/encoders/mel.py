@@ -48,9 +48,9 @@ class DilatedConv(nn.Module):
 
 
 class MelEncoder(nn.Module):
-    """80 log-mels at 100 Hz, dilated convolutions, resampled to 24 vectors a second.
+    """Dilated convolutions over 80 log-mel bands at 100 Hz, resampled to 24 vectors per second.
 
-    Levels count relative to the recording's own loud parts, so that gain does not matter.
+    Levels are relative to the loud parts of the recording, so that gain does not matter.
     """
 
     rate_hz = FRAME_HZ
@@ -60,7 +60,7 @@ class MelEncoder(nn.Module):
 
         width: int = 192
         dilations: tuple[int, ...] = (1, 2, 4, 8)
-        step: int = Field(1, ge=1, description="mels per vector inside, before resampling")
+        step: int = Field(1, ge=1, description="mel frames per hidden vector, before resampling")
 
     def __init__(self, config: Config):
         super().__init__()

@@ -26,8 +26,8 @@ class SeesPortrait(Protocol):
 
 
 class PortraitTokens(nn.Module):
-    """Each 16 x 16 pixels as 4 x 4 mean colours, beside the 68 landmarks of the whole: [b, 64, 48 +
-    136] at 128 px.
+    """One token per 16 x 16 pixels: 4 x 4 mean colours and the 68 landmarks of the face, [b, 64, 48
+    + 136] at 128 px.
     """
 
     dim = 3 * (TOKEN_PX // CELL_PX) ** 2 + 2 * 68

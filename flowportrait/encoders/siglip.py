@@ -25,16 +25,16 @@ class SiglipConfig(Frozen):
     """Sizes of the network. The defaults are those of BAGEL-7B-MoT's checkpoint."""
 
     size_px: int = Field(
-        384, gt=0, description="side of the model's square portraits; it decides the grid of tokens"
+        384, gt=0, description="side of the model's square portraits, which sets the grid of tokens"
     )
     width: int = Field(1152, gt=0)
-    num_layers: int = Field(26, gt=0, description="BAGEL leaves out the last of SigLIP's 27")
+    num_layers: int = Field(26, gt=0, description="BAGEL omits the last of SigLIP's 27 layers")
     num_heads: int = Field(16, gt=0)
     mlp_size: int = Field(4304, gt=0)
     patch_px: int = Field(14, gt=0)
-    side: int = Field(70, gt=0, description="rows of the table of places")
-    shortest_px: int = Field(224, gt=0, description="a smaller picture is enlarged")
-    longest_px: int = Field(980, gt=0, description="a larger picture is made smaller")
+    side: int = Field(70, gt=0, description="rows of the table of position embeddings")
+    shortest_px: int = Field(224, gt=0, description="smaller pictures are upscaled")
+    longest_px: int = Field(980, gt=0, description="larger pictures are downscaled")
     norm_eps: float = Field(1e-6, gt=0)
 
 
@@ -79,8 +79,8 @@ class SiglipLayer(nn.Module):
 
 
 class SiglipEncoder(nn.Module):
-    """The portrait as one vector for every 14 x 14 px: 27 x 27 of width 1152 for 384 px. Its
-    weights carry BAGEL's names without `vit_model.`.
+    """SigLIP: one vector of width 1152 per 14 x 14 px of the portrait, 27 x 27 of them for 384 px.
+    Its weights have BAGEL's names without `vit_model.`.
     """
 
     Config = SiglipConfig

@@ -125,7 +125,9 @@ class WhisperEncoder(SpeechEncoder):
         """`network` is the model's own config.json."""
 
         network: dict[str, Any] = Field(WHISPER_LARGE_V3, description="Unstated in the paper")
-        layers: Layers = Field("last", description="0 is the input of the first layer")
+        layers: Layers = Field(
+            "last", description="layers whose output is used; 0 is the input of the first layer"
+        )
 
     def __init__(self, config: Config):
         require("transformers", extra="bagel")
@@ -162,7 +164,7 @@ class WhisperEncoder(SpeechEncoder):
 
 class Wav2Vec2Encoder(SpeechEncoder):
     """wav2vec2 (arXiv:2006.11477), HuBERT (arXiv:2106.07447) or WavLM (arXiv:2110.13900), which
-    hear samples.
+    read raw samples.
     """
 
     FAMILY = ("wav2vec2", "hubert", "wavlm")
@@ -177,9 +179,11 @@ class Wav2Vec2Encoder(SpeechEncoder):
         """`network` is the model's own config.json; its `model_type` says which it is."""
 
         network: dict[str, Any]
-        layers: Layers = Field("all", description="0 is the input of the first layer")
+        layers: Layers = Field(
+            "all", description="layers whose output is used; 0 is the input of the first layer"
+        )
         levels: bool = Field(
-            True, description="recordings are brought to mean 0 and variance 1 (do_normalize)"
+            True, description="normalize recordings to mean 0 and variance 1 (do_normalize)"
         )
 
     def __init__(self, config: Config):

@@ -125,9 +125,7 @@ class CenterFace(nn.Module):
 
 
 class CenterFaceDetector:
-    """Finds faces of at least about 1/40 of the longest side; heads that fill the picture
-    included.
-    """
+    """CenterFace detector: finds faces from about 1/40 of the longest side to the whole picture."""
 
     name = "centerface"
 

@@ -28,9 +28,10 @@ _MEAN, _SPREAD = 127.5, 128.0
 
 
 class ScrfdDetector:
-    """Finds faces as InsightFace's `SCRFD` does: the picture is brought into a square of `side_px`,
-    faces of at least `min_score` stay, and of those that overlap by more than `max_overlap` the
-    surest.
+    """InsightFace's SCRFD face detector.
+
+    The picture is resized into a square of `side_px`; faces below `min_score` are dropped, and of
+    those that overlap by more than `max_overlap` the one with the highest score is kept.
 
     `weights` is det_500m.onnx, or the folder of the pack with it. Raises ConfigError without them,
     CheckpointError for a file that is none, MissingDependency without onnxruntime.

@@ -43,7 +43,7 @@ class MoTConfig(Frozen):
     num_kv_heads: int = Field(4, gt=0)
     mlp_size: int = Field(18944, gt=0)
     vocab_size: int = Field(
-        152064, ge=0, description="0: no text, the embedding and the head are absent"
+        152064, ge=0, description="0: a model without text, embedding and output head"
     )
     rope_theta: float = Field(1e6, gt=1)
     norm_eps: float = Field(1e-6, gt=0)
@@ -53,13 +53,13 @@ class MoTConfig(Frozen):
         description="Unstated in the paper; 6 is BAGEL's one position per latent frame at 24 fps",
     )
     latent_channels: int = Field(16, gt=0)
-    patch: int = Field(2, gt=0, description="latent cells along a side of a token")
+    patch: int = Field(2, gt=0, description="side of a token in latent cells")
     latent_side: int = Field(64, gt=0, description="rows of the position table of latent tokens")
     audio_dim: int = Field(
         1280, gt=0, description="Unstated in the paper; 1280 is Whisper-large's width"
     )
     audio_layers: int = Field(
-        1, gt=0, description="layers of the speech network that stand side by side in audio_dim"
+        1, gt=0, description="layers of the speech network that are concatenated in audio_dim"
     )
     image_dim: int = Field(1152, gt=0)
     image_side: int = Field(70, gt=0, description="rows of the position table of image tokens")
@@ -67,7 +67,7 @@ class MoTConfig(Frozen):
         0,
         ge=0,
         description=(
-            "query heads that start out attending to the same moment; an aid to training from"
+            "query heads initialised to attend to the same moment in time; helps training from"
             " scratch"
         ),
     )

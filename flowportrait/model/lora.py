@@ -23,8 +23,8 @@ from flowportrait.model.mot import MoT
 class LoraConfig(Frozen):
     """Size of the adapters. Unstated in the paper, which trains all weights."""
 
-    rank: int = Field(64, ge=1)
-    alpha: float = Field(64.0, gt=0)
+    rank: int = Field(64, ge=1, description="rank of the adapters. Unstated")
+    alpha: float = Field(64.0, gt=0, description="adapters are scaled by alpha / rank. Unstated")
 
 
 class AdaptedLinear(nn.Linear):

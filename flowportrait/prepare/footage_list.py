@@ -28,7 +28,9 @@ class SourceRow(Record):
     """One line of a list of sources (.jsonl): a video with what is known of it."""
 
     video: str = Field(description="path, relative to the list")
-    identity: str = Field("", description="who is seen; all videos of a person must say the same")
+    identity: str = Field(
+        "", description="name of the person; it must be the same in all videos of that person"
+    )
     voice: str = Field("", description="who is heard, where that is somebody else")
     text: str = ""
     licence: str = ""

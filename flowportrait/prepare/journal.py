@@ -53,7 +53,7 @@ class PreparedSource(Record):
     changed_ns: int = Field(
         description="when the file was last changed; it is prepared again when this differs"
     )
-    identity: str = Field(description="who is seen; decides the split")
+    identity: str = Field(description="name of the person, which decides the split")
     voice: str
     text: str = ""
     licence: str = ""

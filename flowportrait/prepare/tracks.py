@@ -22,71 +22,88 @@ from flowportrait.media import FPS
 
 
 class FacesConfig(Frozen):
-    """Finding faces and telling them apart."""
+    """Face detection and tracking."""
 
     detector: str = Field(
         "centerface",
-        description="centerface; buffalo_sc, the paper's, whose weights are for research alone",
+        description="centerface, or buffalo_sc, the paper's, whose weights are for research only",
     )
     detector_settings: dict[str, Any] = {}
     detect_every: int = Field(
-        4, ge=1, le=24, description="frames at 24 fps; between, boxes are interpolated. App. B: 1"
+        4,
+        ge=1,
+        le=24,
+        description="frames at 24 fps between detections; boxes are interpolated. App. B: 1",
     )
     max_gap_s: float = Field(
-        1.0, gt=0, description="App. B: a face gone for longer splits the video"
+        1.0, gt=0, description="App. B: a longer gap without the face splits the video"
     )
     min_overlap: float = Field(
-        0.2, gt=0, lt=1, description="intersection over union of the same face. Unstated"
+        0.2,
+        gt=0,
+        lt=1,
+        description="minimum intersection over union of successive boxes of one face. Unstated",
     )
     min_face_px: int = Field(
-        64, ge=1, description="longer side of the smallest face that is used. Unstated"
+        64, ge=1, description="minimum length of the longer side of a face. Unstated"
     )
     max_turn_deg: float = Field(
         60.0,
         gt=0,
         le=180,
         description=(
-            "a face turned further in the picture's plane is dropped: footage on its side or upside"
-            " down. Unstated; 180 asks nobody"
+            "maximum in-plane rotation of a face, to drop footage that lies on its side or is"
+            " upside"
+            " down; 180 turns the check off. Unstated"
         ),
     )
 
 
 class ScenesConfig(Frozen):
-    """Finding cuts. Unstated in the paper: a track that runs on over a cut would join two
-    people.
-    """
+    """Scene detection. Unstated in the paper: a track across a cut would join two people."""
 
     split: bool = True
     min_change: float = Field(
-        8.0, gt=0, description="mean change of a pixel's level, 0-255, from frame to frame"
+        8.0,
+        gt=0,
+        description="minimum mean change between frames at a cut, in levels from 0 to 255",
     )
-    min_ratio: float = Field(4.0, gt=1, description="to the largest change of the frames around")
-    reach: int = Field(3, ge=1, description="frames to either side that are compared")
+    min_ratio: float = Field(
+        4.0,
+        gt=1,
+        description="minimum ratio of that change to the largest change in neighbouring frames",
+    )
+    reach: int = Field(3, ge=1, description="number of neighbouring frames on either side")
 
 
 class CropConfig(Frozen):
-    """Cutting the square."""
+    """Cropping of the square around the face."""
 
     scale: float = Field(
-        SCALE, gt=0, description="App. B: the square against the face's longer side"
+        SCALE,
+        gt=0,
+        description="side of the square, relative to the longer side of the face (App. B)",
     )
     path: Literal["clip", "smooth", "frame"] = Field(
         "clip",
         description=(
-            "clip: one square that holds the face all along; smooth: one size, follows the face"
-            " within a second; frame: a square for every frame, as App. B can be read. Unstated;"
-            " all but the first make the background swim, and a model learns to"
+            "clip: one fixed square that contains the face throughout; smooth: a square of fixed"
+            " size on the smoothed path of the face; frame: a new square for every frame."
+            " Unstated; with smooth and frame the background moves, and models learn that"
         ),
     )
-    max_side_px: int = Field(384, ge=16, description="§4.1; frames are never enlarged")
+    max_side_px: int = Field(
+        384, ge=16, description="maximum side of a clip (§4.1); frames are never upscaled"
+    )
     multiple_px: int = Field(
         16,
         ge=2,
         multiple_of=2,
-        description="of the side: spatial stride 8 of Wan-VAE times patch 2 (§4.1)",
+        description="the side is a multiple of this: stride 8 of Wan-VAE times patch 2 (§4.1)",
     )
-    min_side_px: int = Field(128, ge=16, description="of the square in the source. Unstated")
+    min_side_px: int = Field(
+        128, ge=16, description="minimum side of the square in the source. Unstated"
+    )
 
 
 @dataclass

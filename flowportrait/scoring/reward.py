@@ -89,7 +89,7 @@ class Measure:
 
 
 class Term(Frozen):
-    """One normalised reward of Eq. 17: the mean of its scorers (Eq. 11), times `weight`."""
+    """One normalized term of Eq. 17: the mean of its scorers (Eq. 11), times `weight`."""
 
     scorers: tuple[str, ...] = Field(min_length=1)
     weight: float = Field(1.0, gt=0)
@@ -111,24 +111,26 @@ class RewardConfig(Frozen):
         ),
         min_length=1,
     )
-    ddof: Literal[0, 1] = Field(0, description="Unstated: of the std within the batch")
+    ddof: Literal[0, 1] = Field(
+        0, description="delta degrees of freedom of the std over the batch. Unstated"
+    )
     statistics: Literal["batch", "running"] = Field(
         "batch",
         description=(
-            "running: of earlier batches, so that a group can be rewarded before the batch is"
-            " complete"
+            "mean and std for the normalization; running: those of earlier batches, so that a"
+            " group can be rewarded before the batch is complete"
         ),
     )
-    running_decay: float = Field(0.9, ge=0, lt=1)
+    running_decay: float = Field(0.9, ge=0, lt=1, description="decay of the running statistics")
     unscored: Literal["sample", "group"] = Field(
-        "sample", description="what drops out with an unscored clip: the clip, or its group"
+        "sample", description="drop only a clip without a score (sample), or its whole group"
     )
     max_unscored_share: float = Field(
-        0.1, ge=0, le=1, description="of a batch; above it the run stops"
+        0.1, ge=0, le=1, description="stop the run if a larger share of a batch has no score"
     )
-    workers: int = Field(4, ge=1, description="scorers that compute at the same time")
+    workers: int = Field(4, ge=1, description="number of scorers computed concurrently")
     judge_workers: int = Field(
-        48, ge=1, description="clips that are with judges at the same time, beside the workers"
+        48, ge=1, description="number of clips judged concurrently, in addition to the workers"
     )
 
     @model_validator(mode="after")

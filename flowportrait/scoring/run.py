@@ -38,17 +38,17 @@ TWO_AT_A_TIME = Division(workers=2)
 
 
 class ScoringConfig(Frozen):
-    """How to score: the judge that all judge systems share, and settings by scorer."""
+    """Settings of scoring: the judge that all judge systems share, and settings by scorer."""
 
     judge: JudgeConfig = JudgeConfig()
     scorers: dict[str, dict[str, Any]] = Field(
-        default={}, description="by name; for judges, laid over [judge]"
+        default={}, description="settings of scorers by name; those of judges override [judge]"
     )
     sets: dict[str, dict[str, Any]] = Field(
         default={}, description="settings of set metrics by name"
     )
     reward: RewardConfig | None = Field(
-        None, description="adds Eq. 17's reward over all clips of a run"
+        None, description="also compute the reward of Eq. 17 over all clips of a run"
     )
 
 

@@ -30,62 +30,87 @@ class ObjectiveConfig(Frozen):
 
     kind: Literal["policy", "nft", "rwr", "gradient"] = Field(
         "policy",
-        description="policy: Eq. 7; nft: DiffusionNFT (arXiv:2509.16117) and rwr: reward-weighted "
-        "regression, both of the forward process; gradient: the reward's own (DRaFT-1, "
-        "arXiv:2309.17400), where its measures are functions of landmarks. These three take a "
-        "forward for every sibling",
+        description="policy: Eq. 7; nft: DiffusionNFT (arXiv:2509.16117); rwr: reward-weighted "
+        "regression; gradient: backpropagation through the reward (DRaFT-1, arXiv:2309.17400), "
+        "for rewards that are functions of landmarks. The last three take one forward pass per "
+        "sibling",
     )
     nft_strength: float = Field(1.0, gt=0, description="beta of DiffusionNFT")
-    rwr_temperature: float = Field(1.0, gt=0, description="of exp(A / temperature)")
+    rwr_temperature: float = Field(
+        1.0, gt=0, description="temperature of the weights exp(A / temperature)"
+    )
     ratio_epsilon: float = Field(1e-3, gt=0, lt=1, description="clipping threshold of §4.1")
     ddof: Literal[0, 1] = Field(
-        0, description="Unstated: std over G (Flow-GRPO's) or G - 1 (Mix-GRPO's)"
+        0,
+        description=(
+            "divide the group's variance by G (0, Flow-GRPO) or G - 1 (1, Mix-GRPO). Unstated"
+        ),
     )
     std_floor: float = Field(
         0.0,
         ge=0,
-        description="least std of a group as a share of the batch's; above 0 noise of a small "
-        "reward is not blown up where the large one ties. Unstated; 0 is Eq. 5 as written",
+        description=(
+            "minimum std of a group as a share of the batch's; above 0, small differences in "
+            "reward are not amplified to full advantages. Unstated; 0 is Eq. 5 as written"
+        ),
     )
     advantage_limit: float = Field(
-        5.0, gt=0, description="Unstated; every peer's, out of reach at G = 4"
+        5.0,
+        gt=0,
+        description=(
+            "advantages are clipped to this. Unstated; other implementations use 5, which G = 4 "
+            "cannot reach"
+        ),
     )
     logprob_reduction: Reduction = Field(
-        "mean", description="Unstated in Eq. 10; what epsilon was chosen for"
+        "mean",
+        description=(
+            "reduction of the log-probability over elements. Unstated in Eq. 10; ratio_epsilon "
+            "assumes mean"
+        ),
     )
     logprob_variance: Variance = Field(
-        "none", description="Unstated in Eq. 10, which is only proportional"
+        "none",
+        description=(
+            "scaling of the squared error in the log-probability. Unstated: Eq. 10 is only a "
+            "proportionality"
+        ),
     )
     old_log_prob: Literal["rollout", "update"] = Field(
         "rollout",
         description=(
-            "update: taken from the first pass, where sampling runs other kernels than training"
+            "update: recompute it in the first pass of the update, for when sampling and training"
+            " use different kernels"
         ),
     )
     ratio_norm: Literal["none", "guard"] = Field(
-        "none", description="guard: GRPO-Guard, arXiv:2510.22319"
+        "none", description="normalization of the ratio; guard: GRPO-Guard, arXiv:2510.22319"
     )
     step_weight: StepWeight = Field(
         "none",
-        description="of an evaluation's loss. noise_level: by its noise (TempFlow-GRPO, "
-        "arXiv:2508.04324); even: every evaluation trains equally strongly",
+        description="weight of an evaluation's loss. noise_level: by its noise (TempFlow-GRPO, "
+        "arXiv:2508.04324); even: equal gradient size for every evaluation",
     )
     kl_weight: float = Field(
-        0.0, ge=0, description="beta of Eq. 7. Unstated; 0 needs no second network"
+        0.0,
+        ge=0,
+        description="weight of the KL term, beta of Eq. 7. Unstated; 0 needs no reference network",
     )
     kl_to: Literal["old", "base"] = Field(
         "old",
-        description="old is Eq. 7's, without value or gradient in the first update after a "
-        "rollout; base, the untuned model, is every peer's",
+        description=(
+            "reference of the KL term. old: Eq. 7 as written, zero in the first update after "
+            "a rollout; base: the untuned model, as in other implementations"
+        ),
     )
     updates_per_rollout: int = Field(
-        1, ge=1, description="Unstated; at 1 the ratio is 1 and the clipping of Eq. 7 never acts"
+        1, ge=1, description="Unstated; at 1 the ratio is always 1 and Eq. 7 never clips"
     )
 
     shuffled: bool = Field(
         False,
-        description="a control: the advantages of a group in random order, which teach nothing; "
-        "for the reward's gradient half of a group's rewards are turned round",
+        description="control experiment: permute the advantages within each group at random; with "
+        "kind gradient, negate half of a group's rewards",
     )
 
     @property

@@ -43,16 +43,25 @@ class ParallelConfig(Frozen):
     """How processes share the work. Nothing of it changes a result beyond rounding."""
 
     sequence: int = Field(
-        1, ge=1, description="processes that share the video tokens of a row; they must divide all"
+        1,
+        ge=1,
+        description=(
+            "number of processes among which the video tokens of a row are split; it must divide"
+            " the number of processes"
+        ),
     )
     shard: int = Field(
-        0, ge=0, description="processes that weights are spread over; the rest hold copies. 0: all"
+        0,
+        ge=0,
+        description=(
+            "number of processes among which weights are sharded; groups hold replicas. 0: all"
+        ),
     )
     cpu_offload: bool = Field(
-        False, description="weights and optimizer state wait in CPU memory (CUDA only)"
+        False, description="keep weights and optimizer state in CPU memory (CUDA only)"
     )
     recompute: bool = Field(
-        True, description="layers keep their inputs alone and are computed again for the gradient"
+        True, description="activation checkpointing: keep only layer inputs and recompute the rest"
     )
 
 

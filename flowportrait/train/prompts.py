@@ -41,10 +41,13 @@ class PromptsConfig(Frozen):
     grid: Path | None = None
     grid_labels: Path | None = None
     max_latent_frames: int | None = Field(
-        None, ge=2, description="of a prompt; none: one window of the model"
+        None, ge=2, description="maximum length of a prompt; none: one window of the model"
     )
     random_start: bool = Field(
-        True, description="a prompt begins anywhere in its clip; held-out ones at its start"
+        True,
+        description=(
+            "start prompts at a random frame of their clip; held-out prompts start at the first"
+        ),
     )
 
     @model_validator(mode="after")

@@ -52,23 +52,31 @@ class RolloutConfig(Frozen):
     """
 
     evaluations: int = Field(
-        15, ge=2, description="the paper's 15 steps, counted as calls of the network"
+        15, ge=2, description="network evaluations per video; the paper's 15 steps (§4.1)"
     )
     shift: float = Field(
-        3.0, gt=0, description="Unstated in the paper; take the one the model is sampled with"
+        3.0,
+        gt=0,
+        description="time shift of the schedule; use the model's own. Unstated in the paper",
     )
-    eta: float = Field(0.5, gt=0, le=2, description="share of noise of a step; cps takes up to 1")
+    eta: float = Field(
+        0.5, gt=0, le=2, description="noise level of a stochastic step; cps allows up to 1"
+    )
     noise: Noise = Field(
         "cps",
-        description="the stochastic step: cps is Eq. 9's, flow-sde Flow-GRPO's (arXiv:2505.05470)",
+        description=(
+            "kind of stochastic step: cps is Eq. 9, flow-sde is Flow-GRPO's (arXiv:2505.05470)"
+        ),
     )
     window: WindowRule = WindowRule()
-    group_size: int = Field(4, ge=2, description="G of §4.1")
-    num_groups: int = Field(32, ge=1, description="§4.1: with four siblings each, 128 videos")
+    group_size: int = Field(4, ge=2, description="number of videos per prompt, G of §4.1")
+    num_groups: int = Field(
+        32, ge=1, description="groups per update; 32 groups of 4 are the 128 videos of §4.1"
+    )
     shared_noise: bool = Field(
         True,
-        description="Unstated: siblings start from the same noise, so that their rewards compare "
-        "the window's noise alone; and then most of their work is the same",
+        description="start all videos of a group from the same noise, so that their rewards differ "
+        "only by the noise in the window and most of the computation is shared. Unstated",
     )
     sharing: Sharing = Sharing()
 
@@ -79,14 +87,16 @@ class RolloutConfig(Frozen):
 
 
 class WatchConfig(Frozen):
-    """Figures that are watched beside the reward, and limits that raise an alarm. All Unstated in
-    the paper.
-    """
+    """Values logged beside the reward, and limits that raise alarms. All Unstated in the paper."""
 
-    num_clips: int = Field(16, ge=1, description="held-out clips of a look")
-    num_videos: int = Field(4, ge=0, description="of these, written as mp4 with their scores")
+    num_clips: int = Field(16, ge=1, description="number of held-out clips per evaluation")
+    num_videos: int = Field(
+        4, ge=0, description="number of these that are saved as mp4 with their scores"
+    )
     evaluations: int | None = Field(
-        None, ge=1, description="of a held-out clip; none: the model's own number"
+        None,
+        ge=1,
+        description="network evaluations per held-out clip; none: the model's own number",
     )
     monitors: tuple[str, ...] = (
         "motion_px",
@@ -96,44 +106,46 @@ class WatchConfig(Frozen):
         "sharpness",
     )
     held_out_scorers: tuple[str, ...] = Field(
-        (), description="scorers that must not be in the reward"
+        (), description="scorers to log that are not part of the reward"
     )
     least_motion: float = Field(
-        0.5, ge=0, description="alarm static_collapse: motion below this share of the start's"
+        0.5, ge=0, description="alarm static_collapse: motion below this share of the initial value"
     )
     most_jitter: float = Field(
-        1.5, ge=1, description="alarm jitter: more than so many times the start's"
+        1.5, ge=1, description="alarm jitter: jitter above this multiple of the initial value"
     )
     most_drift: float = Field(
-        2.0, ge=1, description="alarm colour_drift: more than so many times the start's"
+        2.0, ge=1, description="alarm colour_drift: drift above this multiple of the initial value"
     )
     stop_on_alarm: bool = False
     gradient_noise: bool = Field(
-        False, description="log how far an update's groups agree; memory for one more gradient"
+        False, description="log the gradient noise over groups; takes memory for one more gradient"
     )
 
 
 class RlRecipe(Frozen):
-    """Everything of a run of reinforcement learning. Defaults are §4.1's."""
+    """All settings of a reinforcement-learning run. Defaults are §4.1's."""
 
     run: RlRunConfig
-    model: str = Field(description="what to start from: a shipped model or a model directory")
+    model: str = Field(description="model to start from: a shipped model or a model directory")
     name: str | None = Field(
-        None, description="of the tuned model; none: the model's name and '-rl'"
+        None, description="name of the tuned model; none: the model's name and '-rl'"
     )
     device: str = "auto"
     trained: Literal["generation", "all", "lora"] = Field(
         "generation",
-        description="Unstated: the generation expert alone (as Flow-GRPO does with BAGEL), so that "
-        "keys and values of audio and portrait stay the same for the whole run; both experts; or "
-        "adapters on the generation expert, which need less memory",
+        description=(
+            "weights to train. generation: the generation expert alone, as Flow-GRPO does with"
+            " BAGEL, so that keys and values of audio and portrait stay fixed; all: both experts;"
+            " lora: adapters on the generation expert, which need less memory. Unstated"
+        ),
     )
     lora: LoraConfig = LoraConfig()
     recompute: bool = Field(
         True,
         description=(
-            "layers keep their inputs alone and are computed again for the gradient: 12 GB for 5 s "
-            "instead of 143; off where memory is plenty"
+            "activation checkpointing: keep only layer inputs and recompute the rest (12 GB instead"
+            " of 143 for 5 s); turn it off if memory allows"
         ),
     )
     prompts: PromptsConfig
@@ -143,14 +155,14 @@ class RlRecipe(Frozen):
     optimizer: OptimizerConfig = Field(
         OptimizerConfig(learning_rate=1e-5, ema_decay=0.9),
         description=(
-            "§4.1. Unstated: the average (0.9, Flow-GRPO's; 0 for none) and the largest gradient"
-            " norm"
+            "§4.1. Unstated: the EMA of the weights (0.9 in Flow-GRPO; 0: none) and the maximum"
+            " gradient norm"
         ),
     )
     parallel: ParallelConfig = ParallelConfig()
     watch: WatchConfig = WatchConfig()
     scoring: ScoringConfig = Field(
-        ScoringConfig(), description="the judge, and settings of scorers by name"
+        ScoringConfig(), description="settings of the judge, and of scorers by name"
     )
 
     @property

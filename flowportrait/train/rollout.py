@@ -47,9 +47,9 @@ class Sharing(Frozen):
     `window` need shared noise.
     """
 
-    prefix: bool = True  # evaluations before the window
-    window: bool = True  # the window's first evaluation, in sampling and in the update
-    condition: bool = True  # keys and values of audio and portrait, for all evaluations
+    prefix: bool = True  # share the evaluations before the window
+    window: bool = True  # share the window's first evaluation, in sampling and in the update
+    condition: bool = True  # share keys and values of audio and portrait in all evaluations
 
 
 @dataclass(frozen=True)

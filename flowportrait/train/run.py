@@ -33,9 +33,9 @@ from flowportrait.train.stopping import Stop
 
 
 class RunConfig(Frozen):
-    """Where a run lives and how often it speaks."""
+    """Directory of a run and intervals of its log, checkpoints and samples."""
 
-    directory: Path
+    directory: Path = Field(description="directory of the run")
     seed: int = 0
     num_updates: int
     log_every: int = 20
@@ -43,13 +43,15 @@ class RunConfig(Frozen):
     checkpoint_minutes: float | None = Field(
         30.0,
         gt=0,
-        description="a checkpoint also after so much time since the last; none: by updates alone",
+        description="also write a checkpoint when this long has passed; none: by updates alone",
     )
     checkpoints_kept: int = Field(
-        3, ge=1, description="the last ones; while one is written there is one more"
+        3,
+        ge=1,
+        description="number of most recent checkpoints to keep; one more exists during a write",
     )
     checkpoint_beside: bool = Field(
-        False, description="written by a thread while training goes on, from a copy in CPU memory"
+        False, description="write checkpoints in a background thread, from a copy in CPU memory"
     )
     sample_every: int = 500
 

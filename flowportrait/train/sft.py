@@ -65,30 +65,34 @@ class SftOptimizerConfig(OptimizerConfig):
 
 
 class SftRecipe(Frozen):
-    """Everything of a run of supervised fine-tuning. Defaults are §4.1's."""
+    """All settings of a supervised fine-tuning run. Defaults are §4.1's."""
 
     run: SftRunConfig
     start_from: str = Field(
-        description="a model directory: its weights, and the parts that the clips were encoded with"
+        description="model to start from, with the codec and encoders that encoded the clips"
     )
     name: str | None = Field(
-        None, description="of the trained model; none: the model's name and '-sft'"
+        None, description="name of the trained model; none: the model's name and '-sft'"
     )
     device: str = "auto"
     data: RowsConfig
     trained: TrainedSet = Field(
-        "full", description="the paper trains all; generation and lora need less memory"
+        "full",
+        description="weights to train: the paper trains all; generation and lora need less memory",
     )
     lora: LoraConfig = LoraConfig()
     optimizer: SftOptimizerConfig = SftOptimizerConfig()
     time_shift: float = Field(
-        4.0, gt=0, description="Unstated; t is a shifted logit-normal draw, one a clip"
+        4.0,
+        gt=0,
+        description="shift of the logit-normal distribution of t, drawn once per clip. Unstated",
     )
     sampling: SamplingConfig | None = Field(
-        None, description="of the trained model; none: as the model has it"
+        None,
+        description="default sampling settings of the trained model; none: those of start_from",
     )
-    num_held_out: int = Field(32, ge=0, description="held-out clips whose loss is looked at")
-    save_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    num_held_out: int = Field(32, ge=0, description="number of held-out clips whose loss is logged")
+    save_dtype: Literal["float32", "bfloat16"] = "bfloat16"  # dtype of the exported weights
     parallel: ParallelConfig = ParallelConfig()
 
 

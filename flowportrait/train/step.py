@@ -29,11 +29,11 @@ class OptimizerConfig(Frozen):
     weight_decay: float = 0.0
     warmup_updates: int = 0
     decay_from: float = (
-        1.0  # share of the run after which the rate falls; 1: never (the paper's constant rate)
+        1.0  # share of the run after which the rate decays; 1: constant rate, as in the paper
     )
-    final_scale: float = 0.05
-    max_gradient_norm: float = 1.0
-    ema_decay: float = 0.999
+    final_scale: float = 0.05  # final learning rate as a share of the full one
+    max_gradient_norm: float = 1.0  # gradients are clipped to this norm
+    ema_decay: float = 0.999  # decay of the average (EMA) of the weights that is saved
 
     def rate_at(self, update: int, num_updates: int) -> float:
         """Learning rate of one update."""

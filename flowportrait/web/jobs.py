@@ -35,21 +35,21 @@ class ServerLimits(Frozen):
     max_upload_bytes: int = 32 << 20
     max_sound_s: float = 60.0
     max_picture_px: int = 1 << 26
-    """As the picture's file says, before any of it is decoded."""
+    """Checked against the header of the picture file, before decoding."""
     max_waiting: int = 8
-    """Jobs in the queue, of all visitors."""
+    """Jobs in the queue, over all visitors."""
     max_files: int = 12
-    """Uploads that one visitor keeps at a time."""
+    """Uploads stored at a time for one visitor."""
     max_all_files: int = 120
-    """Uploads of all visitors, with those on their way."""
+    """Uploads over all visitors, including those in progress."""
     max_all_bytes: int = 4 << 30
-    """On disk, of uploads and videos of all visitors."""
+    """Disk space of the uploads and videos of all visitors."""
     max_upload_s: float = 600.0
-    """How long one upload may be on its way."""
+    """Maximum duration of one upload."""
     max_watching: int = 32
-    """Videos watched while they are made, by all visitors."""
+    """Videos streamed while they are made, over all visitors."""
     keep_s: float = 3600.0
-    """How long uploads and videos stay after their last use."""
+    """How long uploads and videos are kept after their last use."""
 
 
 class Busy(DataError):
@@ -57,7 +57,7 @@ class Busy(DataError):
 
 
 class Full(DataError):
-    """Uploads and videos take as much of the disk as they may."""
+    """Uploads and videos have reached the limit of disk space."""
 
 
 @dataclass

@@ -41,35 +41,43 @@ class JudgeConfig(Frozen):
     """A judge and how to ask it. The default backend is the paper's judge model (§2.2)."""
 
     preset: str | None = Field(
-        default=None, description="a judge by name (`judges presets`) or a .toml file of yours"
+        default=None,
+        description="name of a judge preset (see `judges presets`) or your own .toml file",
     )
     backend: dict[str, Any] = Field(
-        default={}, description="{type, ...} of a judge backend, laid over the preset"
+        default={}, description="settings {type, ...} of a judge backend, which override the preset"
     )
     prompts: Path | None = Field(
-        default=None, description="folder whose files replace the shipped prompts"
+        default=None, description="folder with files that replace the shipped prompts"
     )
     repeats: int = Field(
-        default=1, ge=1, description="independent askings of every clip; Unstated, one is cheapest"
+        default=1,
+        ge=1,
+        description="number of independent calls per clip. Unstated; one is cheapest",
     )
     use_expected: bool = Field(
         default=False,
         description=(
-            "score by token probabilities instead of by the integer; the paper uses integers"
+            "use the expected score under the token probabilities; the paper uses the integer"
         ),
     )
-    seed: int = Field(default=0, description="decides which of two clips is shown first (Unstated)")
+    seed: int = Field(
+        default=0, description="random seed for which of two clips is shown first (Unstated)"
+    )
     both_orders: bool = Field(
-        default=False, description="ask in both orders; if the verdicts differ it is a tie"
+        default=False, description="compare in both orders; different verdicts count as a tie"
     )
     check: Literal["tokens", "none"] = Field(
-        default="tokens", description="refuse a judge that hears or sees nothing"
+        default="tokens",
+        description=(
+            "tokens: refuse a judge whose token counts show that it got no video or no sound"
+        ),
     )
     accept_models: list[str] = Field(
-        default=[], description="further names under which the model may answer"
+        default=[], description="further model names accepted in replies"
     )
     renew_unusable: bool = Field(
-        default=False, description="ask anew where the stored answer is unusable"
+        default=False, description="repeat calls whose stored answer is unusable"
     )
     limits: Limits = Limits()
     retries: Retries = Retries()

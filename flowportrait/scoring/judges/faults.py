@@ -39,16 +39,19 @@ Sent = tuple[int, Any, dict[str, str]]
 
 
 class Fault(Frozen):
-    """One way to go wrong, in all calls or in those from `first` to `last`, counted from 0."""
+    """One kind of fault, in all calls or in calls `first` to `last`, counted from 0."""
 
     kind: FaultKind
     share: float = Field(
-        default=1.0, ge=0, le=1, description="of these calls, as far as no fault before took them"
+        default=1.0,
+        ge=0,
+        le=1,
+        description="share of these calls, among those that no earlier fault has taken",
     )
     first: int | None = Field(default=None, ge=0)
     last: int | None = Field(default=None, ge=0)
     retry_after_s: float = Field(
-        default=1.0, ge=0, description="what a rate-limit tells the client to wait"
+        default=1.0, ge=0, description="wait that a rate-limit reply asks for"
     )
 
     def hits(self, call: int, luck: float) -> bool:
@@ -59,24 +62,24 @@ class Fault(Frozen):
 
 
 class Faults(Frozen):
-    """How the simulated judge behaves."""
+    """Behaviour of the simulated judge."""
 
     seed: int = 0
-    latency_s: float = Field(default=0.0, ge=0, description="before every answer")
-    hang_s: float = Field(default=3600.0, ge=0, description="how long a hanging call hangs")
+    latency_s: float = Field(default=0.0, ge=0, description="delay before every reply")
+    hang_s: float = Field(default=3600.0, ge=0, description="duration of a hanging call")
     processing_s: float = Field(
-        default=0.0, ge=0, description="how long an uploaded file is PROCESSING"
+        default=0.0, ge=0, description="how long an uploaded file stays in the state PROCESSING"
     )
     model: str = Field(
-        default="", description="the name under which it answers; empty: the one asked for"
+        default="", description="model name in the replies; empty: the requested one"
     )
     modalities: bool = Field(
-        default=True, description="whether tokens are counted by kind, as Gemini does"
+        default=True, description="report token counts by modality, as Gemini does"
     )
     dialect: Literal["vllm", "llama.cpp"] = Field(
         default="vllm",
         description=(
-            "which of OpenAI's protocol is spoken: the parts taken, what is heard and counted"
+            "server to imitate within OpenAI's protocol: accepted content parts and token counts"
         ),
     )
     fault: list[Fault] = []

@@ -16,31 +16,39 @@ from flowportrait.scoring.judges.backends import Estimate, Usage
 
 
 class Limits(Frozen):
-    """How fast to ask. Vendors print their limits per minute."""
+    """Rate limits of the calls. Vendors publish theirs per minute."""
 
-    in_flight: int = Field(default=8, ge=1, description="calls at the same time")
+    in_flight: int = Field(default=8, ge=1, description="maximum number of concurrent calls")
     requests_per_minute: float | None = Field(default=None, gt=0)
     tokens_per_minute: float | None = Field(
-        default=None, gt=0, description="of questions and answers together"
+        default=None, gt=0, description="tokens of prompts and replies together"
     )
-    timeout_s: float = Field(default=300.0, gt=0, description="for one call, uploads included")
+    timeout_s: float = Field(
+        default=300.0, gt=0, description="timeout of one call, including uploads"
+    )
 
 
 class Retries(Frozen):
-    """Attempts when there is no answer: try again, each time later, unless the server says when."""
+    """Retries of failed calls, with exponential backoff unless the server sets the wait."""
 
-    attempts: int = Field(default=6, ge=1)
-    first_s: float = Field(default=1.0, ge=0, description="the longest first wait; it doubles")
-    longest_s: float = Field(default=60.0, ge=0)
+    attempts: int = Field(default=6, ge=1, description="maximum number of attempts per call")
+    first_s: float = Field(
+        default=1.0, ge=0, description="maximum of the first wait, which doubles after each attempt"
+    )
+    longest_s: float = Field(default=60.0, ge=0, description="maximum wait between attempts")
     patience_s: float = Field(
-        default=600.0, ge=0, description="a server that asks for a longer wait stops the run"
+        default=600.0, ge=0, description="stop the run if the server asks for a longer wait"
     )
     breaker_after: int = Field(
-        default=20, ge=1, description="failures in a row, over all calls, that open the circuit"
+        default=20,
+        ge=1,
+        description="number of consecutive failures, over all calls, that open the circuit breaker",
     )
-    breaker_s: float = Field(default=30.0, ge=0, description="how long it then stays open")
+    breaker_s: float = Field(
+        default=30.0, ge=0, description="how long the circuit breaker then stays open"
+    )
     breaker_openings: int = Field(
-        default=5, ge=1, description="openings in a row that stop the run"
+        default=5, ge=1, description="number of consecutive openings that stop the run"
     )
 
     def wait_s(self, attempt: int, told_s: float | None) -> float:
@@ -53,10 +61,10 @@ class Retries(Frozen):
 
 
 class Prices(Frozen):
-    """The vendor's prices; look them up, they change."""
+    """The vendor's current prices."""
 
     input_usd_per_million: float = Field(ge=0)
-    output_usd_per_million: float = Field(ge=0, description="thoughts are paid for as output")
+    output_usd_per_million: float = Field(ge=0, description="thinking tokens are billed as output")
 
     def usd(self, prompt: int, output: int) -> float:
         """The price of so many tokens."""
@@ -64,7 +72,7 @@ class Prices(Frozen):
 
 
 class Budget(Frozen):
-    """The limit of a run's spending; it stops before the first call that could go beyond."""
+    """Spending limit of a run, which stops before the first call that could exceed it."""
 
     max_tokens: int | None = Field(default=None, ge=0)
     max_usd: float | None = Field(default=None, ge=0)

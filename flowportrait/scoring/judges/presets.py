@@ -27,8 +27,10 @@ class Preset(Frozen):
     about: str
     source: str
     checked: str
-    unset: list[str] = Field(default=[], description="settings of the backend that are not sent")
-    backend: dict[str, Any] = Field(description="{type, ...} of a judge backend")
+    unset: list[str] = Field(
+        default=[], description="settings of the backend that are not sent to the server"
+    )
+    backend: dict[str, Any] = Field(description="settings {type, ...} of a judge backend")
 
 
 def preset_names() -> list[str]:

@@ -12,14 +12,14 @@ from flowportrait.scoring.judges.backends import Answer, Estimate, Question
 
 
 class Replay:
-    """Answers from a store by the question alone, whichever backend once gave them."""
+    """Stored answers, looked up by the question and not by the backend that gave them."""
 
     class Config(Frozen):
-        """A store may hold the answers of several models; then `model` says whose to give."""
+        """`model` selects the answers of one model if the store holds those of several."""
 
-        answers: Path = Field(default=Path("answers.jsonl"), description="an answer store")
+        answers: Path = Field(default=Path("answers.jsonl"), description="file of stored answers")
         model: str = Field(
-            default="", description="the model that once answered; empty where there is only one"
+            default="", description="model whose answers to replay; empty if there is only one"
         )
 
     version = 1

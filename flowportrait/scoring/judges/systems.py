@@ -145,7 +145,7 @@ class ScoreSystem(_System):
 
 
 class SasSa(ScoreSystem):
-    """SAS-SA: one judge gives one score for the whole."""
+    """SAS-SA: one judge gives one overall score."""
 
     name = "sas-sa"
     prompt_names = ("overall",)
@@ -153,7 +153,7 @@ class SasSa(ScoreSystem):
 
 
 class MasSa(ScoreSystem):
-    """MAS-SA: one judge gives a score for each aspect in one reply; their mean."""
+    """MAS-SA: one judge scores every aspect in one reply; mean of the scores."""
 
     name = "mas-sa"
     prompt_names = ("aspects",)
@@ -161,8 +161,8 @@ class MasSa(ScoreSystem):
 
 
 class MasMa(ScoreSystem):
-    """MAS-MA, the paper's default: a judge of its own for each aspect (Tables 9-11); the mean of
-    the integers.
+    """MAS-MA, the paper's default: a separate judge per aspect (Tables 9-11); mean of the integer
+    scores.
     """
 
     name = "mas-ma"
@@ -171,7 +171,7 @@ class MasMa(ScoreSystem):
 
 
 class LipSync(ScoreSystem):
-    """One aspect of MAS-MA by itself: lips and sound (Table 9)."""
+    """The lip-sync aspect of MAS-MA alone (Table 9)."""
 
     name = "lip_sync"
     prompt_names = ("lip_sync",)
@@ -179,7 +179,7 @@ class LipSync(ScoreSystem):
 
 
 class Expressiveness(ScoreSystem):
-    """One aspect of MAS-MA by itself: expression (Table 10)."""
+    """The expressiveness aspect of MAS-MA alone (Table 10)."""
 
     name = "expressiveness"
     prompt_names = ("expressiveness",)
@@ -187,7 +187,7 @@ class Expressiveness(ScoreSystem):
 
 
 class MotionAspect(ScoreSystem):
-    """One aspect of MAS-MA by itself: motion (Table 11)."""
+    """The motion aspect of MAS-MA alone (Table 11)."""
 
     name = "motion"
     prompt_names = ("motion",)
@@ -281,14 +281,14 @@ class DirectComp(CompareSystem):
 
 
 class IclComp(CompareSystem):
-    """ICL-Comp: the same with three examples in the prompt, one per aspect."""
+    """ICL-Comp: as Direct-Comp, with three examples in the prompt, one per aspect."""
 
     name = "icl-comp"
     prompt_names = ("compare-examples",)
 
 
 class MaComp(CompareSystem):
-    """MA-Comp: three judges compare one aspect each, a fourth weighs their findings."""
+    """MA-Comp: three judges compare one aspect each, and a fourth combines their findings."""
 
     name = "ma-comp"
     prompt_names = (*(f"compare-{aspect}" for aspect in ASPECTS), "compare-verdict")

@@ -31,10 +31,10 @@ from flowportrait.scoring.metrics.view import Unscorable, View
 
 
 class ActiveSpeaker(Metric):
-    """How likely the face speaks what is heard, mean over frames.
+    """Probability by Light-ASD that the face is speaking, mean over frames.
 
-    It asks whether somebody speaks, not whether lips fit: sound late by half a clip hardly lowers
-    it. With TalkSet's weights a close face speaks even in silence; AVA's tell silence.
+    It detects speaking, not lip-sync: a shift of the sound by half a clip hardly lowers it. With
+    the TalkSet weights a close face counts as speaking even in silence, with the AVA weights not.
     """
 
     name = "active-speaker"
@@ -46,14 +46,18 @@ class ActiveSpeaker(Metric):
     looks_at_fps = FPS
 
     class Config(Frozen):
-        """Which of the two official files, and the lengths that the mean is over."""
+        """Choice of the official weights, and the segment lengths to average over."""
 
         network: Literal["ava", "talkset"] = "ava"
         durations_s: tuple[int, ...] = Field(
-            DURATIONS_S, min_length=1, description="pieces of the clip; the demo's"
+            DURATIONS_S,
+            min_length=1,
+            description="segment lengths to average over, as in the authors' demo",
         )
         detect_every: int = Field(
-            4, ge=1, description="frames; faces between are interpolated, as for LSE"
+            4,
+            ge=1,
+            description="frames between face detections; boxes are interpolated, as for LSE",
         )
         weights: Path | None = None
 

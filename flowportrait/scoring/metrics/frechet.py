@@ -90,12 +90,13 @@ class _Frechet(SetMetric):
 
 
 class FramesConfig(Frozen):
-    """How features of frames become those of a clip."""
+    """Pooling of frame features into those of a clip."""
 
     pool: Literal["video", "frame"] = Field(
-        "video", description="video: the paper's, one mean vector a clip"
+        "video",
+        description="video: one mean vector per clip, as in the paper; frame: one vector per frame",
     )
-    every: int = Field(1, ge=1, description="of how many frames one is looked at")
+    every: int = Field(1, ge=1, description="use every n-th frame")
     batch_frames: int = Field(16, ge=1)
     weights: Path | None = None
 
@@ -121,8 +122,8 @@ class _OfFrames(_Frechet):
 
 
 class Fid(_OfFrames):
-    """FID on Inception-V3's features, averaged over the frames of a clip (§2.3 of the paper); by
-    frame as an option.
+    """FID on Inception-V3 features, averaged over the frames of a clip (§2.3 of the paper) or per
+    frame.
     """
 
     name = "fid"
@@ -141,9 +142,7 @@ class Fid(_OfFrames):
 
 
 class FrechetLite0(_OfFrames):
-    """A Fréchet distance like FID on EfficientNet-Lite0's features: another number, never to be
-    called FID.
-    """
+    """Fréchet distance as in FID, but on EfficientNet-Lite0 features: not comparable with FID."""
 
     name = "frechet-lite0"
     needs = frozenset({"frames", "truth"})
@@ -151,7 +150,7 @@ class FrechetLite0(_OfFrames):
     class Config(FramesConfig):
         """Frames are made 224 x 224."""
 
-        every: int = Field(4, ge=1, description="of how many frames one is looked at")
+        every: int = Field(4, ge=1, description="use every n-th frame")
 
     @property
     def weights_sha256(self) -> str:
@@ -162,9 +161,7 @@ class FrechetLite0(_OfFrames):
 
 
 class _ClipFrechet(Metric):
-    """The Fréchet distance of one clip's frames to those of its truth: a number of each clip,
-    unlike FID.
-    """
+    """Fréchet distance between the frames of one clip and of its truth: one number per clip."""
 
     unit = "1"
     low = 0.0
@@ -173,9 +170,9 @@ class _ClipFrechet(Metric):
     of: ClassVar[type[_OfFrames]]
 
     class Config(Frozen):
-        """Which frames are looked at."""
+        """Choice of frames."""
 
-        every: int = Field(1, ge=1, description="of how many frames one is looked at")
+        every: int = Field(1, ge=1, description="use every n-th frame")
         batch_frames: int = Field(16, ge=1)
         weights: Path | None = None
 
@@ -203,8 +200,8 @@ class _ClipFrechet(Metric):
 
 
 class FidClip(_ClipFrechet):
-    """Fréchet distance of a clip's frames to its truth's on Inception-V3's features; not the FID of
-    sets.
+    """Fréchet distance between the frames of a clip and of its truth on Inception-V3 features; not
+    the FID of sets.
     """
 
     name = "fid-clip"
@@ -213,7 +210,7 @@ class FidClip(_ClipFrechet):
 
 
 class FrechetLite0Clip(_ClipFrechet):
-    """The same on EfficientNet-Lite0's features: another number, never to be called FID."""
+    """As fid-clip, but on EfficientNet-Lite0 features: not comparable with FID."""
 
     name = "frechet-lite0-clip"
     needs = frozenset({"frames", "truth"})
@@ -221,7 +218,7 @@ class FrechetLite0Clip(_ClipFrechet):
 
 
 class FvdR3d18(_Frechet):
-    """FVD on R3D-18 (Kinetics-400) instead of I3D, as in the paper: not comparable with FVD on
+    """FVD on R3D-18 (Kinetics-400) features instead of the paper's I3D: not comparable with FVD on
     I3D.
     """
 
@@ -229,20 +226,23 @@ class FvdR3d18(_Frechet):
     needs = frozenset({"frames", "truth", "weights"})
 
     class Config(Frozen):
-        """Which frames are looked at, and how they are cut; the paper says neither."""
+        """Choice of frames and their preprocessing, both Unstated in the paper."""
 
         num_frames: int = Field(
-            16, ge=8, description="Unstated: of one piece; shorter clips have no features"
+            16, ge=8, description="frames per segment; shorter clips are skipped. Unstated"
         )
         pieces: Literal["first", "all", "mean"] = Field(
             "mean",
             description=(
-                "Unstated: the first piece; every piece a vector; their mean a vector"
-                " ('video-level')"
+                "use the first segment, one vector per segment, or their mean ('video-level')."
+                " Unstated"
             ),
         )
         aspect: Literal["preset", "square"] = Field(
-            "preset", description="preset stretches squares by a third"
+            "preset",
+            description=(
+                "preset: resize as the network's preset does, which stretches squares by a third"
+            ),
         )
         batch_pieces: int = Field(4, ge=1)
         weights: Path | None = None

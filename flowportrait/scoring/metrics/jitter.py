@@ -51,10 +51,10 @@ def jitter(
 
 
 class RaftJitter(Metric):
-    """Mean jitter of optical flow (Eq. 14-16); minus this is the consistency reward.
+    """Mean jitter of optical flow (Eq. 14-16); its negative is the consistency reward.
 
-    `mean_flow_px` stands beside it: a still video has no jitter at all, which is the collapse that
-    this reward by itself leads to.
+    `mean_flow_px` is reported with it: a still video has no jitter at all, and optimizing this
+    reward alone collapses to still videos.
     """
 
     name = "raft-jitter"
@@ -66,9 +66,7 @@ class RaftJitter(Metric):
     version = 2
 
     class Config(Frozen):
-        """The paper names neither the network's size nor Eq. 15's epsilon: all is set here, and is
-        in the record.
-        """
+        """The paper gives neither the size of the network nor the epsilon of Eq. 15."""
 
         network: Literal["small", "large"] = "small"
         weights: Path | None = None
@@ -77,16 +75,23 @@ class RaftJitter(Metric):
             1.0,
             gt=0,
             description=(
-                "Unstated; with 1e-6 the noise of still background decides (talking 1.1, shaken"
+                "Unstated; with 1e-6 noise in a still background dominates (talking 1.1, shaken"
                 " 1.5)"
             ),
         )
         max_side_px: int = Field(
-            512, ge=64, description="Unstated; larger frames are made smaller, px are of these"
+            512,
+            ge=64,
+            description=(
+                "larger frames are downscaled to this side, in whose pixels flow is measured."
+                " Unstated"
+            ),
         )
         iterations: int = Field(12, ge=1)
-        device: str = Field("cpu", description="where the network runs: cpu, cuda, cuda:1")
-        batch_pairs: int = Field(0, ge=0, description="0: as many as fill a processor's cache")
+        device: str = Field("cpu", description="device of the network: cpu, cuda, cuda:1")
+        batch_pairs: int = Field(
+            0, ge=0, description="frame pairs per batch; 0: as many as fit the CPU cache"
+        )
 
     @cached_property
     def _file(self) -> Path:

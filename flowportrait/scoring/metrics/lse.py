@@ -274,20 +274,25 @@ class LseConfig(Frozen):
     """How LSE is computed; the defaults are the authors' for videos in the wild."""
 
     crop: Literal["face", "none"] = Field(
-        "face", description="none: the whole frame, for clips cut to a face already"
+        "face",
+        description="none: use the whole frame, for clips that are already cropped to a face",
     )
     padding: Padding = "zero"
     frames: Literal["by_time", "as_they_come"] = Field(
         "by_time",
         description=(
-            "25 a second; as_they_come: every frame as if it were one of those, as scripts do that "
-            "skip the conversion: at 24 fps the sound then runs away by a frame a second"
+            "by_time: resample to 25 fps; as_they_come: treat frames as 25 fps without resampling, "
+            "as some scripts do, so that a 24 fps clip drifts by a frame per second"
         ),
     )
     detect_every: int = Field(
-        4, ge=1, description="frames; faces between are interpolated, then smoothed over 13"
+        4,
+        ge=1,
+        description=(
+            "frames between face detections; boxes are interpolated, then smoothed over 13 frames"
+        ),
     )
-    reach: int = Field(15, ge=1, le=50, description="frames at 25 fps to either side")
+    reach: int = Field(15, ge=1, le=50, description="largest shift tested, in frames at 25 fps")
     weights: Path | None = None
 
 
@@ -328,9 +333,7 @@ class _LseScorer(Metric):
 
 
 class LseD(_LseScorer):
-    """Lip-sync error, distance: how far lips and sound are apart at the shift where they are
-    nearest.
-    """
+    """SyncNet distance between lips and sound at the best shift."""
 
     name = "lse-d"
     unit = "1"
@@ -344,9 +347,7 @@ class LseD(_LseScorer):
 
 
 class LseC(_LseScorer):
-    """Lip-sync error, confidence: how much nearer lips and sound are at that shift than at
-    others.
-    """
+    """SyncNet confidence: median distance over shifts minus the distance at the best shift."""
 
     name = "lse-c"
     unit = "1"

@@ -46,10 +46,10 @@ class FaceOverTime(NamedTuple):
 
 
 class FaceConfig(Frozen):
-    """Where the landmarker's file is if not in the cache."""
+    """`weights`: file of the landmarker, if it is not in the cache."""
 
     weights: Path | None = None
-    min_found: float = Field(0.5, ge=0, le=1, description="share of frames that must show a face")
+    min_found: float = Field(0.5, ge=0, le=1, description="minimum share of frames with a face")
 
 
 class _FaceMetric(Metric):
@@ -127,10 +127,10 @@ def loudness_db(
 
 
 class MouthInSilence(_FaceMetric):
-    """How much lips move while nothing is heard, over how much they move while something is.
+    """Lip motion in silence divided by lip motion in speech: 0 for a mouth that rests in pauses, 1
+    for one that ignores the sound.
 
-    0 for a mouth that rests in pauses, 1 for one that does not care. Silence is what lies
-    `below_db` under the clip's loudest tenth.
+    Silence is what lies `below_db` under the clip's loudest tenth.
     """
 
     name = "mouth-in-silence"
@@ -174,7 +174,7 @@ class MouthInSilence(_FaceMetric):
 
 
 class MouthLoudness(_FaceMetric):
-    """Correlation of lip opening with loudness: a coarse sign that mouth and sound belong together.
+    """Correlation of lip opening with loudness, a coarse measure of lip-sync.
 
     Sentences read into a fixed camera have 0.4 to 0.7, other real videos about none; a shift of two
     frames hardly lowers it. `best` is the highest within half a second, at `lag` frames (positive:
@@ -215,10 +215,10 @@ def correlation(lips: Float[np.ndarray, " f"], level: Float[np.ndarray, " f"], l
 
 
 class BlinkRate(_FaceMetric):
-    """Blinks a minute; people blink 10 to 25 times a minute while they talk, which a short clip
-    cannot tell.
+    """Blinks per minute; people blink 10 to 25 times a minute while talking, which takes more than
+    a short clip to measure.
 
-    Called better when higher, since what videos lack is blinks; far above 25 it no longer is.
+    Higher counts as better, since generated videos lack blinks; far above 25 that is wrong.
     """
 
     name = "blink-rate"
@@ -254,8 +254,8 @@ class BlinkRate(_FaceMetric):
 
 
 class Identity(_FaceMetric):
-    """Cosine similarity of the face to the first frame's by SFace, mean over frames; the same
-    person from 0.363.
+    """Cosine similarity of SFace embeddings to the first frame, mean over frames; from 0.363 on it
+    is the same person.
     """
 
     name = "identity"

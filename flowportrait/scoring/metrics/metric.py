@@ -39,9 +39,7 @@ class Reading:
 
 
 class _Computed:
-    """The common part of metrics of clips and of sets: settings, and all that decides their
-    numbers.
-    """
+    """Common base of metrics of clips and of sets: settings, and all that decides their values."""
 
     name: ClassVar[str]
     unit: ClassVar[str]
@@ -53,7 +51,7 @@ class _Computed:
     """Raised when the same settings give other numbers than before."""
 
     class Config(Frozen):
-        """Nothing to set."""
+        """No settings."""
 
     def __init__(self, config: Any = None):
         self.config = config or self.Config()
@@ -93,7 +91,7 @@ class Metric(_Computed):
     """A `Scorer` that computes one clip at a time; a subclass declares itself and writes `read`."""
 
     looks_at_fps: float | None = None
-    """The rate at which it looks at every clip; None for the clip's own."""
+    """Frame rate at which clips are read; None for the clip's own."""
 
     def read(self, view: View) -> Reading:
         """The number of one clip. Raises Unscorable or MediaError when there is none."""

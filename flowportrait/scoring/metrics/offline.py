@@ -106,9 +106,7 @@ class SignalJudge:
 
 
 class _AspectScorer(Metric):
-    """One aspect of the offline judge as a scorer and a reward: not rounded, its signals beside
-    it.
-    """
+    """One aspect of the offline judge as a scorer and reward: unrounded, with its signals."""
 
     unit = "1-5 (offline)"
     low = 1.0
@@ -136,7 +134,7 @@ class _AspectScorer(Metric):
 
 
 class OfflineLipSync(_AspectScorer):
-    """Lip-sync by `sync-small`, and whether the mouth moves at all."""
+    """Lip-sync by `sync-small`, together with the amount of mouth motion."""
 
     name = "offline-lip-sync"
     aspect = "lip_sync"
@@ -144,7 +142,7 @@ class OfflineLipSync(_AspectScorer):
 
 
 class OfflineExpressiveness(_AspectScorer):
-    """Whether brows and lids live, and blink as people do."""
+    """Motion of brows and eyelids, and the rate of blinks."""
 
     name = "offline-expressiveness"
     aspect = "expressiveness"
@@ -152,7 +150,7 @@ class OfflineExpressiveness(_AspectScorer):
 
 
 class OfflineMotion(_AspectScorer):
-    """Whether the face moves at all, and evenly."""
+    """Amount and smoothness of the face's motion."""
 
     name = "offline-motion"
     aspect = "motion"

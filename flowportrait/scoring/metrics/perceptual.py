@@ -115,8 +115,8 @@ class LpipsConfig(PairConfig):
 
 
 class LpipsAlex(FrameMetric):
-    """LPIPS distance to the truth by AlexNet, mean over frames; minus this is the perceptual reward
-    (Eq. 12-13).
+    """LPIPS distance (AlexNet) to the truth, mean over frames; its negative is the perceptual
+    reward (Eq. 12-13).
     """
 
     name = "lpips"
@@ -145,21 +145,21 @@ class LpipsAlex(FrameMetric):
 
 
 class LpipsVgg(LpipsAlex):
-    """The same by VGG-16."""
+    """LPIPS distance with VGG-16."""
 
     name = "lpips-vgg"
     trunk = "vgg"
 
 
 class LpipsSqueeze(LpipsAlex):
-    """The same by SqueezeNet 1.1."""
+    """LPIPS distance with SqueezeNet 1.1."""
 
     name = "lpips-squeeze"
     trunk = "squeeze"
 
 
 class PerceptualLite0(FrameMetric):
-    """Distance of EfficientNet-Lite0's features: free of downloads, and another number than LPIPS.
+    """Distance of EfficientNet-Lite0 features: needs no download, not comparable with LPIPS.
 
     Features of five stages are scaled to unit length at each place; their mean squared differences
     are summed.

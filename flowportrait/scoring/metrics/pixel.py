@@ -238,9 +238,7 @@ def mean_colours(frames: UInt8[np.ndarray, "f h w 3"]) -> Float[np.ndarray, "f 3
 
 
 class Sharpness(FrameMetric):
-    """Variance of the Laplacian; `to_first` is that of all frames over that of the first, which a
-    generator copies.
-    """
+    """Variance of the Laplacian; `to_first` is its ratio to the first frame, which models copy."""
 
     name = "sharpness"
     unit = "levels^2"
@@ -260,7 +258,7 @@ class Sharpness(FrameMetric):
 
 
 class ColourDrift(FrameMetric):
-    """How far the mean colour wanders from the first to the last quarter of a clip."""
+    """Change of the mean colour from the first to the last quarter of a clip."""
 
     name, unit, low, high, better = "colour-drift", "levels", 0.0, 255 * math.sqrt(3), "lower"
     version = 2

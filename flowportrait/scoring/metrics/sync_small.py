@@ -121,9 +121,7 @@ def load_sync(path: Path) -> SyncNetwork:
 
 
 class SyncSmall(Metric):
-    """By how much, in cosines, the sound fits the lips better where it is than in the median of
-    shifts of +-0.5 s.
-    """
+    """Cosine similarity of sound and lips, minus its median over shifts of up to +-0.5 s."""
 
     name = "sync-small"
     unit = "cosine"
@@ -134,9 +132,9 @@ class SyncSmall(Metric):
     looks_at_fps = FPS
 
     class Config(Frozen):
-        """`weights`: a sync.safetensors of one's own training; the shipped one by default."""
+        """`weights`: your own sync.safetensors; the shipped one by default."""
 
-        reach: int = Field(12, ge=2, le=50, description="frames at 24 fps to either side")
+        reach: int = Field(12, ge=2, le=50, description="largest shift tested, in frames at 24 fps")
         weights: Path | None = None
 
     @property

@@ -43,7 +43,7 @@ class DataConfig(Frozen):
     grid: Path | None = None
     grid_labels: Path | None = None
     cache: Path
-    world_share: float = 0.65  # of the draws
+    world_share: float = 0.65  # share of samples drawn from the rendered world
 
     def pool(self) -> Pool:
         """The training pool; decodes the clips on first use."""
@@ -66,27 +66,29 @@ class CodecLossConfig(Frozen):
 
     mouth: float = 30.0
     eyes: float = 8.0
-    edges: float = 1.0  # of the L1 distance between horizontal and vertical differences
-    warp: float = 0.7  # of the L1 distance of the warped portrait alone
-    inside: float = 0.5  # of the L1 distance between the inner lips alone
+    edges: float = 1.0  # weight of the L1 distance between image gradients
+    warp: float = 0.7  # weight of the L1 distance of the warped portrait, without paint
+    inside: float = 0.5  # weight of the L1 distance in the mouth, between the inner lips
     contrast: float = (
-        0.0  # of the distance of mean and spread of levels there: L1 alone leaves an even pink
+        0.0  # weight of the distance of mean and std in the mouth; L1 alone gives a flat pink
     )
-    patch: float = 0.5  # of the L1 distance of the painted mouth in the lips' own frame
+    patch: float = 0.5  # weight of the L1 distance of the painted mouth in lip coordinates
     paint: float = (
-        0.03  # of the painted share away from the mouth: paint is blurred, the portrait is not
+        0.03  # weight of the painted share outside the mouth, where paint blurs the portrait
     )
-    landmarks: float = 2.0  # of the L1 distance of found landmarks, in half-pictures
-    lip_gap: float = 2.0  # of the L1 distance of the gaps between found lips, in half-pictures
-    found_share: float = 0.5  # of the clips, decoded from found landmarks
+    landmarks: float = 2.0  # weight of the L1 error of found landmarks, in half image sides
+    lip_gap: float = 2.0  # weight of the L1 error of the gap between the lips, in half image sides
+    found_share: float = 0.5  # share of clips decoded from found instead of true landmarks
     latent_noise: float = (
-        0.15  # greatest std of noise on what is read off the latents: makes decoding forgiving
+        0.15  # maximum std of the noise added to the latents, for a robust decoder
     )
-    landmark_noise: float = 0.01  # std of errors of the portrait's landmarks, in half-pictures
+    landmark_noise: float = (
+        0.01  # std of the noise on the portrait's landmarks, in half image sides
+    )
 
 
 class CodecRecipe(Frozen):
-    """Everything of a codec run."""
+    """All settings of a codec run."""
 
     run: RunConfig
     data: DataConfig
@@ -96,13 +98,14 @@ class CodecRecipe(Frozen):
     )
     loss: CodecLossConfig = CodecLossConfig()
     start_from: Path | None = Field(
-        None, description="a directory whose codec.safetensors to go on from"
+        None, description="directory with the codec.safetensors to start from"
     )
     trained: Literal["all", "decoder", "landmarker", "mouth"] = Field(
-        "all", description="the other parts keep their weights"
+        "all", description="parts to train; the others keep their weights"
     )
     fit_groups: int = Field(
-        4000, description="groups of four frames in which the components of motion are found"
+        4000,
+        description="number of groups of four frames from which the motion components are fitted",
     )
     num_clips: int = 4
     num_groups: int = 2

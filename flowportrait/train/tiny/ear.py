@@ -47,7 +47,7 @@ class LessonFolder(Frozen):
 
 
 class EarRecipe(Frozen):
-    """Everything of a run."""
+    """All settings of a run."""
 
     run: RunConfig
     lessons: list[LessonFolder]

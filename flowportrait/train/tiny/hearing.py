@@ -33,7 +33,7 @@ JAW_OPEN = 2  # among the mouth shapes: jawForward, jawLeft, jawOpen, ...
 
 
 class HearingConfig(Frozen):
-    """Sizes of this stage; whole clips are heard."""
+    """Settings of this stage, which trains on whole clips."""
 
     num_updates: int = 400
     num_clips: int = 12

@@ -45,11 +45,11 @@ class MouthDataConfig(Frozen):
     world: list[Path] = []
     grid: Path | None = None
     grid_clips: int = Field(
-        300, description="GRID clips that are used, of those whose labels are not needed"
+        300, description="maximum number of GRID clips to use; their labels are not needed"
     )
-    codec: str = Field("tiny", description="a model's name or directory")
+    codec: str = Field("tiny", description="model by name or directory")
     cache: Path
-    grid_share: float = Field(0.3, description="of the draws")
+    grid_share: float = Field(0.3, description="share of samples drawn from GRID")
 
     def pools(self, seed: int) -> list[MouthPatches]:
         """Patches of the rendered clips and of GRID; cut on first use."""
@@ -75,16 +75,12 @@ class MouthDataConfig(Frozen):
 class MouthLossConfig(Frozen):
     """Weights of the loss."""
 
-    mouth: float = 6.0  # of the mouth beside the rest of the patch
-    edges: float = 2.0  # of the L1 distance between differences of neighbouring pixels
-    time: float = 1.0  # of the L1 distance between differences of successive frames
-    detail: float = 1.0  # of the distance between local contrasts, which L1 alone smooths away
-    critic: float = (
-        0.0  # of a critic's opinion that painted mouths are true (hinge, as arXiv:1705.02894)
-    )
-    features: float = (
-        0.0  # of the L1 distance between what the critic sees in both (arXiv:1711.11585)
-    )
+    mouth: float = 6.0  # weight of the mouth relative to the rest of the patch
+    edges: float = 2.0  # weight of the L1 distance between image gradients
+    time: float = 1.0  # weight of the L1 distance between differences of successive frames
+    detail: float = 1.0  # weight of the distance in local contrast, which L1 alone smooths away
+    critic: float = 0.0  # weight of the adversarial hinge loss (arXiv:1705.02894)
+    features: float = 0.0  # weight of the feature-matching loss on the critic (arXiv:1711.11585)
 
 
 class MouthRecipe(Frozen):
@@ -98,7 +94,9 @@ class MouthRecipe(Frozen):
     loss: MouthLossConfig = MouthLossConfig()
     start_from: Path | None = Field(None, description="a finished run whose painter to go on from")
     num_stretches: int = 3
-    num_frames: int = Field(4, ge=2, le=STRETCH, description="successive frames of each")
+    num_frames: int = Field(
+        4, ge=2, le=STRETCH, description="number of successive frames per stretch"
+    )
 
 
 class Critic(nn.Module):

@@ -66,17 +66,20 @@ NUM_SHAPES = MOUTH_SHAPES.stop - MOUTH_SHAPES.start
 
 
 class ScratchRecipe(Frozen):
-    """Everything of such a run. Optimizer betas are §4.1's; the rate is a small model's."""
+    """All settings of a run. Optimizer betas are §4.1's; the learning rate suits a small model."""
 
     run: RunConfig
     data: DataConfig
-    codec: str = Field(description="directory of a finished codec run, or a model by name or place")
+    codec: str = Field(
+        description="directory of a finished codec run, or a model by name or directory"
+    )
     name: str = "tiny"
     start_from: Path | None = Field(
-        None, description="a model directory whose weights to go on from"
+        None, description="model directory with the weights to start from"
     )
     copies: dict[str, int] = Field(
-        {"world": 2, "grid": 1}, description="augmented copies of each clip, encoded once"
+        {"world": 2, "grid": 1},
+        description="number of augmented copies of each clip, by source; they are encoded once",
     )
     model: MoTConfig = MoTConfig(
         hidden_size=192,
@@ -97,8 +100,9 @@ class ScratchRecipe(Frozen):
     audio_encoder_from: Path | None = Field(
         None,
         description=(
-            "a finished run of `train ear`, whose encoder stays as it is; with start_from the"
-            " generator's first layer is translated to it"
+            "directory of a finished `train ear` run, whose encoder is kept frozen; with"
+            " start_from,"
+            " the generator's first layer is adapted to it"
         ),
     )
     hearing: HearingConfig = HearingConfig()
@@ -108,28 +112,29 @@ class ScratchRecipe(Frozen):
     sampling: SamplingConfig = SamplingConfig(
         evaluations=12, shift=4.0, window_latent_frames=10, prefix_latent_frames=2
     )
-    num_clips: int = 8
+    num_clips: int = 8  # clips per update
     crop_latent_frames: int = 12
     time_shift: float = Field(
         4.0,
         description=(
-            "Unstated in the paper; t is a shifted logit-normal draw. 4: the codec repeats motion"
-            " 16 times"
+            "shift of the logit-normal distribution of t. Unstated in the paper; 4 because the"
+            " codec"
+            " repeats motion 16 times"
         ),
     )
-    drop_audio: float = 0.1
-    drop_image: float = 0.03
+    drop_audio: float = 0.1  # probability of dropping the audio condition, for guidance
+    drop_image: float = 0.03  # probability of dropping the portrait condition
     borrowed_portraits: float = Field(
-        0.0, description="share of the draws that show a face of the other source"
+        0.0, description="share of samples whose portrait comes from the other source"
     )
     shapes_weight: float = Field(
-        0.1, description="of the audio encoder's mouth shapes beside the flow loss"
+        0.1, description="weight of the audio encoder's mouth-shape loss, relative to the flow loss"
     )
     openings_weight: float = Field(
-        0.05, description="of the gaps of lips and lids in the predicted data"
+        0.05, description="weight of the loss on lip and lid openings in the predicted data"
     )
     steps_weight: float = Field(
-        0.02, description="of movements from frame to frame in the predicted data"
+        0.02, description="weight of the loss on frame-to-frame motion in the predicted data"
     )
 
 

@@ -47,12 +47,12 @@ class SyncLossConfig(Frozen):
     others: float = 0.5
     frames: float = 0.5
     shapes: float = 1.0
-    held: float = 1.0  # of the distance from an even spread over shifts, where lips stand still
-    held_share: float = 0.25  # of the stretches
+    held: float = 1.0  # weight of the distance to a uniform distribution over shifts for still lips
+    held_share: float = 0.25  # share of the stretches in which the lips are held still
 
 
 class SyncRecipe(Frozen):
-    """Everything of a run."""
+    """All settings of a run."""
 
     run: RunConfig
     data: DataConfig
@@ -68,9 +68,7 @@ class SyncRecipe(Frozen):
 
 
 class Learner(nn.Module):
-    """The network with what only training needs: sharpness of the contrasts, and heads that name
-    mouth shapes.
-    """
+    """The network with parts for training only: a temperature and heads for mouth shapes."""
 
     def __init__(self, config: SyncNetwork.Config):
         super().__init__()

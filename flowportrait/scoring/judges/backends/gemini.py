@@ -51,21 +51,27 @@ class Gemini:
         """
 
         model: str = Field(
-            default="gemini-2.5-pro", description="the paper's; the server must answer as this one"
+            default="gemini-2.5-pro",
+            description="the paper's judge; replies by another model are refused",
         )
         api_key_env: str = Field(
-            default="GEMINI_API_KEY", description="environment variable that holds the key"
+            default="GEMINI_API_KEY", description="environment variable with the key"
         )
-        base_url: str | None = Field(default=None, description="another server; None is Google's")
+        base_url: str | None = Field(
+            default=None, description="address of another server; None: Google's"
+        )
         fps: float = Field(
-            default=24.0, gt=0, le=24, description="Google's own default, 1, cannot show lip-sync"
+            default=24.0,
+            gt=0,
+            le=24,
+            description="frame rate; Google's default of 1 is too low to judge lip-sync",
         )
         resolution: Literal["low", "medium", "high"] = Field(
-            default="medium", description="tokens per frame"
+            default="medium", description="media resolution, which sets the tokens per frame"
         )
         temperature: float | None = Field(
             default=0.0,
-            description="None is the model's own, which is the default from Gemini 3.6 on",
+            description="None: the model's own, the default from Gemini 3.6 on",
         )
         top_p: float | None = Field(
             default=None, gt=0, le=1, description="deprecated from Gemini 3.6 on"
@@ -73,36 +79,38 @@ class Gemini:
         top_k: int | None = Field(default=None, ge=1, description="deprecated from Gemini 3.6 on")
         seed: int | None = None
         max_output_tokens: int = Field(
-            default=16384, ge=1, description="thinking counts; too few give empty answers"
+            default=16384,
+            ge=1,
+            description="includes thinking; too small a limit gives empty replies",
         )
         thinking_budget: int | None = Field(
             default=4096,
             description=(
-                "tokens; -1 lets the model decide, None is silent; None is the default from Gemini"
-                " 3 on"
+                "tokens; -1: the model decides; None: not sent, the default from Gemini 3 on"
             ),
         )
         thinking_level: Literal["MINIMAL", "LOW", "MEDIUM", "HIGH", "XHIGH"] | None = Field(
             default=None,
-            description="of Gemini 3 and later, instead of a budget; None is the model's own",
+            description="for Gemini 3 and later, instead of a budget; None: the model's own",
         )
         safety: Literal["off", "default"] = Field(
-            default="off", description="harm filters; off, so that faces pass"
+            default="off", description="harm filters; off because they may block faces"
         )
         logprobs: bool = Field(
-            default=False, description="ask for token probabilities; not every model gives them"
+            default=False, description="request token probabilities; not every model returns them"
         )
         upload: Literal["auto", "inline", "files"] = Field(
-            default="auto", description="how videos are sent"
+            default="auto",
+            description="send videos within the request (inline) or through the Files API",
         )
         inline_below_bytes: int = Field(
-            default=4_000_000, description="auto: smaller ones go within the request"
+            default=4_000_000, description="auto: smaller videos are sent inline"
         )
         poll_s: float = Field(
-            default=2.0, gt=0, description="how often to ask whether an upload is processed"
+            default=2.0, gt=0, description="polling interval while an upload is processed"
         )
         expected_output_tokens: int = Field(
-            default=2500, ge=1, description="for estimates: reasoning and reply"
+            default=2500, ge=1, description="for cost estimates: reasoning and reply"
         )
 
         @model_validator(mode="before")

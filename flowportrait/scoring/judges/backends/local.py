@@ -36,31 +36,37 @@ class LocalTransformers:
     """A model of the transformers library with a chat template for video and sound."""
 
     class Config(Frozen):
-        """`model` has no default: no model is downloaded that nobody asked for."""
+        """`model` has no default, so that no model is downloaded without being named."""
 
         model: str = Field(
-            default="", description="a folder with the model, or its name at the hub"
+            default="", description="folder of the model, or its name on the Hugging Face hub"
         )
         model_class: str = Field(
-            default="AutoModelForMultimodalLM", description="class of transformers that loads it"
+            default="AutoModelForMultimodalLM",
+            description="class of transformers that loads the model",
         )
         device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps")
-        dtype: str = Field(default="auto", description="as from_pretrained takes it")
+        dtype: str = Field(default="auto", description="dtype argument of from_pretrained")
         fps: float = Field(
-            default=8.0, gt=0, description="frames a second that are shown; Unstated in the paper"
+            default=8.0, gt=0, description="frame rate shown to the model; Unstated in the paper"
         )
-        temperature: float = Field(default=0.0, ge=0, description="0 takes the likeliest token")
+        temperature: float = Field(default=0.0, ge=0, description="0: greedy decoding")
         seed: int = 0
         max_output_tokens: int = Field(default=2048, ge=1)
         logprobs: bool = Field(
-            default=False, description="keep token probabilities, for expected scores"
+            default=False, description="return token probabilities, for expected scores"
         )
-        processor_kwargs: dict[str, Any] = Field(default={}, description="for the processor's call")
+        processor_kwargs: dict[str, Any] = Field(
+            default={}, description="further arguments of the processor"
+        )
         generate_kwargs: dict[str, Any] = Field(
-            default={}, description="for generate; {return_audio = false} for Omni"
+            default={},
+            description=(
+                "further arguments of generate, such as {return_audio = false} for Omni models"
+            ),
         )
-        tokens_per_frame: int = Field(default=130, ge=1, description="for estimates")
-        tokens_per_audio_s: int = Field(default=25, ge=0, description="for estimates")
+        tokens_per_frame: int = Field(default=130, ge=1, description="for cost estimates")
+        tokens_per_audio_s: int = Field(default=25, ge=0, description="for cost estimates")
 
     version = 1
     keeps_answers = counts_tokens = True

@@ -29,12 +29,12 @@ class OfflineJudge(Protocol):
 
 
 class Offline:
-    """Answers of an offline judge in the form in which a model would give them."""
+    """An offline judge, whose replies have the form of a model's."""
 
     class Config(Frozen):
-        """Which offline judge."""
+        """Choice of the offline judge."""
 
-        name: str = Field(default="", description="a name of the table of offline judges")
+        name: str = Field(default="", description="name of an offline judge")
 
     version = 1
     keeps_answers = counts_tokens = False

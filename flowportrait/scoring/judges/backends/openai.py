@@ -131,52 +131,54 @@ class OpenAICompatible:
     class Config(Frozen):
         """`model` and `base_url` have no default: there is no such server at OpenAI."""
 
-        model: str = Field(default="", description="as the server calls it")
-        base_url: str = Field(default="", description="up to and with /v1")
+        model: str = Field(default="", description="model name on the server")
+        base_url: str = Field(default="", description="address of the server, including /v1")
         api_key_env: str = Field(
-            default="OPENAI_API_KEY", description="environment variable; may be unset"
+            default="OPENAI_API_KEY",
+            description="environment variable with the key; it may be unset",
         )
         sound: Literal["wav", "in-video"] = Field(
             default="wav",
             description=(
-                "a second part, or left in the video (mm_processor_kwargs.use_audio_in_video)"
+                "wav: a separate content part; in-video: mm_processor_kwargs.use_audio_in_video"
             ),
         )
         audio_part: Literal["input_audio", "audio_url"] = Field(
-            default="input_audio", description="kind of that part"
+            default="input_audio", description="type of the sound's content part"
         )
         video_part: Literal["video_url", "input_video"] = Field(
             default="video_url",
-            description="kind of the video's part; llama.cpp's server takes input_video",
+            description="type of the video's content part; llama.cpp's server takes input_video",
         )
         processor_fps: bool = Field(
             default=True,
-            description="send fps to the model's processor too, as Qwen's reads it for its clock",
+            description="also send fps to the model's processor; Qwen's needs it for timestamps",
         )
         fps: float | None = Field(
             default=24.0,
             gt=0,
             description=(
-                "sent as vLLM reads it (media_io_kwargs, mm_processor_kwargs); None: not sent"
+                "frame rate, in vLLM's fields (media_io_kwargs, mm_processor_kwargs); None: not"
+                " sent"
             ),
         )
         extra_body: dict[str, Any] = Field(
-            default={}, description="further fields of the request, laid over ours"
+            default={}, description="further fields of the request; they override the others"
         )
         temperature: float | None = Field(
-            default=0.0, description="Unstated in the paper; None is the server's own"
+            default=0.0, description="Unstated in the paper; None: the server's default"
         )
         seed: int | None = None
         max_output_tokens: int = Field(default=8192, ge=1)
         logprobs: bool = Field(
-            default=False, description="ask for token probabilities, for expected scores"
+            default=False, description="request token probabilities, for expected scores"
         )
         tokens_per_frame: int = Field(
-            default=130, ge=1, description="for estimates; differs by model and frame size"
+            default=130, ge=1, description="for cost estimates; depends on model and frame size"
         )
-        tokens_per_audio_s: int = Field(default=25, ge=0, description="for estimates")
+        tokens_per_audio_s: int = Field(default=25, ge=0, description="for cost estimates")
         expected_output_tokens: int = Field(
-            default=1000, ge=1, description="for estimates: reasoning and reply"
+            default=1000, ge=1, description="for cost estimates: reasoning and reply"
         )
 
     version = 1
