@@ -90,10 +90,8 @@ class Decoded(NamedTuple):
 
 
 class PortraitCodec(nn.Module):
-    """A warped portrait: 16 channels at 1/8 of the size and 1/4 of the frame rate, causal.
-
-    A latent frame holds the motion of its own four frames; decoding it takes the portrait, these
-    four motions and the four before.
+    """A warped portrait: 16 channels at 1/8 of the size and 1/4 of the frame rate, causal. Decoding
+    a latent frame takes the portrait, the motion of its four frames and that of the four before.
     """
 
     temporal_stride = GROUP
