@@ -77,7 +77,7 @@ def clips_to_make(place: Path, split: Literal["train", "held_out", "test", "all"
     for clip in clips:
         if Path(clip.key).is_absolute() or ".." in Path(clip.key).parts:
             raise DataError(
-                f"{place}: the id '{clip.key}' leads out of the output folder; give it another"
+                f"{place}: the id '{clip.key}' points outside the output folder; change the id"
             )
     return Dataset(place, clips)
 
@@ -183,7 +183,7 @@ def generate_all(
     own = [clip for clip in clips if clip.key not in reasons]
     if clips and not own:
         raise DataError(
-            f"{dataset.place}: none of {len(clips)} clips could be used; the first:"
+            f"{dataset.place}: none of {len(clips)} clips could be used; reason for the first:"
             f" {made.left_out[0]}"
         )
     whole = journal.finish(maker, dataset)
@@ -238,7 +238,8 @@ def _require_fit(maker: Maker, dataset: Dataset, known: Iterable[RunInfo]) -> No
         path = maker.out / info.output
         if info.output not in names:
             raise DataError(
-                f"{path}: is of no clip of {dataset.place}; all parts need the same dataset and"
+                f"{path}: belongs to no clip of {dataset.place}; all parts need the same dataset"
+                " and"
                 " --split, or give another -o"
             )
         if not maker.fits(info):

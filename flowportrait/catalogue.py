@@ -54,7 +54,7 @@ def kind_of(recipe: Path | str) -> str:
     best = max(found, key=lambda name: found[name])
     if found[best][0] <= 0:
         raise ConfigError(
-            f"{recipe}: of no known kind; give one: --kind {'|'.join(RECIPE_KINDS.names())}"
+            f"{recipe}: unrecognized kind of recipe; give --kind {'|'.join(RECIPE_KINDS.names())}"
         )
     return best
 

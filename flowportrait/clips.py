@@ -70,7 +70,7 @@ def find_samples(sources: Iterable[Path], truth: Path | None = None) -> list[Sam
             known = samples.get(found.id)
             if known is not None and known.clip.path != found.video:
                 raise DataError(
-                    f"{source}: the id '{found.id}' stands for {known.clip.path} already; ids must"
+                    f"{source}: the id '{found.id}' already refers to {known.clip.path}; ids must"
                     " differ"
                 )
             true = truths.of(found) if truths else None
@@ -141,7 +141,7 @@ def find_pairs(a: Path, b: Path) -> tuple[list[tuple[Sample, Sample]], list[str]
             raise DataError(f"{path}: no such file; give two videos, two folders or two manifests")
     if a.is_dir() != b.is_dir() or (a.suffix == ".jsonl") != (b.suffix == ".jsonl"):
         raise DataError(
-            f"{a}, {b}: not of the same kind; give two videos, two folders or two manifests"
+            f"{a}, {b}: of different kinds; give two videos, two folders or two manifests"
         )
     alone = a.is_file() and a.suffix != ".jsonl"
     sides = [
@@ -160,7 +160,7 @@ def _paired(
     shared = [name for name in sides[0] if name in sides[1]]
     if not shared:
         raise DataError(
-            f"{a}, {b}: no video of one has the name of one of the other; nothing to compare"
+            f"{a}, {b}: no video names in common; give folders with the same file names"
         )
     pairs = [
         tuple(Sample(readable(side[name].as_posix()), Clip(side[name])) for side in sides)
@@ -194,7 +194,7 @@ class _Truths:
         for found in videos_of(listed) if listed.is_file() else []:
             if self._ids.setdefault(found.id, found.video) != found.video:
                 raise DataError(
-                    f"{source}: the id '{found.id}' is there twice; a truth must be one video"
+                    f"{source}: the id '{found.id}' appears twice; give each truth video its own id"
                 )
             self._names |= {name.with_suffix("").as_posix(): found.video for name in found.names}
 

@@ -43,7 +43,9 @@ class Part:
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.of:
-            raise ConfigError(f"part {self.number} of {self.of}: there is no such part")
+            raise ConfigError(
+                f"part {self.number} of {self.of}: no such part; give one of 1 to {self.of}"
+            )
 
     @classmethod
     def named(cls, text: str) -> Part:

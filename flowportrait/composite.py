@@ -212,7 +212,8 @@ def compose(
     warnings += _warnings_of(square, model_px, found, roll)
     if found is not None and _is_cut_off(found, width, height):
         warnings.append(
-            "portrait: the mouth is cut off by the picture's edge; give all of the face"
+            "portrait: the mouth is cut off by the edge of the picture; give a picture of the"
+            " whole face"
         )
     origin = (square.x, square.y) if frame == "face" else (0, 0)
     picture, square, scale = _scaled(image, square, size, frame, model_px)
@@ -273,15 +274,18 @@ def _warnings_of(square: Square, model_px: int, mesh: Mesh | None, roll: float) 
     if max(abs(yaw), abs(pitch)) > FAR_TURN:
         degrees = round(math.degrees(max(abs(yaw), abs(pitch))))
         warnings.append(
-            f"portrait: the head is turned by about {degrees} degrees; the model knows up to 45"
+            f"portrait: the head is turned by about {degrees} degrees; the model was trained on up"
+            " to 45"
         )
     if roll:
         warnings.append(
-            f"portrait: the head is rolled by {round(math.degrees(roll))} degrees; it is turned"
+            f"portrait: the head is rolled by {round(math.degrees(roll))} degrees; it is rotated"
             " upright"
         )
     if _eyes_shut(mesh):
-        warnings.append("portrait: the eyes are shut and stay so; give a picture with open eyes")
+        warnings.append(
+            "portrait: the eyes are closed and will stay closed; give a picture with open eyes"
+        )
     return warnings
 
 

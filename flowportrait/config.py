@@ -71,7 +71,7 @@ def read_values(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
         kind = "JSON" if path.suffix == ".json" else "TOML"
-        raise ConfigError(f"{path}: no valid {kind}: {error}") from error
+        raise ConfigError(f"{path}: not valid {kind}: {error}") from error
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -82,7 +82,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     *parents, leaf = key.strip().split(".")
     if not equals or not leaf or not all(parents):
         raise ConfigError(
-            f"--set: got '{override}'; write key=value, with dots for nesting: training.seed=1"
+            f"--set: got '{override}'; write key=value, with dots for nesting, such as run.seed=1"
         )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
@@ -93,7 +93,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
             raise ConfigError(
-                f"--set: got '{override}'; '{parent}' is a single value without a '{leaf}'"
+                f"--set: got '{override}'; '{parent}' is a value and has no key '{leaf}'"
             )
     table[leaf] = value
 

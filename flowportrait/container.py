@@ -53,15 +53,15 @@ def readable_file(path: str | Path, kinds: str) -> Path:
             raise MediaError(f"{path}: no such file; give the path of {kinds}")
         # To open a pipe waits until somebody writes into it.
         if not path.is_file():
-            raise MediaError(f"{path}: is a pipe or a device; write it to a file, and give {kinds}")
+            raise MediaError(
+                f"{path}: is a pipe or a device; write it to a file first, and give {kinds}"
+            )
         if path.stat().st_size == 0:
             raise MediaError(f"{path}: the file is empty; give {kinds}")
         if not os.access(path, os.R_OK):
-            raise MediaError(f"{path}: may not be read; change its permissions")
+            raise MediaError(f"{path}: permission denied; make the file readable")
     except (OSError, ValueError) as error:  # a name too long for the disk, or with a zero byte
-        raise MediaError(
-            f"{path}: cannot be looked at ({one_line(error)}); give {kinds}"
-        ) from error
+        raise MediaError(f"{path}: cannot be accessed ({one_line(error)}); give {kinds}") from error
     return path
 
 
@@ -170,14 +170,13 @@ def _usable(stream: av.stream.Stream, path: Path, kind: str) -> Any:
     """The track, if its codec and sizes can be used. Raises MediaError."""
     context = stream.codec_context
     if context is None:
-        raise MediaError(
-            f"{path}: its {kind} codec is not known here; code it anew, as H.264 with AAC"
-        )
+        raise MediaError(f"{path}: unsupported {kind} codec; re-encode the file as H.264 with AAC")
     if kind == "audio" and not (context.sample_rate and context.channels):
         raise MediaError(f"{path}: damaged sound (no rate or no channels); give another file")
     if kind == "video" and context.width * context.height > MAX_PIXELS:
         raise MediaError(
-            f"{path}: pictures over {MAX_PIXELS / 1e6:.0f} megapixels; make it smaller"
+            f"{path}: pictures over {MAX_PIXELS / 1e6:.0f} megapixels per frame; downscale the"
+            " video"
         )
     return stream
 

@@ -72,7 +72,7 @@ def convert_bagel(source: Path, out: Path, size_px: int = 384) -> ModelSpec:
     they tell.
     """
     if (out / CONFIG).exists():
-        raise ConfigError(f"{out}: holds a model already; give another directory, or remove it")
+        raise ConfigError(f"{out}: already contains a model; give another directory, or remove it")
     _require_size(size_px)
     files = bagel_files(source)
     weights: dict[str, Weight] = {}
@@ -101,7 +101,7 @@ def convert_bagel(source: Path, out: Path, size_px: int = 384) -> ModelSpec:
     )
     _require_bagel(model, image_encoder, ours, seen, source)
     if size_px > (most := SIZE_STEP_PX * model.latent_side):
-        raise ConfigError(f"--size: got {size_px}; this model knows places of {most} px at most")
+        raise ConfigError(f"--size: got {size_px}; the maximum of this model is {most}")
     kept = keep_files(source, files, out)
     new = (
         read_header(source / OWN_FILE).weights
@@ -137,9 +137,7 @@ def _require_bagel(
     for got, wanted in ((ours, expected), (seen, shapes(encoder.state_dict()))):
         problem = difference(shapes(got), wanted)
         if problem:
-            raise CheckpointError(
-                f"{source}: {problem}; give the weights of BAGEL as they were published"
-            )
+            raise CheckpointError(f"{source}: {problem}; give BAGEL's published weights")
 
 
 def _require_size(size_px: int) -> None:
@@ -179,7 +177,9 @@ def convert_wan(source: Path, out: Path) -> ModelSpec:
     if settings is not None:
         values = settings_of(settings)
         if values.get("is_residual") or values.get("num_res_blocks", 2) != 2:
-            raise CheckpointError(f"{settings}: this is another network; give the VAE of Wan 2.1")
+            raise CheckpointError(
+                f"{settings}: belongs to another network; give the VAE of Wan 2.1"
+            )
         codec = {
             "width": values["base_dim"],
             "channels": values["z_dim"],
@@ -201,7 +201,7 @@ def convert_wan(source: Path, out: Path) -> ModelSpec:
     if codec["channels"] != spec.model.latent_channels:
         raise ConfigError(
             f"{source}: {codec['channels']} latent channels, the generator has"
-            f" {spec.model.latent_channels}; give a codec with as many"
+            f" {spec.model.latent_channels}; give a codec with that many"
         )
     return put_file(out, spec, "codec", {"type": "wan", **codec}, weights, source)
 
@@ -315,7 +315,7 @@ def export(directory: Path, out: Path) -> list[Path]:
     headers = sorted((directory / KEPT).glob("*.header"))
     if not headers:
         raise ConfigError(
-            f"{directory}: did not come from BAGEL, so there is nothing to export it to"
+            f"{directory}: was not converted from BAGEL; only such models can be exported"
         )
     check_files(directory, spec, ("model", "image_encoder", KEPT))
     model: dict[str, Weight] = {}
@@ -330,7 +330,7 @@ def export(directory: Path, out: Path) -> list[Path]:
         lacking = [name for name in names if name not in left]
         if lacking:
             raise CheckpointError(
-                f"{directory}: lacks '{lacking[0]}'; get the whole model directory again"
+                f"{directory}: lacks '{lacking[0]}'; download the whole model directory again"
             )
         written.append(out / header.name.removesuffix(".header"))
         write_weights(written[-1], {name: left.pop(name) for name in names}, text)

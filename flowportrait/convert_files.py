@@ -63,9 +63,7 @@ def keep_files(source: Path, files: list[Path], out: Path) -> dict[str, str]:
 def bagel_files(source: Path) -> list[Path]:
     """The files with BAGEL's weights, without those of its codec."""
     if not source.is_dir():
-        raise ConfigError(
-            f"{source}: no such folder; give the folder of BAGEL-7B-MoT as it was published"
-        )
+        raise ConfigError(f"{source}: no such folder; give the published folder of BAGEL-7B-MoT")
     if (source / BAGEL_FILE).is_file():
         return [source / BAGEL_FILE]
     files = [
@@ -75,7 +73,7 @@ def bagel_files(source: Path) -> list[Path]:
     ]
     if not files:
         raise CheckpointError(
-            f"{source}: no {BAGEL_FILE} (29.2 GB) there; get it from"
+            f"{source}: no {BAGEL_FILE} (29.2 GB); download it from"
             " huggingface.co/ByteDance-Seed/BAGEL-7B-MoT"
         )
     require_all_shards(files)
@@ -85,11 +83,11 @@ def bagel_files(source: Path) -> list[Path]:
 def settings_of(path: Path) -> dict[str, Any]:
     """Settings in a JSON file of the weights. Raises CheckpointError."""
     if not path.is_file():
-        raise CheckpointError(f"{path}: not there; get it from where the weights are")
+        raise CheckpointError(f"{path}: missing; download it from the source of the weights")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: no valid JSON: {error}") from error
+        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
 
 
 def write_index(kept: Path, path: Path, total_bytes: int | None) -> Path:
@@ -107,7 +105,7 @@ def opened_weights(directory: Path) -> ModelSpec:
     """A model directory that `convert bagel` has made. Raises ConfigError."""
     if not (directory / CONFIG).is_file():
         raise ConfigError(
-            f"{directory}: no model there; make one with: flowportrait convert bagel FOLDER -o"
+            f"{directory}: contains no model; create one with: flowportrait convert bagel FOLDER -o"
             f" {directory}"
         )
     return load_spec(directory)
@@ -127,7 +125,7 @@ def put_file(
         wanted = shapes(build_part(tables[name], part).state_dict())
     problem = difference(shapes(weights), wanted)
     if problem:
-        raise CheckpointError(f"{source}: {problem}; give the weights as they were published")
+        raise CheckpointError(f"{source}: {problem}; give the published weights")
     file = f"{name}.safetensors"
     digest = write_weights(out / file, weights)
     changes = {name: dict(part), "sha256": {**spec.sha256, file: digest}}

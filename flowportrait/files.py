@@ -33,7 +33,8 @@ def files_below(folder: Path) -> Iterator[Path]:
 
     def refuse(error: OSError) -> NoReturn:
         raise DataError(
-            f"{error.filename}: cannot be looked into ({error.strerror}); allow it, or leave it out"
+            f"{error.filename}: cannot be listed ({error.strerror}); make it readable, or leave it"
+            " out"
         )
 
     seen = set()

@@ -204,8 +204,8 @@ class Pipeline:
             )
         if size not in ("auto", own_px) or frame == "whole" or strengths != AS_IT_IS:
             raise ConfigError(
-                f"{self.spec.name}: its codec shows a square of {own_px} px as it is; leave size,"
-                " frame and strengths"
+                f"{self.spec.name}: its codec only generates squares of {own_px} px; leave out"
+                " size, frame, head, lips and eyes"
             )
         return compose(image, own_px, own_px, "face", crop, detector)
 
@@ -223,7 +223,7 @@ class Pipeline:
     def _schedule(self, evaluations: int | None) -> Schedule:
         count = self.spec.sampling.evaluations if evaluations is None else evaluations
         if count < 1:
-            raise ConfigError(f"evaluations: got {count}; give a number from 1 on")
+            raise ConfigError(f"evaluations: got {count}; give a number of at least 1")
         return Schedule(count, self.spec.sampling.shift)
 
     @torch.no_grad()
@@ -364,7 +364,7 @@ def load(
     """
     if toward is not None:
         if quantization:
-            raise ConfigError("toward: weights of eight bits cannot be mixed; leave one of the two")
+            raise ConfigError("toward: quantized weights cannot be mixed; leave out one of the two")
         one, other = (
             load(name, device, None, share, offload, wide) for name in (name_or_directory, toward)
         )
@@ -382,7 +382,7 @@ def load(
 def _mixed(one: Pipeline, other: Pipeline, share: float) -> Pipeline:
     if not 0 <= share <= 1:
         raise ConfigError(
-            f"share: got {share}; give a number from 0 (the model) to 1 (the one it goes toward)"
+            f"share: got {share}; give a number from 0 (the model) to 1 (the model of toward)"
         )
     weights = one.model.state_dict(), other.model.state_dict()
     problem = difference(*map(shapes, reversed(weights)))

@@ -192,9 +192,9 @@ def _head_of(path: Path, max_s: float) -> tuple[int, int]:
         if stream.duration and container.format.name not in ("mp3", "aac"):
             length_s = float(stream.duration * stream.time_base)
         if length_s > max_s + _LATE_S:
-            raise MediaError(f"{path}: {length_s:.0f} s of sound; give at most {max_s:.0f} s here")
+            raise MediaError(f"{path}: {length_s:.0f} s of sound; the maximum is {max_s:.0f} s")
         if rate > MAX_SOUND_HZ:
-            raise MediaError(f"{path}: sound of {rate} Hz; give at most {MAX_SOUND_HZ} Hz here")
+            raise MediaError(f"{path}: sound of {rate} Hz; the maximum is {MAX_SOUND_HZ} Hz")
         return rate, stream.codec_context.channels
 
 
@@ -258,9 +258,7 @@ def _resampled(
     for frame in read_sound(path):
         left_s -= frame.samples / frame.sample_rate
         if left_s < 0:
-            raise MediaError(
-                f"{path}: over {max_s:.0f} s of sound; give at most {max_s:.0f} s here"
-            )
+            raise MediaError(f"{path}: over {max_s:.0f} s of sound; the maximum is {max_s:.0f} s")
         with told(f"{path}: damaged sound", f"give {SOUND_KINDS}"):
             if levels:
                 levels.hear(frame)
@@ -280,7 +278,7 @@ def _flushed(
     # A resampler that has nothing to do at first lets everything through.
     if len({(len(part), part.dtype) for part in parts}) > 1:
         raise MediaError(
-            f"{path}: damaged sound (its channels change on the way); give {SOUND_KINDS}"
+            f"{path}: damaged sound (the number of channels changes); give {SOUND_KINDS}"
         )
     return np.concatenate(parts, axis=1)
 

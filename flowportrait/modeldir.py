@@ -202,7 +202,7 @@ def load_spec(directory: Path) -> ModelSpec:
         own = spec.sha256.get(CONFIG)
         if own is not None and own != _digest_of_values(read_values(path)):
             raise CheckpointError(
-                f"{path}: is not what was written; get it again, or, where it was changed on"
+                f"{path}: does not match its sha256; download it again, or, if it was changed on"
                 f" purpose, remove '{CONFIG}' from its sha256"
             )
     except ConfigError as error:
@@ -247,11 +247,11 @@ def check_files(directory: Path, spec: ModelSpec, names: Sequence[str] = ("",)) 
             continue
         if not path.is_file():
             raise CheckpointError(
-                f"{path}: not there, and {CONFIG} names it; get the whole model directory again"
+                f"{path}: missing, but named in {CONFIG}; download the whole model directory again"
             )
         if sha256_of(path) != expected:
             raise CheckpointError(
-                f"{path}: its sha256 is not the one in {CONFIG}; get the file again"
+                f"{path}: does not match its sha256 in {CONFIG}; download the file again"
             )
 
 
@@ -294,7 +294,7 @@ def _load_weights(
     whole = directory / f"{name}.safetensors"
     if not files:
         how = getattr(module, "weights_from", "get the whole model directory again")
-        raise CheckpointError(f"{whole}: not there; {how}")
+        raise CheckpointError(f"{whole}: missing; {how}")
     weights: dict[str, Weight] = {}
     for path in files:
         weights |= read_header(path).weights

@@ -104,7 +104,8 @@ def check_output(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".mp4":
         raise MediaError(
-            f"{path}: cannot write '{path.suffix or 'no suffix'}'; give a name that ends in .mp4"
+            f"{path}: cannot write {path.suffix or 'a file without suffix'}; give a name ending in"
+            " .mp4"
         )
     if path.is_dir():
         raise MediaError(f"{path}: is a folder; give the name of a file in it")
@@ -114,7 +115,7 @@ def check_output(path: str | Path) -> Path:
 def _writable(path: str | Path) -> Path:
     """A path whose folder can be written to. Raises MediaError."""
     if not path.parent.is_dir():
-        raise MediaError(f"{path}: the folder {path.parent} does not exist; make it first")
+        raise MediaError(f"{path}: the folder {path.parent} does not exist; create it first")
     probe = _partial_name(path)
     try:
         probe.touch()
@@ -176,7 +177,9 @@ def _video_stream(
 ):
     """An H.264 stream whose colours are said to be what they are: BT.709, limited range."""
     if height % 2 or width % 2:
-        raise MediaError(f"frames of {width}x{height} px; H.264 in yuv420p needs even sides")
+        raise MediaError(
+            f"frames of {width}x{height} px; give even sides, which H.264 in yuv420p needs"
+        )
     options = {"crf": "16"} | x264
     if width % 128:
         # With rows of other than whole groups of eight blocks, x264's macroblock tree reads beyond

@@ -152,7 +152,7 @@ def requirements_of(extras: Iterable[str]) -> list[str]:
     for extra in extras:
         if extra not in declared | EXTRAS:
             known = sorted(declared | EXTRAS)
-            raise ConfigError(f"--fix: no extra '{extra}'; {name_hint(extra, known)}")
+            raise ConfigError(f"--fix: unknown extra '{extra}'; {name_hint(extra, known)}")
         # Metadata of an older installation may lack an extra: then packages without versions.
         lines = declared.get(extra, EXTRAS.get(extra, ()))
         found |= {line for line in lines if not has(_NAME.match(line)[0])}

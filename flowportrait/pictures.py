@@ -41,7 +41,9 @@ def read_portrait(path: str | Path, max_px: int | None = None) -> np.ndarray:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=_formats()) as image:
                 if max_px and image.width * image.height > max_px:
-                    raise MediaError(f"{path}: over {max_px / 1e6:.0f} megapixels; make it smaller")
+                    raise MediaError(
+                        f"{path}: over {max_px / 1e6:.0f} megapixels; downscale the picture"
+                    )
                 # A JPEG can be decoded at 1/2, 1/4 or 1/8 size, which bounds time and memory.
                 image.draft(None, (MAX_PORTRAIT_SIDE_PX, MAX_PORTRAIT_SIDE_PX))
                 image.load()
@@ -50,7 +52,7 @@ def read_portrait(path: str | Path, max_px: int | None = None) -> np.ndarray:
         raise MediaError(f"{path}: {_unknown(path)}; give {PICTURE_KINDS}") from error
     except Image.DecompressionBombError as error:
         megapixels = 2 * Image.MAX_IMAGE_PIXELS // 10**6
-        raise MediaError(f"{path}: over {megapixels} megapixels; make it smaller") from error
+        raise MediaError(f"{path}: over {megapixels} megapixels; downscale the picture") from error
     except _PICTURE_ERRORS as error:
         raise MediaError(f"{path}: a damaged picture ({one_line(error)}); give another") from error
     image.thumbnail((MAX_PORTRAIT_SIDE_PX, MAX_PORTRAIT_SIDE_PX), Image.Resampling.LANCZOS)
@@ -87,4 +89,4 @@ def _unknown(path: Path) -> str:
         head = file.read(12)
     if head[4:8] == b"ftyp" and head[8:] in _HEIC_BRANDS:
         return "a HEIC picture, which needs the package pi-heif: pip install pi-heif"
-    return "not a picture this can read"
+    return "not a supported picture format"

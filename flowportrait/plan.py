@@ -198,8 +198,7 @@ def plan(
     kind = kind_of(recipe)
     if kind not in ("sft", "rl"):
         raise ConfigError(
-            f"{recipe}: plans are for recipes of `train sft` and `train rl`; this is one of kind"
-            f" '{kind}'"
+            f"{recipe}: plan knows recipes of `train sft` and `train rl`, not of kind '{kind}'"
         )
     work, clip_s = (_rl, clip_s or 5.0) if kind == "rl" else (_sft, clip_s or 25.0)
     return _laid_on(

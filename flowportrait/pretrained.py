@@ -83,7 +83,7 @@ class Weights:
 
     def _fetch(self, target: Path) -> None:
         if not self.fetched:
-            raise CheckpointError(f"{self.file}: not there; {self.where()}")
+            raise CheckpointError(f"{self.file}: missing; {self.where()}")
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
@@ -93,7 +93,7 @@ class Weights:
             os.replace(partial, target)
         except (urllib.error.URLError, OSError) as error:
             raise CheckpointError(
-                f"{self.file}: cannot be fetched ({error}); {self.where()}"
+                f"{self.file}: cannot be downloaded ({error}); {self.where()}"
             ) from error
         finally:
             partial.unlink(missing_ok=True)
@@ -102,7 +102,7 @@ class Weights:
         """Where to get it and where to put it, for an error."""
         size = f"about {self.size_mb:g} MB, " if self.size_mb else ""
         return (
-            f"get {self.url} ({size}sha256 {self.sha256}..., {self.licence}) and put it at"
+            f"download {self.url} ({size}sha256 {self.sha256}..., {self.licence}) and put it at"
             f" {cache_dir() / self.file}, or give its path as `weights` in the settings"
         )
 

@@ -87,7 +87,7 @@ def read_pictures(path: Path, max_hold_s: float = MAX_HOLD_S) -> Iterator[Pictur
             start_s, step_s = clock.place(frame)
             yield Picture(start_s, step_s, upright(frame))
     if clock.count == 0:  # a file that was cut off behind its head opens, and then holds nothing
-        raise MediaError(f"{path}: damaged video (not one frame can be decoded); give another")
+        raise MediaError(f"{path}: damaged video (no frame can be decoded); give another")
 
 
 def on_clock(pictures: Iterator[Picture], fps: float) -> Iterator[np.ndarray]:
@@ -129,7 +129,7 @@ class _PictureClock:
         start_s = max(start_s, self.last_s)
         if start_s - self.last_s > self.max_hold_s:
             raise MediaError(
-                f"{self.path}: damaged video (the clock jumps from {self.last_s:.2f} "
+                f"{self.path}: damaged video (timestamps jump from {self.last_s:.2f} "
                 f"to {start_s:.2f} s); give another"
             )
         self.gap_s = start_s - self.last_s or self.gap_s
@@ -280,7 +280,7 @@ class _SoundClock:
         if late > self.max_gap_s * self.rate:
             at_s = self.written / self.rate
             raise MediaError(
-                f"{self.path}: damaged sound (its clock jumps by {late / self.rate:.0f} s "
+                f"{self.path}: damaged sound (timestamps jump by {late / self.rate:.0f} s "
                 f"at {at_s:.2f} s); give another"
             )
         return late

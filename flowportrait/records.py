@@ -178,7 +178,7 @@ class Score(Measured):
     @model_validator(mode="after")
     def _a_number_or_a_reason(self) -> Self:
         if math.isnan(self.value) != bool(self.reason):
-            raise ValueError("a score holds either a value or the reason why there is none")
+            raise ValueError("give either a value or a reason, not both or neither")
         return self
 
 
@@ -225,7 +225,7 @@ class Verdict(Measured):
     @model_validator(mode="after")
     def _a_winner_or_a_reason(self) -> Self:
         if (self.winner is None) != bool(self.reason):
-            raise ValueError("a verdict holds either a winner or the reason why there is none")
+            raise ValueError("give either a winner or a reason, not both or neither")
         return self
 
 
@@ -274,9 +274,9 @@ class Ranking(Record):
     def _an_order(self) -> Self:
         names = [name for group in self.groups for name in group]
         if not all(self.groups) or not all(names):
-            raise ValueError("groups and the names in them must not be empty")
+            raise ValueError("empty group or name; every group needs at least one name")
         if len(names) != len(set(names)):
-            raise ValueError("a version stands in the ranking twice")
+            raise ValueError("a version appears twice in the ranking")
         if self.between and len(self.between) != len(self.groups) - 1:
             raise ValueError(
                 f"{len(self.groups)} groups need {len(self.groups) - 1} signs between them"
@@ -352,7 +352,9 @@ class Pair(Record):
     @model_validator(mode="after")
     def _a_winner_or_a_reason(self) -> Self:
         if (self.winner is None) != bool(self.dropped):
-            raise ValueError("a pair holds either a winner or the reason why it is dropped")
+            raise ValueError(
+                "give either a winner or a reason for dropping the pair, not both or neither"
+            )
         return self
 
 
@@ -383,5 +385,5 @@ def read_jsonl(path: str | Path, kind: type[R]) -> Iterator[R]:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"])) or "the line"
             raise DataError(
-                f"{path}:{number}: no valid {kind.__name__}: {where}: {first['msg']}"
+                f"{path}:{number}: not a valid {kind.__name__}: {where}: {first['msg']}"
             ) from error

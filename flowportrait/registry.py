@@ -26,7 +26,7 @@ def name_hint(got: str, allowed: Iterable[str]) -> str:
     names = sorted(allowed)
     near = get_close_matches(got.lower(), names, n=1, cutoff=0.6)
     question = f"did you mean '{near[0]}'? " if near else ""
-    return f"{question}allowed: {', '.join(names) or 'none is installed'}"
+    return f"{question}allowed: {', '.join(names) or '(none installed)'}"
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ def find_model(name_or_directory: str | Path) -> Path:
     if (directory / "config.json").is_file():
         return directory
     if directory.is_dir():
-        raise ConfigError(f"model: {text} holds no config.json; {name_hint(text, model_names())}")
-    raise ConfigError(
-        f"model: no '{text}' by name or as a directory; {name_hint(text, model_names())}"
-    )
+        raise ConfigError(
+            f"model: {text} contains no config.json; {name_hint(text, model_names())}"
+        )
+    raise ConfigError(f"model: no model or directory '{text}'; {name_hint(text, model_names())}")

@@ -65,7 +65,7 @@ class Chain(Frozen):
     def _names_fit(self) -> Chain:
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
-            raise ValueError(f"stages {names}: two have one name; their logs would be one")
+            raise ValueError(f"stages {names}: duplicate name; give each stage its own name")
         for stage in self.stages:
             needed = stage.needs
             if needed is not None and needed not in self.given:

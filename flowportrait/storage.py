@@ -72,10 +72,13 @@ def _fetch(address: str) -> Path:
         found = _Remote.at(address)
         if _beside(place, "unsent").exists():
             raise DataError(
-                f"{address}: what writes it was stopped here; run that to its end first"
+                f"{address}: is incomplete because the run that writes it was interrupted; finish"
+                " that run first"
             )
         if not found.files:
-            raise DataError(f"{address}: nothing there; give a file or a folder with files")
+            raise DataError(
+                f"{address}: no such file or folder; give a file or a folder with files"
+            )
         found.pull(place)
     return place
 
@@ -196,7 +199,7 @@ def _cache() -> Path:
 def _place(address: str) -> Path:
     kind, _, rest = address.partition("://")
     if ".." in PurePosixPath(rest).parts:
-        raise DataError(f"{address}: leads out of its bucket; give it without '..'")
+        raise DataError(f"{address}: points outside its bucket; remove the '..'")
     return _cache() / kind / rest
 
 
@@ -253,7 +256,8 @@ def _told(address: str) -> Iterator[None]:
     except (OSError, ValueError, *_refusals()) as error:
         told = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{address}: cannot be read or written ({told}); check the address, and who may use it"
+            f"{address}: cannot be read or written ({told}); check the address and your access"
+            " rights"
         ) from error
 
 

@@ -213,7 +213,7 @@ def _laid_out(
         duration_s = max(known, default=says)
     # A damaged file may open and yet not know its own clock.
     if not fps or not duration_s:
-        raise MediaError(f"{path}: says neither how long nor how fast it is; give another video")
+        raise MediaError(f"{path}: has neither a duration nor a frame rate; give another video")
     stream = pictures.stream
     counted = len(shown) if pictures.hidden or not stream.frames else stream.frames
     return Timeline(

@@ -82,7 +82,7 @@ class Stored:
             while left:
                 count = file.readinto(buffer[: min(left, len(buffer))])
                 if not count:
-                    raise CheckpointError(f"{self.path}: ends too early; get it again")
+                    raise CheckpointError(f"{self.path}: ends too early; download it again")
                 yield buffer[:count]
                 left -= count
 
@@ -141,12 +141,13 @@ def read_header(path: Path) -> Header:
     or no such file.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: not there; get it again from where it came from")
+        raise CheckpointError(f"{path}: missing; download it again from its source")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(MAX_HEADER_BYTES, path.stat().st_size):
             raise CheckpointError(
-                f"{path}: no readable safetensors file (its header has no length); get it again"
+                f"{path}: not a readable safetensors file (its header has no length); download it"
+                " again"
             )
         raw = file.read(length)
     try:
@@ -157,12 +158,12 @@ def read_header(path: Path) -> Header:
         weights = {name: _stored(path, 8 + length, entry) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path}: no readable safetensors file ({error!r}); get it again"
+            f"{path}: not a readable safetensors file ({error!r}); download it again"
         ) from error
     end = max((weight.start + weight.size_bytes for weight in weights.values()), default=8 + length)
     if path.stat().st_size != end:
         raise CheckpointError(
-            f"{path}: has {path.stat().st_size} bytes where its header says {end}; get it again"
+            f"{path}: has {path.stat().st_size} bytes, but its header says {end}; download it again"
         )
     return Header(text, weights)
 
@@ -189,8 +190,8 @@ def find_weights(source: Path) -> dict[str, Weight]:
     )
     if not files:
         raise CheckpointError(
-            f"{source}: no weights there; give a .safetensors, .pth or .bin file, or a folder of"
-            " them"
+            f"{source}: contains no weights; give a .safetensors, .pth or .bin file, or a folder"
+            " of them"
         )
     if source.is_dir():
         require_all_shards(files)
@@ -234,7 +235,7 @@ def require_all_shards(files: Sequence[Path]) -> None:
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
-                f"{index}: no readable index of weights ({error!r}); get it again"
+                f"{index}: not a readable index of weights ({error!r}); download it again"
             ) from error
         for name in wanted:
             _require_shard(
@@ -246,9 +247,7 @@ def require_all_shards(files: Sequence[Path]) -> None:
 
 def _require_shard(path: Path, names: set[str], of: str) -> None:
     if path.name not in names:
-        raise CheckpointError(
-            f"{path}: not there; the weights are {of}, and all are needed: get this one, too"
-        )
+        raise CheckpointError(f"{path}: missing; the weights are {of}: download all of them")
 
 
 def _pickled(path: Path) -> dict[str, Held]:
@@ -260,15 +259,14 @@ def _pickled(path: Path) -> dict[str, Held]:
         content = torch.load(path, map_location="cpu", mmap=is_zipfile(path), weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: no readable file of tensors ({str(error).splitlines()[0]}); get it again"
+            f"{path}: not a readable file of tensors ({str(error).splitlines()[0]}); download it"
+            " again"
         ) from None
     content = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(
         isinstance(value, Tensor) for value in content.values()
     ):
-        raise CheckpointError(
-            f"{path}: holds no plain table of tensors; give the weights as they were published"
-        )
+        raise CheckpointError(f"{path}: not a plain table of tensors; give the published weights")
     return {name: Held(value) for name, value in content.items()}
 
 
@@ -297,8 +295,8 @@ def write_weights(path: Path, weights: Mapping[str, Weight], header: str | None 
     except OSError as error:
         part.unlink(missing_ok=True)
         raise CheckpointError(
-            f"{path}: cannot be written ({error.strerror}); it needs {needed / 1e9:.1f} GB; make"
-            " room"
+            f"{path}: cannot be written ({error.strerror}); it needs {needed / 1e9:.1f} GB; free"
+            " some space"
         ) from error
     return digest.hexdigest()
 
@@ -310,7 +308,7 @@ def require_room(path: Path, needed: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise CheckpointError(
-            f"{path}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; make room"
+            f"{path}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; free some space"
         )
 
 

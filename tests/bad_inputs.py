@@ -62,7 +62,7 @@ BAD_INPUTS = [
     BadInput(
         "portrait: a text named .jpg",
         "generate text.jpg speech.wav -o out.mp4",
-        f"text.jpg: not a picture this can read; give {PICTURE}",
+        f"text.jpg: not a supported picture format; give {PICTURE}",
     ),
     BadInput(
         "portrait: JPEG cut off",
@@ -78,23 +78,23 @@ BAD_INPUTS = [
     BadInput(
         "portrait: a sound",
         "generate speech.wav speech.wav -o out.mp4",
-        f"speech.wav: not a picture this can read; give {PICTURE}",
+        f"speech.wav: not a supported picture format; give {PICTURE}",
     ),
     BadInput(
         "portrait: a video",
         "generate mute.mp4 speech.wav -o out.mp4",
-        f"mute.mp4: not a picture this can read; give {PICTURE}",
+        f"mute.mp4: not a supported picture format; give {PICTURE}",
     ),
     BadInput(
         "portrait: 400 megapixels",
         "generate bomb.png speech.wav -o out.mp4",
-        "bomb.png: over 178 megapixels; make it smaller",
+        "bomb.png: over 178 megapixels; downscale the picture",
     ),
     BadInput(
         "portrait: nobody in it",
         "generate grey.png speech.wav -o out.mp4",
-        "portrait: no face found in 256x256 px; give a picture of one face, or one already "
-        "cut around it with --crop none",
+        "portrait: no face found in 256x256 px; give a picture of one face, or a picture already"
+        " cropped to the face with --crop none",
     ),
     BadInput(
         "sound: missing",
@@ -154,12 +154,12 @@ BAD_INPUTS = [
     BadInput(
         "output: another kind of file",
         "generate face.png speech.wav -o out.avi",
-        "out.avi: cannot write '.avi'; give a name that ends in .mp4",
+        "out.avi: cannot write .avi; give a name ending in .mp4",
     ),
     BadInput(
         "output: no suffix",
         "generate face.png speech.wav -o out",
-        "out: cannot write 'no suffix'; give a name that ends in .mp4",
+        "out: cannot write a file without suffix; give a name ending in .mp4",
     ),
     BadInput(
         "output: a folder",
@@ -169,12 +169,12 @@ BAD_INPUTS = [
     BadInput(
         "output: in no folder",
         "generate face.png speech.wav -o none/out.mp4",
-        "none/out.mp4: the folder none does not exist; make it first",
+        "none/out.mp4: the folder none does not exist; create it first",
     ),
     BadInput(
         "output: in a file",
         "generate face.png speech.wav -o text.jpg/out.mp4",
-        "text.jpg/out.mp4: the folder text.jpg does not exist; make it first",
+        "text.jpg/out.mp4: the folder text.jpg does not exist; create it first",
     ),
     BadInput(
         "output: folder that refuses files",
@@ -184,7 +184,7 @@ BAD_INPUTS = [
     BadInput(
         "output: over the input",
         "generate face.png mute.mp4 -o mute.mp4",
-        "mute.mp4: is also the input; give the video another name",
+        "mute.mp4: is also an input file; give another -o",
     ),
     BadInput(
         "output: not given",
@@ -194,12 +194,12 @@ BAD_INPUTS = [
     BadInput(
         "model: misspelt",
         f"{GOOD} --model tinny",
-        "model: no 'tinny' by name or as a directory; did you mean 'tiny'? allowed: tiny",
+        "model: no model or directory 'tinny'; did you mean 'tiny'? allowed: tiny",
     ),
     BadInput(
         "model: a folder that is none",
         f"{GOOD} --model folder",
-        "model: folder holds no config.json; allowed: tiny",
+        "model: folder contains no config.json; allowed: tiny",
     ),
     BadInput(
         "model: a damaged one",
@@ -302,7 +302,7 @@ BAD_INPUTS = [
     BadInput(
         "score: output is a folder",
         "score mute.mp4 --scorers mas-ma -o folder",
-        "folder: is a folder; give the name of a file such as folder/scores.jsonl",
+        "folder: is a folder; give a file such as folder/scores.jsonl",
     ),
     BadInput(
         "score: unknown setting",
@@ -334,7 +334,7 @@ BAD_INPUTS = [
     BadInput(
         "score: budget in money without prices",
         f"{SCORE} --scorers mas-ma --set judge.budget.max_usd=1",
-        "judge.budget.max_usd: needs judge.prices, which differ by vendor and month; give them",
+        "judge.budget.max_usd: needs judge.prices; give the vendor's current prices",
     ),
     BadInput(
         "score: no folder of prompts",
@@ -371,23 +371,23 @@ BAD_INPUTS = [
     BadInput(
         "convert: nothing there",
         "convert bagel none -o model",
-        "none: not there; give the weights as they were published",
+        "none: no such file or folder; give the published weights",
     ),
     BadInput(
         "convert: a folder without weights",
         "convert bagel folder -o model",
-        "folder: no ema.safetensors (29.2 GB) there; get it from"
+        "folder: no ema.safetensors (29.2 GB); download it from"
         " huggingface.co/ByteDance-Seed/BAGEL-7B-MoT",
     ),
     BadInput(
         "convert: no model to add to",
         "convert whisper folder -o model",
-        "model: no model there; make one with: flowportrait convert bagel FOLDER -o model",
+        "model: contains no model; create one with: flowportrait convert bagel FOLDER -o model",
     ),
     BadInput(
         "export: no model",
         "export folder -o out",
-        "folder: no model there; make one with: flowportrait convert bagel FOLDER -o folder",
+        "folder: contains no model; create one with: flowportrait convert bagel FOLDER -o folder",
     ),
     BadInput(
         "plan: unknown GPU",
@@ -398,13 +398,13 @@ BAD_INPUTS = [
     BadInput(
         "plan: a monitor as a reward",
         "plan rl-paper --set 'reward.terms=[{scorers=[\"jitter\"]}]'",
-        "reward.terms: 'jitter' is a monitor, which watches for rewards that are cheated; "
-        "name it in watch.monitors, and another measure here",
+        "reward.terms: 'jitter' is a monitor against reward hacking; name it in watch.monitors,"
+        " and another measure here",
     ),
     BadInput(
         "plan: a judge that costs money, and no budget",
         "plan rl-paper --set scoring.judge.preset=gemini-flash --set scoring.judge.backend={}",
-        "scoring.judge.budget: lip_sync asks a judge that costs money; give max_tokens or "
+        "scoring.judge.budget: lip_sync uses a paid judge; give max_tokens or "
         "max_usd (flowportrait plan says what a run needs), or an open judge: scoring.judge",
     ),
     BadInput(
@@ -422,20 +422,18 @@ BAD_INPUTS = [
     BadInput(
         "sft: a small model from scratch",
         "train sft tiny-sft",
-        "tiny-sft: names a codec to start with, so it is no recipe of `train sft`; type:"
-        " flowportrait train scratch tiny-sft",
+        "tiny-sft: not a recipe of `train sft`; run: flowportrait train scratch tiny-sft",
     ),
     BadInput(
         "plan: another kind of recipe",
         "plan tiny-sft",
-        "tiny-sft: plans are for recipes of `train sft` and `train rl`; this is one of kind"
-        " 'scratch'",
+        "tiny-sft: plan knows recipes of `train sft` and `train rl`, not of kind 'scratch'",
     ),
     BadInput("recipe: missing", "train codec none.toml", NO_RECIPE),
     BadInput(
         "recipe: no TOML",
         "train codec text.jpg",
-        "text.jpg: no valid TOML: Expected '=' after a key in a key/value pair (at line 1, "
+        "text.jpg: not valid TOML: Expected '=' after a key in a key/value pair (at line 1, "
         "column 6)",
     ),
 ]

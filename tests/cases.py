@@ -92,16 +92,19 @@ WARNINGS = [
     ("somebody who speaks 20 dB below the rest", "quieter than the rest"),
     ("a head rolled by more than 12 degrees", "portrait: the head is rolled by"),
     ("a head turned by more than 45 degrees", "portrait: the head is turned by about"),
-    ("a mouth beyond the picture's edge", "portrait: the mouth is cut off by the picture's edge"),
+    (
+        "a mouth beyond the picture's edge",
+        "portrait: the mouth is cut off by the edge of the picture",
+    ),
     ("a picture too dark to see much", "portrait: underexposed"),
-    ("shut eyes", "portrait: the eyes are shut and stay so"),
+    ("shut eyes", "portrait: the eyes are closed and will stay closed"),
     ("several faces", "faces found; the largest is used"),
     ("a small face", "it will look soft"),
     (
         "a video whose head lies on its side or upside down, when its face is scored",
         "the head lies",
     ),
-    ("a truth that is turned against the clip", "its truth is turned against it by"),
+    ("a truth that is turned against the clip", "its truth is rotated relative to it by"),
     ("a clip of a study that browsers would not play", "are coded anew as H.264 with AAC"),
 ]
 """What is gone on with, and the words that say so."""
@@ -111,8 +114,8 @@ def warnings_table() -> str:
     """The table of warnings of docs/bad-inputs.md."""
     rows = "\n".join(f"| {what} | ... {words} ... |" for what, words in WARNINGS)
     return (
-        "# Input that can hardly have been meant\n\nThe work goes on, and one line on stderr,"
-        " beside the result, on the page of `serve` and beside scores says so.\n\n| what |"
+        "# Warnings\n\nThe work continues, and a line on stderr, next to the result, on the page of"
+        " `serve` and in the records of scores gives the warning.\n\n| what |"
         f" `warning: ...` |\n|---|---|\n{rows}\n"
     )
 

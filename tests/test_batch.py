@@ -121,7 +121,7 @@ def test_one_video_of_many_is_that_of_the_plain_command(data, capsys, tmp_path):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["data/manifest.jsonl", "-o", "x.mp4"], "x.mp4: the videos of a dataset need a folder"),
+        (["data/manifest.jsonl", "-o", "x.mp4"], "x.mp4: a dataset is written to a folder"),
         (["none.jsonl", "-o", "made"], "none.jsonl: no such file; give a dataset's manifest.jsonl"),
         (
             ["data/clips", "-o", "made"],
@@ -129,15 +129,18 @@ def test_one_video_of_many_is_that_of_the_plain_command(data, capsys, tmp_path):
         ),
         (
             ["data/manifest.jsonl", "data/clips/0.mp4", "-o", "made"],
-            "a dataset brings its own sound",
+            "a dataset has its own sound",
         ),
         (
             ["data/clips/0.mp4", "-o", "made.mp4"],
             "data/clips/0.mp4: no speech; give a sound or video file",
         ),
-        (["outside.jsonl", "-o", "made"], "the id '../a' leads out of the output folder"),
-        (["empty.jsonl", "-o", "made"], "empty.jsonl: no clip of the split 'held_out'"),
-        (["broken.jsonl", "-o", "made"], "none of 1 clips could be used; the first: broken: "),
+        (["outside.jsonl", "-o", "made"], "the id '../a' points outside the output folder"),
+        (["empty.jsonl", "-o", "made"], "empty.jsonl: no clips in the split 'held_out'"),
+        (
+            ["broken.jsonl", "-o", "made"],
+            "none of 1 clips could be used; reason for the first: broken: ",
+        ),
     ],
 )
 def test_wrong_input_is_one_line(data, arguments, words, capsys):

@@ -91,7 +91,7 @@ def test_a_truth_is_read_like_the_clip(tmp_path, folder, capsys):
     for case in VIDEOS:
         assert values[Path(case.name).stem] > (0.1 if case.half_turn else 0.85), case.name
     said = capsys.readouterr().err
-    assert "phone_rotated.mp4: its truth is turned against it by 180 degrees" in said
+    assert "phone_rotated.mp4: its truth is rotated relative to it by 180 degrees" in said
 
 
 def test_a_study_takes_all_of_them(tmp_path, capsys):

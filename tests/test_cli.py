@@ -204,7 +204,7 @@ def test_doctor_sees_damaged_weights(tmp_path, monkeypatch, capsys):
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert cli.run(["doctor"]) == 1
     assert "broken  model tiny" in (printed := capsys.readouterr().out)
-    assert "model.safetensors: its sha256 is not the one" in printed
+    assert "model.safetensors: does not match its sha256" in printed
     weights.unlink()
     assert cli.run(["doctor"]) == 1 and "not there" in capsys.readouterr().out
 

@@ -188,7 +188,10 @@ def test_parts_that_do_not_fit_are_refused(dataset, capsys):
     rows = list(read_jsonl("data/manifest.jsonl", ManifestRow))
     write_jsonl("data/manifest.jsonl", rows[1:])
     assert cli.run([*dataset, "-o", "out", "--part", "2/4"]) == 2
-    assert "out/p0/a.mp4: is of no clip of data; all parts need the same" in capsys.readouterr().err
+    assert (
+        "out/p0/a.mp4: belongs to no clip of data; all parts need the same"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_null_is_no_value(recipe):
         ("", ["rollout.window=many"], "rollout.window: input should be a valid integer"),
         ("", ["rollout.window"], "got 'rollout.window'; write key=value"),
         ("", ["rollout..window=3"], "write key=value"),
-        ("note = 'a'", ["note.b=3"], "'note' is a single value without a 'b'"),
+        ("note = 'a'", ["note.b=3"], "'note' is a value and has no key 'b'"),
         ("[optimizer]\ntype = 'adam'\nrate = -1.0", [], "should be greater than 0 (got -1.0)"),
         ("= 3", [], "no valid TOML"),
     ],

@@ -182,7 +182,7 @@ def test_a_missing_shard_is_named_as_one(source, tmp_path, indexed):
         (folder / "model.safetensors.index.json").unlink()
     (folder / "model-00003-of-00005.safetensors").unlink()
     message = (
-        r"model-00003-of-00005.safetensors: not there; the weights are 5 files, and all are needed"
+        r"model-00003-of-00005.safetensors: missing; the weights are 5 files: download all of them"
     )
     with pytest.raises(CheckpointError, match=message):
         convert_bagel(folder, tmp_path / "model", size_px=32)
@@ -194,7 +194,7 @@ def test_a_missing_shard_is_named_as_one(source, tmp_path, indexed):
     if indexed:
         with pytest.raises(
             CheckpointError,
-            match="not there; the weights are the 5 files that model.safetensors.ind",
+            match="missing; the weights are the 5 files that model.safetensors.ind",
         ):
             convert_bagel(folder, tmp_path / "model", size_px=32)
 
@@ -204,7 +204,7 @@ def test_a_missing_shard_is_named_as_one(source, tmp_path, indexed):
     [
         (360, "--size: got 360; a multiple of 16: 352 or 368"),
         (132, "--size: got 132; a multiple of 16: 128 or 144"),
-        (112, "--size: got 112; this model knows places of 96 px at most"),
+        (112, "--size: got 112; the maximum of this model is 96 px"),
     ],
 )
 def test_a_size_that_no_video_can_have_is_refused(source, tmp_path, size, message, capsys):
@@ -220,7 +220,7 @@ def test_what_was_put_aside_is_checked_before_it_is_given_back(source, tmp_path)
     header = tmp_path / "model" / "bagel" / "ema.safetensors.header"
     header.write_text(header.read_text().replace('"vae2llm.bias"', '"vae2llm.bais"'))
     with pytest.raises(
-        CheckpointError, match="ema.safetensors.header: its sha256 is not the one in config.json"
+        CheckpointError, match="ema.safetensors.header: does not match its sha256 in config.json"
     ):
         export(tmp_path / "model", tmp_path / "back")
 
@@ -290,18 +290,18 @@ def test_other_weights_are_refused(source, tmp_path, edit, message):
 
 def test_what_is_not_there_is_named(source, converted, tmp_path, capsys):
     assert run(["convert", "bagel", str(tmp_path / "no"), "-o", str(tmp_path / "model")]) == 2
-    assert "no: not there; give the weights as they were published" in capsys.readouterr().err
+    assert "no: no such file or folder; give the published weights" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert run(["convert", "bagel", str(tmp_path / "empty"), "-o", str(tmp_path / "model")]) == 2
     assert (
-        "no ema.safetensors (29.2 GB) there; get it from huggingface.co/ByteDance-Seed"
+        "no ema.safetensors (29.2 GB); download it from huggingface.co/ByteDance-Seed"
         in capsys.readouterr().err
     )
-    with pytest.raises(ConfigError, match="holds a model already"):
+    with pytest.raises(ConfigError, match="already contains a model"):
         convert_bagel(source, converted)
-    with pytest.raises(ConfigError, match="make one with: flowportrait convert bagel"):
+    with pytest.raises(ConfigError, match="create one with: flowportrait convert bagel"):
         convert_wan(source, tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="did not come from BAGEL"):
+    with pytest.raises(ConfigError, match="was not converted from BAGEL"):
         export(Path(__file__).parents[1] / "flowportrait" / "models" / "tiny", tmp_path / "back")
 
 
@@ -310,7 +310,7 @@ def test_a_cut_off_file_is_refused(source, tmp_path):
     whole = (source / "ema.safetensors").read_bytes()
     for cut in (0, 7, 100, len(whole) - 1):
         path.write_bytes(whole[:cut])
-        with pytest.raises(CheckpointError, match="cut.safetensors: .*get it again"):
+        with pytest.raises(CheckpointError, match="cut.safetensors: .*download it again"):
             read_header(path)
 
 
@@ -321,7 +321,7 @@ def test_a_part_without_weights_says_where_they_come_from(converted):
     ):
         load_parts(converted, ("codec",), "cpu")
     with pytest.raises(
-        CheckpointError, match="audio_encoder.safetensors: not there; .*whisper-large-v3"
+        CheckpointError, match="audio_encoder.safetensors: missing; .*whisper-large-v3"
     ):
         load_parts(converted, ("audio_encoder",), "cpu")
 
@@ -616,7 +616,7 @@ def test_writing_keeps_numbers_of_every_format(tmp_path):
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10))
     with pytest.raises(
-        CheckpointError, match="big.safetensors: needs 0.0 GB, 0.0 GB are free; make room"
+        CheckpointError, match="big.safetensors: needs 0.0 GB, 0.0 GB are free; free some space"
     ):
         write_weights(tmp_path / "big.safetensors", {"a": Held(torch.zeros(3))})
     assert not list(tmp_path.iterdir())

@@ -271,7 +271,7 @@ def test_damaged_weights(directory):
 def test_weights_that_are_no_weights(directory):
     (directory / "model.safetensors").write_bytes(b"hello")
     rewrite(directory, lambda values: values["sha256"].clear())
-    with pytest.raises(CheckpointError, match="no readable safetensors"):
+    with pytest.raises(CheckpointError, match="not a readable safetensors"):
         load(directory, device="cpu")
 
 

@@ -152,4 +152,7 @@ def test_recipes_are_found_by_name_wherever_one_is(tmp_path, monkeypatch):
 def test_a_file_of_no_kind_is_one_line(tmp_path, capsys):
     (tmp_path / "odd.toml").write_text("nothing = 1")
     assert cli.run(["config", "show", str(tmp_path / "odd.toml")]) == 2
-    assert "odd.toml: of no known kind; give one: --kind chain|codec" in capsys.readouterr().err
+    assert (
+        "odd.toml: unrecognized kind of recipe; name it with --kind chain|codec"
+        in capsys.readouterr().err
+    )

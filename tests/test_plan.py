@@ -188,7 +188,7 @@ def test_command(capsys):
     ("arguments", "message"),
     [
         ([str(SFT), "--gpu", "h10"], "--gpu: got 'h10'; did you mean 'h100'?"),
-        ([str(RECIPES / "tiny-codec.toml")], "this is one of kind 'codec'"),
+        ([str(RECIPES / "tiny-codec.toml")], "not of kind 'codec'"),
         (
             [str(SFT), "--set", "data.row_tokens=50000"],
             "a clip of 25 s has 88306 tokens; give more",
@@ -221,7 +221,7 @@ def test_what_the_run_would_refuse_the_plan_refuses():
     with pytest.raises(ConfigError, match="'jitter' is a monitor"):
         plan(RL, ["reward.terms=[{scorers=['jitter']}]"])
     paid = ["scoring.judge.preset='gemini-flash'", "scoring.judge.backend={}"]
-    with pytest.raises(ConfigError, match="judge.budget: lip_sync asks a judge that costs money"):
+    with pytest.raises(ConfigError, match="judge.budget: lip_sync uses a paid judge"):
         plan(RL, paid)
     assert plan(RL, [*paid, "scoring.judge.budget.max_tokens=1000"]).notes
     priced = "scoring.judge.prices={input_usd_per_million=1, output_usd_per_million=2}"

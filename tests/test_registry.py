@@ -52,5 +52,5 @@ def test_models_are_found_by_name_and_by_directory(tmp_path, monkeypatch):
     assert find_model(own) == own
     with pytest.raises(ConfigError, match="did you mean 'tiny'"):
         find_model("tinny")
-    with pytest.raises(ConfigError, match="holds no config.json"):
+    with pytest.raises(ConfigError, match="contains no config.json"):
         find_model(tmp_path)

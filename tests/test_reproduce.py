@@ -178,7 +178,7 @@ def test_what_has_changed_is_run_again_with_all_behind_it(recipe, capsys):
 @pytest.mark.parametrize(
     "change, words",
     [
-        (('name = "two"', 'name = "one"'), "two have one name"),
+        (('name = "two"', 'name = "one"'), "duplicate name"),
         (('name = "two"', 'name = "../two"'), "chain.toml: stages"),
         (("result", "resullt"), "chain.toml: result: field required"),
     ],

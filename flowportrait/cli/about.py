@@ -123,7 +123,7 @@ def samples(
     from flowportrait.registry import SAMPLES_DIR
 
     if out.exists():
-        raise DataError(f"{out}: is there already; give a new folder with -o")
+        raise DataError(f"{out}: already exists; give a new folder with -o")
     shutil.copytree(SAMPLES_DIR, out)
     for path in sorted(out.iterdir()):
         typer.echo(path)

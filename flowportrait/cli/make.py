@@ -183,7 +183,7 @@ def generate(
     portrait, audio = storage.fetched(portrait), audio and storage.fetched(audio)
     if portrait.suffix == ".jsonl" or (portrait.is_dir() and audio is None):
         if audio is not None:
-            raise ConfigError(f"{audio}: a dataset brings its own sound; give the dataset alone")
+            raise ConfigError(f"{audio}: a dataset has its own sound; leave out the sound file")
         how |= {"crop": crop or "none"}
         with storage.written(out) as place:
             _generate_dataset(portrait, place, split, model, options, how, division, json)
@@ -230,7 +230,7 @@ def _generate_one(
     if out.exists() and any(
         source.exists() and out.samefile(source) for source in (portrait, audio)
     ):
-        raise MediaError(f"{out}: is also the input; give the video another name")
+        raise MediaError(f"{out}: is also an input file; give another -o")
     picture, sound = media.read_portrait(portrait), media.read_audio(audio, mono=False)
 
     from flowportrait.generate import load
@@ -282,7 +282,7 @@ def _generate_dataset(
     as_json: bool,
 ) -> None:
     if out.is_file() or out.suffix == ".mp4":
-        raise ConfigError(f"{out}: the videos of a dataset need a folder; give another -o")
+        raise ConfigError(f"{out}: a dataset is written to a folder; give a folder with -o")
     if not source.exists():
         raise DataError(f"{source}: no such file; give a dataset's manifest.jsonl")
 
@@ -359,5 +359,7 @@ def serve(
     from flowportrait.web import make as page
 
     if token and not _TOKEN.fullmatch(token):
-        raise ConfigError("--token: give 8 to 200 letters, digits and . _ ~ - and nothing else")
+        raise ConfigError(
+            "--token: not valid; give 8 to 200 characters out of letters, digits and . _ ~ -"
+        )
     page.serve(host, port, device, allow_host or (), say=typer.echo, token=token)

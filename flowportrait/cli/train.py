@@ -340,7 +340,7 @@ def convert(
     Convert bagel first, then a codec (wan) and a speech network.
     """
     if not source.exists():
-        raise ConfigError(f"{source}: not there; give the weights as they were published")
+        raise ConfigError(f"{source}: no such file or folder; give the published weights")
     from flowportrait import convert as conversion
 
     if kind == "bagel":

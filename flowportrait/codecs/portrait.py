@@ -205,7 +205,7 @@ class PortraitCodec(nn.Module):
         """
         num_frames = landmarks.shape[1]
         if num_frames % GROUP != 1:
-            raise ValueError(f"codec: got {num_frames} frames; allowed are 1 + 4 n (1, 5, 9, ...)")
+            raise ValueError(f"codec: got {num_frames} frames; give 1 + 4 n frames (1, 5, 9, ...)")
         moves = _in_groups(landmarks - portrait[:, None])
         parts = self.motion.parts_of(moves, None if gaze is None else _in_groups(gaze))
         return spread_over_grid(parts, self.grid, self.grid)

@@ -128,7 +128,7 @@ class WanCodec(nn.Module):
         if waiting is None or due == 1 or waiting.shape[2]:
             left = 0 if waiting is None else waiting.shape[2]
             raise ValueError(
-                f"codec: got {left} frames beyond the last group; allowed are 1 + 4 n (1, 5, 9,"
+                f"codec: got {left} frames beyond the last group; give 1 + 4 n frames (1, 5, 9,"
                 " ...)"
             )
 

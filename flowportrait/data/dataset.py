@@ -19,7 +19,7 @@ def read_dataset(
     """The clips of a split, or all: those of a manifest, or of a folder that was prepared
     (`manifest.jsonl`) or rendered (`clips.jsonl`).
 
-    Raises DataError: no dataset, or no clip of the split.
+    Raises DataError: no dataset, or no clips in the split.
     """
     manifest = place / MANIFEST if place.is_dir() else place
     if place.is_dir() and not manifest.is_file():
@@ -34,7 +34,7 @@ def read_dataset(
     chosen = [clip for clip in clips if split in ("all", clip.split)]
     if not chosen and split != "all":
         raise DataError(
-            f"{place}: no clip of the split '{split}'; give another --split: train, held_out,"
+            f"{place}: no clips in the split '{split}'; give another --split: train, held_out,"
             " test or all"
         )
     return chosen

@@ -92,7 +92,8 @@ def begin(root: Path, header: EncodedHeader) -> None:
         if known != header:
             settings = ", ".join(f"{name} {value:g}" for name, value in known.settings.items())
             raise DataError(
-                f"{root}: was begun with other parts or settings ({known.model}, {settings}); give"
+                f"{root}: was started with another model or other settings ({known.model},"
+                f" {settings}); give"
                 " another -o"
             )
         return
@@ -140,7 +141,5 @@ def half(values: Float[Tensor, "..."], what: str) -> Float[Tensor, "..."]:
     """As float16. Raises DataError for what is not finite there."""
     stored = values.to("cpu", torch.float16).contiguous()
     if not torch.isfinite(stored).all():
-        raise DataError(
-            f"{what}: is not finite in float16; leave the clip out, or look at the encoder"
-        )
+        raise DataError(f"{what}: not finite in float16; remove the clip, or check the encoder")
     return stored

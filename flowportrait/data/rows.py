@@ -124,7 +124,10 @@ class Rows:
         self.train = [pair for pair in everything if pair[1].split == "train"]
         self.held_out = [pair for pair in everything if pair[1].split == "held_out"]
         if not self.train:
-            raise DataError(f"{config.encoded[0]}: no clip of the train split; encode some")
+            raise DataError(
+                f"{config.encoded[0]}: no clips in the train split; encode a dataset with training"
+                " clips"
+            )
         self.stream = Stream(len(self.train), seed)
 
     def draw(self, position: int) -> tuple[list[list[Cut]], int]:
@@ -210,8 +213,9 @@ class Rows:
         wanted = model.latent_channels, model.audio_dim, model.image_dim
         if got != wanted:
             raise DataError(
-                f"{dataset.root}: latent channels, audio and image width are {got}, the model's are"
-                f" {wanted}; encode the clips with the parts of this model"
+                f"{dataset.root}: latent channels, audio width and image width are {got}, but the"
+                " model needs"
+                f" {wanted}; encode the clips with this model"
             )
         longest = min(
             max((clip.latent_frames for clip in dataset.clips), default=1),

@@ -172,7 +172,8 @@ def load_light_asd(path: Path) -> LightAsd:
     )
     if missing or unexpected:
         raise CheckpointError(
-            f"{path}: not Light-ASD's weights (lacks {len(missing)} tensors, has {len(unexpected)}"
+            f"{path}: not the weights of Light-ASD (lacks {len(missing)} tensors, has"
+            f" {len(unexpected)}"
             " of another network)"
         )
     network.eval().requires_grad_(False)

@@ -55,7 +55,7 @@ class SpeechEncoder(nn.Module):
         self.layers = tuple(range(num_layers + 1)) if layers == "all" else layers
         if layers != "last" and not all(0 <= layer <= num_layers for layer in self.layers):
             raise ConfigError(
-                f"layers: got {list(self.layers)}; the network has 0 (its input) to {num_layers}"
+                f"layers: got {list(self.layers)}; give numbers from 0 (the input) to {num_layers}"
             )
         self.dim = width * (1 if layers == "last" else len(self.layers))
 

@@ -167,8 +167,8 @@ def find_face(
             )
     height, width = image.shape[:2]
     raise DataError(
-        f"portrait: no face found in {width}x{height} px; give a picture of one face, or one"
-        " already cut around it with --crop none"
+        f"portrait: no face found in {width}x{height} px; give a picture of one face, or a picture"
+        " already cropped to the face with --crop none"
     )
 
 

@@ -97,7 +97,7 @@ def _session(path: Path):
         return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except (*refusals, own.NotImplemented) as error:
         raise CheckpointError(
-            f"{path}: cannot be loaded ({str(error).splitlines()[0]}); get it again"
+            f"{path}: cannot be loaded ({str(error).splitlines()[0]}); download it again"
         ) from error
 
 

@@ -108,7 +108,7 @@ def _sizes_of_vision(
 def _shape(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, ...]:
     if name not in shapes:
         raise CheckpointError(
-            f"no tensor '{name}', which every BAGEL checkpoint has; give one of BAGEL"
+            f"no tensor '{name}', which every BAGEL checkpoint has; give a BAGEL checkpoint"
         )
     return shapes[name]
 
@@ -126,6 +126,6 @@ def _count(shapes: Mapping[str, tuple[int, ...]], layers: str) -> int:
     }
     if not numbers:
         raise CheckpointError(
-            f"no tensor '{layers}.0...', which every BAGEL checkpoint has; give one of BAGEL"
+            f"no tensor '{layers}.0...', which every BAGEL checkpoint has; give a BAGEL checkpoint"
         )
     return max(numbers) + 1

@@ -96,8 +96,8 @@ class GridPositions(nn.Module):
         """
         if max(rows, cols) > self.side:
             raise ConfigError(
-                f"position table: a grid of {rows} x {cols} tokens; up to {self.side} a side are"
-                " allowed; use a smaller picture or a model with a larger table"
+                f"position table: a grid of {rows} x {cols} tokens; the maximum is {self.side} per"
+                " side; use a smaller picture or a model with a larger table"
             )
         device = self.pos_embed.device
         row = torch.arange(rows, device=device)

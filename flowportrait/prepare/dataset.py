@@ -127,12 +127,10 @@ def held(out: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise DataError(
-            f"{out}: another run is writing there; wait for it, or give another -o"
+            f"{out}: another run is writing to it; wait for it to end, or give another -o"
         ) from error
     except OSError as error:
-        raise DataError(
-            f"{out}: cannot be written to ({error.strerror}); give another -o"
-        ) from error
+        raise DataError(f"{out}: is not writable ({error.strerror}); give another -o") from error
     try:
         yield
     finally:
@@ -165,7 +163,7 @@ def _require_own_folder(out: Path, journal) -> None:
     others = [path.name for path in out.iterdir() if path.name != ".lock"]
     if others and not journal.exists():
         raise DataError(
-            f"{out}: holds {others[0]} and is no dataset of `prepare`; give an empty or a new"
+            f"{out}: holds {others[0]} and is not a dataset of `prepare`; give an empty or a new"
             " folder"
         )
 

@@ -56,7 +56,7 @@ def find_sources(
             state = {path / name if name else path: at for name, at in storage.listed(path).items()}
             if not state:
                 raise DataError(
-                    f"{storage.address_of(path)}: nothing there; give a video or a folder"
+                    f"{storage.address_of(path)}: no such file or folder; give a video or a folder"
                 )
             videos = [file for file in sorted(state) if is_video(file)]
             ignored += len(state) - len(videos)
@@ -98,8 +98,8 @@ def _add(rows, found, config: SplitConfig, state) -> None:
     for key, file, row in rows:
         if readable(key) != key:
             raise DataError(
-                f"{readable(str(file))}: its name is not written in UTF-8; rename it, or leave"
-                " it out"
+                f"{readable(str(file))}: the name is not valid UTF-8; rename the file, or leave it"
+                " out"
             )
         if key in found and found[key].path.resolve() != file.resolve():
             raise DataError(
@@ -136,7 +136,7 @@ def _identity(key: str, config: SplitConfig) -> str:
         match = re.search(config.identity, key)
     except re.error as error:
         raise ConfigError(
-            f"split.identity: got {config.identity!r}, no regular expression ({error})"
+            f"split.identity: got {config.identity!r}, not a valid regular expression ({error})"
         ) from error
     if match is None or not match.groups():
         raise ConfigError(

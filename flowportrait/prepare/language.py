@@ -73,8 +73,8 @@ class _Published:
         for name in ("config.json", "generation_config.json"):
             if not (folder / name).is_file():
                 raise CheckpointError(
-                    f"{folder / name}: not there; give the folder of a Whisper model as published,"
-                    " or in CTranslate2's format, with model.bin"
+                    f"{folder / name}: missing; give the folder of a published Whisper model, or"
+                    " one in CTranslate2's format, with model.bin"
                 )
         try:
             told = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
@@ -83,7 +83,7 @@ class _Published:
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(
-                f"{folder}: cannot be loaded ({str(error).splitlines()[0]}); get it again"
+                f"{folder}: cannot be loaded ({str(error).splitlines()[0]}); download it again"
             ) from error
         languages = told.get("lang_to_id")
         if not languages:
@@ -114,7 +114,7 @@ class _Translated:
             self._model = ctranslate2.models.Whisper(str(folder), device="cpu", intra_threads=1)
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(
-                f"{folder}: cannot be loaded ({str(error).splitlines()[0]}); get it again"
+                f"{folder}: cannot be loaded ({str(error).splitlines()[0]}); download it again"
             ) from error
         if not self._model.is_multilingual:
             raise CheckpointError(f"{folder}: {_MONOLINGUAL}")

@@ -63,10 +63,10 @@ def _joined(found, out: Path) -> dataset.Prepared:
 def _open(root: Path) -> _Finished:
     if not (root / parts.FILE).is_file():
         raise DataError(
-            f"{root}: no part of a dataset; give folders that `prepare --part` has made"
+            f"{root}: not a part of a dataset; give folders written by `prepare --part`"
         )
     if not (root / "manifest.jsonl").is_file():
-        raise DataError(f"{root}: is not finished; run its `prepare --part` again to the end")
+        raise DataError(f"{root}: unfinished; run its `prepare --part` again until it completes")
     file = load_recipe(root / parts.FILE, PartFile)
     config = load_recipe(root / "config.json", PrepareConfig)
     records = list(read_jsonl(root / "journal.jsonl", PreparedSource))
@@ -74,7 +74,7 @@ def _open(root: Path) -> _Finished:
     for record in newest:
         for clip in record.clips:
             if not (root / clip.video).is_file():
-                raise DataError(f"{root / clip.video}: not there; run its `prepare --part` again")
+                raise DataError(f"{root / clip.video}: missing; run its `prepare --part` again")
     report = json.loads((root / "report.json").read_text(encoding="utf-8"))
     return _Finished(root, file, config, newest, report)
 
@@ -89,7 +89,8 @@ def _require_fit(found: list[_Finished]) -> None:
             )
         if part.file.sources != first.file.sources:
             raise DataError(
-                f"{part.root}: was made of other sources than {first.root}; all parts need the same"
+                f"{part.root}: was made from other sources than {first.root}; all parts need the"
+                " same"
                 " list"
             )
         if _fingerprint(part) != _fingerprint(first) or part.config != first.config:
@@ -115,7 +116,7 @@ def _require_all(found, first) -> None:
     if count != first.file.num_sources:
         raise DataError(
             f"{first.root} and the others hold {count} sources where {first.file.num_sources} were"
-            " listed; run each `prepare --part` again to the end"
+            " listed; run each `prepare --part` again until it completes"
         )
 
 

@@ -31,7 +31,9 @@ def pack(dataset: Path, out: Path, shard_bytes: int) -> list[Path]:
     if not (dataset / MANIFEST).is_file():
         raise DataError(f"{dataset}: no {MANIFEST}; give a prepared dataset")
     if out.exists() and (not out.is_dir() or any(path.suffix != ".tar" for path in out.iterdir())):
-        raise DataError(f"{out}: is no folder of shards; give an empty or a new folder")
+        raise DataError(
+            f"{out}: not empty and not a folder of shards; give an empty or a new folder"
+        )
     return _pack_all(dataset, out, shard_bytes)
 
 
@@ -40,7 +42,7 @@ def _pack_all(dataset: Path, out: Path, shard_bytes: int) -> list[Path]:
     rows = list(read_jsonl(dataset / MANIFEST, ManifestRow))
     for row in rows:
         if not (dataset / row.video).is_file():
-            raise DataError(f"{dataset / row.video}: not there; prepare it again")
+            raise DataError(f"{dataset / row.video}: missing; prepare the dataset again")
     try:
         out.mkdir(parents=True, exist_ok=True)
         made = [_pack_shard(dataset, out, *shard) for shard in _shards(dataset, rows, shard_bytes)]
@@ -110,7 +112,7 @@ def unpack(shards: Path, out: Path) -> tuple[int, int]:
     """
     files = sorted(shards.glob("*.tar")) if shards.is_dir() else [shards]
     if not files or not all(file.is_file() for file in files):
-        raise DataError(f"{shards}: no shards there; give a .tar file or a folder of them")
+        raise DataError(f"{shards}: contains no shards; give a .tar file or a folder of them")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: is not empty; give an empty or a new folder")
     (out / "clips").mkdir(parents=True)
@@ -152,7 +154,9 @@ def _unpack_shard(file: Path, clips: Path) -> tuple[dict[str, Path], dict[str, M
                 elif suffix == "json" and (row := _row(content.read())):
                     rows[key] = row
     except (tarfile.TarError, EOFError) as error:
-        raise DataError(f"{file}: cannot be read as a shard ({error}); get it again") from error
+        raise DataError(
+            f"{file}: cannot be read as a shard ({error}); download it again"
+        ) from error
     except OSError as error:
         raise DataError(f"{file} to {clips}: cannot be copied ({error.strerror})") from error
     return videos, rows
@@ -161,7 +165,9 @@ def _unpack_shard(file: Path, clips: Path) -> tuple[dict[str, Path], dict[str, M
 def _free_name(clips: Path, name: str) -> Path:
     place = clips / name
     if place.exists():
-        raise DataError(f"{place}: two videos of the shards have this name; keys must differ")
+        raise DataError(
+            f"{place}: two videos in the shards have this name; give them different keys"
+        )
     return place
 
 

@@ -85,8 +85,9 @@ class SpeakerConfig(Frozen):
             return WEIGHTS[f"light-asd-{self.network}"].find(self.weights)
         except CheckpointError as error:
             raise CheckpointError(
-                "no network that tells who speaks: go on without it by --set speaker.network=none,"
-                f" or give its file by --set speaker.weights=FILE; {error}"
+                "speaker network: weights not found; continue without it with --set"
+                " speaker.network=none,"
+                f" or name its file with --set speaker.weights=FILE; {error}"
             ) from error
 
 

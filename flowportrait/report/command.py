@@ -96,7 +96,7 @@ def _clips(
     """The HTML of the player; empty where no videos were given."""
     if not videos:
         if truth is not None:
-            raise ConfigError("--truth: needs generated videos beside it; give --videos NAME=DIR")
+            raise ConfigError("--truth: needs generated videos; add --videos NAME=DIR")
         return ""
     found = gallery.gather(sources, videos, truth)
     sources.given += [given for given in videos if given not in sources.given]
@@ -185,7 +185,9 @@ def _judges(judge: str) -> list[str]:
 def _known_run(sources: Sources, baseline: str | None) -> str | None:
     labels = [run.label for run in sources.runs]
     if baseline is not None and baseline not in labels:
-        raise ConfigError(f"baseline: no run '{baseline}'; there are {', '.join(labels) or 'none'}")
+        raise ConfigError(
+            f"baseline: no run '{baseline}'; available: {', '.join(labels) or 'none'}"
+        )
     return baseline
 
 

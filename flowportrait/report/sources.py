@@ -97,7 +97,7 @@ def read(arguments: Sequence[str]) -> Sources:
         elif not path.exists():
             raise DataError(f"{path}: no such file or folder; give {_KINDS}")
         else:
-            raise DataError(f"{path}: is none of what a report is made from; give {_KINDS}")
+            raise DataError(f"{path}: is not an input of a report; give {_KINDS}")
     for label, set_name, path in files:
         sources.scored += _scored(label, set_name, path, sources.studies, sources.notes)
     _refuse_doubles(sources)
@@ -133,7 +133,8 @@ def _record(path: Path, kind: type[Any]) -> Any:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise DataError(
-            f"{path}: {where}: {first['msg']}; make it again with: study align or agreement"
+            f"{path}: {where}: {first['msg']}; create it again with `study align` or `study"
+            " agreement`"
         ) from error
 
 
@@ -141,11 +142,9 @@ def _run(label: str, path: Path, notes: list[str]) -> TrainingRun:
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(f"{path / 'config.json'}: no JSON: {error}") from error
+        raise DataError(f"{path / 'config.json'}: not valid JSON: {error}") from error
     if not isinstance(config, dict) or "rollout" not in config:
-        raise DataError(
-            f"{path}: no run of reinforcement learning (its config.json has no rollout)"
-        )
+        raise DataError(f"{path}: not a reinforcement-learning run (no rollout in config.json)")
     found = next(
         (p for p in (path / "scores.jsonl", path / "evaluation" / "scores.jsonl") if p.is_file()),
         None,
@@ -172,7 +171,7 @@ def _log(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
             if number == len(lines):
                 continue  # perhaps it is still being written
             if not line.startswith(b"{"):
-                raise DataError(f"{path}:{number}: no JSON: {error}") from error
+                raise DataError(f"{path}:{number}: not valid JSON: {error}") from error
             torn.append(number)
             continue
         if isinstance(row, dict):
@@ -263,8 +262,8 @@ def _refuse_doubles(sources: Sources) -> None:
             if known.setdefault(key, score) != score:
                 raise DataError(
                     f"{scored.generator}: two different scores of {score.clip} by {score.scorer};"
-                    " give one file of each"
+                    " give one file per scorer"
                 )
     labels = [run.label for run in sources.runs]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
-        raise DataError(f"two runs are called '{twice}'; give labels: LABEL=PATH")
+        raise DataError(f"two runs have the name '{twice}'; label them with LABEL=PATH")

@@ -44,13 +44,14 @@ def _strips_of(sources: list, clips: Sequence[str], count: int) -> Drawn:
     shared = [name for name in sources[0][1] if all(name in videos for _, videos in sources)]
     wanted = list(clips) or shared[:2]
     if not wanted:
-        raise DataError("strips: no clip is in all of the sources; videos are told by their names")
+        raise DataError("strips: no clip is in all sources; give videos with the same file names")
     rows = []
     for name in wanted:
         for label, videos in sources:
             if name not in videos:
                 raise DataError(
-                    f"{label}: no clip '{name}'; all have {', '.join(shared) or 'none'}"
+                    f"{label}: no clip '{name}'; clips in all sources:"
+                    f" {', '.join(shared) or 'none'}"
                 )
             rows.append(Strip(f"{label}, {name}", videos[name]))
     return drawn_strips(7, rows, count)
@@ -124,5 +125,5 @@ def _videos(label: str, path: Path) -> tuple[str, dict[str, Path]]:
         path = looks[-1] if looks else path
     videos = {video.stem: video for video in sorted(path.glob("*")) if is_video(video)}
     if not videos:
-        raise DataError(f"{path}: no video there; give a video, a folder of videos or a run")
+        raise DataError(f"{path}: contains no video; give a video, a folder of videos or a run")
     return label, videos

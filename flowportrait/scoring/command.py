@@ -61,7 +61,7 @@ def score(
     _refuse_folder(out)
     samples = find_samples(sources, truth)
     if not _split(names):
-        raise ConfigError("--scorers: names none; see: list scorers")
+        raise ConfigError("--scorers: empty; give at least one name (see: list scorers)")
     if retry_unscored:
         overrides = [*overrides, "judge.renew_unusable=true"]
     missing: dict[str, str] = {}
@@ -93,8 +93,8 @@ def _settle(missing: dict[str, str], skip: bool, others: bool) -> None:
         print(f"{'missing' if refused else 'warning: skipped'}: {name}: {why}", file=sys.stderr)
     if refused:
         raise CheckpointError(
-            f"{', '.join(missing)}: the weights named above are not there; put them where they are"
-            " looked for, or go on without these scorers: --skip-missing"
+            f"{', '.join(missing)}: weights are missing, as listed above; download them, or leave"
+            " these scorers out with --skip-missing"
         )
 
 
@@ -129,7 +129,10 @@ def evaluate(
     set_metrics = evaluation.build_sets(_split(sets), settings, missing)
     _settle(missing, skip_missing, bool(scorers or set_metrics))
     if not scorers and not set_metrics:
-        raise ConfigError("--scorers, --sets: both name nothing; see: list scorers, list sets")
+        raise ConfigError(
+            "--scorers, --sets: both are empty; give at least one name (see: list scorers, list"
+            " sets)"
+        )
     if division.part:
         samples, scorers = division.share(samples), of_single_clips(scorers)
     plans = [plan_scores(scorer, samples) for scorer in scorers if isinstance(scorer, ScoreSystem)]
@@ -177,9 +180,9 @@ def compare(
     plans = [plan_verdicts(comparer, pairs)] if isinstance(comparer, CompareSystem) else []
     _announce(plans)
     for name in alone[:SHOWN_REASONS]:
-        warn(f"{name}: only in one of {a} and {b}; not compared")
+        warn(f"{name}: in only one of {a} and {b}; not compared")
     if len(alone) > SHOWN_REASONS:
-        warn(f"{len(alone) - SHOWN_REASONS} more are only in one of them")
+        warn(f"{len(alone) - SHOWN_REASONS} more videos are in only one of them")
     if dry_run:
         print_json({"plans": [vars(plan) for plan in plans]}, as_json)
         return
@@ -211,7 +214,7 @@ def judge_sim(host: str, port: int, faults: Path | None) -> None:
         )
     except OSError as error:
         raise DataError(
-            f"{host}:{port}: cannot listen there ({error.strerror}); give another --port"
+            f"{host}:{port}: cannot listen on this address ({error.strerror}); give another --port"
         ) from error
 
 
@@ -230,4 +233,4 @@ def _cache_dir() -> Path:
 
 def _refuse_folder(out: Path) -> None:
     if out.is_dir():
-        raise DataError(f"{out}: is a folder; give the name of a file such as {out}/scores.jsonl")
+        raise DataError(f"{out}: is a folder; give a file such as {out}/scores.jsonl")

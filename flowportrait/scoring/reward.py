@@ -137,9 +137,7 @@ class RewardConfig(Frozen):
     def _names_differ(self) -> RewardConfig:
         names = [term.name for term in self.terms]
         if len(set(names)) < len(names):
-            raise ValueError(
-                f"terms {names}: two are the same; give one of them the sum of the weights"
-            )
+            raise ValueError(f"terms {names}: duplicate term; merge the two and add their weights")
         return self
 
     @property
@@ -350,7 +348,7 @@ def _refuse_too_many(
     worst = max(failures, key=failures.get)
     raise TrainingError(
         f"reward: {unscored.sum()} of {len(unscored)} clips have no score ('{worst}' gave none for"
-        f" {failures[worst]}); allowed is a share of {config.max_unscored_share}; mend the scorer,"
+        f" {failures[worst]}); allowed is a share of {config.max_unscored_share}; fix the scorer,"
         " then resume"
     )
 

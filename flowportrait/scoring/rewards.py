@@ -63,8 +63,8 @@ def require_rewards(names: Iterable[str], own: PartTable) -> None:
     for name in names:
         if name in own.names() and named(own, name).monitor:
             raise ConfigError(
-                f"reward.terms: '{name}' is a monitor, which watches for rewards that are cheated; "
-                "name it in watch.monitors, and another measure here"
+                f"reward.terms: '{name}' is a monitor against reward hacking; name it in"
+                " watch.monitors, and another measure here"
             )
 
 
@@ -80,7 +80,7 @@ def require_gradients(names: Iterable[str], own: PartTable) -> None:
 
 
 def require_budget(names: Iterable[str], own: PartTable, config: ScoringConfig) -> None:
-    """Raises ConfigError where one of the names asks a judge that costs money and nothing says how
+    """Raises ConfigError where one of the names uses a paid judge and nothing says how
     much it may spend: a training run asks thousands of times.
     """
     for name in _scorers_of(names, own).values():
@@ -92,7 +92,7 @@ def require_budget(names: Iterable[str], own: PartTable, config: ScoringConfig) 
         paid = getattr(backend, "costs_money", False) or judge.prices is not None
         if paid and judge.budget.max_tokens is None and judge.budget.max_usd is None:
             raise ConfigError(
-                f"scoring.judge.budget: {name} asks a judge that costs money; give max_tokens or "
+                f"scoring.judge.budget: {name} uses a paid judge; give max_tokens or "
                 "max_usd (flowportrait plan says what a run needs), or an open judge: scoring.judge"
             )
 
@@ -131,9 +131,7 @@ def _measure(scorer: Scorer, loop: _Loop, views: Views) -> Measure:
         return Measure(MetricMeasure(scorer, views), scorer.better)
     if isinstance(scorer, ScoreSystem):
         return Measure(JudgeMeasure(scorer, loop), scorer.better, waits=True)
-    raise ConfigError(
-        f"reward: '{scorer.name}' is neither a metric nor a judge; a training run cannot ask it"
-    )
+    raise ConfigError(f"reward: '{scorer.name}' is neither a metric nor a judge; name one that is")
 
 
 class Views:

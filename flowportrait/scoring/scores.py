@@ -127,8 +127,7 @@ class RecordFile(Generic[R]):
         if not ours:
             kind = self.kind.__name__
             raise DataError(
-                f"{self.path}: is no file of JSON lines of {kind}; it was left as it is, give"
-                " another -o"
+                f"{self.path}: not a JSON Lines file of {kind}, and left unchanged; give another -o"
             )
 
     def _is_record(self, line: bytes) -> bool:

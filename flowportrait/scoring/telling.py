@@ -58,7 +58,7 @@ def tell_scores(
     for score in summary.unscored[:SHOWN_REASONS]:
         warn(f"unscored: {score.clip} by {score.scorer}: {score.reason}")
     if len(summary.unscored) > SHOWN_REASONS:
-        warn(f"{len(summary.unscored) - SHOWN_REASONS} more unscored; their reasons stand in {out}")
+        warn(f"{len(summary.unscored) - SHOWN_REASONS} more unscored; the reasons are in {out}")
     _warn_of_clips(summary.scores)
     # What stands beside a metric's number (frames, offsets) are counts, not verdicts.
     judges = {scorer.name for scorer in scorers if isinstance(scorer, ScoreSystem)}
@@ -317,7 +317,7 @@ def _warn_of_clips(scores: Iterable[Score | Verdict]) -> None:
     for line in lines[:SHOWN_REASONS]:
         warn(line)
     if len(lines) > SHOWN_REASONS:
-        warn(f"{len(lines) - SHOWN_REASONS} more warnings stand beside the scores")
+        warn(f"{len(lines) - SHOWN_REASONS} more warnings are stored with the scores")
 
 
 def print_json(value: dict[str, Any], wanted: bool) -> None:
@@ -330,6 +330,6 @@ def refuse_nothing(asked: int, lost: int, out: Path | str) -> None:
     """Raises FlowPortraitError when not one result came of a run."""
     if asked and lost == asked:
         raise FlowPortraitError(
-            f"nothing was scored: all {asked} results are missing; their reasons stand in {out},"
-            " and --retry-unscored tries them again"
+            f"nothing was scored: all {asked} results are missing; the reasons are in {out};"
+            " --retry-unscored tries again"
         )

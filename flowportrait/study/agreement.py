@@ -68,7 +68,7 @@ def fleiss_kappa(values: np.ndarray) -> float:
     """Fleiss' kappa; every item needs all its raters. Raises ValueError for missing values."""
     values = np.asarray(values, float)
     if not np.isfinite(values).all():
-        raise ValueError("Fleiss' kappa knows no missing values; leave incomplete items out")
+        raise ValueError("Fleiss' kappa: missing values; leave incomplete items out")
     levels = np.unique(values)
     counts = (values[:, :, None] == levels).sum(1)
     raters = values.shape[1]

@@ -55,7 +55,7 @@ def blind_copy(source: Path, target: Path) -> Blind:
         raise MediaError(f"{source}: has no sound; lip-sync cannot be rated without it")
     if lost := times.lost(_LOST_S):
         raise MediaError(
-            f"{source}: cut off, {lost[0]:.1f} of {lost[1]:.1f} s are there; give the whole file"
+            f"{source}: cut off, {lost[0]:.1f} of {lost[1]:.1f} s are present; give the whole file"
         )
     return _copy_blind(source, target, times)
 
@@ -108,8 +108,8 @@ def _code_anew(source: Path, target: Path, times: Timeline) -> None:
     """Writes picture and sound as they are decoded. Raises MediaError."""
     if not _LEAST_FPS <= times.fps <= _MOST_FPS:
         raise MediaError(
-            f"{source}: {times.fps:g} pictures a second; give {_LEAST_FPS} to {_MOST_FPS} to have"
-            " it coded anew"
+            f"{source}: {times.fps:g} frames per second; give {_LEAST_FPS} to {_MOST_FPS} to have"
+            " it re-encoded"
         )
     sound = read_audio(source, mono=False, min_s=0.0)
     frames = map(_even, read_frames(source, None if times.is_even else times.fps))
@@ -118,7 +118,7 @@ def _code_anew(source: Path, target: Path, times: Timeline) -> None:
         write_video(coded, frames, times.fps, sound.samples, sound.sample_rate, {}, in_step=False)
         _copy_packets(coded, target, Fraction(0))
     except LIBRARY_ERRORS as error:
-        raise MediaError(f"{source}: cannot be coded anew ({one_line(error)})") from error
+        raise MediaError(f"{source}: cannot be re-encoded ({one_line(error)})") from error
     finally:
         coded.unlink(missing_ok=True)
 

@@ -48,7 +48,7 @@ def find_sets(versions: Mapping[str, Path]) -> tuple[dict[str, dict[str, Path]],
     for name in versions:
         if not name or set(name) & set(">=@≥"):
             raise ConfigError(
-                f"versions: {name!r} cannot be a name; it must not be empty or hold > = @"
+                f"versions: {name!r} not a valid name; it must not be empty or contain > = @"
             )
     found = {name: _videos_below(folder) for name, folder in versions.items()}
     return _complete_sets(found, versions)
@@ -93,9 +93,9 @@ def create(
     Raises ConfigError, DataError, MediaError.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise DataError(f"{directory}: is there already; give a new folder")
+        raise DataError(f"{directory}: already exists; give a new folder")
     if truth is not None and truth not in versions:
-        raise ConfigError(f"truth: no version '{truth}'; there are {', '.join(versions)}")
+        raise ConfigError(f"truth: no version '{truth}'; available: {', '.join(versions)}")
     if len(set(raters)) != len(raters) or not all(raters):
         raise ConfigError(f"raters: {', '.join(raters)}; names must differ and not be empty")
     sets, left_out = find_sets(versions)
@@ -191,7 +191,7 @@ def _raise_if_full(error: BaseException, folder: Path) -> None:
     cause: BaseException | None = error
     while cause is not None:
         if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(f"{folder}: the disk is full; make room") from error
+            raise DataError(f"{folder}: the disk is full; free some space") from error
         cause = cause.__cause__
 
 

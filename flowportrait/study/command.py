@@ -298,7 +298,7 @@ def _holds(path: Path) -> Literal["scorer", "system"]:
         if isinstance(first, dict) and name in first:
             return name
     raise DataError(
-        f"{path}: holds neither scores nor verdicts; give what `score` or `compare` wrote"
+        f"{path}: contains neither scores nor verdicts; give output of `score` or `compare`"
     )
 
 
@@ -307,7 +307,7 @@ def _directions(
 ) -> dict[str, tuple[Literal["higher", "lower"], bool]]:
     """Which end is better, and whether the truth is needed, of every scorer that can be known."""
     if both := set(higher) & set(lower):
-        raise ConfigError(f"'{min(both)}': both --higher and --lower; give one")
+        raise ConfigError(f"'{min(both)}': given as --higher and --lower; give one of them")
     directions = {}
     for name in dict.fromkeys(row.scorer for row in rows):
         if name in (*higher, *lower):
@@ -323,7 +323,7 @@ def _rater_names(raters: str) -> list[str]:
     if raters.strip().isdigit():
         if not 1 <= (count := int(raters)) <= 1000:
             raise ConfigError(
-                f"raters: {raters}; give a number from 1 to 1000, or names with commas between"
+                f"raters: {raters}; give a number from 1 to 1000, or names separated by commas"
             )
         return [f"rater-{number}" for number in range(1, count + 1)]
     return [name.strip() for name in raters.split(",")]

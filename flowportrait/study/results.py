@@ -107,7 +107,7 @@ def load(path: str | Path) -> StudyData:
                 list(read_jsonl(path / RANKINGS, Ranking)),
             )
         )
-    raise DataError(f"{path}: neither a study ({DATABASE}) nor an exported one ({FACTS})")
+    raise DataError(f"{path}: neither a study (no {DATABASE}) nor its export (no {FACTS})")
 
 
 def export(data: StudyData, out: Path) -> None:
@@ -146,7 +146,9 @@ def _checked(data: StudyData) -> StudyData:
     keys = Counter((r.rater, r.sample, r.version, r.aspect, r.repeat) for r in data.ratings)
     keys.update((r.rater, r.sample, r.repeat) for r in data.rankings)
     if twice := [key for key, count in keys.items() if count > 1]:
-        raise DataError(f"{' / '.join(map(str, twice[0]))}: answered twice; keep one line")
+        raise DataError(
+            f"{' / '.join(map(str, twice[0]))}: answered twice; remove one of the lines"
+        )
     return data
 
 
@@ -204,7 +206,7 @@ def votes(data: StudyData, preference: Preference = "ranking") -> np.ndarray:
     if preference == "scores":
         return votes_by_scores(data.sums(), pairs)
     if preference != "ranking":
-        raise ConfigError(f"preference: '{preference}'; it is 'ranking' or 'scores'")
+        raise ConfigError(f"preference: '{preference}'; give 'ranking' or 'scores'")
     table = np.full((len(facts.samples), len(pairs), len(facts.raters)), np.nan)
     samples = {name: i for i, name in enumerate(facts.samples)}
     raters = {name: i for i, name in enumerate(facts.raters)}

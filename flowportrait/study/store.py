@@ -107,7 +107,7 @@ class Study:
         self.directory = Path(directory)
         if not (self.directory / DATABASE).is_file():
             raise DataError(
-                f"{self.directory}: holds no study ({DATABASE} is not there); make one with: study"
+                f"{self.directory}: contains no study (no {DATABASE}); create one with: study"
                 " create"
             )
         with self._reading() as db:
@@ -120,9 +120,7 @@ class Study:
             except sqlite3.OperationalError as error:
                 raise DataError(f"{self.directory / DATABASE}: no study: {error}") from error
         if whole != "ok":
-            raise DataError(
-                f"{self.directory / DATABASE}: damaged ({whole}); put back a copy of it"
-            )
+            raise DataError(f"{self.directory / DATABASE}: damaged ({whole}); restore a backup")
         if self.facts.get("schema_version") != VERSION:
             raise DataError(
                 f"{self.directory}: a study of schema version {self.facts.get('schema_version')};"
@@ -357,7 +355,7 @@ def _connection(path: Path) -> Iterator[sqlite3.Connection]:
                 f"{path}: another process has been writing for {BUSY_S:.0f} s; try again"
             ) from error
         raise DataError(
-            f"{path}: cannot be read or written ({error}); put back a copy if it is damaged"
+            f"{path}: cannot be read or written ({error}); restore a backup if it is damaged"
         ) from error
     finally:
         db.close()

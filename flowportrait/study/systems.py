@@ -129,7 +129,7 @@ def from_scores(
     for name, found in by_scorer.items():
         if name not in directions:
             raise DataError(
-                f"{name}: no scorer of this name is known here; say --higher {name} or --lower"
+                f"{name}: unknown scorer; state its direction with --higher {name} or --lower"
                 f" {name}"
             )
         result.append(_score_system(labelled(name, label), found, data, *directions[name]))

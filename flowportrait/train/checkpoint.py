@@ -63,7 +63,7 @@ def newest_whole(run: Path, ranks: Ranks) -> tuple[Path | None, list[tuple[Path,
         path, problem = broken[0]
         others = f", nor are the {len(broken) - 1} before it" if len(broken) > 1 else ""
         raise CheckpointError(
-            f"{path}: is not whole ({problem}){others}; give another --resume, or remove them and"
+            f"{path}: is incomplete ({problem}){others}; give another --resume, or remove them and"
             " start anew"
         )
     return None, broken
@@ -218,8 +218,8 @@ def _require_fit(path: Path, state: dict[str, Any]) -> None:
 
 def _needs(needed: int, free: int) -> str:
     return (
-        f"needs {_size(needed)}, {_size(free)} are free; make room or lower run.checkpoints_kept,"
-        " and go on with --resume auto"
+        f"needs {_size(needed)}, {_size(free)} are free; free some space or lower"
+        " run.checkpoints_kept, and resume with --resume auto"
     )
 
 

@@ -241,7 +241,7 @@ def _make_on_ray(
     for done, (number, made) in enumerate(hand_out(maker, numbers, workers, maker.device), 1):
         if made is None:
             raise DataError(
-                f"{shard_path(maker.out, number)}: ended both workers that began it; run again"
+                f"{shard_path(maker.out, number)}: two workers died while writing it; run again"
                 " without --engine ray to see why"
             )
         progress(done, len(numbers))

@@ -91,7 +91,8 @@ class Ranks:
         if cuda and own >= (count := torch.cuda.device_count()):
             raise ConfigError(
                 f"torchrun: process {own + 1} of this machine has no GPU, there are {count}; NCCL"
-                " wants one for each: start as many processes, or hide all by CUDA_VISIBLE_DEVICES="
+                " needs one per process: start fewer processes, or use the CPU with"
+                " CUDA_VISIBLE_DEVICES="
             )
         if world % sequence:
             raise ConfigError(
@@ -153,8 +154,8 @@ def shard(model: MoT, ranks: Ranks, config: ParallelConfig | None = None) -> Non
     config = config or ParallelConfig()
     if config.cpu_offload and (ranks.device == "cpu" or not dist.is_initialized()):
         raise ConfigError(
-            "parallel.cpu_offload: needs CUDA and torchrun, also for one GPU; turn it off, or"
-            " start so"
+            "parallel.cpu_offload: needs CUDA and torchrun, even for one GPU; turn it off, or use"
+            " torchrun"
         )
     if not dist.is_initialized():
         return
@@ -274,7 +275,8 @@ def _fill_shares(files: list[Path], wanted) -> None:
             for name in file.keys():  # noqa: SIM118
                 if name not in wanted:
                     raise CheckpointError(
-                        f"{path}: holds '{name}', which the model has not; give its own weights"
+                        f"{path}: holds '{name}', which the model does not have; give the weights"
+                        " of this model"
                     )
                 part = file.get_slice(name)
                 shape = wanted[name].shape

@@ -187,7 +187,7 @@ class RlRecipe(Frozen):
                 f"{self.objective.updates_per_rollout}"
             )
         if self.rollout.noise == "cps" and self.rollout.eta > 1:
-            raise ValueError(f"rollout.eta {self.rollout.eta:g}: cps takes up to 1")
+            raise ValueError(f"rollout.eta {self.rollout.eta:g}: cps allows at most 1")
         seen = sorted(set(self.watch.held_out_scorers) & set(self.reward.scorers))
         if seen:
             raise ValueError(
@@ -204,9 +204,7 @@ class RlRecipe(Frozen):
                 "shared_noise is off, so sharing.prefix and sharing.window must be off, too"
             )
         if self.rollout.sharing.window and not self.rollout.sharing.prefix:
-            raise ValueError(
-                "sharing.window needs sharing.prefix: siblings must still be one at the window"
-            )
+            raise ValueError("sharing.window needs sharing.prefix; turn on both")
         return self
 
 

@@ -114,7 +114,7 @@ def load_weights(module: nn.Module, path: Path, may_lack: tuple[str, ...] = ()) 
     CheckpointError for an absent or another file.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: not there; give a directory that holds {path.name}")
+        raise CheckpointError(f"{path}: missing; give a directory with {path.name}")
     own = {
         name: value
         for name, value in module.state_dict().items()
@@ -130,7 +130,8 @@ def load_weights(module: nn.Module, path: Path, may_lack: tuple[str, ...] = ()) 
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise CheckpointError(
-            f"{path}: of another shape than the recipe ({reason}); make them agree"
+            f"{path}: does not match the sizes in the recipe ({reason}); change the recipe or the"
+            " weights"
         ) from error
     return own.keys() <= weights.keys()
 
@@ -172,7 +173,7 @@ class Run:
             )
         if resume is None and some:
             raise ConfigError(
-                f"{self.directory}: holds the checkpoint of a run; go on with it by --resume auto, "
+                f"{self.directory}: already contains a run; resume it with --resume auto, "
                 "or give another run.directory"
             )
         self.resume_from, broken = checkpoint.newest_whole(source, self.ranks)
@@ -247,8 +248,8 @@ class Run:
                 file.write(line + "\n")
         except OSError as error:
             raise TrainingError(
-                f"{path}: cannot be written ({error.strerror}); make room, and go on with --resume"
-                " auto"
+                f"{path}: cannot be written ({error.strerror}); free some space, and resume with"
+                " --resume auto"
             ) from error
         print(line, flush=True)
 

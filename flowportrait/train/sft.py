@@ -140,8 +140,7 @@ def _refuse_another_kind(recipe: str | Path) -> None:
     if "codec" in read_values(recipe):
         kind = kind_of(recipe)
         raise ConfigError(
-            f"{recipe}: names a codec to start with, so it is no recipe of `train sft`; type:"
-            f" flowportrait train {kind} {recipe}"
+            f"{recipe}: not a recipe of `train sft`; run: flowportrait train {kind} {recipe}"
         )
 
 

@@ -103,6 +103,6 @@ class Stepper:
             raise TrainingError(
                 f"{self.directory}: {self.skipped} updates in a row had no finite gradient or "
                 "nothing to learn from; see 'skipped' in log.jsonl for the reasons, lower "
-                "optimizer.learning_rate, and go on with --resume auto"
+                "optimizer.learning_rate, and resume with --resume auto"
             )
         return takes

@@ -54,7 +54,7 @@ def build(
     files = sorted(directory.glob("model*.safetensors"))
     if not files:
         raise CheckpointError(
-            f"{directory}: no model.safetensors; get the whole model directory again"
+            f"{directory}: no model.safetensors; download the whole model directory again"
         )
     with torch.device("meta"):
         model = MoT(config)

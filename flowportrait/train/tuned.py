@@ -82,7 +82,7 @@ def write_tuned(
         shutil.rmtree(part, ignore_errors=True)
         raise CheckpointError(
             f"{directory}: cannot be written ({error.strerror}); it needs {needed / 1e9:.1f} GB;"
-            " make room, and go on with --resume auto"
+            " free some space, and resume with --resume auto"
         ) from error
     return spec
 

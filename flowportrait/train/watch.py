@@ -188,7 +188,8 @@ def _raise_alarms(session: RlSession, figures: Mapping[str, float | None]) -> No
         if watch.stop_on_alarm:
             raise TrainingError(
                 f"watch: alarm {alarm} at update {update}: {name} is {now:.4g}, was {then:.4g} at"
-                f" the start; look at {session.run.directory / 'samples'}; change the reward, or"
+                f" the start; see the videos in {session.run.directory / 'samples'}; change the"
+                " reward, or"
                 " set watch.stop_on_alarm = false"
             )
 

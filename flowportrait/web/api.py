@@ -184,7 +184,9 @@ def serve_jobs(app: FastAPI, desk: Desk, uploads: Uploads) -> None:
         """Queue a video."""
         body = await body_of(request, _MAX_WISH_BYTES)
         if body is None:
-            raise Refused("", f"over {_MAX_WISH_BYTES} bytes; a wish is a few lines of JSON", 413)
+            raise Refused(
+                "", f"over {_MAX_WISH_BYTES} bytes; a request is a few lines of JSON", 413
+            )
         wish, visitor = Wish.model_validate_json(body), visitor_of(request)
         return await run_in_threadpool(_queue, desk, uploads, wish, visitor)
 
@@ -208,7 +210,7 @@ def serve_jobs(app: FastAPI, desk: Desk, uploads: Uploads) -> None:
         """The finished mp4, also in parts; `?download=1` to keep it."""
         job = own(job_id, request)
         if job.state != "done":
-            raise Refused("", "the video is not made yet", 404)
+            raise Refused("", "the video is not finished yet", 404)
         kept = {"filename": "talking.mp4"} if "download" in request.query_params else {}
         return FileResponse(job.video, media_type="video/mp4", **kept)
 

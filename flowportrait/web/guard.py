@@ -129,7 +129,9 @@ def names_of(host: str, allowed: Iterable[str] = ()) -> frozenset[str]:
     names = [name.strip("[]").lower() for name in allowed]
     for name in names:
         if not _NAME.fullmatch(name):
-            raise ConfigError(f"--allow-host {name}: give a name alone, such as videos.example.org")
+            raise ConfigError(
+                f"--allow-host {name}: give a host name only, such as videos.example.org"
+            )
     if names or is_local(host):
         return LOOPBACK | {host.strip("[]").lower(), *names}
     return frozenset()
@@ -156,7 +158,9 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         where = f"--host {host} --port {port}"
         why = getattr(error, "strerror", "no name of a machine")
-        raise ConfigError(f"{where}: cannot listen there ({why}); take another") from error
+        raise ConfigError(
+            f"{where}: cannot listen on this address ({why}); choose another"
+        ) from error
 
 
 def address_of(host: str, listening: socket.socket) -> str:

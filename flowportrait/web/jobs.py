@@ -154,7 +154,7 @@ class Desk:
         FileNotFoundError when a file has gone.
         """
         if self.used_bytes() >= self.limits.max_all_bytes:
-            raise Full("no room for more videos here; delete yours, or try again later")
+            raise Full("the storage for videos is full; delete yours, or try again later")
         job = Job(owner, dict(request), self.folder())
         return self._enqueue(files, job)
 
@@ -181,7 +181,7 @@ class Desk:
         """One's own job. Raises DataError for others' too."""
         job = self._jobs.get(job_id)
         if job is None or job.owner != owner:
-            raise DataError("no such video; it may have been deleted after its time")
+            raise DataError("no such video; it may have expired")
         job.touched_s = time.monotonic()
         return job
 

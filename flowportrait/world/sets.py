@@ -158,7 +158,8 @@ def _rendered(out_dir: Path, groups: list[list[Take]], workers: int) -> Iterator
         while not finished.empty():
             yield finished.get()
         raise DataError(
-            f"{out_dir}: a worker was ended from outside, of memory perhaps; run again to go on"
+            f"{out_dir}: a worker was killed, perhaps for lack of memory; run the command again to"
+            " resume"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -272,7 +273,7 @@ def _agree(path: Path, settings: Settings) -> None:
     for name, value in wanted.items():
         if begun.get(name) != value:
             raise ConfigError(
-                f"{path}: begun with {name} {begun.get(name)}, now {value}; use another folder"
+                f"{path}: started with {name} {begun.get(name)}, now {value}; use another folder"
             )
 
 
@@ -290,7 +291,8 @@ def _whole_records(out_dir: Path) -> dict[str, dict]:
             if number == len(lines):
                 continue
             raise DataError(
-                f"{index}:{number}: no record ({error.msg}); remove this line and run again"
+                f"{index}:{number}: not a valid record ({error.msg}); remove this line and run"
+                " again"
             ) from error
         files = [out_dir / f"{record['key']}{suffix}" for suffix in (".mp4", ".npz")]
         if all(file.is_file() for file in files):

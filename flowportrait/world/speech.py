@@ -164,7 +164,7 @@ class Synthesizers:
             # Now it is known how fast this voice is.
             letters_per_s = 1.05 * len(text) / (utterance.duration_s - 2 * MARGIN_S)
         raise ConfigError(
-            f"--longest: no sentence of {longest_s} s or less came up; give at least 2"
+            f"--longest: got {longest_s}, too short for any sentence; give at least 2"
         )
 
     def _voice(self, rng: np.random.Generator, presentation: str, split: Split) -> Voice:

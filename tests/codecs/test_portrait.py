@@ -165,7 +165,7 @@ def test_settling_smooths_the_head_and_leaves_the_rest_and_steady_movement_alone
 
 
 def test_another_number_of_frames_is_refused(codec, frames):
-    with pytest.raises(ValueError, match=r"got 8 frames; allowed are 1 \+ 4 n"):
+    with pytest.raises(ValueError, match=r"got 8 frames; give 1 \+ 4 n"):
         codec.encode(frames[:, :, :8], codec.prepare(frames[:, :, 0]))
 
 

@@ -60,6 +60,6 @@ def test_a_split_without_clips_names_the_others(tmp_path):
     shutil.copy(SAMPLES / "clips.jsonl", tmp_path)
     kept = [line for line in (tmp_path / "clips.jsonl").read_text().splitlines() if "train" in line]
     (tmp_path / "clips.jsonl").write_text("\n".join(kept) + "\n")
-    words = "no clip of the split 'test'; give another --split: train, held_out, test or all"
+    words = "no clips in the split 'test'; give another --split: train, held_out, test or all"
     with pytest.raises(DataError, match=words):
         read_dataset(tmp_path, "test")

@@ -65,7 +65,7 @@ def test_silence_is_not_heard_where_there_is_speech(tmp_path):
 
 
 def test_what_is_no_multilingual_whisper_is_one_line(tmp_path):
-    with pytest.raises(CheckpointError, match="config.json: not there; give the folder of a"):
+    with pytest.raises(CheckpointError, match="config.json: missing; give the folder of a"):
         finder(tmp_path)
     whisper(tmp_path)
     with pytest.raises(CheckpointError, match="hears English alone; give a Whisper without '.en'"):

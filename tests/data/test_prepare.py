@@ -482,7 +482,9 @@ def test_without_a_speaker_network_the_first_words_say_how_to_go_on(tmp_path, mo
     film(tmp_path / "a.mp4", [("a", 60, 90)])
     command = ["prepare", str(tmp_path / "a.mp4"), "-o", str(tmp_path / "out")]
     assert cli.run(command) == 2
-    words = "no network that tells who speaks: go on without it by --set speaker.network=none"
+    words = (
+        "speaker network: weights not found; continue without it with --set speaker.network=none"
+    )
     assert capsys.readouterr().err.startswith(f"error: {words}")
     more = [word for setting in SETTINGS for word in ("--set", setting)]
     assert cli.run([*command, *more]) == 0
@@ -508,7 +510,8 @@ def test_what_cannot_be_meant_is_one_line(tmp_path, monkeypatch, capsys):
         ("full -o d", "no video in full; give .mp4, "),
         (
             "a.mp4 -o full",
-            "full: holds thesis.doc and is no dataset of `prepare`; give an empty or a new folder",
+            "full: holds thesis.doc and is not a dataset of `prepare`; give an empty or a new"
+            " folder",
         ),
         ("a.mp4 -o a.mp4", "a.mp4: is a file; give a folder"),
         ("a.mp4 -o d --set speech.overlap=senk", "overlap finder: no 'senk'; allowed: pyannote"),
@@ -520,10 +523,13 @@ def test_what_cannot_be_meant_is_one_line(tmp_path, monkeypatch, capsys):
             "a.mp4 -o d --set faces.detector=buffalo_sc",
             "face detector buffalo_sc: no weights; InsightFace's weights are for non-commercial",
         ),
-        ("a.mp4 -o d --set split.identity=(x", "split.identity: got '(x', no regular expression"),
+        (
+            "a.mp4 -o d --set split.identity=(x",
+            "split.identity: got '(x', not a valid regular expression",
+        ),
         (
             "a.mp4 -o d --set speaker.weights=w.model --set speaker.network=ava",
-            "no network that tells who speaks: go on without it by",
+            "speaker network: weights not found; continue without it with",
         ),
     ):
         quiet = [] if "speaker" in words else ["--set", "speaker.network=none"]
@@ -548,7 +554,7 @@ def test_a_dataset_is_written_by_one_run_at_a_time(here, tmp_path):
     (tmp_path / "out").mkdir()
     with (tmp_path / "out" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(DataError, match="another run is writing there"):
+        with pytest.raises(DataError, match="another run is writing to it"):
             prepare([a], tmp_path / "out", config())
 
 
@@ -564,6 +570,6 @@ def test_a_dataset_within_its_source_is_no_source(tmp_path):
     assert [source.key for source in found] == ["films/a.mp4"] and ignored == 0
     Path(os.fsdecode(bytes(films) + b"/z\xff.mp4")).write_bytes(b"x")
     with pytest.raises(
-        DataError, match="its name is not written in UTF-8; rename it, or leave it out"
+        DataError, match="the name is not valid UTF-8; rename the file, or leave it out"
     ):
         find_sources([films], SplitConfig(), films / "dataset")

@@ -231,21 +231,21 @@ def test_parts_that_do_not_fit_are_refused(here, folder, tmp_path):
 
     refused("part 2 of 2 is not among 1 parts; give all of them", roots[0])
     refused("is part 1 of 2, as is .*; leave one out", roots[0], roots[0], roots[1])
-    refused("films: no part of a dataset; give folders that", folder, roots[1])
+    refused("films: not a part of a dataset; give folders", folder, roots[1])
     other = tmp_path / "other"
     prepare([folder], other, config("clips.min_s=1"), part=Part(number=2, of=2))
     refused("other: was made with other settings or weights than", roots[0], other)
     film(folder / "new.mp4", [("a", 60, 10)])
     prepare([folder], tmp_path / "more", config(), part=Part(number=2, of=2))
     refused(
-        "more: was made of other sources than .*; all parts need the same list",
+        "more: was made from other sources than .*; all parts need the same list",
         roots[0],
         tmp_path / "more",
     )
     prepare([folder], tmp_path / "third", config(), part=Part(number=2, of=3))
     refused("is part 2 of 3, .* is part 1 of 2; give parts of one", roots[0], tmp_path / "third")
     (roots[1] / "manifest.jsonl").unlink()
-    refused("part-2: is not finished; run its `prepare --part` again", *roots)
+    refused("part-2: unfinished; run its `prepare --part` again", *roots)
 
 
 def test_a_folder_holds_one_part(here, folder, tmp_path):
@@ -262,7 +262,8 @@ def test_a_folder_holds_one_part(here, folder, tmp_path):
         prepare([folder], tmp_path / "whole", config(), part=Part(number=1, of=2))
     film(folder / "new.mp4", [("a", 60, 10)])
     with pytest.raises(
-        DataError, match=r"is part 1 of 2 of other sources \(5\); give the same, or another -o"
+        DataError,
+        match=r"is part 1 of 2 of another list of sources \(5\); give the same, or another -o",
     ):
         prepare([folder], out, config(), part=Part(number=1, of=2))
 

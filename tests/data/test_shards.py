@@ -87,13 +87,13 @@ def test_what_is_no_shard_or_no_dataset_is_one_line(dataset, tmp_path):
     (tmp_path / "bad.tar").write_bytes(b"no archive")
     with pytest.raises(DataError, match="bad.tar: cannot be read as a shard"):
         unpack(tmp_path / "bad.tar", tmp_path / "out")
-    with pytest.raises(DataError, match="no shards there; give a .tar file or a folder of them"):
+    with pytest.raises(DataError, match="contains no shards; give a .tar file or a folder of them"):
         unpack(dataset, tmp_path / "new")
     with pytest.raises(DataError, match="set: is not empty"):
         unpack(tmp_path / "bad.tar", dataset)
-    with pytest.raises(DataError, match="set: is no folder of shards"):
+    with pytest.raises(DataError, match="set: not empty and not a folder of shards"):
         pack(dataset, dataset, 10**9)
     (dataset / "clips/a.b-3.mp4").unlink()
-    with pytest.raises(DataError, match="a.b-3.mp4: not there; prepare it again"):
+    with pytest.raises(DataError, match="a.b-3.mp4: missing; prepare the dataset again"):
         pack(dataset, tmp_path / "shards", 10**9)
     assert not (tmp_path / "shards").exists()

@@ -85,7 +85,7 @@ def test_layers_stand_side_by_side(make):
     assert_close(make()(audio, 24), third, atol=1e-5, rtol=0)
     assert not torch.allclose(first, second)
     with pytest.raises(
-        ConfigError, match=r"layers: got \[3\]; the network has 0 \(its input\) to 2"
+        ConfigError, match=r"layers: got \[3\]; give numbers from 0 \(the input\) to 2"
     ):
         make((3,))
 

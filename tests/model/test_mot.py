@@ -182,7 +182,7 @@ def test_frozen_tables_are_not_trained():
 
 def test_a_grid_beyond_the_table_is_one_clear_line(mot):
     grid = TokenGrid(1, 7, 2)
-    with pytest.raises(ConfigError, match="7 x 2 tokens; up to 6 a side"):
+    with pytest.raises(ConfigError, match="7 x 2 tokens; the maximum is 6 per side"):
         mot.velocity(torch.zeros(1, 4, 1, 14, 4), torch.zeros(1, 1), Condition(), grid)
 
 

@@ -100,7 +100,7 @@ def test_videos_alone_are_no_tables(videos, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--truth", "truth"], "--truth: needs generated videos beside it"),
+        (["--truth", "truth"], "--truth: needs generated videos"),
         (["--videos", "none"], "none: no such file or folder"),
         (["--videos", "sonic", "--truth", "none"], "--truth takes a folder of videos"),
     ],

@@ -285,7 +285,7 @@ def test_the_page_stands_alone(given):
     ("arguments", "words"),
     [
         (["tables", "{root}/none", "-o", "{root}/o"], "no such file or folder"),
-        (["tables", "{root}/tables", "-o", "{root}/o"], "is none of what a report is made from"),
+        (["tables", "{root}/tables", "-o", "{root}/o"], "is not an input of a report"),
         (["tables", "x={root}/none", "-o", "{root}/o"], "no such file or folder"),
         (["tables", "{root}/study", "-o", "{root}/judge.jsonl"], "is a file"),
         (["tables", "{root}/study", "-o", "{root}/o", "--baseline", "zoo"], "no run 'zoo'"),
@@ -295,13 +295,13 @@ def test_the_page_stands_alone(given):
         ),
         (
             ["tables", "{root}/base", "{root}/copy/base", "-o", "{root}/o"],
-            "two runs are called 'base'",
+            "two runs have the name 'base'",
         ),
         (
             ["tables", "a={root}/judge.jsonl", "a={root}/twisted.jsonl", "-o", "{root}/o"],
             "two different scores",
         ),
-        (["tables", "{root}/sft", "-o", "{root}/o"], "no run of reinforcement learning"),
+        (["tables", "{root}/sft", "-o", "{root}/o"], "not a reinforcement-learning run"),
         (["page", "{root}/study", "-o", "{root}/o"], "ends in .html"),
         (
             ["figures", "{root}/base", "-o", "{root}/o", "--curve", "held_out_rewards"],

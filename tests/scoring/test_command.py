@@ -254,7 +254,7 @@ def test_compare_folders(judged, capsys):
     command += ["-o", "v.jsonl", "--answers", "b.jsonl"]
     assert cli.run(command) == 0 and judged.sim.calls == 4
     captured = capsys.readouterr()
-    assert "warning: 0002: only in one of ours and theirs; not compared" in captured.err
+    assert "warning: 0002: in only one of ours and theirs; not compared" in captured.err
     verdicts = list(read_jsonl("v.jsonl", Verdict))
     assert [(v.a, v.b) for v in verdicts] == [
         (f"ours/000{i}.mp4", f"theirs/000{i}.mp4") for i in range(2)
@@ -283,11 +283,11 @@ def test_compare_folders(judged, capsys):
     [
         (
             ["clips", "clips/0000.mp4"],
-            "clips, clips/0000.mp4: not of the same kind; give two videos, two folders",
+            "clips, clips/0000.mp4: of different kinds; give two videos, two folders",
         ),
         (
             ["clips", "empty"],
-            "clips, empty: no video of one has the name of one of the other; nothing to compare",
+            "clips, empty: no video names in common; give folders with the same file names",
         ),
         (["clips", "gone"], "gone: no such file; give two videos, two folders or two manifests"),
     ],

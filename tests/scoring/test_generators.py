@@ -162,7 +162,7 @@ def test_a_run_in_which_nothing_was_scored_fails(panels, capsys):
     )
     captured = capsys.readouterr()
     assert (
-        "error: nothing was scored: all 1 results are missing; their reasons stand in s.jsonl"
+        "error: nothing was scored: all 1 results are missing; the reasons are in s.jsonl"
         in captured.err
     )
     assert json.loads(captured.out.splitlines()[-1])["unscored"] == 1

@@ -478,7 +478,10 @@ def test_a_folder_of_prompts_replaces_and_is_seen_in_the_fingerprint(start_sim, 
     assert changed.prompts["motion"].text == 'Rate the motion as {"score": N}.'
     assert changed.prompts["lip_sync"] == shipped.prompts["lip_sync"]
     assert changed.fingerprint != shipped.fingerprint
-    for wrong, message in (("", "holds no text"), ("---\nversion: 1\n", "its head never ends")):
+    for wrong, message in (
+        ("", "contains no prompt"),
+        ("---\nversion: 1\n", "the header is not closed"),
+    ):
         (own / "motion.md").write_text(wrong)
         with pytest.raises(ConfigError, match=message):
             load_prompt("motion", own)
@@ -539,7 +542,7 @@ def test_a_judge_that_is_down_stops_the_run(start_sim, clips, tmp_path):
 
 def test_a_server_that_asks_for_hours_stops_the_run(start_sim, clip, tmp_path):
     sim = start_sim(fault=[{"kind": "rate-limit", "retry_after_s": 7200}])
-    with pytest.raises(JudgeError, match="asks to come back in 7200 s"):
+    with pytest.raises(JudgeError, match="asks to wait 7200 s"):
         score_one("mas-ma", sim.judge("gemini"), clip, tmp_path)
 
 

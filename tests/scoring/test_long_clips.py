@@ -81,7 +81,7 @@ def test_a_truth_of_another_length_is_said_once_for_all(sample, tmp_path):
     cut = Sample("clip", sample.clip, Clip(tmp_path / "short.mp4"))
     scores = list(read_all([(cut, [pixel.Ssim(), pixel.Psnr(), pixel.Sharpness()])]))
     assert [score.reason for score in scores[:2]] == [
-        "lasts 50 frames, its truth 10 on the same clock; cut them alike"
+        "lasts 50 frames, its truth 10 at the same frame rate; cut both to the same length"
     ] * 2
     assert not scores[2].reason
 

@@ -72,7 +72,7 @@ def test_truth_is_read_on_the_clips_clock_and_at_its_size(tmp_path):
     wide = video(tmp_path / "wide.mp4", [np.zeros((32, 64, 3), np.uint8)] * 12)
     long = video(tmp_path / "long.mp4", [picture(0)] * 48, seconds=2)
     reasons = {
-        wide: "32x32, its truth 64x32: not the same shape",
+        wide: "32x32, its truth 64x32: different shapes",
         long: "lasts 12 frames, its truth 48",
     }
     for truth, reason in reasons.items():
@@ -94,7 +94,7 @@ def test_what_cannot_be_scored_has_a_reason_and_stops_nothing(sample, tmp_path):
     scores = {score.clip: score for score in Psnr().score(samples)}
     assert scores["a"].value > 0 and not scores["a"].reason
     assert "no truth; give --truth" in scores["alone"].reason
-    assert "every frame is the truth's own" in scores["same"].reason
+    assert "is identical to its truth" in scores["same"].reason
     assert "broken.mp4" in scores["broken"].reason and "gone.mp4" in scores["gone"].reason
     assert all(math.isnan(score.value) == bool(score.reason) for score in scores.values())
 
@@ -121,7 +121,8 @@ def test_weights_are_checked_and_never_random(tmp_path, monkeypatch):
     weights = Weights("net.pth", "by mail", sha256_of(right)[:8], "MIT")
     assert weights.find(right) == right
     with pytest.raises(
-        CheckpointError, match=r"net.pth: not there; get by mail .*MIT.* put it at .*cache/net.pth"
+        CheckpointError,
+        match=r"net.pth: missing; download by mail .*MIT.* put it at .*cache/net.pth",
     ):
         weights.find()
     (tmp_path / "cache").mkdir()
@@ -151,7 +152,7 @@ def test_the_command_scores_metrics_and_goes_on(sample, tmp_path, capsys, monkey
         "urllib.request.urlopen", lambda *a, **k: (_ for _ in ()).throw(OSError("no network"))
     )
     assert cli.run([*arguments[:-3], "lpips", "-o", str(out)]) != 0
-    assert "alexnet-owt-7be5be79.pth: cannot be fetched (no network)" in capsys.readouterr().err
+    assert "alexnet-owt-7be5be79.pth: cannot be downloaded (no network)" in capsys.readouterr().err
 
 
 def test_syncnet_gets_frames_by_time_or_as_they_come(sample, tmp_path, monkeypatch):

@@ -133,7 +133,7 @@ def test_the_papers_judge_is_asked_as_before(start_sim, clip, tmp_path):
         ),
         (
             {"backend": {"thinking_level": "LOW", "thinking_budget": 9}},
-            "the server refuses both together; unset one",
+            "they exclude each other; unset one",
         ),
         ({"preset": "llama.cpp"}, "judge.backend.model: missing"),
     ],
@@ -186,7 +186,7 @@ def test_prompts_are_copied_and_then_used(tmp_path, monkeypatch, capsys):
     assert "judge.prompts=mine" in capsys.readouterr().out
     Path("mine/motion.md").write_text("my own words")
     assert cli.run(["judges", "prompts", "--copy", "mine"]) == 2
-    assert "is there already and may be yours" in capsys.readouterr().err
+    assert "already exists; give an empty folder" in capsys.readouterr().err
     assert Path("mine/motion.md").read_text() == "my own words"
     assert cli.run(["judges", "prompts"]) == 0
     assert "lip_sync: version 1, after Table 9" in capsys.readouterr().out

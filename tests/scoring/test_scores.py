@@ -57,7 +57,7 @@ def test_a_line_torn_by_a_kill_goes_and_the_rest_stays(path):
 )
 def test_a_file_of_another_kind_is_refused_and_left_as_it_is(path, content):
     path.write_bytes(content)
-    with pytest.raises(DataError, match="is no file of JSON lines of Score; it was left as it is"):
+    with pytest.raises(DataError, match="not a JSON Lines file of Score, and left unchanged"):
         RecordFile(path, Score, {})
     assert path.read_bytes() == content
 

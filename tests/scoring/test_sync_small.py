@@ -98,7 +98,9 @@ def silent_clip(path, frames, loud=0.0):
 
 
 def test_damaged_or_absent_weights_are_an_error(tmp_path, monkeypatch, views):
-    with pytest.raises(CheckpointError, match="no such file; `flowportrait train sync` writes one"):
+    with pytest.raises(
+        CheckpointError, match="no such file; create it with `flowportrait train sync`"
+    ):
         _ = SyncSmall(SyncSmall.Config(weights=tmp_path / "sync.safetensors")).fingerprint
     monkeypatch.setattr(sync_small, "SHIPPED_SHA256", "00")
     with pytest.raises(CheckpointError, match="damaged, not the file that was shipped"):

@@ -64,7 +64,7 @@ def test_a_manifests_truth_is_found_by_path_then_by_a_name_that_is_the_only_one(
 def test_a_truth_that_is_there_twice_is_refused():
     write("made/a.mp4")
     write_jsonl("t.jsonl", [ManifestRow(id="a", video=v, **FACTS) for v in ("x.mp4", "y.mp4")])
-    with pytest.raises(DataError, match="t.jsonl: the id 'a' is there twice"):
+    with pytest.raises(DataError, match="t.jsonl: the id 'a' appears twice"):
         find_samples([Path("made")], Path("t.jsonl"))
 
 
@@ -133,7 +133,9 @@ def test_a_folder_that_cannot_be_looked_into_is_named(monkeypatch):
     monkeypatch.setattr(os, "walk", walk)
     with pytest.raises(
         DataError,
-        match="made/x: cannot be looked into .Permission denied.; allow it, or leave it out",
+        match=(
+            "made/x: cannot be looked into .Permission denied.; make it readable, or leave it out"
+        ),
     ):
         find_samples([Path("made")])
 

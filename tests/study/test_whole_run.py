@@ -122,7 +122,7 @@ def test_the_export_says_what_the_study_says(study, folders, tmp_path):
         (["study", "create", "{new}", "--versions", "a={original}", "b={none}"], "no such folder"),
         (
             ["study", "create", "{new}", "--versions", "a>b={original}", "c={mild}"],
-            "cannot be a name",
+            "not a valid name",
         ),
         (
             ["study", "create", "{new}", "--versions", "a={original}", "b={mild}", "--truth", "c"],

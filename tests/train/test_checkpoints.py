@@ -107,7 +107,7 @@ def test_without_a_whole_one_the_run_does_not_begin_anew(run):
     for path in run.glob("checkpoint-*/__0_0.distcp"):
         path.write_bytes(b"")
     with pytest.raises(
-        CheckpointError, match=r"checkpoint-0000002: is not whole \(__0_0.distcp is not what was"
+        CheckpointError, match=r"checkpoint-0000002: is incomplete \(__0_0.distcp is not what was"
     ):
         newest_whole(run, ALONE)
 
@@ -163,7 +163,8 @@ def test_a_disk_without_room_is_named_before_anything_is_written(run, monkeypatc
     usage = shutil.disk_usage(run)._replace(free=500)
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(
-        CheckpointError, match=rf"{run}: a checkpoint needs 0.0 MB, 0.0 MB are free; make room"
+        CheckpointError,
+        match=rf"{run}: a checkpoint needs 0.0 MB, 0.0 MB are free; free some space",
     ):
         Checkpoints(run, ALONE).save(3, state_of(3))
     assert taken_from(run) == (2, [])
@@ -189,8 +190,8 @@ def test_a_disk_that_fills_up_in_writing_is_named(run, beside):
             CheckpointError,
             match=(
                 rf"{run}: the checkpoint of update 3 cannot be written \(.+\); it needs .* are"
-                r" free; make room or lower "
-                "run.checkpoints_kept, and go on with --resume auto"
+                r" free; free some space or lower "
+                "run.checkpoints_kept, and resume with --resume auto"
             ),
         ),
     ):
@@ -238,6 +239,7 @@ def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
     run = Run(config, config)
     (tmp_path / "log.jsonl").mkdir()
     with pytest.raises(
-        TrainingError, match=r"log.jsonl: cannot be written \(.+\); make room, and go on with"
+        TrainingError,
+        match=r"log.jsonl: cannot be written \(.+\); free some space, and resume with",
     ):
         run.log(update=1)

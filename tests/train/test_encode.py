@@ -90,7 +90,7 @@ def test_it_goes_on_with_the_shards_that_are_not_there(tmp_path, small_world, to
     encode(small_world, out, str(toy), device="cpu", clips_per_shard=2)
     assert contents(out) == whole
     assert (out / "shard-00000.safetensors").stat().st_mtime_ns == kept
-    with pytest.raises(DataError, match="was begun with other parts or settings"):
+    with pytest.raises(DataError, match="was started with another model or other settings"):
         encode(small_world, out, str(toy), device="cpu", num_portraits=1)
 
 

@@ -368,7 +368,7 @@ def test_a_standstill_raises_its_alarm(tmp_path, recipe, monkeypatch):
         ("watch.held_out_scorers=['closeness']", "closeness is in the reward"),
         ("reward.terms=[{scorers=['jitter']}]", "reward.terms: 'jitter' is a monitor"),
         ("parallel.sequence=2", "parallel.sequence 2: got 1 processes"),
-        ("rollout.eta=1.5", "rollout.eta 1.5: cps takes up to 1"),
+        ("rollout.eta=1.5", "rollout.eta 1.5: cps allows at most 1"),
         ("rollout.eta=0", "eta"),
         ("prompts.manifest=a.jsonl", "either manifest or at least one of world and grid"),
     ],

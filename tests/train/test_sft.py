@@ -258,7 +258,7 @@ def test_what_does_not_fit_is_refused(tmp_path, recipe, clips):
         DataError, match="encoded.jsonl; give a dataset that `flowportrait encode` has finished"
     ):
         sft.train(path, [*SMALL, f"data.encoded=['{tmp_path}']"], resume=None)
-    with pytest.raises(DataError, match="encode the clips with the parts of this model"):
+    with pytest.raises(DataError, match="encode the clips with this model"):
         sft.train(path, [*SMALL, "start_from=tiny"], resume=None)
 
 

@@ -147,14 +147,12 @@ def test_the_codec_keeps_what_it_encodes_after_a_few_updates_more_than_before(co
 def test_resuming_from_elsewhere_and_foreign_checkpoints_are_refused(tmp_path, recipe, codec_run):
     with pytest.raises(ConfigError, match=r"--resume: no checkpoint in"):
         codec.train(recipe(tmp_path / "a"), TINY_CODEC, resume=str(tmp_path / "nothing"))
-    with pytest.raises(
-        ConfigError, match="holds the checkpoint of a run; go on with it by --resume auto"
-    ):
+    with pytest.raises(ConfigError, match="already contains a run; resume it with --resume auto"):
         codec.train(recipe(codec_run), TINY_CODEC, resume=None)
     wider = ["codec.width=64", *TINY_CODEC[1:]]
     with pytest.raises(CheckpointError, match="is not a checkpoint of this recipe"):
         codec.train(recipe(tmp_path / "b"), wider, resume=str(codec_run))
-    with pytest.raises(ConfigError, match="holds no config.json"):
+    with pytest.raises(ConfigError, match="contains no config.json"):
         scratch.train(recipe(tmp_path / "c", codec=tmp_path), TINY_SFT)
 
 

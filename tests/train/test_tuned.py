@@ -102,7 +102,9 @@ def test_a_disk_without_links_gets_copies(toy, tmp_path, monkeypatch):
 def test_a_full_disk_is_named_and_the_model_before_stays(toy, tmp_path, monkeypatch):
     tune(toy, tmp_path / "model")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 10))
-    with pytest.raises(CheckpointError, match=r"model: needs 0.0 GB, 0.0 GB are free; make room"):
+    with pytest.raises(
+        CheckpointError, match=r"model: needs 0.0 GB, 0.0 GB are free; free some space"
+    ):
         tune(toy, tmp_path / "model")
     assert load_spec(tmp_path / "model").name == "toy-rl"
 
@@ -140,12 +142,12 @@ def test_a_training_does_not_begin_from_a_changed_model(toy):
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(
-        CheckpointError, match=r"model.safetensors: its sha256 is not the one in config.json"
+        CheckpointError, match=r"model.safetensors: does not match its sha256 in config.json"
     ):
         check_weights(toy, spec, Ranks())
     path.unlink()
     with pytest.raises(
-        CheckpointError, match=r"model.safetensors: not there, and config.json names it"
+        CheckpointError, match=r"model.safetensors: missing, but named in config.json"
     ):
         check_weights(toy, spec, Ranks())
 

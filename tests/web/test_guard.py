@@ -107,7 +107,7 @@ def test_names_it_may_be_asked_under():
     "name", ["", "https://example.org", "example.org:443", "a/b", "a]b", "me@example.org"]
 )
 def test_what_is_no_name_alone(name):
-    with pytest.raises(ConfigError, match="give a name alone"):
+    with pytest.raises(ConfigError, match="give a host name only"):
         names_of("127.0.0.1", [name])
 
 
@@ -133,5 +133,5 @@ def test_a_name_that_is_allowed_and_others():
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "a" * 70, "192.0.2.1"])
 def test_where_it_cannot_listen(host):
-    with pytest.raises(ConfigError, match="cannot listen there"):
+    with pytest.raises(ConfigError, match="cannot listen on this address"):
         listen(host, 0)

@@ -145,7 +145,7 @@ def test_too_many_wait(visitor):
 @pytest.mark.parametrize(
     "kind, name, body, status, message",
     [
-        ("portrait", "a.png", b"nothing", 422, "a.png: not a picture this can read"),
+        ("portrait", "a.png", b"nothing", 422, "a.png: not a supported picture format"),
         ("portrait", "a.png", b"", 422, "a.png: the file is empty"),
         ("audio", "a.wav", b"nothing", 422, "a.wav: "),
         ("audio", "../../a.wav", (SAMPLES / "portrait.png").read_bytes(), 422, "a.wav: "),
@@ -154,7 +154,7 @@ def test_too_many_wait(visitor):
             "long.wav",
             (SAMPLES / "speech.wav").read_bytes(),
             422,
-            "long.wav: 6 s of sound; give at most 4 s",
+            "long.wav: 6 s of sound; the maximum is 4 s",
         ),
         (
             "portrait",
@@ -197,12 +197,12 @@ def test_an_hour_of_silence_and_a_huge_picture_are_refused_within_little_memory(
     tracemalloc.stop()
     assert (hour[0], hour[2]["message"]) == (
         422,
-        "hour.flac: 3600 s of sound; give at most 4 s here",
+        "hour.flac: 3600 s of sound; the maximum is 4 s",
     )
     assert (wide[0], wide[2]["field"]) == (
         422,
         "portrait",
-    ) and "megapixels; make it smaller" in wide[2]["message"]
+    ) and "megapixels; downscale the picture" in wide[2]["message"]
     assert peak_bytes < 20 << 20 and not list(desk._home.iterdir())
 
 
@@ -218,11 +218,13 @@ def test_all_visitors_together_have_limits_too(port, desk):
     job = ann.submit(portrait=portrait, evaluations=500)[1]["id"]  # a second name of the same file
     status, _, told = Visitor(port).ask(*send)
     assert (status, told["field"]) == (507, "portrait") and told["message"].startswith(
-        "me.png: no room for it here"
+        "me.png: the storage for uploads is full"
     )
     desk.limits = desk.limits.model_copy(update={"max_all_bytes": 2 * len(picture)})
     status, told = bob.submit()
-    assert (status, told["field"]) == (507, "") and "no room for more videos" in told["message"]
+    assert (status, told["field"]) == (507, "") and "the storage for videos is full" in told[
+        "message"
+    ]
     desk.limits = LIMITS.model_copy(update={"max_all_files": 2})
     status, _, told = Visitor(port).ask(*send)
     assert (status, told["field"]) == (503, "portrait") and "too many uploads" in told["message"]
@@ -416,7 +418,7 @@ def test_the_command_serves_and_leaves_nothing(tmp_path):
 def test_a_port_in_use_is_one_line(capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert cli.run(["serve", "--port", str(taken.getsockname()[1])]) == 2
-    assert "cannot listen there" in capsys.readouterr().err
+    assert "cannot listen on this address" in capsys.readouterr().err
 
 
 def test_a_browser_makes_a_video(port, tmp_path):

@@ -262,7 +262,7 @@ def test_a_port_in_use_and_a_folder_without_study_are_one_line(study, tmp_path, 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert cli.run(["study", "serve", str(study.directory), "--port", port]) == 2
-    assert f"--port {port}: cannot listen there" in capsys.readouterr().err
+    assert f"--port {port}: cannot listen on this address" in capsys.readouterr().err
     assert cli.run(["study", "serve", str(tmp_path)]) == 2
     assert "holds no study" in capsys.readouterr().err
 

@@ -94,7 +94,7 @@ def test_only_the_finished_video_stays(visitor, desk):
     job = visitor.submit(evaluations=1, size=128, frame="face")[1]["id"]
     visitor.state(job, "done")
     status, _, told = visitor.ask("GET", f"/api/jobs/{job}/stream")
-    assert status == 404 and told["field"] == "" and "not being made any more" in told["message"]
+    assert status == 404 and told["field"] == "" and "no longer being made" in told["message"]
     end = time.monotonic() + 5
     while (
         len(names := [path.name for path in desk._home.rglob("*.*")]) > 1 and time.monotonic() < end
@@ -140,7 +140,7 @@ def test_those_who_go_away_make_room_for_others(visitor):
     job = visitor.submit(evaluations=500)[1]["id"]
     watching = [open_stream(visitor, job) for _ in range(LIMITS.max_watching)]
     status, _, told = visitor.ask("GET", f"/api/jobs/{job}/stream")
-    assert status == 503 and told["message"].startswith("2 videos are being watched already")
+    assert status == 503 and told["message"].startswith("2 videos are already being streamed")
     for connection, answer in watching:
         answer.close()
         connection.close()

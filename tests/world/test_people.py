@@ -71,7 +71,7 @@ def test_subdivision_keeps_flat_things_flat():
 
 
 def test_what_is_no_rig_is_told_in_one_line(tmp_path):
-    with pytest.raises(DataError, match="rig: no 'any' by name or as a file; did you mean 'anny'"):
+    with pytest.raises(DataError, match="rig: no rig or file 'any'; did you mean 'anny'"):
         load_rig("any")
     (tmp_path / "bad.npz").write_bytes(b"nothing")
     with pytest.raises(DataError, match="bad.npz: no rig .*import-rig"):
@@ -79,5 +79,5 @@ def test_what_is_no_rig_is_told_in_one_line(tmp_path):
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     with pytest.raises(DataError, match="other.npz: no rig"):
         load_rig(tmp_path / "other.npz")
-    with pytest.raises(DataError, match="no head known here; give ICT-FaceKit"):
+    with pytest.raises(DataError, match="no known head model; give the folder of ICT-FaceKit"):
         import_rig(tmp_path, tmp_path / "rig.npz")

@@ -92,7 +92,7 @@ def test_voices_that_are_not_there(monkeypatch, tmp_path):
         speech.make_speaker("auto")
     with pytest.raises(ConfigError, match="--voice: no 'flit'; did you mean 'flite'"):
         speech.make_speaker("flit")
-    with pytest.raises(DataError, match="no recording with words"):
+    with pytest.raises(DataError, match="no recording with a transcript"):
         speech.make_speaker(str(tmp_path))
 
 
@@ -111,7 +111,7 @@ def test_the_command(rendered, tmp_path, capsys, monkeypatch):
     assert cli.run(["world", "render", str(tmp_path), "--clips", "7", "--size", "100"]) == 2
     assert capsys.readouterr().err == "error: --size: got 100; give one of 64, 128, 256, 512\n"
     assert cli.run(["world", "import-rig", str(tmp_path), "-o", "rig.npz"]) == 2
-    assert "no head known here" in capsys.readouterr().err
+    assert "no known head model" in capsys.readouterr().err
 
 
 def test_the_same_seed_gives_the_same_frames(head):
@@ -180,7 +180,8 @@ def test_a_killed_worker_costs_no_clip_and_changes_no_byte(tmp_path, monkeypatch
             os.kill(process.pid, signal.SIGKILL)
 
     with pytest.raises(
-        DataError, match="a worker was ended from outside, of memory perhaps; run again to go on"
+        DataError,
+        match="a worker was killed, perhaps for lack of memory; run the command again to resume",
     ):
         render_set(killed, settings, clips=6, workers=2, progress=kill_one)
     kept = [json.loads(line)["key"] for line in (killed / "clips.jsonl").read_text().splitlines()]

@@ -99,7 +99,7 @@ class AnswerStore:
                     start += len(line)
         except OSError as error:
             raise DataError(
-                f"{self.path}: cannot be read as a store of answers: {error.strerror}"
+                f"{self.path}: cannot be read as a file of answers: {error.strerror}"
             ) from error
 
     def _read(self, start: int, length: int) -> StoredAnswer:
@@ -111,5 +111,5 @@ class AnswerStore:
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             raise DataError(
-                f"{self.path}: no valid answer at byte {start}: {first['msg']}; remove that line"
+                f"{self.path}: invalid answer at byte {start}: {first['msg']}; remove that line"
             ) from error

@@ -257,10 +257,11 @@ class Judge:
             told = f"'{answer.model}' answered instead of '{self.backend.model}'"
             if self._replaced_in_a_row >= _REPLACED_STOPS_AFTER:
                 error = JudgeError(
-                    f"judge: {told}, {_REPLACED_STOPS_AFTER} times in a row; to go on with that"
-                    f" model, name it (--set judge.backend.model={answer.model}) and write to a new"
-                    " file, for its scores are on another scale; if both names mean one model, add"
-                    " it to judge.accept_models; 'judges agree' and docs/judges.md help to move a"
+                    f"judge: {told}, {_REPLACED_STOPS_AFTER} times in a row; to continue with that"
+                    f" model, name it (--set judge.backend.model={answer.model}) and write to a"
+                    " new file, since its scores are on another scale; if both names are the same"
+                    " model, add it to judge.accept_models; 'judges agree' and docs/judges.md"
+                    " help to move a"
                     " study"
                 )
                 self._breaker.stop(error)

@@ -53,14 +53,16 @@ async def check_senses(judge: Judge) -> None:
             zip(questions, await all_of(map(judge.answer, questions.values())), strict=True)
         )
     except (JudgeUnavailable, JudgeRefused) as error:
-        raise JudgeError(f"judge: its hearing and sight could not be checked: {error}") from error
+        raise JudgeError(
+            f"judge: the check of its sound and video input failed: {error}"
+        ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     problem = _problem(answers)
     if problem:
         raise JudgeError(
-            f"judge: {judge.backend.model} {problem}; see docs/judges.md on sending sound and"
-            " frames, or set judge.check = 'none' to go on without being sure"
+            f"judge: {judge.backend.model} {problem}; see docs/judges.md about sending sound and"
+            " frames, or skip the check with judge.check = 'none'"
         )
     judge.hears_by_count = bool(answers["whole"].usage.audio)
     judge.checked = True

@@ -68,9 +68,7 @@ def _copy(names: Sequence[str], folder: Path) -> None:
     """Raises DataError when a file would be replaced or cannot be written."""
     there = [name for name in names if (folder / f"{name}.md").exists()]
     if there:
-        raise DataError(
-            f"{folder / there[0]}.md: is there already and may be yours; give an empty folder"
-        )
+        raise DataError(f"{folder / there[0]}.md: already exists; give an empty folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in names:

@@ -76,8 +76,7 @@ def match(old: Iterable[Score], new: Iterable[Score], seed: int = 0) -> list[Mat
             found.append(_matched(*key, pairs, *lost, seed))
     if not found:
         raise DataError(
-            "the two files share no clip that both judges scored by the same scorer; score the same"
-            " videos"
+            "no clip was scored by both judges with the same scorer; score the same videos"
         )
     return found
 

@@ -144,8 +144,7 @@ class Breaker:
         self.stop(
             JudgeError(
                 f"judge: down; {self._retries.breaker_after} calls in a row failed, and"
-                f" {self._openings - 1} more after pauses; run the same command again"
-                " later, what is done is kept"
+                f" {self._openings - 1} more after pauses; run the same command later to resume"
             )
         )
 
@@ -176,8 +175,8 @@ class Breaker:
         if retry_after_s is not None and retry_after_s > self._retries.patience_s:
             self.stop(
                 JudgeError(
-                    f"judge: busy, and asks to come back in {retry_after_s:.0f} s; run the same"
-                    " command again then, or raise judge.retries.patience_s"
+                    f"judge: the server asks to wait {retry_after_s:.0f} s; run the same"
+                    " command after that, or raise judge.retries.patience_s"
                 )
             )
         elif retry_after_s is not None:
@@ -197,8 +196,7 @@ class Purse:
     def __init__(self, budget: Budget, prices: Prices | None):
         if budget.max_usd is not None and prices is None:
             raise ConfigError(
-                "judge.budget.max_usd: needs judge.prices, which differ by vendor and month; give"
-                " them"
+                "judge.budget.max_usd: needs judge.prices; give the vendor's current prices"
             )
         self._budget = budget
         self._prices = prices

@@ -62,6 +62,7 @@ def backend_of(preset: str | None, own: Mapping[str, Any]) -> dict[str, Any]:
     kind = found.backend.get("type")
     if own.get("type", kind) != kind:
         raise ConfigError(
-            f"judge.backend.type: got '{own['type']}', but the preset '{preset}' is one of '{kind}'"
+            f"judge.backend.type: got '{own['type']}', but the preset '{preset}' has type"
+            f" '{kind}'; leave out one of them"
         )
     return found.backend | dict.fromkeys(found.unset) | dict(own)

@@ -45,7 +45,7 @@ def load_prompt(name: str, folder: Path | None = None) -> JudgePrompt:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     head, body = _parted(text, path)
     if not body:
-        raise ConfigError(f"{path}: holds no text; write the prompt below the head")
+        raise ConfigError(f"{path}: contains no prompt; write it below the header")
     return JudgePrompt(
         name, body, version=head.get("version", ""), source=head.get("source", "the user's own")
     )
@@ -62,7 +62,7 @@ def _parted(text: str, path: Path) -> tuple[dict[str, str], str]:
     if not lines or lines[0] != _FENCE:
         return {}, text.strip()
     if _FENCE not in lines[1:]:
-        raise ConfigError(f"{path}: its head never ends; close it with a line '{_FENCE}'")
+        raise ConfigError(f"{path}: the header is not closed; end it with a line '{_FENCE}'")
     end = lines.index(_FENCE, 1)
     pairs = (line.partition(":") for line in lines[1:end] if line.strip())
     return {key.strip(): value.strip() for key, _, value in pairs}, "\n".join(

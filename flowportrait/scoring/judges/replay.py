@@ -28,7 +28,7 @@ class Replay:
     def __init__(self, config: Config):
         if not config.answers.is_file():
             raise ConfigError(
-                f"judge.backend.answers: no file '{config.answers}'; give the store of an"
+                f"judge.backend.answers: no file '{config.answers}'; give the answers file of an"
                 " earlier run"
             )
         self._read_answers(config)

@@ -44,7 +44,7 @@ def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -
     than dimensions. ValueError below two rows.
     """
     if min(len(a), len(b)) < 2:
-        raise ValueError(f"frechet_distance: got {len(a)} and {len(b)} rows; a covariance needs 2")
+        raise ValueError(f"frechet_distance: got {len(a)} and {len(b)} rows; give at least 2 each")
     a = a.astype(np.float64)
     b = b.astype(np.float64)
     mean = np.square(a.mean(0) - b.mean(0)).sum()

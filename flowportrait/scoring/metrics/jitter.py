@@ -158,8 +158,7 @@ class _Looked:
             height, self.width = block.shape[1:3]
             if min(height, self.width) < MIN_SIDE_PX:
                 raise Unscorable(
-                    f"is looked at in {self.width}x{height} px; RAFT needs {MIN_SIDE_PX} px"
-                    " either way"
+                    f"is analysed at {self.width}x{height} px; RAFT needs {MIN_SIDE_PX} px per side"
                 )
             self.count += len(block)
             yield block

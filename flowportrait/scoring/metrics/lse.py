@@ -263,7 +263,8 @@ def _face_path(blocks: Blocks, detect_every: int) -> Float[np.ndarray, "f 3"]:
     seen = [i for i, box in found.items() if box is not None]
     if len(seen) < len(found) / 2:
         raise Unscorable(
-            f"shows a face in {len(seen)} of {len(found)} frames; half are needed, or crop = 'none'"
+            f"shows a face in {len(seen)} of {len(found)} frames; at least half are needed; for"
+            " cropped clips set crop = 'none'"
         )
     boxes = np.array([found[i][:4] for i in seen], float)
     sides = [np.interp(np.arange(count), seen, boxes[:, side]) for side in range(4)]

@@ -166,7 +166,7 @@ class MouthInSilence(_FaceMetric):
             )
         spoken = speed[~silent & known]
         if not len(spoken) or spoken.mean() < 1e-3:
-            raise Unscorable("its mouth does not move while it speaks")
+            raise Unscorable("the mouth does not move during speech")
         quiet = float(speed[silent & known].mean())
         return Reading(
             quiet / float(spoken.mean()), {"in_silence": quiet, "in_speech": float(spoken.mean())}
@@ -197,7 +197,7 @@ class MouthLoudness(_FaceMetric):
             lag: correlation(seen.lip_opening, level, lag) for lag in range(-reach, reach + 1)
         }
         if math.isnan(by_lag[0]):
-            raise Unscorable("its mouth or its sound does not vary")
+            raise Unscorable("the mouth opening or the loudness is constant")
         best = max(by_lag, key=lambda lag: (by_lag[lag], -abs(lag)))
         return Reading(by_lag[0], {"best": by_lag[best], "lag": best})
 
@@ -296,7 +296,7 @@ class Identity(_FaceMetric):
 def _likeness(faces: list[np.ndarray]) -> Reading:
     """Mean cosine of later faces to the first."""
     if len(faces) < 2:
-        raise Unscorable(f"shows a face in {len(faces)} of the frames looked at; 2 are needed")
+        raise Unscorable(f"shows a face in {len(faces)} of the analysed frames; 2 are needed")
     alike = np.stack(faces[1:]) @ faces[0]
     return Reading(
         float(alike.mean()),

@@ -168,7 +168,7 @@ def _look(
         found = dict.fromkeys(metrics, error)
     for metric, seen in found.items():
         if isinstance(seen, list):
-            seen = np.concatenate(seen) if seen else Unscorable("no frame is left behind the first")
+            seen = np.concatenate(seen) if seen else Unscorable("has no frame after the first")
         view.keep(metric._key, lambda seen=seen: seen)
 
 

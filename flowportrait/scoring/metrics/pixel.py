@@ -189,7 +189,7 @@ class Psnr(FrameMetric):
     def conclude(self, errors: np.ndarray) -> Reading:
         differing = errors[errors > 0]
         if not len(differing):
-            raise Unscorable("every frame is the truth's own: its PSNR is infinite")
+            raise Unscorable("is identical to its truth, so the PSNR is infinite")
         whole = psnr_db(float(errors.mean()))
         value = (
             whole

@@ -115,7 +115,7 @@ def load_sync(path: Path) -> SyncNetwork:
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise CheckpointError(
-            f"{path}: not of the sizes in sync.json ({reason}); take both from one run"
+            f"{path}: does not match sync.json ({reason}); use the files of the same run"
         ) from error
     return network.eval().requires_grad_(False)
 
@@ -161,7 +161,7 @@ class SyncSmall(Metric):
     def _file(self) -> Path:
         path = self.config.weights or SHIPPED
         if not path.is_file():
-            raise CheckpointError(f"{path}: no such file; `flowportrait train sync` writes one")
+            raise CheckpointError(f"{path}: no such file; create it with `flowportrait train sync`")
         if path == SHIPPED and sha256_of(path) != SHIPPED_SHA256:
             raise CheckpointError(
                 f"{path}: damaged, not the file that was shipped; install flowportrait again"

@@ -77,8 +77,8 @@ def _turns_to_upright(view: View) -> int:
         return 0
     view.warnings.append(
         f"{view.sample.clip.path.name}: the head lies "
-        f"{'upside down' if turns == 2 else 'on its side'}; its face is scored turned upright, "
-        "everything else as it is shown; turn the video"
+        f"{'upside down' if turns == 2 else 'on its side'}; the face is scored after rotating it"
+        " upright, all else as stored; rotate the video"
     )
     return turns
 
@@ -113,7 +113,7 @@ def face_squares(blocks: Blocks) -> np.ndarray:
     seen = [i for i, box in found.items() if box is not None]
     if len(seen) < max(1, len(found)) / 2:
         raise Unscorable(
-            f"shows a face in {len(seen)} of {len(found)} frames looked at; half are needed"
+            f"shows a face in {len(seen)} of {len(found)} analysed frames; at least half are needed"
         )
     boxes = np.stack([found[i] for i in seen])
     centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).max(1)

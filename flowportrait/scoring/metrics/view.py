@@ -131,15 +131,16 @@ class View:
                 yield _same_size(made[:count], truth[:count])
         if abs(num_truth - num_made) > self.fps:
             raise Unscorable(
-                f"lasts {num_made} frames, its truth {num_truth} on the same clock; cut them alike"
+                f"lasts {num_made} frames, its truth {num_truth} at the same frame rate; cut both"
+                " to the same length"
             )
 
     def _warn_of_turn(self, made: np.ndarray, truth: np.ndarray) -> None:
         turns = _turns_between(made, truth)
         if turns and not any(": its truth is turned" in line for line in self.warnings):
             self.warnings.append(
-                f"{self.sample.clip.path.name}: its truth is turned against it by "
-                f"{90 * min(turns, 4 - turns)} degrees; turn one of the videos"
+                f"{self.sample.clip.path.name}: its truth is rotated relative to it by "
+                f"{90 * min(turns, 4 - turns)} degrees; rotate one of the videos"
             )
 
     def _blocks(self, key: Hashable, read: Callable[[], Iterator[np.ndarray]]) -> Blocks:
@@ -255,7 +256,7 @@ def _same_size(made: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndar
         return made, truth
     if abs(w / h - true_w / true_h) > 0.02 * w / h:
         raise Unscorable(
-            f"is {w}x{h}, its truth {true_w}x{true_h}: not the same shape; cut them alike"
+            f"is {w}x{h}, its truth {true_w}x{true_h}: different shapes; crop both in the same way"
         )
     if h < true_h:
         return made, _resized(truth, w, h)

@@ -130,7 +130,7 @@ def train(
     sizes = {folder.teacher_size for folder in folders}
     if len(sizes) != 1:
         raise ConfigError(
-            f"{recipe}: lessons of {sorted(sizes)} numbers; give those of one teacher"
+            f"{recipe}: lessons of {sorted(sizes)} numbers; give lessons of a single teacher"
         )
     run = Run(config.run, config, resume)
     torch.manual_seed(config.run.seed)

@@ -54,7 +54,7 @@ class Lessons:
     def __init__(self, root: Path):
         self.root = Path(root)
         if not (self.root / "index.json").is_file():
-            raise DataError(f"{root}: no index.json; give a folder that bench.teach has written")
+            raise DataError(f"{root}: no index.json; give a folder written by bench.teach")
         index = json.loads((self.root / "index.json").read_text())
         self.audio = np.load(self.root / "audio.npy", mmap_mode="r")
         self.teacher = np.load(self.root / "teach.npy", mmap_mode="r")

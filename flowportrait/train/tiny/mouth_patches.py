@@ -91,8 +91,8 @@ def _stretches(
     size = frames.shape[1]
     if len(frames) < STRETCH + 1 or frames.shape[2] != size:
         raise DataError(
-            f"{clip.video}: {len(frames)} frames of {frames.shape[2]}x{size} px; give longer square"
-            " clips"
+            f"{clip.video}: {len(frames)} frames of {frames.shape[2]}x{size} px; give square clips"
+            " with more frames"
         )
     known = _labels(clip, size)
     find = lambda number: mesh.find(frames[number], face_in_square(Square(0, 0, size)))  # noqa: E731

@@ -136,8 +136,7 @@ class Gemini:
         def _level_or_budget(self) -> Self:
             if self.thinking_level is not None and self.thinking_budget is not None:
                 raise ValueError(
-                    "thinking_level and thinking_budget: the server refuses both together;"
-                    " unset one"
+                    "thinking_level and thinking_budget: they exclude each other; unset one"
                 )
             return self
 

@@ -134,8 +134,7 @@ class OpenAICompatible:
         model: str = Field(default="", description="model name on the server")
         base_url: str = Field(default="", description="address of the server, including /v1")
         api_key_env: str = Field(
-            default="OPENAI_API_KEY",
-            description="environment variable with the key; it may be unset",
+            default="OPENAI_API_KEY", description="environment variable with the key, or unset"
         )
         sound: Literal["wav", "in-video"] = Field(
             default="wav",
@@ -157,10 +156,7 @@ class OpenAICompatible:
         fps: float | None = Field(
             default=24.0,
             gt=0,
-            description=(
-                "frame rate, in vLLM's fields (media_io_kwargs, mm_processor_kwargs); None: not"
-                " sent"
-            ),
+            description="sent in vLLM's media_io_kwargs and mm_processor_kwargs; None: not sent",
         )
         extra_body: dict[str, Any] = Field(
             default={}, description="further fields of the request; they override the others"
