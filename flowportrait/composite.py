@@ -211,10 +211,7 @@ def compose(
         square, roll = _square_of(face, found, width, height)
     warnings += _warnings_of(square, model_px, found, roll)
     if found is not None and _is_cut_off(found, width, height):
-        warnings.append(
-            "portrait: the mouth is cut off by the edge of the picture; give a picture of the"
-            " whole face"
-        )
+        warnings.append("portrait: the mouth is cut off by the picture's edge; show the whole face")
     origin = (square.x, square.y) if frame == "face" else (0, 0)
     picture, square, scale = _scaled(image, square, size, frame, model_px)
     moved = None if found is None else _moved(found, origin, scale)
@@ -274,8 +271,7 @@ def _warnings_of(square: Square, model_px: int, mesh: Mesh | None, roll: float) 
     if max(abs(yaw), abs(pitch)) > FAR_TURN:
         degrees = round(math.degrees(max(abs(yaw), abs(pitch))))
         warnings.append(
-            f"portrait: the head is turned by about {degrees} degrees; the model was trained on up"
-            " to 45"
+            f"portrait: the head is turned by about {degrees} degrees; the model knows up to 45"
         )
     if roll:
         warnings.append(
@@ -283,9 +279,7 @@ def _warnings_of(square: Square, model_px: int, mesh: Mesh | None, roll: float) 
             " upright"
         )
     if _eyes_shut(mesh):
-        warnings.append(
-            "portrait: the eyes are closed and will stay closed; give a picture with open eyes"
-        )
+        warnings.append("portrait: the eyes are closed and stay so; give a picture with open eyes")
     return warnings
 
 

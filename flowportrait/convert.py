@@ -101,7 +101,7 @@ def convert_bagel(source: Path, out: Path, size_px: int = 384) -> ModelSpec:
     )
     _require_bagel(model, image_encoder, ours, seen, source)
     if size_px > (most := SIZE_STEP_PX * model.latent_side):
-        raise ConfigError(f"--size: got {size_px}; the maximum of this model is {most}")
+        raise ConfigError(f"--size: got {size_px}; the maximum of this model is {most} px")
     kept = keep_files(source, files, out)
     new = (
         read_header(source / OWN_FILE).weights

@@ -33,8 +33,7 @@ def files_below(folder: Path) -> Iterator[Path]:
 
     def refuse(error: OSError) -> NoReturn:
         raise DataError(
-            f"{error.filename}: cannot be listed ({error.strerror}); make it readable, or leave it"
-            " out"
+            f"{error.filename}: cannot be listed ({error.strerror}); make it readable or omit it"
         )
 
     seen = set()

@@ -94,10 +94,10 @@ WARNINGS = [
     ("a head turned by more than 45 degrees", "portrait: the head is turned by about"),
     (
         "a mouth beyond the picture's edge",
-        "portrait: the mouth is cut off by the edge of the picture",
+        "portrait: the mouth is cut off by the picture's edge",
     ),
     ("a picture too dark to see much", "portrait: underexposed"),
-    ("shut eyes", "portrait: the eyes are closed and will stay closed"),
+    ("shut eyes", "portrait: the eyes are closed and stay so"),
     ("several faces", "faces found; the largest is used"),
     ("a small face", "it will look soft"),
     (

@@ -99,7 +99,7 @@ def test_null_is_no_value(recipe):
         ("", ["rollout..window=3"], "write key=value"),
         ("note = 'a'", ["note.b=3"], "'note' is a value and has no key 'b'"),
         ("[optimizer]\ntype = 'adam'\nrate = -1.0", [], "should be greater than 0 (got -1.0)"),
-        ("= 3", [], "no valid TOML"),
+        ("= 3", [], "not valid TOML"),
     ],
 )
 def test_errors_are_one_line_with_the_way_out(recipe, text, overrides, message):

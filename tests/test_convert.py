@@ -317,7 +317,7 @@ def test_a_cut_off_file_is_refused(source, tmp_path):
 @EXTRA
 def test_a_part_without_weights_says_where_they_come_from(converted):
     with pytest.raises(
-        CheckpointError, match="codec.safetensors: not there; Wan2.1_VAE.pth .*sha256 38071ab59bd9"
+        CheckpointError, match="codec.safetensors: missing; Wan2.1_VAE.pth .*sha256 38071ab59bd9"
     ):
         load_parts(converted, ("codec",), "cpu")
     with pytest.raises(

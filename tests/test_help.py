@@ -113,7 +113,7 @@ def test_defaults_of_every_kind(kind, capsys):
 def test_a_setting_says_default_unit_and_source(capsys):
     assert cli.run(["config", "show", "sft-paper", "--set", "data.num_rows=3"]) == 0
     shown = capsys.readouterr().out
-    assert "# default 8; rows of an update" in shown and "num_rows = 3\n" in shown
+    assert "# default 8; rows per update" in shown and "num_rows = 3\n" in shown
     assert any(
         line.startswith("test_min_s") and "seconds; §2.3" in line
         for line in as_toml(settings_of(catalogue.RECIPE_KINDS.load("prepare"))).splitlines()
@@ -153,6 +153,5 @@ def test_a_file_of_no_kind_is_one_line(tmp_path, capsys):
     (tmp_path / "odd.toml").write_text("nothing = 1")
     assert cli.run(["config", "show", str(tmp_path / "odd.toml")]) == 2
     assert (
-        "odd.toml: unrecognized kind of recipe; name it with --kind chain|codec"
-        in capsys.readouterr().err
+        "odd.toml: unrecognized kind of recipe; give --kind chain|codec" in capsys.readouterr().err
     )

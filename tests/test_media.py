@@ -403,7 +403,7 @@ def test_a_picture_that_says_it_is_too_large_is_not_decoded(tmp_path, monkeypatc
     Image.new("RGB", (300, 200)).save(tmp_path / "p.png")
     assert media.read_portrait(tmp_path / "p.png", max_px=60_000).shape == (200, 300, 3)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda image: pytest.fail("decoded"))
-    with pytest.raises(MediaError, match="downscale the video"):
+    with pytest.raises(MediaError, match="downscale the picture"):
         media.read_portrait(tmp_path / "p.png", max_px=59_999)
 
 

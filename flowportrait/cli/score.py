@@ -298,9 +298,7 @@ def agree(
     ],
     new: Annotated[
         Path,
-        typer.Argument(
-            metavar="[NAME=]NEW.jsonl", help="Scores of the same clips by the new judge."
-        ),
+        typer.Argument(metavar="[NAME=]NEW.jsonl", help="Scores of these clips by the new judge."),
     ],
     out: Annotated[
         Path | None,

@@ -213,8 +213,7 @@ class Rows:
         wanted = model.latent_channels, model.audio_dim, model.image_dim
         if got != wanted:
             raise DataError(
-                f"{dataset.root}: latent channels, audio width and image width are {got}, but the"
-                " model needs"
+                f"{dataset.root}: latent channels, audio and image width are {got}, the model's are"
                 f" {wanted}; encode the clips with this model"
             )
         longest = min(

@@ -46,8 +46,7 @@ def settle(out: Path, wanted: PartFile | None) -> None:
         return
     if known is not None and wanted is not None and known.part == wanted.part:
         raise DataError(
-            f"{out}: is {known.part} of another list of sources ({known.num_sources}); give the"
-            " same, or"
+            f"{out}: is {known.part} of other sources ({known.num_sources}); give the same, or"
             " another -o"
         )
     holds = f"is {known.part}" if known else "is no part"

@@ -127,9 +127,7 @@ class Uploads:
         used_bytes = self._desk.used_bytes(without=self._coming) + sum(self._coming.values())
         if used_bytes + size_bytes > limits.max_all_bytes:
             raise Refused(
-                kind,
-                f"{name}: the storage for uploads is full; delete yours, or try again later",
-                507,
+                kind, f"{name}: storage for uploads is full; delete yours, or try again later", 507
             )
         folder = self._desk.folder()
         self._coming[folder] = size_bytes

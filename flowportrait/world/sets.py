@@ -291,8 +291,7 @@ def _whole_records(out_dir: Path) -> dict[str, dict]:
             if number == len(lines):
                 continue
             raise DataError(
-                f"{index}:{number}: not a valid record ({error.msg}); remove this line and run"
-                " again"
+                f"{index}:{number}: invalid record ({error.msg}); remove this line and run again"
             ) from error
         files = [out_dir / f"{record['key']}{suffix}" for suffix in (".mp4", ".npz")]
         if all(file.is_file() for file in files):

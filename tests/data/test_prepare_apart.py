@@ -263,7 +263,7 @@ def test_a_folder_holds_one_part(here, folder, tmp_path):
     film(folder / "new.mp4", [("a", 60, 10)])
     with pytest.raises(
         DataError,
-        match=r"is part 1 of 2 of another list of sources \(5\); give the same, or another -o",
+        match=r"is part 1 of 2 of other sources \(5\); give the same, or another -o",
     ):
         prepare([folder], out, config(), part=Part(number=1, of=2))
 

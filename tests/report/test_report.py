@@ -307,7 +307,7 @@ def test_the_page_stands_alone(given):
             ["figures", "{root}/base", "-o", "{root}/o", "--curve", "held_out_rewards"],
             "did you mean 'held_out_reward'",
         ),
-        (["tables", "{root}/stale", "-o", "{root}/o"], "make it again"),
+        (["tables", "{root}/stale", "-o", "{root}/o"], "create it again"),
     ],
 )
 def test_wrong_input_is_one_line(arguments, words, given, tables, capsys):

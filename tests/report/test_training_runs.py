@@ -87,7 +87,7 @@ def test_strips_of_runs_folders_and_files(runs, tmp_path, capsys):
     ("words", "line"),
     [
         (["{runs}/a", "-o", "x.jpg"], "give the name of a file that ends in .png or .svg"),
-        (["{runs}/a", "-o", "x.png", "--clip", "07"], "no clip '07'; all have 00, 01"),
+        (["{runs}/a", "-o", "x.png", "--clip", "07"], "no clip '07'; clips in all sources: 00, 01"),
         (["{runs}", "-o", "x.png"], "contains no video; give a video, a folder of videos or a run"),
     ],
 )

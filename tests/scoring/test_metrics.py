@@ -132,7 +132,7 @@ def test_weights_are_checked_and_never_random(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="right.pth: sha256 .* but net.pth has"):
         weights.find(right)
     unreachable = Weights("far.pth", "https://127.0.0.1:1/far.pth", "00", "MIT")
-    with pytest.raises(CheckpointError, match="far.pth: cannot be fetched"):
+    with pytest.raises(CheckpointError, match="far.pth: cannot be downloaded"):
         unreachable.find()
     assert not list((tmp_path / "cache").glob("*.part"))
 

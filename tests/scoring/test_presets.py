@@ -129,7 +129,7 @@ def test_the_papers_judge_is_asked_as_before(start_sim, clip, tmp_path):
         ),
         (
             {"preset": "gemini-pro", "backend": {"type": "openai"}},
-            "got 'openai', but the preset 'gemini-pro' is",
+            "got 'openai', but the preset 'gemini-pro' has type",
         ),
         (
             {"backend": {"thinking_level": "LOW", "thinking_budget": 9}},

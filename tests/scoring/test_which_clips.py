@@ -133,9 +133,7 @@ def test_a_folder_that_cannot_be_looked_into_is_named(monkeypatch):
     monkeypatch.setattr(os, "walk", walk)
     with pytest.raises(
         DataError,
-        match=(
-            "made/x: cannot be looked into .Permission denied.; make it readable, or leave it out"
-        ),
+        match=("made/x: cannot be listed .Permission denied.; make it readable or omit it"),
     ):
         find_samples([Path("made")])
 

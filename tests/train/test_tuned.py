@@ -157,7 +157,7 @@ def test_a_config_that_was_changed_on_purpose_says_so(toy):
     values["sampling"]["shift"] = 7.0
     (toy / CONFIG).write_text(json.dumps(values))
     with pytest.raises(
-        CheckpointError, match="is not what was written; .* remove 'config.json' from its sha256"
+        CheckpointError, match="does not match its sha256; .* remove 'config.json' from its sha256"
     ):
         load_spec(toy)
     del values["sha256"][CONFIG]

@@ -218,7 +218,7 @@ def test_all_visitors_together_have_limits_too(port, desk):
     job = ann.submit(portrait=portrait, evaluations=500)[1]["id"]  # a second name of the same file
     status, _, told = Visitor(port).ask(*send)
     assert (status, told["field"]) == (507, "portrait") and told["message"].startswith(
-        "me.png: the storage for uploads is full"
+        "me.png: storage for uploads is full"
     )
     desk.limits = desk.limits.model_copy(update={"max_all_bytes": 2 * len(picture)})
     status, told = bob.submit()
