@@ -60,6 +60,14 @@ def installed(tmp_path_factory):
     return SimpleNamespace(command=command, python=python, packages=packages, work=work)
 
 
+def test_an_installed_wheel_is_small(installed):
+    package = installed.packages / "flowportrait"
+    sizes = [path.stat().st_size for path in package.rglob("*") if "__pycache__" not in path.parts]
+    assert sum(sizes) < 45e6
+    models = {path.name for path in (package / "models").iterdir()}
+    assert "tiny" in models and "tiny-sft" not in models  # before reinforcement learning
+
+
 def test_an_installed_wheel_makes_a_video(installed):
     installed.command("samples", "-o", "samples")
     portrait, speech = "samples/portrait.png", "samples/speech.wav"
