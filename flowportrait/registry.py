@@ -16,6 +16,8 @@ from flowportrait import storage
 from flowportrait.errors import ConfigError
 
 MODELS_DIR, SAMPLES_DIR = (Path(__file__).parent / name for name in ("models", "samples"))
+OF_A_CLONE = ("tiny-sft",)
+"""Models that the wheel leaves out for their size."""
 _PACKAGED, _BESIDE = Path(__file__).parent / "recipes", Path(__file__).parent.parent / "recipes"
 RECIPES_DIR = _PACKAGED if _PACKAGED.is_dir() else _BESIDE
 """Recipes lie inside an installed package, and beside the package in a checkout."""
@@ -260,6 +262,11 @@ def find_model(name_or_directory: str | Path) -> Path:
     text = str(name_or_directory)
     if text in model_names():
         return MODELS_DIR / text
+    if text in OF_A_CLONE:
+        raise ConfigError(
+            f"model: '{text}' comes with a clone of the repository and not with the installed"
+            " package; clone it, or take the model 'tiny'"
+        )
     directory = storage.fetched(Path(text))
     if (directory / "config.json").is_file():
         return directory

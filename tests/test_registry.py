@@ -50,6 +50,8 @@ def test_models_are_found_by_name_and_by_directory(tmp_path, monkeypatch):
     assert names_of("models") == ["tiny"]
     assert find_model("tiny") == tmp_path / "shipped" / "tiny"
     assert find_model(own) == own
+    with pytest.raises(ConfigError, match="comes with a clone of the repository"):
+        find_model("tiny-sft")
     with pytest.raises(ConfigError, match="did you mean 'tiny'"):
         find_model("tinny")
     with pytest.raises(ConfigError, match="contains no config.json"):
