@@ -503,9 +503,9 @@ def document() -> str:
     """docs/bad-inputs.md."""
     rows = "\n".join(f"| {bad.kind} | `{bad.command}` | {_cell(bad.line)} |" for bad in BAD_INPUTS)
     return (
-        "# Wrong input and what is said about it\n\nEach of these ends with exit code 2 and"
-        " exactly one line, `error: ...`, without a traceback and\nwithout a file left behind."
-        " `tests/bad_inputs.py` makes the table; the tests try it line by line.\n\n| what |"
+        "# Error messages\n\nEach of these inputs gives exit code 2 and exactly one line, `error: ...`, without a"
+        " traceback and\nwithout leaving a file. `tests/bad_inputs.py` generates the table, and"
+        " tests check every line.\n\n| input |"
         " `flowportrait ...` | `error: ...`"
         f" |\n|---|---|---|\n{rows}\n\n{table()}\n{warnings_table()}"
     )
