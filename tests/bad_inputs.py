@@ -503,7 +503,8 @@ def document() -> str:
     """docs/bad-inputs.md."""
     rows = "\n".join(f"| {bad.kind} | `{bad.command}` | {_cell(bad.line)} |" for bad in BAD_INPUTS)
     return (
-        "# Error messages\n\nEach of these inputs gives exit code 2 and exactly one line, `error: ...`, without a"
+        "# Error messages\n\nEach of these inputs gives exit code 2 and exactly one line, `error:"
+        " ...`, without a"
         " traceback and\nwithout leaving a file. `tests/bad_inputs.py` generates the table, and"
         " tests check every line.\n\n| input |"
         " `flowportrait ...` | `error: ...`"
