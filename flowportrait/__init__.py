@@ -1,4 +1,4 @@
-"""A portrait and a speech recording become a talking video.
+"""Talking-head videos from a portrait and a speech recording.
 
 import flowportrait as fp
 fp.load("tiny").generate("me.jpg", "speech.wav").save("out.mp4")

@@ -35,8 +35,8 @@ RUNS = "runs.jsonl"
 
 @dataclass(frozen=True)
 class MakerSettings:
-    """How every clip is made; the seed is the same for all, so that `generate` can make any one of
-    them again.
+    """Settings for every clip; all use the same seed, so that `generate` can reproduce any one of
+    them.
     """
 
     evaluations: int | None = None
@@ -84,7 +84,7 @@ def clips_to_make(place: Path, split: Literal["train", "held_out", "test", "all"
 
 @dataclass(frozen=True)
 class Maker:
-    """All of a run but its clips: a model by name or directory with the `options` of
+    """Everything of a run except its clips: a model by name or directory with the `options` of
     `generate.load`, where videos go and how they are made. The model is loaded when it is first
     needed, also in a process that this was sent to.
     """
@@ -107,7 +107,7 @@ class Maker:
 
     @cached_property
     def model_digest(self) -> str:
-        """Of the model's settings and of the files of its weights, as config.json has them."""
+        """Digest of the model's settings and weight files, as in config.json."""
         return hashlib.sha256(self.spec.model_dump_json().encode()).hexdigest()
 
     def __call__(self, clip: SourceClip) -> RunInfo | str:
@@ -130,14 +130,14 @@ class Maker:
         return info.model_copy(update={"source_sha256": digest, "model_sha256": self.model_digest})
 
     def has_made(self, clip: SourceClip, info: RunInfo | None) -> bool:
-        """Whether the video is there, of this clip as it is now."""
+        """Whether the video exists and belongs to the current version of this clip."""
         if info is None or not self.fits(info) or not (self.out / info.output).is_file():
             return False
         source = clip.video
         return source.is_file() and sha256_of(source) == info.source_sha256
 
     def fits(self, info: RunInfo) -> bool:
-        """Whether a record is of this model and these settings."""
+        """Whether a record has this model and these settings."""
         settings = self.settings
         evaluations = settings.evaluations or self.spec.sampling.evaluations
         wanted = {

@@ -45,9 +45,8 @@ for `judge-sim`."""
 
 
 def kind_of(recipe: Path | str) -> str:
-    """The kind that knows most of a recipe's keys, and of several the one that needs most of them.
-
-    Raises ConfigError for a file that holds nothing of any.
+    """The kind that declares most of a recipe's keys, and of several the one that requires most.
+    Raises ConfigError if no kind declares any of them.
     """
     values = read_values(recipe)
     found = {name: _fit(values, RECIPE_KINDS.load(name)) for name in RECIPE_KINDS.names()}
@@ -79,7 +78,7 @@ def _known(values: Mapping[str, Any], kind: type[BaseModel]) -> Iterator[int]:
 
 
 def about(what: str) -> Mapping[str, str]:
-    """The names of what `flowportrait list` can list, with what each is."""
+    """Names that `flowportrait list` can list, with their descriptions."""
     if what == "models":
         return {name: about_model(MODELS_DIR / name) for name in model_names()}
     if what == "recipes":

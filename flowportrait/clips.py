@@ -34,12 +34,12 @@ class Sample:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the video file; empty when it is not there."""
+        """sha256 of the video file; empty if it is missing."""
         return file_digest(self.clip.path)
 
     @cached_property
     def truth_sha256(self) -> str:
-        """Of the truth's file; empty when there is none."""
+        """sha256 of the truth's file; empty if there is none."""
         return file_digest(self.truth.path) if self.truth else ""
 
 
@@ -104,9 +104,7 @@ def _generators(given: Sequence[tuple[str, Path]]) -> list[str]:
 
 
 def videos_of(source: Path) -> Iterator[Found]:
-    """All clips of one source. Raises DataError: nothing there, or a folder that cannot be looked
-    into.
-    """
+    """All clips of one source. Raises DataError: no file, or a folder that cannot be listed."""
     if source.is_dir():
         # A link that leads nowhere is a clip without a file, and is said to be one.
         for path in sorted(files_below(source)):

@@ -36,7 +36,7 @@ them.
 
 @dataclass(frozen=True)
 class Part:
-    """Part `number` (from 1) of `of`. Raises ConfigError for one that there cannot be."""
+    """Part `number` (from 1) of `of`. Raises ConfigError for an impossible one."""
 
     number: int
     of: int
@@ -49,7 +49,7 @@ class Part:
 
     @classmethod
     def named(cls, text: str) -> Part:
-        """From "2/8". Raises ConfigError."""
+        """Parses a part such as "2/8". Raises ConfigError."""
         found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
         if found is None or not 1 <= int(found[1]) <= int(found[2]):
             raise ConfigError(
@@ -58,7 +58,7 @@ class Part:
         return cls(number=int(found[1]), of=int(found[2]))
 
     def of_list(self, items: Sequence[T]) -> list[T]:
-        """Its items of a list that is the same for all parts: every n-th."""
+        """The part's items of a list that all parts share: every n-th."""
         return list(items[self.number - 1 :: self.of])
 
     def __str__(self) -> str:
@@ -77,7 +77,9 @@ class Division:
 
     @classmethod
     def named(cls, engine: str, workers: int, part: str | None) -> Division:
-        """As a command line has it. Raises ConfigError, and MissingDependency without ray."""
+        """A division from command-line options. Raises ConfigError, and MissingDependency without
+        ray.
+        """
         if engine not in ENGINES:
             raise ConfigError(f"--engine: no '{engine}'; allowed: {', '.join(ENGINES)}")
         if engine == "ray":

@@ -92,7 +92,7 @@ class Composite:
         )
 
     def canvas(self, device: torch.device) -> Canvas:
-        """The square's own pixels, what of them moves, and the portrait's eyes."""
+        """The pixels of the square, the mask of moving ones, and the portrait's eyes."""
         x, y, side = self.square
         cut = torch.from_numpy(self.picture[y : y + side, x : x + side].copy()).to(device)
         pixels = cut.permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -106,7 +106,7 @@ class Composite:
         )
 
     def laid_back(self, frames: UInt8[np.ndarray, "n s s 3"]) -> UInt8[np.ndarray, "n h w 3"]:
-        """Frames of the square in the picture."""
+        """Composites frames of the square into the picture."""
         x, y, side = self.square
         if self.picture.shape[:2] == (side, side):
             return frames
@@ -190,7 +190,7 @@ def compose(
     mesh: FaceMesh | None = None,
     matte: PersonMatte | None = None,
 ) -> Composite:
-    """Makes a portrait ready: finds the face (not with crop "none": then the square is the largest
+    """Prepares a portrait: finds the face (not with crop "none": then the square is the largest
     centred one), cuts and scales. `size` is the side of the face's square: "auto" its own, at most
     512 px, where the square alone is shown; a whole picture keeps its size up to 1920 x 1080.
     Raises DataError without a face, ConfigError for a size.

@@ -18,9 +18,7 @@ from flowportrait.registry import find_recipe, name_hint
 
 
 class Frozen(BaseModel):
-    """The base of every configuration: it cannot be changed, and a key it does not know is an
-    error.
-    """
+    """The base of every configuration: immutable, and unknown keys are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 

@@ -1,4 +1,4 @@
-"""Files of sound and video as FFmpeg's libraries see them: opened without harm, their tracks
+"""Sound and video files, read with FFmpeg's libraries: opened safely, their tracks
 chosen, one clock for both.
 
 Time is counted in seconds from the first picture that is shown, whatever the file calls that
@@ -144,7 +144,7 @@ def one_line(error: Exception) -> str:
 
 
 def picture_tracks(container: av.container.InputContainer) -> list[av.VideoStream]:
-    """The tracks that move: covers and thumbnails are none."""
+    """The video tracks, without covers and thumbnails."""
     still = Disposition.attached_pic | Disposition.timed_thumbnails
     return [stream for stream in container.streams.video if not stream.disposition & still]
 

@@ -1,4 +1,5 @@
-"""Published weights become a model directory, and go back: `flowportrait convert` and `export`.
+"""Conversion of published weights into a model directory, and back: `flowportrait convert` and
+`export`.
 
 `convert bagel` makes the directory with the generator and the image encoder; `convert wan` and
 `convert whisper` (or `wav2vec2`) put the codec and the speech network in. Bytes are copied, never

@@ -49,9 +49,7 @@ NEW_FILE = "model-new.safetensors"
 
 
 def keep_files(source: Path, files: list[Path], out: Path) -> dict[str, str]:
-    """Puts aside what `export` gives back besides the weights, and gives the digests of these files
-    by their name.
-    """
+    """Keeps the files that `export` writes besides the weights; returns their digests by name."""
     (out / KEPT).mkdir(parents=True, exist_ok=True)
     for path in (*(source / name for name in SETTINGS), *sorted(source.glob(INDEX))):
         shutil.copyfile(path, out / KEPT / path.name)

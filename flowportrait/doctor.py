@@ -39,11 +39,11 @@ class Check:
     section: str = "machine"
 
     def line(self) -> str:
-        """For people."""
+        """A line for the terminal."""
         return f"{self.state:<8}{self.name:<{_NAME_WIDTH}}  {self.found}".rstrip()
 
     def as_dict(self) -> dict[str, str]:
-        """For programs."""
+        """A JSON-compatible dict."""
         return asdict(self)
 
 

@@ -20,11 +20,11 @@ from types import ModuleType
 
 
 class FlowPortraitError(Exception):
-    """The root: whatever flowportrait raises on purpose can be caught with it."""
+    """The base class of all errors that flowportrait raises on purpose."""
 
 
 class ConfigError(FlowPortraitError):
-    """An option, recipe or name that cannot be meant."""
+    """An invalid option, recipe or name."""
 
 
 class DataError(FlowPortraitError):
@@ -54,7 +54,7 @@ class MediaError(FlowPortraitError):
 
 
 class JudgeError(FlowPortraitError):
-    """A judge that cannot be trusted or paid: wrong key, deaf, replaced, over budget. It stops the
+    """A judge that cannot be used: wrong key, no sound input, another model, over budget. Stops the
     run.
     """
 
@@ -80,13 +80,11 @@ class CheckpointError(FlowPortraitError):
 
 
 class TrainingError(FlowPortraitError):
-    """A run that stopped itself rather than go on wrongly, such as one whose clips get no
-    scores.
-    """
+    """A run that stopped because it cannot continue correctly, for example without scores."""
 
 
 class StageFailed(FlowPortraitError):
-    """A command of a chain did not end well; its log is named."""
+    """A command of a chain failed; the message names its log."""
 
 
 class MissingDependency(FlowPortraitError):

@@ -1,4 +1,4 @@
-"""Files on disk: the videos of a folder, digests, and files that are whole or not there at all."""
+"""Files on disk: videos of a folder, digests, and atomic writing."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def is_video(path: Path) -> bool:
-    """By its name."""
+    """Whether a file is a video, by its suffix."""
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
@@ -117,9 +117,7 @@ def link_or_copy(source: Path, place: Path) -> None:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Writes a file that others see as it was or whole, never in part. Raises OSError, and leaves
-    nothing behind.
-    """
+    """Writes a file atomically. Raises OSError, and leaves nothing behind."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         partial.write_bytes(content)
@@ -149,7 +147,7 @@ def append_line(path: Path, line: bytes) -> int:
 
 
 def drop_torn_line(path: Path) -> None:
-    """Drops a last line of a file that a kill has torn. Raises OSError."""
+    """Removes an incomplete last line, left by a kill. Raises OSError."""
     content = path.read_bytes()
     if not content.endswith(b"\n"):
         replace(path, content[: content.rfind(b"\n") + 1])

@@ -1,4 +1,4 @@
-"""A video that can be watched while it grows: an mp4 in fragments."""
+"""A fragmented mp4, which can be played while it is written."""
 
 from collections.abc import Iterable
 from pathlib import Path

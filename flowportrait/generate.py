@@ -76,8 +76,8 @@ class Pipeline:
         progress: Progress | None = None,
         **options: Unpack[Options],
     ) -> Result:
-        """Makes the portrait say the recording: round(seconds * 24) frames, the same for the same
-        seed.
+        """Generates a video of the portrait speaking the recording: round(seconds * 24) frames, the
+        same for the same seed.
 
         `portrait` is a file or uint8 [h, w, 3]; `audio` a file or (float samples [s] or [s,
         channels], rate in Hz) of at least 0.5 s. `progress` is told (evaluations done, evaluations
@@ -155,7 +155,7 @@ class Pipeline:
         )
 
     def composed(self, portrait: UInt8[np.ndarray, "s s 3"]) -> Composite:
-        """A portrait that is framed already, to be shown at the model's own size."""
+        """A portrait that is already cropped, at the model's own size."""
         return self._composite(portrait, self.spec.size_px, "face", "none", AS_IT_IS)
 
     def settled(
@@ -174,8 +174,8 @@ class Pipeline:
 
     @torch.no_grad()
     def rest(self, clip: Encoded, schedule: Schedule) -> Float[Tensor, "1"] | None:
-        """How far the lips of this portrait are apart while nothing is said: sampled, as the model
-        means it. None for a codec that does not move the portrait.
+        """The lip opening of this portrait in silence, sampled from the model. None for a codec
+        that does not move the portrait.
         """
         if not self.codec.moves_portrait:
             return None

@@ -1,4 +1,4 @@
-"""Sound and video in and out, in the terms of the rest of the package: what commands and rooms
+"""Reading and writing of sound and video, for the rest of the package: what commands and rooms
 call.
 
 Frames and portraits are uint8 RGB, [f, h, w, 3] and [h, w, 3]; sound is float32 in [-1, 1], [s]
@@ -50,7 +50,7 @@ SOUND_KINDS = "a sound (wav, mp3, flac, ogg, m4a) or a video with a sound track"
 
 
 class Facts(NamedTuple):
-    """Facts of a video file by its header, or by its packets where the header is silent."""
+    """Facts of a video file, from its header or else from its packets."""
 
     fps: float
     num_frames: int

@@ -69,9 +69,7 @@ def write_video(
 
 
 def remux(source: Path, target: Path, sound: bool = True, num_frames: int | None = None) -> None:
-    """Copies a video without coding it anew, without its sound track or with its first frames
-    only.
-    """
+    """Copies a video without re-encoding, without its sound or with only its first frames."""
     with opened(source, "a video") as reader, av.open(url_of(target), "w") as writer:
         streams = [picture_tracks(reader)[0], *(reader.streams.audio if sound else ())]
         copies = {stream.index: writer.add_stream_from_template(stream) for stream in streams}
@@ -85,7 +83,7 @@ def remux(source: Path, target: Path, sound: bool = True, num_frames: int | None
 
 
 def synthetic_mark(model: str, seed: int, version: str) -> dict[str, str]:
-    """The mp4 metadata that tells people and programs that a video is generated, and by what."""
+    """The mp4 metadata that labels a video as generated, and names the model."""
     made_by = f"flowportrait {version}, model {model}, seed {seed}"
     return {
         "title": "AI-generated talking portrait",

@@ -1,4 +1,4 @@
-"""Needs of commands, scorers and filters besides the plain installation, and whether they are met.
+"""Requirements of commands, scorers and filters beyond the plain installation.
 
 An extra is what pip installs; a program comes from the system; weights are files of others, which
 `pretrained` finds. Nothing is imported to find out.
@@ -32,7 +32,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Need:
-    """A need: packages of an extra, one of some programs, weights by name."""
+    """A requirement: packages of an extra, one of some programs, weights by name."""
 
     what: str
     extra: str = ""
@@ -43,7 +43,7 @@ class Need:
     """How it goes on where something is missing, if it does."""
 
     def missing(self) -> list[str]:
-        """Unmet needs, each with the command that meets it."""
+        """Missing requirements, each with the command that installs it."""
         lacking = [name for name in self.packages or EXTRAS.get(self.extra, ()) if not has(name)]
         found = []
         if lacking:

@@ -1,4 +1,4 @@
-"""Tables and pages for people: Markdown, CSV, LaTeX and one self-contained HTML page, each from
+"""Tables and pages: Markdown, CSV, LaTeX and one self-contained HTML page, each from
 plain cells.
 """
 
@@ -166,7 +166,7 @@ def data_url(data: bytes, kind: str) -> str:
 
 
 def short(value: float) -> str:
-    """Four digits; a dash for what is not a number, 0 for what rounding leaves of it."""
+    """A number with four digits; a dash for nan, 0 for values that round to it."""
     if not math.isfinite(value):
         return "–"
     return f"{value if abs(value) >= 1e-12 else 0:.4g}"

@@ -1,4 +1,4 @@
-"""Portraits: stills that people have, upright and as 8-bit sRGB, through Pillow."""
+"""Reading of portraits, upright and as 8-bit sRGB, with Pillow."""
 
 import struct
 import warnings

@@ -55,24 +55,22 @@ iterations for a pair of frames.
 
 @dataclass(frozen=True)
 class Way:
-    """A way to generate: the options, and what the card holds at its peak, in GiB by what it is
-    for.
-    """
+    """Options of generation with their peak GPU memory, in GiB by purpose."""
 
     options: str
     memory_gib: dict[str, float]
 
     @property
     def total_gib(self) -> float:
-        """Of all."""
+        """Total memory."""
         return sum(self.memory_gib.values())
 
     def fits(self) -> list[int]:
-        """The cards that hold it, with what is left for fragments."""
+        """The cards with enough memory, including a margin for fragmentation."""
         return [card for card in CARDS_GIB if self.total_gib < 0.95 * card]
 
     def line(self) -> str:
-        """For people."""
+        """A line for the terminal."""
         memory = ", ".join(f"{name} {size:.1f}" for name, size in self.memory_gib.items())
         cards = self.fits()
         least = f"a card of {cards[0]} GB" if cards else "none of these cards"
@@ -81,7 +79,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a run. Memory is of one GPU, in GiB, by what it is for."""
+    """The cost of a run. Memory is per GPU, in GiB by purpose."""
 
     recipe: str
     model: str
@@ -106,11 +104,11 @@ class Cost:
 
     @property
     def total_gib(self) -> float:
-        """Of all that a GPU holds."""
+        """Total memory of a GPU."""
         return sum(self.memory_gib.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """For programs."""
+        """A JSON-compatible dict."""
         return {
             **asdict(self),
             "total_gib": self.total_gib,
@@ -118,7 +116,7 @@ class Cost:
         }
 
     def lines(self) -> list[str]:
-        """For people."""
+        """A line for the terminal."""
         memory = ", ".join(f"{name} {size:.1f}" for name, size in self.memory_gib.items())
         fits = "fits" if self.as_dict()["fits"] else "does NOT fit"
         return [

@@ -23,7 +23,9 @@ DECODE_FLOPS_PER_PIXEL = 4.99e12 / 384**2  # of the Wan-VAE, for a latent frame
 
 
 def expert_bytes(weights: dict[str, Place], quantization: str | None) -> float:
-    """In bf16, what is no matrix product in float32; eight bits bring a scale for each row."""
+    """Bytes of an expert: bf16 for matrices, float32 for the rest; eight bits with a scale per
+    row.
+    """
     total = 0.0
     for name, (module, key) in weights.items():
         count = module._parameters[key].numel()
@@ -53,14 +55,14 @@ def working_bytes(config: MoTConfig, num_tokens: int) -> float:
 
 
 def part_gib(table: registry.PartTable, part: dict[str, Any]) -> float:
-    """Of an encoder or a codec, which stay float32."""
+    """Memory of an encoder or codec, which stay in float32."""
     with torch.device("meta"):
         module = build_part(table, part, empty=True)
     return sum(value.numel() * value.element_size() for value in module.state_dict().values()) / GIB
 
 
 def longest_grid(spec: ModelSpec, clip_s: float, longest: int) -> TokenGrid:
-    """The token layout of the longest clip that a training sees."""
+    """The token layout of the longest clip of a training run."""
     codec = registry.CODECS.load(spec.codec["type"])
     rows, cols = build_part(registry.IMAGE_ENCODERS, spec.image_encoder, empty=True).grid
     side = spec.size_px // (codec.spatial_stride * spec.model.patch)
@@ -78,8 +80,8 @@ def longest_grid(spec: ModelSpec, clip_s: float, longest: int) -> TokenGrid:
 
 
 def training_flops(config: MoTConfig, grid: TokenGrid, trained: str, recompute: bool) -> float:
-    """Of a clip's forward, its repetition, and its backward; frozen matrices need the half of a
-    backward's.
+    """Operations of a clip's forward pass, recomputation and backward pass; frozen matrices need
+    half of a backward pass.
     """
     linear = linear_flops(config) * RowLayout((grid,)).num_tokens
     attention = clip_flops(config, grid) - linear

@@ -1,4 +1,4 @@
-"""The part of a page that plays clips: beside their truth and other generators', in step.
+"""The part of a page that plays clips in sync with their truth and those of other generators.
 
 Videos lie in a folder beside the page, as links to the same file where the file system allows it
 and as copies where it does not, so that the page works from disk, from a server and after it was
@@ -41,7 +41,7 @@ figcaption .bad{color:var(--bad)}
 
 @dataclass(frozen=True)
 class ShownScorer:
-    """A scorer that clips can be sorted by; `better` is empty where nobody knows it."""
+    """A scorer that clips can be sorted by; `better` is empty if unknown."""
 
     name: str
     better: Literal["higher", "lower", ""]

@@ -1,4 +1,6 @@
-"""Where matrix products run in bf16. Norms, RoPE, losses and sampler state stay fp32 everywhere."""
+"""Precision of matrix products: bf16 where it is fast. Norms, RoPE, losses and sampler state stay
+fp32 everywhere.
+"""
 
 from __future__ import annotations
 

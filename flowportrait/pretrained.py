@@ -1,4 +1,4 @@
-"""The door through which pretrained weights of scorers and filters come: the user's path, the
+"""Access to pretrained weights of scorers and filters: the user's path, the
 cache, official homes.
 
 What a file holds is known by its sha256, which stands in the fingerprint of every score made with
@@ -78,7 +78,7 @@ class Weights:
 
     @property
     def fetched(self) -> bool:
-        """Whether it can be had from its home by its address alone."""
+        """Whether it can be downloaded from its address."""
         return " " not in self.url
 
     def _fetch(self, target: Path) -> None:
@@ -99,7 +99,7 @@ class Weights:
             partial.unlink(missing_ok=True)
 
     def where(self) -> str:
-        """Where to get it and where to put it, for an error."""
+        """Instructions for obtaining the file, for an error message."""
         size = f"about {self.size_mb:g} MB, " if self.size_mb else ""
         return (
             f"download {self.url} ({size}sha256 {self.sha256}..., {self.licence}) and put it at"
@@ -120,8 +120,8 @@ def find_any(names: Sequence[str], path: Path | None = None) -> Path:
 
 
 def cache_dir() -> Path:
-    """Where fetched weights lie: $FLOWPORTRAIT_WEIGHTS, or flowportrait/weights in the user's
-    cache.
+    """The folder of downloaded weights: $FLOWPORTRAIT_WEIGHTS, or flowportrait/weights in the
+    user's cache.
     """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("FLOWPORTRAIT_WEIGHTS") or Path(home) / "flowportrait" / "weights")

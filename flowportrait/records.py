@@ -1,4 +1,4 @@
-"""The typed records that lie on disk: one JSON object a line, its schema version inside."""
+"""Typed records on disk: one JSON object a line, its schema version inside."""
 
 import math
 import re
@@ -37,7 +37,7 @@ Split = Literal["train", "held_out", "test"]
 
 
 class ManifestRow(Record):
-    """One clip of a dataset: where it lies, how long it is, who speaks, what for."""
+    """One clip of a dataset: file, length, speaker and split."""
 
     schema_version: Literal[1] = 1
     id: str = Field(description="unique within the manifest")
@@ -78,7 +78,7 @@ class EncodedClip(Record):
 
 
 class RunInfo(Record):
-    """The record of one `generate`, with all that is needed to repeat it. Printed by `--json`."""
+    """The record of one video, with everything needed to reproduce it. Printed by `--json`."""
 
     schema_version: Literal[1] = 1
     flowportrait: str = Field(description="version of the package")
@@ -206,7 +206,7 @@ class SetScore(Record):
 
 
 class Verdict(Measured):
-    """Which of two clips one comparer prefers, or the reason why it does not say."""
+    """The preference of one comparer between two clips, or the reason why there is none."""
 
     a: str = Field(description="id of one clip")
     b: str = Field(description="id of the other")
@@ -254,8 +254,8 @@ Relation = Literal[">", ">=", "=", "<=", "<"]
 
 
 class Ranking(Record):
-    """How one rater orders one set: groups of equal versions, best first (App. A: "C > A >= B =
-    D").
+    """One rater's ranking of one sample: groups of equal versions, best first (App. A: "C > A >= B
+    = D").
 
     Versions that stand in no group were not ranked. Between two groups stands ">", or ">=" where
     the rater does not say that the first is strictly better.
@@ -318,7 +318,7 @@ class Ranking(Record):
         )
 
     def relation(self, a: str, b: str) -> Relation | None:
-        """How `a` stands to `b`; None when one of them is not ranked."""
+        """The relation of `a` to `b`; None if one of them is not ranked."""
         place = {name: number for number, group in enumerate(self.groups) for name in group}
         if a not in place or b not in place:
             return None

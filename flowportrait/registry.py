@@ -1,4 +1,4 @@
-"""Names and what they stand for: tables of `name -> "module:Class"`, and the model directories.
+"""Registered names: tables of `name -> "module:Class"`, and the model directories.
 
 A table holds strings, so that listing names imports nothing heavy. Another package adds a part
 through an entry point of the table's group; within flowportrait it is one line here.
@@ -33,7 +33,7 @@ def name_hint(got: str, allowed: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class PartTable:
-    """The parts of one kind by name; `builtins` and entry points of `group` use the same door."""
+    """The parts of one kind by name: `builtins` and entry points of `group`."""
 
     kind: str
     builtins: Mapping[str, str] = field(default_factory=dict)

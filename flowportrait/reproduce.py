@@ -1,4 +1,4 @@
-"""`flowportrait reproduce`: a chain of commands from nothing to a report, each run once.
+"""`flowportrait reproduce`: a chain of commands from data to a report, each run once.
 
 A recipe lists commands as a user would type them. Every one runs in a process of its own with its
 output in a log; one that has ended well is not run again unless it, what it reads from outside, or
@@ -74,7 +74,7 @@ class Chain(Frozen):
         return self
 
     def batches(self) -> list[list[Stage]]:
-        """The stages that are asked for, those together that may run beside one another."""
+        """The selected stages, grouped by what may run in parallel."""
         batches: list[list[Stage]] = []
         for stage in self.stages:
             if stage.needs is not None and not self.given[stage.needs]:
@@ -86,7 +86,7 @@ class Chain(Frozen):
         return batches
 
     def words_of(self, stage: Stage, out: Path) -> list[str]:
-        """The words of a stage's command."""
+        """The command line of a stage."""
         known = {**self.given, "recipes": RECIPES_DIR, "out": out}
         words = list(stage.run)
         for name, value in known.items():
@@ -95,7 +95,7 @@ class Chain(Frozen):
 
 
 class StageRun(Record):
-    """A stage that has ended well."""
+    """A completed stage."""
 
     schema_version: Literal[1] = 1
     name: str

@@ -75,7 +75,7 @@ class Setting:
         return "; ".join(part for part in (default, self.unit, source, self.says) if part)
 
     def as_dict(self) -> dict[str, Any]:
-        """For programs."""
+        """A JSON-compatible dict."""
         return asdict(self)
 
 
@@ -85,7 +85,9 @@ def settings_of(kind: type[BaseModel], config: BaseModel | None = None) -> list[
 
 
 def as_toml(settings: list[Setting]) -> str:
-    """The settings as a recipe that loads as what it shows: what has no value is a comment."""
+    """The settings as a recipe that loads with the values shown; settings without value are
+    comments.
+    """
     tables: dict[str, list[str]] = {}
     for setting in settings:
         table, _, name = setting.key.rpartition(".")
@@ -96,7 +98,7 @@ def as_toml(settings: list[Setting]) -> str:
 
 
 def toml(value: Any) -> str:
-    """A value as TOML writes it; "none" for what it cannot: no value."""
+    """A value in TOML; "none" for None, which TOML cannot express."""
     if value is None:
         return "none"
     if isinstance(value, bool):

@@ -31,17 +31,16 @@ Progress = Callable[[int, int], None]  # (evaluations done, evaluations in all)
 
 
 class Options(TypedDict, total=False):
-    """How a video is made.
-
-    `size` is the side of the face's square in pixels from 128 to 1024, "auto" for its own; `frame`
-    is "whole" for the whole picture or "face" for that square alone (see `composite.compose`); a
-    codec that shows its own size only takes no other. `evaluations` are the network's calls for
-    each window, by default the model's own number. `guidance` 1 is none; another calls the network
-    twice, once with all-zero audio features, as training drops the audio. The same `seed` gives the
-    same video. `crop` "none" takes the largest centred square instead of that around the face.
-    `head`, `lips` and `eyes` say how strong these movements are: 1 is the model's own, 0 none, 2
-    the most. `step_cache` lets evaluations that change little reuse one before (`StepCache`): 0 is
-    off, 0.02 a careful threshold for models of 15 and more evaluations.
+    """Options of a video. `size` is the side of the face's square in pixels from 128 to 1024,
+    "auto" for its own; `frame` is "whole" for the whole picture or "face" for that square alone
+    (see `composite.compose`); a codec that shows its own size only takes no other. `evaluations`
+    are the network's calls for each window, by default the model's own number. `guidance` 1 is
+    none; another calls the network twice, once with all-zero audio features, as training drops the
+    audio. The same `seed` gives the same video. `crop` "none" takes the largest centred square
+    instead of that around the face. `head`, `lips` and `eyes` say how strong these movements are: 1
+    is the model's own, 0 none, 2 the most. `step_cache` lets evaluations that change little reuse
+    one before (`StepCache`): 0 is off, 0.02 a careful threshold for models of 15 and more
+    evaluations.
     """
 
     size: Size
@@ -58,7 +57,7 @@ class Options(TypedDict, total=False):
 
 @runtime_checkable
 class ClipSampler(Protocol):
-    """The part of `generate.Pipeline` that a shot asks for its latents and frames."""
+    """The part of `generate.Pipeline` that gives a shot its latents and frames."""
 
     spec: ModelSpec
     codec: LatentCodec
@@ -206,17 +205,17 @@ class Result:
 
     @property
     def device(self) -> str:
-        """Where it was sampled."""
+        """Device of the sampling."""
         return str(self.shot.pipeline.device)
 
     @property
     def evaluations(self) -> int:
-        """Calls of the network for each window."""
+        """Network evaluations per window."""
         return len(self.shot.schedule)
 
     @property
     def evaluations_saved(self) -> int:
-        """Calls of the network, of all windows, that the step cache spared."""
+        """Network evaluations saved by the step cache, over all windows."""
         return self.shot.cache.saved
 
     @property

@@ -87,7 +87,7 @@ def heard(samples: np.ndarray, sample_rate: int, to_hz: int) -> np.ndarray:
 
 
 def level_of(samples: np.ndarray) -> float:
-    """The root of the mean square."""
+    """The root mean square of the samples."""
     return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if samples.size else 0.0
 
 
@@ -105,12 +105,12 @@ def said_of_channel(name: str, channel: int, num_channels: int) -> str:
 
 
 def is_silent(samples: np.ndarray) -> bool:
-    """Whether nothing in it reaches -60 dB of full scale."""
+    """Whether the sound never reaches -60 dB of full scale."""
     return bool(np.abs(samples).max(initial=0) < _SILENT)
 
 
 def is_heard(samples: np.ndarray) -> bool:
-    """Whether anything in it reaches -50 dB of full scale."""
+    """Whether the sound reaches -50 dB of full scale anywhere."""
     return bool(np.abs(samples).max(initial=0) >= _HEARD)
 
 

@@ -47,20 +47,20 @@ MAX_HEADER_BYTES = 100_000_000  # what the safetensors library allows
 
 
 class Weight(Protocol):
-    """A tensor that lies somewhere."""
+    """A tensor in a file or in memory."""
 
     dtype: str
     shape: tuple[int, ...]
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of its numbers."""
+        """Size of its data in bytes."""
 
     def blocks(self) -> Iterator[memoryview]:
         """Its bytes, a few megabytes at a time."""
 
     def tensor(self) -> Tensor:
-        """Its numbers, in CPU memory."""
+        """Its data as a tensor in CPU memory."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Stored:
                 left -= count
 
     def tensor(self) -> Tensor:
-        """Its numbers, in CPU memory."""
+        """Its data as a tensor in CPU memory."""
         raw = torch.empty(self.size_bytes, dtype=torch.uint8)
         target, at = memoryview(raw.numpy()), 0
         for block in self.blocks():
@@ -114,7 +114,7 @@ class Held:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of its numbers."""
+        """Size of its data in bytes."""
         return self.value.numel() * self.value.element_size()
 
     def blocks(self) -> Iterator[memoryview]:
@@ -124,7 +124,7 @@ class Held:
             yield memoryview(raw[start : start + BLOCK_BYTES])
 
     def tensor(self) -> Tensor:
-        """Its numbers, in CPU memory."""
+        """Its data as a tensor in CPU memory."""
         return self.value.detach().cpu()
 
 
@@ -374,7 +374,7 @@ def difference(got: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[
 
 
 def shapes(weights: Mapping[str, Weight | Tensor]) -> dict[str, tuple[int, ...]]:
-    """The sizes of each."""
+    """The shape of each tensor."""
     return {name: tuple(weight.shape) for name, weight in weights.items()}
 
 

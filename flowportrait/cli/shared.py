@@ -46,7 +46,7 @@ PartName = Annotated[
 
 
 def divided(engine: str, workers: int, part: str | None, out: Path) -> Division:
-    """How the work of a command is divided whose parts share their output. Raises ConfigError."""
+    """The division of a command whose parts share one output. Raises ConfigError."""
     if part is not None and (address := storage.address_of(out)):
         raise ConfigError(
             f"--part: parts share their output as it grows, and {address} is written when all is"
@@ -111,8 +111,8 @@ Resume = Annotated[
 
 
 class Unheard:
-    """A stream of text whose reader may go away, as `head` does: what is said then is lost, and
-    what is done is not.
+    """A text stream whose reader may close it, as `head` does: later output is discarded, and the
+    command continues.
     """
 
     def __init__(self, stream: TextIO):
@@ -120,20 +120,20 @@ class Unheard:
 
     @classmethod
     def around(cls, stream: TextIO | None) -> Self | None:
-        """`stream` so; None where there is none."""
+        """Wraps `stream`; None stays None."""
         return cls(stream) if stream is not None else None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """As the stream does, unless nobody hears it."""
+        """Like the stream's method, but ignores a closed pipe."""
         with self._lost():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """As the stream does, unless nobody hears it."""
+        """Like the stream's method, but ignores a closed pipe."""
         with self._lost():
             self._stream.flush()
 

@@ -61,8 +61,8 @@ class EyeShape(NamedTuple):
         radius: float | None = None,
         brow: Float[Tensor, "k 2"] | None = None,
     ) -> EyeShape:
-        """From the points of both lids, each from one corner to the other, left to right in the
-        face's frame, and where they are known of iris and brow.
+        """An eye from the points of both lids, each from one corner to the other, left to right in
+        the face's frame, and where they are known of iris and brow.
         """
         start, stop = (upper[0] + lower[0]) / 2, (upper[-1] + lower[-1]) / 2
         centre, half_width = (start + stop) / 2, (stop - start).norm().clamp(min=1e-3) / 2
@@ -87,7 +87,7 @@ class EyeShape(NamedTuple):
 
 
 def eyes_of(landmarks: Float[Tensor, "68 2"]) -> tuple[EyeShape, EyeShape]:
-    """Both eyes as far as the 68 points tell them; `EyeShape.of` takes denser contours."""
+    """Both eyes from the 68 points; `EyeShape.of` takes denser contours."""
     eyes = ((landmarks[part], landmarks[brow]) for part, brow in zip(EYES, BROWS, strict=True))
     first, second = (EyeShape.of(eye[:4], eye[[0, 5, 4, 3]], brow=brow) for eye, brow in eyes)
     return first, second

@@ -181,7 +181,7 @@ class LandmarkFlow(nn.Module):
     def forward(
         self, portrait: Float[Tensor, "b 68 2"], moves: Float[Tensor, "b n 68 2"], side: int
     ) -> Float[Tensor, "b n 2 side side"]:
-        """Where each place of the frames lies in the portrait, less the place itself, in half
+        """Displacement from each place of the frames to its source in the portrait, in half
         pictures.
         """
         landmarks = portrait[:, None] + moves

@@ -46,7 +46,7 @@ class SkullFrame(NamedTuple):
 
     @classmethod
     def of(cls, landmarks: Float[Tensor, "n 68 2"]) -> SkullFrame:
-        """From the outer corners of the eyes and the base of the nose."""
+        """The frame from the outer corners of the eyes and the base of the nose."""
         span = landmarks[:, EYE_CORNERS[1]] - landmarks[:, EYE_CORNERS[0]]
         down = torch.stack([-span[:, 1], span[:, 0]], -1)
         centre = landmarks[:, NOSE_BASE] + DOWN * down

@@ -213,7 +213,7 @@ class PortraitCodec(nn.Module):
     def landmarks_of(
         self, latents: Float[Tensor, "b c l hl wl"], portrait: Float[Tensor, "b 68 2"]
     ) -> Float[Tensor, "b l 4 68 2"]:
-        """Where the points are in the four frames of each latent frame: sight without decoding."""
+        """Landmarks in the four frames of each latent frame, without decoding."""
         return portrait[:, None, None] + self.motion.moves_of(gather_from_grid(latents.float()))
 
     def settle(
@@ -246,7 +246,7 @@ class PortraitCodec(nn.Module):
     def lip_gap(
         self, latents: Float[Tensor, "b c l hl wl"], context: PortraitContext
     ) -> Float[Tensor, " b"]:
-        """How far the lips are apart on average, in half-squares."""
+        """Mean distance between the lips, in half-squares."""
         return lip_gap(self.landmarks_of(latents, context.landmarks)).mean((1, 2))
 
     def decode(

@@ -52,7 +52,7 @@ class EncodedHeader(Frozen):
 
 
 def shard_path(root: Path, number: int) -> Path:
-    """Where a shard of a dataset lies."""
+    """Path of a shard of a dataset."""
     return root / f"shard-{number:05d}.safetensors"
 
 
@@ -138,7 +138,7 @@ def _opened(shard: Path) -> safe_open:
 
 
 def half(values: Float[Tensor, "..."], what: str) -> Float[Tensor, "..."]:
-    """As float16. Raises DataError for what is not finite there."""
+    """Converts to float16. Raises DataError for values that are not finite."""
     stored = values.to("cpu", torch.float16).contiguous()
     if not torch.isfinite(stored).all():
         raise DataError(f"{what}: not finite in float16; remove the clip, or check the encoder")

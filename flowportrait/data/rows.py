@@ -24,7 +24,7 @@ from flowportrait.records import EncodedClip
 
 
 class RowsConfig(Frozen):
-    """Where clips come from and how they are packed."""
+    """Source of the clips and settings of their packing."""
 
     encoded: list[Path] = Field(
         min_length=1, description="datasets written by `flowportrait encode`"

@@ -130,7 +130,7 @@ class LightAsd(nn.Module):
         )
 
     def seen(self, faces: Float[Tensor, "b f 112 112"]) -> Float[Tensor, "b f 128"]:
-        """Of grey levels from 0 to 255 at 25 fps."""
+        """Visual features of grey levels from 0 to 255 at 25 fps."""
         x = (faces[:, None] / 255 - _MEAN) / _STD
         for index, block in enumerate(self.model["visualEncoder"].values()):
             x = F.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1)) if index else x
@@ -138,7 +138,7 @@ class LightAsd(nn.Module):
         return x.amax((3, 4)).transpose(1, 2)
 
     def heard(self, cepstra: Float[Tensor, "b n 13"]) -> Float[Tensor, "b f 128"]:
-        """Of cepstra at 100 Hz, four a frame."""
+        """Audio features of cepstra at 100 Hz, four per frame."""
         x = cepstra.transpose(1, 2)[:, None]
         for index, block in enumerate(self.model["audioEncoder"].values()):
             x = F.max_pool2d(x, (1, 3), (1, 2), (0, 1)) if index else x

@@ -39,7 +39,7 @@ class SiglipConfig(Frozen):
 
 
 class SiglipAttention(nn.Module):
-    """All patches of a picture see each other."""
+    """Full attention among the patches of a picture."""
 
     def __init__(self, config: SiglipConfig):
         super().__init__()

@@ -77,8 +77,8 @@ class SpeakerTurns(nn.Module):
         self.classifier = nn.Linear(128, NUM_CLASSES)
 
     def forward(self, sound: Float[Tensor, "b s"]) -> Float[Tensor, "b f 7"]:
-        """Of sound in [-1, 1] at 16 kHz, at least `FIELD` samples; answer i is about those from
-        STEP * i on.
+        """Speaker activity of sound in [-1, 1] at 16 kHz, at least `FIELD` samples; answer i is
+        about those from STEP * i on.
         """
         x = self.sincnet["wav_norm1d"](sound[:, None])
         for index, (conv, norm) in enumerate(
@@ -108,8 +108,8 @@ def load_speaker_turns(path: Path) -> SpeakerTurns:
 
 @torch.inference_mode()
 def heard_speakers(network: SpeakerTurns, sound: Float[Tensor, " s"]) -> Float[Tensor, "f 2"]:
-    """How likely somebody speaks, and how likely two do, every `STEP` samples; the mean over
-    windows that overlap.
+    """Probability that somebody speaks, and that two do, every `STEP` samples; mean over windows
+    that overlap.
     """
     count = max(0, 1 + (len(sound) - FIELD) // STEP)
     sums = torch.zeros(count, 2)

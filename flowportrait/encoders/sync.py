@@ -82,7 +82,7 @@ class Residual(nn.Module):
 
 
 class SyncNetwork(nn.Module):
-    """Both towers. Embeddings have length one; 24 a second."""
+    """Both towers. Embeddings have unit length, 24 per second."""
 
     class Config(Frozen):
         """Sizes."""

@@ -1,1 +1,1 @@
-"""Faces: where they are, how a portrait is framed, and what their points say."""
+"""Faces: detection, framing of portraits, and landmarks."""

@@ -62,9 +62,7 @@ def _cut(middle: float, before: float, behind: float, side: int, border: int) ->
 
 
 def resized(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f 224 224 3"]:
-    """As OpenCV resizes: four neighbours are mixed and nothing is smoothed first, however small a
-    face becomes.
-    """
+    """Bilinear resizing as in OpenCV, without antialiasing."""
     pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float()
     sized = F.interpolate(pixels, (SIDE_PX, SIDE_PX), mode="bilinear", align_corners=False)
     return sized.round_().permute(0, 2, 3, 1).byte().numpy()

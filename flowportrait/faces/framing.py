@@ -61,7 +61,7 @@ class FaceDetector(Protocol):
 
 @dataclass(frozen=True)
 class FramingReport:
-    """How a portrait was cut."""
+    """Crop of a portrait."""
 
     square: Square
     face: FaceBox | None
@@ -130,7 +130,7 @@ def _around_the_face(image: np.ndarray, detector: FaceDetector, size_px: int) ->
 
 
 def face_in_square(square: Square) -> FaceBox:
-    """Where the face is in a square that was cut around it."""
+    """The face's box in a square that was cropped around it."""
     x, y, side = square
     edge = (side - side / SCALE) / 2
     return FaceBox(

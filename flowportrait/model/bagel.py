@@ -36,7 +36,7 @@ def split(weights: Mapping[str, T]) -> tuple[dict[str, T], dict[str, T]]:
 
 
 def join(model: Mapping[str, T], vision: Mapping[str, T]) -> dict[str, T]:
-    """Both under BAGEL's names; the opposite of `split`."""
+    """Joins both under BAGEL's names; the inverse of `split`."""
     return {
         **model,
         **{f"{VISION}{name}": value for name, value in vision.items()},
@@ -44,7 +44,7 @@ def join(model: Mapping[str, T], vision: Mapping[str, T]) -> dict[str, T]:
 
 
 def is_new(name: str) -> bool:
-    """Whether a weight of the generator is one that BAGEL has not."""
+    """Whether a weight of the generator is missing in BAGEL."""
     return name.startswith(NEW)
 
 

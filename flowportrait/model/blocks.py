@@ -276,8 +276,8 @@ class Layer(nn.Module):
         spans: Spans,
         last: bool,
     ) -> tuple[Tensor | None, Tensor]:
-        """Both: the condition's tokens (None where there is none, and after the last layer) and the
-        video's.
+        """Returns the condition's tokens (None where there is none, and after the last layer) and
+        the video's.
         """
         if self.recomputes and torch.is_grad_enabled():
             inputs = condition, video, ropes, spans, last

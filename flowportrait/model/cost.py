@@ -9,8 +9,8 @@ from flowportrait.model.layout import TokenGrid
 
 
 def linear_flops(config: MoTConfig) -> int:
-    """Of the matrix products of one token through all layers of its expert: 13.05 GFLOP for
-    BAGEL-7B.
+    """Operations of the matrix products of one token through all layers of its expert: 13.05 GFLOP
+    for BAGEL-7B.
     """
     kv_size = config.num_kv_heads * config.head_size
     attention = config.hidden_size * (2 * config.hidden_size + 2 * kv_size)
@@ -18,13 +18,13 @@ def linear_flops(config: MoTConfig) -> int:
 
 
 def attention_flops(config: MoTConfig, queries: int, keys: int) -> int:
-    """Of all layers' products of queries with keys and of weights with values."""
+    """Operations of attention in all layers: queries with keys, and weights with values."""
     return 4 * config.hidden_size * config.num_layers * queries * keys
 
 
 def clip_flops(config: MoTConfig, grid: TokenGrid) -> int:
-    """Of one forward of a clip: 4.24 PFLOP for 25 s at 384 px and BAGEL-7B's sizes; a backward
-    costs twice that.
+    """Operations of a clip's forward pass: 4.24 PFLOP for 25 s at 384 px and BAGEL-7B's sizes; a
+    backward costs twice that.
     """
     video = grid.num_video_tokens
     condition = grid.num_frames + grid.num_image_tokens
@@ -33,7 +33,7 @@ def clip_flops(config: MoTConfig, grid: TokenGrid) -> int:
 
 
 def condition_flops(config: MoTConfig, grid: TokenGrid) -> int:
-    """Of its audio and image tokens alone, which sampling computes once."""
+    """Operations of the audio and image tokens alone, which sampling computes once."""
     audio = grid.num_frames
     image = grid.num_image_tokens
     spans = ((audio, audio), (image, audio + image))

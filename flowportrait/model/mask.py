@@ -15,8 +15,8 @@ from torch import Tensor
 
 
 class Attend(Enum):
-    """How a split attends. Every split also sees the earlier splits of its sample, except NOISE
-    ones.
+    """Kind of attention of a split. Every split also sees the earlier splits of its sample, except
+    NOISE ones.
     """
 
     CAUSAL = 0  # each token sees itself and what precedes it in the split

@@ -40,7 +40,7 @@ def place(model: MoT, device: torch.device) -> None:
 
 
 def wait_aside(module: nn.Module, device: torch.device) -> None:
-    """From now on a module waits in CPU memory and is on the device while it is called."""
+    """Moves a module to CPU memory, and to the device only during its calls."""
     module.register_forward_pre_hook(lambda module, inputs: module.to(device) and None)
     module.register_forward_hook(lambda module, inputs, output: module.to("cpu") and None)
 

@@ -43,7 +43,7 @@ class SequenceShare:
         )
 
     def lengths(self, clips: tuple[int, ...]) -> tuple[int, ...]:
-        """How many tokens of each clip lie in this part."""
+        """Number of tokens of each clip in this part."""
         mine = self.span
         edges = accumulate(clips, initial=0)
         return tuple(

@@ -49,7 +49,7 @@ class SoundTrack:
 
     @property
     def end_s(self) -> float:
-        """Where it ends."""
+        """Time of its end."""
         return len(self.samples) / self.rate
 
 

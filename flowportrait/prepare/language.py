@@ -41,7 +41,7 @@ class WhisperLanguage:
         self._ear: _Ear = _Translated(folder) if translated else _Published(folder, device)
 
     def identify(self, pcm: Int16[np.ndarray, " s"]) -> Spoken:
-        """Of mono sound at 16 kHz."""
+        """Detects the language of mono sound at 16 kHz."""
         heard = [window.astype(np.float32) / 32768 for window in self._chosen(pcm)]
         shares = self._ear.shares(heard).mean(0)
         best = int(shares.argmax())
@@ -62,7 +62,7 @@ class _Ear(Protocol):
     codes: Sequence[str]  # of the languages it knows
 
     def shares(self, heard: list[np.ndarray]) -> Float[np.ndarray, "n languages"]:
-        """How likely each language is, for sounds of up to 30 s in [-1, 1]."""
+        """Probability of each language, for sounds of up to 30 s in [-1, 1]."""
 
 
 class _Published:

@@ -37,7 +37,9 @@ class PyannoteOverlap:
         )
 
     def find(self, pcm: Int16[np.ndarray, " s"]) -> Speakers:
-        """Of mono sound at 16 kHz. Sound beyond ten minutes is looked at in blocks."""
+        """Finds speakers in mono sound at 16 kHz; sound beyond ten minutes is processed in
+        blocks.
+        """
         parts = []
         for start in range(0, len(pcm), _BLOCK_S * SPEECH_HZ // STEP * STEP):
             block = pcm[start : start + _BLOCK_S * SPEECH_HZ // STEP * STEP + FIELD - STEP]

@@ -83,7 +83,7 @@ class PrepareConfig(Frozen):
     )
 
     def settled(self) -> PrepareConfig:
-        """The same with what is found out on this machine."""
+        """The settings with choices that depend on this machine resolved."""
         return self.model_copy(update={"speech": self.speech.settled()})
 
     @property
@@ -128,6 +128,6 @@ class SourceFile:
 
 
 def split_of(identity: str, config: SplitConfig) -> Literal["train", "held_out"]:
-    """Of all clips of an identity; the same whatever else is prepared."""
+    """The split of an identity, independent of the other sources."""
     digest = hashlib.sha256(f"{config.seed}/{identity}".encode()).digest()
     return "held_out" if int.from_bytes(digest[:8]) < config.held_out_share * 2**64 else "train"

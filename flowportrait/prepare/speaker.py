@@ -109,7 +109,7 @@ def confidences(
     network: LightAsd,
     config: SpeakerConfig,
 ) -> list[Float[np.ndarray, " t"]]:
-    """How sure it is that each track's face speaks, at every tick of 24 fps of the track.
+    """Confidence that each track's face is speaking, at every tick of 24 fps of the track.
 
     The network looks at 25 fps; the video passes by once, and of each face no more than a minute is
     held.

@@ -28,7 +28,7 @@ Spans = list[tuple[float, float]]
 
 
 class Speakers(NamedTuple):
-    """Where somebody speaks, and where more than one does."""
+    """Times of speech and of overlapping speech."""
 
     speech: Spans
     overlap: Spans
@@ -83,7 +83,7 @@ class SpeechConfig(Frozen):
     keep_language: str = Field("en", description="language to keep (App. B)")
 
     def settled(self) -> SpeechConfig:
-        """The same with what `auto` comes to on this machine."""
+        """The settings with `auto` resolved on this machine."""
         if self.overlap != AUTO:
             return self
         there = "weights" in self.overlap_settings or WEIGHTS["speaker-turns"].found()
@@ -114,9 +114,7 @@ class SpeechFilters:
         return _built(LANGUAGE_FINDERS, self.config.language, self.config.language_settings)
 
     def overlapping_share(self, speakers: Speakers, start_s: float, end_s: float) -> float:
-        """How much of a clip's speech, or of the clip, more than one person speaks; 0 where nobody
-        does.
-        """
+        """Share of a clip's speech, or of the clip, with overlapping speech; 0 without speech."""
         whole = end_s - start_s
         if self.config.overlap_share_of == "speech":
             whole = within(speakers.speech, start_s, end_s)

@@ -25,7 +25,7 @@ _CERTAIN = 0.5
 
 @dataclass
 class Turns:
-    """How far the faces of one source are turned, looked at about once a second."""
+    """Rotation of the faces of one source, measured about once a second."""
 
     config: FacesConfig
     found_deg: dict[tuple[int, FaceBox], float] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Turns:
                 self.found_deg[tick, face] = abs(math.degrees(mesh.roll))
 
     def is_turned(self, track: Track) -> bool:
-        """Whether a face is further from upright than allowed, in most of the looks at it."""
+        """Whether a face is rotated by more than allowed, in most measurements."""
         looks = zip(track.ticks, track.boxes, strict=True)
         turns = [self.found_deg[look] for look in looks if look in self.found_deg]
         return bool(turns) and float(np.median(turns)) > self.config.max_turn_deg

@@ -67,7 +67,7 @@ def prepare_all(
 def prepare_all_on_ray(
     preparer: Preparer, sources: Iterable[SourceFile], count: int
 ) -> Iterator[tuple[SourceFile, PreparedSource | None]]:
-    """The same in `count` processes of a Ray cluster, as `cluster.hand_out` has it."""
+    """Prepares sources in `count` processes of a Ray cluster, with `cluster.hand_out`."""
     return hand_out(partial(_prepared, preparer), sources, count)
 
 

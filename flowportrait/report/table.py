@@ -39,7 +39,7 @@ class Cell:
         return not self.text and not math.isfinite(self.value)
 
     def shown(self, full: bool = True) -> str:
-        """As people read it; with interval and count when `full`."""
+        """The text of a cell; with interval and count when `full`."""
         if self.text or self.empty:
             return self.text or EMPTY
         shown = f"{self.value:.{self.digits}f}"

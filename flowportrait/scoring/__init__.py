@@ -1,4 +1,4 @@
-"""Whatever gives a clip a number is a `Scorer`; whatever prefers one of two clips is a `Comparer`.
+"""A `Scorer` gives a clip a number; a `Comparer` prefers one of two clips.
 
 A metric, a reward and a judge are the same thing here: a class with its own `Config`, a declared
 unit, range and direction, and one line in `registry.SCORERS` (or an entry point of another
@@ -20,7 +20,7 @@ Need = Literal["frames", "sound", "truth", "weights"]
 
 
 class Scorer(Protocol):
-    """Gives each clip one number between `low` and `high`, or says why it cannot.
+    """Gives each clip one number between `low` and `high`, or the reason why it cannot.
 
     A clip that lacks what the scorer `needs`, or that cannot be read, is *unscored*: nan and a
     reason, never a number. The same clip gets the same number whatever else is scored beside it.
@@ -36,7 +36,7 @@ class Scorer(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Digest of all that decides a score apart from the clip: settings, weights, prompts,
+        """Digest of everything except the clip that determines a score: settings, weights, prompts,
         model.
         """
 
@@ -45,7 +45,7 @@ class Scorer(Protocol):
 
 
 class Comparer(Protocol):
-    """Says which of two clips is the better one, or why it cannot."""
+    """Chooses the better of two clips, or gives the reason why it cannot."""
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[Need]]
@@ -53,7 +53,7 @@ class Comparer(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Digest of all that decides a verdict apart from the two clips."""
+        """Digest of everything except the clips that determines a verdict."""
 
     def compare(self, pairs: Iterable[tuple[Sample, Sample]]) -> Iterator[Verdict]:
         """The verdicts on all pairs, each as soon as it is known, in any order."""

@@ -52,7 +52,7 @@ class Lack(NamedTuple):
 
 @dataclass
 class Evaluation:
-    """All that came of one evaluation."""
+    """The results of one evaluation."""
 
     truth: str
     scorers: list[Scorer]
@@ -76,7 +76,7 @@ class Evaluation:
 
     @property
     def generated(self) -> str:
-        """Where the videos lie, for a headline."""
+        """The folders of the videos, for a headline."""
         folders = list(dict.fromkeys(str(sample.clip.path.parent) for sample in self.samples))
         return (
             folders[0]
@@ -86,7 +86,7 @@ class Evaluation:
 
     @property
     def generators(self) -> list[str]:
-        """Who made the clips, in the order given."""
+        """The generators of the clips, in the order given."""
         return generators_of(self.samples)
 
     @cached_property
@@ -164,7 +164,7 @@ class _Features(Metric):
         return Reading(float(len(found)), {"dimensions": found.shape[1]})
 
     def still_has(self, sample: Sample) -> bool:
-        """Whether the features are there; otherwise they are made again."""
+        """Whether the features exist; otherwise they are computed again."""
         try:
             return np.load(self.path_of(sample), mmap_mode="r").ndim == 2
         except (OSError, ValueError, EOFError):

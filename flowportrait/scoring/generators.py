@@ -50,7 +50,7 @@ class Difference:
 
 
 def generators_of(samples: Iterable[Sample]) -> list[str]:
-    """Who made the clips, in the order in which they were given."""
+    """The generators of the clips, in the order given."""
     return list(dict.fromkeys(sample.generator for sample in samples))
 
 

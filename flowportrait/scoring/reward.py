@@ -84,7 +84,7 @@ class Measure:
         return self.scorer(candidate)
 
     def as_reward(self, values: np.ndarray) -> np.ndarray:
-        """Its numbers so that more is better."""
+        """The values with a sign such that higher is better."""
         return values if self.better == "higher" else -values
 
 
@@ -96,7 +96,7 @@ class Term(Frozen):
 
     @property
     def name(self) -> str:
-        """Its scorers' names, joined."""
+        """The joined names of its scorers."""
         return "+".join(self.scorers)
 
 
@@ -174,7 +174,7 @@ class Statistics:
         return (value - self.moments[name][0]) / std if std else np.zeros_like(value)
 
     def std(self, name: str) -> float:
-        """Of a term; 0 where it varies by no more than rounding."""
+        """Std of a term; 0 if it varies only by rounding."""
         mean, variance = self.moments[name]
         varies = variance > (1e-9 * max(abs(mean), 1e-300)) ** 2
         return math.sqrt(variance) if varies else 0.0

@@ -187,7 +187,7 @@ def tell_many(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """How often which side won; a pair without a verdict is counted, and no side's."""
+    """Number of wins by side; pairs without a verdict are counted separately."""
     counts = {
         side: sum(verdict.winner == side for verdict in verdicts)
         for side in ("a", "b", "tie", None)

@@ -47,7 +47,7 @@ class PairErrors(Record):
 
 
 class Position(Record):
-    """Whether a comparer looks at the order in which clips are shown."""
+    """Effect of the order of presentation on a comparer."""
 
     shown: int = Field(description="answers whose order is known")
     first_wins: Figure = Field(description="share won by the clip shown first; 0.5 without bias")
@@ -97,7 +97,7 @@ class Comparison(Record):
 
 
 class Power(Record):
-    """How far a system's Acc is from the interval that is wanted."""
+    """The pairs missing for the target interval of a system's Acc."""
 
     system: str
     pairs: int = Field(description="answered, with a human winner")
@@ -120,7 +120,7 @@ class Ceiling(Record):
 
 
 class Alignment(Record):
-    """All that `study align` finds."""
+    """The results of `study align`."""
 
     schema_version: Literal[1] = 1
     preference: Preference

@@ -29,7 +29,7 @@ _STRENGTH_DRAWS = 1000
 
 
 class AspectAgreement(Record):
-    """How far raters give the same scores for one aspect."""
+    """Agreement of the raters' scores for one aspect."""
 
     aspect: Aspect
     clips: int = Field(description="with at least one score")
@@ -70,7 +70,7 @@ class RaterFacts(Record):
 
 
 class Kept(Record):
-    """How many pairs all raters agree on, by what is taken as their preference."""
+    """Number of pairs on which all raters agree, by the kind of preference."""
 
     preference: Preference
     possible: int
@@ -79,7 +79,7 @@ class Kept(Record):
 
 
 class Agreement(Record):
-    """All that `study agreement` finds."""
+    """The results of `study agreement`."""
 
     schema_version: Literal[1] = 1
     samples: int

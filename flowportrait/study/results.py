@@ -39,7 +39,7 @@ _SIGN = {">": 1.0, "<": -1.0, ">=": 0.0, "<=": 0.0, "=": 0.0, None: np.nan}
 
 
 class ClipSource(Record):
-    """Where a clip of the study comes from."""
+    """Source of a clip of the study."""
 
     sample: str
     version: str
@@ -269,7 +269,7 @@ def _records(
 
 
 def sources_of(facts: StudyFacts) -> list[ClipOrigin]:
-    """Where the clips come from."""
+    """Sources of the clips."""
     return [
         ClipOrigin(
             c.sample,

@@ -75,7 +75,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Rater:
-    """How far a rater is."""
+    """Progress of a rater."""
 
     name: str
     token: str
@@ -85,7 +85,7 @@ class Rater:
 
 @dataclass(frozen=True)
 class ClipOrigin:
-    """Where a clip of the study comes from. For whoever runs the study, never for raters."""
+    """Source of a clip, for the experimenter and never for raters."""
 
     sample: str
     version: str
@@ -134,19 +134,19 @@ class Study:
 
     @property
     def truth(self) -> str | None:
-        """Which version is the recording itself."""
+        """The version with the original recordings."""
         return self.facts["truth"]
 
     @property
     def raters_per_sample(self) -> int:
-        """How many raters each sample is shown to."""
+        """Number of raters per sample."""
         return self.facts["raters_per_sample"]
 
     # ------------------------------------------------------------------------------------- for
     # raters
 
     def raters(self) -> list[Rater]:
-        """All raters with their tokens, for whoever runs the study."""
+        """All raters with their tokens, for the experimenter."""
         with self._reading() as db:
             return [
                 Rater(*row) for row in db.execute(_RATERS + " GROUP BY rater.id ORDER BY rater.id")
@@ -263,7 +263,7 @@ class Study:
             return [name for (name,) in rows]
 
     def sources(self) -> list[ClipOrigin]:
-        """Where every clip comes from."""
+        """Source of every clip."""
         with self._reading() as db:
             rows = db.execute(
                 "SELECT sample.name, version, source, source_sha256, clip.sha256 FROM clip "

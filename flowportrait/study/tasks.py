@@ -19,7 +19,7 @@ MAX_VERSIONS = 26
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """How a study is laid out."""
+    """Design of a study."""
 
     num_raters: int
     raters_per_sample: int

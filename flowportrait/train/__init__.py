@@ -1,1 +1,1 @@
-"""Training: a recipe goes in and a run directory comes out."""
+"""Training: from a recipe to a run directory."""

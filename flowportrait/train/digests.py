@@ -37,7 +37,7 @@ UNREADABLE = (
 
 
 class FileDigest(Frozen):
-    """Of one file."""
+    """Size and sha256 of one file."""
 
     size_bytes: int
     sha256: str

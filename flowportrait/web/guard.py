@@ -61,7 +61,7 @@ def guard(app: FastAPI, hosts: Iterable[str] = (), token: str = "", **said: str)
 
 
 def bearer_of(request: Request) -> str:
-    """Who a program is that has sent the server's token; nothing for one that has not."""
+    """The visitor of a program that sent the server's token; empty without it."""
     kind, _, sent = request.headers.get("authorization", "").partition(" ")
     token = request.app.state.token
     return "bearer" if token and kind.lower() == "bearer" and _same(sent, token) else ""

@@ -83,17 +83,17 @@ class Job:
 
     @property
     def video(self) -> Path:
-        """Where the mp4 is when the job is done."""
+        """Path of the mp4 of a finished job."""
         return self.folder / "video.mp4"
 
     @property
     def growing(self) -> Path:
-        """Where the video can be read while it is made."""
+        """Path of the fragmented mp4 while the video is made."""
         return self.folder / "growing.mp4"
 
     @property
     def over(self) -> bool:
-        """Whether nothing will be added to it."""
+        """Whether the job has ended."""
         return self.state not in ("queued", "running")
 
     @property
@@ -134,7 +134,7 @@ class Desk:
         return Path(tempfile.mkdtemp(dir=self._home))
 
     def used_bytes(self, without: Container[Path] = ()) -> int:
-        """Of all that lies on disk but for some folders; a file with two names counts once."""
+        """Bytes on disk without some folders; hard links count once."""
         sizes = {}
         for folder, _, names in os.walk(self._home):
             for name in names if Path(folder) not in without else ():
@@ -178,7 +178,7 @@ class Desk:
         return job
 
     def find(self, owner: str, job_id: str) -> Job:
-        """One's own job. Raises DataError for others' too."""
+        """The visitor's own job. Raises DataError, also for the jobs of others."""
         job = self._jobs.get(job_id)
         if job is None or job.owner != owner:
             raise DataError("no such video; it may have expired")
@@ -186,14 +186,14 @@ class Desk:
         return job
 
     def of(self, owner: str) -> list[Job]:
-        """All jobs of a visitor, oldest first; asking for them keeps them as using them does."""
+        """All jobs of a visitor, oldest first; this counts as a use of them."""
         found = [job for job in list(self._jobs.values()) if job.owner == owner]
         for job in found:
             job.touched_s = time.monotonic()
         return found
 
     def ahead(self, job: Job) -> int:
-        """How many are done before it."""
+        """Number of jobs before it in the queue."""
         with self._changed:
             running = sum(other.state == "running" for other in self._jobs.values())
             return self._waiting.index(job) + running if job in self._waiting else 0

@@ -67,7 +67,7 @@ _PARTING = [f"mouth{name}{side}" for name in ("LowerDown", "UpperUp") for side i
 
 @dataclass(frozen=True)
 class SpeakingStyle:
-    """How one person's mouth moves."""
+    """Mouth motion of one person."""
 
     amplitude: float
     """Of the jaw."""

@@ -66,7 +66,7 @@ def pixel(x, y) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Chart:
-    """Where a rig's average head lies on the chart."""
+    """Position of a rig's average head on the chart."""
 
     rig: Rig
 

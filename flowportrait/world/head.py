@@ -71,7 +71,7 @@ class LipGap:
 
 @dataclass(frozen=True)
 class Head:
-    """All that stays the same while one person is filmed."""
+    """Everything about a person that is constant over a clip."""
 
     person: Attributes
     rig: Rig

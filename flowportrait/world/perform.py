@@ -43,7 +43,7 @@ _RULED_BY_SPEECH = ("PP", "FF", "CH", "O", "U")
 
 @dataclass(frozen=True)
 class Manner:
-    """How one person moves: the mouth's style, and how lively head, brows and eyes are."""
+    """Style of one person's motion: the mouth, and the liveliness of head, brows and eyes."""
 
     speaking: SpeakingStyle
     head: float

@@ -75,7 +75,7 @@ class Take:
 
 
 def identities_for(clips: int) -> int:
-    """How many identities a set of `clips` gets when none are asked for."""
+    """Default number of identities for a set of `clips`."""
     return max(1, -(-clips // _TAKES))
 
 
@@ -305,7 +305,7 @@ def _write_index(out_dir: Path, records: dict[str, dict]) -> None:
 
 
 def coverage(records: list[dict]) -> dict[str, dict[str, int]]:
-    """How often each phone and viseme occurs in a set; 0 for those that never do."""
+    """Number of occurrences of each phone and viseme in a set."""
     phones = Counter(name for record in records for _, name in record["phonemes"])
     visemes = Counter(name for record in records for *_, name in record["visemes_seg"])
     return {

@@ -67,7 +67,7 @@ _INSTALL = {
 
 @dataclass(frozen=True)
 class Voice:
-    """Who is heard. `rate` and `pitch` are in the engine's own units."""
+    """A voice. `rate` and `pitch` are in the synthesizer's own units."""
 
     engine: str
     name: str

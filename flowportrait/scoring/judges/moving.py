@@ -51,8 +51,8 @@ class _Pairs(NamedTuple):
 
 
 def match(old: Iterable[Score], new: Iterable[Score], seed: int = 0) -> list[Match]:
-    """By scorer that both files hold, the whole first. Raises DataError when they share no scored
-    clip.
+    """Pairs of scores by common scorer, the overall one first. Raises DataError when they share no
+    scored clip.
     """
     tables = [_table(scores) for scores in (old, new)]
     found = []

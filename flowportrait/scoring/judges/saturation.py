@@ -17,7 +17,7 @@ MIN_ENTROPY_BITS = 0.5
 
 @dataclass(frozen=True)
 class Spread:
-    """How the integers of one scorer's part are spread."""
+    """Distribution of the integers of one part of a scorer."""
 
     scorer: str
     part: str

@@ -90,7 +90,7 @@ class JudgeSim:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Address of the server."""
         return f"http://{self.host}:{self.port}"
 
     def stats(self) -> dict[str, Any]:

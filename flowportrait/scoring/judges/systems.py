@@ -68,7 +68,7 @@ class _System:
 
     @property
     def repeats(self) -> int:
-        """How often each clip or pair is asked about."""
+        """Number of calls per clip or pair."""
         return self.config.repeats
 
     async def _stream(
@@ -99,7 +99,7 @@ class ScoreSystem(_System):
         return _as_iterator(self.stream(samples))
 
     def stream(self, samples: Iterable[Sample]) -> AsyncIterator[Score]:
-        """The same within a running event loop."""
+        """The results, within a running event loop."""
         return self._stream(samples, self.score_one)
 
     def questions(self, sample: Sample, repeat: int = 0) -> list[Question]:
@@ -206,11 +206,11 @@ class CompareSystem(_System):
         return _as_iterator(self.stream(pairs))
 
     def stream(self, pairs: Iterable[tuple[Sample, Sample]]) -> AsyncIterator[Verdict]:
-        """The same within a running event loop."""
+        """The results, within a running event loop."""
         return self._stream(pairs, self.compare_one)
 
     def orders(self, a: Sample, b: Sample) -> tuple[str, ...]:
-        """In which orders the two are shown: ("ab",), ("ba",), or both."""
+        """Orders in which the two are shown: ("ab",), ("ba",), or both."""
         if self.config.both_orders:
             return ("ab", "ba")
         drawn = int(digest_of(self.config.seed, a.id, b.id), 16) % 2

@@ -276,7 +276,7 @@ class Identity(_FaceMetric):
 
     @property
     def weights_sha256(self) -> str:
-        """Of SFace and of the landmarker."""
+        """Digests of SFace and of the landmarker."""
         return f"{sha256_of(self._sface)}+{super().weights_sha256}"
 
     def read(self, view: View) -> Reading:

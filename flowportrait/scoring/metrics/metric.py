@@ -62,7 +62,7 @@ class _Computed:
 
     @property
     def weights_sha256(self) -> str:
-        """Of the weights that are used; empty when there are none. Raises CheckpointError when they
+        """Digest of the weights in use; empty if there are none. Raises CheckpointError when they
         are not there.
         """
         return ""
@@ -111,8 +111,8 @@ class FrameMetric(Metric):
     """
 
     def values(self, *frames: np.ndarray) -> np.ndarray:
-        """Of each frame of a block, float [n, ...]; given the truth's too if it is needed. May
-        raise Unscorable.
+        """Values of each frame of a block, float [n, ...]; given the truth's too if it is needed.
+        May raise Unscorable.
         """
         raise NotImplementedError
 
@@ -205,7 +205,7 @@ def read_all(jobs: Iterable[tuple[Sample, Sequence[Metric]]], workers: int = 2) 
 def read_apart(
     jobs: Iterable[tuple[Sample, Sequence[Metric]]], division: Division
 ) -> Iterator[Score]:
-    """The same in processes of a cluster. A clip that ended two of them has no score."""
+    """Reads clips in processes of a cluster. A clip that crashed two of them has no score."""
     jobs = list(jobs)
     metrics = {metric.name: metric for _, own in jobs for metric in own}
     tasks = [(sample, tuple(metric.name for metric in own)) for sample, own in jobs]

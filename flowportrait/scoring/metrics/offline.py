@@ -40,8 +40,8 @@ _KEPT_CLIPS = 4
 
 @lru_cache(maxsize=1)
 def calibration() -> dict[str, dict[str, list[list[float]]]]:
-    """By aspect and signal: knots [value, score] with rising values, between which scores are
-    interpolated.
+    """Calibration by aspect and signal: knots [value, score] with rising values, between which
+    scores are interpolated.
     """
     return json.loads(CALIBRATION.read_text())["aspects"]
 
@@ -122,7 +122,7 @@ class _AspectScorer(Metric):
 
     @property
     def weights_sha256(self) -> str:
-        """Of both networks, one after the other."""
+        """Digests of both networks."""
         return f"{SyncSmall().weights_sha256}+{LANDMARKER_SHA256}"
 
     def provenance(self) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Lpips(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """Device of the network."""
         return next(self.trunk.parameters()).device
 
     @torch.inference_mode()
@@ -107,7 +107,7 @@ def load_lpips(name: Trunk, path: Path, device: str = "cpu") -> Lpips:
 
 
 class LpipsConfig(PairConfig):
-    """Where the trunk's weights are if not in the cache."""
+    """Path of the trunk's weights, if not in the cache."""
 
     weights: Path | None = None
     batch_frames: int = Field(8, ge=1)

@@ -39,7 +39,7 @@ class RecurrentUpdate:
         self._kept = None
 
     def correlations(self, features: Tensor) -> Correlations:
-        """Of neighbours; the memory is used again for as many pairs of the same size."""
+        """Correlations of neighbouring frames; memory is reused for pairs of the same size."""
         shape = len(features) - 1, *features.shape[-2:]
         if self._kept is None or self._kept.shape != shape:
             self._kept = Correlations(*shape, self._block, features.device)

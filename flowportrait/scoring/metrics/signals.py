@@ -94,14 +94,14 @@ def lips_life(view: View) -> float:
 
 
 def lid_life(view: View) -> float:
-    """How far the lids close at most: the face shape eyeBlink's 99th percentile over its median."""
+    """Maximum closing of the lids: the face shape eyeBlink's 99th percentile over its median."""
     paths = [path for name, path in _shapes(view).items() if name.startswith("eyeBlink")]
     return float(np.mean([np.percentile(path, 99) - np.median(path) for path in paths]))
 
 
 def upper_face_flow(view: View) -> float:
-    """How brows and lids move against the head: root mean square of their own flow, in eye
-    distances a second.
+    """Motion of brows and lids relative to the head: RMS of their flow, in eye distances per
+    second.
     """
     moves = face_motion(view)
     power = _mean_over(moves.own.square().sum(1), moves, _BROWS_AND_EYES)
@@ -160,14 +160,14 @@ def flow_evenness(view: View) -> float:
 
 
 def mean_flow(view: View) -> float:
-    """How much the face moves at all, head included, in eye distances a second."""
+    """Motion of the face including the head, in eye distances per second."""
     moves = face_motion(view)
     speed = (moves.whole.norm(dim=1) * moves.face).sum((1, 2)) / moves.face.sum()
     return float(speed.mean() / moves.eyes_px * moves.fps)
 
 
 def head_life(view: View) -> float:
-    """How far the head moves within a clip, in sides of the face's square."""
+    """Range of head motion within a clip, in sides of the face's square."""
     path = _long_enough(view).places[:, _ANCHORS].mean(1)
     return float(np.hypot(*path.std(0)))
 
@@ -297,7 +297,7 @@ def even_repeats(still: Bool[np.ndarray, " f"]) -> Bool[np.ndarray, " f"]:
 
 
 def eyes(view: View) -> Float[np.ndarray, "f 2"]:
-    """How open the eyes are in every frame, 1 as in most."""
+    """Opening of the eyes in every frame, relative to the usual one."""
 
     def read() -> np.ndarray:
         track = _long_enough(view)

@@ -38,7 +38,7 @@ QUIET = 1e-3  # of full scale: sound that never exceeds it is silence
 
 
 class Fit(NamedTuple):
-    """How well sound fits lips. `profile` [2 reach + 1]: mean cosine by shift, sound late to the
+    """Match of sound and lips. `profile` [2 reach + 1]: mean cosine by shift, sound late to the
     right.
     """
 
@@ -86,7 +86,7 @@ def lips_of(network: SyncNetwork, track: FaceTrack) -> Float[Tensor, "f d"]:
 def fit(
     network: SyncNetwork, lips: Float[Tensor, "f d"], samples: Float[np.ndarray, " s"], reach: int
 ) -> Fit:
-    """Of lips at 24 fps and sound at 16 kHz. Raises Unscorable for less than two reaches and a
+    """Fits lips at 24 fps and sound at 16 kHz. Raises Unscorable for less than two reaches and a
     half, or silence.
     """
     needed = math.ceil(2.5 * reach)

@@ -45,12 +45,12 @@ class Video:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file, sound included."""
+        """sha256 of the file, including sound."""
         return file_digest(self.path)
 
     @property
     def mime_type(self) -> str:
-        """By the file's suffix."""
+        """MIME type, by the file's suffix."""
         return _MIME_TYPES.get(self.path.suffix.lower(), "video/mp4")
 
     @cached_property
@@ -72,7 +72,7 @@ class Question:
 
     @cached_property
     def digest(self) -> str:
-        """Of all that is asked: texts, video bytes, repeat."""
+        """Digest of the question: texts, video bytes, repeat."""
         parts = [part if isinstance(part, str) else {"video": part.sha256} for part in self.parts]
         return digest_of(parts, self.repeat, self.fps)
 
@@ -87,7 +87,7 @@ class Question:
         return [part for part in self.parts if isinstance(part, Video)]
 
     def followed_by(self, text: str) -> "Question":
-        """The same question with `text` below it."""
+        """The question with `text` appended."""
         return replace(self, parts=(*self.parts, text))
 
 
@@ -102,7 +102,7 @@ class Usage(Record):
 
     @property
     def total(self) -> int:
-        """All tokens that are paid for."""
+        """Total number of billed tokens."""
         return (self.prompt or 0) + (self.output or 0) + self.thoughts
 
 
@@ -148,12 +148,12 @@ class Estimate:
 
     @property
     def total(self) -> int:
-        """Of question and answer."""
+        """Total tokens of question and answer."""
         return self.prompt + self.output
 
 
 class Backend(Protocol):
-    """Where answers come from. Opened with `async with`, once for each event loop that uses it."""
+    """A source of answers. Opened with `async with`, once for each event loop that uses it."""
 
     Config: ClassVar[type[Frozen]]
     version: ClassVar[int]  # of the adapter: raised whenever the same settings send something else
@@ -202,7 +202,7 @@ def probability(log_probability: float | None) -> float:
 
 
 def digits_of(tokens: list[tuple[str, dict[str, float]]]) -> list[Digit]:
-    """From (token, probability by alternative): the tokens near the end that are one digit."""
+    """Single-digit tokens near the end, from (token, probability by alternative)."""
     digits = []
     tail = ""
     for token, alternatives in reversed(tokens):

@@ -176,7 +176,7 @@ class Gemini:
         return {"type": "gemini", "version": self.version, **settings}
 
     def estimate(self, question: Question) -> Estimate:
-        """By Google's published counts for frames and sound."""
+        """Estimates tokens by Google's published counts for frames and sound."""
         prompt = text_tokens(question.text)
         for video in question.videos:
             frames = min(

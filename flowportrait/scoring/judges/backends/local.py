@@ -92,7 +92,7 @@ class LocalTransformers:
         }
 
     def estimate(self, question: Question) -> Estimate:
-        """By the settings `tokens_per_frame` and `tokens_per_audio_s`."""
+        """Estimates tokens by the settings `tokens_per_frame` and `tokens_per_audio_s`."""
         tokens = text_tokens(question.text)
         for video in question.videos:
             duration_s = video.facts.duration_s

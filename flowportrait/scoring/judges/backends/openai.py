@@ -209,9 +209,7 @@ class OpenAICompatible:
         return {"type": "openai", "version": self.version, **self.config.model_dump(include=keys)}
 
     def estimate(self, question: Question) -> Estimate:
-        """By the settings `tokens_per_frame` and `tokens_per_audio_s`; frames as vLLM samples
-        them.
-        """
+        """Estimates tokens by the settings; frames as sampled by vLLM."""
         prompt, fps = text_tokens(question.text), question.fps or self.fps
         for video in question.videos:
             frames = min(video.facts.num_frames, video.facts.duration_s * fps if fps else 32)
