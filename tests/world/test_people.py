@@ -74,7 +74,7 @@ def test_what_is_no_rig_is_told_in_one_line(tmp_path):
     with pytest.raises(DataError, match="rig: no rig or file 'any'; did you mean 'anny'"):
         load_rig("any")
     (tmp_path / "bad.npz").write_bytes(b"nothing")
-    with pytest.raises(DataError, match="bad.npz: no rig .*import-rig"):
+    with pytest.raises(DataError, match="bad.npz: not a rig .*import-rig"):
         load_rig(tmp_path / "bad.npz")
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     with pytest.raises(DataError, match="other.npz: no rig"):
