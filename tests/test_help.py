@@ -77,7 +77,7 @@ def test_help_of_groups_says_what_is_in_them(capsys):
         ("flowportrait gen", ["generate"]),
         ("flowportrait train sft sft", ["sft-paper"]),
         ("flowportrait score x --scorers ssim,ls", ["ssim,lse-c", "ssim,lse-d"]),
-        ("flowportrait generate a b --model ti", ["tiny"]),
+        ("flowportrait generate a b --model ti", ["tiny", "tiny-sft"]),
         ("flowportrait config show rl-p", ["rl-paper"]),
     ],
 )

@@ -42,7 +42,7 @@ def test_each_stage_runs_once(recipe, capsys):
     assert lines[-2].endswith("s in 2 stages: run/b.txt")
     assert [run["name"] for run in json.loads(lines[-1])] == ["one", "two"]
     assert (
-        '["tiny"]' in Path("run/logs/one.log").read_text()
+        '["tiny", "tiny-sft"]' in Path("run/logs/one.log").read_text()
         and "frechet-lite0" in Path("run/logs/two.log").read_text()
     )
     assert cli.run(["reproduce", "chain.toml"]) == 0

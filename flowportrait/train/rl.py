@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -19,7 +19,6 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 
 from flowportrait.config import load_recipe
 from flowportrait.errors import ConfigError
@@ -40,7 +39,8 @@ from flowportrait.scoring.rewards import (
 from flowportrait.scoring.run import ScoringConfig
 from flowportrait.train.grpo import Advantages, advantages, shuffled
 from flowportrait.train.matching import matching_passes
-from flowportrait.train.parallel import Ranks, as_float, trained_weights
+from flowportrait.train.parallel import Ranks
+from flowportrait.train.pass_figures import Halves, PassFigures
 from flowportrait.train.prompts import Prompts, velocity_of
 from flowportrait.train.reward_gradient import (
     clip_worth,
@@ -285,30 +285,6 @@ def send_backward(
     return figures | (halves.figures() if halves else {})
 
 
-class Halves:
-    """The gradient of the first half of an update's groups, kept to tell what all groups agree on
-    from their noise. Needs as much memory as the gradient.
-    """
-
-    def __init__(self, model: nn.Module):
-        self._trained = list(trained_weights(model).values())
-        self._first: list[Tensor] = []
-
-    def turn(self) -> None:
-        """The second half begins."""
-        self._first = [
-            torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self._trained
-        ]
-
-    def figures(self) -> dict[str, float]:
-        """The size of both halves' sum over that of their difference: 1 for noise alone."""
-        pairs = zip(self._first, self._trained, strict=False)
-        both = [(first, p.grad - first) for first, p in pairs if p.grad is not None]
-        total = as_float(get_total_norm([first + second for first, second in both]))
-        apart = as_float(get_total_norm([first - second for first, second in both]))
-        return {"gradient_over_noise": total / apart} if apart > 0 else {}
-
-
 @dataclass(frozen=True)
 class Learning:
     """A group with what it is learnt from by: `advantage` [g] of its siblings, and which of them
@@ -372,40 +348,3 @@ def group_passes(
         base,
         learning.on_policy,
     )
-
-
-@dataclass
-class PassFigures:
-    """Figures of a rank's passes."""
-
-    loss: float = 0.0
-    ratio: list[float] = field(default_factory=list)
-    outside: list[float] = field(default_factory=list)
-    divergence: list[float] = field(default_factory=list)
-
-    def add(self, part: Pass, weight: float) -> None:
-        """One pass more."""
-        self.loss += float(part.loss.detach()) * weight
-        self.ratio += part.log_ratio.exp().double().tolist()
-        self.outside += part.outside.double().tolist()
-        self.divergence.append(part.kl)
-
-    @staticmethod
-    def figures(everywhere: list[PassFigures], num_sharing: int) -> dict[str, float]:
-        """Over all ranks; without a step that is priced there is no ratio to speak of."""
-        ratio, outside, divergence = (
-            np.array([x for seen in everywhere for x in getattr(seen, name)])
-            for name in ("ratio", "outside", "divergence")
-        )
-        loss = sum(seen.loss for seen in everywhere) / num_sharing
-        figures = {"loss": loss, "num_passes": len(divergence)}
-        if len(divergence):
-            figures["kl"] = float(divergence.mean())
-        if not len(ratio):
-            return figures
-        return figures | {
-            "ratio_mean": float(ratio.mean()),
-            "ratio_min": float(ratio.min()),
-            "ratio_max": float(ratio.max()),
-            "outside_epsilon": float(outside.mean()),
-        }

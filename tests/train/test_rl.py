@@ -24,6 +24,7 @@ from flowportrait.errors import CheckpointError, ConfigError, TrainingError
 from flowportrait.generate import load
 from flowportrait.registry import RECIPES_DIR, PartTable
 from flowportrait.train import rl, step
+from flowportrait.train.pass_figures import Halves
 
 ROOT = Path(__file__).parents[2]
 PROCESS = [sys.executable, str(Path(__file__).with_name("rl_process.py"))]
@@ -336,7 +337,7 @@ def test_the_gradient_is_held_against_its_noise(tmp_path, recipe, whole):
 def test_halves_that_agree_stand_out_from_those_that_do_not():
     model = torch.nn.Linear(2, 1, bias=False)
     for second, expected in (([2.0, 0.0], 3.0), ([0.0, 1.0], 1.0), ([-1.0, 0.0], 0.0)):
-        halves = rl.Halves(model)
+        halves = Halves(model)
         model.weight.grad = torch.tensor([[1.0, 0.0]])
         halves.turn()
         model.weight.grad = model.weight.grad + torch.tensor([second])

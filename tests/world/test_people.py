@@ -77,7 +77,7 @@ def test_what_is_no_rig_is_told_in_one_line(tmp_path):
     with pytest.raises(DataError, match="bad.npz: not a rig .*import-rig"):
         load_rig(tmp_path / "bad.npz")
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
-    with pytest.raises(DataError, match="other.npz: no rig"):
+    with pytest.raises(DataError, match="other.npz: not a rig"):
         load_rig(tmp_path / "other.npz")
     with pytest.raises(DataError, match="no known head model; give the folder of ICT-FaceKit"):
         import_rig(tmp_path, tmp_path / "rig.npz")
