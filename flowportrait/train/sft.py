@@ -38,7 +38,13 @@ from flowportrait.train.run import (
     UpdatePart,
     train_loop,
 )
-from flowportrait.train.trainable import TrainedSet, build, check_weights, choose_trained
+from flowportrait.train.trainable import (
+    TrainedSet,
+    as_stored,
+    build,
+    check_weights,
+    choose_trained,
+)
 from flowportrait.train.tuned import Story, data_names, write_tuned
 
 HELD_OUT_ROW = 2**32  # held-out clips draw their noise where no row of an update does
@@ -254,8 +260,12 @@ def export(session: SftSession, directory: Path, figures: dict[str, float]) -> N
     """
     config = session.config
     state = session.state
-    weights = whole_weights(session.model, getattr(torch, config.save_dtype))
+    precise = config.save_dtype == "float32"
+    weights = whole_weights(session.model, None if precise else torch.bfloat16)
     if session.ranks.first:
+        if precise:
+            stored = as_stored(weights, session.directory)
+            weights = {name: value.float() for name, value in stored.items()}
         plain = merged(weights, config.lora) if config.trained == "lora" else weights
         changes = {
             "name": config.name or f"{session.spec.name}-sft",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from flowportrait import precision
 from flowportrait.errors import CheckpointError
@@ -16,6 +16,7 @@ from flowportrait.model.lora import AdaptedLinear, LoraConfig, adapt, is_adapter
 from flowportrait.model.mot import MoT
 from flowportrait.modeldir import CONFIG, ModelSpec, check_files
 from flowportrait.train.parallel import ParallelConfig, Ranks, fill, load_shares, shard
+from flowportrait.weights import read_header
 
 TrainedSet = Literal["full", "generation", "lora"]
 
@@ -99,6 +100,18 @@ def halve_frozen(model: MoT, device: str) -> None:
             if matrix and not name.startswith("time_embedder."):
                 for p in module.parameters(recurse=False):
                     p.data = p.data if p.requires_grad else p.data.bfloat16()
+
+
+def as_stored(weights: Mapping[str, Tensor], directory: Path) -> dict[str, Tensor]:
+    """Whole weights after training; those that `halve_frozen` rounded to bf16 are read from the
+    model directory that training started from.
+    """
+    found = dict(weights)
+    for path in sorted(directory.glob("model*.safetensors")):
+        for name, stored in read_header(path).weights.items():
+            if name in found and found[name].dtype == torch.bfloat16 and stored.dtype != "BF16":
+                found[name] = stored.tensor()
+    return found
 
 
 def _unreached(model: MoT) -> tuple[str, ...]:

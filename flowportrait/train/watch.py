@@ -25,6 +25,7 @@ from flowportrait.train.parallel import whole_weights
 from flowportrait.train.prompts import as_candidate, true_points
 from flowportrait.train.rlbatch import dealt
 from flowportrait.train.rlstate import RlSession
+from flowportrait.train.trainable import as_stored
 from flowportrait.train.tuned import Story, data_names, keep_as, write_tuned
 
 DRAWS = 2000
@@ -199,9 +200,10 @@ def _keep(session: RlSession, better: bool, figures: Mapping[str, float | None])
     `<run>/best`, too.
     """
     weights = whole_weights(session.pipeline.model)
-    if session.config.trained == "lora":
-        weights = merged(weights, session.config.lora)
     if session.ranks.first:
+        weights = as_stored(weights, find_model(session.config.model))
+        if session.config.trained == "lora":
+            weights = merged(weights, session.config.lora)
         spec = session.pipeline.spec
         config = session.config
         run = session.run.directory

@@ -27,8 +27,8 @@ from flowportrait.model.lora import LoraConfig
 from flowportrait.model.mot import MoT
 from flowportrait.registry import RECIPES_DIR
 from flowportrait.train import sft, step
-from flowportrait.train.parallel import Ranks, shard
-from flowportrait.train.trainable import choose_trained, halve_frozen
+from flowportrait.train.parallel import Ranks, shard, whole_weights
+from flowportrait.train.trainable import as_stored, choose_trained, halve_frozen
 
 ROOT = Path(__file__).parents[2]
 PROCESS = Path(__file__).with_name("sft_process.py")
@@ -224,6 +224,23 @@ def test_a_lora_run_resumes_without_its_frozen_weights(tmp_path, recipe):
         ).glob("checkpoint-*/*.distcp")
     )
     assert stored < full
+
+
+def test_frozen_weights_lose_nothing(toy, monkeypatch):
+    """What bf16 products run in is rounded while a run lasts, and not in the model that it writes;
+    times are never rounded.
+    """
+    stored = load_file(toy / "model.safetensors")
+    monkeypatch.setattr(precision, "fast_bf16", lambda device: True)
+    model = load(toy).model
+    choose_trained(model, "generation", LoraConfig())
+    halve_frozen(model, "cpu")
+    assert model.time_embedder.mlp[0].weight.dtype == torch.float32
+    weights = whole_weights(model)
+    rounded = [name for name in stored if not torch.equal(weights[name].float(), stored[name])]
+    assert rounded and not any(GEN in name for name in rounded)
+    for name, value in as_stored(weights, toy).items():
+        assert_close(value, stored[name], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("trained, learning", [("full", 12.87e9), ("lora", 193e6)])
