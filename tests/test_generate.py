@@ -255,7 +255,7 @@ def rewrite(directory, change):
 
 def test_absent_weights(directory):
     (directory / "codec.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="codec.safetensors: not there"):
+    with pytest.raises(CheckpointError, match="codec.safetensors: missing"):
         load(directory, device="cpu")
 
 

@@ -21,7 +21,7 @@ def test_rows_come_back(tmp_path):
 def test_a_wrong_line_is_named(tmp_path, wrong):
     path = tmp_path / "m.jsonl"
     path.write_text(ROW.model_dump_json() + "\n\n" + wrong + "\n")
-    with pytest.raises(DataError, match=r"m\.jsonl:3: no valid ManifestRow"):
+    with pytest.raises(DataError, match=r"m\.jsonl:3: not a valid ManifestRow"):
         list(read_jsonl(path, ManifestRow))
 
 

@@ -349,7 +349,7 @@ def test_a_score_without_a_number_says_how_it_was_tried(folders):
         (["--sets", "fvd"], "r3d_18-b3b3357e.pth: "),
         (
             ["--scorers", "lpips", "--set", "scorers.lpips.weights=no.pth"],
-            "no.pth: no such file; get https://",
+            "no.pth: no such file; download https://",
         ),
         (
             ["--set", 'reward.terms=[{scorers=["lpipz"]}]'],

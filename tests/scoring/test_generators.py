@@ -195,7 +195,7 @@ def test_all_missing_weights_are_named_at_once_and_can_be_skipped(panels, capsys
     error = capsys.readouterr().err
     last = error.splitlines()[-1]
     assert (
-        last.startswith("error: lpips, raft-jitter, lse-c, lse-d, fid: the weights")
+        last.startswith("error: lpips, raft-jitter, lse-c, lse-d, fid: weights are missing")
         and "--skip-missing" in last
     )
     for name in (

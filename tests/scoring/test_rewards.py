@@ -117,7 +117,7 @@ def test_what_is_not_there_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("FLOWPORTRAIT_WEIGHTS", str(tmp_path))
     weights = {"lpips": {"weights": str(tmp_path / "alexnet.pth")}}
     with pytest.raises(
-        CheckpointError, match="alexnet.pth: no such file; get https://.* and put it at"
+        CheckpointError, match="alexnet.pth: no such file; download https://.* and put it at"
     ):
         build_measures(
             ["perceptual"], registry.MEASURES, ScoringConfig(scorers=weights), tmp_path / "a"

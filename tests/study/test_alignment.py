@@ -409,11 +409,11 @@ def test_two_different_scores_of_one_clip_are_refused(files, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["scores.jsonl"], "say --higher judge or --lower judge"),
+        (["scores.jsonl"], "state its direction with --higher judge or --lower judge"),
         (["scores.jsonl", "--higher", "judge", "--lower", "judge"], "give one"),
         ([], "none of 0 scores and 0 verdicts"),
         (["foreign.jsonl", "--higher", "judge"], "none of 1 scores"),
-        (["torn.jsonl", "--higher", "judge"], "torn.jsonl:8: no valid Score"),
+        (["torn.jsonl", "--higher", "judge"], "torn.jsonl:8: not a valid Score"),
         (["study/ratings.jsonl"], "neither scores nor verdicts"),
         (["absent.jsonl"], "cannot be read"),
     ],
@@ -462,7 +462,7 @@ def test_wrong_scores_are_one_line(files, arguments, words, capsys):
         (
             "rankings.jsonl",
             {"rater": "r0", "sample": "s0", "groups": [["a"], []]},
-            "must not be empty",
+            "empty group or name",
         ),
     ],
 )
@@ -476,7 +476,7 @@ def test_wrong_rows_of_an_export_are_named(files, file, row, words):
 def test_a_truncated_export_is_named(files):
     path = files / "study" / "rankings.jsonl"
     path.write_text(path.read_text()[:-30])
-    with pytest.raises(DataError, match=r"rankings\.jsonl:6: no valid Ranking"):
+    with pytest.raises(DataError, match=r"rankings\.jsonl:6: not a valid Ranking"):
         load(files / "study")
 
 

@@ -182,7 +182,7 @@ def test_the_export_says_what_the_study_says(study, folders, tmp_path):
         ),
         (
             ["study", "create", "{original}", "--versions", "a={original}", "b={mild}"],
-            "is there already",
+            "already exists",
         ),
         (["study", "export", "{original}"], "neither a study"),
         (["study", "agreement", "{none}"], "neither a study"),

@@ -156,7 +156,7 @@ def test_lessons_of_two_teachers_are_refused(recipe, tmp_path):
     path = recipe("mixed")
     write_lessons(tmp_path / "other", teacher_size=5)
     path.write_text(path.read_text() + f'[[lessons]]\npath = "{tmp_path / "other"}"\n')
-    with pytest.raises(ConfigError, match="one teacher"):
+    with pytest.raises(ConfigError, match="a single teacher"):
         ear.train(path, TOY, resume=None)
 
 

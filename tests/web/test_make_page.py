@@ -251,7 +251,7 @@ def test_uploads_on_their_way_count_and_do_not_stay(visitor, port, desk):
         while not list(desk._home.rglob("portrait")):
             time.sleep(0.02)
         status, _, told = Visitor(port).ask("PUT", "/api/files/portrait?name=me.png", picture)
-        assert status == 507 and "no room" in told["message"]
+        assert status == 507 and "storage for uploads is full" in told["message"]
         answer = slow.getresponse()
         assert answer.status == 408 and json.loads(answer.read())["field"] == "portrait"
     begun_upload(visitor, picture).close()

@@ -264,7 +264,7 @@ def test_a_port_in_use_and_a_folder_without_study_are_one_line(study, tmp_path, 
         assert cli.run(["study", "serve", str(study.directory), "--port", port]) == 2
     assert f"--port {port}: cannot listen on this address" in capsys.readouterr().err
     assert cli.run(["study", "serve", str(tmp_path)]) == 2
-    assert "holds no study" in capsys.readouterr().err
+    assert "contains no study" in capsys.readouterr().err
 
 
 def test_a_browser_rates_a_set(study, port):

@@ -76,7 +76,7 @@ def test_a_run_goes_on_where_it_stopped(rendered, tmp_path):
 
 def test_other_settings_are_refused(rendered, tmp_path):
     render_set(tmp_path, Settings(identities=2), clips=2)
-    with pytest.raises(ConfigError, match="begun with seed 0, now 1; use another folder"):
+    with pytest.raises(ConfigError, match="started with seed 0, now 1; use another folder"):
         render_set(tmp_path, Settings(identities=2, seed=1), clips=2)
     with pytest.raises(ConfigError, match="--size: got 100; give one of 64, 128, 256, 512"):
         render_set(tmp_path, Settings(size_px=100), clips=2)
