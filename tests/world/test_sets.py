@@ -81,7 +81,7 @@ def test_other_settings_are_refused(rendered, tmp_path):
     with pytest.raises(ConfigError, match="--size: got 100; give one of 64, 128, 256, 512"):
         render_set(tmp_path, Settings(size_px=100), clips=2)
     (tmp_path / "clips.jsonl").write_text("{no json\n{}\n")
-    with pytest.raises(DataError, match="clips.jsonl:1: no record"):
+    with pytest.raises(DataError, match="clips.jsonl:1: invalid record"):
         render_set(tmp_path, Settings(identities=2), clips=2)
 
 
