@@ -262,16 +262,16 @@ def find_model(name_or_directory: str | Path) -> Path:
     text = str(name_or_directory)
     if text in model_names():
         return MODELS_DIR / text
-    if text in OF_A_CLONE:
-        raise ConfigError(
-            f"model: '{text}' comes with a clone of the repository and not with the installed"
-            " package; clone it, or take the model 'tiny'"
-        )
     directory = storage.fetched(Path(text))
     if (directory / "config.json").is_file():
         return directory
     if directory.is_dir():
         raise ConfigError(
             f"model: {text} contains no config.json; {name_hint(text, model_names())}"
+        )
+    if text in OF_A_CLONE:
+        raise ConfigError(
+            f"model: '{text}' comes with a clone of the repository and not with the installed"
+            " package; clone it, or take the model 'tiny'"
         )
     raise ConfigError(f"model: no model or directory '{text}'; {name_hint(text, model_names())}")

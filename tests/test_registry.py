@@ -52,6 +52,10 @@ def test_models_are_found_by_name_and_by_directory(tmp_path, monkeypatch):
     assert find_model(own) == own
     with pytest.raises(ConfigError, match="comes with a clone of the repository"):
         find_model("tiny-sft")
+    monkeypatch.chdir(tmp_path)
+    own.rename("tiny-sft")
+    assert find_model("tiny-sft").samefile(tmp_path / "tiny-sft")  # a user's own of that name
+    own = tmp_path / "tiny-sft"
     with pytest.raises(ConfigError, match="did you mean 'tiny'"):
         find_model("tinny")
     with pytest.raises(ConfigError, match="contains no config.json"):

@@ -65,8 +65,8 @@ def landmark_mouth_width(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 6
 
 @differentiable
 def landmark_lip_level(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68 2"]) -> Tensor:
-    """Minus how far the lips' mean opening is from the real one's, in eye distances: what the two
-    above leave out, and what keeps a mouth shut in silence.
+    """Minus how far the lips' mean opening is from the real one's, in eye distances. Correlation
+    and concordance leave it out; it keeps a mouth shut in silence.
     """
     return -(lip_opening(made).mean() - lip_opening(true).mean()).abs()
 
