@@ -18,7 +18,16 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from flowportrait.codecs.mouth_net import MouthNet, SkullFrame, lip_maps
+from flowportrait.codecs.canvas import cubic_matrix
+from flowportrait.codecs.mouth_net import (
+    EDGE,
+    PATCH_WIDTH,
+    MouthLayers,
+    MouthNet,
+    SkullFrame,
+    lip_maps,
+    opening_map,
+)
 from flowportrait.codecs.portrait import PortraitCodec
 from flowportrait.config import Frozen, load_recipe
 from flowportrait.data.sources import load_sources
@@ -33,8 +42,11 @@ from flowportrait.train.run import (
     load_weights,
     train_loop,
 )
-from flowportrait.train.tiny.mouth_patches import STRETCH, MouthPatches
+from flowportrait.train.tiny.mouth_patches import FINE, STRETCH, MouthPatches
 from flowportrait.weights import save_tensors
+
+SHARP = EDGE * 2 / FINE[0]
+"""Softness of borders in half-patches where a patch is shown at the size it is trained at."""
 
 
 class MouthDataConfig(Frozen):
@@ -81,6 +93,18 @@ class MouthLossConfig(Frozen):
     detail: float = 1.0  # weight of the distance in local contrast, which L1 alone smooths away
     critic: float = 0.0  # weight of the adversarial hinge loss (arXiv:1705.02894)
     features: float = 0.0  # weight of the feature-matching loss on the critic (arXiv:1711.11585)
+    soft: float = Field(
+        0.1,
+        description="width of the layers' borders at first, in half-patches, which lets them move",
+    )
+    sharp_from: int = Field(
+        1500, description="update from which borders are as sharp as they are shown"
+    )
+
+    def softness(self, update: int) -> float:
+        """Width of the borders at an update: it falls geometrically."""
+        share = min(1.0, update / max(1, self.sharp_from))
+        return self.soft ** (1 - share) * SHARP**share
 
 
 class MouthRecipe(Frozen):
@@ -92,7 +116,10 @@ class MouthRecipe(Frozen):
         learning_rate=1e-3, warmup_updates=100, decay_from=0.4, ema_decay=0.995
     )
     loss: MouthLossConfig = MouthLossConfig()
-    start_from: Path | None = Field(None, description="a finished run whose painter to go on from")
+    start_from: Path | None = Field(
+        None,
+        description="a finished run whose painter to go on from; outputs that it lacks are new",
+    )
     num_stretches: int = 3
     num_frames: int = Field(
         4, ge=2, le=STRETCH, description="number of successive frames per stretch"
@@ -100,11 +127,11 @@ class MouthRecipe(Frozen):
 
 
 class Critic(nn.Module):
-    """Tells painted mouths from true ones, place by place: three strided convolutions over the
+    """Tells painted mouths from true ones, place by place: four strided convolutions over the
     patch and its lips.
     """
 
-    def __init__(self, widths: tuple[int, int, int] = (24, 48, 64)):
+    def __init__(self, widths: tuple[int, ...] = (24, 48, 64, 64)):
         super().__init__()
         self.layers = nn.ModuleList()
         before = 5
@@ -133,13 +160,26 @@ class Trained(nn.Module):
 
 
 class Patches(NamedTuple):
-    """A batch: frames of stretches, in [-1, 1], and the lips' maps."""
+    """A batch: frames of stretches `shown` and `true` [n, 3, 192, 224] in [-1, 1], the maps of
+    their `lips` [n, 2, 96, 112] and `fine_lips` [n, 2, 192, 224], how far places are within the
+    `opening` [n, 1, 96, 112], and the portrait with its lips. `coarser` is how many pixels of a
+    patch one pixel of its clip takes.
+    """
 
     shown: Tensor
     true: Tensor
     lips: Tensor
+    fine_lips: Tensor
+    opening: Tensor
     portrait: Tensor
     portrait_lips: Tensor
+    coarser: int
+
+    def at_own_size(
+        self, made: Float[Tensor, "n 3 192 224"]
+    ) -> tuple[Float[Tensor, "n 3 y x"], Float[Tensor, "n 3 y x"], Float[Tensor, "n 2 y x"]]:
+        """Painted and true patches and the lips' maps at the resolution of the clips."""
+        return tuple(F.avg_pool2d(x, self.coarser) for x in (made, self.true, self.fine_lips))
 
 
 def train(
@@ -155,7 +195,9 @@ def train(
     shares = np.array([1 - config.data.grid_share, config.data.grid_share][: len(pools)])
     trained = Trained()
     if config.start_from:
-        load_weights(trained.net, config.start_from / "mouth.safetensors")
+        load_weights(
+            trained.net, config.start_from / "mouth.safetensors", may_lack=("leave.", "place")
+        )
     state = TrainState.fresh(trained, config.optimizer)
     run.restore(state)
 
@@ -163,7 +205,12 @@ def train(
         rng = run.numpy_rng(update)
         pool = pools[rng.choice(len(pools), p=shares / shares.sum())]
         yield UpdatePart(
-            *mouth_loss(state.module, draw(pool, "train", rng, config, augment=True), config.loss)
+            *mouth_loss(
+                state.module,
+                draw(pool, "train", rng, config, augment=True),
+                config.loss,
+                config.loss.softness(update),
+            )
         )
 
     def look(update: int) -> dict[str, float]:
@@ -186,7 +233,9 @@ def train(
 def export(config: MouthRecipe, net: MouthNet, directory: Path) -> None:
     """The recipe's model with the painter, and with a place for the gaze in its motion."""
     spec, parts = load_parts(config.data.codec, PARTS, "cpu")
-    sizes = parts["codec"].config.model_copy(update={"native_mouth": True, "gaze": True})
+    sizes = parts["codec"].config.model_copy(
+        update={"native_mouth": True, "mouth_layers": True, "gaze": True}
+    )
     codec = PortraitCodec(sizes)
     old = {
         name: value
@@ -224,43 +273,53 @@ def draw(
             shown, true, portrait = (x.flip(-1) for x in (shown, true, portrait))
             landmarks, own = _mirrored(landmarks), _mirrored(own)
     # Frames are cut where the landmarks say; the maps are those of the points in that frame.
+    where = SkullFrame.of(landmarks)
     return Patches(
         shown=shown,
         true=true,
         portrait=portrait,
-        lips=lip_maps(SkullFrame.of(landmarks), landmarks),
+        lips=lip_maps(where, landmarks),
+        fine_lips=lip_maps(where, landmarks, FINE),
+        opening=opening_map(where, landmarks),
         portrait_lips=lip_maps(SkullFrame.of(own), own),
+        coarser=_coarser(int(pool.size_px[chosen].min())),
     )
 
 
-def composed(net: MouthNet, batch: Patches) -> Float[Tensor, "n 3 y x"]:
+def _coarser(size_px: int) -> int:
+    """Pixels of a patch for one pixel of frames of this size, at most as many as are there: 1, 2 or
+    4.
+    """
+    return max(1, *(n for n in (1, 2, 4) if n * size_px * PATCH_WIDTH <= 1.05 * FINE[1]))
+
+
+def composed(net: MouthNet, batch: Patches, soft: float = SHARP) -> Float[Tensor, "n 3 y x"]:
     """Patches with painted mouths."""
-    patch = net(batch.shown, batch.lips, batch.portrait, batch.portrait_lips)
-    return batch.shown * (1 - patch[:, 3:]) + patch[:, :3]
+    output = net(F.avg_pool2d(batch.shown, 2), batch.lips, batch.portrait, batch.portrait_lips)
+    layers = net.layers(output, batch.lips, batch.opening)
+    rows, columns = (cubic_matrix(side, 2 * side, output.device) for side in output.shape[-2:])
+    fine = MouthLayers.of(rows @ (layers.maps @ columns.T))
+    return fine.over(batch.shown, torch.full((1, 1, 1, 1), soft))
 
 
 def mouth_loss(
-    trained: Trained, batch: Patches, config: MouthLossConfig
+    trained: Trained, batch: Patches, config: MouthLossConfig, soft: float = SHARP
 ) -> tuple[Tensor, dict[str, float]]:
     """L1 on pixels, edges, successive frames and local contrast, heavier on the mouth; and what the
-    critic says.
+    critic says of clips that are sharp enough. `soft` is the width of the layers' borders.
     """
-    net = trained.net
-    made = composed(net, batch)
-    near = F.max_pool2d(batch.lips[:, 1:], 9, stride=1, padding=4)
-    inside = F.max_pool2d(batch.lips[:, :1], 5, stride=1, padding=2)
-    weight = (0.3 + config.mouth * (0.3 * near + 0.7 * inside)) * net.window
-    weight = weight / weight.mean()
-    error = made - batch.true
+    made, true, lips = batch.at_own_size(composed(trained.net, batch, soft))
+    weight = _weight(trained.net, batch, config.mouth)
+    error = made - true
     pixels = (weight * error.abs()).mean()
     edges = sum((weight * (error - error.roll(1, axis)).abs()).mean() for axis in (-1, -2))
     steps = rearrange(error, "(b f) c y x -> b f c y x", b=len(error) // _frames_of(batch))
     time = (weight.unflatten(0, steps.shape[:2])[:, 1:] * steps.diff(dim=1).abs()).mean()
-    detail = (weight * (_contrast(made) - _contrast(batch.true)).abs()).mean()
+    detail = (weight * (_contrast(made) - _contrast(true)).abs()).mean()
     loss = pixels + config.edges * edges + config.time * time + config.detail * detail
     named = {"pixels": pixels, "edges": edges, "time": time, "detail": detail}
-    if config.critic or config.features:
-        judged = critic_losses(trained.critic, made, batch)
+    if (config.critic or config.features) and batch.coarser == 1:
+        judged = critic_losses(trained.critic, made, true, lips)
         loss = (
             loss
             + config.critic * judged["critic"]
@@ -271,18 +330,30 @@ def mouth_loss(
     return loss, {name: float(value.detach()) for name, value in named.items()}
 
 
+def _weight(net: MouthNet, batch: Patches, mouth: float) -> Float[Tensor, "n 1 y x"]:
+    """Weights of pixels, 1 on average: `mouth` is that of the mouth beside what is around it."""
+    near = F.max_pool2d(batch.lips[:, 1:], 9, stride=1, padding=4)
+    inside = F.max_pool2d(batch.lips[:, :1], 5, stride=1, padding=2)
+    weight = (0.3 + mouth * (0.3 * near + 0.7 * inside)) * net.window
+    weight = F.interpolate(weight, scale_factor=2 / batch.coarser, mode="bilinear")
+    return weight / weight.mean()
+
+
 def critic_losses(
-    critic: Critic, made: Float[Tensor, "n 3 y x"], batch: Patches
+    critic: Critic,
+    made: Float[Tensor, "n 3 y x"],
+    true: Float[Tensor, "n 3 y x"],
+    lips: Float[Tensor, "n 2 y x"],
 ) -> dict[str, Tensor]:
     """The painter's losses under a critic that stands still, and the critic's `own` (hinge) on
     frames that do.
     """
     still = {name: value.detach() for name, value in critic.named_parameters()}
-    seen = functional_call(critic, still, (made, batch.lips))
+    seen = functional_call(critic, still, (made, lips))
     with torch.no_grad():
-        true = critic(batch.true, batch.lips)
-    features = sum((a - b).abs().mean() for a, b in zip(seen[:-1], true[:-1], strict=True))
-    opinions = [critic(x, batch.lips)[-1] for x in (batch.true, made.detach())]
+        wanted = critic(true, lips)
+    features = sum((a - b).abs().mean() for a, b in zip(seen[:-1], wanted[:-1], strict=True))
+    opinions = [critic(x, lips)[-1] for x in (true, made.detach())]
     own = F.relu(1 - opinions[0]).mean() + F.relu(1 + opinions[1]).mean()
     return {"critic": -seen[-1].mean(), "features": features, "own": own}
 
@@ -294,21 +365,16 @@ def figures(net: MouthNet, batches: list[Patches]) -> dict[str, float]:
     """
     rows = []
     for batch in batches:
-        made = composed(net, batch)
-        mask = (batch.lips[:, 1:] > 0.5).float()
+        made, true, lips = batch.at_own_size(composed(net, batch))
+        shown = F.avg_pool2d(batch.shown, batch.coarser)
+        mask = (lips[:, 1:] > 0.5).float()
         psnr = [
             -10
-            * torch.log10(
-                ((x - batch.true) / 2).square().mul(mask).sum() / (3 * mask.sum()).clamp(min=1)
-            )
-            for x in (made, batch.shown)
+            * torch.log10(((x - true) / 2).square().mul(mask).sum() / (3 * mask.sum()).clamp(min=1))
+            for x in (made, shown)
         ]
-        rows.append(
-            [
-                *map(float, psnr),
-                float(_sharpness(made, mask) / _sharpness(batch.true, mask).clamp(min=1e-8)),
-            ]
-        )
+        sharp = _sharpness(made, mask) / _sharpness(true, mask).clamp(min=1e-8)
+        rows.append([*map(float, psnr), float(sharp)])
     psnr, before, sharp = np.median(np.array(rows), 0)
     return {"psnr_mouth": psnr, "psnr_unpainted": before, "sharpness": sharp}
 
@@ -362,11 +428,10 @@ def _recoloured(rng: np.random.Generator, *pictures: Tensor) -> list[Tensor]:
         changed.append((gain * (grey + saturation * (x - grey)) + offset).clamp(-1, 1))
     if rng.random() < 0.3:  # portraits that are smaller than the patch
         share = rng.uniform(0.4, 0.9)
-        size = [round(side * share) for side in changed[0].shape[-2:]]
         for index in (0, 2):
-            small = F.interpolate(changed[index], size, mode="area")
+            small = F.interpolate(changed[index], scale_factor=share, mode="area")
             changed[index] = F.interpolate(
-                small, pictures[0].shape[-2:], mode="bilinear", align_corners=False
+                small, changed[index].shape[-2:], mode="bilinear", align_corners=False
             )
     return changed
 
@@ -380,9 +445,10 @@ def _sheet(net: MouthNet, batches: list[Patches], path: Path) -> None:
     columns = []
     for batch in batches:
         made = composed(net, batch)
+        portrait = F.interpolate(batch.portrait, FINE)
         for index in (0, len(made) - 1):
             columns.append(
-                torch.cat([x[index] for x in (batch.portrait, batch.shown, made, batch.true)], 1)
+                torch.cat([x[index] for x in (portrait, batch.shown, made, batch.true)], 1)
             )
     sheet = torch.cat(columns, 2).clamp(-1, 1)
     Image.fromarray(((sheet.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()).save(path)
