@@ -166,6 +166,19 @@ def gather_from_grid(latents: Float[Tensor, "b c l h w"]) -> Float[Tensor, "b l 
     return reduce(latents, layout, "mean", k=2, m=2, p=PATCH, q=PATCH)
 
 
+def in_groups(x: Float[Tensor, "b f ..."]) -> Float[Tensor, "b l 4 ..."]:
+    """Values of 1 + 4 n frames, group by group; the first group is the first frame."""
+    first = x[:, :1].expand(-1, GROUP - 1, *x.shape[2:])
+    return torch.cat([first, x], 1).unflatten(1, (-1, GROUP))
+
+
+def standing_still(parts: Float[Tensor, "b l 4 d"]) -> Float[Tensor, "b 4 d"]:
+    """The group before the first: its mean motion, and no movement."""
+    before = torch.zeros_like(parts[:, 0])
+    before[:, 0] = parts[:, 0, 0]
+    return before
+
+
 class LandmarkFlow(nn.Module):
     """A first guess of the flow: every place moves with the landmarks near it, far places stay. The
     decoder refines it; one without it took thousands of updates to find the head.

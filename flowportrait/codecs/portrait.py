@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowportrait.codecs.ahead import computed_ahead
 from flowportrait.codecs.canvas import Canvas, Painted
 from flowportrait.codecs.eyes import eye_motions, eyes_of
 from flowportrait.codecs.finder import mesh_sight
@@ -42,7 +44,9 @@ from flowportrait.codecs.motion import (
     LandmarkFlow,
     MotionBasis,
     gather_from_grid,
+    in_groups,
     spread_over_grid,
+    standing_still,
 )
 from flowportrait.codecs.mouth import MouthFrame, MouthPainter, mouth_map
 from flowportrait.codecs.mouth_net import MouthNet
@@ -207,8 +211,8 @@ class PortraitCodec(nn.Module):
         num_frames = landmarks.shape[1]
         if num_frames % GROUP != 1:
             raise ValueError(f"codec: got {num_frames} frames; give 1 + 4 n frames (1, 5, 9, ...)")
-        moves = _in_groups(landmarks - portrait[:, None])
-        parts = self.motion.parts_of(moves, None if gaze is None else _in_groups(gaze))
+        moves = in_groups(landmarks - portrait[:, None])
+        parts = self.motion.parts_of(moves, None if gaze is None else in_groups(gaze))
         return spread_over_grid(parts, self.grid, self.grid)
 
     def landmarks_of(
@@ -260,13 +264,19 @@ class PortraitCodec(nn.Module):
         """The frames [b, 3, f, h, w] of latents [b, c, l, hl, wl] that come in blocks, a few at a
         time; a block's come once the two latent frames behind it are known.
         """
+        pieces = self._pieces(blocks, context)
+        show = partial(self._show, context=context)
+        for shown in computed_ahead(show, pieces, context.image.device):
+            yield rearrange(shown, "(f b) c h w -> b c f h w", b=len(context.landmarks))
+
+    def _pieces(self, blocks: Iterable[Tensor], context: PortraitContext) -> Iterator[Drafts]:
+        """Smoothed drafts of a few frames of all clips at a time."""
         num_clips = len(context.landmarks)
         skip = (GROUP - 1) * num_clips  # the first latent frame is one frame
         for drafts in smoothed(self._drafts(blocks, context)):
             drafts, skip = drafts.rows(skip), 0
             for start in range(0, len(drafts.fine), SHOWN * num_clips):
-                shown = self._show(drafts.rows(start, start + SHOWN * num_clips), context)
-                yield rearrange(shown, "(f b) c h w -> b c f h w", b=num_clips)
+                yield drafts.rows(start, start + SHOWN * num_clips)
 
     def _drafts(self, blocks: Iterable[Tensor], context: PortraitContext) -> Iterator[Drafts]:
         """Drafts of frames in order, those of all clips side by side."""
@@ -274,7 +284,7 @@ class PortraitCodec(nn.Module):
         for latents in blocks:
             parts = gather_from_grid(latents.float())
             if before is None:
-                before = _standing_still(parts)
+                before = standing_still(parts)
             drafts = self._draft(parts, context, before)
             yield Drafts(
                 *(rearrange(part, "(b f) ... -> (f b) ...", b=len(parts)) for part in drafts)
@@ -324,7 +334,7 @@ class PortraitCodec(nn.Module):
         """Frames on the canvas of one portrait before a mouth is painted, and their landmarks: what
         a mouth painter learns from. Before the first the clip stands still.
         """
-        drafts = self._draft(parts, context, _standing_still(parts))
+        drafts = self._draft(parts, context, standing_still(parts))
         painted = self.painter.finish(drafts, context.image.expand(len(drafts.fine), -1, -1, -1))
         (canvas,) = context.canvases()
         return canvas.show(painted), drafts.landmarks
@@ -335,7 +345,7 @@ class PortraitCodec(nn.Module):
         the first the clip stands still.
         """
         num_groups = parts.shape[1]
-        drafts = self._draft(parts, context, _standing_still(parts))
+        drafts = self._draft(parts, context, standing_still(parts))
         repeated = repeat(context.image, "b ... -> (b n) ...", n=GROUP * num_groups)
         painted = self.painter.finish(drafts, repeated)
         frames = self.mouth_painter(
@@ -385,16 +395,3 @@ class PortraitCodec(nn.Module):
         placed = rearrange(self.placed(control), "b (y x c) -> b y x c", y=self.grid, x=self.grid)
         flow = rearrange(coarse, "b (l g) d (y p) (x q) -> (b l) y x (g d p q)", g=GROUP, p=2, q=2)
         return portrait + self.place(placed) + self.tell_flow(flow / Painter.FLOW_SCALE)
-
-
-def _in_groups(x: Float[Tensor, "b f ..."]) -> Float[Tensor, "b l 4 ..."]:
-    """Values of 1 + 4 n frames, group by group; the first group is the first frame."""
-    first = x[:, :1].expand(-1, GROUP - 1, *x.shape[2:])
-    return torch.cat([first, x], 1).unflatten(1, (-1, GROUP))
-
-
-def _standing_still(parts: Float[Tensor, "b l 4 d"]) -> Float[Tensor, "b 4 d"]:
-    """The group before the first: its mean motion, and no movement."""
-    before = torch.zeros_like(parts[:, 0])
-    before[:, 0] = parts[:, 0, 0]
-    return before
