@@ -176,7 +176,7 @@ class MouthNet(nn.Module):
         portrait: Float[Tensor, "m 3 96 112"],
         portrait_lips: Float[Tensor, "m 2 96 112"],
     ) -> Float[Tensor, "n c 96 112"]:
-        """What `layers` takes. There may be one portrait (m = 1) for all patches."""
+        """Maps that `layers` turns into a mouth. One portrait (m = 1) may serve all patches."""
         x = self._entered(shown, lips, 0) + self._entered(portrait, portrait_lips, 1)
         if self.layered:
             x = x + self.place

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,17 +20,12 @@ from torch.func import functional_call
 from flowportrait.codecs.canvas import cubic_matrix
 from flowportrait.codecs.mouth_net import (
     EDGE,
-    PATCH_WIDTH,
     MouthLayers,
     MouthNet,
-    SkullFrame,
-    lip_maps,
-    opening_map,
 )
 from flowportrait.codecs.portrait import PortraitCodec
 from flowportrait.config import Frozen, load_recipe
 from flowportrait.data.sources import load_sources
-from flowportrait.faces.landmarks import MIRRORED
 from flowportrait.modeldir import PARTS, load_parts, save_model
 from flowportrait.train.run import (
     OptimizerConfig,
@@ -42,6 +36,7 @@ from flowportrait.train.run import (
     load_weights,
     train_loop,
 )
+from flowportrait.train.tiny.mouth_batches import Patches, draw
 from flowportrait.train.tiny.mouth_patches import FINE, STRETCH, MouthPatches
 from flowportrait.weights import save_tensors
 
@@ -159,29 +154,6 @@ class Trained(nn.Module):
         self.critic = Critic()
 
 
-class Patches(NamedTuple):
-    """A batch: frames of stretches `shown` and `true` [n, 3, 192, 224] in [-1, 1], the maps of
-    their `lips` [n, 2, 96, 112] and `fine_lips` [n, 2, 192, 224], how far places are within the
-    `opening` [n, 1, 96, 112], and the portrait with its lips. `coarser` is how many pixels of a
-    patch one pixel of its clip takes.
-    """
-
-    shown: Tensor
-    true: Tensor
-    lips: Tensor
-    fine_lips: Tensor
-    opening: Tensor
-    portrait: Tensor
-    portrait_lips: Tensor
-    coarser: int
-
-    def at_own_size(
-        self, made: Float[Tensor, "n 3 192 224"]
-    ) -> tuple[Float[Tensor, "n 3 y x"], Float[Tensor, "n 3 y x"], Float[Tensor, "n 2 y x"]]:
-        """Painted and true patches and the lips' maps at the resolution of the clips."""
-        return tuple(F.avg_pool2d(x, self.coarser) for x in (made, self.true, self.fine_lips))
-
-
 def train(
     recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto"
 ) -> Path:
@@ -201,13 +173,15 @@ def train(
     state = TrainState.fresh(trained, config.optimizer)
     run.restore(state)
 
+    size = config.num_stretches, config.num_frames
+
     def parts_of(update: int) -> Iterator[UpdatePart]:
         rng = run.numpy_rng(update)
         pool = pools[rng.choice(len(pools), p=shares / shares.sum())]
         yield UpdatePart(
             *mouth_loss(
                 state.module,
-                draw(pool, "train", rng, config, augment=True),
+                draw(pool, "train", rng, size, augment=True),
                 config.loss,
                 config.loss.softness(update),
             )
@@ -221,7 +195,7 @@ def train(
         export(config, net, run.directory / "model")
         rng = np.random.default_rng(1)
         held_out = [
-            draw(pool, "held_out", rng, config, augment=False) for pool in pools for _ in range(6)
+            draw(pool, "held_out", rng, size, augment=False) for pool in pools for _ in range(6)
         ]
         _sheet(net, held_out, run.directory / f"sample_{update:06d}.png")
         return figures(net, held_out)
@@ -248,49 +222,6 @@ def export(config: MouthRecipe, net: MouthNet, directory: Path) -> None:
     codec.motion.make_room_for_gaze()
     described = spec.model_copy(update={"codec": {"type": "portrait", **sizes.model_dump()}})
     save_model(directory, described, parts | {"codec": codec})
-
-
-def draw(
-    pool: MouthPatches, split: str, rng: np.random.Generator, config: MouthRecipe, augment: bool
-) -> Patches:
-    """Random stretches of a split, recoloured, mirrored and blurred together where they are
-    augmented.
-    """
-    rows = np.flatnonzero(np.array(pool.split) == split)
-    chosen = rng.choice(rows, config.num_stretches)
-    start = int(rng.integers(0, STRETCH - config.num_frames + 1))
-    frames = slice(start, start + config.num_frames)
-    shown, true = (
-        _floats(part[chosen][:, frames]).flatten(0, 1) for part in (pool.shown, pool.true)
-    )
-    portrait = _floats(pool.portrait[chosen]).repeat_interleave(config.num_frames, 0)
-    landmarks = torch.from_numpy(pool.landmarks[chosen][:, frames]).flatten(0, 1)
-    own = torch.from_numpy(pool.portrait_landmarks[chosen]).repeat_interleave(config.num_frames, 0)
-    if augment:
-        landmarks = landmarks + _tremble(rng, landmarks)
-        shown, true, portrait = _recoloured(rng, shown, true, portrait)
-        if rng.random() < 0.5:
-            shown, true, portrait = (x.flip(-1) for x in (shown, true, portrait))
-            landmarks, own = _mirrored(landmarks), _mirrored(own)
-    # Frames are cut where the landmarks say; the maps are those of the points in that frame.
-    where = SkullFrame.of(landmarks)
-    return Patches(
-        shown=shown,
-        true=true,
-        portrait=portrait,
-        lips=lip_maps(where, landmarks),
-        fine_lips=lip_maps(where, landmarks, FINE),
-        opening=opening_map(where, landmarks),
-        portrait_lips=lip_maps(SkullFrame.of(own), own),
-        coarser=_coarser(int(pool.size_px[chosen].min())),
-    )
-
-
-def _coarser(size_px: int) -> int:
-    """Pixels of a patch for one pixel of frames of this size, at most as many as are there: 1, 2 or
-    4.
-    """
-    return max(1, *(n for n in (1, 2, 4) if n * size_px * PATCH_WIDTH <= 1.05 * FINE[1]))
 
 
 def composed(net: MouthNet, batch: Patches, soft: float = SHARP) -> Float[Tensor, "n 3 y x"]:
@@ -401,43 +332,6 @@ def _sharpness(x: Float[Tensor, "n 3 y x"], mask: Float[Tensor, "n 1 y x"]) -> T
         ]
     )[None, None]
     return (F.conv2d(grey, kernel, padding=1).square() * mask).sum() / mask.sum().clamp(min=1)
-
-
-def _tremble(rng: np.random.Generator, landmarks: Tensor) -> Tensor:
-    """Errors of lips that a generator draws: about half a pixel of 128."""
-    return (
-        torch.from_numpy(rng.normal(0, 0.006, landmarks.shape)).float()
-        * torch.tensor([1.0 if point >= 48 else 0.0 for point in range(68)])[:, None]
-    )
-
-
-def _mirrored(landmarks: Float[Tensor, "n 68 2"]) -> Float[Tensor, "n 68 2"]:
-    return landmarks[:, MIRRORED] * torch.tensor([-1.0, 1.0])
-
-
-def _recoloured(rng: np.random.Generator, *pictures: Tensor) -> list[Tensor]:
-    """The same contrast, brightness, saturation and gain of each colour for all; sometimes grey,
-    sometimes blurred.
-    """
-    gain = torch.from_numpy(rng.normal(1, 0.12, (1, 3, 1, 1))).float()
-    offset = torch.from_numpy(rng.normal(0, 0.1, (1, 3, 1, 1))).float() + float(rng.normal(0, 0.1))
-    saturation = 0.0 if rng.random() < 0.08 else float(rng.uniform(0.6, 1.3))
-    changed = []
-    for x in pictures:
-        grey = x.mean(1, keepdim=True)
-        changed.append((gain * (grey + saturation * (x - grey)) + offset).clamp(-1, 1))
-    if rng.random() < 0.3:  # portraits that are smaller than the patch
-        share = rng.uniform(0.4, 0.9)
-        for index in (0, 2):
-            small = F.interpolate(changed[index], scale_factor=share, mode="area")
-            changed[index] = F.interpolate(
-                small, changed[index].shape[-2:], mode="bilinear", align_corners=False
-            )
-    return changed
-
-
-def _floats(patches: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(patches, -1, -3))).float() / 127.5 - 1
 
 
 def _sheet(net: MouthNet, batches: list[Patches], path: Path) -> None:
