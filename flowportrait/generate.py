@@ -23,7 +23,7 @@ from torch import Tensor
 
 from flowportrait import media, registry
 from flowportrait.codecs import LatentCodec
-from flowportrait.codecs.liveliness import AS_IT_IS, EyeEvents, Strengths
+from flowportrait.codecs.liveliness import AS_IT_IS, EyeEvents, LipFactors, Strengths
 from flowportrait.composite import Composite, Frame, Size, compose
 from flowportrait.config import validate
 from flowportrait.encoders import AudioEncoder, ImageEncoder
@@ -40,15 +40,7 @@ from flowportrait.model.step_cache import StepCache
 from flowportrait.modeldir import PARTS, ModelSpec, find_device, load_parts, mix_weights, mixed
 from flowportrait.precision import matmul_precision
 from flowportrait.sampling import Schedule, guided, sample
-from flowportrait.shot import (
-    Crop,
-    Encoded,
-    Options,
-    Progress,
-    Result,
-    Shot,
-    counted,
-)
+from flowportrait.shot import Crop, Encoded, Options, Progress, Result, Shot, counted
 from flowportrait.sound import SPEECH_HZ
 from flowportrait.weights import difference, shapes
 
@@ -169,7 +161,8 @@ class Pipeline:
         """Sampled latents as they are shown; `rest` is that of `Pipeline.rest`."""
         if not self.codec.moves_portrait:
             return latents
-        lips = self.spec.sampling.lips
+        sampling = self.spec.sampling
+        lips = LipFactors(sampling.lips, sampling.lip_width or sampling.lips)
         return self.codec.settle(latents, clip.context, events, strengths, rest, lips)
 
     @torch.no_grad()

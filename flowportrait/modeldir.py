@@ -55,8 +55,11 @@ class SamplingConfig(Frozen):
         1.0,
         ge=1,
         le=2,
-        description="factor on the sampled opening and spreading of the lips when frames are "
-        "decoded; few evaluations give averages, which move less than people do",
+        description="factor on the sampled opening of the lips when frames are decoded; few "
+        "evaluations give averages, which move less than people do",
+    )
+    lip_width: float | None = Field(
+        None, ge=1, le=3, description="the same for the width of the mouth; that of lips by default"
     )
 
     @model_validator(mode="after")

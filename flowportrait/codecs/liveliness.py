@@ -156,20 +156,28 @@ def with_closed_lips(
     return moves - _jaw(moves)[:, None] * (amount[..., None] * _across(points))[..., None, :]
 
 
+class LipFactors(NamedTuple):
+    """How many times as far as they are sampled lips open, and mouths grow wider and narrower."""
+
+    opening: float = 1.0
+    width: float = 1.0
+
+
+AS_SAMPLED = LipFactors()
+
+
 def with_larger_lips(
-    moves: Float[Tensor, "b l 4 k 2"], portrait: Float[Tensor, "b k 2"], times: float
+    moves: Float[Tensor, "b l 4 k 2"], portrait: Float[Tensor, "b k 2"], factors: LipFactors
 ) -> Float[Tensor, "b l 4 k 2"]:
-    """Movements whose lips open, and whose mouth grows wider and narrower, so many `times` as far.
-    Lips that touch go on touching.
-    """
+    """Movements whose lips go further. Lips that touch go on touching."""
     points = portrait[:, None, None] + moves
     mouth, across = points[..., LIPS, :], _across(points)
     along = torch.stack([across[..., 1], -across[..., 0]], -1)
-    wider = (times - 1) * (_width(points) / _width(portrait)[:, None, None] - 1)
+    wider = (factors.width - 1) * (_width(points) / _width(portrait)[:, None, None] - 1)
     aside = ((mouth - mouth.mean(-2, keepdim=True)) * along[..., None, :]).sum(-1)
     larger = moves.clone()
     larger[..., LIPS, :] += (wider[..., None] * aside)[..., None] * along[..., None, :]
-    opened = KEPT * (times - 1) * lip_gap(points)
+    opened = KEPT * (factors.opening - 1) * lip_gap(points)
     return larger + _jaw(moves)[:, None] * (opened[..., None] * across)[..., None, :]
 
 

@@ -38,6 +38,7 @@ EDGE = 0.4  # softness of a layer's border as it is shown, in pixels
 CLOSED = 0.01  # lips that are no further apart, in half-patches, touch
 TEETH_END = -0.02  # where upper teeth end before anything is learned, in half-patches
 GROWN = (2, 4)  # how many cells beyond the gap and the lips paint reaches
+COARSE = 16  # cells over which colours inside the mouth vary
 FIELD = 0.1  # unit of the network's outputs for heights, in half-patches
 
 
@@ -102,10 +103,12 @@ class SkullFrame(NamedTuple):
 
 
 class MouthLayers(NamedTuple):
-    """A mouth in three layers, from back to front: the frame with a `change` of its colours [n, 3,
-    y, x], the `inside` of the mouth [n, 3, y, x] where `opening` [n, 1, y, x] is above 0, and the
-    teeth, coloured `enamel` [n, 3, y, x], where `teeth` [n, 1, y, x] is above 0, too. The last two
-    hide `cover` [n, 1, y, x] of the frame, which may itself show the portrait's teeth.
+    """A mouth in three layers, from back to front.
+
+    Lips are the frame with a `change` of its colours [n, 3, y, x] outside of the opening; the
+    `inside` of the mouth [n, 3, y, x] is where `opening` [n, 1, y, x] is above 0, and the teeth,
+    coloured `enamel` [n, 3, y, x], where `teeth` [n, 1, y, x] is above 0, too. The last two hide
+    `cover` [n, 1, y, x] of the frame, which may itself show the portrait's teeth.
 
     All are smooth maps. `opening` and `teeth` are heights above a layer's border, as in a signed
     distance field (Green 2007, alpha-tested magnification), so that the border is as sharp as a
@@ -136,8 +139,10 @@ class MouthLayers(NamedTuple):
         self, frames: Float[Tensor, "n 3 y x"], soft: Float[Tensor, "#n 1 1 1"]
     ) -> Float[Tensor, "n 3 y x"]:
         """Frames with mouths; borders are `soft` half-patches wide."""
-        open_share = torch.sigmoid(self.opening / soft) * self.cover
-        shown = torch.lerp(frames + self.change, self.inside, open_share)
+        open_share = torch.sigmoid(self.opening / soft)
+        shown = frames + (1 - open_share) * self.change
+        open_share = open_share * self.cover
+        shown = torch.lerp(shown, self.inside, open_share)
         return torch.lerp(shown, self.enamel, open_share * torch.sigmoid(self.teeth / soft))
 
 
@@ -202,13 +207,14 @@ class MouthNet(nn.Module):
         change = about * output[:, :3]
         if not self.layered:
             none = torch.zeros_like(gap)
-            return MouthLayers(change, *[torch.zeros_like(change)] * 2, *[none] * 3)
+            return MouthLayers(change, *[torch.zeros_like(change)] * 2, none, none - 1, none - 1)
         height = pixel_places(*SIZE, output.device)[None, None, :, :, 1]
         return MouthLayers(
             change=change,
-            inside=output[:, 3:6],
-            enamel=output[:, 6:9],
-            cover=about * torch.sigmoid(output[:, 9:10]),
+            # Colours that vary in detail would be used in place of borders, and be a blur.
+            inside=_coarse(output[:, 3:6]),
+            enamel=_coarse(output[:, 6:9]),
+            cover=about * torch.sigmoid(_coarse(output[:, 9:10])),
             opening=opening - CLOSED + about * FIELD * output[:, 10:11],
             teeth=TEETH_END - height + FIELD * output[:, 11:12],
         )
@@ -330,6 +336,11 @@ def _windows(x: Float[Tensor, "n 1 y x"], reach: int, axis: int) -> Iterator[Ten
     size = x.shape[axis]
     for shift in range(2 * reach + 1):
         yield padded.narrow(axis, shift, size)
+
+
+def _coarse(x: Float[Tensor, "n c 96 112"]) -> Float[Tensor, "n c 96 112"]:
+    """The map without what is finer than `COARSE` cells."""
+    return F.interpolate(F.avg_pool2d(x, COARSE), SIZE, mode="bilinear", align_corners=False)
 
 
 def _doubled(x: Tensor) -> Tensor:

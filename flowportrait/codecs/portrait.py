@@ -30,7 +30,9 @@ from flowportrait.codecs.finder import mesh_sight
 from flowportrait.codecs.grid import FineStem, GridStack
 from flowportrait.codecs.liveliness import (
     AS_IT_IS,
+    AS_SAMPLED,
     EyeEvents,
+    LipFactors,
     Strengths,
     at_strengths,
     lip_gap,
@@ -228,18 +230,18 @@ class PortraitCodec(nn.Module):
         events: EyeEvents | None = None,
         strengths: Strengths = AS_IT_IS,
         rest: Float[Tensor, " b"] | None = None,
-        lips: float = 1.0,
+        lips: LipFactors = AS_SAMPLED,
     ) -> Float[Tensor, "b c l hl wl"]:
         """Latents of a clip as they are shown: a head that moves smoothly, lips that close although
-        they are `rest` apart in silence and move `lips` times as far, movements as strong as they
+        they are `rest` apart in silence and go further by `lips`, movements as strong as they
         are wanted, blinks and looks. `events` are those of its latent frames.
         """
         parts = self.motion.settle_head(gather_from_grid(latents.float()))
-        if strengths != AS_IT_IS or events is not None or rest is not None or lips != 1:
+        if strengths != AS_IT_IS or events is not None or rest is not None or lips != AS_SAMPLED:
             moves, gaze = self.motion.moves_of(parts), self.motion.gaze_of(parts)
             if rest is not None:
                 moves = with_closed_lips(moves, context.landmarks, rest)
-            if lips != 1:
+            if lips != AS_SAMPLED:
                 moves = with_larger_lips(moves, context.landmarks, lips)
             if strengths != AS_IT_IS:
                 moves = at_strengths(moves, context.landmarks, strengths)

@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from flowportrait.codecs.liveliness import (
+    AS_SAMPLED,
     FPS,
     LOWER,
     MOUTH,
     STABLE,
     UPPER,
+    LipFactors,
     Strengths,
     at_strengths,
     draw_eye_events,
@@ -106,7 +108,7 @@ def speaking(portrait, seed=0):
 
 def test_larger_lips_open_and_spread_further_and_go_on_touching(codec, portrait):
     moves = speaking(portrait)
-    larger = with_larger_lips(moves, portrait, 1.5)
+    larger = with_larger_lips(moves, portrait, LipFactors(1.5, 1.5))
     others = [*range(17, 48)]
     torch.testing.assert_close(larger[..., others, :], moves[..., others, :])
     before, after = (lip_gap(portrait[:, None, None] + x)[0] for x in (moves, larger))
@@ -120,7 +122,12 @@ def test_larger_lips_open_and_spread_further_and_go_on_touching(codec, portrait)
     )
     width = lambda x: (portrait + x[0].flatten(0, 1)).diff(dim=-2)  # noqa: E731
     assert width(larger).abs().sum() > width(moves).abs().sum()
-    torch.testing.assert_close(with_larger_lips(moves, portrait, 1.0), moves)
+    torch.testing.assert_close(with_larger_lips(moves, portrait, AS_SAMPLED), moves)
+    wider = with_larger_lips(moves, portrait, LipFactors(width=2.0))
+    gap = lip_gap(portrait[:, None, None] + wider)[0]
+    torch.testing.assert_close(gap, before, atol=0.02, rtol=0.1)
+    corners = lambda x: (x[..., 54, 0] - x[..., 48, 0]).std()  # noqa: E731
+    assert corners(wider) > 1.5 * corners(moves)
 
 
 def test_gaze_is_motion_and_no_component():
