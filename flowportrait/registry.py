@@ -4,11 +4,13 @@ A table holds strings, so that listing names imports nothing heavy. Another pack
 through an entry point of the table's group; within flowportrait it is one line here.
 """
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,14 @@ def name_hint(got: str, allowed: Iterable[str]) -> str:
     return f"{question}allowed: {', '.join(names) or '(none installed)'}"
 
 
+@cache
+def _outside(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """The entry points of a group in all packages on `path`, which is sys.path; to find them takes
+    a read of every package's, so each group is looked for once.
+    """
+    return tuple(entry_points(group=group))
+
+
 @dataclass(frozen=True)
 class PartTable:
     """The parts of one kind by name: `builtins` and entry points of `group`."""
@@ -47,8 +57,8 @@ class PartTable:
         """name -> "module:Class" of all parts; a built-in name cannot be taken over from
         outside.
         """
-        outside = {entry.name: entry.value for entry in entry_points(group=self.group)}
-        return {**outside, **self.builtins}
+        outside = _outside(self.group, tuple(sys.path))
+        return {entry.name: entry.value for entry in outside} | dict(self.builtins)
 
     def names(self) -> list[str]:
         """All names, sorted."""
@@ -56,7 +66,7 @@ class PartTable:
 
     def load(self, name: str) -> Any:
         """The class or function behind `name`. Raises ConfigError that names the nearest one."""
-        targets = self.targets()
+        targets = self.builtins if name in self.builtins else self.targets()
         if name not in targets:
             raise ConfigError(f"{self.kind}: no '{name}'; {name_hint(name, targets)}")
         module, _, attribute = targets[name].partition(":")

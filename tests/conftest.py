@@ -43,9 +43,11 @@ install_import_hook([f"flowportrait.{room}" for room in ROOMS], "typechecker.che
 
 def pytest_collection_modifyitems(items):
     """For several processes (`pytest -n 2 --dist loadgroup`): tests of a file share fixtures and
-    stay together, and so do those of the one cluster.
+    stay together, and so do those of the one cluster and those that name a group.
     """
     for item in items:
+        if item.get_closest_marker("xdist_group"):
+            continue
         together = "ray" if "ray_cluster" in item.fixturenames else item.nodeid.split("::")[0]
         item.add_marker(pytest.mark.xdist_group(together))
 

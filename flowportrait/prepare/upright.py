@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache
 
 import numpy as np
 from jaxtyping import UInt8
@@ -23,17 +23,18 @@ _CERTAIN = 0.5
 """Least presence of a mesh whose turn is believed."""
 
 
+@cache
+def _face_mesh() -> FaceMesh:
+    """The mesh that tells turns, loaded once for all sources."""
+    return FaceMesh()
+
+
 @dataclass
 class Turns:
     """Rotation of the faces of one source, measured about once a second."""
 
     config: FacesConfig
     found_deg: dict[tuple[int, FaceBox], float] = field(default_factory=dict)
-
-    @cached_property
-    def mesh(self) -> FaceMesh:
-        """The mesh that tells the turn."""
-        return FaceMesh()
 
     def look(
         self,
@@ -46,7 +47,7 @@ class Turns:
         if self.config.max_turn_deg >= 180 or tick % every:
             return
         for face in faces:
-            mesh = self.mesh.find(frame, face)
+            mesh = _face_mesh().find(frame, face)
             if mesh.presence >= _CERTAIN:
                 self.found_deg[tick, face] = abs(math.degrees(mesh.roll))
 

@@ -17,6 +17,10 @@ Z_80_POWER = 0.8416212335729143
 """The normal's 80 % point."""
 
 
+_DRAWN_AT_ONCE = 1 << 18
+"""Clusters that are drawn in one go; it changes no draw."""
+
+
 class Interval(NamedTuple):
     """A 95 % interval."""
 
@@ -58,10 +62,13 @@ def resampled(num_clusters: int, draws: int, seed: int = 0) -> np.ndarray:
     """
     rng = np.random.default_rng(seed)
     counts = np.empty((draws, num_clusters))
-    for row in range(draws):
-        counts[row] = np.bincount(
-            rng.integers(0, num_clusters, num_clusters), minlength=num_clusters
-        )
+    at_once = max(1, _DRAWN_AT_ONCE // max(1, num_clusters))
+    for start in range(0, draws, at_once):
+        rows = counts[start : start + at_once]
+        drawn = rng.integers(0, num_clusters, rows.shape)
+        # Each row counts in numbers of its own, so that one count serves all of them.
+        drawn += np.arange(len(rows))[:, None] * num_clusters
+        rows[:] = np.bincount(drawn.ravel(), minlength=rows.size).reshape(rows.shape)
     return counts
 
 

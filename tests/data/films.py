@@ -2,16 +2,25 @@
 its loudness.
 """
 
+import os
 import struct
+import subprocess
+import sys
 from fractions import Fraction
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import av
 import numpy as np
 from PIL import Image
 
 from flowportrait import media
+from flowportrait.faces.centerface import CenterFaceDetector
+from flowportrait.faces.facemesh import FaceMesh
 
+ROOT = Path(__file__).parents[2]
 SAMPLES = Path(media.__file__).parent / "samples"
 RATE = 44_100
 SETTINGS = [
@@ -24,6 +33,7 @@ LOUD = 0.9
 """Sound at this level makes the plug-in's overlap finder kill its process."""
 
 
+@cache
 def people():
     names = ("portrait.png", "portrait_long_hair.jpg")
     return [
@@ -55,11 +65,44 @@ def noise(seconds, level=0.1, seed=0, rate=RATE):
 
 def film(path, shots, fps=24, level=0.1, sound=None):
     """Writes a film with noise as its sound."""
-    shots = list(shots)
-    seconds = sum(count for _, count, _ in shots) / fps
-    sound = noise(seconds, level, seed=len(path.name)) if sound is None else sound
-    media.write_video(path, frames_of(shots), fps, sound, RATE, {}, preset="ultrafast")
+    if sound is None:
+        path.write_bytes(_film_of_noise(tuple(shots), fps, level, len(path.name)))
+    else:
+        media.write_video(path, frames_of(shots), fps, sound, RATE, {}, preset="ultrafast")
     return path
+
+
+@cache
+def _film_of_noise(shots, fps, level, seed):
+    """A film's bytes; many tests ask for the same."""
+    sound = noise(sum(count for _, count, _ in shots) / fps, level, seed)
+    with TemporaryDirectory() as folder:
+        return film(Path(folder) / "film.mp4", shots, fps, sound=sound).read_bytes()
+
+
+_FOUND = {}
+
+
+def remember_faces(replace):
+    """Detector and mesh answer at once to a picture that they have seen: films here show few
+    pictures, which many tests prepare. `replace(class, name, value)` is a monkeypatch's setattr.
+    """
+    for network in (CenterFaceDetector, FaceMesh):
+        replace(network, "_look", _remembered(network._look))
+
+
+def _remembered(look):
+    """`look`, whose answers are kept for all tests; they are the same to the bit."""
+
+    def answer(self, image, *how, **named):
+        settings = [getattr(self, name, None) for name in ("side_px", "min_score")]
+        picture = (image.shape, sha256(image).digest())
+        key = (type(self), picture, repr((settings, how, named)))
+        if key not in _FOUND:
+            _FOUND[key] = look(self, image, *how, **named)
+        return list(_FOUND[key])
+
+    return answer
 
 
 def uneven_film(path, times_s, frames, end_s):
@@ -124,3 +167,26 @@ def install_plugin(folder):
         "[flowportrait.overlap_finders]\nloudness = loudness_filters:Overlap\n"
         "[flowportrait.language_finders]\nloudness = loudness_filters:Language\n"
     )
+
+
+def run(tmp_path, *arguments, wait=True):
+    """The command in processes of its own, with the plug-in installed."""
+    if not (tmp_path / "plugins").is_dir():
+        install_plugin(tmp_path / "plugins")
+    overrides = [part for setting in SETTINGS for part in ("--set", setting)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flowportrait", "prepare", *map(str, arguments), *overrides],
+        env=os.environ
+        | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path / 'plugins'}", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    if not wait:
+        return process
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out, err
+
+
+PLUGGED = ("--set", "speech.overlap=loudness", "--set", "speech.language=loudness")

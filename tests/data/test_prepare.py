@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,12 +10,11 @@ import av
 import films
 import numpy as np
 import pytest
-from films import SETTINGS, film, noise
+from films import PLUGGED, SETTINGS, film, noise, run
 
 from flowportrait import cli, media, pretrained
 from flowportrait.config import load_recipe
 from flowportrait.errors import DataError
-from flowportrait.prepare import dataset
 from flowportrait.prepare.dataset import prepare
 from flowportrait.prepare.footage import probe
 from flowportrait.prepare.footage_list import find_sources
@@ -27,6 +24,9 @@ from flowportrait.prepare.source import Preparer
 from flowportrait.records import ManifestRow, read_jsonl
 
 ROOT = Path(__file__).parents[2]
+
+
+pytestmark = [pytest.mark.xdist_group("prepare"), pytest.mark.usefixtures("remembered_faces")]
 
 
 def config(*overrides):
@@ -238,49 +238,6 @@ def test_sound_that_begins_late_is_in_step_and_ends_a_clip(tmp_path):
 # runs
 
 
-def run(tmp_path, *arguments, wait=True):
-    """The command in processes of its own, with the plug-in installed."""
-    if not (tmp_path / "plugins").is_dir():
-        films.install_plugin(tmp_path / "plugins")
-    overrides = [part for setting in SETTINGS for part in ("--set", setting)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flowportrait", "prepare", *map(str, arguments), *overrides],
-        env=os.environ
-        | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path / 'plugins'}", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    if not wait:
-        return process
-    out, err = process.communicate(timeout=600)
-    return process.returncode, out, err
-
-
-PLUGIN = ("--set", "speech.overlap=loudness", "--set", "speech.language=loudness")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Three good films and four bad ones, prepared at a stretch by one process; one of them kills
-    it.
-    """
-    root = tmp_path_factory.mktemp("made")
-    (root / "films" / "more").mkdir(parents=True)
-    film(root / "films" / "first.mp4", [("a", 60, 60), ("", 30, 10)])
-    film(root / "films" / "german.mp4", [("a", 60, 90)], level=0.6)
-    film(root / "films" / "loud.mp4", [("a", 60, 90)], level=films.LOUD)
-    film(root / "films" / "the last.mp4", [("b", 60, 60)])
-    film(root / "films" / "more" / "first.mp4", [("ab", 72, 120)])
-    (root / "films" / "empty.mp4").touch()
-    (root / "films" / "text.mov").write_text("text")
-    (root / "films" / "notes.txt").write_text("no video")
-    code, out, err = run(root, root / "films", "-o", root / "one", "--json", *PLUGIN)
-    assert code == 0, err
-    return root, out, err
-
-
 def shown(folder):
     """What must not depend on how a run went."""
     rows = (folder / "manifest.jsonl").read_text()
@@ -324,7 +281,7 @@ def test_killed_at_any_point_it_goes_on_to_the_same_result(made):
     root, _, _ = made
     out = root / "killed"
     for lines in (0, 3):
-        process = run(root, root / "films", "-o", out, *PLUGIN, wait=False)
+        process = run(root, root / "films", "-o", out, *PLUGGED, wait=False)
         journal = out / "journal.jsonl"
         while process.poll() is None and not (
             journal.exists() and journal.read_bytes().count(b"\n") >= lines
@@ -335,20 +292,10 @@ def test_killed_at_any_point_it_goes_on_to_the_same_result(made):
         assert process.returncode == -signal.SIGKILL and not (out / "manifest.jsonl").exists()
     with (out / "journal.jsonl").open("a") as file:
         file.write('{"schema_version":1,"key":"films/go')
-    code, said, err = run(root, root / "films", "-o", out, "--workers", "2", *PLUGIN)
+    code, said, err = run(root, root / "films", "-o", out, "--workers", "2", *PLUGGED)
     assert code == 0, err
     assert shown(out) == shown(root / "one") and " of them from before" in said
     assert not (out / "work").exists()
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """Sources are prepared by this process, which need not load all again."""
-
-    def prepare_all(preparer, sources, count):
-        return ((source, preparer.prepare(source)) for source in sources)
-
-    monkeypatch.setattr(dataset, "prepare_all", prepare_all)
 
 
 def test_a_changed_source_and_a_lost_clip_are_prepared_again(here, tmp_path):

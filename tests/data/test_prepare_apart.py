@@ -12,19 +12,18 @@ from pathlib import Path
 
 import films
 import pytest
-from films import film
-from test_prepare import PLUGIN, ROOT, config, made, run, shown
+from films import PLUGGED, ROOT, film, run
+from test_prepare import config, shown
 
 from flowportrait import cli
 from flowportrait.cluster import Part
 from flowportrait.config import load_recipe, save_resolved
 from flowportrait.errors import ConfigError, DataError
-from flowportrait.prepare import dataset
 from flowportrait.prepare.dataset import prepare
 from flowportrait.prepare.merge import merge
 from flowportrait.prepare.parts import PartFile
 
-__all__ = ["made"]  # a fixture
+pytestmark = [pytest.mark.xdist_group("prepare"), pytest.mark.usefixtures("remembered_faces")]
 
 NEEDS_RAY = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None,
@@ -74,7 +73,7 @@ def test_on_a_cluster_a_lost_worker_and_a_lost_driver_cost_what_was_in_flight(ma
     """
     root, _, _ = made
     out = root / "apart"
-    arguments = (root / "films", "-o", out, "--engine", "ray", "--workers", "2", *PLUGIN)
+    arguments = (root / "films", "-o", out, "--engine", "ray", "--workers", "2", *PLUGGED)
     process = run(root, *arguments, wait=False)
     journal = out / "journal.jsonl"
     lines = lambda: journal.read_bytes().count(b"\n") if journal.exists() else 0  # noqa: E731
@@ -131,7 +130,7 @@ def test_a_lost_node_costs_what_was_in_flight(made):
         "--workers",
         "2",
         *settings,
-        *PLUGIN,
+        *PLUGGED,
     ]
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("two_nodes.py"), out / "journal.jsonl", *command],
@@ -182,16 +181,6 @@ def test_without_ray_it_says_what_to_install(tmp_path, monkeypatch, capsys):
 
 
 # ------------------------------------------------------------------------------------------ parts
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """Sources are prepared by this process, which need not load all again."""
-
-    def prepare_all(preparer, sources, count):
-        return ((source, preparer.prepare(source)) for source in sources)
-
-    monkeypatch.setattr(dataset, "prepare_all", prepare_all)
 
 
 @pytest.fixture

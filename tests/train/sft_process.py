@@ -1,8 +1,7 @@
 """The ranks of a run: `python sft_process.py COUNT WHERE RECIPE [key=value ...]`; the last line is
 their exit codes.
 
-They are forked after the imports, which take longer than the run. They die by SIGKILL WHERE they
-are told to:
+They die by SIGKILL WHERE they are told to:
 
 "update": in the middle of update 2, when the first of its rows has been sent backward.
 "checkpoint": when the shards of the checkpoint after update 3 are written and its head is not.
@@ -13,12 +12,12 @@ import json
 import os
 import signal
 import sys
-import traceback
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 from encoded_toy import poison  # noqa: E402
+from ranks import fork_ranks  # noqa: E402
 from torch.distributed.checkpoint import FileSystemWriter  # noqa: E402
 from toy_pipeline import use_fake_parts  # noqa: E402
 
@@ -59,21 +58,6 @@ def run(where, recipe, options):
     sft.train(recipe, options, resume="auto")
 
 
-def fork(rank, where, recipe, options):
-    """The process of a rank."""
-    process = os.fork()
-    if not process:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        try:
-            run(where, recipe, options)
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    return process
-
-
 if __name__ == "__main__":
-    os.environ["WORLD_SIZE"] = sys.argv[1]
-    ranks = [fork(rank, sys.argv[2], sys.argv[3], sys.argv[4:]) for rank in range(int(sys.argv[1]))]
-    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks]))
+    count, where, recipe, *options = sys.argv[1:]
+    print(json.dumps(fork_ranks(int(count), lambda: run(where, recipe, options))))

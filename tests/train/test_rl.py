@@ -133,7 +133,7 @@ def test_killed_anywhere_it_continues_the_same(tmp_path, recipe, whole):
         OMP_NUM_THREADS=torch.get_num_threads()
     )  # as many as here: sums are in another order else
     process = subprocess.Popen(
-        [*PROCESS, str(path), "auto", *options], cwd=ROOT, env=threads, stdout=-3
+        [*PROCESS, "1", str(path), "auto", *options], cwd=ROOT, env=threads, stdout=-3
     )
     log = tmp_path / "killed" / "log.jsonl"
     deadline = time.monotonic() + 600
@@ -159,22 +159,14 @@ def test_processes_make_the_update_of_one(tmp_path, recipe, whole, world, option
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ranks = [
-        subprocess.Popen(
-            [*PROCESS, str(path), "auto", *SMALL, *FULL, *options, "run.num_updates=2"],
-            cwd=ROOT,
-            stdout=-3,
-            env=environment(
-                RANK=rank,
-                WORLD_SIZE=world,
-                LOCAL_RANK=rank,
-                MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=port,
-            ),
-        )
-        for rank in range(world)
-    ]
-    assert [process.wait(timeout=900) for process in ranks] == [0] * world
+    ran = subprocess.run(
+        [*PROCESS, str(world), path, "auto", *SMALL, *FULL, *options, "run.num_updates=2"],
+        cwd=ROOT,
+        env=environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=port),
+        stdout=-1,
+        timeout=900,
+    )
+    assert json.loads(ran.stdout.splitlines()[-1]) == [0] * world
     resumed = rl.train(path, [*SMALL, *FULL], resume="auto")  # what many began one continues
     for mine, theirs in zip(log_of(resumed), log_of(whole), strict=True):
         assert (
