@@ -37,12 +37,15 @@ class Visitor:
         )
 
     def submit(self, **wish):
-        """Status and answer to a wish; a short one of the samples unless it says otherwise."""
+        """Status and answer to a wish; a short one of the samples, small, unless it says
+        otherwise.
+        """
         wish = {
             "portrait": "portrait.png",
             "audio": "speech.wav",
             "consent": True,
             "evaluations": 2,
+            "size": 128,
         } | wish
         status, _, body = self.ask("POST", "/api/jobs", wish)
         return status, body
