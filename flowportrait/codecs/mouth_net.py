@@ -39,7 +39,11 @@ CLOSED = 0.01  # lips that are no further apart, in half-patches, touch
 TEETH_END = -0.02  # where upper teeth end before anything is learned, in half-patches
 GROWN = (2, 4)  # how many cells beyond the gap and the lips paint reaches
 COARSE = 16  # cells over which colours inside the mouth vary
-FIELD = 0.1  # unit of the network's outputs for heights, in half-patches
+FIELD = 0.1  # unit of the network's output for the teeth, in half-patches
+LIP_SHIFT = 0.04  # how far the network moves the borders of the opening at most, in half-patches
+OPEN = (0.05, 0.1)  # openings of a portrait from which its teeth begin to be shown, and are
+BEGIN = (0.0, 0.0, 0.0, -0.8, -0.85, -0.85, 0.4, 0.35, 0.3, 0.0, 0.0)
+"""What a new network paints: lips as they are, a dark mouth, light teeth, no shifts of borders."""
 
 
 class SkullFrame(NamedTuple):
@@ -105,10 +109,9 @@ class SkullFrame(NamedTuple):
 class MouthLayers(NamedTuple):
     """A mouth in three layers, from back to front.
 
-    Lips are the frame with a `change` of its colours [n, 3, y, x] outside of the opening; the
-    `inside` of the mouth [n, 3, y, x] is where `opening` [n, 1, y, x] is above 0, and the teeth,
-    coloured `enamel` [n, 3, y, x], where `teeth` [n, 1, y, x] is above 0, too. The last two hide
-    `cover` [n, 1, y, x] of the frame, which may itself show the portrait's teeth.
+    Lips are the frame with a `change` of its colours [n, 3, y, x]; the `inside` of the mouth [n, 3,
+    y, x] is where `opening` [n, 1, y, x] is above 0, and the teeth, coloured `enamel` [n, 3, y, x],
+    where `teeth` [n, 1, y, x] is above 0, too. The last two hide `cover` [n, 1, y, x] of the frame.
 
     All are smooth maps. `opening` and `teeth` are heights above a layer's border, as in a signed
     distance field (Green 2007, alpha-tested magnification), so that the border is as sharp as a
@@ -122,8 +125,6 @@ class MouthLayers(NamedTuple):
     cover: Tensor
     opening: Tensor
     teeth: Tensor
-
-    CHANNELS = 12
 
     @classmethod
     def of(cls, maps: Float[Tensor, "n 12 y x"]) -> MouthLayers:
@@ -139,10 +140,8 @@ class MouthLayers(NamedTuple):
         self, frames: Float[Tensor, "n 3 y x"], soft: Float[Tensor, "#n 1 1 1"]
     ) -> Float[Tensor, "n 3 y x"]:
         """Frames with mouths; borders are `soft` half-patches wide."""
-        open_share = torch.sigmoid(self.opening / soft)
-        shown = frames + (1 - open_share) * self.change
-        open_share = open_share * self.cover
-        shown = torch.lerp(shown, self.inside, open_share)
+        open_share = torch.sigmoid(self.opening / soft) * self.cover
+        shown = torch.lerp(frames + self.change, self.inside, open_share)
         return torch.lerp(shown, self.enamel, open_share * torch.sigmoid(self.teeth / soft))
 
 
@@ -166,11 +165,12 @@ class MouthNet(nn.Module):
         self.middle_again = ResidualConv(middle)
         self.from_middle = nn.Conv2d(middle, fine, 1)
         self.fine_again = ResidualConv(fine)
-        self.leave = nn.Conv2d(fine, 4 * (MouthLayers.CHANNELS if layered else 3), 3, padding=1)
-        if layered:  # teeth and their gaps lie at the same places of every patch
-            self.place = nn.Parameter(torch.zeros(1, fine, SIZE[0] // 2, SIZE[1] // 2))
+        self.leave = nn.Conv2d(fine, 4 * (len(BEGIN) if layered else 3), 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
+        if layered:  # teeth and their gaps lie at the same places of every patch
+            self.place = nn.Parameter(torch.zeros(1, fine, SIZE[0] // 2, SIZE[1] // 2))
+            self.leave.bias.data = torch.tensor(BEGIN).repeat_interleave(4)
         edge = torch.minimum(*(1 - pixel_places(*SIZE, torch.device("cpu")).abs()).unbind(-1))
         self.register_buffer("window", (edge / 0.12).clamp(0, 1), persistent=False)
 
@@ -197,9 +197,11 @@ class MouthNet(nn.Module):
         output: Float[Tensor, "n c 96 112"],
         lips: Float[Tensor, "n 2 96 112"],
         opening: Float[Tensor, "n 1 96 112"],
+        portrait_lips: Float[Tensor, "m 2 96 112"],
     ) -> MouthLayers:
-        """The mouth of the network's output: between the lips, on them and about them the frame's
-        colours change; `opening` says how far each place is within the inner lips.
+        """The mouth of the network's output. `opening` says how far each place is within the inner
+        lips. What a portrait with an open mouth shows is changed and not covered: its teeth are the
+        person's own.
         """
         gap = _grown(lips[:, :1], GROWN[0]) * self.window
         about = _grown(lips[:, 1:], GROWN[1]) * self.window
@@ -209,14 +211,15 @@ class MouthNet(nn.Module):
             none = torch.zeros_like(gap)
             return MouthLayers(change, *[torch.zeros_like(change)] * 2, none, none - 1, none - 1)
         height = pixel_places(*SIZE, output.device)[None, None, :, :, 1]
+        # Colours that vary in detail, and an opening that may close, would be used in place of
+        # borders, and be a blur.
         return MouthLayers(
             change=change,
-            # Colours that vary in detail would be used in place of borders, and be a blur.
             inside=_coarse(output[:, 3:6]),
             enamel=_coarse(output[:, 6:9]),
-            cover=about * torch.sigmoid(_coarse(output[:, 9:10])),
-            opening=opening - CLOSED + about * FIELD * output[:, 10:11],
-            teeth=TEETH_END - height + FIELD * output[:, 11:12],
+            cover=about * _closed_share(portrait_lips),
+            opening=opening - CLOSED + about * LIP_SHIFT * torch.tanh(output[:, 9:10]),
+            teeth=TEETH_END - height + FIELD * output[:, 10:11],
         )
 
     def _entered(self, picture: Tensor, lips: Tensor, part: int) -> Float[Tensor, "n c h w"]:
@@ -246,8 +249,9 @@ class MouthNet(nn.Module):
         where = SkullFrame.of(landmarks)
         own = SkullFrame.of(portrait_landmarks)
         lips = lip_maps(where, landmarks)
-        output = self(where.cut(frames), lips, own.cut(portrait), lip_maps(own, portrait_landmarks))
-        layers = self.layers(output, lips, opening_map(where, landmarks))
+        own_lips = lip_maps(own, portrait_landmarks)
+        output = self(where.cut(frames), lips, own.cut(portrait), own_lips)
+        layers = self.layers(output, lips, opening_map(where, landmarks), own_lips)
         rows, columns = (_extent(lips[:, 1].amax(0).amax(axis)) for axis in (1, 0))
         maps = layers.maps[:, :, rows, columns]
         return where.part(rows, columns), MouthLayers.of(maps)
@@ -336,6 +340,14 @@ def _windows(x: Float[Tensor, "n 1 y x"], reach: int, axis: int) -> Iterator[Ten
     size = x.shape[axis]
     for shift in range(2 * reach + 1):
         yield padded.narrow(axis, shift, size)
+
+
+def _closed_share(lips: Float[Tensor, "m 2 96 112"]) -> Float[Tensor, "m 1 1 1"]:
+    """1 for a mouth that shows nothing of its inside, 0 for one that is `OPEN` half-patches or more
+    open.
+    """
+    gap = lips[:, :1].sum(-2, keepdim=True).amax(-1, keepdim=True) * 2 / SIZE[0]
+    return ((OPEN[1] - gap) / (OPEN[1] - OPEN[0])).clamp(0, 1)
 
 
 def _coarse(x: Float[Tensor, "n c 96 112"]) -> Float[Tensor, "n c 96 112"]:

@@ -42,6 +42,8 @@ from flowportrait.weights import save_tensors
 
 SHARP = EDGE * 2 / FINE[0]
 """Softness of borders in half-patches where a patch is shown at the size it is trained at."""
+TOLD = 0.03
+"""Height above the teeth's border, in half-patches, that says e to 1 that there are teeth."""
 
 
 class MouthDataConfig(Frozen):
@@ -88,6 +90,9 @@ class MouthLossConfig(Frozen):
     detail: float = 1.0  # weight of the distance in local contrast, which L1 alone smooths away
     critic: float = 0.0  # weight of the adversarial hinge loss (arXiv:1705.02894)
     features: float = 0.0  # weight of the feature-matching loss on the critic (arXiv:1711.11585)
+    layers: float = Field(
+        1.0, description="weight of the teeth's places and the layers' colours, of rendered clips"
+    )
     soft: float = Field(
         0.1,
         description="width of the layers' borders at first, in half-patches, which lets them move",
@@ -226,11 +231,15 @@ def export(config: MouthRecipe, net: MouthNet, directory: Path) -> None:
 
 def composed(net: MouthNet, batch: Patches, soft: float = SHARP) -> Float[Tensor, "n 3 y x"]:
     """Patches with painted mouths."""
+    return fine_layers(net, batch).over(batch.shown, torch.full((1, 1, 1, 1), soft))
+
+
+def fine_layers(net: MouthNet, batch: Patches) -> MouthLayers:
+    """The mouths' layers at the size of the patches they are compared on."""
     output = net(F.avg_pool2d(batch.shown, 2), batch.lips, batch.portrait, batch.portrait_lips)
-    layers = net.layers(output, batch.lips, batch.opening)
+    layers = net.layers(output, batch.lips, batch.opening, batch.portrait_lips)
     rows, columns = (cubic_matrix(side, 2 * side, output.device) for side in output.shape[-2:])
-    fine = MouthLayers.of(rows @ (layers.maps @ columns.T))
-    return fine.over(batch.shown, torch.full((1, 1, 1, 1), soft))
+    return MouthLayers.of(rows @ (layers.maps @ columns.T))
 
 
 def mouth_loss(
@@ -239,7 +248,9 @@ def mouth_loss(
     """L1 on pixels, edges, successive frames and local contrast, heavier on the mouth; and what the
     critic says of clips that are sharp enough. `soft` is the width of the layers' borders.
     """
-    made, true, lips = batch.at_own_size(composed(trained.net, batch, soft))
+    layers = fine_layers(trained.net, batch)
+    made = layers.over(batch.shown, torch.full((1, 1, 1, 1), soft))
+    made, true, lips = batch.at_own_size(made)
     weight = _weight(trained.net, batch, config.mouth)
     error = made - true
     pixels = (weight * error.abs()).mean()
@@ -249,8 +260,14 @@ def mouth_loss(
     detail = (weight * (_contrast(made) - _contrast(true)).abs()).mean()
     loss = pixels + config.edges * edges + config.time * time + config.detail * detail
     named = {"pixels": pixels, "edges": edges, "time": time, "detail": detail}
-    if (config.critic or config.features) and batch.coarser == 1:
+    if config.layers:
+        named["layers"] = (batch.coarser == 1) * _layer_loss(layers, batch)
+        loss = loss + config.layers * named["layers"]
+    if config.critic or config.features:
+        # Clips that are enlarged look like nothing that is painted.
+        share = float(batch.coarser == 1)
         judged = critic_losses(trained.critic, made, true, lips)
+        judged = {name: share * value for name, value in judged.items()}
         loss = (
             loss
             + config.critic * judged["critic"]
@@ -259,6 +276,18 @@ def mouth_loss(
         )
         named |= judged
     return loss, {name: float(value.detach()) for name, value in named.items()}
+
+
+def _layer_loss(layers: MouthLayers, batch: Patches) -> Tensor:
+    """How far the layers of rendered clips are from true ones: cross-entropy of where the teeth
+    are, and L1 of the colours of teeth and of what is behind them.
+    """
+    gap = (batch.fine_lips[:, :1] > 0.5).float()
+    teeth = batch.teeth
+    told = F.binary_cross_entropy_with_logits(layers.teeth / TOLD, teeth, reduction="none")
+    colours = torch.where(teeth > 0, layers.enamel, layers.inside) - batch.true
+    missed = 0.3 * told + colours.abs().mean(1, keepdim=True)
+    return (gap * missed).sum() / gap.sum().clamp(min=1)
 
 
 def _weight(net: MouthNet, batch: Patches, mouth: float) -> Float[Tensor, "n 1 y x"]:

@@ -17,7 +17,8 @@ from flowportrait.train.tiny.mouth_patches import FINE, STRETCH, MouthPatches
 
 class Patches(NamedTuple):
     """A batch: frames of stretches `shown` and `true` [n, 3, 192, 224] in [-1, 1], the maps of
-    their `lips` [n, 2, 96, 112] and `fine_lips` [n, 2, 192, 224], how far places are within the
+    their `lips` [n, 2, 96, 112] and `fine_lips` [n, 2, 192, 224], where true `teeth` [n, 1, 192,
+    224] are seen, how far places are within the
     `opening` [n, 1, 96, 112], and the portrait with its lips. `coarser` is how many pixels of a
     patch one pixel of its clip takes.
     """
@@ -26,6 +27,7 @@ class Patches(NamedTuple):
     true: Tensor
     lips: Tensor
     fine_lips: Tensor
+    teeth: Tensor
     opening: Tensor
     portrait: Tensor
     portrait_lips: Tensor
@@ -55,11 +57,13 @@ def draw(
     portrait = _floats(pool.portrait[chosen]).repeat_interleave(num_frames, 0)
     landmarks = torch.from_numpy(pool.landmarks[chosen][:, frames]).flatten(0, 1)
     own = torch.from_numpy(pool.portrait_landmarks[chosen]).repeat_interleave(num_frames, 0)
+    teeth = _teeth(true)
     if augment:
         landmarks = landmarks + _tremble(rng, landmarks)
         shown, true, portrait = _recoloured(rng, shown, true, portrait)
         if rng.random() < 0.5:
             shown, true, portrait = (x.flip(-1) for x in (shown, true, portrait))
+            teeth = teeth.flip(-1)
             landmarks, own = _mirrored(landmarks), _mirrored(own)
     # Frames are cut where the landmarks say; the maps are those of the points in that frame.
     where = SkullFrame.of(landmarks)
@@ -69,10 +73,18 @@ def draw(
         portrait=portrait,
         lips=lip_maps(where, landmarks),
         fine_lips=lip_maps(where, landmarks, FINE),
+        teeth=teeth,
         opening=opening_map(where, landmarks),
         portrait_lips=lip_maps(SkullFrame.of(own), own),
         coarser=_coarser(int(pool.size_px[chosen].min())),
     )
+
+
+def _teeth(frames: Float[Tensor, "n 3 y x"]) -> Float[Tensor, "n 1 y x"]:
+    """1 where a rendered mouth shows teeth, which are light and have little colour."""
+    light = (frames + 1) / 2
+    most, least = light.amax(1, keepdim=True), light.amin(1, keepdim=True)
+    return ((most > 0.35) & (most - least < 0.3 * most)).float()
 
 
 def _coarser(size_px: int) -> int:
