@@ -11,7 +11,7 @@ test: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -n auto --dist loadgroup
+	$(BIN)/pytest -q -n auto --dist loadgroup --no-loadscope-reorder
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

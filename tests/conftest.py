@@ -29,6 +29,19 @@ ROOMS = (
     "generate",
 )
 
+SECONDS = {
+    "prepare": 95,
+    "ray": 60,
+    "tests/test_wheel.py": 50,
+    "tests/train/test_rl.py": 45,
+    "tests/model/test_shortcuts.py": 40,
+    "tests/train/test_sft.py": 40,
+    "tests/web/test_make_page.py": 40,
+    "tests/test_cases.py": 35,
+    "tests/train/test_training.py": 25,
+}
+"""The groups of tests that take longest, and about how long."""
+
 
 def pytest_configure(config):
     """Tests are those of a CPU, on whatever machine; `tests/cuda` sees a GPU where it is asked for
@@ -41,15 +54,22 @@ def pytest_configure(config):
 install_import_hook([f"flowportrait.{room}" for room in ROOMS], "typechecker.checked")
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """For several processes (`pytest -n 2 --dist loadgroup`): tests of a file share fixtures and
-    stay together, and so do those of the one cluster and those that name a group.
+    stay together, and so do those of the one cluster and those that name a group. What takes
+    longest begins first, so that no process waits for another at the end.
     """
     for item in items:
-        if item.get_closest_marker("xdist_group"):
-            continue
-        together = "ray" if "ray_cluster" in item.fixturenames else item.nodeid.split("::")[0]
-        item.add_marker(pytest.mark.xdist_group(together))
+        if not item.get_closest_marker("xdist_group"):
+            together = "ray" if "ray_cluster" in item.fixturenames else item.nodeid.split("::")[0]
+            item.add_marker(pytest.mark.xdist_group(together))
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: -SECONDS.get(_group_of(item), 0))
+
+
+def _group_of(item):
+    marker = item.get_closest_marker("xdist_group")
+    return marker.kwargs.get("name") or marker.args[0]
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,8 @@ stride 4: a heat of face centres, log height and width in cells, and the offset 
 its cell.
 """
 
+from typing import no_type_check
+
 import numpy as np
 import torch
 from einops import rearrange
@@ -46,6 +48,7 @@ class Pointwise(nn.Conv2d):
     def __init__(self, channels_in: int, channels_out: int):
         super().__init__(channels_in, channels_out, 1)
 
+    @no_type_check  # asked a hundred times a picture; the networks around it are checked
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
         return functional.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(
             0, 3, 1, 2

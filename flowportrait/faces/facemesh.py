@@ -9,7 +9,7 @@ rests.
 
 import math
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, no_type_check
 
 import numpy as np
 import torch
@@ -58,6 +58,7 @@ class Narrowed(nn.Module):
         self.widen = Pointwise(half, channels)
         self.activation = nn.PReLU(channels)
 
+    @no_type_check  # as in `Pointwise`
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return self.activation(x + self.widen(self.filter(self.narrow(x))))
 
@@ -74,6 +75,7 @@ class Halved(nn.Module):
         self.activation = nn.PReLU(channels)
         self.new_channels = channels - channels_in
 
+    @no_type_check  # as in `Pointwise`
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h//2 w//2"]:
         past = functional.pad(functional.max_pool2d(x, 2), (0, 0, 0, 0, 0, self.new_channels))
         return self.activation(past + self.widen(self.filter(self.narrow(x))))

@@ -3,6 +3,8 @@
 import os
 import traceback
 
+import torch._dynamo  # noqa: F401  the first update of each rank would import it
+
 
 def fork_ranks(count, run):
     """The exit codes of `count` ranks, each of which calls `run`."""

@@ -86,8 +86,9 @@ def test_uploads_become_a_video_that_is_ones_own(visitor, port, speech, desk, tm
     assert not list(desk._home.rglob("*.*")) and not list(desk._home.rglob("portrait"))
 
 
-def test_cancelling_stops_at_once_and_a_killed_process_costs_one_job(visitor, desk):
+def test_cancelling_stops_at_once_and_a_killed_process_costs_one_job(visitor, desk, speech):
     long = {"evaluations": 500}
+    audio = visitor.ask("PUT", "/api/files/audio?name=hello.wav", speech)[2]["id"]
     first, second = (visitor.submit(**long)[1]["id"] for _ in range(2))
     visitor.state(first, "running")
     assert visitor.state(second, "queued")["ahead"] == 1
@@ -99,7 +100,8 @@ def test_cancelling_stops_at_once_and_a_killed_process_costs_one_job(visitor, de
     os.kill(desk._process.pid, signal.SIGKILL)
     told = visitor.state(second, "failed", within_s=10)
     assert told["reason"].startswith("the process that made it stopped")
-    assert visitor.state(visitor.submit()[1]["id"], "done", "failed")["state"] == "done"
+    third = visitor.submit(audio=audio)[1]["id"]
+    assert visitor.state(third, "done", "failed")["state"] == "done"
 
 
 def test_a_waiting_job_keeps_its_files_when_the_upload_is_deleted(visitor, desk, speech):
@@ -370,8 +372,9 @@ def test_a_fault_of_the_server_has_them_too(visitor, desk, monkeypatch):
     assert (status, told["field"], headers["x-content-type-options"]) == (500, "", "nosniff")
 
 
-def test_what_nobody_asks_for_is_forgotten(visitor, desk):
-    job = visitor.submit()[1]["id"]
+def test_what_nobody_asks_for_is_forgotten(visitor, desk, speech):
+    audio = visitor.ask("PUT", "/api/files/audio?name=hello.wav", speech)[2]["id"]
+    job = visitor.submit(audio=audio)[1]["id"]
     visitor.state(job, "done")
     desk.limits = LIMITS.model_copy(update={"keep_s": 0.0})
     desk.forget()
