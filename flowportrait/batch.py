@@ -163,7 +163,8 @@ def generate_all(
     DataError when nothing could be made, or when parts do not fit together, MediaError when the
     folder cannot be written.
     """
-    made, clips = MadeVideos(), division.share(dataset.clips)
+    made = MadeVideos()
+    clips = division.share(dataset.clips)
     journal = _RunsJournal(maker.out / RUNS)
     known = journal.read()
     if division.part:
@@ -255,7 +256,8 @@ def _video_of(clip: SourceClip) -> str:
 
 def info_of(result: Result, portrait: str, audio: str, output: str, started_s: float) -> RunInfo:
     """The record of one video, computed since `started_s` of `time.perf_counter`."""
-    computing_s, shot = time.perf_counter() - started_s, result.shot
+    computing_s = time.perf_counter() - started_s
+    shot = result.shot
     return RunInfo(
         flowportrait=__version__,
         output=output,

@@ -141,7 +141,8 @@ def hand_out(
     FlowPortraitError of `serve`.
     """
     ray = require("ray", extra="ray")
-    waiting, tries = deque(tasks), Counter[int]()
+    waiting = deque(tasks)
+    tries = Counter[int]()
     with _connected(ray, count):
         gpus = {"cpu": 0, "auto": min(1, ray.cluster_resources().get("GPU", 0))}.get(device, 1)
         kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(_Server)

@@ -195,14 +195,16 @@ def compose(
     512 px, where the square alone is shown; a whole picture keeps its size up to 1920 x 1080.
     Raises DataError without a face, ConfigError for a size.
     """
-    low, high = min(SIZES_PX[0], model_px), SIZES_PX[1]
+    low = min(SIZES_PX[0], model_px)
+    high = SIZES_PX[1]
     if size != "auto" and not low <= size <= high:
         raise ConfigError(f"size: got {size}; give auto or a number of pixels from {low} to {high}")
     height, width = image.shape[:2]
     warnings: list[str] = []
     if crop == "none":
         side = min(width, height)
-        square, roll = Square((width - side) // 2, (height - side) // 2, side), 0.0
+        square = Square((width - side) // 2, (height - side) // 2, side)
+        roll = 0.0
         found = None if mesh is None else _sure(mesh.find(image, face_in_square(square)))
     else:
         assert detector is not None, "crop 'auto' needs a detector"

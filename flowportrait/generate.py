@@ -124,7 +124,8 @@ class Pipeline:
         )
         schedule = self._schedule(evaluations)
         cache = StepCache(step_cache, len(schedule))
-        image, sound = media.picture_of(portrait), media.sound_of(audio)
+        image = media.picture_of(portrait)
+        sound = media.sound_of(audio)
         composite = self._composite(image, size, frame, crop, strengths)
         num_frames = media.frames_in(sound.duration_s)
         latent_frames = latent_frames_for(num_frames, self.codec.temporal_stride)
@@ -236,7 +237,8 @@ class Pipeline:
         heard = media.heard(sound.samples, sound.sample_rate, SPEECH_HZ)
         speech = torch.from_numpy(heard).to(self.device)[None]
         context = self._context(picture, composite)
-        image, audio = self.image_encoder(picture, context), self.audio_encoder(speech, num_frames)
+        image = self.image_encoder(picture, context)
+        audio = self.audio_encoder(speech, num_frames)
         return Encoded(context, image, audio, latent_frames)
 
     def _context(self, picture: Float[Tensor, "1 3 h w"], composite: Composite | None) -> Any:
@@ -261,7 +263,8 @@ class Pipeline:
         """
         rng = torch.Generator().manual_seed(seed)
         sampling = self.spec.sampling
-        longest, prefix = sampling.window_latent_frames, sampling.prefix_latent_frames
+        longest = sampling.window_latent_frames
+        prefix = sampling.prefix_latent_frames
         windows = plan_windows(clip.latent_frames, longest, prefix)
         on_step = counted(progress, len(windows) * len(schedule))
         side = self.spec.size_px // self.codec.spatial_stride

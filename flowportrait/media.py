@@ -156,7 +156,8 @@ def read_audio(
         )
     warnings += _doubts(path, samples, rate, max_s)
     if sample_rate is not None and sample_rate != rate:
-        samples, rate = resample(samples, rate, sample_rate), sample_rate
+        samples = resample(samples, rate, sample_rate)
+        rate = sample_rate
     return Sound(samples, rate, tuple(warnings))
 
 

@@ -144,7 +144,8 @@ def _encode(
         mux = container.mux
         if growing:
             mux = open_files.enter_context(closing(Fragments(container, growing))).mux
-        video, write_sound = None, _sound_writer(container, planes, sample_rate, mux)
+        video = None
+        write_sound = _sound_writer(container, planes, sample_rate, mux)
         num_frames = 0
         for image in frames:
             if video is None:
@@ -156,7 +157,8 @@ def _encode(
                 dst_colorspace=Colorspace.ITU709,
                 dst_color_range=ColorRange.MPEG,
             )
-            frame.pts, frame.time_base = num_frames, 1 / fps
+            frame.pts = num_frames
+            frame.time_base = 1 / fps
             mux(video.encode(frame))
             num_frames += 1
             write_sound(until_sample=math.ceil(num_frames / fps * sample_rate))
@@ -189,7 +191,9 @@ def _video_stream(
 
 
 def _with_picture_settings(stream, width: int, height: int, fps: Fraction):
-    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    stream.width = width
+    stream.height = height
+    stream.pix_fmt = "yuv420p"
     stream.time_base = 1 / fps
     context = stream.codec_context
     context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709 in H.273's tables

@@ -17,7 +17,8 @@ from flowportrait.errors import ConfigError
 from flowportrait.pretrained import WEIGHTS, Weights
 from flowportrait.registry import name_hint
 
-_NAME, _EXTRA = re.compile(r"[\w.-]+"), re.compile(r"""extra == ['"]([^'"]+)""")
+_NAME = re.compile(r"[\w.-]+")
+_EXTRA = re.compile(r"""extra == ['"]([^'"]+)""")
 EXTRAS: dict[str, tuple[str, ...]] = {
     "web": ("fastapi", "uvicorn"),
     "judges": ("google-genai", "httpx2", "openai"),

@@ -224,7 +224,8 @@ def _sft(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _T
     config = load_recipe(recipe, SftRecipe, overrides)
     spec, notes = _spec(config.start_from)
     grid = longest_grid(spec, clip_s, config.data.max_latent_frames)
-    clip_tokens, share = RowLayout((grid,)).num_tokens, config.parallel.sequence
+    clip_tokens = RowLayout((grid,)).num_tokens
+    share = config.parallel.sequence
     num_clips = config.data.row_tokens // clip_tokens
     if not num_clips:
         raise ConfigError(
@@ -242,7 +243,8 @@ def _sft(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _T
         model = MoT(spec.model)
     choose_trained(model, config.trained, config.lora)
     halve_frozen(model, "cuda")
-    recompute, num_rows = config.parallel.recompute, config.data.num_rows
+    recompute = config.parallel.recompute
+    num_rows = config.data.num_rows
     state = state_bytes(model, num_gpus, config.parallel.shard or num_gpus)
     row_tokens = num_clips * (
         grid.num_frames + grid.num_image_tokens + grid.num_video_tokens // share
@@ -268,12 +270,15 @@ def _rl(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _Tr
     grid = longest_grid(
         spec, clip_s, config.prompts.max_latent_frames or spec.sampling.window_latent_frames
     )
-    rollout, per_rollout = config.rollout, config.objective.updates_per_rollout
+    rollout = config.rollout
+    per_rollout = config.objective.updates_per_rollout
     sampled, passes = rollout_evaluations(config)
-    clip_tokens, whole = RowLayout((grid,)).num_tokens, clip_flops(spec.model, grid)
+    clip_tokens = RowLayout((grid,)).num_tokens
+    whole = clip_flops(spec.model, grid)
     sampling = sampled * (whole - condition_flops(spec.model, grid))
     decoding = rollout.group_size * DECODE_FLOPS_PER_PIXEL * spec.size_px**2 * grid.latent_frames
-    share, recompute = config.parallel.sequence, config.recompute and config.parallel.recompute
+    share = config.parallel.sequence
+    recompute = config.recompute and config.parallel.recompute
     sets = num_gpus // share
     turns = -(-rollout.num_groups // sets)
     if turns * sets > rollout.num_groups:
@@ -301,7 +306,8 @@ def _rl(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _Tr
 
 def reward_notes(config: rl.RlRecipe, grid: TokenGrid) -> list[str]:
     """Costs of rewards and judges beside the GPUs of the run, a line each."""
-    rollout, run = config.rollout, config.run
+    rollout = config.rollout
+    run = config.run
     rollouts = run.num_updates / config.objective.updates_per_rollout
     looks = (run.num_updates // run.sample_every + 1) * config.watch.num_clips
     clips = round(rollouts * rollout.num_groups * rollout.group_size) + looks
@@ -370,7 +376,8 @@ def _spec(name: str) -> tuple[ModelSpec, list[str]]:
 def _laid_on(
     work: _Training, recipe: Path, clip_s: float, num_gpus: int, gpu: str, utilisation: float
 ) -> Cost:
-    kind, parameters = GPUS[gpu], list(work.model.parameters())
+    kind = GPUS[gpu]
+    parameters = list(work.model.parameters())
     update_s = work.flops / (num_gpus * kind.bf16_tflops * 1e12 * utilisation)
     hours = update_s * work.num_updates / 3600
     return Cost(

@@ -59,7 +59,8 @@ def is_plain(path: Path) -> bool:
     with opened(path, "a video") as container:
         stream = track(container, "video", path)
         frame = next(each(container.decode(stream), f"{path}: damaged video", "give another"), None)
-        alone, aspect = len(container.streams.audio) <= 1, rational(stream.sample_aspect_ratio)
+        alone = len(container.streams.audio) <= 1
+        aspect = rational(stream.sample_aspect_ratio)
     # A sound that begins before its picture is an encoder's priming, which decoders skip.
     begins_late = max(abs(float(times.origin)), times.sound_start_s or 0.0) > _START_S
     as_stored = frame is not None and _turn(frame) == (False, 1, 1) and aspect in (0, 1)
@@ -118,7 +119,9 @@ class _PictureClock:
         # How long a picture stands, until two of them have told; of odd files the average rate is
         # no picture's length.
         self.usual_s = float(1 / rate) if rate else 1 / times.fps
-        self.count, self.last_s, self.gap_s = 0, 0.0, min(self.usual_s, 0.5)
+        self.count = 0
+        self.last_s = 0.0
+        self.gap_s = min(self.usual_s, 0.5)
 
     def place(self, frame: av.VideoFrame) -> tuple[float, float]:
         """Start and length in seconds. Raises MediaError when the clock jumps."""

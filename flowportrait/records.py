@@ -293,7 +293,8 @@ class Ranking(Record):
         )
         if not all(names):
             raise DataError(f"ranking {text!r}: a name is missing; write it like C > A >= B = D")
-        groups, between = [[names[0]]], []
+        groups = [[names[0]]]
+        between = []
         for sign, name in zip(signs, names[1:], strict=True):
             if sign == "=":
                 groups[-1].append(name)

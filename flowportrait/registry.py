@@ -20,7 +20,8 @@ from flowportrait.errors import ConfigError
 MODELS_DIR, SAMPLES_DIR = (Path(__file__).parent / name for name in ("models", "samples"))
 OF_A_CLONE = ("tiny-sft",)
 """Models that the wheel leaves out for their size."""
-_PACKAGED, _BESIDE = Path(__file__).parent / "recipes", Path(__file__).parent.parent / "recipes"
+_PACKAGED = Path(__file__).parent / "recipes"
+_BESIDE = Path(__file__).parent.parent / "recipes"
 RECIPES_DIR = _PACKAGED if _PACKAGED.is_dir() else _BESIDE
 """Recipes lie inside an installed package, and beside the package in a checkout."""
 

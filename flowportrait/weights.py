@@ -89,7 +89,8 @@ class Stored:
     def tensor(self) -> Tensor:
         """Its data as a tensor in CPU memory."""
         raw = torch.empty(self.size_bytes, dtype=torch.uint8)
-        target, at = memoryview(raw.numpy()), 0
+        target = memoryview(raw.numpy())
+        at = 0
         for block in self.blocks():
             target[at : at + len(block)] = block
             at += len(block)
@@ -170,7 +171,8 @@ def read_header(path: Path) -> Header:
 
 def _stored(path: Path, origin: int, entry: Mapping) -> Stored:
     start, stop = entry["data_offsets"]
-    shape, dtype = tuple(entry["shape"]), entry["dtype"]
+    shape = tuple(entry["shape"])
+    dtype = entry["dtype"]
     if stop - start != torch.Size(shape).numel() * DTYPES[dtype].itemsize:
         raise ValueError(f"{dtype} {list(shape)} in {stop - start} bytes")
     return Stored(path, dtype, shape, origin + start, stop - start)
@@ -285,7 +287,8 @@ def write_weights(path: Path, weights: Mapping[str, Weight], header: str | None 
     )
     needed = sum(weight.size_bytes for weight in weights.values())
     require_room(path, needed)
-    part, digest = path.with_name(f"{path.name}.part"), hashlib.sha256()
+    part = path.with_name(f"{path.name}.part")
+    digest = hashlib.sha256()
     try:
         with part.open("wb") as file:
             for block in _all_blocks(text, (weights[name] for name in order)):
@@ -321,7 +324,8 @@ def save_tensors(
     """
     held = {name: Held(value) for name, value in tensors.items()}
     order = sorted(held, key=lambda name: (-_RANKS.index(held[name].dtype), name))
-    entries, at = {"__metadata__": dict(about)} if about else {}, 0
+    entries = {"__metadata__": dict(about)} if about else {}
+    at = 0
     for name in order:
         offsets = [at, at := at + held[name].size_bytes]
         entries[name] = {

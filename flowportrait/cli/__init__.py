@@ -38,7 +38,8 @@ def main() -> None:
     # of OpenMP read this when torch loads them, here and in the processes that are started from
     # here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    sys.stdout, sys.stderr = Unheard.around(sys.stdout), Unheard.around(sys.stderr)
+    sys.stdout = Unheard.around(sys.stdout)
+    sys.stderr = Unheard.around(sys.stderr)
     sys.exit(run(sys.argv[1:]))
 
 

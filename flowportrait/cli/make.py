@@ -180,7 +180,8 @@ def generate(
     how = {"evaluations": evaluations, "guidance": guidance, "seed": seed, "size": _size(size)}
     how |= {"frame": frame, "head": head, "lips": lips, "eyes": eyes, "step_cache": step_cache}
     division = divided(engine, workers, part, out)
-    portrait, audio = storage.fetched(portrait), audio and storage.fetched(audio)
+    portrait = storage.fetched(portrait)
+    audio = audio and storage.fetched(audio)
     if portrait.suffix == ".jsonl" or (portrait.is_dir() and audio is None):
         if audio is not None:
             raise ConfigError(f"{audio}: a dataset has its own sound; leave out the sound file")
@@ -231,7 +232,8 @@ def _generate_one(
         source.exists() and out.samefile(source) for source in (portrait, audio)
     ):
         raise MediaError(f"{out}: is also an input file; give another -o")
-    picture, sound = media.read_portrait(portrait), media.read_audio(audio, mono=False)
+    picture = media.read_portrait(portrait)
+    sound = media.read_audio(audio, mono=False)
 
     from flowportrait.generate import load
 

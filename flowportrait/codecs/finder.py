@@ -64,7 +64,8 @@ def mesh_sight(frames: Float[Tensor, "f 3 s s"]) -> Sight | None:
         places = (np.stack(points) + 0.5) * 2 / side - 1  # pixel centres lie at whole numbers
         return torch.from_numpy(places.astype(np.float32)).to(frames.device)
 
-    points, irises = [mesh.landmarks68 for mesh in seen], [mesh.irises for mesh in seen]
+    points = [mesh.landmarks68 for mesh in seen]
+    irises = [mesh.irises for mesh in seen]
     return Sight(in_square(points), in_square(irises))
 
 

@@ -96,7 +96,8 @@ def draw_eye_events(num_frames: int, seed: int, strength: float = 1.0) -> EyeEve
     scales how far eyes look and how often they blink; below 1 blinks do not close whole.
     """
     blinks, looks = (np.random.default_rng([seed, kind]) for kind in (1, 2))
-    close, look = np.zeros(num_frames + len(BLINK)), np.zeros((num_frames, 2))
+    close = np.zeros(num_frames + len(BLINK))
+    look = np.zeros((num_frames, 2))
     at = blinks.uniform(0.5, BLINK_EVERY_S)
     while strength > 0 and at * FPS < num_frames:
         first = int(at * FPS)
@@ -171,7 +172,8 @@ def with_larger_lips(
 ) -> Float[Tensor, "b l 4 k 2"]:
     """Movements whose lips go further. Lips that touch go on touching."""
     points = portrait[:, None, None] + moves
-    mouth, across = points[..., LIPS, :], _across(points)
+    mouth = points[..., LIPS, :]
+    across = _across(points)
     along = torch.stack([across[..., 1], -across[..., 0]], -1)
     wider = (factors.width - 1) * (_width(points) / _width(portrait)[:, None, None] - 1)
     aside = ((mouth - mouth.mean(-2, keepdim=True)) * along[..., None, :]).sum(-1)
@@ -183,7 +185,8 @@ def with_larger_lips(
 
 def _width(points: Float[Tensor, "*n k 2"]) -> Float[Tensor, "*n"]:
     """Of the mouth, in distances between the outer corners of the eyes."""
-    mouth, eyes = points[..., 54, :] - points[..., 48, :], points[..., 45, :] - points[..., 36, :]
+    mouth = points[..., 54, :] - points[..., 48, :]
+    eyes = points[..., 45, :] - points[..., 36, :]
     return mouth.norm(dim=-1) / eyes.norm(dim=-1).clamp(min=1e-4)
 
 

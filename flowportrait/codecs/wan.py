@@ -123,7 +123,9 @@ class WanCodec(nn.Module):
             _check_sides(block, self.spatial_stride)
             waiting = block if waiting is None else torch.cat([waiting, block], dim=2)
             while waiting.shape[2] >= due:
-                now, waiting, due = waiting[:, :, :due], waiting[:, :, due:], GROUP
+                now = waiting[:, :, :due]
+                waiting = waiting[:, :, due:]
+                due = GROUP
                 yield self._encode_group(now, memory)
         if waiting is None or due == 1 or waiting.shape[2]:
             left = 0 if waiting is None else waiting.shape[2]

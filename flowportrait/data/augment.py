@@ -52,9 +52,11 @@ def draw_look(
     and not in the face, which it deforms as the head moves: it teaches how faces look, and must not
     be where movement is learned.
     """
-    centre, side = np.array([source_px / 2, source_px / 2]), float(source_px)
+    centre = np.array([source_px / 2, source_px / 2])
+    side = float(source_px)
     if np.isfinite(landmarks).all():
-        low, high = landmarks.min(0), landmarks.max(0)
+        low = landmarks.min(0)
+        high = landmarks.max(0)
         height = max(high - low)
         centre = (low + high) / 2 - (0, BOX_RISE * height)
         side = min(SQUARE_PER_HULL * height, source_px)
@@ -64,8 +66,10 @@ def draw_look(
     centre = centre + strength * rng.uniform(-0.05, 0.05, 2) * side
     angle = strength * rng.normal(0, 0.06)
     flip = -1.0 if strength and rng.random() < 0.5 else 1.0
-    scale, stretch = side / source_px, spread(0.94, 1.06)
-    cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
+    scale = side / source_px
+    stretch = spread(0.94, 1.06)
+    cos = np.cos(angle) * scale
+    sin = np.sin(angle) * scale
     offset = centre / source_px * 2 - 1
     matrix = np.array(
         [[cos * flip * stretch, -sin, offset[0]], [sin * flip * stretch, cos, offset[1]]]

@@ -146,7 +146,8 @@ class Rows:
         """A whole clip, or a stretch of one that is too long."""
         config = self.config
         length = min(clip.latent_frames, config.max_latent_frames)
-        opens, continues = rng.random() < config.opening_share, rng.random() < config.prefix_share
+        opens = rng.random() < config.opening_share
+        continues = rng.random() < config.prefix_share
         start = 0
         if length < clip.latent_frames and not opens:
             start = int(rng.integers(1, clip.latent_frames - length + 1))

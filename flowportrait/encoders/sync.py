@@ -22,7 +22,9 @@ from flowportrait.encoders.mel import MelEncoder
 MOUTH_PX = 48
 LUMA = (0.299, 0.587, 0.114)
 
-_EYES, _NOSE, _LIP_CORNERS = (slice(36, 42), slice(42, 48)), slice(31, 36), [48, 54]
+_EYES = (slice(36, 42), slice(42, 48))
+_NOSE = slice(31, 36)
+_LIP_CORNERS = [48, 54]
 _SIDE = 1.4  # of the mouth's square, in distances between the eyes
 # eyes' distance over that from eyes to nose: the larger of both is the scale of a turned head
 _NOSE_PER_EYES = 1.35

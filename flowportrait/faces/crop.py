@@ -45,8 +45,10 @@ def crop_face(
     inside = frame[
         max(rows.start, 0) : max(rows.stop, 0), max(columns.start, 0) : max(columns.stop, 0)
     ]
-    above, below = max(0, -rows.start), max(0, rows.stop - len(frame))
-    left, right = max(0, -columns.start), max(0, columns.stop - frame.shape[1])
+    above = max(0, -rows.start)
+    below = max(0, rows.stop - len(frame))
+    left = max(0, -columns.start)
+    right = max(0, columns.stop - frame.shape[1])
     edges = (above, below), (left, right), (0, 0)
     return resized(np.pad(inside, edges, constant_values=MARGIN)[None])[0]
 

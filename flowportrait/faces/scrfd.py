@@ -59,7 +59,9 @@ class ScrfdDetector:
             )
         if side_px < 32 or side_px % 32:
             raise ConfigError(f"side_px: got {side_px}; give a multiple of 32")
-        self.min_score, self.side_px, self.max_overlap = min_score, side_px, max_overlap
+        self.min_score = min_score
+        self.side_px = side_px
+        self.max_overlap = max_overlap
         self._session = _session(path)
         outputs = len(self._session.get_outputs())
         if outputs not in (6, 9):
@@ -123,7 +125,8 @@ def decode(outputs: list[np.ndarray], side_px: int, min_score: float) -> Float[n
         sides = outputs[index + len(STRIDES)].reshape(-1, 4) * stride
         cells = side_px // stride
         y, x = np.divmod(np.arange(cells * cells).repeat(PER_CELL), cells)
-        x, y = x * stride, y * stride
+        x = x * stride
+        y = y * stride
         corners = np.stack(
             [x - sides[:, 0], y - sides[:, 1], x + sides[:, 2], y + sides[:, 3], scores], axis=1
         )

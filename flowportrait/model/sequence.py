@@ -86,7 +86,8 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, mine: Tensor, group: dist.ProcessGroup, count: int) -> Tensor:
-        ctx.group, ctx.count = group, count
+        ctx.group = group
+        ctx.count = count
         whole = mine.new_empty(count * mine.shape[0], *mine.shape[1:])
         dist.all_gather_single(whole, mine, group=group)
         return whole

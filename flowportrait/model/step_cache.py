@@ -82,7 +82,8 @@ class Reuse:
             self._cache.saved += 1
             return after + self._rest
         found = rest(after)
-        self._first, self._rest = first, found - after
+        self._first = first
+        self._rest = found - after
         return found
 
 

@@ -141,7 +141,8 @@ def begin(out: Path, config: PrepareConfig, fingerprint: str, part: PartFile | N
     """An orderly folder for a dataset, or a part of one. Raises DataError for one that holds
     something else.
     """
-    settings, journal = out / _CONFIG, out / _JOURNAL
+    settings = out / _CONFIG
+    journal = out / _JOURNAL
     _require_own_folder(out, journal)
     if journal.exists():
         drop_torn_line(journal)

@@ -89,7 +89,8 @@ class _Published:
         if not languages:
             raise CheckpointError(f"{folder}: {_MONOLINGUAL}")
         self.codes = [name.strip("<|>") for name in languages]
-        self._device, self._ids = torch.device(device), torch.tensor(list(languages.values()))
+        self._device = torch.device(device)
+        self._ids = torch.tensor(list(languages.values()))
         self._model = model.eval().requires_grad_(False).to(self._device)
         self._features = transformers.WhisperFeatureExtractor(model.config.num_mel_bins)
 

@@ -200,7 +200,8 @@ class _Run:
         turns = Turns(config.faces)
         detections, changes = self._survey(footage, turns)
         count = len(changes)
-        decoded_s, declared_s = count / FPS, footage.declared_s
+        decoded_s = count / FPS
+        declared_s = footage.declared_s
         lost = declared_s - decoded_s > _LOST_S
         self.duration_s = declared_s if lost else decoded_s
         self.outcome = np.full(
@@ -212,10 +213,12 @@ class _Run:
             self.notes.append(f"{self.source.path}: {why}")
         heard = range(_ceil(sound.from_s * FPS), min(count, int(sound.end_s * FPS + 0.01)))
         opened = [0, *find_cuts(changes, config.scenes), count]
-        least, tracks = round(config.clips.min_s * FPS), []
+        least = round(config.clips.min_s * FPS)
+        tracks = []
         for start, stop in zip(opened, opened[1:], strict=False):
             for track in link(detections, range(start, stop), config.faces):
-                track.start, track.stop = max(track.start, heard.start), min(track.stop, heard.stop)
+                track.start = max(track.start, heard.start)
+                track.stop = min(track.stop, heard.stop)
                 if track.face_px < config.faces.min_face_px:
                     self._mark(track.start, track.stop, "small_face", over=("no_face", "short"))
                 elif track.stop - track.start < least:
@@ -280,8 +283,10 @@ class _Run:
             yield plan
 
     def _refused(self, plan: _Plan, speakers: Speakers | None) -> Reason | None:
-        config, filters = self.parts.config, self.parts.filters
-        start_s, end_s = plan.start / FPS, plan.stop / FPS
+        config = self.parts.config
+        filters = self.parts.filters
+        start_s = plan.start / FPS
+        end_s = plan.stop / FPS
         if plan.squares[:, 2].min() < config.crop.min_side_px:
             return "small_face"
         if (
@@ -293,7 +298,8 @@ class _Run:
             split_of(self.source.identity, config.split) == "held_out"
             and config.split.rule == "paper"
         )
-        least_s, least_px = config.split.test_min_s, config.split.test_min_face_px
+        least_s = config.split.test_min_s
+        least_px = config.split.test_min_face_px
         return (
             "not_for_test"
             if held_out and (end_s - start_s < least_s or plan.face_px < least_px)

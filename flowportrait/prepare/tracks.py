@@ -247,7 +247,8 @@ def _squares(
         x = np.full(len(boxes), (low[0] + high[0]) / 2)
         y = np.full(len(boxes), (low[1] + high[1]) / 2)
     else:
-        x, y = _smoothed(x), _smoothed(y)
+        x = _smoothed(x)
+        y = _smoothed(y)
     around = np.stack([x - side / 2, y - side / 2, x + side / 2, y + side / 2], 1)
     return np.array([portrait_square(FaceBox(*box, 1.0), width, height, 1.0) for box in around])
 

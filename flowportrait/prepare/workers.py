@@ -38,14 +38,16 @@ def prepare_all(
 
     Raises the error of a worker that cannot go on, such as a full disk.
     """
-    waiting, workers = deque(sources), []
+    waiting = deque(sources)
+    workers = []
     try:
         for _ in range(min(count, len(waiting))):
             workers.append(_started(preparer))
         while busy := [worker for worker in workers if _given(worker, waiting)]:
             for pipe in wait([worker.pipe for worker in busy]):
                 worker = next(worker for worker in busy if worker.pipe is pipe)
-                source, worker.source = worker.source, None
+                source = worker.source
+                worker.source = None
                 try:
                     answer = pipe.recv()
                 except EOFError:

@@ -82,7 +82,8 @@ def page(
     text = page_.html(title, sources, made, drawn, clips)
     out.write_text(text, encoding="utf-8")
     _tell(sources.notes)
-    filled, shown = [t.number for t in made if t.filled], [f.number for f in drawn if f.svg]
+    filled = [t.number for t in made if t.filled]
+    shown = [f.number for f in drawn if f.svg]
     print(f"{len(filled)} tables, {len(shown)} figures: {out}")
     _print_json({"output": str(out), "tables": filled, "figures": shown}, as_json)
 

@@ -189,7 +189,8 @@ def figure_6(sources: Sources) -> Drawn:
         elif name is not None:
             panels[f"{title}: -|{name}|"] = {run.label: _loss(run, name) for run in sources.runs}
     if sources.runs and not panels:
-        drawn.reason, drawn.notes = "; ".join(drawn.notes), []
+        drawn.reason = "; ".join(drawn.notes)
+        drawn.notes = []
         return drawn
     return _curves_figure(drawn, panels, sources.runs)
 

@@ -84,7 +84,8 @@ def _table(table: Table) -> Iterator[str]:
     for label, cells in table.rows:
         row = [f"<td>{escape(label)}</td>"]
         for cell in cells:
-            short, full = cell.shown(full=False), cell.shown()
+            short = cell.shown(full=False)
+            full = cell.shown()
             about = (
                 f"<small>{escape(full.removeprefix(short).strip(' []'))}</small>"
                 if full != short

@@ -83,7 +83,8 @@ def read(arguments: Sequence[str]) -> Sources:
     """The sources named as PATH, LABEL=PATH or LABEL@SET=PATH. Raises DataError for what is none of
     the kinds.
     """
-    sources, files = Sources(given=list(arguments)), []
+    sources = Sources(given=list(arguments))
+    files = []
     for argument in arguments:
         label, set_name, path = parsed(argument)
         if (path / DATABASE).is_file() or (path / results.FACTS).is_file():

@@ -69,7 +69,8 @@ def score(
     scorers = build_scorers(_split(names), _settings(config, overrides), store, missing)
     _settle(missing, skip_missing, bool(scorers))
     if division.part:
-        samples, scorers = division.share(samples), of_single_clips(scorers)
+        samples = division.share(samples)
+        scorers = of_single_clips(scorers)
     plans = [plan_scores(scorer, samples) for scorer in scorers if isinstance(scorer, ScoreSystem)]
     _announce(plans)
     if dry_run:
@@ -123,7 +124,8 @@ def evaluate(
         raise DataError(f"{out}: is a file; give a folder")
     if retry_unscored:
         overrides = [*overrides, "judge.renew_unusable=true"]
-    samples, settings = find_samples(generated, truth), _settings(config, overrides)
+    samples = find_samples(generated, truth)
+    settings = _settings(config, overrides)
     missing: dict[str, str] = {}
     scorers = build_scorers(_split(names), settings, answers or out / "answers.jsonl", missing)
     set_metrics = evaluation.build_sets(_split(sets), settings, missing)
@@ -134,7 +136,8 @@ def evaluate(
             " sets)"
         )
     if division.part:
-        samples, scorers = division.share(samples), of_single_clips(scorers)
+        samples = division.share(samples)
+        scorers = of_single_clips(scorers)
     plans = [plan_scores(scorer, samples) for scorer in scorers if isinstance(scorer, ScoreSystem)]
     _announce(plans)
     if dry_run:
@@ -187,7 +190,8 @@ def compare(
         print_json({"plans": [vars(plan) for plan in plans]}, as_json)
         return
     if out is None:
-        verdicts, kept = counted(comparer.compare(pairs), len(pairs), progress), 0
+        verdicts = counted(comparer.compare(pairs), len(pairs), progress)
+        kept = 0
     else:
         verdicts, kept = compare_to_file(pairs, comparer, out, retry_unsaid, progress)
     if a.is_file() and a.suffix != ".jsonl":

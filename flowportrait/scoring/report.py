@@ -88,7 +88,8 @@ _MORE_COLUMNS = (
 
 def _csv(result: Evaluation) -> str:
     """One line a clip and scorer, with its parts and settings as JSON."""
-    rows, samples = [], {sample.id: sample for sample in result.samples}
+    rows = []
+    samples = {sample.id: sample for sample in result.samples}
     for s in result.scores:
         of = samples[s.clip]
         parts, settings = (json.dumps(value, sort_keys=True) for value in (s.parts, s.settings))

@@ -78,14 +78,16 @@ def build_scorers(
     itself. Weights that are not there raise CheckpointError at once, or with `missing` are noted
     there by scorer, which is then left out.
     """
-    names, known = list(names), {*SCORERS.names(), *PRESETS}
+    names = list(names)
+    known = {*SCORERS.names(), *PRESETS}
     for name in names:
         if name not in known:
             raise ConfigError(f"scorer: no '{name}'; {name_hint(name, known)}")
     for preset, scorers in PRESETS.items():
         names = [part for name in names for part in (scorers if name == preset else (name,))]
     judges: dict[str, Judge] = {}
-    wanted, reward = dict.fromkeys(names), config.reward
+    wanted = dict.fromkeys(names)
+    reward = config.reward
     if CompositeReward.name in wanted or reward:
         reward = reward or RewardConfig()
         wanted.pop(CompositeReward.name, None)

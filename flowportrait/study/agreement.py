@@ -210,7 +210,8 @@ def bradley_terry(wins: np.ndarray, ties: np.ndarray | None = None) -> BradleyTe
     design[rows, 2, i] = design[rows, 2, j] = 0.5
     design[:, 2, count] = 1
     if not with_ties:
-        design, outcomes = design[:, :2, :count], outcomes[:, :2]
+        design = design[:, :2, :count]
+        outcomes = outcomes[:, :2]
     parameters, information = _newton(design, outcomes)
     covariance = np.linalg.pinv(information)
     theta = parameters[:count] - parameters[:count].mean()

@@ -233,7 +233,8 @@ def _by_pair(
         used = human[:, p] != 0
         answered = used & np.isfinite(system.said[:, p])
         errors = int((answered & (system.said[:, p] == -human[:, p])).sum())
-        ties, count = int((answered & (system.said[:, p] == 0)).sum()), int(answered.sum())
+        ties = int((answered & (system.said[:, p] == 0)).sum())
+        count = int(answered.sum())
         rate = (errors + ties / 2) / count if count else math.nan
         result.append(
             PairErrors(
@@ -271,7 +272,8 @@ def _correlations(system: System, scope: Scope, data: StudyData) -> dict[str, ob
         for v, name in enumerate(data.versions)
         if scope == "all pairs" or name != data.facts.truth
     ]
-    sums, sign = data.sums(), 1 if system.better == "higher" else -1
+    sums = data.sums()
+    sign = 1 if system.better == "higher" else -1
     known = np.isfinite(sums)
     with np.errstate(invalid="ignore", divide="ignore"):
         human = (np.where(known, sums, 0).sum(2) / known.sum(2))[:, columns]
@@ -305,7 +307,9 @@ def _comparisons(
     seed: int,
 ) -> list[Comparison]:
     """Every two systems on what both answered, on the narrower of their default scopes."""
-    above, below, made = [], [], []
+    above = []
+    below = []
+    made = []
     for a, b in combinations(systems, 2):
         narrow = scopes[_default_scope(a, scopes)] * scopes[_default_scope(b, scopes)]
         used = (human * narrow != 0) & np.isfinite(a.said) & np.isfinite(b.said)

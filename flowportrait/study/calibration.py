@@ -129,7 +129,9 @@ def _calibration(
     with np.errstate(invalid="ignore", divide="ignore"):
         people = np.where(known, ratings, 0).sum(2) / known.sum(2)
     both = np.isfinite(scores) & np.isfinite(people)
-    rows, x, y = np.nonzero(both)[0], scores[both], people[both]
+    rows = np.nonzero(both)[0]
+    x = scores[both]
+    y = people[both]
     _, sample = np.unique(rows, return_inverse=True)
     count = int(sample.max()) + 1 if len(sample) else 0
     if count < _MIN_SAMPLES or len(np.unique(x)) < 2:
@@ -149,7 +151,8 @@ def _calibration(
     ]
     folds = min(FOLDS, count)
     fold = np.random.default_rng(seed).permutation(count) % folds
-    foretold, constant = np.empty(len(y)), np.empty(len(y))
+    foretold = np.empty(len(y))
+    constant = np.empty(len(y))
     for number in range(folds):
         learn = (fold != number).astype(float)
         held = fold[sample] == number

@@ -53,7 +53,8 @@ def create(
         _warn(f"left out: {line}")
     for line in made.warnings:
         _warn(line)
-    study, told = made.study, made.study.raters()
+    study = made.study
+    told = made.study.raters()
     for rater in told:
         print(f"{rater.name}: {rater.total} sets, token {rater.token}")
     print(f"{len(study.samples())} samples of {len(study.versions)} versions: {directory}")

@@ -190,8 +190,10 @@ def _concordance(data: StudyData, weights: np.ndarray) -> tuple[Figure, int]:
 def _strengths(
     data: StudyData, weights: np.ndarray, notes: list[str]
 ) -> tuple[list[Strength], float]:
-    said, count = votes(data), len(data.versions)
-    wins, ties = np.zeros((len(said), count, count)), np.zeros((len(said), count, count))
+    said = votes(data)
+    count = len(data.versions)
+    wins = np.zeros((len(said), count, count))
+    ties = np.zeros((len(said), count, count))
     for p, (i, j) in enumerate(all_pairs(count)):
         wins[:, i, j], wins[:, j, i] = (said[:, p] == 1).sum(1), (said[:, p] == -1).sum(1)
         ties[:, i, j] = ties[:, j, i] = (said[:, p] == 0).sum(1)

@@ -216,7 +216,8 @@ class Study:
             ).fetchone()
             if known and task.answer == answer:
                 return Receipt(known[0], "unchanged")
-            body, at = answer.model_dump_json(), datetime.now(UTC).isoformat(timespec="seconds")
+            body = answer.model_dump_json()
+            at = datetime.now(UTC).isoformat(timespec="seconds")
             row = db.execute(
                 "INSERT INTO answer (task, at, body) VALUES (?, ?, ?)", (task_id, at, body)
             )
@@ -241,7 +242,8 @@ class Study:
         with self._reading() as db:
             names = _names_of_items(db)
             for rater, sample, kind, body in db.execute(_ANSWERS).fetchall():
-                answer, repeat = RaterAnswer.model_validate_json(body), int(kind == "repeat")
+                answer = RaterAnswer.model_validate_json(body)
+                repeat = int(kind == "repeat")
                 whose = {"rater": rater, "sample": sample, "repeat": repeat}
                 for item, scores in answer.scores.items():
                     shown = {"version": names[item], "item": item}

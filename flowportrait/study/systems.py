@@ -155,7 +155,8 @@ def _score_system(
 ) -> System:
     whole = all(_is_mean_of_whole_parts(s) for s in scores.values() if not s.reason)
     shape = (len(data.facts.samples), len(data.versions))
-    totals, counts = np.zeros(shape), np.zeros(shape)
+    totals = np.zeros(shape)
+    counts = np.zeros(shape)
     part_totals = {aspect: np.zeros(shape) for aspect in ASPECTS}
     part_counts = {aspect: np.zeros(shape) for aspect in ASPECTS}
     for (sample, version, _), score in scores.items():
@@ -220,7 +221,8 @@ def from_verdicts(
     grouped: dict[str, list[tuple[int, int, int, Verdict]]] = {}
     for verdict in verdicts:
         shas = [*verdict.sha256, "", ""][:2]
-        a, b = clips.find(verdict.a, shas[0]), clips.find(verdict.b, shas[1])
+        a = clips.find(verdict.a, shas[0])
+        b = clips.find(verdict.b, shas[1])
         if a is None or b is None:
             continue
         if a[0] != b[0] or a[1] == b[1]:
@@ -241,7 +243,8 @@ def _verdict_system(
     name: str, found: Sequence[tuple[int, int, int, Verdict]], data: StudyData, num_pairs: int
 ) -> System:
     shape = (len(data.facts.samples), num_pairs)
-    sums, known = np.zeros(shape), np.zeros(shape, bool)
+    sums = np.zeros(shape)
+    known = np.zeros(shape, bool)
     parts = {aspect: (np.zeros(shape), np.zeros(shape, bool)) for aspect in ASPECTS}
     orders = np.full((len(found), 2), np.nan)
     for row, (sample, pair, side, verdict) in enumerate(found):

@@ -48,7 +48,8 @@ def assign(num_samples: int, num_versions: int, plan: StudyPlan) -> list[list[Sh
     _check(num_samples, num_versions, plan)
     rng = np.random.default_rng(plan.seed)
     shuffled = rng.permutation(num_samples)
-    training, counted = shuffled[: plan.num_training], shuffled[plan.num_training :]
+    training = shuffled[: plan.num_training]
+    counted = shuffled[plan.num_training :]
     shares: list[list[int]] = [[] for _ in range(plan.num_raters)]
     for sample in counted:
         # The least loaded raters take it; chance decides between equals, so that no two always

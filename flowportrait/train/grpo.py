@@ -153,7 +153,9 @@ def advantages(
     values = np.zeros_like(rewards)
     tie = TIE * max(np.abs(rewards[scored]).max(initial=0.0), np.finfo(np.float64).tiny)
     floor = std_floor * rewards[scored].std() if std_floor and scored.any() else 0.0
-    names, tied, dropped = np.unique(group), 0, 0
+    names = np.unique(group)
+    tied = 0
+    dropped = 0
     for name in names:
         members = np.flatnonzero((group == name) & scored)
         if len(members) < 2:

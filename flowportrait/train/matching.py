@@ -53,7 +53,8 @@ def matching_passes(
     weights = weights / weights[scored].mean()
     for sibling, rng in enumerate(rngs):
         index = int(torch.randint(len(schedule), (), generator=rng))
-        t, clean = schedule.times[index], z0[sibling : sibling + 1]
+        t = schedule.times[index]
+        clean = z0[sibling : sibling + 1]
         noise = torch.randn(clean.shape, generator=rng, dtype=clean.dtype).to(clean.device)
         v = velocity(interpolate(clean, noise, torch.tensor(t)), t)
         before = old.setdefault(sibling, v.detach())

@@ -39,7 +39,8 @@ def velocity_errors(
     `t` is per latent frame of all clips; a latent frame at 0 stands clean and has no error. `noise`
     is shaped like the latents.
     """
-    z0, z1 = clips.layout.patchify(clips.latents), clips.layout.patchify(noise)
+    z0 = clips.layout.patchify(clips.latents)
+    z1 = clips.layout.patchify(noise)
     times = t[:, clips.layout.latent_frame_of_token().to(t.device), None]
     v = model(
         PackedRow(clips.layout, clips.audio, clips.image, interpolate(z0, z1, times), t, share)

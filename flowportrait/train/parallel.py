@@ -85,7 +85,8 @@ class Ranks:
         `sequence` processes do not divide them.
         """
         cuda = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
-        world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+        world = int(os.environ.get("WORLD_SIZE", 1))
+        rank = int(os.environ.get("RANK", 0))
         own = int(os.environ.get("LOCAL_RANK", 0))
         where = f"cuda:{own}" if cuda else "cpu"
         if cuda and own >= (count := torch.cuda.device_count()):

@@ -43,7 +43,8 @@ def reward_gradient_passes(
     none = torch.zeros(0, device=last.device)
     for sibling, zt in enumerate(last.split(1)):
         v = velocity(zt, t)
-        z0, kl = predict_z0(zt, v, t), v.new_zeros(1)
+        z0 = predict_z0(zt, v, t)
+        kl = v.new_zeros(1)
         if base is not None:
             with torch.no_grad():
                 untuned = predict_z0(zt, base(zt, t), t)
@@ -64,7 +65,8 @@ def worth_of(
     std.
     """
     count = min(len(points), len(true))
-    made, true = points[:count], true[:count]
+    made = points[:count]
+    true = true[:count]
     signs = {name: 1.0 if measures[name].better == "higher" else -1.0 for name in weights}
     numbers = [
         signs[name] * weight * measures[name].of_points(made, true.to(made))
@@ -77,7 +79,8 @@ def clip_worth(session: RlSession, group: Group, scales: dict[str, float], z0: T
     """The reward of clean latents of a group as `generate` shows them, differentiable;
     `scales` by term.
     """
-    config, pipeline = session.config, session.pipeline
+    config = session.config
+    pipeline = session.pipeline
     shown = pipeline.settled(group.clip, z0, group.rest)
     weights = dict.fromkeys(config.reward.scorers, 0.0)
     for term in config.reward.terms:

@@ -73,11 +73,14 @@ def train(
 
 def make_updates(session: RlSession) -> None:
     """Rollouts and their updates, to the end of the run or until SIGTERM asks it to stop."""
-    config, state, run = session.config, session.state, session.run
+    config = session.config
+    state = session.state
+    run = session.run
     if state.baseline is None:
         look(session)
     while state.update < config.run.num_updates:
-        before, started = state.update, time.monotonic()
+        before = state.update
+        started = time.monotonic()
         batch = sample_batch(session, state.update)
         sampled_s = time.monotonic() - started
         rewards = composite(
@@ -258,7 +261,8 @@ def send_backward(
     are left out; every rank makes as many passes as the busiest, because sharded weights are
     gathered by all together.
     """
-    config, ranks = session.config, session.ranks
+    config = session.config
+    ranks = session.ranks
     values, scored = (
         row.reshape(config.rollout.num_groups, config.rollout.group_size)
         for row in (advantage.values, advantage.scored)
@@ -266,7 +270,8 @@ def send_backward(
     live = (values != 0).any(1) if config.objective.kl_weight == 0 else scored.any(1)
     mine = [group for group in batch.groups if live[group.number]]
     idle = [batch.spare] * (max(ranks.gather(len(mine))) - len(mine))
-    limit, seen = config.objective.advantage_limit, PassFigures()
+    limit = config.objective.advantage_limit
+    seen = PassFigures()
     halves = Halves(session.pipeline.model) if config.watch.gradient_noise else None
     for place, group in enumerate(mine + idle):
         if halves and place == (len(mine) + len(idle)) // 2:
@@ -306,7 +311,9 @@ def group_passes(
     make them are fixed. `old` keeps what the objectives of the forward process need of the policy
     that sampled.
     """
-    config, group, share = session.config, learning.group, session.ranks.share
+    config = session.config
+    group = learning.group
+    share = session.ranks.share
     reusable = config.trained != "all" and config.rollout.sharing.condition
     velocity = (
         group.sampled
@@ -320,13 +327,15 @@ def group_passes(
             for sibling in range(len(learning.scored))
         ]
         before = old.setdefault(group.number, {})
-        z0, schedule = group.trajectories.z0, learning.plan.schedule
+        z0 = group.trajectories.z0
+        schedule = learning.plan.schedule
         return matching_passes(velocity, z0, rngs, *what, schedule, config.objective, before)
     base = None
     if compares_with_base(config):
         base = velocity_of(session.base, group.clip, shared=False, share=share)
     if config.objective.kind == "gradient":
-        last, t = group.trajectories.last, learning.plan.schedule.times[-2]
+        last = group.trajectories.last
+        t = learning.plan.schedule.times[-2]
         worth = partial(clip_worth, session, group, learning.scales)
         place = config.run.seed, session.state.update, group.number, len(learning.scored)
         return reward_gradient_passes(

@@ -78,7 +78,9 @@ def sample_batch(session: RlSession, update: int) -> Batch:
     plan = plan_for(config, update)
     place = ranks.data
     order = by_length(session, update) if place[1] > 1 else list(range(config.rollout.num_groups))
-    groups, spare, clips = [], None, []
+    groups = []
+    spare = None
+    clips = []
     for number, own in dealt(order, *place):
         group, submitted = sample_group(session, plan, update, number, own)
         groups += [group] if own else []
@@ -115,8 +117,10 @@ def sample_group(
     """One prompt's siblings, of which this rank sends its part to the scorers if the group is its
     `own`; and which (group, sibling) these are.
     """
-    config, pipeline = session.config, session.pipeline
-    rollout, seed = config.rollout, config.run.seed
+    config = session.config
+    pipeline = session.pipeline
+    rollout = config.rollout
+    seed = config.run.seed
     prompt = session.prompts.draw(seed, draws_of(config, update)[number])
     prompt = replace(prompt, points=true_points(pipeline, prompt))
     clip = pipeline.encode(
@@ -138,7 +142,8 @@ def sample_group(
     trajectories = roll_out(
         counted, z1.to(pipeline.device), rngs, plan, config.objective, rollout.sharing
     )
-    ranks, submitted = session.ranks, []
+    ranks = session.ranks
+    submitted = []
     for sibling, z0 in enumerate(trajectories.z0):
         if own and sibling % ranks.sequence == ranks.rank % ranks.sequence:
             made = candidate(

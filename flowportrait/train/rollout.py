@@ -196,7 +196,8 @@ def passes(
     weights = step_weights(
         objective.step_weight, plan.schedule, plan.eta, plan.trainable, plan.noise
     )
-    everyone, times = torch.arange(len(scored)), plan.schedule.times
+    everyone = torch.arange(len(scored))
+    times = plan.schedule.times
     for step in group.steps:
         weight = weights[step.index] / len(group.steps)
         for place, zt in enumerate(step.zt.split(1)):
@@ -237,7 +238,8 @@ def _priced(
     on_policy: bool,
 ) -> Pass:
     """Eq. 7 of siblings whose step is now the transition `new`."""
-    step, siblings = drawn.step, drawn.siblings
+    step = drawn.step
+    siblings = drawn.siblings
     log_prob = new.log_prob(
         step.z_next[siblings], objective.logprob_reduction, objective.logprob_variance
     )

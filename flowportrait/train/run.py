@@ -315,10 +315,12 @@ def _make_updates(
     parts_of: Callable[[int], Iterable[UpdatePart]],
     sample: Callable[[int], dict[str, float]],
 ) -> None:
-    config, num_updates = run.config, run.config.num_updates
+    config = run.config
+    num_updates = run.config.num_updates
     stepper = Stepper(state.module, state.optimizer, optimizer_config, num_updates, run.directory)
     figures: list[dict[str, float]] = []
-    started, first = time.monotonic(), state.update
+    started = time.monotonic()
+    first = state.update
     while state.update < num_updates:
         made = _make_update(run, state, stepper, parts_of)
         figures += [made] if made else []

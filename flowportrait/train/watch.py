@@ -37,14 +37,16 @@ def look(session: RlSession) -> None:
     """Samples the held-out clips with the averaged weights, logs their figures and what they have
     gained, keeps the last and the best model.
     """
-    state, config = session.state, session.config
+    state = session.state
+    config = session.config
     with state.average.within(session.pipeline.model):
         rows = held_out_rows(session)
         scores = columns([row for _, row in rows])
         if state.baseline is None:
             state.baseline = {name: value.tolist() for name, value in scores.items()}
         figures = {name: _mean(value) for name, value in scores.items()}
-        now, then = session.as_rewards(scores), session.as_rewards(state.baseline)
+        now = session.as_rewards(scores)
+        then = session.as_rewards(state.baseline)
         reward = held_out_reward(now, then, config.reward)
         session.log(
             event="look",
@@ -171,7 +173,8 @@ def _rewards(
 
 def _raise_alarms(session: RlSession, figures: Mapping[str, float | None]) -> None:
     """Names what has gone wrong since the start, as far as it is monitored."""
-    watch, update = session.config.watch, session.state.update
+    watch = session.config.watch
+    update = session.state.update
     start = {name: _mean(np.array(value)) for name, value in session.state.baseline.items()}
     limits = {
         "static_collapse": ("motion_px", lambda now, then: now < watch.least_motion * then),
@@ -182,7 +185,8 @@ def _raise_alarms(session: RlSession, figures: Mapping[str, float | None]) -> No
         ),
     }
     for alarm, (name, wrong) in limits.items():
-        now, then = figures.get(name), start.get(name)
+        now = figures.get(name)
+        then = start.get(name)
         if now is None or then is None or not wrong(now, then):
             continue
         session.log(event="alarm", alarm=alarm, update=update, now=now, at_start=then)

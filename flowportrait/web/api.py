@@ -187,7 +187,8 @@ def serve_jobs(app: FastAPI, desk: Desk, uploads: Uploads) -> None:
             raise Refused(
                 "", f"over {_MAX_WISH_BYTES} bytes; a request is a few lines of JSON", 413
             )
-        wish, visitor = Wish.model_validate_json(body), visitor_of(request)
+        wish = Wish.model_validate_json(body)
+        visitor = visitor_of(request)
         return await run_in_threadpool(_queue, desk, uploads, wish, visitor)
 
     @app.get("/api/jobs")

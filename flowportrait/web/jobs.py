@@ -291,7 +291,8 @@ class Desk:
             if word == "progress":
                 job.done, job.total = said
                 if not job.begun_s:
-                    job.begun_s, job.begun_at = time.monotonic(), job.done
+                    job.begun_s = time.monotonic()
+                    job.begun_at = job.done
             elif word == "frames":
                 job.frames, job.num_frames = said
             elif job.state == "running":
@@ -356,7 +357,8 @@ def _make(job: dict[str, Any], loaded: dict[str, Any], pipe: Connection) -> dict
             yield frame
             pipe.send(("frames", number, shot.num_frames))
 
-    fps, mark = pipeline.spec.fps, media.synthetic_mark(pipeline.spec.name, shot.seed, __version__)
+    fps = pipeline.spec.fps
+    mark = media.synthetic_mark(pipeline.spec.name, shot.seed, __version__)
     growing = Path(job["growing"])
     media.write_video(job["video"], frames(), fps, *sound, mark, growing=growing)
     return {

@@ -114,7 +114,8 @@ def serve(
     """Serves the page until interrupted, also under the `allowed` names, and with a `token` only to
     those who have it. Raises ConfigError for a port in use.
     """
-    hosts, listening = names_of(host, allowed), listen(host, port)
+    hosts = names_of(host, allowed)
+    listening = listen(host, port)
     with_token = f"?token={token}" if token else ""
     where = f"{address_of(host, listening)}/{with_token}"
     say(f"{where}  (Ctrl+C ends, and deletes all uploads and videos)")

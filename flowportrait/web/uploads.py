@@ -114,7 +114,8 @@ class Uploads:
 
     def _expected(self, kind: Kind, name: str, request: Request) -> Path:
         """Where an upload is to be written, once there is room for all that it may become."""
-        limits, said = self._desk.limits, request.headers.get("content-length", "")
+        limits = self._desk.limits
+        said = request.headers.get("content-length", "")
         size_bytes = int(said) if said.isdigit() else limits.max_upload_bytes
         if size_bytes > limits.max_upload_bytes:
             raise self._too_large(kind, name)

@@ -29,8 +29,10 @@ def draw_background(rng: np.random.Generator, size: int) -> tuple[str, np.ndarra
             picture = picture * (1 - spot) + np.clip(colour * rng.uniform(0.7, 1.8, 3), 0, 1) * spot
     elif kind == "room":
         for _ in range(5):
-            blur, tint = rng.uniform(0.015, 0.05), np.clip(colour * rng.uniform(0.5, 1.5, 3), 0, 1)
-            left, top = rng.uniform(-0.1, 0.9), rng.uniform(-0.1, 0.6)
+            blur = rng.uniform(0.015, 0.05)
+            tint = np.clip(colour * rng.uniform(0.5, 1.5, 3), 0, 1)
+            left = rng.uniform(-0.1, 0.9)
+            top = rng.uniform(-0.1, 0.6)
             panel = _band(x, left, left + rng.uniform(0.1, 0.5), blur) * _band(
                 y, top, top + rng.uniform(0.2, 0.8), blur
             )

@@ -17,7 +17,8 @@ from flowportrait.errors import ConfigError
 from flowportrait.media import Sound
 from flowportrait.registry import name_hint
 
-_MOUTH, _UPPER_FACE = np.arange(48, 68), np.r_[17:31, 36:48]
+_MOUTH = np.arange(48, 68)
+_UPPER_FACE = np.r_[17:31, 36:48]
 """Lips; brows, lids and the bridge of the nose, whose wings move with the upper lip."""
 _ANCHORS = [27, 28, 29, 30, 33, 36, 39, 42, 45]
 """Landmarks that turn with the head and do not take part in expressions."""
@@ -181,7 +182,8 @@ def _held_region(
     """Mixes a region of the first frame, moved with the head, into every frame, but for the
     landmarks `spared`.
     """
-    frames, landmarks = footage.frames, footage.landmarks
+    frames = footage.frames
+    landmarks = footage.landmarks
     if landmarks is None:
         landmarks = np.broadcast_to(
             _framed_landmarks(frames.shape[2], frames.shape[1]), (len(frames), 68, 2)

@@ -38,7 +38,8 @@ def say_with_festival(
     Festival fails.
     """
     with tempfile.TemporaryDirectory() as folder:
-        sound, labels = Path(folder) / "speech.wav", Path(folder) / "speech.lab"
+        sound = Path(folder) / "speech.wav"
+        labels = Path(folder) / "speech.lab"
         program = f"""(voice_{voice})
             (Parameter.set 'Duration_Stretch {stretch:.4f})
             (set! int_lr_params '((target_f0_mean {pitch_hz:.2f}) (target_f0_std 14)

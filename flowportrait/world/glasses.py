@@ -12,20 +12,23 @@ def make_glasses(
     rng: np.random.Generator, rig: Rig, head: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """[5, 40, 3] strands in the head's frame, and the frame's colour."""
-    at, eyes = head[rig.landmarks], rig.eye_centres(head)
+    at = head[rig.landmarks]
+    eyes = rig.eye_centres(head)
     half_width, half_height, squareness = (
         rng.uniform(2.35, 2.7),
         rng.uniform(1.7, 2.1),
         rng.choice([2.0, 2.6, 4.0]),
     )
-    eye_x, eye_y = float(np.abs(eyes[:, 0]).mean()) * 1.06, float(eyes[:, 1].mean())
+    eye_x = float(np.abs(eyes[:, 0]).mean()) * 1.06
+    eye_y = float(eyes[:, 1].mean())
     front = max(at[[37, 38, 43, 44], 2].max() + 1.3, at[27, 2] + 0.3)
 
     def depth(x):
         """Frames bend back towards the temples."""
         return front - 0.033 * x**2
 
-    angle, along = np.linspace(0, 2 * np.pi, POINTS), np.linspace(0, 1, POINTS)
+    angle = np.linspace(0, 2 * np.pi, POINTS)
+    along = np.linspace(0, 1, POINTS)
     wide = np.sign(np.cos(angle)) * np.abs(np.cos(angle)) ** (2 / squareness)
     tall = np.sign(np.sin(angle)) * np.abs(np.sin(angle)) ** (2 / squareness)
     strands = []
@@ -37,7 +40,8 @@ def make_glasses(
     strands.append(
         np.stack([x, eye_y + 0.15 + 0.25 * np.cos(x / inner * 1.5), front + 0.05 + 0 * x], 1)
     )
-    hinge, ear = eye_x + half_width, np.abs(at[[0, 16], 0]).mean() + 0.45
+    hinge = eye_x + half_width
+    ear = np.abs(at[[0, 16], 0]).mean() + 0.45
     for side in (1, -1):
         x = side * (hinge + (ear - hinge) * np.minimum(1, along * 1.5))
         z = depth(hinge) + (-1.5 - depth(hinge)) * along

@@ -205,7 +205,8 @@ class _Barber:
 
     def _grown(self, roots: np.ndarray, normals: np.ndarray) -> np.ndarray:
         """[g, p, 3] guides: step by step, pulled down, kept off the head."""
-        style, count = self.style, self.style.points
+        style = self.style
+        count = self.style.points
         top, side, back, _ = self._regions(roots)
         length = top * self.lengths[0] + side * self.lengths[1] + back * self.lengths[2]
         step = length * self.rng.uniform(0.9, 1.06, len(roots)) / (count - 1)
@@ -215,7 +216,8 @@ class _Barber:
         points = np.empty((len(roots), count, 3))
         points[:, 0] = roots
         for j in range(1, count):
-            far, pace = j / (count - 1), step
+            far = j / (count - 1)
+            pace = step
             if style.knot:
                 left = self.knot - points[:, j - 1]
                 distance = np.linalg.norm(left, axis=1)
@@ -290,7 +292,8 @@ class _Barber:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Without what would hang before the face; a fringe is cut above the eyes instead."""
         at = self.head[self.chart.rig.landmarks]
-        half, brow = np.abs(at[[0, 16], 0]).mean() * 0.74, at[17:27, 1].mean()
+        half = np.abs(at[[0, 16], 0]).mean() * 0.74
+        brow = at[17:27, 1].mean()
         from_middle = np.abs(strands[..., 0]) / half
         # Single strands on a bare forehead look like scratches, so it is free in an arc below the
         # hairline.

@@ -124,7 +124,9 @@ class _Mesh:
     """
 
     def __init__(self, path: Path):
-        corners, groups, texture = [], [], []
+        corners = []
+        groups = []
+        texture = []
         group = ""
         with path.open(encoding="utf-8") as file:
             for line in file:

@@ -164,7 +164,8 @@ def _read_ict(root: Path) -> tuple[About, dict[str, np.ndarray]]:
     count = _ICT_ENDS[-1][0]
     if len(vertices) < count:
         raise DataError(f"{root}: {len(vertices)} vertices; ICT-FaceKit light has at least {count}")
-    whole, vertices = vertices, vertices[:count]
+    whole = vertices
+    vertices = vertices[:count]
     triangles = triangles[triangles.max(1) < count]
     parts = np.repeat(
         [part for _, part in _ICT_ENDS], np.diff([0, *(end for end, _ in _ICT_ENDS)])
@@ -227,18 +228,24 @@ def _shoulders(vertices: np.ndarray, skin: np.ndarray) -> tuple[np.ndarray, np.n
     border = vertices[loop]
     middle = border[:, 2].mean()
     outward = np.abs(border[:, 0]) / np.abs(border[:, 0]).max()
-    added, sewn, before = [], [], loop
+    added = []
+    sewn = []
+    before = loop
     for number, (wide, down, deep) in enumerate(_SHOULDERS):
         fall = down * (1 if number > 1 else 0.55 + 0.45 * (1 - outward))
         x = border[:, 0] * (1 + (wide - 1) * outward**1.5)
         added.append(np.stack([x, border[:, 1] + fall, middle + (border[:, 2] - middle) * deep], 1))
         ring = len(vertices) + number * len(loop) + np.arange(len(loop))
-        nxt_before, nxt_ring = np.roll(before, -1), np.roll(ring, -1)
+        nxt_before = np.roll(before, -1)
+        nxt_ring = np.roll(ring, -1)
         sewn += [np.stack([before, ring, nxt_before], 1), np.stack([nxt_before, ring, nxt_ring], 1)]
         before = ring
-    added, sewn = np.concatenate(added), np.concatenate(sewn)
+    added = np.concatenate(added)
+    sewn = np.concatenate(sewn)
     everything = np.concatenate([vertices, added])
-    a, b, c = everything[sewn[:, 0]], everything[sewn[:, 1]], everything[sewn[:, 2]]
+    a = everything[sewn[:, 0]]
+    b = everything[sewn[:, 1]]
+    c = everything[sewn[:, 2]]
     outside = (np.cross(b - a, c - a) * ((a + b + c) / 3 - [0, a[:, 1].mean(), middle])).sum(1) > 0
     return np.tile(loop, len(_SHOULDERS)), added, sewn if outside.mean() > 0.5 else sewn[:, ::-1]
 

@@ -101,7 +101,8 @@ def draw_lighting(rng: np.random.Generator) -> Lighting:
     """Light as in a room, a studio, at a window."""
     mood = str(rng.choice(list(_MOODS), p=[share for share, *_ in _MOODS.values()]))
     _, key, fill, ambient, sharpness = _MOODS[mood]
-    azimuth, height = rng.uniform(0.25, 0.95) * rng.choice([-1, 1]), rng.uniform(0.2, 0.8)
+    azimuth = rng.uniform(0.25, 0.95) * rng.choice([-1, 1])
+    height = rng.uniform(0.2, 0.8)
     if mood == "side":
         azimuth = np.sign(azimuth) * rng.uniform(0.95, 1.25)
     if mood == "top":

@@ -194,7 +194,10 @@ def _gaze(rng, pose: np.ndarray, manner: Manner) -> np.ndarray:
     """[f, 2] jumps between looks, most of them at the viewer; the eyes make up for the head's
     turn.
     """
-    gaze, at, time_s, away = np.zeros((len(pose), 2)), np.zeros(2), 0.0, False
+    gaze = np.zeros((len(pose), 2))
+    at = np.zeros(2)
+    time_s = 0.0
+    away = False
     while (start := int(time_s * FPS)) < len(pose):
         gaze[start:] = at
         # Looks away are short.

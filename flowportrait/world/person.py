@@ -108,8 +108,10 @@ def _semantic_shape(rig: Rig, rng: np.random.Generator) -> tuple[np.ndarray, boo
     """Coefficients from a mix of populations, gender, age, weight and single features."""
     races = dict(zip(("african", "asian", "caucasian"), rng.dirichlet([0.5] * 3), strict=True))
     gender = float(rng.beta(0.3, 0.3))
-    age, weight = float(rng.beta(1.1, 2.4)), float(rng.uniform(-0.6, 0.6))
-    genders, ages = {"male": gender, "female": 1 - gender}, {"young": 1 - age, "old": age}
+    age = float(rng.beta(1.1, 2.4))
+    weight = float(rng.uniform(-0.6, 0.6))
+    genders = {"male": gender, "female": 1 - gender}
+    ages = {"young": 1 - age, "old": age}
     values = {
         f"macro/{race}-{g}-{a}": races[race] * genders[g] * ages[a]
         for race in races

@@ -17,7 +17,8 @@ COMPILED = {"cache": True, "fastmath": True, "nogil": True, "error_model": "nump
 GAMMA = 2.2
 HIDDEN = np.float32(0.004)
 """Share of a pixel too small to draw into."""
-_FILLED, _SHORT = np.float32(0.03), np.float32(0.02)
+_FILLED = np.float32(0.03)
+_SHORT = np.float32(0.02)
 _EDGE = -1e-6
 _SHOWN = (np.linspace(0, 1, 4096) ** (2 / GAMMA)).astype(np.float32)
 """Brightness on the screen, by the square root of light."""
@@ -72,7 +73,9 @@ def draw_triangles(screen, triangles, facing, depth, ids, barycentric):
     """
     height, width = depth.shape
     for t in range(triangles.shape[0]):
-        a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+        a = triangles[t, 0]
+        b = triangles[t, 1]
+        c = triangles[t, 2]
         x0, y0, x1, y1, x2, y2 = (
             screen[a, 0],
             screen[a, 1],
@@ -89,11 +92,15 @@ def draw_triangles(screen, triangles, facing, depth, ids, barycentric):
         if left > right or top > bottom:
             continue
         inverse = 1.0 / area
-        z0, z1, z2 = screen[a, 2], screen[b, 2], screen[c, 2]
+        z0 = screen[a, 2]
+        z1 = screen[b, 2]
+        z2 = screen[c, 2]
         # Shares change evenly along a row.
-        step0, step1 = (y1 - y2) * inverse, (y2 - y0) * inverse
+        step0 = (y1 - y2) * inverse
+        step1 = (y2 - y0) * inverse
         for y in range(top, bottom + 1):
-            px, py = left + 0.5, y + 0.5
+            px = left + 0.5
+            py = y + 0.5
             w0 = ((x1 - px) * (y2 - py) - (x2 - px) * (y1 - py)) * inverse
             w1 = ((x2 - px) * (y0 - py) - (x0 - px) * (y2 - py)) * inverse
             for x in range(left, right + 1):
@@ -115,7 +122,9 @@ def vertex_normals(points, triangles, out):
     """Fills `out` [n, 3] with unit normals, each triangle counting by its area."""
     out[:] = 0
     for t in range(triangles.shape[0]):
-        a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+        a = triangles[t, 0]
+        b = triangles[t, 1]
+        c = triangles[t, 2]
         ux, uy, uz = (
             points[b, 0] - points[a, 0],
             points[b, 1] - points[a, 1],
@@ -126,7 +135,9 @@ def vertex_normals(points, triangles, out):
             points[c, 1] - points[a, 1],
             points[c, 2] - points[a, 2],
         )
-        nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+        nx = uy * vz - uz * vy
+        ny = uz * vx - ux * vz
+        nz = ux * vy - uy * vx
         for k in range(3):
             i = triangles[t, k]
             out[i, 0] += nx
@@ -160,7 +171,9 @@ def draw_strands(screen, per_strand, colours, depth, opacity, width_px, taper, b
     """
     height, width = depth.shape
     # Single precision throughout takes three fifths of the time.
-    one, half, nearer = np.float32(1.0), np.float32(0.5 * width_px), np.float32(1.0 + bias)
+    one = np.float32(1.0)
+    half = np.float32(0.5 * width_px)
+    nearer = np.float32(1.0 + bias)
     left_step = one / np.float32((per_strand - 1.0) * taper)
     for strand in range(screen.shape[0] // per_strand):
         ends_hidden = _is_hidden(screen[strand * per_strand], nearer, depth, unseen)
@@ -168,13 +181,16 @@ def draw_strands(screen, per_strand, colours, depth, opacity, width_px, taper, b
             i = strand * per_strand + along
             starts_hidden = ends_hidden
             ends_hidden = _is_hidden(screen[i + 1], nearer, depth, unseen)
-            x0, y0, z0 = screen[i, 0], screen[i, 1], screen[i, 2] * nearer
+            x0 = screen[i, 0]
+            y0 = screen[i, 1]
+            z0 = screen[i, 2] * nearer
             dx, dy, dz = (
                 screen[i + 1, 0] - x0,
                 screen[i + 1, 1] - y0,
                 screen[i + 1, 2] * nearer - z0,
             )
-            steep, length = abs(dy) >= abs(dx), max(abs(dx), abs(dy))
+            steep = abs(dy) >= abs(dx)
+            length = max(abs(dx), abs(dy))
             if (starts_hidden and ends_hidden) or length < _SHORT:
                 continue
             if (
@@ -188,7 +204,9 @@ def draw_strands(screen, per_strand, colours, depth, opacity, width_px, taper, b
             # A piece shorter than a pixel covers its share of one.
             laid = np.float32(opacity) * min(one, length * np.float32(1.5))
             left = np.float32(per_strand - 1 - along) * left_step
-            red, green, blue = colours[i, 0], colours[i, 1], colours[i, 2]
+            red = colours[i, 0]
+            green = colours[i, 1]
+            blue = colours[i, 2]
             reddens, greens, blues = (
                 colours[i + 1, 0] - red,
                 colours[i + 1, 1] - green,
@@ -196,7 +214,9 @@ def draw_strands(screen, per_strand, colours, depth, opacity, width_px, taper, b
             )
             for k in range(steps):
                 f = (np.float32(k) + np.float32(0.5)) / np.float32(steps)
-                x, y, z = x0 + f * dx, y0 + f * dy, z0 + f * dz
+                x = x0 + f * dx
+                y = y0 + f * dy
+                z = z0 + f * dz
                 strength = laid * min(one, left - f * left_step)
                 low = (x if steep else y) - half
                 high = low + np.float32(2.0) * half

@@ -125,12 +125,16 @@ def _build(about: About, arrays: dict[str, np.ndarray]) -> Rig:
         arrays["triangles"],
         arrays["parts"],
     )
-    lips, deltas = arrays["lips"].astype(np.float32), arrays["expression_deltas"].astype(np.float32)
-    vertices, matrix, coarse = control, None, np.ascontiguousarray(triangles, np.int32)
+    lips = arrays["lips"].astype(np.float32)
+    deltas = arrays["expression_deltas"].astype(np.float32)
+    vertices = control
+    matrix = None
+    coarse = np.ascontiguousarray(triangles, np.int32)
     if about.subdivided:
         matrix, triangles = loop_subdivision(triangles, len(control))
         parts = np.asarray(matrix @ np.eye(NUM_PARTS, dtype=np.float32)[parts]).argmax(1)
-        vertices, lips = matrix @ control, matrix @ lips
+        vertices = matrix @ control
+        lips = matrix @ lips
     expressions = np.zeros((len(ARKIT), len(vertices), 3), np.float32)
     for name, delta in zip(arrays["expressions"], deltas, strict=True):
         expressions[SHAPE[str(name)]] = delta if matrix is None else matrix @ delta

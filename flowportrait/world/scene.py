@@ -79,7 +79,9 @@ class Scene:
 
     def __init__(self, head: Head, seed: Sequence[int], size_px: int):
         rng = np.random.default_rng([*seed, 6])
-        self.head, self.size_px, self._side = head, size_px, size_px * SUPERSAMPLING
+        self.head = head
+        self.size_px = size_px
+        self._side = size_px * SUPERSAMPLING
         self.lighting = draw_lighting(rng)
         self.background, picture = draw_background(rng, size_px)
         self._background = (picture**GAMMA).astype(np.float32)

@@ -156,7 +156,9 @@ def _light_on_skin(surface, a, b, c, w0, w1, lamps, lamp_colours, roughness, har
         * 0.8
         * min(1.0, _mixed(surface, a, b, c, w0, w1, 4) * 1.8)
     )
-    rx, ry, rz = 2 * facing * nx, 2 * facing * ny, 2 * facing * nz - 1
+    rx = 2 * facing * nx
+    ry = 2 * facing * ny
+    rz = 2 * facing * nz - 1
     for channel in range(3):
         out[channel] = _mixed(surface, a, b, c, w0, w1, 3 + channel)
         out[3 + channel] = (
@@ -171,8 +173,10 @@ def _shade_other(
 ):
     """Fills `out` [3] with the light of a pixel of an eye or of the inside of the mouth."""
     nx, ny, nz = _normal(surface, a, b, c, w0, w1)
-    key, fill = _mixed(surface, a, b, c, w0, w1, 6), _mixed(surface, a, b, c, w0, w1, 7)
-    px, py = _mixed(places, a, b, c, w0, w1, 0), _mixed(places, a, b, c, w0, w1, 1)
+    key = _mixed(surface, a, b, c, w0, w1, 6)
+    fill = _mixed(surface, a, b, c, w0, w1, 7)
+    px = _mixed(places, a, b, c, w0, w1, 0)
+    py = _mixed(places, a, b, c, w0, w1, 1)
     eye, shine_key, shine_fill, mirror, light, gum = (
         part in (EYE_LEFT, EYE_RIGHT),
         0.0,
@@ -191,7 +195,9 @@ def _shade_other(
     elif part in (TONGUE, GUM):
         shine_key = 0.25 * _wet(nx, ny, nz, lamps[0], 40.0) * key
     facing = max(nz, 0.02)
-    rx, ry, rz = 2 * facing * nx, 2 * facing * ny, 2 * facing * nz - 1
+    rx = 2 * facing * nx
+    ry = 2 * facing * ny
+    rz = 2 * facing * nz - 1
     for channel in range(3):
         if eye:
             colour = _iris(px, py, eye_colour, channel)
@@ -233,18 +239,25 @@ def shade(
     and `roughness` [2] are of key and fill. Light changes slowly over skin, so the samples of a
     shown pixel, two by two, share it; paint is their own.
     """
-    light, value = np.zeros(6), np.zeros(3)
+    light = np.zeros(6)
+    value = np.zeros(3)
     for row in range(0, ids.shape[0], 2):
         for column in range(0, ids.shape[1], 2):
             lit_at = np.float32(0)
             for k in range(4):
-                y, x = row + k // 2, column + k % 2
-                t, seen = ids[y, x], unseen[y, x]
+                y = row + k // 2
+                x = column + k % 2
+                t = ids[y, x]
+                seen = unseen[y, x]
                 if t < 0 or seen < HIDDEN:
                     continue
                 unseen[y, x] = 0.0
-                a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-                w0, w1, part = barycentric[y, x, 0], barycentric[y, x, 1], parts[a]
+                a = triangles[t, 0]
+                b = triangles[t, 1]
+                c = triangles[t, 2]
+                w0 = barycentric[y, x, 0]
+                w1 = barycentric[y, x, 1]
+                part = parts[a]
                 if part != SKIN:
                     _shade_other(
                         part,
@@ -301,14 +314,17 @@ def shade_hair(
     """
     gloss *= 1.0 / (1.0 + 2.5 * (albedo[0] + albedo[1] + albedo[2]))
     for i in range(points.shape[0]):
-        along, strand = i % per_strand, i // per_strand
+        along = i % per_strand
+        strand = i // per_strand
         before = i if along == 0 else i - 1
         after = i if along == per_strand - 1 else i + 1
         tx = points[after, 0] - points[before, 0]
         ty = points[after, 1] - points[before, 1]
         tz = points[after, 2] - points[before, 2]
         scale = 1.0 / (math.sqrt(tx * tx + ty * ty + tz * tz) + 1e-9)
-        tx, ty, tz = tx * scale, ty * scale, tz * scale
+        tx = tx * scale
+        ty = ty * scale
+        tz = tz * scale
         left = 1 - along / (per_strand - 1.0)
         brightness = (1 - rootwards * left * left) * tone[strand]
         for c in range(3):

@@ -87,7 +87,8 @@ def skin_colour(melanin, haemoglobin) -> np.ndarray:
 def paint(person: Attributes, chart: Chart) -> Painting:
     """The person's skin, scalp and clothes."""
     rng = np.random.default_rng([person.seed, 2])
-    fine, coarse = noise(rng, 0.22), noise(rng, 0.8)
+    fine = noise(rng, 0.22)
+    coarse = noise(rng, 0.8)
     hair = np.array(HAIR_COLOURS[person.hair_colour], np.float32) * np.float32(
         rng.uniform(0.85, 1.2)
     )
@@ -100,7 +101,8 @@ def paint(person: Attributes, chart: Chart) -> Painting:
     rooted = (smoothstep(scalp, 0.25, 1.0) * cover)[..., None]
     root_colour = hair * min(1, 0.3 / hair.max()) * 0.75 * (1 + 0.15 * fine[..., None])
     colour = colour * (1 - rooted) + root_colour * rooted
-    brows, brow_colour = _brow_mask(person, chart, rng), _brow_colour(person, hair)
+    brows = _brow_mask(person, chart, rng)
+    brow_colour = _brow_colour(person, hair)
     shade = (0.5 * gaussian_filter(brows, 2))[..., None]
     colour = colour * (1 - shade) + (colour * 0.4 + brow_colour * 0.5) * shade
     colour *= (1 + 0.025 * fine + 0.02 * noise(rng, 0.12))[..., None]
@@ -133,7 +135,9 @@ def _skin(
     wide = noise(rng, 3.0)
     melanin = person.melanin * (1 + 0.035 * wide + 0.035 * coarse)
     blood = person.hemoglobin * (1 + 0.07 * wide + 0.08 * coarse + 0.07 * fine)
-    nose_y, chin_y, flush = chart.height(33), chart.height(8), rng.uniform(0.05, 0.25)
+    nose_y = chart.height(33)
+    chin_y = chart.height(8)
+    flush = rng.uniform(0.05, 0.25)
     lids = rng.uniform(0.03, 0.14) + 0.1 * person.age_proxy
     for corners in ((36, 39), (42, 45)):
         x, y = (float(values.mean()) for values in chart.landmarks(*corners))
@@ -253,12 +257,15 @@ def _brow_mask(person: Attributes, chart: Chart, rng) -> np.ndarray:
     heavy = rng.uniform(0.7, 1.15) * (1.05 if person.presentation == "m" else 0.75)
     mask = np.zeros_like(X)
     own = np.random.default_rng([person.seed, 10])
-    drop, arch, thin = own.uniform(0.5, 0.72), own.uniform(-0.12, 0.2), own.uniform(0.25, 0.6)
+    drop = own.uniform(0.5, 0.72)
+    arch = own.uniform(-0.12, 0.2)
+    thin = own.uniform(0.25, 0.6)
     patchy = 1 + 0.38 * noise(own, 0.3) + 0.25 * noise(own, 0.12)
     for indices in (range(17, 22), range(22, 27)):
         x, y = chart.landmarks(*indices)
         order = np.argsort(np.abs(x))
-        inner, outer = np.abs(x[order[0]]), np.abs(x[order[-1]])
+        inner = np.abs(x[order[0]])
+        outer = np.abs(x[order[-1]])
         along = (np.abs(X) - inner) / (outer - inner)
         # Between the landmarks' arch and a straight line, and lower: landmarks lie along the upper
         # edge.

@@ -202,7 +202,8 @@ class Synthesizers:
         locale = _ESPEAK_HELD_OUT if held_out else str(rng.choice(_ESPEAK_LOCALES))
         variant = str(rng.choice(_ESPEAK_VARIANTS[presentation]))
         low, high = (30, 60) if presentation == "m" else (45, 75)
-        rate, pitch = int(rng.integers(140, 185)), int(rng.integers(low, high))
+        rate = int(rng.integers(140, 185))
+        pitch = int(rng.integers(low, high))
         return Voice("espeak-ng", f"{locale}+{variant}", rate, pitch)
 
 

@@ -195,7 +195,8 @@ def _lash_row(
 ) -> Tuft:
     count = int((130 if upper else 36) * fullness)
     place = rng.uniform(0, len(row) - 1.001, count)
-    first, rest = place.astype(int), place % 1
+    first = place.astype(int)
+    rest = place % 1
     shares = np.stack([1 - rest, rest, 0 * rest], 1).astype(np.float32)
     outward = 2 * place / (len(row) - 1) - 1
     direction = np.stack(

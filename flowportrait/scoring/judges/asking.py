@@ -34,7 +34,8 @@ from flowportrait.scoring.judges.reply import Demand, Reply, read_reply
 _REPLACED_STOPS_AFTER = 3
 _QUOTED_CHARACTERS = 1500
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class JudgeConfig(Frozen):
@@ -199,7 +200,8 @@ class Judge:
     async def _attempt(self, question: Question) -> Answer:
         """One call, when rates, circuit and budget allow it."""
         await self._breaker.passed()
-        estimate, answer = self.backend.estimate(question), None
+        estimate = self.backend.estimate(question)
+        answer = None
         self.purse.reserve(estimate)
         try:
             await self._breaker.rest(
@@ -317,7 +319,9 @@ async def in_parallel(
     """`work` of every item as it is done, at most `workers` at a time. An error lets work under way
     end first.
     """
-    pending, results, failure = iter(items), asyncio.Queue[R | None](), None
+    pending = iter(items)
+    results = asyncio.Queue[R | None]()
+    failure = None
 
     async def worker() -> None:
         nonlocal failure

@@ -57,7 +57,8 @@ def match(old: Iterable[Score], new: Iterable[Score], seed: int = 0) -> list[Mat
     tables = [_table(scores) for scores in (old, new)]
     found = []
     for key in tables[0]:
-        before, after = tables[0][key], tables[1].get(key, {})
+        before = tables[0][key]
+        after = tables[1].get(key, {})
         shared = sorted(before.keys() & after.keys())
         if shared:
             names = {

@@ -129,7 +129,8 @@ def read_gemini(
 
 def say_openai(said: SimReply, ask: SimRequest, modalities: bool) -> dict[str, Any]:
     """A reply in the words of OpenAI's protocol."""
-    prompt, output = sum(said.tokens.values()), text_tokens(said.text)
+    prompt = sum(said.tokens.values())
+    output = text_tokens(said.text)
     usage: dict[str, Any] = {
         "prompt_tokens": prompt,
         "completion_tokens": output,

@@ -25,7 +25,8 @@ from flowportrait.scoring.judges.reply import SCALE, Demand
 _REASONING_CHARACTERS = 4000
 _WINNER: Demand = {"winner": ("A", "B")}
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,9 @@ class ScoreSystem(_System):
             self.judge.ask(question, ask.demand)
             for question, ask in zip(questions, self.asks, strict=True)
         )
-        parts, expected, reasons = {}, {}, []
+        parts = {}
+        expected = {}
+        reasons = []
         for ask, finding in zip(self.asks, findings, strict=True):
             for key, part in ask.parts:
                 parts[part] = float(finding.values.get(key, math.nan))
@@ -230,7 +233,10 @@ class CompareSystem(_System):
         )
         shown = () if problem else self.orders(a, b)
         asked = [self.verdict((a, b) if order == "ab" else (b, a), repeat) for order in shown]
-        findings, winners, aspects, reasons = [], {}, {}, [problem] if problem else []
+        findings = []
+        winners = {}
+        aspects = {}
+        reasons = [problem] if problem else []
         for order, (found, by_aspect) in zip(shown, await all_of(asked), strict=True):
             findings += found
             aspects = aspects or {

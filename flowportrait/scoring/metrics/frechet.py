@@ -69,7 +69,8 @@ class _Frechet(SetMetric):
         """The distance, with N and D, and a warning where the covariance is singular."""
         if min(len(made), len(truth)) < 2:
             raise Unscorable(f"{len(made)} clips and {len(truth)} of the truth; each set needs 2")
-        a, b = np.concatenate(made), np.concatenate(truth)
+        a = np.concatenate(made)
+        b = np.concatenate(truth)
         warnings = ()
         if min(len(a), len(b)) <= a.shape[1]:
             warnings = (

@@ -112,7 +112,9 @@ def embeddings(
     Raises Unscorable when there is not one whole window.
     """
     heard = len(samples) // (SPEECH_HZ // FPS)
-    see, frames, lips = _lips_by_frames(network), chain.from_iterable(blocks), []
+    see = _lips_by_frames(network)
+    frames = chain.from_iterable(blocks)
+    lips = []
     num_frames = WINDOW - 1
     shown = list(islice(frames, WINDOW - 1))
     while num_frames < heard and (fresh := list(islice(frames, min(batch, heard - num_frames)))):

@@ -237,7 +237,8 @@ def in_parallel(
 
     The workers share the threads that torch computes with, where torch is in use at all.
     """
-    waiting, torch = iter(jobs), sys.modules.get("torch")
+    waiting = iter(jobs)
+    torch = sys.modules.get("torch")
     share = [max(1, torch.get_num_threads() // workers)] if torch else []
     begin = torch.set_num_threads if torch else None
     with ThreadPoolExecutor(workers, "metric", begin, tuple(share)) as pool:

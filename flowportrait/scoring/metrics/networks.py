@@ -55,7 +55,8 @@ def folded(network: nn.Module) -> nn.Module:
     """
     for block in network.modules():
         if isinstance(getattr(block, "bn", None), nn.BatchNorm2d):
-            block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity()
+            block.conv = fuse_conv_bn_eval(block.conv, block.bn)
+            block.bn = nn.Identity()
     return network.to(memory_format=torch.channels_last)
 
 

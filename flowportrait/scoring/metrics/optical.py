@@ -62,7 +62,8 @@ def _refined(light: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     determinant = xx * yy - xy * xy
     for _ in range(ITERATIONS):
         change = _moved(after, flow) - before
-        x, y = _window(slope_x * change), _window(slope_y * change)
+        x = _window(slope_x * change)
+        y = _window(slope_y * change)
         step = torch.cat([xy * y - yy * x, xy * x - xx * y], 1) / determinant
         flow = flow + step.clamp(-1, 1)
     return flow, (weaker / (weaker + DAMPING))[:, 0]

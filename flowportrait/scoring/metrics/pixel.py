@@ -260,7 +260,11 @@ class Sharpness(FrameMetric):
 class ColourDrift(FrameMetric):
     """Change of the mean colour from the first to the last quarter of a clip."""
 
-    name, unit, low, high, better = "colour-drift", "levels", 0.0, 255 * math.sqrt(3), "lower"
+    name = "colour-drift"
+    unit = "levels"
+    low = 0.0
+    high = 255 * math.sqrt(3)
+    better = "lower"
     version = 2
 
     def values(self, made: np.ndarray) -> np.ndarray:

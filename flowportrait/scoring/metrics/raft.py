@@ -110,10 +110,12 @@ def flows_between(
 
     Sides that are no multiple of 8 are padded as the authors pad.
     """
-    update, last = (RecurrentUpdate if raft.mask_predictor else SmallUpdate)(raft), None
+    update = (RecurrentUpdate if raft.mask_predictor else SmallUpdate)(raft)
+    last = None
     for block in blocks:
         height, width = block.shape[1:3]
-        top, left = -height % 8 // 2, -width % 8 // 2
+        top = -height % 8 // 2
+        left = -width % 8 // 2
         step = batch_pairs or max(1, _BATCH_PX // (height * width))
         for start in range(0, len(block), step):
             fresh = _Encoded.of(raft, block[start : start + step])

@@ -49,7 +49,8 @@ class RecurrentUpdate:
         """The state before the first iteration, and what every unit takes from the context in
         each.
         """
-        self.hidden, self._given = hidden, [unit.given(context) for unit in self.units]
+        self.hidden = hidden
+        self._given = [unit.given(context) for unit in self.units]
 
     def seen(self, windows: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
         """Features of the correlations and of the flow."""

@@ -25,7 +25,9 @@ from flowportrait.scoring.metrics.sync_small import SyncSmall
 from flowportrait.scoring.metrics.tracking import FPS, FaceTrack, mirror_error, track_face
 from flowportrait.scoring.metrics.view import Unscorable, View
 
-_BROWS, _BROWS_AND_EYES, _MOUTH = np.arange(17, 27), np.r_[17:27, 36:48], np.arange(48, 68)
+_BROWS = np.arange(17, 27)
+_BROWS_AND_EYES = np.r_[17:27, 36:48]
+_MOUTH = np.arange(48, 68)
 _UPPER_LIP = [61, 62, 63]
 _LOWER_LIP = [67, 66, 65]
 _ANCHORS = [27, 28, 29, 30, 33, 36, 39, 42, 45]

@@ -104,7 +104,8 @@ def face_squares(blocks: Blocks) -> np.ndarray:
     pixels.
     """
     found: dict[int, np.ndarray | None] = {}
-    count, frame = 0, np.empty((1, 1, 3), np.uint8)
+    count = 0
+    frame = np.empty((1, 1, 3), np.uint8)
     for count, frame in enumerate(chain.from_iterable(blocks), 1):
         if (count - 1) % DETECT_EVERY == 0:
             found[count - 1] = _largest_face(frame)
@@ -116,7 +117,8 @@ def face_squares(blocks: Blocks) -> np.ndarray:
             f"shows a face in {len(seen)} of {len(found)} analysed frames; at least half are needed"
         )
     boxes = np.stack([found[i] for i in seen])
-    centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).max(1)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    sides = (boxes[:, 2:] - boxes[:, :2]).max(1)
     x, y = (_smooth(np.interp(np.arange(count), seen, centres[:, axis])) for axis in (0, 1))
     return _inside(x, y, float(np.median(sides)) * SQUARE_PER_BOX, *frame.shape[1::-1])
 

@@ -141,7 +141,8 @@ def train(
 
     def parts_of(update: int) -> Iterator[UpdatePart]:
         drawn = batch(run.numpy_rng(update), pool, config.num_clips, 1.0)
-        codec, rng = state.module, run.torch_rng(update)
+        codec = state.module
+        rng = run.torch_rng(update)
         if config.trained == "landmarker":
             yield UpdatePart(
                 *landmarker_loss(find_landmarks(codec, drawn, rng), drawn.landmarks, config.loss)
@@ -209,7 +210,8 @@ def codec_loss(
         :, None, None, None
     ]
     landmarks = torch.where(is_found, found, batch.landmarks)
-    portrait, moved = landmarks[:, 0], landmarks[:, 1:]
+    portrait = landmarks[:, 0]
+    moved = landmarks[:, 1:]
     parts = codec.motion.parts_of((moved - portrait[:, None]).unflatten(1, (-1, GROUP)))
     strength = config.latent_noise * torch.rand(len(parts), 1, 1, 1, generator=rng)
     parts = parts + ~is_found * strength * torch.randn(parts.shape, generator=rng)

@@ -87,7 +87,9 @@ def draw_crops(
     opening = bool(rng.random() < 0.4)
     prefix = 0 if opening or rng.random() < 0.5 else prefix
     drawn = draw_clips(sources, "train", num_clips, rng, longer_than=length)
-    latents, first_frames, images = [], [], []
+    latents = []
+    first_frames = []
+    images = []
     for source, clip in drawn:
         skip = 0 if opening else int(rng.integers(1, clip.num_latents - length + 1))
         rows = slice(clip.start + skip, clip.start + skip + length)

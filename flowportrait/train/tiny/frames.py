@@ -87,7 +87,11 @@ class ClipCache:
         if index.is_file() and [c["key"] for c in json.loads(index.read_text())["clips"]] == keys:
             return cls(root)
         root.mkdir(parents=True, exist_ok=True)
-        rows, landmarks, arkit, num_frames, num_samples = [], [], [], 0, 0
+        rows = []
+        landmarks = []
+        arkit = []
+        num_frames = 0
+        num_samples = 0
         with (
             (root / "frames.u8").open("wb") as frame_file,
             (root / "audio.i16").open("wb") as audio_file,
@@ -153,7 +157,8 @@ def labels_of(clip: SourceClip, num_frames: int, size_px: int) -> tuple[np.ndarr
         scale = size_px / (float(stored["size_px"]) if "size_px" in stored else 128.0)
         if clip.source == "grid":
             indices = media.nearest_frames(len(points), 25.0, FPS)[:num_frames]
-            points, shapes = points[indices], shapes[indices]
+            points = points[indices]
+            shapes = shapes[indices]
     count = min(num_frames, len(points))
     landmarks[:count], arkit[:count] = points[:count] * scale, shapes[:count]
     return landmarks, arkit

@@ -80,7 +80,9 @@ class LatentCache:
         if index.is_file() and json.loads(index.read_text())["made_of"] == made_of:
             return cls(root)
         root.mkdir(parents=True, exist_ok=True)
-        clips, columns, start = [], {name: [] for name in ("latents", "opening")}, 0
+        clips = []
+        columns = {name: [] for name in ("latents", "opening")}
+        start = 0
         images, portraits = [], []
         for number, clip in enumerate(cache.clips):
             if clip.split == "test" or not cache.tracked(clip):
@@ -119,7 +121,8 @@ def _encode(
     """First frame, arrays by name, image features and landmarks of the portrait of one copy. Motion
     is taken from the true landmarks; the portrait's are given the errors that found ones have.
     """
-    size_px, training = codec.config.size_px, clip.split == "train"
+    size_px = codec.config.size_px
+    training = clip.split == "train"
     first = int(rng.integers(GROUP)) if training else 0
     num_latents = 1 + (clip.num_frames - first - 1) // GROUP
     offsets = first + np.arange(1 + GROUP * (num_latents - 1))

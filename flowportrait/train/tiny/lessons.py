@@ -152,7 +152,8 @@ def draw_lessons(
     """Random crops of a folder. Disturbed ones are played at another tempo and under noises, the
     others as they are.
     """
-    num_frames, crops = round(seconds * FRAME_HZ), []
+    num_frames = round(seconds * FRAME_HZ)
+    crops = []
     lessons = folder.by_split[split] or folder.lessons
     for lesson in (lessons[i] for i in rng.integers(len(lessons), size=num_crops)):
         tempo = float(np.exp(rng.normal(0, TEMPO))) if disturbed else 1.0

@@ -59,7 +59,8 @@ def lip_figures(
         landmarks = codec.landmarks_of(sample(velocity, noise, Schedule(8, shift)), portrait)
         made.append(lip_opening(landmarks.flatten(0, 2).numpy()))
         true.append(source.latents.opening[rows].flatten())
-    made, true = np.stack(made), np.stack(true)
+    made = np.stack(made)
+    true = np.stack(true)
     return {
         "r_lips": mean_correlation(made, true),
         "spread_of_true": float(np.std(made) / np.std(true)),

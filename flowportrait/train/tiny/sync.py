@@ -81,7 +81,8 @@ class Learner(nn.Module):
         self, batch: MouthBatch, reach: int, config: SyncLossConfig
     ) -> tuple[Tensor, dict[str, float]]:
         """Of one batch, with the share of stretches whose true place and true sound are found."""
-        num_frames, network = batch.mouths.shape[1], self.network
+        num_frames = batch.mouths.shape[1]
+        network = self.network
         with matmul_precision("cpu"):
             seen = network.lips.trunk(batch.mouths)
             lips = F.normalize(network.lips.out(seen).float(), dim=-1)
@@ -100,7 +101,9 @@ class Learner(nn.Module):
         all_by_shift = torch.einsum("bfd,bsdf->bs", lips, windows) / num_frames
         free = ~batch.held
         held = _unevenness(sharp[0] * all_by_shift[batch.held])
-        by_shift, lips, sounds = all_by_shift[free], lips[free], sounds[free, middle]
+        by_shift = all_by_shift[free]
+        lips = lips[free]
+        sounds = sounds[free, middle]
         by_clip = torch.einsum("ifd,jfd->ij", lips, sounds) / num_frames
         true_shift = torch.full((len(lips),), reach)
         true_clip = torch.arange(len(lips))

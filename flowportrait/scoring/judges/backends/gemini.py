@@ -193,7 +193,8 @@ class Gemini:
             require("google.genai", extra="judges"),
             require("httpx2", extra="judges"),
         )
-        self._types, self._errors = genai.types, require("google.genai.errors", extra="judges")
+        self._types = genai.types
+        self._errors = require("google.genai.errors", extra="judges")
         key = os.environ.get(self.config.api_key_env)
         if not key:
             raise JudgeError(
@@ -236,7 +237,8 @@ class Gemini:
         return answer_of(body, time.monotonic() - started_s)
 
     def _settings(self, question: Question) -> Any:
-        config, types = self.config, self._types
+        config = self.config
+        types = self._types
         safety = [
             types.SafetySetting(category=f"HARM_CATEGORY_{category}", threshold="OFF")
             for category in _CATEGORIES

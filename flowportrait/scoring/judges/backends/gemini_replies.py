@@ -114,7 +114,8 @@ def answer_of(body: Mapping[str, Any], latency_s: float) -> Answer:
     """The answer in a body of status 200. Raises JudgeError when it holds none."""
     raise_reported(body, retry_after_s(body), HINT)
     response = parsed(_Response, body, "the Gemini API")
-    usage, feedback = _usage(response.usage_metadata), response.prompt_feedback
+    usage = _usage(response.usage_metadata)
+    feedback = response.prompt_feedback
     if (
         not response.candidates
         and not (feedback and feedback.block_reason)

@@ -139,7 +139,8 @@ class LocalTransformers:
     def _generate(self, question: Question) -> Answer:
         started_s = time.monotonic()
         processor, model = self._loaded
-        torch, config = self._torch, self.config
+        torch = self._torch
+        config = self.config
         inputs = self._inputs(question).to(model.device)
         torch.manual_seed(config.seed + question.repeat)
         sampling = (
@@ -176,7 +177,9 @@ class LocalTransformers:
         fps = question.fps or self.fps
         extractor = getattr(processor, "feature_extractor", None)
         rate_hz = getattr(extractor, "sampling_rate", SPEECH_HZ)
-        content, videos, sounds = [], [], []
+        content = []
+        videos = []
+        sounds = []
         for part in question.parts:
             if isinstance(part, str):
                 content.append({"type": "text", "text": part})

@@ -188,7 +188,8 @@ class OpenAICompatible:
                     f" judge.backend.{key}=..."
                 )
         self.config = config
-        self.model, self.fps = config.model, config.fps
+        self.model = config.model
+        self.fps = config.fps
 
     def identity(self) -> dict[str, Any]:
         """Model, sampling and how video and sound are sent; not the address, which may change."""
@@ -210,7 +211,8 @@ class OpenAICompatible:
 
     def estimate(self, question: Question) -> Estimate:
         """Estimates tokens by the settings; frames as sampled by vLLM."""
-        prompt, fps = text_tokens(question.text), question.fps or self.fps
+        prompt = text_tokens(question.text)
+        fps = question.fps or self.fps
         for video in question.videos:
             frames = min(video.facts.num_frames, video.facts.duration_s * fps if fps else 32)
             sound_s = video.facts.duration_s if video.facts.has_sound else 0.0
@@ -254,7 +256,8 @@ class OpenAICompatible:
         return _answer(body, retry_after_s(headers), time.monotonic() - started_s)
 
     def _settings(self, question: Question) -> dict[str, Any]:
-        config, fps = self.config, question.fps or self.fps
+        config = self.config
+        fps = question.fps or self.fps
         body: dict[str, Any] = {}
         if fps:
             body["media_io_kwargs"] = {"video": {"fps": fps, "num_frames": -1}}
@@ -327,7 +330,8 @@ def _named(error: Any) -> JudgeError:
 
 def retry_after_s(headers: Any) -> float | None:
     """Seconds by the headers retry-after-ms and retry-after (seconds or a date)."""
-    milliseconds, after = headers.get("retry-after-ms", ""), headers.get("retry-after", "")
+    milliseconds = headers.get("retry-after-ms", "")
+    after = headers.get("retry-after", "")
     if milliseconds.replace(".", "", 1).isdecimal():
         return float(milliseconds) / 1000
     if after.replace(".", "", 1).isdecimal():
