@@ -40,7 +40,9 @@ class Sample:
     @cached_property
     def truth_sha256(self) -> str:
         """sha256 of the truth's file; empty if there is none."""
-        return file_digest(self.truth.path) if self.truth else ""
+        if self.truth:
+            return file_digest(self.truth.path)
+        return ""
 
 
 class Found(NamedTuple):
@@ -168,11 +170,9 @@ def _paired(
 
 
 def _pair_name(source: Path, found: Found) -> str:
-    return (
-        found.id
-        if source.suffix == ".jsonl"
-        else readable(found.names[0].with_suffix("").as_posix())
-    )
+    if source.suffix == ".jsonl":
+        return found.id
+    return readable(found.names[0].with_suffix("").as_posix())
 
 
 class _Truths:

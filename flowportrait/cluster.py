@@ -88,7 +88,9 @@ class Division:
 
     def share(self, items: Sequence[T]) -> list[T]:
         """This part's share of a list that is the same for all parts."""
-        return list(items) if self.part is None else self.part.of_list(items)
+        if self.part is None:
+            return list(items)
+        return self.part.of_list(items)
 
     def compute(
         self, serve: Callable[[T], R], tasks: Iterable[T], device: str = "cpu"

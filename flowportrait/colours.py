@@ -46,7 +46,9 @@ def _as_8_bit(image: Image.Image) -> Image.Image:
     if image.mode.startswith("F"):
         scale = 255.0 if values.max(initial=0) <= 1 else 1.0
     else:
-        scale = 1 / 257 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 1.0
+        scale = 1.0
+        if image.mode.startswith("I;16") or values.max(initial=0) > 255:
+            scale = 1 / 257
     return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
 
 

@@ -87,9 +87,9 @@ class Composite:
 
     def landmarks(self) -> Float[np.ndarray, "68 2"] | None:
         """The portrait's 68 points in coordinates of the square, [-1, 1] from edge to edge."""
-        return (
-            None if self.mesh is None else self.to_square(self.mesh.landmarks68).astype(np.float32)
-        )
+        if self.mesh is None:
+            return None
+        return self.to_square(self.mesh.landmarks68).astype(np.float32)
 
     def canvas(self, device: torch.device) -> Canvas:
         """The pixels of the square, the mask of moving ones, and the portrait's eyes."""
@@ -132,7 +132,9 @@ class Composite:
 
     def _weights(self) -> Float[np.ndarray, "g g"]:
         weight = np.ones((GRID, GRID)) if self.moving is None else self.moving
-        return weight * self._fade if self.frame == "whole" else weight
+        if self.frame == "whole":
+            return weight * self._fade
+        return weight
 
     @cached_property
     def _fade(self) -> Float[np.ndarray, "g g"]:
@@ -218,7 +220,9 @@ def compose(
     picture, square, scale = _scaled(image, square, size, frame, model_px)
     moved = None if found is None else _moved(found, origin, scale)
     made = Composite(picture, square, roll, frame, moved, None, tuple(warnings))
-    return made if matte is None or moved is None else replace(made, moving=_moving(made, matte))
+    if matte is None or moved is None:
+        return made
+    return replace(made, moving=_moving(made, matte))
 
 
 def _sure(mesh: Mesh) -> Mesh | None:
@@ -324,7 +328,9 @@ def _scaled(
     """The picture to show, the square in it, and by how much it was scaled."""
     x, y, side = square
     if frame == "face":
-        shown = min(max(side, model_px), AUTO_PX) if size == "auto" else size
+        shown = size
+        if size == "auto":
+            shown = min(max(side, model_px), AUTO_PX)
         shown -= shown % 2
         cut = image[y : y + side, x : x + side]
         return _resized(cut, shown, shown), Square(0, 0, shown), shown / side

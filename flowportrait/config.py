@@ -64,7 +64,9 @@ def read_values(path: str | Path) -> dict[str, Any]:
     path = path if path.exists() else find_recipe(path)
     try:
         text = path.read_text(encoding="utf-8")
-        return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        if path.suffix == ".json":
+            return json.loads(text)
+        return tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
@@ -103,7 +105,9 @@ def _explain(kind: type[BaseModel], error: ValidationError) -> str:
     where = ".".join(map(str, location)) or "the whole"
     if first["type"] == "extra_forbidden":
         holder = _model_at(kind, location[:-1])
-        hint = name_hint(str(location[-1]), holder.model_fields) if holder else "remove it"
+        hint = "remove it"
+        if holder:
+            hint = name_hint(str(location[-1]), holder.model_fields)
         return f"unknown key '{where}'; {hint}"
     got = "" if first["type"] == "missing" else f" (got {first['input']!r})"
     return f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}{got}"
@@ -139,4 +143,6 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
 
 def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
     """The values of a union member's `type` field."""
-    return get_args(model.model_fields["type"].annotation) if "type" in model.model_fields else ()
+    if "type" in model.model_fields:
+        return get_args(model.model_fields["type"].annotation)
+    return ()

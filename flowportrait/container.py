@@ -105,11 +105,9 @@ def _format_behind_tag(path: Path) -> str | None:
         start = file.read(4)
     if start == b"fLaC":
         return "flac"
-    return (
-        "aac"
-        if start[:1] == b"\xff" and start[1:2] in (b"\xf0", b"\xf1", b"\xf8", b"\xf9")
-        else "mp3"
-    )
+    if start[:1] == b"\xff" and start[1:2] in (b"\xf0", b"\xf1", b"\xf8", b"\xf9"):
+        return "aac"
+    return "mp3"
 
 
 @contextmanager
@@ -190,9 +188,9 @@ def default_track(streams: list[Any]) -> Any:
 
 def rational(value: Any) -> Fraction:
     """A Fraction of what PyAV calls rational (its own type since 19); 0 for none."""
-    return (
-        Fraction(value.numerator, value.denominator) if value and value.denominator else Fraction(0)
-    )
+    if value and value.denominator:
+        return Fraction(value.numerator, value.denominator)
+    return Fraction(0)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -104,11 +104,10 @@ def convert_bagel(source: Path, out: Path, size_px: int = 384) -> ModelSpec:
     if size_px > (most := SIZE_STEP_PX * model.latent_side):
         raise ConfigError(f"--size: got {size_px}; the maximum of this model is {most} px")
     kept = keep_files(source, files, out)
-    new = (
-        read_header(source / OWN_FILE).weights
-        if (source / OWN_FILE).is_file()
-        else _fresh_connector(spec)
-    )
+    if (source / OWN_FILE).is_file():
+        new = read_header(source / OWN_FILE).weights
+    else:
+        new = _fresh_connector(spec)
     digests = {
         name: write_weights(out / name, own)
         for name, own in (
@@ -160,11 +159,10 @@ def _fresh_connector(spec: ModelSpec) -> dict[str, Weight]:
     rng = torch.Generator()
     rng.manual_seed(0)
     for name, p in connector.named_parameters():
-        (
+        if name.endswith("weight"):
             nn.init.normal_(p, std=INIT_STD, generator=rng)
-            if name.endswith("weight")
-            else nn.init.zeros_(p)
-        )
+        else:
+            nn.init.zeros_(p)
     return {f"audio_connector.{name}": Held(p.detach()) for name, p in connector.named_parameters()}
 
 
@@ -214,9 +212,9 @@ def _diffusers_names(weights: Mapping[str, Weight]) -> dict[str, Weight]:
     require("diffusers", extra="bagel")
     from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 
-    return (
-        convert_wan_vae_to_diffusers(dict(weights)) if "conv1.weight" in weights else dict(weights)
-    )
+    if "conv1.weight" in weights:
+        return convert_wan_vae_to_diffusers(dict(weights))
+    return dict(weights)
 
 
 def convert_speech(

@@ -60,7 +60,9 @@ def _known(value: object) -> object:
         return {name: _known(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
         return [_known(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def readable(name: str) -> str:

@@ -240,11 +240,9 @@ class _Levels:
         """Which channel must be heard alone; None where the mixture is heard."""
         *levels, mixed = np.sqrt(self.squares)
         total = max(levels)
-        return (
-            sounds.better_channel(mixed / total, [level / total for level in levels])
-            if total > 0
-            else None
-        )
+        if total > 0:
+            return sounds.better_channel(mixed / total, [level / total for level in levels])
+        return None
 
 
 def _resampled(

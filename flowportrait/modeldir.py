@@ -117,11 +117,10 @@ def load_parts(
     for name, module in parts.items():
         parked = offload and name == "model"
         packed = quantization if name == "model" else None
-        half = (
-            _stay_short(module)
-            if name == "model" and not wide and fast_bf16(where.type)
-            else frozenset()
-        )
+        if name == "model" and not wide and fast_bf16(where.type):
+            half = _stay_short(module)
+        else:
+            half = frozenset()
         if module.state_dict():
             _load_weights(module, directory, name, built, CPU if offload or packed else where, half)
         module.eval().requires_grad_(False)

@@ -234,7 +234,9 @@ def _sound_writer(
 
 def written_rate_hz(sample_rate: int) -> int:
     """The rate at which `write_video` writes sound of this rate."""
-    return sample_rate if sample_rate in _AAC_RATES_HZ else _AAC_RATES_HZ[-1]
+    if sample_rate in _AAC_RATES_HZ:
+        return sample_rate
+    return _AAC_RATES_HZ[-1]
 
 
 def _encodable(audio: np.ndarray, sample_rate: int) -> tuple[np.ndarray, int]:

@@ -70,7 +70,9 @@ def _cell(cell: object) -> str:
     if isinstance(cell, Html):
         return cell
     text = escape(str(cell))
-    return f"<span class=long>{text}</span>" if len(str(cell)) > _LONG else text
+    if len(str(cell)) > _LONG:
+        return f"<span class=long>{text}</span>"
+    return text
 
 
 def markdown_rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -338,15 +338,14 @@ def rollout_evaluations(config: rl.RlRecipe) -> tuple[float, float]:
     rollout = config.rollout
     size = config.rollout.group_size
     width = rollout.window.width
-    last = (
-        rollout.evaluations - 1 - width
-        if rollout.window.last is None
-        else rollout.window.last - width + 1
-    )
+    if rollout.window.last is None:
+        last = rollout.evaluations - 1 - width
+    else:
+        last = rollout.window.last - width + 1
     start = (rollout.window.first + last) / 2
-    shared = (
-        start + rollout.sharing.window if rollout.shared_noise and rollout.sharing.prefix else 0
-    )
+    shared = 0
+    if rollout.shared_noise and rollout.sharing.prefix:
+        shared = start + rollout.sharing.window
     sampled = shared + size * (rollout.evaluations - shared)
     once = rollout.shared_noise and rollout.sharing.window
     return sampled, (1 + (width - 1) * size if once else width * size)

@@ -164,7 +164,9 @@ class _Journal:
         self.out = out
         self._file = out / _DONE
         self._lock = threading.Lock()
-        known = read_jsonl(self._file, StageRun) if self._file.exists() else []
+        known = []
+        if self._file.exists():
+            known = read_jsonl(self._file, StageRun)
         self._known = {run.name: run for run in known}
         self._ended: dict[str, StageRun] = {}
         self.running: set[subprocess.Popen[bytes]] = set()
@@ -177,7 +179,9 @@ class _Journal:
     def known(self, work: _StageWork) -> StageRun | None:
         """The run of an earlier call, if it was of the same."""
         found = self._known.get(work.name)
-        return found if found and found.digest == work.digest else None
+        if found and found.digest == work.digest:
+            return found
+        return None
 
     def add(self, run: StageRun) -> None:
         """One more that has ended well."""
@@ -266,7 +270,9 @@ def _last_word(log: Path, begun: int) -> str:
         lines = [
             line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()
         ]
-    return f"; {lines[-1].strip()[:120]}" if lines else ""
+    if lines:
+        return f"; {lines[-1].strip()[:120]}"
+    return ""
 
 
 def _run(

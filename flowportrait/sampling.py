@@ -123,7 +123,9 @@ class Transition:
 
 def price(std: float, variance: Variance) -> float:
     """The factor of squared deviations in `Transition.log_prob`: 1, or 1 / (2 std^2)."""
-    return 1.0 if variance == "none" else 1 / (2 * std**2)
+    if variance == "none":
+        return 1.0
+    return 1 / (2 * std**2)
 
 
 def cps_step(
@@ -271,4 +273,6 @@ def sample(
 
 
 def _at_least_float32(z: Tensor) -> Tensor:
-    return z if z.dtype == torch.float64 else z.float()
+    if z.dtype == torch.float64:
+        return z
+    return z.float()

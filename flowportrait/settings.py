@@ -129,7 +129,9 @@ def _line(name: str, setting: Setting) -> str:
 def _walk(kind: type[BaseModel], config: BaseModel | None, prefix: str) -> Iterator[Setting]:
     said = what_is_said(kind)
     # What a class says of the paper need not be true of every field, unless the paper is silent.
-    silent = "Unstated" if _source(inspect.getdoc(kind) or "") == "Unstated" else ""
+    silent = ""
+    if _source(inspect.getdoc(kind) or "") == "Unstated":
+        silent = "Unstated"
     nested: list[tuple[str, type[BaseModel], BaseModel | None]] = []
     for name, field in kind.model_fields.items():
         required = field.is_required()
@@ -150,9 +152,9 @@ def _walk(kind: type[BaseModel], config: BaseModel | None, prefix: str) -> Itera
 
 
 def _model_of(annotation: Any) -> type[BaseModel] | None:
-    return (
-        annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-    )
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return None
 
 
 def _plain(value: Any) -> Any:
@@ -165,7 +167,9 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(one) for one in value]
-    return str(value) if isinstance(value, PurePath) else value
+    if isinstance(value, PurePath):
+        return str(value)
+    return value
 
 
 def _unit(name: str, says: str) -> str:
@@ -212,7 +216,9 @@ def _said_in(kind: type) -> dict[str, str]:
 def _string(statement: ast.stmt | None) -> str:
     """The value of a statement that is a string alone; empty for any other."""
     constant = statement.value if isinstance(statement, ast.Expr) else None
-    return str(constant.value) if isinstance(constant, ast.Constant) else ""
+    if isinstance(constant, ast.Constant):
+        return str(constant.value)
+    return ""
 
 
 def _comments(source: str) -> dict[int, str]:

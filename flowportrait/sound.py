@@ -63,7 +63,9 @@ def resample(audio: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     joined = np.concatenate([*parts, np.zeros((len(planes), length), np.float32)], axis=1)[
         :, :length
     ]
-    return joined[0] if audio.ndim == 1 else joined.T
+    if audio.ndim == 1:
+        return joined[0]
+    return joined.T
 
 
 def to_mono(samples: np.ndarray) -> tuple[np.ndarray, int | None]:
@@ -73,7 +75,9 @@ def to_mono(samples: np.ndarray) -> tuple[np.ndarray, int | None]:
         return samples.astype(np.float32), None
     mixed = samples.mean(axis=1).astype(np.float32)
     louder = better_channel(level_of(mixed), [level_of(channel) for channel in samples.T])
-    return (mixed, None) if louder is None else (samples[:, louder].astype(np.float32), louder)
+    if louder is None:
+        return (mixed, None)
+    return (samples[:, louder].astype(np.float32), louder)
 
 
 def heard(samples: np.ndarray, sample_rate: int, to_hz: int) -> np.ndarray:
@@ -88,14 +92,18 @@ def heard(samples: np.ndarray, sample_rate: int, to_hz: int) -> np.ndarray:
 
 def level_of(samples: np.ndarray) -> float:
     """The root mean square of the samples."""
-    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if samples.size else 0.0
+    if samples.size:
+        return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
+    return 0.0
 
 
 def better_channel(mixed: float, levels: list[float]) -> int | None:
     """Which channel to hear where the mixture's level says that speech cancels out in it; None
     where it does not."""
     loudest = max(levels, default=0.0)
-    return levels.index(loudest) if loudest > _SILENT and mixed < _CANCELLED * loudest else None
+    if loudest > _SILENT and mixed < _CANCELLED * loudest:
+        return levels.index(loudest)
+    return None
 
 
 def said_of_channel(name: str, channel: int, num_channels: int) -> str:

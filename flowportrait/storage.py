@@ -188,7 +188,9 @@ class _Remote:
             os.utime(place / name, ns=(sent[name][1],) * 2)
 
     def _path(self, name: str) -> str:
-        return f"{self._root}/{name}" if name else self._root
+        if name:
+            return f"{self._root}/{name}"
+        return self._root
 
 
 def _cache() -> Path:
@@ -209,7 +211,9 @@ def _locked(place: Path) -> FileLock:
 
 
 def _below(root: str, name: str) -> str:
-    return "" if name == root else PurePosixPath(name).relative_to(root).as_posix()
+    if name == root:
+        return ""
+    return PurePosixPath(name).relative_to(root).as_posix()
 
 
 def _is_hidden(name: str) -> bool:
@@ -229,7 +233,9 @@ def state_of(path: Path) -> tuple[int, int] | None:
     """Bytes and nanoseconds of the last change of a file, here or at an address; None for what is
     none. Raises as `fetched`.
     """
-    return _state(path) if address_of(path) is None else listed(path).get("")
+    if address_of(path) is None:
+        return _state(path)
+    return listed(path).get("")
 
 
 def _state(path: Path) -> tuple[int, int] | None:

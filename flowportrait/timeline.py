@@ -112,7 +112,9 @@ def origin_of(path: Path) -> Fraction | None:
         times = _Times(default_track(streams))
         _read_packets(container, times, None, at_most=FIRST_PACKETS)
         shown = times.sorted()
-        return shown[0] * times.tick if shown else None
+        if shown:
+            return shown[0] * times.tick
+        return None
 
 
 @lru_cache(maxsize=256)
@@ -172,7 +174,9 @@ class _Times:
 
     def seconds(self, ticks: int | None, origin: Fraction) -> float | None:
         """Ticks of this track as seconds from `origin`."""
-        return None if ticks is None else float(ticks * self.tick - origin)
+        if ticks is None:
+            return None
+        return float(ticks * self.tick - origin)
 
 
 def _read_packets(
@@ -203,9 +207,9 @@ def _laid_out(
         if heard
         else (None, None)
     )
-    says = (
-        container.duration / av.time_base if container.duration and container.duration > 0 else None
-    )
+    says = None
+    if container.duration and container.duration > 0:
+        says = container.duration / av.time_base
     fps = _rate(pictures.stream, starts)
     duration_s = says
     if says is None or abs(origin) > _SHIFTED_S:

@@ -185,11 +185,10 @@ def find_weights(source: Path) -> dict[str, Weight]:
     Raises CheckpointError where there is none, where one is damaged, or where two files hold the
     same name.
     """
-    files = (
-        [source]
-        if source.is_file()
-        else sorted(source.glob("*.safetensors")) or sorted(source.glob("*.bin"))
-    )
+    if source.is_file():
+        files = [source]
+    else:
+        files = sorted(source.glob("*.safetensors")) or sorted(source.glob("*.bin"))
     if not files:
         raise CheckpointError(
             f"{source}: contains no weights; give a .safetensors, .pth or .bin file, or a folder"
@@ -280,11 +279,9 @@ def write_weights(path: Path, weights: Mapping[str, Weight], header: str | None 
     tensors.
     """
     text = header if header is not None and _says(header, weights) else _header_text(weights)
-    order = (
-        sorted(weights, key=lambda name: json.loads(text)[name]["data_offsets"])
-        if text is header
-        else weights
-    )
+    order = weights
+    if text is header:
+        order = sorted(weights, key=lambda name: json.loads(text)[name]["data_offsets"])
     needed = sum(weight.size_bytes for weight in weights.values())
     require_room(path, needed)
     part = path.with_name(f"{path.name}.part")

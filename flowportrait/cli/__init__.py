@@ -53,7 +53,9 @@ def run(arguments: Sequence[str]) -> int:
         )
         code = outcome if isinstance(outcome, int) else 0
         # typer answers Ctrl-C with this code and no word.
-        return _fail("interrupted", code) if code == _INTERRUPTED else code
+        if code == _INTERRUPTED:
+            return _fail("interrupted", code)
+        return code
     except typer.TyperException as error:
         return _fail(_usage_line(error), code=2)
     except FlowPortraitError as error:

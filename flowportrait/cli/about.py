@@ -58,7 +58,9 @@ def _examined(
         found.append(check)
     if json:
         typer.echo(json_line([check.as_dict() for check in found]))
-    return 1 if any(check.state == "broken" for check in found) else 0
+    if any(check.state == "broken" for check in found):
+        return 1
+    return 0
 
 
 What = Annotated[
@@ -101,7 +103,9 @@ def list_names(
     declared = {name: _declared(registry.LISTED[what][0].load(name)) for name in names}
     width = max(map(len, names))
     for name, d in declared.items():
-        needs = f"; needs {', '.join(d['needs'])}" if d["needs"] else ""
+        needs = ""
+        if d["needs"]:
+            needs = f"; needs {', '.join(d['needs'])}"
         low, high = (f"{end:.4g}" if end is not None else "no end" for end in (d["low"], d["high"]))
         unit = f", {d['unit']}" if d["unit"] != "1" else ""
         typer.echo(f"{name:<{width}}  {low} to {high}{unit}; {d['better']} is better{needs}")

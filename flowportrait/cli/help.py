@@ -94,13 +94,17 @@ def _argument(argument: TyperArgument) -> str:
     name = argument.metavar or argument.name.upper()
     if argument.nargs != 1 and not name.rstrip("]").endswith("..."):
         name += "..."
-    return name if argument.required or name.startswith("[") else f"[{name}]"
+    if argument.required or name.startswith("["):
+        return name
+    return f"[{name}]"
 
 
 def _name(option: TyperOption) -> str:
     """The names and value of an option, such as `-o, --out OUT.mp4`."""
     names = ", ".join(sorted(option.opts, key=len))
-    return names if option.is_flag else f"{names} {option.metavar or _kind(option)}"
+    if option.is_flag:
+        return names
+    return f"{names} {option.metavar or _kind(option)}"
 
 
 def _kind(option: TyperOption) -> str:
@@ -112,7 +116,9 @@ def _kind(option: TyperOption) -> str:
 
 def _choices(argument: TyperArgument) -> str:
     annotation = argument.type_descriptor.annotation
-    return f"[{', '.join(get_args(annotation))}]" if get_origin(annotation) is Literal else ""
+    if get_origin(annotation) is Literal:
+        return f"[{', '.join(get_args(annotation))}]"
+    return ""
 
 
 def _said(option: TyperOption) -> str:
@@ -137,11 +143,15 @@ def _is_nothing(default: Any) -> bool:
 def _range(low: float | None, high: float | None) -> str:
     if low is None:
         return f"at most {high}"
-    return f"{low} to {high}" if high is not None and high < 2**31 else f"at least {low}"
+    if high is not None and high < 2**31:
+        return f"{low} to {high}"
+    return f"at least {low}"
 
 
 def _section(title: str, rows: Sequence[Row], width: int) -> str:
-    return f"{_bold(f'{title}:')}\n{_table(rows, width)}" if rows else ""
+    if rows:
+        return f"{_bold(f'{title}:')}\n{_table(rows, width)}"
+    return ""
 
 
 def _table(rows: Iterable[Row], width: int) -> str:

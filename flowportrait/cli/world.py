@@ -86,7 +86,9 @@ def _covered(kind: str, counts: dict[str, int]) -> str:
     """How many of the phones or visemes occur, and which do not."""
     absent = [name for name, count in counts.items() if not count]
     seen = f"{len(counts) - len(absent)}/{len(counts)} {kind}"
-    return f"{seen} (not {' '.join(absent)})" if absent else seen
+    if absent:
+        return f"{seen} (not {' '.join(absent)})"
+    return seen
 
 
 @world_app.command("import-rig")

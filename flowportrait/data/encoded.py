@@ -119,7 +119,9 @@ class EncodedSet:
     @cached_property
     def clips(self) -> list[EncodedClip]:
         """All clips, in the order of the dataset that was encoded."""
-        return list(read_jsonl(self.root / INDEX, EncodedClip)) if self.header else []
+        if self.header:
+            return list(read_jsonl(self.root / INDEX, EncodedClip))
+        return []
 
     def read(self, clip: EncodedClip, portrait: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         """Latents [c, l, h, w], audio features [a, d] and image features [i, d] of a clip,

@@ -69,7 +69,9 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and channels_in == channels_out
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
-        y = functional.relu_(self.widen(x)) if self.widen else x
+        y = x
+        if self.widen:
+            y = functional.relu_(self.widen(x))
         y = self.narrow(functional.relu_(self.filter(y)))
         return x + y if self.residual else y
 
@@ -201,7 +203,9 @@ def _without_doubles(boxes: Float[Tensor, "n 5"], max_overlap: float = 0.3) -> F
     for box in boxes:
         if all(_overlap(box, other) <= max_overlap for other in kept):
             kept.append(box)
-    return torch.stack(kept) if kept else boxes[:0]
+    if kept:
+        return torch.stack(kept)
+    return boxes[:0]
 
 
 def _overlap(a: Float[Tensor, " 5"], b: Float[Tensor, " 5"]) -> float:

@@ -37,7 +37,9 @@ def overlap(a: FaceBox, b: FaceBox) -> float:
     width = min(a.x1, b.x1) - max(a.x0, b.x0)
     height = min(a.y1, b.y1) - max(a.y0, b.y0)
     shared = max(width, 0.0) * max(height, 0.0)
-    return shared / (a.area + b.area - shared) if shared else 0.0
+    if shared:
+        return shared / (a.area + b.area - shared)
+    return 0.0
 
 
 class Square(NamedTuple):

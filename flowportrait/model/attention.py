@@ -147,6 +147,8 @@ class Spans:
         """
         count = len(self.video)
         if count == 1:
-            return torch.cat([row for row, _ in rows], dim=2) if len(rows) > 1 else rows[0][0]
+            if len(rows) > 1:
+                return torch.cat([row for row, _ in rows], dim=2)
+            return rows[0][0]
         pieces = [piece for row, lengths in rows for piece in row.split(lengths, dim=2)]
         return torch.cat([piece for clip in range(count) for piece in pieces[clip::count]], dim=2)

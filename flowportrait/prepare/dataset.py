@@ -87,7 +87,9 @@ def prepare(
     if engine == "ray":
         require("ray", extra="ray")
     sources, ignored = find_sources(paths, config.split, out)
-    part_file = PartFile.of_sources(part, [source.key for source in sources]) if part else None
+    part_file = None
+    if part:
+        part_file = PartFile.of_sources(part, [source.key for source in sources])
     sources = part.of_list(sorted(sources, key=lambda source: source.key)) if part else sources
     config = config.settled()
     preparer = Preparer(config, out)

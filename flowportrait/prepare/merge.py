@@ -122,4 +122,6 @@ def _require_all(found, first) -> None:
 
 def _fingerprint(part: _Finished) -> str:
     """Of the settings and weights; a part without sources has those of its config.json alone."""
-    return part.records[0].fingerprint if part.records else part.config.fingerprint
+    if part.records:
+        return part.records[0].fingerprint
+    return part.config.fingerprint

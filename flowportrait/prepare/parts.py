@@ -50,5 +50,7 @@ def settle(out: Path, wanted: PartFile | None) -> None:
             " another -o"
         )
     holds = f"is {known.part}" if known else "is no part"
-    asked = f"--part {wanted.part.number}/{wanted.part.of}" if wanted else "no --part"
+    asked = "no --part"
+    if wanted:
+        asked = f"--part {wanted.part.number}/{wanted.part.of}"
     raise DataError(f"{out}: {holds}, got {asked}; give another -o")

@@ -130,4 +130,6 @@ class SourceFile:
 def split_of(identity: str, config: SplitConfig) -> Literal["train", "held_out"]:
     """The split of an identity, independent of the other sources."""
     digest = hashlib.sha256(f"{config.seed}/{identity}".encode()).digest()
-    return "held_out" if int.from_bytes(digest[:8]) < config.held_out_share * 2**64 else "train"
+    if int.from_bytes(digest[:8]) < config.held_out_share * 2**64:
+        return "held_out"
+    return "train"

@@ -146,11 +146,9 @@ class _Run:
             tracks = self._tracks(footage, sound)
         with self._stage("speaker"):
             network = self.parts.network
-            found = (
-                speaker.confidences(footage, sound, tracks, network, config.speaker)
-                if network
-                else None
-            )
+            found = None
+            if network:
+                found = speaker.confidences(footage, sound, tracks, network, config.speaker)
             stretches = speaker.speaking_stretches(tracks, found, config.speaker)
             for track in tracks:
                 self._mark(track.start, track.stop, "not_speaking")
@@ -190,9 +188,9 @@ class _Run:
                     f"{self.source.path}: spoken in '{spoken.language}' (certainty"
                     f" {spoken.certainty:.2f})",
                 )
-        return (
-            filters.overlap_finder.find(sound.pcm) if filters.overlap_finder is not None else None
-        )
+        if filters.overlap_finder is not None:
+            return filters.overlap_finder.find(sound.pcm)
+        return None
 
     def _tracks(self, footage: Footage, sound: SoundTrack) -> list[Track]:
         """The faces that may speak; marks the ticks that show none, and those without sound."""
@@ -300,11 +298,9 @@ class _Run:
         )
         least_s = config.split.test_min_s
         least_px = config.split.test_min_face_px
-        return (
-            "not_for_test"
-            if held_out and (end_s - start_s < least_s or plan.face_px < least_px)
-            else None
-        )
+        if held_out and (end_s - start_s < least_s or plan.face_px < least_px):
+            return "not_for_test"
+        return None
 
     def _written(
         self, footage: Footage, sound: SoundTrack, plans: list[_Plan]

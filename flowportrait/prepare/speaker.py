@@ -71,11 +71,9 @@ class SpeakerConfig(Frozen):
     @property
     def least(self) -> float:
         """The confidence from which a frame counts as spoken."""
-        return (
-            self.threshold
-            if self.threshold is not None
-            else {"softmax": 0.5, "logit": 0.0}[self.confidence]
-        )
+        if self.threshold is not None:
+            return self.threshold
+        return {"softmax": 0.5, "logit": 0.0}[self.confidence]
 
     def find_weights(self) -> Path | None:
         """The checked file. Raises CheckpointError when it is not there and cannot be fetched."""

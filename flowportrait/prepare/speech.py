@@ -118,11 +118,15 @@ class SpeechFilters:
         whole = end_s - start_s
         if self.config.overlap_share_of == "speech":
             whole = within(speakers.speech, start_s, end_s)
-        return within(speakers.overlap, start_s, end_s) / whole if whole > 0 else 0.0
+        if whole > 0:
+            return within(speakers.overlap, start_s, end_s) / whole
+        return 0.0
 
 
 def _built(table: PartTable, name: str, settings: dict[str, Any]) -> Any:
-    return None if name == NONE else table.load(name)(**settings)
+    if name == NONE:
+        return None
+    return table.load(name)(**settings)
 
 
 def within(spans: Spans, start_s: float, end_s: float) -> float:

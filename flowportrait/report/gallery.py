@@ -80,7 +80,9 @@ class _Index:
 
     def find(self, label: str, score: Score) -> Sample | None:
         """None where no video is meant, or several may be."""
-        same_bytes = self._by_digest.get(score.sha256, []) if score.sha256 else []
+        same_bytes = []
+        if score.sha256:
+            same_bytes = self._by_digest.get(score.sha256, [])
         same_name = [
             sample
             for sample in self._by_name.get(_name(score.clip), [])
@@ -90,7 +92,11 @@ class _Index:
         for found in (both, same_bytes, same_name):
             own = [sample for sample in found if sample.generator == label]
             if found:
-                return own[0] if len(own) == 1 else found[0] if len(found) == 1 else None
+                if len(own) == 1:
+                    return own[0]
+                if len(found) == 1:
+                    return found[0]
+                return None
         return None
 
     def _is_named(self, sample: Sample, label: str, clip: str) -> bool:
@@ -100,7 +106,9 @@ class _Index:
 
 
 def _name(clip: str) -> str:
-    return PurePath(clip).with_suffix("").name if clip else ""
+    if clip:
+        return PurePath(clip).with_suffix("").name
+    return ""
 
 
 def _ends_with(clip: str, item: str) -> bool:
@@ -111,10 +119,14 @@ def _ends_with(clip: str, item: str) -> bool:
 
 def _some(names: dict[str, None]) -> str:
     listed = list(names)[:_LISTED]
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    more = ""
+    if len(names) > _LISTED:
+        more = f" and {len(names) - _LISTED} more"
     return f"{', '.join(listed)}{more}: {'are' if len(names) > 1 else 'is'}"
 
 
 def _better(scorer: str) -> str:
     """The better end of a scorer's range; empty for one that is not known here."""
-    return SCORERS.load(scorer).better if scorer in SCORERS.names() else ""
+    if scorer in SCORERS.names():
+        return SCORERS.load(scorer).better
+    return ""

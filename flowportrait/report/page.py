@@ -86,12 +86,12 @@ def _table(table: Table) -> Iterator[str]:
         for cell in cells:
             short = cell.shown(full=False)
             full = cell.shown()
-            about = (
-                f"<small>{escape(full.removeprefix(short).strip(' []'))}</small>"
-                if full != short
-                else ""
-            )
-            why = f" title='{escape(cell.reason, quote=True)}'" if cell.empty else ""
+            about = ""
+            if full != short:
+                about = f"<small>{escape(full.removeprefix(short).strip(' []'))}</small>"
+            why = ""
+            if cell.empty:
+                why = f" title='{escape(cell.reason, quote=True)}'"
             row.append(f"<td{why}>{escape(short)}{about}</td>")
         rows.append("<tr>" + "".join(row) + "</tr>")
     top = "".join(f"<th scope=col>{escape(name)}</th>" for name in table.head)

@@ -192,7 +192,9 @@ def _scored(
     file = path / "scores.jsonl" if path.is_dir() else path
     scores = [score for score in read_jsonl(file, Score) if not score.scorer.endswith(":features")]
     sets_file = file.with_name("sets.jsonl")
-    sets = list(read_jsonl(sets_file, SetScore)) if sets_file.is_file() and path.is_dir() else []
+    sets = []
+    if sets_file.is_file() and path.is_dir():
+        sets = list(read_jsonl(sets_file, SetScore))
     if label:
         yield Scored(label, set_name, scores, sets)
         return

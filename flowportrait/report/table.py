@@ -51,7 +51,9 @@ class Cell:
         ends = between.join(f"{end:.{self.digits}f}" for end in (self.low, self.high))
         about = [ends] if math.isfinite(self.low) else []
         about += [f"n {self.count}"] if self.count else []
-        return f"{shown} [{', '.join(about)}]" if about else shown
+        if about:
+            return f"{shown} [{', '.join(about)}]"
+        return shown
 
 
 @dataclass

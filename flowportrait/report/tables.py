@@ -41,7 +41,9 @@ def build(sources: Sources, judge: Sequence[str], baseline: str | None) -> list[
     aspects, or three that give one each in the paper's order; `baseline`: the run of Table 5 that
     the others are compared with.
     """
-    gained = [gains(sources)] if any(_gained(run) for run in sources.runs) else []
+    gained = []
+    if any(_gained(run) for run in sources.runs):
+        gained = [gains(sources)]
     return [
         table_1(sources),
         table_2(sources),
@@ -69,7 +71,9 @@ def table_1(sources: Sources) -> Table:
 
 
 def _add_alignment(table: Table, study: StudySource | None, suffix: str) -> None:
-    rows = {(row.system, row.scope): row for row in study.alignment.rows} if study else {}
+    rows = {}
+    if study:
+        rows = {(row.system, row.scope): row for row in study.alignment.rows}
     known = {name for _, _, names in _TABLE_1 for name in names}
     for _, label, names in _TABLE_1:
         row = next((_default(rows, name) for name in names if _default(rows, name)), None)
@@ -162,7 +166,9 @@ def table_2(sources: Sources) -> Table:
 
 def _arrow(name: str) -> str:
     if name in SCORERS.names():
-        return "↑" if SCORERS.load(name).better == "higher" else "↓"
+        if SCORERS.load(name).better == "higher":
+            return "↑"
+        return "↓"
     return "↓" if name in ("frechet-lite0",) else ""
 
 

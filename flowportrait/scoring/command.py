@@ -180,7 +180,9 @@ def compare(
         overrides = [*overrides, "judge.renew_unusable=true"]
     store = answers or (out.parent if out else _cache_dir()) / "answers.jsonl"
     comparer = build_comparer(system, _settings(config, overrides), store)
-    plans = [plan_verdicts(comparer, pairs)] if isinstance(comparer, CompareSystem) else []
+    plans = []
+    if isinstance(comparer, CompareSystem):
+        plans = [plan_verdicts(comparer, pairs)]
     _announce(plans)
     for name in alone[:SHOWN_REASONS]:
         warn(f"{name}: in only one of {a} and {b}; not compared")

@@ -72,17 +72,17 @@ class Evaluation:
     def mean(self, scorer: str) -> float | None:
         """Over the clips that have a score; None when there is none."""
         values = [score.value for score in self.of(scorer) if not score.reason]
-        return sum(values) / len(values) if values else None
+        if values:
+            return sum(values) / len(values)
+        return None
 
     @property
     def generated(self) -> str:
         """The folders of the videos, for a headline."""
         folders = list(dict.fromkeys(str(sample.clip.path.parent) for sample in self.samples))
-        return (
-            folders[0]
-            if len(folders) == 1
-            else f"{len(self.samples)} videos of {len(folders)} folders"
-        )
+        if len(folders) == 1:
+            return folders[0]
+        return f"{len(self.samples)} videos of {len(folders)} folders"
 
     @property
     def generators(self) -> list[str]:

@@ -125,7 +125,9 @@ def _table(
 def shown(figure: Figure, signed: bool = False) -> str:
     """A number with its interval, for people."""
     sign = "+" if signed and figure.value > 0 else ""
-    interval = f" ({short(figure.low)} to {short(figure.high)})" if np.isfinite(figure.low) else ""
+    interval = ""
+    if np.isfinite(figure.low):
+        interval = f" ({short(figure.low)} to {short(figure.high)})"
     return f"{sign}{short(figure.value)}{interval}"
 
 

@@ -167,7 +167,9 @@ def _differences_csv(result: Evaluation) -> str:
 
 
 def _exact(value: float) -> str:
-    return repr(float(value)) if np.isfinite(value) else ""
+    if np.isfinite(value):
+        return repr(float(value))
+    return ""
 
 
 def _latex(result: Evaluation) -> str:
@@ -188,7 +190,11 @@ def _latex(result: Evaluation) -> str:
 
 
 def _plain(value: float | None) -> str:
-    return "" if value is None else f"{int(value)}" if value == int(value) else repr(value)
+    if value is None:
+        return ""
+    if value == int(value):
+        return f"{int(value)}"
+    return repr(value)
 
 
 def _summary(result: Evaluation) -> Iterator[tuple[str, ...]]:
@@ -333,7 +339,11 @@ def _all_clips(result: Evaluation, clips: player.VideoFolder) -> str:
 
     def cell(clip: str, name: str) -> str:
         score = values.get((clip, name))
-        return "" if score is None else "unscored" if score.reason else short(score.value)
+        if score is None:
+            return ""
+        if score.reason:
+            return "unscored"
+        return short(score.value)
 
     rows = (
         (

@@ -171,7 +171,9 @@ class Statistics:
     def normalise(self, name: str, value: np.ndarray) -> np.ndarray:
         """(R - mean) / std; 0 where the term does not vary."""
         std = self.std(name)
-        return (value - self.moments[name][0]) / std if std else np.zeros_like(value)
+        if std:
+            return (value - self.moments[name][0]) / std
+        return np.zeros_like(value)
 
     def std(self, name: str) -> float:
         """Std of a term; 0 if it varies only by rounding."""
@@ -221,7 +223,9 @@ def composite(
     }
     unscored = ~np.isfinite(np.stack(list(raw.values()))).all(0)
     _refuse_too_many(unscored, scores, config)
-    dropped = np.isin(group, group[unscored]) if config.unscored == "group" else unscored
+    dropped = unscored
+    if config.unscored == "group":
+        dropped = np.isin(group, group[unscored])
     kept = {name: value[~dropped] for name, value in raw.items()}
     if running is None or not running.moments:
         statistics = Statistics()

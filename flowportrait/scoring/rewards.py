@@ -112,7 +112,9 @@ def named(own: PartTable, name: str) -> Measure:
     measure of frames of which more is better.
     """
     found = own.load(name)
-    return found if isinstance(found, Measure) else Measure(found)
+    if isinstance(found, Measure):
+        return found
+    return Measure(found)
 
 
 def _scorers_of(names: Iterable[str], own: PartTable) -> dict[str, str]:

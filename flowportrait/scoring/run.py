@@ -100,11 +100,9 @@ def build_scorers(
     for name in wanted:
         with noted(name, missing):
             built.append(_built(SCORERS, name, config, answers, judges))
-    lost = (
-        [name for name in map(scorer_of, reward.scorers) if name in (missing or {})]
-        if reward
-        else []
-    )
+    lost = []
+    if reward:
+        lost = [name for name in map(scorer_of, reward.scorers) if name in (missing or {})]
     if reward and not lost:
         return [*built, CompositeReward(reward, built)]
     if missing is not None and lost:

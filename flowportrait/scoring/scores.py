@@ -38,7 +38,9 @@ def both(a: str, b: str) -> str:
 
 
 def _asked(record: Score | Verdict) -> str:
-    return record.scorer if isinstance(record, Score) else record.system
+    if isinstance(record, Score):
+        return record.scorer
+    return record.system
 
 
 class RecordFile(Generic[R]):
@@ -115,11 +117,10 @@ class RecordFile(Generic[R]):
             self._replace(text + b"\n")
             return
         first = text[: text.find(b"\n")]
-        ours = (
-            self._is_record(first) and torn.startswith(b"{")
-            if whole
-            else torn.startswith(_HEAD[: len(torn)])
-        )
+        if whole:
+            ours = self._is_record(first) and torn.startswith(b"{")
+        else:
+            ours = torn.startswith(_HEAD[: len(torn)])
         self._require_ours(ours)
         self._replace(text[:whole])
 

@@ -153,7 +153,9 @@ def _set_lines(sets: Iterable[SetScore]) -> Iterator[str]:
 
 
 def _set_name(found: SetScore) -> str:
-    return f"{found.set_metric} of {found.generator}" if found.generator else found.set_metric
+    if found.generator:
+        return f"{found.set_metric} of {found.generator}"
+    return found.set_metric
 
 
 def counted(
@@ -253,11 +255,15 @@ def _outcome(scorer: Scorer, scores: Sequence[Score]) -> str:
     none.
     """
     values = [score.value for score in scores if not math.isnan(score.value)]
-    unscored = f", {len(scores) - len(values)} unscored" if len(values) < len(scores) else ""
+    unscored = ""
+    if len(values) < len(scores):
+        unscored = f", {len(scores) - len(values)} unscored"
     if not values:
         return f"{scorer.name}: no score{unscored}"
     parts = "".join(f", {name} {mean:.4g}" for name, mean in _part_means(scores))
-    unit = f" {scorer.unit}" if scorer.unit not in ("", "1") else ""
+    unit = ""
+    if scorer.unit not in ("", "1"):
+        unit = f" {scorer.unit}"
     mean = f"{sum(values) / len(values):.3f}{unit}"
     return (
         f"{scorer.name}: {mean} ({scorer.better} is better{parts}), {len(values)} scored{unscored}"
@@ -298,11 +304,9 @@ def _sentence(verdict: Verdict, a: Path, b: Path) -> str:
         return f"{verdict.system}: no verdict"
     names = {"a": str(a), "b": str(b)}
     parts = ", ".join(f"{aspect}: {names[name]}" for aspect, name in verdict.parts.items())
-    winner = (
-        f"{names[verdict.winner]} is better"
-        if verdict.winner != "tie"
-        else "a tie, the verdict follows the order"
-    )
+    winner = "a tie, the verdict follows the order"
+    if verdict.winner != "tie":
+        winner = f"{names[verdict.winner]} is better"
     return f"{verdict.system}: {winner}{f' ({parts})' if parts else ''}"
 
 

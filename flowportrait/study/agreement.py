@@ -76,7 +76,9 @@ def fleiss_kappa(values: np.ndarray) -> float:
         return math.nan
     agreed = ((counts**2).sum(1) - raters) / (raters * (raters - 1))
     chance = float(((counts.sum(0) / counts.sum()) ** 2).sum())
-    return math.nan if chance == 1 else float((agreed.mean() - chance) / (1 - chance))
+    if chance == 1:
+        return math.nan
+    return float((agreed.mean() - chance) / (1 - chance))
 
 
 def cohen_kappa(
@@ -93,7 +95,9 @@ def cohen_kappa(
     np.add.at(table, (np.searchsorted(levels, a), np.searchsorted(levels, b)), 1 / len(a))
     apart = (levels[:, None] - levels) ** 2 if weights == "quadratic" else 1.0 - np.eye(len(levels))
     chance = float((apart * np.outer(table.sum(1), table.sum(0))).sum())
-    return math.nan if chance == 0 else 1 - float((apart * table).sum()) / chance
+    if chance == 0:
+        return math.nan
+    return 1 - float((apart * table).sum()) / chance
 
 
 def pairwise_kappa(
@@ -121,7 +125,9 @@ def kendall_w(values: np.ndarray) -> float:
     spread = ((ranks.sum(1) - raters * (items + 1) / 2) ** 2).sum()
     ties = sum(float((counts**3 - counts).sum()) for counts in map(_tie_counts, values.T))
     most = raters**2 * (items**3 - items) - raters * ties
-    return math.nan if most == 0 else float(12 * spread / most)
+    if most == 0:
+        return math.nan
+    return float(12 * spread / most)
 
 
 # --------------------------------------------------------------------------------------------
@@ -142,7 +148,9 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
     x = midranks(a) - (len(a) + 1) / 2
     y = midranks(b) - (len(b) + 1) / 2
     scale = math.sqrt(float((x * x).sum() * (y * y).sum()))
-    return math.nan if scale == 0 else float((x * y).sum() / scale)
+    if scale == 0:
+        return math.nan
+    return float((x * y).sum() / scale)
 
 
 def kendall_tau_b(a: np.ndarray, b: np.ndarray) -> float:
@@ -158,7 +166,9 @@ def kendall_tau_b(a: np.ndarray, b: np.ndarray) -> float:
         pairs - float((counts * (counts - 1) / 2).sum()) for counts in map(_tie_counts, (a, b))
     ]
     scale = math.sqrt(untied[0] * untied[1])
-    return math.nan if scale == 0 else agreed / scale
+    if scale == 0:
+        return math.nan
+    return agreed / scale
 
 
 def _both_known(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

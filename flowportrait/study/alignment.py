@@ -216,11 +216,9 @@ def _row(
         by_pair=_by_pair(system, human, inside, data),
         position=_position(system.orders) if system.orders is not None else None,
     )
-    return (
-        row.model_copy(update=_correlations(system, scope, data))
-        if system.values is not None
-        else row
-    )
+    if system.values is not None:
+        return row.model_copy(update=_correlations(system, scope, data))
+    return row
 
 
 def _by_pair(
@@ -296,7 +294,9 @@ def _correlations(system: System, scope: Scope, data: StudyData) -> dict[str, ob
 
 def _known_mean(values: np.ndarray) -> float:
     known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else math.nan
+    if len(known):
+        return float(known.mean())
+    return math.nan
 
 
 def _comparisons(

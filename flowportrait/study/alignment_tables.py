@@ -27,12 +27,16 @@ def table_rows(alignment: Alignment) -> list[tuple[str, ...]]:
 def accuracy_cells(accuracy: Accuracy) -> tuple[str, ...]:
     """Acc, its interval, Acc_nt, Cov, answered, missing."""
     acc = accuracy.acc
-    interval = f"{100 * acc.low:.1f}–{100 * acc.high:.1f}" if math.isfinite(acc.low) else "—"
+    interval = "—"
+    if math.isfinite(acc.low):
+        interval = f"{100 * acc.low:.1f}–{100 * acc.high:.1f}"
     percents = (
         f"{100 * f.value:.1f}" if math.isfinite(f.value) else "—"
         for f in (accuracy.acc_nt, accuracy.cov)
     )
-    first = f"{100 * acc.value:.1f}" if math.isfinite(acc.value) else "—"
+    first = "—"
+    if math.isfinite(acc.value):
+        first = f"{100 * acc.value:.1f}"
     return (first, interval, *percents, str(accuracy.answered), str(accuracy.missing))
 
 
@@ -54,8 +58,12 @@ def comparison_rows(alignment: Alignment) -> list[tuple[str, ...]]:
     rows = []
     for one in alignment.comparisons:
         d = one.difference
-        value = f"{100 * d.value:+.1f}" if math.isfinite(d.value) else "—"
-        interval = f"{100 * d.low:+.1f} to {100 * d.high:+.1f}" if math.isfinite(d.low) else "—"
+        value = "—"
+        if math.isfinite(d.value):
+            value = f"{100 * d.value:+.1f}"
+        interval = "—"
+        if math.isfinite(d.low):
+            interval = f"{100 * d.low:+.1f} to {100 * d.high:+.1f}"
         separate = "—" if one.pairs_to_separate is None else str(one.pairs_to_separate)
         counts = str(one.only_a), str(one.only_b)
         rows.append(

@@ -45,16 +45,14 @@ class RaterAnswer(BaseModel):
         thing wrong.
         """
         try:
-            return (
-                cls.model_validate_json(body)
-                if isinstance(body, str | bytes)
-                else cls.model_validate(body)
-            )
+            if isinstance(body, str | bytes):
+                return cls.model_validate_json(body)
+            return cls.model_validate(body)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            code = (
-                "bad_ranking" if first["loc"][:1] in (("groups",), ("between",)) else "bad_rating"
-            )
+            code = "bad_rating"
+            if first["loc"][:1] in (("groups",), ("between",)):
+                code = "bad_ranking"
             where = ".".join(map(str, first["loc"])) or "answer"
             got = f" (got {str(first.get('input'))[:80]!r})"
             raise StudyRefused(

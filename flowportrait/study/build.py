@@ -122,7 +122,9 @@ def create(
 
 
 def _listed(lines: Sequence[str]) -> str:
-    more = f" and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
+    more = ""
+    if len(lines) > _LISTED:
+        more = f" and {len(lines) - _LISTED} more"
     return f"{'; '.join(lines[:_LISTED])}{more}"
 
 

@@ -269,7 +269,9 @@ def _refuse_strangers(
     systems: list[System], num_scores: int, num_verdicts: int, clips: Clips, directory: Path
 ) -> None:
     if not systems:
-        some = f", such as {next(iter(clips.unknown))}" if clips.unknown else ""
+        some = ""
+        if clips.unknown:
+            some = f", such as {next(iter(clips.unknown))}"
         raise DataError(
             f"{directory}: none of {num_scores} scores and {num_verdicts} verdicts is of its"
             f" clips{some}; score the videos the study was made from, or those in its media folder"
@@ -277,11 +279,15 @@ def _refuse_strangers(
 
 
 def _read_scores(path: Path, must: bool) -> list[Score]:
-    return list(read_jsonl(path, Score)) if must or _holds(path) == "scorer" else []
+    if must or _holds(path) == "scorer":
+        return list(read_jsonl(path, Score))
+    return []
 
 
 def _read_verdicts(path: Path, must: bool) -> list[Verdict]:
-    return list(read_jsonl(path, Verdict)) if must or _holds(path) == "system" else []
+    if must or _holds(path) == "system":
+        return list(read_jsonl(path, Verdict))
+    return []
 
 
 def _holds(path: Path) -> Literal["scorer", "system"]:
@@ -344,7 +350,9 @@ def _named_folders(versions: Sequence[str]) -> dict[str, Path]:
 
 def _aspect_cells(a: findings.AspectAgreement) -> tuple[str, ...]:
     known = [value for value in a.kappa_quadratic.values() if math.isfinite(value)]
-    kappa = f"{short(min(known))} to {short(max(known))}" if known else "—"
+    kappa = "—"
+    if known:
+        kappa = f"{short(min(known))} to {short(max(known))}"
     return (
         a.aspect,
         f"{a.clips} ({a.complete} complete)",
@@ -365,11 +373,15 @@ def _rater_cells(r: findings.RaterFacts) -> tuple[str, ...]:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "—"
+    if math.isfinite(value):
+        return f"{value:.3f}"
+    return "—"
 
 
 def _shown(figure: Figure) -> str:
-    interval = f" ({figure.low:.3f} to {figure.high:.3f})" if math.isfinite(figure.low) else ""
+    interval = ""
+    if math.isfinite(figure.low):
+        interval = f" ({figure.low:.3f} to {figure.high:.3f})"
     return _number(figure.value) + interval
 
 

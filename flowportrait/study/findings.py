@@ -275,7 +275,9 @@ def _rater(data: StudyData, number: int) -> RaterFacts:
 
 def _mean(values: np.ndarray) -> float:
     known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else math.nan
+    if len(known):
+        return float(known.mean())
+    return math.nan
 
 
 def _ratio(above: np.ndarray, below: np.ndarray, weights: np.ndarray) -> Figure:

@@ -40,7 +40,9 @@ class Figure(Record):
         """The number with its interval for a table, a dash where there is none."""
         if not math.isfinite(self.value):
             return "—"
-        interval = f" ({self.low:.2f} to {self.high:.2f})" if math.isfinite(self.low) else ""
+        interval = ""
+        if math.isfinite(self.low):
+            interval = f" ({self.low:.2f} to {self.high:.2f})"
         return f"{self.value:.2f}{interval}"
 
 

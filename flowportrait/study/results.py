@@ -161,11 +161,10 @@ def _require_known(data: StudyData) -> None:
         for name, allowed in known.items():
             if (value := getattr(row, name)) not in allowed:
                 raise DataError(f"{type(row).__name__} of {name} '{value}': not in this study")
-        named = (
-            {row.version}
-            if isinstance(row, Rating)
-            else {name for group in row.groups for name in group}
-        )
+        if isinstance(row, Rating):
+            named = {row.version}
+        else:
+            named = {name for group in row.groups for name in group}
         if not named <= versions:
             raise DataError(
                 f"{type(row).__name__} of {row.rater} for {row.sample}: no version"

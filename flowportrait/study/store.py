@@ -175,7 +175,9 @@ class Study:
                 " BY position",
                 (number,),
             ).fetchone()
-            return self._task(db, number, rater.total, row[0]) if row else None
+            if row:
+                return self._task(db, number, rater.total, row[0])
+            return None
 
     def task(self, token: str, task_id: str) -> Task:
         """One task of this rater. Raises StudyRefused (unknown_task), for another rater's, too."""

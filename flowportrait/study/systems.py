@@ -64,11 +64,10 @@ class Clips:
         """
         # Two versions may be the same file (a model that changes nothing); then the name decides.
         same_file = self._by_digest.get(sha256, []) if sha256 else self._sources
-        found = (
-            same_file
-            if len(same_file) == 1
-            else [s for s in same_file if ends_alike(s.source, clip)]
-        )
+        if len(same_file) == 1:
+            found = same_file
+        else:
+            found = [s for s in same_file if ends_alike(s.source, clip)]
         if not found:
             # Files may have been made anew since, or the study came from elsewhere:
             # VERSION/SAMPLE.mp4 still says it.
@@ -78,11 +77,9 @@ class Clips:
     def _place_of_the_only(self, found, clip: str) -> tuple[int, int] | None:
         if len(found) == 1:
             # A training sample belongs to the study and does not count: neither found nor unknown.
-            return (
-                (self.samples[found[0].sample], self.versions[found[0].version])
-                if self._counts(found[0])
-                else None
-            )
+            if self._counts(found[0]):
+                return (self.samples[found[0].sample], self.versions[found[0].version])
+            return None
         self.unknown[clip] = None
         return None
 

@@ -61,7 +61,9 @@ def newest_whole(run: Path, ranks: Ranks) -> tuple[Path | None, list[tuple[Path,
         broken.append((path, problem))
     if broken:
         path, problem = broken[0]
-        others = f", nor are the {len(broken) - 1} before it" if len(broken) > 1 else ""
+        others = ""
+        if len(broken) > 1:
+            others = f", nor are the {len(broken) - 1} before it"
         raise CheckpointError(
             f"{path}: is incomplete ({problem}){others}; give another --resume, or remove them and"
             " start anew"
@@ -191,11 +193,10 @@ def load(path: Path, state: dict[str, Any], ranks: Ranks) -> None:
         with _quiet():
             dcp.load(state, storage_reader=dcp.FileSystemReader(path), no_dist=ranks.world == 1)
     except (CheckpointException, *digests.UNREADABLE) as error:
-        causes = (
-            [cause for cause, _ in error.failures.values()]
-            if isinstance(error, CheckpointException)
-            else [error]
-        )
+        if isinstance(error, CheckpointException):
+            causes = [cause for cause, _ in error.failures.values()]
+        else:
+            causes = [error]
         told = str(causes[0]).strip().splitlines() or [type(causes[0]).__name__]
         raise CheckpointError(
             f"{path}: cannot be read ({told[0]}); give another --resume"
@@ -224,16 +225,17 @@ def _needs(needed: int, free: int) -> str:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+    if count >= 1e8:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.1f} MB"
 
 
 def _reason(error: BaseException) -> str | None:
     """Why the disk refused; None where it was not the disk."""
-    failures = (
-        [cause for cause, _ in error.failures.values()]
-        if isinstance(error, CheckpointException)
-        else [error]
-    )
+    if isinstance(error, CheckpointException):
+        failures = [cause for cause, _ in error.failures.values()]
+    else:
+        failures = [error]
     for cause in failures:
         if isinstance(cause, OSError):
             return cause.strerror or str(cause)

@@ -98,7 +98,9 @@ def _problem_of_share(folder: Path, rank: int, world: int) -> str:
                 sizes = f"{got.size_bytes} of {named[name].size_bytes} bytes"
                 return f"{name} is not what was written ({sizes}, sha256 {got.sha256[:12]})"
         lacking = sorted(_files_of(read_head(folder)) - named.keys())
-        return f"{DIGESTS} does not name {lacking[0]}" if lacking else ""
+        if lacking:
+            return f"{DIGESTS} does not name {lacking[0]}"
+        return ""
     except ConfigError as error:
         return str(error).removeprefix(f"{folder}/")
     except CheckpointError as error:

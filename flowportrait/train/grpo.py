@@ -152,7 +152,9 @@ def advantages(
     scored = np.isfinite(rewards)
     values = np.zeros_like(rewards)
     tie = TIE * max(np.abs(rewards[scored]).max(initial=0.0), np.finfo(np.float64).tiny)
-    floor = std_floor * rewards[scored].std() if std_floor and scored.any() else 0.0
+    floor = 0.0
+    if std_floor and scored.any():
+        floor = std_floor * rewards[scored].std()
     names = np.unique(group)
     tied = 0
     dropped = 0
@@ -197,7 +199,9 @@ def shift(mean: Tensor, other: Tensor, reduction: Reduction = "mean") -> Float[T
     is.
     """
     squared = (mean - other).square().flatten(1)
-    return squared.mean(1) if reduction == "mean" else squared.sum(1)
+    if reduction == "mean":
+        return squared.mean(1)
+    return squared.sum(1)
 
 
 def kl_divergence(mean: Tensor, other: Tensor, std: float) -> Float[Tensor, " b"]:
@@ -237,9 +241,8 @@ def step_weights(
     noise = np.array([noise_of(step, t, t_next, eta, first) for t, t_next in schedule])
     pulls = [pull(t, t_next, eta, step, first) for t, t_next in schedule]
     strength = 2 * noise * np.abs(pulls)
-    chosen = (
-        noise
-        if kind == "noise_level"
-        else np.divide(1, strength, where=strength > 0, out=noise * 0)
-    )
+    if kind == "noise_level":
+        chosen = noise
+    else:
+        chosen = np.divide(1, strength, where=strength > 0, out=noise * 0)
     return (chosen / chosen[list(trainable)].mean()).tolist()

@@ -36,7 +36,9 @@ def differentiable(measure: Callable[[Tensor, Tensor], Tensor]) -> Measure:
     @wraps(measure)
     def of_clip(clip: Candidate) -> float:
         made, true = (torch.from_numpy(points) for points in _both(clip))
-        return float(measure(made, true)) if len(true) else math.nan
+        if len(true):
+            return float(measure(made, true))
+        return math.nan
 
     return of_points(of_clip, of_points=measure)
 
@@ -155,7 +157,9 @@ def _as_lively(made: Float[Tensor, "f n 2"], true: Float[Tensor, "f n 2"]) -> Te
     """
     spread, real = (_spread(points) for points in (made, true))
     lively = len(true) >= 3 and float(real) >= LEAST_MOVE
-    return -(((spread + LEAST_MOVE / 10) / real).log()).abs() if lively else spread * math.nan
+    if lively:
+        return -(((spread + LEAST_MOVE / 10) / real).log()).abs()
+    return spread * math.nan
 
 
 def _spread(points: Float[Tensor, "f n 2"]) -> Tensor:

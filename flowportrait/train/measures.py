@@ -31,11 +31,9 @@ def lip_truth(clip: Candidate) -> float:
     """Correlation of mouth darkness with that of the real clip; nan without one, or where its mouth
     stands still.
     """
-    return (
-        math.nan
-        if clip.truth is None
-        else _correlation(_darkness(clip, clip.frames), _darkness(clip, clip.truth))
-    )
+    if clip.truth is None:
+        return math.nan
+    return _correlation(_darkness(clip, clip.frames), _darkness(clip, clip.truth))
 
 
 @Measure
@@ -108,11 +106,9 @@ def colour_drift(clip: Candidate) -> float:
 @partial(monitor, better="lower")
 def difference_energy(clip: Candidate) -> float:
     """Mean squared difference of consecutive frames, in levels squared; nan for a single frame."""
-    return (
-        float(np.square(np.diff(_light(clip.frames), axis=0)).mean())
-        if len(clip.frames) > 1
-        else math.nan
-    )
+    if len(clip.frames) > 1:
+        return float(np.square(np.diff(_light(clip.frames), axis=0)).mean())
+    return math.nan
 
 
 @partial(monitor, better="higher")

@@ -46,4 +46,6 @@ def _opening(frames: np.ndarray) -> np.ndarray | None:
     pixels = torch.from_numpy(frames.copy()).float() / 127.5 - 1
     with torch.inference_mode():
         seen = mesh_sight(rearrange(pixels, "f h w c -> f c h w"))
-    return None if seen is None else lip_opening(seen.points.numpy())
+    if seen is None:
+        return None
+    return lip_opening(seen.points.numpy())

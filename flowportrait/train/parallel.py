@@ -161,7 +161,9 @@ def shard(model: MoT, ranks: Ranks, config: ParallelConfig | None = None) -> Non
     if not dist.is_initialized():
         return
     offload = CPUOffloadPolicy() if config.cpu_offload else OffloadPolicy()
-    half = torch.bfloat16 if precision.fast_bf16(ranks.device.split(":")[0]) else None
+    half = None
+    if precision.fast_bf16(ranks.device.split(":")[0]):
+        half = torch.bfloat16
     policy = MixedPrecisionPolicy(
         param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
@@ -199,7 +201,9 @@ def trained_weights(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def whole(value: Tensor) -> Tensor:
     """A tensor as every rank may have it; sharded ones are gathered, so all ranks take part."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    if isinstance(value, DTensor):
+        return value.full_tensor()
+    return value
 
 
 def whole_weights(model: nn.Module, dtype: torch.dtype | None = None) -> dict[str, Tensor]:

@@ -34,7 +34,9 @@ class Halves:
         both = [(first, p.grad - first) for first, p in pairs if p.grad is not None]
         total = as_float(get_total_norm([first + second for first, second in both]))
         apart = as_float(get_total_norm([first - second for first, second in both]))
-        return {"gradient_over_noise": total / apart} if apart > 0 else {}
+        if apart > 0:
+            return {"gradient_over_noise": total / apart}
+        return {}
 
 
 @dataclass

@@ -96,7 +96,9 @@ class Prompts:
 
     def draw(self, seed: int, draw: int) -> Prompt:
         """Training prompt number `draw` of a run."""
-        rng = np.random.default_rng([seed, draw, 5]) if self.config.random_start else None
+        rng = None
+        if self.config.random_start:
+            rng = np.random.default_rng([seed, draw, 5])
         return self._cut(self._source(seed, draw), rng)
 
     def num_frames(self, seed: int, draw: int) -> int:
@@ -124,7 +126,9 @@ class Prompts:
         count = len(nearest)
         latent_frames = 1 + (min(count, self.max_frames) - 1) // self.stride
         length = 1 + self.stride * (latent_frames - 1)
-        start = int(rng.integers(count - length + 1)) if rng else 0
+        start = 0
+        if rng:
+            start = int(rng.integers(count - length + 1))
         indices = nearest[start : start + length]
         frames = clip.frames[indices]
         landmarks = _landmarks(source, indices, frames.shape[1])
@@ -132,7 +136,9 @@ class Prompts:
         framed = apply_look(look, frames, self.size_px)
         moved = move_landmarks(look, landmarks, frames.shape[1], self.size_px)
         mouth = _mouth_box(moved[0], self.size_px)
-        points = 2 * moved / self.size_px - 1 if np.isfinite(moved).all() else None
+        points = None
+        if np.isfinite(moved).all():
+            points = 2 * moved / self.size_px - 1
         sound = media.resample(clip.sound.samples, clip.sound.sample_rate, SPEECH_HZ)
         first, stop = (round(frame / media.FPS * SPEECH_HZ) for frame in (start, start + length))
         pixels = to_pixels(rearrange(framed, "f c h w -> 1 c f h w"))
@@ -168,7 +174,9 @@ def _mouth_box(landmarks: np.ndarray, size_px: int) -> tuple[int, int, int, int]
     margin = 0.2 * (high[0] - low[0])
     box = (low[0] - margin, low[1] - margin / 2, high[0] + margin, high[1] + 2 * margin)
     left, top, right, bottom = (int(np.clip(round(float(side)), 0, size_px)) for side in box)
-    return (left, top, right, bottom) if right - left > 3 and bottom - top > 3 else None
+    if right - left > 3 and bottom - top > 3:
+        return (left, top, right, bottom)
+    return None
 
 
 def to_pixels(frames: Float[Tensor, "1 c f h w"]) -> np.ndarray:

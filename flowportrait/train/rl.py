@@ -278,7 +278,9 @@ def send_backward(
             halves.turn()
         learns = place < len(mine)
         # Gradients of shards are means over the ranks, of which some share a clip.
-        weight = ranks.data[1] / scored[group.number].sum() / scored.any(1).sum() if learns else 0.0
+        weight = 0.0
+        if learns:
+            weight = ranks.data[1] / scored[group.number].sum() / scored.any(1).sum()
         known = torch.from_numpy(scored[group.number])
         row = torch.from_numpy(values[group.number]).float().to(session.pipeline.device)
         learning = Learning(group, row.clamp(-limit, limit), known, scales, batch.plan, on_policy)
@@ -315,11 +317,10 @@ def group_passes(
     group = learning.group
     share = session.ranks.share
     reusable = config.trained != "all" and config.rollout.sharing.condition
-    velocity = (
-        group.sampled
-        if reusable
-        else velocity_of(session.pipeline, group.clip, shared=False, share=share)
-    )
+    if reusable:
+        velocity = group.sampled
+    else:
+        velocity = velocity_of(session.pipeline, group.clip, shared=False, share=share)
     what = learning.advantage, learning.scored
     if config.objective.matches:
         rngs = [

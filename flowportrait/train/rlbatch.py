@@ -190,7 +190,9 @@ def batch_figures(
 
 def _known_mean(values: np.ndarray) -> float | None:
     known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else None
+    if len(known):
+        return float(known.mean())
+    return None
 
 
 def _spread(values: np.ndarray, group: np.ndarray) -> float | None:

@@ -226,7 +226,9 @@ class _Drawn:
     @property
     def old_mean(self) -> Tensor | None:
         means = self.step.mean
-        return None if means is None else means[self.place : self.place + 1]
+        if means is None:
+            return None
+        return means[self.place : self.place + 1]
 
 
 def _priced(

@@ -251,7 +251,9 @@ def held_out_loss(session: SftSession) -> float:
         for index, loss in losses.items()
         if index % num_groups == rank // session.ranks.sequence
     )
-    return sum(counted) / count if count else float("nan")
+    if count:
+        return sum(counted) / count
+    return float("nan")
 
 
 def export(session: SftSession, directory: Path, figures: dict[str, float]) -> None:
@@ -266,7 +268,9 @@ def export(session: SftSession, directory: Path, figures: dict[str, float]) -> N
         if precise:
             stored = as_stored(weights, session.directory)
             weights = {name: value.float() for name, value in stored.items()}
-        plain = merged(weights, config.lora) if config.trained == "lora" else weights
+        plain = weights
+        if config.trained == "lora":
+            plain = merged(weights, config.lora)
         changes = {
             "name": config.name or f"{session.spec.name}-sft",
             "sampling": config.sampling or session.spec.sampling,

@@ -39,7 +39,9 @@ class OptimizerConfig(Frozen):
         """Learning rate of one update."""
         warm = min(1.0, (update + 1) / max(1, self.warmup_updates))
         hold = self.decay_from * num_updates
-        fall = (update - hold) / max(1.0, num_updates - hold) if update > hold else 0.0
+        fall = 0.0
+        if update > hold:
+            fall = (update - hold) / max(1.0, num_updates - hold)
         return self.learning_rate * warm * (1 - (1 - self.final_scale) * (1 - cos(pi * fall)) / 2)
 
     def build(self, module: nn.Module) -> torch.optim.AdamW:

@@ -155,7 +155,9 @@ def _is_kept(path: Path) -> bool:
 
 def _place_of(path: Path, name: str) -> Path:
     """Where a file goes: the card of the model that was begun from bears its name."""
-    return Path(f"CARD.{name}.md") if str(path) == CARD else path
+    if str(path) == CARD:
+        return Path(f"CARD.{name}.md")
+    return path
 
 
 def _linked(source: str, place: str) -> None:

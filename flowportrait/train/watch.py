@@ -247,4 +247,6 @@ def _write_video(path: Path, clip: Candidate, session: RlSession) -> None:
 
 def _mean(values: np.ndarray) -> float | None:
     known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else None
+    if len(known):
+        return float(known.mean())
+    return None

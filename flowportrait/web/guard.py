@@ -64,7 +64,9 @@ def bearer_of(request: Request) -> str:
     """The visitor of a program that sent the server's token; empty without it."""
     kind, _, sent = request.headers.get("authorization", "").partition(" ")
     token = request.app.state.token
-    return "bearer" if token and kind.lower() == "bearer" and _same(sent, token) else ""
+    if token and kind.lower() == "bearer" and _same(sent, token):
+        return "bearer"
+    return ""
 
 
 def _lets_in(request: Request, token: str) -> bool:

@@ -107,7 +107,9 @@ class Job:
         if self.frames:
             return since_s * (self.num_frames - self.frames) / self.frames
         made = self.done - self.begun_at
-        return since_s * (self.total - self.done) / made if made else None
+        if made:
+            return since_s * (self.total - self.done) / made
+        return None
 
 
 class Desk:
@@ -196,7 +198,9 @@ class Desk:
         """Number of jobs before it in the queue."""
         with self._changed:
             running = sum(other.state == "running" for other in self._jobs.values())
-            return self._waiting.index(job) + running if job in self._waiting else 0
+            if job in self._waiting:
+                return self._waiting.index(job) + running
+            return 0
 
     def remove(self, job: Job) -> None:
         """Stops it if it runs, and deletes all of it."""
@@ -249,7 +253,9 @@ class Desk:
         while not self._closing:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closing, timeout=5.0)
-                job = self._waiting.popleft() if self._waiting and not self._closing else None
+                job = None
+                if self._waiting and not self._closing:
+                    job = self._waiting.popleft()
                 if job:
                     job.state = "running"
             if job:

@@ -71,13 +71,17 @@ def _fields(
     if "items" in schema:
         schema = _resolved(described, schema["items"])
     for name, field in schema.get("properties", {}).items():
-        default = f" Default: {json.dumps(field['default'])}." if "default" in field else ""
+        default = ""
+        if "default" in field:
+            default = f" Default: {json.dumps(field['default'])}."
         yield name, _kind(field), field.get("description", "") + default
 
 
 def _resolved(described: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
     name = schema.get("$ref", "").rpartition("/")[2]
-    return described["components"]["schemas"][name] if name else schema
+    if name:
+        return described["components"]["schemas"][name]
+    return schema
 
 
 def _kind(schema: Mapping[str, Any]) -> str:

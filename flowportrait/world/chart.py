@@ -122,11 +122,10 @@ class Chart:
     @cached_property
     def lips(self) -> np.ndarray:
         """How much each pixel is red of the lips, in [0, 1]."""
-        drawn = (
-            self._outlined(range(48, 60))
-            if len(self.rig.lips) == 0
-            else self.painted(self.rig.lips)
-        )
+        if len(self.rig.lips) == 0:
+            drawn = self._outlined(range(48, 60))
+        else:
+            drawn = self.painted(self.rig.lips)
         return gaussian_filter(drawn, 0.8)
 
     @cached_property

@@ -243,7 +243,9 @@ def _warped(image: np.ndarray, linear: np.ndarray, offset: np.ndarray) -> np.nda
         for c in range(planes.shape[-1])
     ]
     whole = np.stack(moved, -1)
-    return whole[..., 0] if image.ndim == 2 else _as_8_bit(whole)
+    if image.ndim == 2:
+        return whole[..., 0]
+    return _as_8_bit(whole)
 
 
 def _framed_landmarks(width: int, height: int) -> np.ndarray:

@@ -103,7 +103,9 @@ class _Barber:
         self.chart = chart
         self.head = head
         self.painting = painting
-        shorter = _SHORTER.get(person.hair_style, 1.0) if person.presentation == "m" else 1.0
+        shorter = 1.0
+        if person.presentation == "m":
+            shorter = _SHORTER.get(person.hair_style, 1.0)
         self.lengths = [
             self.rng.uniform(*span) * shorter for span in (style.top, style.side, style.back)
         ]
@@ -230,7 +232,9 @@ class _Barber:
             placed = points[:, j - 1] + direction * pace[:, None]
             points[:, j] = self._pushed(placed, lift * min(1, far * 2.5) + 0.05)
             direction = _unit(points[:, j] - points[:, j - 1])
-        return gaussian_filter1d(points, 0.6, axis=1, mode="nearest") if count > 6 else points
+        if count > 6:
+            return gaussian_filter1d(points, 0.6, axis=1, mode="nearest")
+        return points
 
     def _followers(self, roots, normals, guide_roots, guides) -> tuple[np.ndarray, np.ndarray]:
         """[s, p, 3] strands mixed from their three nearest guides, and the nearest one's number."""

@@ -203,11 +203,10 @@ def _gaze(rng, pose: np.ndarray, manner: Manner) -> np.ndarray:
         # Looks away are short.
         time_s += rng.uniform(0.25, 0.7) if away else rng.gamma(2.0, 0.6) + 0.3
         away = not away and rng.random() < manner.glances
-        at = (
-            np.array([rng.choice([-0.26, 0.26]), rng.normal() * 0.08])
-            if away
-            else rng.normal(size=2) * [0.05, 0.03]
-        )
+        if away:
+            at = np.array([rng.choice([-0.26, 0.26]), rng.normal() * 0.08])
+        else:
+            at = rng.normal(size=2) * [0.05, 0.03]
     gaze = gaussian_filter1d(gaze, 0.45, axis=0)
     gaze += np.stack([-0.8 * pose[:, 0], 0.8 * pose[:, 1]], 1)
     return np.clip(gaze, -_MAX_GAZE, _MAX_GAZE)

@@ -197,12 +197,13 @@ def _attributes(
 ) -> Attributes:
     hair = _hair_colour(rng, melanin, age)
     fair = melanin < 0.25
-    eyes = (
-        rng.choice(list(EYE_COLOURS), p=[0.12, 0.23, 0.15, 0.12, 0.26, 0.12])
-        if fair
-        else rng.choice(["darkbrown", "brown", "hazel"], p=[0.55, 0.38, 0.07])
-    )
-    beard = rng.choice(list(BEARDS), p=[0.40, 0.24, 0.16, 0.12, 0.08]) if male else "clean"
+    if fair:
+        eyes = rng.choice(list(EYE_COLOURS), p=[0.12, 0.23, 0.15, 0.12, 0.26, 0.12])
+    else:
+        eyes = rng.choice(["darkbrown", "brown", "hazel"], p=[0.55, 0.38, 0.07])
+    beard = "clean"
+    if male:
+        beard = rng.choice(list(BEARDS), p=[0.40, 0.24, 0.16, 0.12, 0.08])
     cloths = ("crew", "v", "turtle", "shirt", "crew" if male else "wide")
     return Attributes(
         seed=seed,
@@ -239,11 +240,17 @@ def _hair_colour(rng: np.random.Generator, melanin: float, age: float) -> str:
 def _hair_style(rng: np.random.Generator, male: bool, melanin: float) -> str:
     styles = _styles_of(male)
     if melanin > 0.8:
-        styles = (
-            {"buzz": 0.42, "afro": 0.16, "bald": 0.17, "crop": 0.15, "curly": 0.1}
-            if male
-            else {"afro": 0.2, "curly": 0.27, "bun": 0.24, "long": 0.15, "bob": 0.09, "buzz": 0.05}
-        )
+        if male:
+            styles = {"buzz": 0.42, "afro": 0.16, "bald": 0.17, "crop": 0.15, "curly": 0.1}
+        else:
+            styles = {
+                "afro": 0.2,
+                "curly": 0.27,
+                "bun": 0.24,
+                "long": 0.15,
+                "bob": 0.09,
+                "buzz": 0.05,
+            }
     return str(rng.choice(list(styles), p=np.array(list(styles.values())) / sum(styles.values())))
 
 

@@ -123,7 +123,9 @@ def _read_words(path: Path) -> list[_Word]:
             start, end = (float(value) for value in columns[:2])
         except ValueError as error:
             raise DataError(f"{path}:{number}: got '{line}'; write start, end and word") from error
-        scale = _GRID_TICKS_PER_S if columns[0].isdigit() and columns[1].isdigit() else 1
+        scale = 1
+        if columns[0].isdigit() and columns[1].isdigit():
+            scale = _GRID_TICKS_PER_S
         word = columns[2] if len(columns) > 2 else ""
         if word not in _SILENT_WORDS:
             words.append(_Word(start / scale, end / scale, word))

@@ -91,12 +91,28 @@ def _flesh(part, c, teeth):
     if part == TEETH:
         return teeth * (0.62 if c == 0 else (0.56 if c == 1 else 0.47))
     if part == TONGUE:
-        return 0.46 if c == 0 else (0.17 if c == 1 else 0.165)
+        if c == 0:
+            return 0.46
+        if c == 1:
+            return 0.17
+        return 0.165
     if part == GUM:
-        return 0.34 if c == 0 else (0.105 if c == 1 else 0.10)
+        if c == 0:
+            return 0.34
+        if c == 1:
+            return 0.105
+        return 0.10
     if part == MOUTH:
-        return 0.26 if c == 0 else (0.065 if c == 1 else 0.06)
-    return 0.42 if c == 0 else (0.20 if c == 1 else 0.17)
+        if c == 0:
+            return 0.26
+        if c == 1:
+            return 0.065
+        return 0.06
+    if c == 0:
+        return 0.42
+    if c == 1:
+        return 0.20
+    return 0.17
 
 
 @njit(**COMPILED)

@@ -64,7 +64,9 @@ class AnswerStore:
     def get(self, key: str) -> Answer | None:
         """The answer stored under `key`."""
         place = self._places.get(key)
-        return None if place is None else self._read(*place).answer
+        if place is None:
+            return None
+        return self._read(*place).answer
 
     def put(self, question: Question, backend: Backend, answer: Answer) -> str:
         """Stores an answer and gives its key; it is on its way to the disk when this returns."""

@@ -30,7 +30,9 @@ class CallsToMake:
 
     def line(self) -> str:
         """For people."""
-        money = f", {self.usd:.2f} USD" if self.usd is not None else ""
+        money = ""
+        if self.usd is not None:
+            money = f", {self.usd:.2f} USD"
         stored = f" ({self.stored:,} answers are stored already)" if self.stored else ""
         tokens = (
             f"about {_short(self.prompt_tokens)} tokens in and {_short(self.output_tokens)}"

@@ -144,7 +144,10 @@ def _spoiled_body(
     if kind == "bad-usage":
         usage = "usage" if protocol == "openai" else "usageMetadata"
         return 200, body | {usage: {"prompt_tokens": "many", "promptTokenCount": -1}}, {}
-    _spoil_openai(kind, body) if protocol == "openai" else _spoil_gemini(kind, body)
+    if protocol == "openai":
+        _spoil_openai(kind, body)
+    else:
+        _spoil_gemini(kind, body)
     return 200, body, {}
 
 

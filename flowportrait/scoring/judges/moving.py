@@ -113,11 +113,10 @@ def _matched(
 
     def figure(of: Callable[[np.ndarray, np.ndarray], float]) -> Figure:
         drawn = np.array([of(pairs.old[rows], pairs.new[rows]) for rows in draws])
-        ends = (
-            intervals.percentile_interval(drawn)
-            if count > 1
-            else intervals.Interval(math.nan, math.nan)
-        )
+        if count > 1:
+            ends = intervals.percentile_interval(drawn)
+        else:
+            ends = intervals.Interval(math.nan, math.nan)
         return Figure(value=of(pairs.old, pairs.new), low=ends.low, high=ends.high)
 
     return Match(

@@ -211,7 +211,9 @@ class Purse:
     @property
     def usd(self) -> float | None:
         """Spent so far, where prices are known."""
-        return self._prices.usd(self.prompt_tokens, self.output_tokens) if self._prices else None
+        if self._prices:
+            return self._prices.usd(self.prompt_tokens, self.output_tokens)
+        return None
 
     def reserve(self, estimate: Estimate) -> None:
         """Sets aside what a call may cost. Raises JudgeError when the budget does not hold it."""

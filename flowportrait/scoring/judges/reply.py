@@ -106,7 +106,9 @@ def _end_of_thinking(text: str) -> int | None:
     # Some models forget the closing tag. An object that ends the whole text is their answer; any
     # other is a thought.
     last = list(_objects(text, opened))
-    return last[-1].start if last and not _words_after(text, last[-1].end) else None
+    if last and not _words_after(text, last[-1].end):
+        return last[-1].start
+    return None
 
 
 def _objects(text: str, start: int) -> Iterator[_Found]:
@@ -127,7 +129,9 @@ def _json_at(text: str, at: int) -> _Found | None:
         value, length = _JSON.raw_decode(text[at : at + _LONGEST_OBJECT])
     except _UNREADABLE:
         return None
-    return _Found(value, at, at + length) if isinstance(value, _Object) else None
+    if isinstance(value, _Object):
+        return _Found(value, at, at + length)
+    return None
 
 
 _JSON = json.JSONDecoder(object_pairs_hook=_Object)
@@ -150,7 +154,9 @@ def _literal_at(text: str, at: int) -> _Found | None:
                 value = _literal(ast.parse(text[at : place + 1], mode="eval").body)
             except _UNREADABLE:
                 return None
-            return _Found(value, at, place + 1) if isinstance(value, _Object) else None
+            if isinstance(value, _Object):
+                return _Found(value, at, place + 1)
+            return None
     return None
 
 
@@ -182,7 +188,9 @@ def _plain(value: Any) -> Any:
     """The same with dictionaries for people to read."""
     if isinstance(value, _Object):
         return {str(key): _plain(item) for key, item in value}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
 
 
 def _checked(found: _Object, demand: Demand) -> dict[str, int | str] | str:
@@ -208,7 +216,9 @@ def _normal(value: Any, allowed: Sequence[int] | Sequence[str]) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(allowed[0], str):
-        return value.strip().upper() if isinstance(value, str) else None
+        if isinstance(value, str):
+            return value.strip().upper()
+        return None
     try:
         number = float(value)
     except (ValueError, OverflowError):
@@ -235,7 +245,9 @@ def _from_prose(text: str, start: int, demand: Demand) -> Reply:
             return Reply(reason=f"'{key}' is {hits[0].group('value')}; allowed: {_listed(allowed)}")
         spans[key] = hits[-1].span("value")
     words = _words_after(text, max(end for _, end in spans.values()))
-    return Reply(reason=words) if words else Reply(values, spans)
+    if words:
+        return Reply(reason=words)
+    return Reply(values, spans)
 
 
 def _key_and_value(key: str) -> re.Pattern[str]:
@@ -255,7 +267,9 @@ def _place(
     plain to see.
     """
     match = re.compile(rf"[\"']{re.escape(key)}[\"']\s*:\s*[\"']?(\w+)").search(text, begin, end)
-    return match.span(1) if match else (end, end)
+    if match:
+        return match.span(1)
+    return (end, end)
 
 
 def _listed(values: Any) -> str:

@@ -288,11 +288,10 @@ class JudgeSim:
             facts = self._looked_at(data)
             if facts is None:
                 raise SimFailure(400, "The video cannot be decoded.")
-            frames = (
-                1
-                if kind == "blind"
-                else max(1, min(facts.num_frames, round(facts.duration_s * fps)))
-            )
+            if kind == "blind":
+                frames = 1
+            else:
+                frames = max(1, min(facts.num_frames, round(facts.duration_s * fps)))
             video += frames * ask.frame_tokens
             audio += round(facts.duration_s * 32) if facts.has_sound and ask.sound_in_video else 0
         audio += sum((len(sound) - 44) // 32000 * 25 + 1 for sound in ask.sounds)
@@ -323,7 +322,9 @@ def _fail_if_told(kind: str) -> None:
 
 def _reply(text: str, seed: bytes) -> dict[str, int | str]:
     """The values of a good reply; which keys are wanted is read off the prompt."""
-    wanted = text[text.rfind("</think>") :] if "</think>" in text else text
+    wanted = text
+    if "</think>" in text:
+        wanted = text[text.rfind("</think>") :]
     if '"winner"' in wanted:
         return {"winner": "AB"[seed[0] % 2]}
     if all(f'"{aspect}"' in wanted for aspect in ASPECTS):

@@ -92,7 +92,9 @@ def _camel(value: Any) -> Any:
             _CAMEL.sub(lambda hit: hit.group(1).upper(), key): _camel(item)
             for key, item in value.items()
         }
-    return [_camel(item) for item in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_camel(item) for item in value]
+    return value
 
 
 def read_gemini(

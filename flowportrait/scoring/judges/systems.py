@@ -248,7 +248,9 @@ class CompareSystem(_System):
                 winners[order] = _by_name(found[-1], order)
         winner = None
         if not reasons:
-            winner = winners[shown[0]] if len(set(winners.values())) == 1 else "tie"
+            winner = "tie"
+            if len(set(winners.values())) == 1:
+                winner = winners[shown[0]]
         return Verdict(
             a=a.id,
             b=b.id,

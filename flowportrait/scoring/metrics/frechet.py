@@ -56,7 +56,9 @@ def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -
 
 def _reduced(z: np.ndarray) -> np.ndarray:
     """At most d rows of the same covariance."""
-    return np.linalg.qr(z, mode="r") if len(z) > z.shape[1] else z
+    if len(z) > z.shape[1]:
+        return np.linalg.qr(z, mode="r")
+    return z
 
 
 class _Frechet(SetMetric):
@@ -108,9 +110,9 @@ class _OfFrames(_Frechet):
     def features(self, view: View) -> np.ndarray:
         """One vector of the clip, or of each of its frames."""
         rows = self.rows(view.blocks())
-        return (
-            rows.mean(0, keepdims=True) if self.config.pool == "video" else rows.astype(np.float32)
-        )
+        if self.config.pool == "video":
+            return rows.mean(0, keepdims=True)
+        return rows.astype(np.float32)
 
     def rows(self, blocks: Iterable[np.ndarray]) -> np.ndarray:
         """One vector of each frame that is looked at, float64 [n, d]."""
@@ -275,7 +277,9 @@ class FvdR3d18(_Frechet):
         if not rows:
             raise Unscorable(f"has fewer than {length} frames, which {self.name} needs")
         rows = np.concatenate(rows)
-        return rows.mean(0, keepdims=True) if self.config.pieces == "mean" else rows
+        if self.config.pieces == "mean":
+            return rows.mean(0, keepdims=True)
+        return rows
 
 
 def _stacked(arrays: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:

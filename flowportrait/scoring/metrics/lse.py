@@ -323,11 +323,10 @@ class _LseScorer(Metric):
     def _computed(self, view: View) -> Lse:
         fps = self.looks_at_fps
         whole = self.config.crop == "none"
-        cut = (
-            map(resized, view.blocks(fps))
-            if whole
-            else face_crops(view, self.config.detect_every, fps)
-        )
+        if whole:
+            cut = map(resized, view.blocks(fps))
+        else:
+            cut = face_crops(view, self.config.detect_every, fps)
         return lse(
             *embeddings(load_syncnet(self._file), cut, view.pcm),
             self.config.reach,

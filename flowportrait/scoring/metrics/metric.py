@@ -239,7 +239,9 @@ def in_parallel(
     """
     waiting = iter(jobs)
     torch = sys.modules.get("torch")
-    share = [max(1, torch.get_num_threads() // workers)] if torch else []
+    share = []
+    if torch:
+        share = [max(1, torch.get_num_threads() // workers)]
     begin = torch.set_num_threads if torch else None
     with ThreadPoolExecutor(workers, "metric", begin, tuple(share)) as pool:
         running = {pool.submit(work, job) for _, job in zip(range(workers), waiting, strict=False)}

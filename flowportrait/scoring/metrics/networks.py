@@ -175,7 +175,9 @@ class _InvertedResidual(nn.Module):
         self._bn2 = nn.BatchNorm2d(out, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
+        y = x
+        if self.expands:
+            y = F.relu6(self._bn0(self._expand_conv(x)))
         y = F.relu6(self._bn1(self._depthwise_conv(y)))
         y = self._bn2(self._project_conv(y))
         return x + y if self.stays else y

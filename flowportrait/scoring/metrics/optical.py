@@ -140,4 +140,6 @@ def framed_light(frames: np.ndarray, side_px: int = 64) -> Float[Tensor, "f h w"
         frames.mean(-1, dtype=np.float32) if frames.ndim == 4 else frames.astype(np.float32)
     )
     step = light.shape[-1] // side_px
-    return F.avg_pool2d(light[:, None] / 255, step)[:, 0] if step > 1 else light / 255
+    if step > 1:
+        return F.avg_pool2d(light[:, None] / 255, step)[:, 0]
+    return light / 255

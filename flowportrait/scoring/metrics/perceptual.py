@@ -94,7 +94,9 @@ def _faster(layer: nn.Module) -> Callable[[Tensor], Tensor]:
         (1, 1),
         (1, 1),
     )
-    return Convolution3x3.of(layer) if plain and layer.in_channels >= 16 else layer
+    if plain and layer.in_channels >= 16:
+        return Convolution3x3.of(layer)
+    return layer
 
 
 @lru_cache(maxsize=3)

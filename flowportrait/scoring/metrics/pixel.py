@@ -122,7 +122,9 @@ def squared_error(
 
 def psnr_db(mean_squared_error: float) -> float:
     """Peak signal-to-noise ratio in dB for levels 0 to 255; infinite for 0."""
-    return 10 * math.log10(255**2 / mean_squared_error) if mean_squared_error else math.inf
+    if mean_squared_error:
+        return 10 * math.log10(255**2 / mean_squared_error)
+    return math.inf
 
 
 def grey(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f h w 1"]:
@@ -191,11 +193,10 @@ class Psnr(FrameMetric):
         if not len(differing):
             raise Unscorable("is identical to its truth, so the PSNR is infinite")
         whole = psnr_db(float(errors.mean()))
-        value = (
-            whole
-            if self.config.aggregate == "mse"
-            else float(np.mean([psnr_db(e) for e in differing]))
-        )
+        if self.config.aggregate == "mse":
+            value = whole
+        else:
+            value = float(np.mean([psnr_db(e) for e in differing]))
         return Reading(
             value,
             {

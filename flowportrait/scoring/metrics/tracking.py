@@ -91,7 +91,9 @@ def _turns_of(frame: np.ndarray) -> int:
     except DataError:
         return 0
     mesh = _mesh().find(small, face)
-    return round(mesh.roll / (math.pi / 2)) % 4 if mesh.presence >= PRESENT else 0
+    if mesh.presence >= PRESENT:
+        return round(mesh.roll / (math.pi / 2)) % 4
+    return 0
 
 
 def _turned(blocks: Blocks, quarter_turns: int) -> Blocks:
@@ -127,7 +129,9 @@ def _largest_face(frame: np.ndarray) -> np.ndarray | None:
     """Its corners [4] in the frame's own pixels; it is looked at in at most `DETECT_PX`."""
     small = at_most(frame[None], DETECT_PX)[0]
     box = max(_detector().detect(small), key=lambda box: box.area, default=None)
-    return None if box is None else np.array(box[:4]) * (frame.shape[1] / small.shape[1])
+    if box is None:
+        return None
+    return np.array(box[:4]) * (frame.shape[1] / small.shape[1])
 
 
 @lru_cache(maxsize=1)

@@ -281,7 +281,9 @@ def _turns_between(made: np.ndarray, truth: np.ndarray) -> int:
         np.corrcoef(np.rot90(small[0], turns).ravel(), small[1].ravel())[0, 1] for turns in range(4)
     ]
     best = int(np.argmax(likeness))
-    return best if likeness[best] > _ALIKE and likeness[0] < _UNLIKE else 0
+    if likeness[best] > _ALIKE and likeness[0] < _UNLIKE:
+        return best
+    return 0
 
 
 def _resized(frames: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -297,4 +299,6 @@ def at_most(frames: np.ndarray, side_px: int) -> np.ndarray:
     """The frames [f, h, w, 3], made smaller where their longer side exceeds `side_px`."""
     height, width = frames.shape[1:3]
     scale = side_px / max(height, width)
-    return frames if scale >= 1 else _resized(frames, round(width * scale), round(height * scale))
+    if scale >= 1:
+        return frames
+    return _resized(frames, round(width * scale), round(height * scale))

@@ -156,7 +156,9 @@ def draw_lessons(
     crops = []
     lessons = folder.by_split[split] or folder.lessons
     for lesson in (lessons[i] for i in rng.integers(len(lessons), size=num_crops)):
-        tempo = float(np.exp(rng.normal(0, TEMPO))) if disturbed else 1.0
+        tempo = 1.0
+        if disturbed:
+            tempo = float(np.exp(rng.normal(0, TEMPO)))
         spare_s = lesson.num_samples / SPEECH_HZ - seconds * tempo
         crops.append(folder.crop(lesson, float(rng.uniform(0, max(spare_s, 0))), num_frames, tempo))
     sounds, heard, shapes = zip(*crops, strict=True)

@@ -76,4 +76,6 @@ def mean_correlation(a: np.ndarray, b: np.ndarray) -> float:
         known = np.isfinite(x) & np.isfinite(y)
         if known.sum() > 8 and x[known].std() > 1e-6 and y[known].std() > 1e-6:
             values.append(np.corrcoef(x[known], y[known])[0, 1])
-    return float(np.mean(values)) if values else float("nan")
+    if values:
+        return float(np.mean(values))
+    return float("nan")

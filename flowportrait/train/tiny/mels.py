@@ -54,7 +54,9 @@ def augment_mels(mels: Float[Tensor, "80 m"], rng: np.random.Generator) -> Float
 def _with_noise(
     rng: np.random.Generator, mels: Float[Tensor, "80 m"], num_mels: int
 ) -> Float[Tensor, "80 m"]:
-    floor = float(rng.uniform(-3.2, -1.0)) if rng.random() < 0.6 else -3.0
+    floor = -3.0
+    if rng.random() < 0.6:
+        floor = float(rng.uniform(-3.2, -1.0))
     mels = (
         torch.logaddexp(
             mels * 3,

@@ -198,7 +198,9 @@ def unavailable(what: str, retry_after_s: float | None = None) -> JudgeUnavailab
 
 def probability(log_probability: float | None) -> float:
     """0 where there is none; servers write -9999 or nothing for "not at all". Never above 1."""
-    return math.exp(min(log_probability, 0.0)) if log_probability is not None else 0.0
+    if log_probability is not None:
+        return math.exp(min(log_probability, 0.0))
+    return 0.0
 
 
 def digits_of(tokens: list[tuple[str, dict[str, float]]]) -> list[Digit]:

@@ -124,11 +124,10 @@ class Gemini:
             model = values.get("model")
             known = _GENERATION.search(model) if isinstance(model, str) else None
             generation = (int(known[1]), int(known[2] or 0)) if known else (0, 0)
-            unset = (
-                {"thinking_budget"}
-                if generation >= (3, 0) or values.get("thinking_level")
-                else set()
-            )
+            if generation >= (3, 0) or values.get("thinking_level"):
+                unset = {"thinking_budget"}
+            else:
+                unset = set()
             unset |= {"temperature"} if generation >= (3, 6) else set()
             return dict.fromkeys(unset) | values
 

@@ -158,7 +158,9 @@ def retry_after_s(details: Any) -> float | None:
     error = details.get("error", details) if isinstance(details, Mapping) else {}
     listed = error.get("details") if isinstance(error, Mapping) else []
     for detail in listed if isinstance(listed, list) else []:
-        delay = str(detail.get("retryDelay", "")) if isinstance(detail, Mapping) else ""
+        delay = ""
+        if isinstance(detail, Mapping):
+            delay = str(detail.get("retryDelay", ""))
         delay = delay.removesuffix("s")
         if delay.replace(".", "", 1).isdecimal():
             return float(delay)

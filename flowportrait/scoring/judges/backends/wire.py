@@ -47,7 +47,9 @@ def _or_none(value: Any, check: Any) -> Any:
 
 def _without_surrogates(value: Any) -> Any:
     # JSON can name half of a character, which no file can hold.
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    return value
 
 
 IfReadable = WrapValidator(_or_none)
@@ -98,7 +100,9 @@ def _status(code: Any) -> int | None:
     """An HTTP status by the number or the digits that a server gives as `code`."""
     if isinstance(code, str) and code.isascii() and code.isdecimal() and len(code) == 3:
         return int(code)
-    return code if isinstance(code, int) and not isinstance(code, bool) else None
+    if isinstance(code, int) and not isinstance(code, bool):
+        return code
+    return None
 
 
 def failure(status: int | None, message: str, retry_after_s: float | None, hint: str) -> JudgeError:
