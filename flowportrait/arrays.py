@@ -5,6 +5,8 @@ and w pixels, s samples, n of anything.
 import numpy as np
 from jaxtyping import Float, Int16, UInt8
 
+Rng = np.random.Generator
+Array = np.ndarray
 Picture = UInt8[np.ndarray, "h w 3"]
 Frames = UInt8[np.ndarray, "f h w 3"]
 PerFrame = Float[np.ndarray, " f"]

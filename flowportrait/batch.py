@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from flowportrait.errors import DataError, MediaError
 from flowportrait.files import append_line, drop_torn_line, sha256_of
 from flowportrait.generate import Pipeline, load
 from flowportrait.modeldir import ModelSpec, describe
+from flowportrait.progress import Progress
 from flowportrait.records import ManifestRow, RunInfo, read_jsonl, write_jsonl
 from flowportrait.shot import Result
 
@@ -153,7 +154,7 @@ class Maker:
 def generate_all(
     maker: Maker,
     dataset: Dataset,
-    progress: Callable[[int, int], None],
+    progress: Progress,
     division: Division = ALONE,
 ) -> MadeVideos:
     """Makes ID.mp4 of every clip below `maker.out`, manifest.jsonl of what there is, and runs.jsonl

@@ -45,6 +45,9 @@ class Sample:
         return ""
 
 
+SamplePair = tuple[Sample, Sample]
+
+
 class Found(NamedTuple):
     """A video of a source: its id, where it lies, and the names that its truth may have, the
     likeliest first.
@@ -131,7 +134,7 @@ def videos_of(source: Path) -> Iterator[Found]:
         )
 
 
-def find_pairs(a: Path, b: Path) -> tuple[list[tuple[Sample, Sample]], list[str]]:
+def find_pairs(a: Path, b: Path) -> tuple[list[SamplePair], list[str]]:
     """The clips of two videos, or those of the same name in two folders or of the same id in two
     manifests; and the names that only one of them has. Raises DataError: nothing there, or nothing
     of the same name.
@@ -153,9 +156,7 @@ def find_pairs(a: Path, b: Path) -> tuple[list[tuple[Sample, Sample]], list[str]
     return _paired(sides, a, b)
 
 
-def _paired(
-    sides: list[dict[str, Path]], a: Path, b: Path
-) -> tuple[list[tuple[Sample, Sample]], list[str]]:
+def _paired(sides: list[dict[str, Path]], a: Path, b: Path) -> tuple[list[SamplePair], list[str]]:
     """Pairs of one name, and names that only one side has. Raises DataError."""
     shared = [name for name in sides[0] if name in sides[1]]
     if not shared:

@@ -8,6 +8,8 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, ImageCms
 
+from flowportrait.arrays import Array
+
 NEUTRAL_GREY = (128, 128, 128)
 """What shines through the transparent parts of a portrait."""
 
@@ -77,7 +79,7 @@ _TO_BT709 = np.array(
 _LEVELS = 65536
 
 
-def hdr_to_sdr(pixels: np.ndarray, transfer: int) -> np.ndarray:
+def hdr_to_sdr(pixels: Array, transfer: int) -> Array:
     """uint16 [h, w, 3] of BT.2020 with the transfer PQ or HLG as uint8 [h, w, 3] of BT.709.
 
     Diffuse white of 203 nits becomes white, highlights are drawn together below it.
@@ -96,7 +98,7 @@ def hdr_to_sdr(pixels: np.ndarray, transfer: int) -> np.ndarray:
 
 
 @lru_cache
-def _light(transfer: int) -> np.ndarray:
+def _light(transfer: int) -> Array:
     """Linear light of every 16-bit level, float32: of the screen where 1 is diffuse white (PQ), of
     the scene (HLG).
     """
@@ -119,6 +121,6 @@ def _light(transfer: int) -> np.ndarray:
 
 
 @lru_cache
-def _shown() -> np.ndarray:
+def _shown() -> Array:
     """The 8-bit level of every step of linear light."""
     return np.rint(255 * (np.arange(_LEVELS) / (_LEVELS - 1)) ** (1 / _SDR_GAMMA)).astype(np.uint8)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
+from flowportrait.arrays import Array, Picture
 from flowportrait.codecs.canvas import Canvas, colour_line
 from flowportrait.codecs.eyes import BROWS, EyeShape
 from flowportrait.codecs.motion import gaussian
@@ -35,6 +36,8 @@ from flowportrait.faces.framing import (
 )
 from flowportrait.faces.matte import PersonMatte
 from flowportrait.faces.mesh import Mesh, turn
+
+Grid = Float[np.ndarray, "g g"]
 
 Frame = Literal["whole", "face"]
 Size = int | Literal["auto"]
@@ -68,12 +71,12 @@ class Composite:
     over the square what moves with the person, None if that is unknown and everything may.
     """
 
-    picture: UInt8[np.ndarray, "h w 3"]
+    picture: Picture
     square: Square
     roll: float
     frame: Frame
     mesh: Mesh | None
-    moving: Float[np.ndarray, "g g"] | None
+    moving: Grid | None
     warnings: tuple[str, ...] = ()
 
     def view(self, size_px: int) -> UInt8[np.ndarray, "s s 3"]:
@@ -114,7 +117,7 @@ class Composite:
         pictures[:, y : y + side, x : x + side] = frames
         return pictures
 
-    def on_grid(self, picture: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "g g"]:
+    def on_grid(self, picture: Float[np.ndarray, "h w"]) -> Grid:
         """Values of the picture's pixels, averaged on a grid over the square."""
         image, (x, y, side) = Image.fromarray(picture), self.square
         if self.roll:
@@ -130,14 +133,14 @@ class Composite:
         centred = (points + 0.5 - (x + side / 2, y + side / 2)) * 2 / side
         return centred @ turn(self.roll)
 
-    def _weights(self) -> Float[np.ndarray, "g g"]:
+    def _weights(self) -> Grid:
         weight = np.ones((GRID, GRID)) if self.moving is None else self.moving
         if self.frame == "whole":
             return weight * self._fade
         return weight
 
     @cached_property
-    def _fade(self) -> Float[np.ndarray, "g g"]:
+    def _fade(self) -> Grid:
         """0 at the square's border, except where that is the picture's own; 1 well inside."""
         middles = (np.arange(GRID) + 0.5) * 2 / GRID - 1
         if self.roll:
@@ -183,7 +186,7 @@ class Composite:
 
 
 def compose(
-    image: UInt8[np.ndarray, "h w 3"],
+    image: Picture,
     model_px: int,
     size: Size = "auto",
     frame: Frame = "whole",
@@ -289,7 +292,7 @@ def _warnings_of(square: Square, model_px: int, mesh: Mesh | None, roll: float) 
     return warnings
 
 
-def _moving(composite: Composite, matte: PersonMatte) -> Float[np.ndarray, "g g"] | None:
+def _moving(composite: Composite, matte: PersonMatte) -> Grid | None:
     """The person with a soft edge around, so that the background keeps still; None where the matte
     misses the face.
     """
@@ -307,7 +310,7 @@ def _moving(composite: Composite, matte: PersonMatte) -> Float[np.ndarray, "g g"
     return soft[0, 0].clamp(0, 1).numpy()
 
 
-def _oval(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "g g"]:
+def _oval(points: Float[np.ndarray, "n 2"]) -> Grid:
     image = Image.new("L", (GRID, GRID))
     ImageDraw.Draw(image).polygon([tuple(point) for point in (points + 1) / 2 * GRID], fill=1)
     return np.asarray(image, np.float32)
@@ -323,7 +326,7 @@ def _eyes_shut(mesh: Mesh) -> bool:
 
 
 def _scaled(
-    image: UInt8[np.ndarray, "h w 3"], square: Square, size: Size, frame: Frame, model_px: int
+    image: Picture, square: Square, size: Size, frame: Frame, model_px: int
 ) -> tuple[UInt8[np.ndarray, "p q 3"], Square, float]:
     """The picture to show, the square in it, and by how much it was scaled."""
     x, y, side = square
@@ -348,9 +351,7 @@ def _scaled(
     return picture, Square(left, top, shown), scale
 
 
-def _resized(
-    image: UInt8[np.ndarray, "h w 3"], width: int, height: int
-) -> UInt8[np.ndarray, "p q 3"]:
+def _resized(image: Picture, width: int, height: int) -> UInt8[np.ndarray, "p q 3"]:
     if image.shape[:2] == (height, width):
         return np.ascontiguousarray(image)
     return np.asarray(
@@ -360,9 +361,7 @@ def _resized(
     )
 
 
-def _turned_upright(
-    picture: UInt8[np.ndarray, "h w 3"], square: Square, roll: float
-) -> tuple[Image.Image, int, int]:
+def _turned_upright(picture: Picture, square: Square, roll: float) -> tuple[Image.Image, int, int]:
     """The neighbourhood of a rolled square with the head upright, and the square's corner in it."""
     x, y, side = square
     margin = side // 2  # a turned square reaches 0.21 sides further
@@ -371,6 +370,6 @@ def _turned_upright(
     return near.rotate(math.degrees(roll), Image.Resampling.BICUBIC), margin, margin
 
 
-def _ease(x: np.ndarray) -> np.ndarray:
+def _ease(x: Array) -> Array:
     x = np.clip(x, 0, 1)
     return x * x * (3 - 2 * x)

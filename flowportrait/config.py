@@ -14,7 +14,10 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flowportrait.errors import ConfigError
+from flowportrait.files import JsonObject
 from flowportrait.registry import find_recipe, name_hint
+
+ModelClass = type[BaseModel]
 
 
 class Frozen(BaseModel):
@@ -56,7 +59,7 @@ def save_resolved(config: Frozen, path: str | Path) -> None:
     )
 
 
-def read_values(path: str | Path) -> dict[str, Any]:
+def read_values(path: str | Path) -> JsonObject:
     """Values of a TOML recipe or a JSON file, unchecked; a shipped recipe may be given by its name.
     Raises ConfigError where it cannot be read.
     """
@@ -74,7 +77,7 @@ def read_values(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid {kind}: {error}") from error
 
 
-def _override(values: dict[str, Any], override: str) -> None:
+def _override(values: JsonObject, override: str) -> None:
     """Sets one leaf in place: "rollout.window=3". A value that is no TOML is a string, null is no
     value.
     """
@@ -98,7 +101,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     table[leaf] = value
 
 
-def _explain(kind: type[BaseModel], error: ValidationError) -> str:
+def _explain(kind: ModelClass, error: ValidationError) -> str:
     """One line for the first thing wrong, with the nearest allowed key where a key is unknown."""
     first = error.errors(include_url=False)[0]
     location = first["loc"]
@@ -113,12 +116,12 @@ def _explain(kind: type[BaseModel], error: ValidationError) -> str:
     return f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}{got}"
 
 
-def _model_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
+def _model_at(kind: ModelClass, location: tuple[int | str, ...]) -> ModelClass | None:
     """The configuration class at a place in `kind`; indices are stepped over, a union's tag
     picks.
     """
-    current: type[BaseModel] | None = kind
-    members: list[type[BaseModel]] = []
+    current: ModelClass | None = kind
+    members: list[ModelClass] = []
     for step in location:
         if isinstance(step, int):
             continue
@@ -134,14 +137,14 @@ def _model_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> type[Ba
     return current
 
 
-def models_in(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[ModelClass]:
     """All configuration classes within an annotation such as `list[A | B] | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for argument in get_args(annotation) for model in models_in(argument)]
 
 
-def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
+def _tags(model: ModelClass) -> tuple[Any, ...]:
     """The values of a union member's `type` field."""
     if "type" in model.model_fields:
         return get_args(model.model_fields["type"].annotation)

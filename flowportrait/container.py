@@ -19,6 +19,7 @@ import av
 from av.stream import Disposition
 
 from flowportrait.errors import MediaError
+from flowportrait.files import JsonObject
 
 LIBRARY_ERRORS = (
     av.FFmpegError, OSError, EOFError, ValueError, ArithmeticError, MemoryError,
@@ -84,7 +85,7 @@ def opened(path: Path, kinds: str, pictures: bool = True) -> Iterator[av.contain
 def _open(path: Path, options: dict[str, str]) -> av.container.InputContainer:
     """PyAV up to 18 refuses titles that are no UTF-8 unless told otherwise; 19 takes them and knows
     no such argument."""
-    known: dict[str, Any] = {"options": options, "format": _format_behind_tag(path)}
+    known: JsonObject = {"options": options, "format": _format_behind_tag(path)}
     if int(av.__version__.split(".")[0]) < 19:
         known["metadata_errors"] = "replace"
     return av.open(url_of(path), **known)

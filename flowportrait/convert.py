@@ -34,6 +34,7 @@ from flowportrait.convert_files import (
     write_index,
 )
 from flowportrait.errors import CheckpointError, ConfigError, require
+from flowportrait.files import JsonObject
 from flowportrait.model import bagel
 from flowportrait.model.blocks import INIT_STD
 from flowportrait.model.embed import Connector
@@ -54,6 +55,8 @@ from flowportrait.weights import (
     shapes,
     write_weights,
 )
+
+Weights = dict[str, Weight]
 
 SIZE_STEP_PX = 16
 SAMPLING = SamplingConfig(
@@ -76,7 +79,7 @@ def convert_bagel(source: Path, out: Path, size_px: int = 384) -> ModelSpec:
         raise ConfigError(f"{out}: already contains a model; give another directory, or remove it")
     _require_size(size_px)
     files = bagel_files(source)
-    weights: dict[str, Weight] = {}
+    weights: Weights = {}
     for file in files:
         weights |= read_header(file).weights
     language, vision = (settings_of(source / name) for name in SETTINGS)
@@ -121,9 +124,9 @@ def convert_bagel(source: Path, out: Path, size_px: int = 384) -> ModelSpec:
 
 def _require_bagel(
     model,
-    image_encoder: dict[str, Any],
-    ours: dict[str, Weight],
-    seen: dict[str, Weight],
+    image_encoder: JsonObject,
+    ours: Weights,
+    seen: Weights,
     source: Path,
 ) -> None:
     """Raises CheckpointError for weights of other shapes than BAGEL's."""
@@ -152,7 +155,7 @@ def _require_size(size_px: int) -> None:
         )
 
 
-def _fresh_connector(spec: ModelSpec) -> dict[str, Weight]:
+def _fresh_connector(spec: ModelSpec) -> Weights:
     """The connector of speech as the model starts it, always the same."""
     config = spec.model
     connector = Connector(config.audio_dim, config.hidden_size, config.audio_layers)
@@ -205,7 +208,7 @@ def convert_wan(source: Path, out: Path) -> ModelSpec:
     return put_file(out, spec, "codec", {"type": "wan", **codec}, weights, source)
 
 
-def _diffusers_names(weights: Mapping[str, Weight]) -> dict[str, Weight]:
+def _diffusers_names(weights: Mapping[str, Weight]) -> Weights:
     """The tensors of the published file under diffusers' names; those that have them already keep
     them.
     """
@@ -235,7 +238,7 @@ def convert_speech(
         network = {name: network[name] for name in WHISPER_SIZES if name in network}
     else:
         network = {name: value for name, value in network.items() if _tells_sizes(name)}
-    part: dict[str, Any] = {"type": kind, "network": network}
+    part: JsonObject = {"type": kind, "network": network}
     if kind == "wav2vec2" and (source / "preprocessor_config.json").is_file():
         part["levels"] = bool(
             settings_of(source / "preprocessor_config.json").get("do_normalize", True)
@@ -317,7 +320,7 @@ def export(directory: Path, out: Path) -> list[Path]:
             f"{directory}: was not converted from BAGEL; only such models can be exported"
         )
     check_files(directory, spec, ("model", "image_encoder", KEPT))
-    model: dict[str, Weight] = {}
+    model: Weights = {}
     for file in sorted(directory.glob("model*.safetensors")):
         model |= read_header(file).weights
     left = bagel.join(model, read_header(directory / "image_encoder.safetensors").weights)

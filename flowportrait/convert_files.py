@@ -12,7 +12,7 @@ import torch
 
 from flowportrait import registry
 from flowportrait.errors import CheckpointError, ConfigError
-from flowportrait.files import sha256_of
+from flowportrait.files import JsonObject, sha256_of
 from flowportrait.modeldir import (
     CONFIG,
     ModelSpec,
@@ -78,7 +78,7 @@ def bagel_files(source: Path) -> list[Path]:
     return files
 
 
-def settings_of(path: Path) -> dict[str, Any]:
+def settings_of(path: Path) -> JsonObject:
     """Settings in a JSON file of the weights. Raises CheckpointError."""
     if not path.is_file():
         raise CheckpointError(f"{path}: missing; download it from the source of the weights")

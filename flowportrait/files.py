@@ -13,10 +13,12 @@ import threading
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePath
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from flowportrait.errors import DataError
 
+JsonObject = dict[str, Any]
+"""An object of JSON or a table of TOML."""
 VIDEO_SUFFIXES = (
     ".mp4", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".m4v", ".ts", ".mts", ".flv", ".wmv",
     ".3gp",

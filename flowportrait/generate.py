@@ -22,6 +22,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from flowportrait import media, registry
+from flowportrait.arrays import Array, Picture
 from flowportrait.codecs import LatentCodec
 from flowportrait.codecs.liveliness import AS_IT_IS, EyeEvents, LipFactors, Strengths
 from flowportrait.composite import Composite, Frame, Size, compose
@@ -42,6 +43,7 @@ from flowportrait.precision import matmul_precision
 from flowportrait.sampling import Schedule, guided, sample
 from flowportrait.shot import Crop, Encoded, Options, Progress, Result, Shot, counted
 from flowportrait.sound import SPEECH_HZ
+from flowportrait.tensors import Latents, PerClip
 from flowportrait.weights import difference, shapes
 
 SILENCE = 4  # latent frames, in which is seen whether a portrait's lips close
@@ -62,8 +64,8 @@ class Pipeline:
 
     def generate(
         self,
-        portrait: str | Path | np.ndarray,
-        audio: str | Path | tuple[np.ndarray, int],
+        portrait: str | Path | Array,
+        audio: str | Path | tuple[Array, int],
         *,
         progress: Progress | None = None,
         **options: Unpack[Options],
@@ -84,10 +86,10 @@ class Pipeline:
 
     def stream(
         self,
-        portrait: str | Path | np.ndarray,
-        audio: str | Path | tuple[np.ndarray, int],
+        portrait: str | Path | Array,
+        audio: str | Path | tuple[Array, int],
         **options: Unpack[Options],
-    ) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "s ..."]]]:
+    ) -> Iterator[tuple[Picture, Float[np.ndarray, "s ..."]]]:
         """As `generate`, but gives each frame as soon as it is made, with the sound of its 1/24 s
         at the recording's own rate. The first comes once the first window is sampled. Options and
         errors are those of `generate`.
@@ -102,8 +104,8 @@ class Pipeline:
 
     def shot(
         self,
-        portrait: str | Path | np.ndarray,
-        audio: str | Path | tuple[np.ndarray, int],
+        portrait: str | Path | Array,
+        audio: str | Path | tuple[Array, int],
         *,
         size: Size = "auto",
         frame: Frame | None = None,
@@ -154,11 +156,11 @@ class Pipeline:
     def settled(
         self,
         clip: Encoded,
-        latents: Float[Tensor, "b c l h w"],
-        rest: Float[Tensor, " b"] | None,
+        latents: Latents,
+        rest: PerClip | None,
         events: EyeEvents | None = None,
         strengths: Strengths = AS_IT_IS,
-    ) -> Float[Tensor, "b c l h w"]:
+    ) -> Latents:
         """Sampled latents as they are shown; `rest` is that of `Pipeline.rest`."""
         if not self.codec.moves_portrait:
             return latents
@@ -181,7 +183,7 @@ class Pipeline:
         )
 
     def _composite(
-        self, image: np.ndarray, size: Size, frame: Frame | None, crop: Crop, strengths: Strengths
+        self, image: Array, size: Size, frame: Frame | None, crop: Crop, strengths: Strengths
     ) -> Composite:
         own_px = self.spec.size_px
         detector = _kept(registry.FACE_DETECTORS.load("centerface")) if crop == "auto" else None
@@ -223,7 +225,7 @@ class Pipeline:
     @torch.no_grad()
     def encode(
         self,
-        portrait: np.ndarray,
+        portrait: Array,
         sound: media.Sound,
         latent_frames: int,
         composite: Composite | None = None,

@@ -17,6 +17,7 @@ import av
 import numpy as np
 
 from flowportrait import sound as sounds
+from flowportrait.arrays import Array
 from flowportrait.container import opened, readable_file, told, track
 from flowportrait.errors import DataError, MediaError
 from flowportrait.mp4 import check_output as check_output
@@ -82,11 +83,11 @@ class Clip:
         return timeline(self.path).is_even
 
     @cached_property
-    def frames(self) -> np.ndarray:
+    def frames(self) -> Array:
         """All frames, uint8 [f, h, w, 3]."""
         return np.stack(list(read_frames(self.path)))
 
-    def frames_at(self, fps: float) -> np.ndarray:
+    def frames_at(self, fps: float) -> Array:
         """Frames on show at each tick of the clock `fps`, uint8 [ticks, h, w, 3], by time; at least
         the first frame.
         """
@@ -106,7 +107,7 @@ def frames_in(duration_s: float) -> int:
     return max(1, round(duration_s * FPS))
 
 
-def read_frames(path: str | Path, fps: float | None = None) -> Iterator[np.ndarray]:
+def read_frames(path: str | Path, fps: float | None = None) -> Iterator[Array]:
     """The frames of a video one by one, uint8 [h, w, 3], upright, with square pixels, in a screen's
     colours; with `fps`, resampled to that clock (nearest frame), which begins with the first frame.
 
@@ -161,7 +162,7 @@ def read_audio(
     return Sound(samples, rate, tuple(warnings))
 
 
-def read_pcm(path: str | Path, sample_rate: int) -> np.ndarray:
+def read_pcm(path: str | Path, sample_rate: int) -> Array:
     """The sound of a file, mono, in whole levels as `ffmpeg -ac 1 -ar RATE -c:a pcm_s16le` writes
     it: int16 [s].
 
@@ -201,7 +202,7 @@ def _head_of(path: Path, max_s: float) -> tuple[int, int]:
 
 def _decoded(
     path: Path, kind: tuple[str, str, int], channels: int, max_s: float
-) -> tuple[np.ndarray, list[str]]:
+) -> tuple[Array, list[str]]:
     """Planes [channels, s] of the kind (format, layout, rate), and what was done about channels
     that cancel out."""
     form, layout, rate = kind
@@ -247,7 +248,7 @@ class _Levels:
 
 def _resampled(
     path: Path, kind: tuple[str, str, int], max_s: float, levels: _Levels | None
-) -> np.ndarray:
+) -> Array:
     """Planes [channels, s] as they are decoded, refused once there are more than `max_s` seconds of
     them."""
     left_s = max_s + _LATE_S
@@ -265,9 +266,7 @@ def _resampled(
     return _flushed(parts, kind, path, resampler)
 
 
-def _flushed(
-    parts: list[np.ndarray], kind: tuple[str, str, int], path: Path, resampler
-) -> np.ndarray:
+def _flushed(parts: list[Array], kind: tuple[str, str, int], path: Path, resampler) -> Array:
     if not parts:
         return np.zeros(
             (1 if kind[1] == "mono" else 2, 0), np.int16 if kind[0] == "s16" else np.float32
@@ -282,7 +281,7 @@ def _flushed(
     return np.concatenate(parts, axis=1)
 
 
-def _doubts(path: Path, samples: np.ndarray, rate: int, max_s: float) -> list[str]:
+def _doubts(path: Path, samples: Array, rate: int, max_s: float) -> list[str]:
     """One line for each thing about a recording that can hardly have been meant."""
     if sounds.is_silent(samples):
         return [_silence(path, max_s)]
@@ -343,7 +342,7 @@ def _refuse_cut_wav(path: Path) -> None:
         )
 
 
-def picture_of(portrait: str | Path | np.ndarray) -> np.ndarray:
+def picture_of(portrait: str | Path | Array) -> Array:
     """A portrait as programs give it, a file or uint8 [h, w, 3], as the latter. Raises MediaError,
     and DataError for another array.
     """
@@ -356,7 +355,7 @@ def picture_of(portrait: str | Path | np.ndarray) -> np.ndarray:
     return portrait
 
 
-def sound_of(audio: str | Path | tuple[np.ndarray, int]) -> Sound:
+def sound_of(audio: str | Path | tuple[Array, int]) -> Sound:
     """Speech as programs give it, a file or (floats [s] or [s, channels], rate in Hz). Raises
     MediaError, and DataError for arrays that are no sound, or too short.
     """

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from flowportrait import media, registry
 from flowportrait.config import Frozen, load_recipe, read_values, save_resolved, validate
 from flowportrait.errors import CheckpointError, ConfigError
-from flowportrait.files import sha256_of
+from flowportrait.files import JsonObject, sha256_of
 from flowportrait.model.blocks import TEXT, MoTConfig
 from flowportrait.model.mot import MoT
 from flowportrait.model.offload import place, wait_aside
@@ -80,9 +80,9 @@ class ModelSpec(Frozen):
     schema_version: Literal[1] = 1
     name: str
     model: MoTConfig
-    codec: dict[str, Any]
-    audio_encoder: dict[str, Any]
-    image_encoder: dict[str, Any]
+    codec: JsonObject
+    audio_encoder: JsonObject
+    image_encoder: JsonObject
     sampling: SamplingConfig = SamplingConfig()
     size_px: int = Field(128, gt=0, description="side of the square video")
     fps: float = Field(media.FPS, gt=0)

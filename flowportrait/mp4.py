@@ -13,6 +13,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
+from flowportrait.arrays import Array
 from flowportrait.container import one_line, opened, picture_tracks, url_of
 from flowportrait.errors import MediaError
 
@@ -27,9 +28,9 @@ _AAC_RATES_HZ = (32000, 44100, 48000)
 
 def write_video(
     path: str | Path,
-    frames: Iterable[np.ndarray],
+    frames: Iterable[Array],
     fps: float,
-    audio: np.ndarray,
+    audio: Array,
     sample_rate: int,
     metadata: Mapping[str, str],
     preset: str = "medium",
@@ -127,9 +128,9 @@ def _writable(path: str | Path) -> Path:
 
 def _encode(
     path: Path,
-    frames: Iterable[np.ndarray],
+    frames: Iterable[Array],
     fps: Fraction,
-    planes: np.ndarray,
+    planes: Array,
     sample_rate: int,
     metadata: Mapping[str, str],
     x264: Mapping[str, str],
@@ -201,9 +202,7 @@ def _with_picture_settings(stream, width: int, height: int, fps: Fraction):
     return stream
 
 
-def _sound_writer(
-    container, planes: np.ndarray, sample_rate: int, mux: Callable
-) -> Callable[..., None]:
+def _sound_writer(container, planes: Array, sample_rate: int, mux: Callable) -> Callable[..., None]:
     """A function that encodes `planes` [channels, s] up to a sample, or to its end and flushes
     (None).
     """
@@ -239,7 +238,7 @@ def written_rate_hz(sample_rate: int) -> int:
     return _AAC_RATES_HZ[-1]
 
 
-def _encodable(audio: np.ndarray, sample_rate: int) -> tuple[np.ndarray, int]:
+def _encodable(audio: Array, sample_rate: int) -> tuple[Array, int]:
     """Sound as planes [channels, s] at one of the rates that are written."""
     rate = written_rate_hz(sample_rate)
     audio = resample(audio, sample_rate, rate)

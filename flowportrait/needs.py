@@ -17,9 +17,12 @@ from flowportrait.errors import ConfigError
 from flowportrait.pretrained import WEIGHTS, Weights
 from flowportrait.registry import name_hint
 
+Names = tuple[str, ...]
+NamesByExtra = dict[str, tuple[str, ...]]
+
 _NAME = re.compile(r"[\w.-]+")
 _EXTRA = re.compile(r"""extra == ['"]([^'"]+)""")
-EXTRAS: dict[str, tuple[str, ...]] = {
+EXTRAS: NamesByExtra = {
     "web": ("fastapi", "uvicorn"),
     "judges": ("google-genai", "httpx2", "openai"),
     "judges-local": ("transformers",),
@@ -37,9 +40,9 @@ class Need:
 
     what: str
     extra: str = ""
-    packages: tuple[str, ...] = ()
-    programs: tuple[str, ...] = ()
-    weights: tuple[str, ...] = ()
+    packages: Names = ()
+    programs: Names = ()
+    weights: Names = ()
     without: str = ""
     """How it goes on where something is missing, if it does."""
 
@@ -160,9 +163,9 @@ def requirements_of(extras: Iterable[str]) -> list[str]:
     return sorted(found)
 
 
-def _declared() -> dict[str, tuple[str, ...]]:
+def _declared() -> NamesByExtra:
     """The requirements of every extra, by the metadata of the installed package."""
-    found: dict[str, tuple[str, ...]] = {}
+    found: NamesByExtra = {}
     for line in requires("flowportrait") or ():
         requirement, _, condition = line.partition(";")
         if extra := _EXTRA.search(condition):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from flowportrait.arrays import Array
 from flowportrait.colours import as_rgb
 from flowportrait.container import one_line, readable_file
 from flowportrait.errors import MediaError
@@ -27,7 +28,7 @@ _PICTURE_ERRORS = (
 )  # fmt: skip
 
 
-def read_portrait(path: str | Path, max_px: int | None = None) -> np.ndarray:
+def read_portrait(path: str | Path, max_px: int | None = None) -> Array:
     """The picture upright, uint8 [h, w, 3], longest side at most 4096 px.
 
     EXIF orientation and colour profile are applied, transparency lies on neutral grey, an animation
@@ -59,7 +60,7 @@ def read_portrait(path: str | Path, max_px: int | None = None) -> np.ndarray:
     return np.asarray(as_rgb(image))
 
 
-def exposure_warnings(pixels: np.ndarray) -> list[str]:
+def exposure_warnings(pixels: Array) -> list[str]:
     """Warnings of a face's square, uint8 [h, w, 3], that is so dark that hardly anything is seen in
     it.
     """

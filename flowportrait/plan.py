@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,6 +17,7 @@ from flowportrait import registry
 from flowportrait.catalogue import kind_of
 from flowportrait.config import load_recipe
 from flowportrait.errors import ConfigError
+from flowportrait.files import JsonObject
 from flowportrait.media import Facts
 from flowportrait.model.blocks import MoTConfig
 from flowportrait.model.cost import clip_flops, condition_flops
@@ -107,7 +107,7 @@ class Cost:
         """Total memory of a GPU."""
         return sum(self.memory_gib.values())
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """A JSON-compatible dict."""
         return {
             **asdict(self),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from flowportrait import registry
+from flowportrait.files import JsonObject
 from flowportrait.model.blocks import MLP_TOKENS, MoTConfig
 from flowportrait.model.cost import clip_flops, linear_flops
 from flowportrait.model.layout import RowLayout, TokenGrid, latent_frames_for
@@ -54,7 +54,7 @@ def working_bytes(config: MoTConfig, num_tokens: int) -> float:
     )
 
 
-def part_gib(table: registry.PartTable, part: dict[str, Any]) -> float:
+def part_gib(table: registry.PartTable, part: JsonObject) -> float:
     """Memory of an encoder or codec, which stay in float32."""
     with torch.device("meta"):
         module = build_part(table, part, empty=True)

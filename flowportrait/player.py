@@ -13,11 +13,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from flowportrait.clips import Sample
 from flowportrait.errors import DataError
-from flowportrait.files import link_or_copy
+from flowportrait.files import JsonObject, link_or_copy
 from flowportrait.media import Clip
 from flowportrait.records import Score
 
@@ -103,7 +103,7 @@ def section(
     return _page_part(data)
 
 
-def _page_part(data: list[dict[str, Any]]) -> str:
+def _page_part(data: list[JsonObject]) -> str:
     """Data and script of the player as a part of a page."""
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     script = (Path(__file__).parent / "player.js").read_text(encoding="utf-8")
@@ -127,7 +127,7 @@ class _Results:
                 own = self._values.setdefault(sample.id, {})
                 own.setdefault(score.scorer, []).append(score.value)
 
-    def of(self, sample: Sample) -> dict[str, dict[str, Any]]:
+    def of(self, sample: Sample) -> dict[str, JsonObject]:
         values = self._values.get(sample.id, {})
         reasons = self._reasons.get(sample.id, {})
         return {
@@ -138,9 +138,9 @@ class _Results:
 
 def _items(
     samples: Iterable[Sample], results: _Results, folder: VideoFolder
-) -> Iterable[dict[str, Any]]:
+) -> Iterable[JsonObject]:
     """Items for the script: every sample with its truth and the clips of all generators."""
-    items: dict[str, dict[str, Any]] = {}
+    items: dict[str, JsonObject] = {}
     for sample in samples:
         name = sample.item or sample.id
         item = items.setdefault(name, {"name": name, "truth": "", "clips": []})

@@ -18,6 +18,7 @@ from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
+from flowportrait.arrays import Array
 from flowportrait.colours import HDR_TRANSFERS, hdr_to_sdr
 from flowportrait.container import MAX_PIXELS, each, opened, rational, told, track
 from flowportrait.errors import MediaError
@@ -48,7 +49,7 @@ class Picture(NamedTuple):
 
     start_s: float
     step_s: float
-    pixels: np.ndarray
+    pixels: Array
 
 
 def is_plain(path: Path) -> bool:
@@ -91,7 +92,7 @@ def read_pictures(path: Path, max_hold_s: float = MAX_HOLD_S) -> Iterator[Pictur
         raise MediaError(f"{path}: damaged video (no frame can be decoded); give another")
 
 
-def on_clock(pictures: Iterator[Picture], fps: float) -> Iterator[np.ndarray]:
+def on_clock(pictures: Iterator[Picture], fps: float) -> Iterator[Array]:
     """The picture that each tick of the clock `fps` shows, by the rule of `container.is_due`; the
     same array again while a picture stays on show."""
     tick = 0
@@ -160,7 +161,7 @@ class _Upright:
         self.size_px = None
         self.colours = VideoReformatter()  # made anew for every frame it takes five times as long
 
-    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+    def __call__(self, frame: av.VideoFrame) -> Array:
         with told(f"{self.path}: damaged video", "give another"):
             pixels = self._pixels(frame)
             across, row_step, column_step = _turn(frame)
@@ -175,7 +176,7 @@ class _Upright:
             )
         return np.ascontiguousarray(pixels)
 
-    def _pixels(self, frame: av.VideoFrame) -> np.ndarray:
+    def _pixels(self, frame: av.VideoFrame) -> Array:
         """uint8 [h, w, 3]; a file that does not say its colour matrix is taken as BT.601, as
         players do."""
         if frame.color_trc in HDR_TRANSFERS:

@@ -4,12 +4,12 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from flowportrait.errors import DataError
-from flowportrait.files import replace
+from flowportrait.files import JsonObject, replace
 
 Aspect = Literal["lip_sync", "expressiveness", "motion"]
 ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
@@ -163,7 +163,7 @@ class Score(Measured):
     warnings: list[str] = Field(
         default=[], description="what can hardly have been meant about the clip"
     )
-    settings: dict[str, Any] = Field(
+    settings: JsonObject = Field(
         default={}, description="how a metric was set: crops, windows, readings"
     )
     weights_sha256: str = Field(default="", description="of the file of pretrained weights")
@@ -201,7 +201,7 @@ class SetScore(Record):
         default=[], description="clips without features, each with its reason"
     )
     fingerprint: str = ""
-    settings: dict[str, Any] = {}
+    settings: JsonObject = {}
     weights_sha256: str = ""
 
 

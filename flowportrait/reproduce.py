@@ -28,6 +28,8 @@ from flowportrait.files import sha256_of
 from flowportrait.records import Record, read_jsonl, write_jsonl
 from flowportrait.registry import RECIPES_DIR, name_hint
 
+Say = Callable[[str], None]
+
 DEFAULT = "reproduce-tiny"
 _DONE = "stages.jsonl"
 _FIRST_WORD_S = 5.0
@@ -112,7 +114,7 @@ class StageRun(Record):
 def reproduce(
     recipe: Path,
     out: Path | None,
-    say: Callable[[str], None],
+    say: Say,
     overrides: list[str] | None = None,
     jobs: int = 1,
 ) -> list[StageRun]:
@@ -127,7 +129,7 @@ def reproduce(
     return _run_chain(out, chain, say, jobs)
 
 
-def _run_chain(out: Path | None, chain, say: Callable[[str], None], jobs: int) -> list[StageRun]:
+def _run_chain(out: Path | None, chain, say: Say, jobs: int) -> list[StageRun]:
     journal = _Journal(out)
     batches = chain.batches()
     number = 0
@@ -195,9 +197,7 @@ class _Journal:
         return list(self._ended.values())
 
 
-def _make(
-    works: list[_StageWork], journal: _Journal, say: Callable[[str], None], jobs: int
-) -> None:
+def _make(works: list[_StageWork], journal: _Journal, say: Say, jobs: int) -> None:
     """All of these stages, up to `jobs` of them at a time. Raises the first failure when the others
     that were begun have ended.
     """
@@ -218,7 +218,7 @@ def _make(
             raise
 
 
-def _made(work: _StageWork, journal: _Journal, say: Callable[[str], None]) -> None:
+def _made(work: _StageWork, journal: _Journal, say: Say) -> None:
     """The stage, run unless it was run before."""
     done = journal.known(work)
     if done:
@@ -279,7 +279,7 @@ def _run(
     name: str,
     words: list[str],
     log: Path,
-    say: Callable[[str], None],
+    say: Say,
     running: set[subprocess.Popen[bytes]],
 ) -> float:
     started_s = time.perf_counter()

@@ -24,6 +24,9 @@ from torch import Tensor
 from flowportrait.config import Frozen
 from flowportrait.errors import ConfigError
 from flowportrait.flow import predict_z0, predict_z1, shift_time
+from flowportrait.tensors import PerClip
+
+Noised = Float[Tensor, "b ..."]
 
 Velocity = Callable[[Tensor, float], Tensor]
 """(zt, t) to velocity, same shape as zt. One call is one evaluation of the network, guidance
@@ -71,10 +74,10 @@ class Schedule:
 class Transition:
     """The normal distribution of the next latent, one std for all its elements."""
 
-    mean: Float[Tensor, "b ..."]
+    mean: Noised
     std: float
 
-    def draw(self, rng: torch.Generator | None = None) -> Float[Tensor, "b ..."]:
+    def draw(self, rng: torch.Generator | None = None) -> Noised:
         """A next latent. Without noise (std 0) it is the mean and `rng` is not touched."""
         if self.std == 0:
             return self.mean
@@ -105,10 +108,10 @@ class Transition:
 
     def log_prob(
         self,
-        z_next: Float[Tensor, "b ..."],
+        z_next: Noised,
         reduction: Reduction = "mean",
         variance: Variance = "none",
-    ) -> Float[Tensor, " b"]:
+    ) -> PerClip:
         """Eq. 10: minus the MEAN over elements of the squared deviation, without variance; at least
         float32.
 
@@ -128,9 +131,7 @@ def price(std: float, variance: Variance) -> float:
     return 1 / (2 * std**2)
 
 
-def cps_step(
-    zt: Float[Tensor, "b ..."], v: Float[Tensor, "b ..."], t: float, t_next: float, eta: float = 0.0
-) -> Transition:
+def cps_step(zt: Noised, v: Noised, t: float, t_next: float, eta: float = 0.0) -> Transition:
     """Coefficients-preserving step from `t` to `t_next` (Eq. 9); `eta` in [0, 1], 0 is exactly
     Euler's step.
 
@@ -147,8 +148,8 @@ def cps_step(
 
 
 def flow_sde_step(
-    zt: Float[Tensor, "b ..."],
-    v: Float[Tensor, "b ..."],
+    zt: Noised,
+    v: Noised,
     t: float,
     t_next: float,
     eta: float,
@@ -255,12 +256,12 @@ def guided(conditional: Velocity, unconditional: Velocity, scale: float) -> Velo
 
 def sample(
     velocity: Velocity,
-    z1: Float[Tensor, "b ..."],
+    z1: Noised,
     schedule: Schedule,
     eta: float = 0.0,
     rng: torch.Generator | None = None,
     on_step: Callable[[], None] | None = None,
-) -> Float[Tensor, "b ..."]:
+) -> Noised:
     """The data that noise `z1` becomes along `schedule`; the state stays float32 under any
     autocast.
     """

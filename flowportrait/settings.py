@@ -22,6 +22,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from flowportrait.files import JsonObject
+
+ModelClass = type[BaseModel]
+
 _SOURCE = re.compile(
     r"§ ?[\d.]*\d|Eqs?\. ?\d+(?:-\d+)?|Tables? \d|App(?:endix|\.) [A-C]|\bUnstated\b"
 )
@@ -74,12 +78,12 @@ class Setting:
         source = "" if self.source in self.says else self.source
         return "; ".join(part for part in (default, self.unit, source, self.says) if part)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """A JSON-compatible dict."""
         return asdict(self)
 
 
-def settings_of(kind: type[BaseModel], config: BaseModel | None = None) -> list[Setting]:
+def settings_of(kind: ModelClass, config: BaseModel | None = None) -> list[Setting]:
     """All settings of `kind`, nested ones too, as `config` has them, or with their defaults."""
     return list(_walk(kind, config, ""))
 
@@ -126,13 +130,13 @@ def _line(name: str, setting: Setting) -> str:
     return "\n".join([*(f"# {part}" for part in above), line])
 
 
-def _walk(kind: type[BaseModel], config: BaseModel | None, prefix: str) -> Iterator[Setting]:
+def _walk(kind: ModelClass, config: BaseModel | None, prefix: str) -> Iterator[Setting]:
     said = what_is_said(kind)
     # What a class says of the paper need not be true of every field, unless the paper is silent.
     silent = ""
     if _source(inspect.getdoc(kind) or "") == "Unstated":
         silent = "Unstated"
-    nested: list[tuple[str, type[BaseModel], BaseModel | None]] = []
+    nested: list[tuple[str, ModelClass, BaseModel | None]] = []
     for name, field in kind.model_fields.items():
         required = field.is_required()
         default = None if required else field.get_default(call_default_factory=True)
@@ -151,7 +155,7 @@ def _walk(kind: type[BaseModel], config: BaseModel | None, prefix: str) -> Itera
         yield from _walk(held, inner, inner_prefix)
 
 
-def _model_of(annotation: Any) -> type[BaseModel] | None:
+def _model_of(annotation: Any) -> ModelClass | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return None
@@ -188,7 +192,7 @@ def _source(text: str) -> str:
 
 
 @cache
-def what_is_said(kind: type[BaseModel]) -> dict[str, str]:
+def what_is_said(kind: ModelClass) -> dict[str, str]:
     """Documentation of the fields of a class and of its bases: the string, or the comment."""
     said: dict[str, str] = {}
     for one in reversed(kind.__mro__):

@@ -12,10 +12,11 @@ from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from flowportrait import media
+from flowportrait.arrays import Array, Picture
 from flowportrait.codecs import LatentCodec
 from flowportrait.codecs.liveliness import AS_IT_IS, EyeEvents, Strengths, draw_eye_events
 from flowportrait.composite import Composite, Frame, Size
@@ -23,6 +24,7 @@ from flowportrait.model.step_cache import StepCache
 from flowportrait.modeldir import ModelSpec
 from flowportrait.precision import matmul_precision
 from flowportrait.sampling import Schedule
+from flowportrait.tensors import Latents, PerClip
 
 Crop = Literal["auto", "none"]
 
@@ -81,11 +83,11 @@ class ClipSampler(Protocol):
     def settled(
         self,
         clip: Encoded,
-        latents: Float[Tensor, "b c l h w"],
-        rest: Float[Tensor, " b"] | None,
+        latents: Latents,
+        rest: PerClip | None,
         events: EyeEvents | None = None,
         strengths: Strengths = AS_IT_IS,
-    ) -> Float[Tensor, "b c l h w"]:
+    ) -> Latents:
         """Sampled latents as they are shown."""
 
 
@@ -148,7 +150,7 @@ class Shot:
             self.strengths,
         )
 
-    def frames(self, blocks: Iterable[Tensor]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    def frames(self, blocks: Iterable[Tensor]) -> Iterator[Picture]:
         """The frames of latent frames that come in blocks, one after another."""
         left = self.num_frames
         decoded = self.pipeline.codec.decode_stream(blocks, self.clip.context)
@@ -224,11 +226,11 @@ class Result:
         return self.shot.warnings
 
     @cached_property
-    def frames(self) -> np.ndarray:
+    def frames(self) -> Array:
         """All frames, uint8 [f, h, w, 3]."""
         return np.stack(list(self.stream()))
 
-    def stream(self) -> Iterator[np.ndarray]:
+    def stream(self) -> Iterator[Array]:
         """The frames one after another, uint8 [h, w, 3], decoded a few at a time."""
         return self.shot.frames(self.latents.split(self.chunk, dim=2))
 

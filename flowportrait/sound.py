@@ -12,6 +12,8 @@ from typing import NamedTuple
 import av
 import numpy as np
 
+from flowportrait.arrays import Array
+
 SPEECH_HZ = 16_000
 """The rate at which networks, metrics and preparing hear speech."""
 
@@ -25,7 +27,7 @@ _LEAST_QUIET_S = 1.5
 
 
 class _Samples(NamedTuple):
-    samples: np.ndarray
+    samples: Array
     sample_rate: int
 
 
@@ -37,7 +39,7 @@ class Sound(_Samples):
 
     warnings: tuple[str, ...]
 
-    def __new__(cls, samples: np.ndarray, sample_rate: int, warnings: Iterable[str] = ()) -> Sound:
+    def __new__(cls, samples: Array, sample_rate: int, warnings: Iterable[str] = ()) -> Sound:
         sound = super().__new__(cls, samples, sample_rate)
         sound.warnings = tuple(warnings)
         return sound
@@ -48,7 +50,7 @@ class Sound(_Samples):
         return len(self.samples) / self.sample_rate
 
 
-def resample(audio: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
+def resample(audio: Array, from_hz: int, to_hz: int) -> Array:
     """`audio` [s] or [s, channels] at another rate, round(s * to_hz / from_hz) samples, without
     delay."""
     if from_hz == to_hz:
@@ -68,7 +70,7 @@ def resample(audio: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     return joined.T
 
 
-def to_mono(samples: np.ndarray) -> tuple[np.ndarray, int | None]:
+def to_mono(samples: Array) -> tuple[Array, int | None]:
     """`samples` [s] or [s, channels] as float32 [s], the mean of the channels; where they cancel
     out in it, the louder channel alone, and its number."""
     if samples.ndim == 1:
@@ -80,7 +82,7 @@ def to_mono(samples: np.ndarray) -> tuple[np.ndarray, int | None]:
     return (samples[:, louder].astype(np.float32), louder)
 
 
-def heard(samples: np.ndarray, sample_rate: int, to_hz: int) -> np.ndarray:
+def heard(samples: Array, sample_rate: int, to_hz: int) -> Array:
     """Sound [s] or [s, channels] as a model hears it: mono at `to_hz`, float32 [s].
 
     Where nothing in it reaches -60 dB of full scale it is silence, all zeros: models level each
@@ -90,7 +92,7 @@ def heard(samples: np.ndarray, sample_rate: int, to_hz: int) -> np.ndarray:
     return resample(np.zeros_like(mono) if is_silent(mono) else mono, sample_rate, to_hz)
 
 
-def level_of(samples: np.ndarray) -> float:
+def level_of(samples: Array) -> float:
     """The root mean square of the samples."""
     if samples.size:
         return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
@@ -112,17 +114,17 @@ def said_of_channel(name: str, channel: int, num_channels: int) -> str:
     return f"{name}: its channels cancel out when they are mixed; the {side} one alone is heard"
 
 
-def is_silent(samples: np.ndarray) -> bool:
+def is_silent(samples: Array) -> bool:
     """Whether the sound never reaches -60 dB of full scale."""
     return bool(np.abs(samples).max(initial=0) < _SILENT)
 
 
-def is_heard(samples: np.ndarray) -> bool:
+def is_heard(samples: Array) -> bool:
     """Whether the sound reaches -50 dB of full scale anywhere."""
     return bool(np.abs(samples).max(initial=0) >= _HEARD)
 
 
-def quiet_speech(samples: np.ndarray, sample_rate: int) -> tuple[float, float, float] | None:
+def quiet_speech(samples: Array, sample_rate: int) -> tuple[float, float, float] | None:
     """Where somebody speaks far below the level of the recording: start and end in seconds of the
     longest such stretch, and by how many dB; None where nobody does. A stretch counts when it lasts
     1.5 s at least, its level rises and falls as that of speech does, and it stands out from the
@@ -142,7 +144,7 @@ def quiet_speech(samples: np.ndarray, sample_rate: int) -> tuple[float, float, f
     return _longest_quiet(around, levels)
 
 
-def _longest_quiet(around: np.ndarray, levels: np.ndarray) -> tuple[float, float, float] | None:
+def _longest_quiet(around: Array, levels: Array) -> tuple[float, float, float] | None:
     """The longest stretch of quiet speech: start, end and level in dB below the usual one."""
     high = np.percentile(around, 85, axis=1)
     low = np.percentile(around, 15, axis=1)

@@ -24,6 +24,8 @@ from filelock import FileLock
 
 from flowportrait.errors import DataError, require
 
+FileState = tuple[int, int]
+
 _ADDRESS = re.compile(r"([a-z][a-z0-9+]+):/+(.+)")  # pathlib makes one slash of two
 _INDEXES = ("report.html", "encoded.jsonl", "manifest.jsonl")
 """Files that say what else there is: they are sent last."""
@@ -106,7 +108,7 @@ def written(out: Path) -> Iterator[Path]:
         unsent.unlink()
 
 
-def listed(folder: Path) -> dict[str, tuple[int, int]]:
+def listed(folder: Path) -> dict[str, FileState]:
     """Of each file below an address, by its path there: bytes, and nanoseconds of its last change.
     Nothing is fetched. Raises as `fetched`.
     """
@@ -139,7 +141,7 @@ class _Remote:
         self._root = root
         system.invalidate_cache()
         found = system.find(root, detail=True)
-        self.files: dict[str, tuple[int, int]] = {
+        self.files: dict[str, FileState] = {
             _below(root, name): (int(about["size"]), _changed_ns(about))
             for name, about in found.items()
             if about.get("type") == "file" and not _is_hidden(_below(root, name))
@@ -229,7 +231,7 @@ def _beside(path: Path, what: str) -> Path:
     return path.with_name(f".{path.name}.{what}")
 
 
-def state_of(path: Path) -> tuple[int, int] | None:
+def state_of(path: Path) -> FileState | None:
     """Bytes and nanoseconds of the last change of a file, here or at an address; None for what is
     none. Raises as `fetched`.
     """
@@ -238,7 +240,7 @@ def state_of(path: Path) -> tuple[int, int] | None:
     return listed(path).get("")
 
 
-def _state(path: Path) -> tuple[int, int] | None:
+def _state(path: Path) -> FileState | None:
     if not path.is_file():
         return None
     status = path.stat()

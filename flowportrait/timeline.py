@@ -12,6 +12,7 @@ from typing import Any
 import av
 import numpy as np
 
+from flowportrait.arrays import Array
 from flowportrait.container import (
     FIRST_PACKETS,
     LIBRARY_ERRORS,
@@ -45,7 +46,7 @@ class Timeline:
     nothing or something else.
     """
 
-    starts: np.ndarray
+    starts: Array
     origin: Fraction
     by_count: bool
     picture_end_s: float | None
@@ -243,7 +244,7 @@ def _declared_s(times: _Times | None) -> float | None:
     return float(times.stream.duration * times.tick)
 
 
-def _rate(stream: Any, starts: np.ndarray) -> Fraction:
+def _rate(stream: Any, starts: Array) -> Fraction:
     """Pictures per second: what the head says, unless the packets come at quite another rate; 0 if
     nobody knows."""
     said = rational(stream.average_rate)
@@ -262,7 +263,7 @@ def is_due(tick: int, fps: float, start_s: float) -> bool:
     return (tick + 0.5) / fps <= start_s
 
 
-def nearest_frames(num_frames: int, from_fps: float, to_fps: float) -> np.ndarray:
+def nearest_frames(num_frames: int, from_fps: float, to_fps: float) -> Array:
     """Which of `num_frames` evenly spaced frames each tick of the clock `to_fps` shows, int
     [ticks], by the rule of `is_due`; at least one tick."""
     # 2 * (tick + 0.5) * from / to, in whole numbers, so that ties fall as they do for times.

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from flowportrait.errors import CheckpointError
 
+Shape = tuple[int, ...]
+
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
@@ -50,7 +52,7 @@ class Weight(Protocol):
     """A tensor in a file or in memory."""
 
     dtype: str
-    shape: tuple[int, ...]
+    shape: Shape
 
     @property
     def size_bytes(self) -> int:
@@ -69,7 +71,7 @@ class Stored:
 
     path: Path
     dtype: str
-    shape: tuple[int, ...]
+    shape: Shape
     start: int
     size_bytes: int
 
@@ -109,7 +111,7 @@ class Held:
         return next(name for name, dtype in DTYPES.items() if dtype == self.value.dtype)
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Shape:
         """Its sizes."""
         return tuple(self.value.shape)
 
@@ -363,7 +365,7 @@ def _says(header: str, weights: Mapping[str, Weight]) -> bool:
     )
 
 
-def difference(got: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> str:
+def difference(got: Mapping[str, Shape], expected: Mapping[str, Shape]) -> str:
     """The first difference between two sets of named shapes, in words; "" without any."""
     for name, shape in expected.items():
         if name not in got:
@@ -374,7 +376,7 @@ def difference(got: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[
     return f"holds '{extra[0]}', which the model has not" if extra else ""
 
 
-def shapes(weights: Mapping[str, Weight | Tensor]) -> dict[str, tuple[int, ...]]:
+def shapes(weights: Mapping[str, Weight | Tensor]) -> dict[str, Shape]:
     """The shape of each tensor."""
     return {name: tuple(weight.shape) for name, weight in weights.items()}
 

@@ -22,6 +22,7 @@ from flowportrait.cli.shared import (
 from flowportrait.cli.world import world_app
 from flowportrait.cluster import ALONE, Division
 from flowportrait.errors import ConfigError, DataError, MediaError, require
+from flowportrait.files import JsonObject
 
 # The real-time factor counts the whole process, so the clock starts before torch is imported.
 _STARTED_S = time.perf_counter()
@@ -207,7 +208,7 @@ def _load_options(
     offload: bool,
     quantize: str | None,
     compiled: bool,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Options of loading the model."""
     options = {"toward": toward, "share": share} if toward else {}
     options |= {"device": device} | ({"offload": True} if offload else {})
@@ -221,8 +222,8 @@ def _generate_one(
     audio: Path,
     out: Path,
     model: str,
-    options: dict[str, Any],
-    how: dict[str, Any],
+    options: JsonObject,
+    how: JsonObject,
     as_json: bool,
 ) -> None:
     from flowportrait import media
@@ -278,8 +279,8 @@ def _generate_dataset(
     out: Path,
     split: Any,
     model: str,
-    options: dict[str, Any],
-    how: dict[str, Any],
+    options: JsonObject,
+    how: JsonObject,
     division: Division,
     as_json: bool,
 ) -> None:

@@ -8,6 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from flowportrait.tensors import Pictures
+
+Latents = Float[Tensor, "b c l hl wl"]
+
 
 @runtime_checkable
 class LatentCodec(Protocol):
@@ -25,24 +29,20 @@ class LatentCodec(Protocol):
     settle_reach: int  # latent frames to both sides that `settle` looks at
     moves_portrait: bool
 
-    def prepare(self, portrait: Float[Tensor, "b 3 h w"]) -> Any:
+    def prepare(self, portrait: Pictures) -> Any:
         """Everything the codec needs of the portrait, computed once per clip (None where it needs
         nothing).
         """
 
-    def encode(
-        self, frames: Float[Tensor, "b 3 f h w"], context: Any
-    ) -> Float[Tensor, "b c l hl wl"]:
+    def encode(self, frames: Float[Tensor, "b 3 f h w"], context: Any) -> Latents:
         """Latents of 1 + 4 (l - 1) frames."""
 
-    def settle(self, latents: Float[Tensor, "b c l hl wl"]) -> Float[Tensor, "b c l hl wl"]:
+    def settle(self, latents: Latents) -> Latents:
         """The latents of a whole generated clip as they should be decoded; most codecs give them
         back as they are.
         """
 
-    def decode(
-        self, latents: Float[Tensor, "b c l hl wl"], context: Any
-    ) -> Float[Tensor, "b 3 f h w"]:
+    def decode(self, latents: Latents, context: Any) -> Float[Tensor, "b 3 f h w"]:
         """Frames of a clip from its start on: the first latent frame gives one frame, each other
         `temporal_stride`.
         """

@@ -14,6 +14,7 @@ from torch import Tensor
 from flowportrait.codecs.eyes import EYES
 from flowportrait.faces.facemesh import PRESENT, FaceMesh
 from flowportrait.faces.framing import Square, face_in_square
+from flowportrait.tensors import Crops
 
 LOST = 0.1
 """Share of frames without a sure face from which a clip's mesh is not trusted."""
@@ -45,7 +46,7 @@ class Sight(NamedTuple):
         return (places[0] + places[1]) / 2
 
 
-def mesh_sight(frames: Float[Tensor, "f 3 s s"]) -> Sight | None:
+def mesh_sight(frames: Crops) -> Sight | None:
     """Observations of the face mesh in successive frames in [-1, 1]; None where the first frame or
     over a tenth of all shows no face that it is sure of. Other frames without one have what was
     seen in the frame before.

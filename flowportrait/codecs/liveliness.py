@@ -19,6 +19,10 @@ from torch import Tensor
 from flowportrait.codecs.eyes import EYES, MEET
 from flowportrait.config import Frozen
 from flowportrait.media import FPS
+from flowportrait.tensors import PerClip
+
+PointsOfPictures = Float[Tensor, "b k 2"]
+StablePoints = Float[Tensor, "b l 4 k 2"]
 
 STABLE = (
     27,
@@ -116,8 +120,8 @@ def draw_eye_events(num_frames: int, seed: int, strength: float = 1.0) -> EyeEve
 
 
 def with_events(
-    moves: Float[Tensor, "b l 4 k 2"], portrait: Float[Tensor, "b k 2"], events: EyeEvents
-) -> tuple[Float[Tensor, "b l 4 k 2"], Float[Tensor, "b l 4 2"]]:
+    moves: StablePoints, portrait: PointsOfPictures, events: EyeEvents
+) -> tuple[StablePoints, Float[Tensor, "b l 4 2"]]:
     """Movements with blinks in them, and the gaze: looks, and what keeps the eyes on the viewer
     when the head turns.
     """
@@ -147,8 +151,8 @@ def lip_gap(points: Float[Tensor, "*n k 2"]) -> Float[Tensor, "*n"]:
 
 
 def with_closed_lips(
-    moves: Float[Tensor, "b l 4 k 2"], portrait: Float[Tensor, "b k 2"], rest: Float[Tensor, " b"]
-) -> Float[Tensor, "b l 4 k 2"]:
+    moves: StablePoints, portrait: PointsOfPictures, rest: PerClip
+) -> StablePoints:
     """Movements whose jaw is closed by as much as the lips stand apart in silence, `rest`: a
     portrait that laughs or has its mouth open would never bring its lips together.
     """
@@ -168,8 +172,8 @@ AS_SAMPLED = LipFactors()
 
 
 def with_larger_lips(
-    moves: Float[Tensor, "b l 4 k 2"], portrait: Float[Tensor, "b k 2"], factors: LipFactors
-) -> Float[Tensor, "b l 4 k 2"]:
+    moves: StablePoints, portrait: PointsOfPictures, factors: LipFactors
+) -> StablePoints:
     """Movements whose lips go further. Lips that touch go on touching."""
     points = portrait[:, None, None] + moves
     mouth = points[..., LIPS, :]
@@ -206,7 +210,7 @@ def _across(points: Float[Tensor, "*n k 2"]) -> Float[Tensor, "*n 2"]:
 
 
 def head_of(
-    moves: Float[Tensor, "b l g k 2"], portrait: Float[Tensor, "b k 2"]
+    moves: Float[Tensor, "b l g k 2"], portrait: PointsOfPictures
 ) -> Float[Tensor, "b l g k 2"]:
     """The head's part of movements: the affine map that the stable points follow. The rest is the
     face's own.
@@ -218,8 +222,8 @@ def head_of(
 
 
 def at_strengths(
-    moves: Float[Tensor, "b l 4 k 2"], portrait: Float[Tensor, "b k 2"], strengths: Strengths
-) -> Float[Tensor, "b l 4 k 2"]:
+    moves: StablePoints, portrait: PointsOfPictures, strengths: Strengths
+) -> StablePoints:
     """Movements of which the head's, the mouth's and the eyes' part is scaled."""
     head = head_of(moves, portrait)
     share = torch.ones(moves.shape[-2], device=moves.device)

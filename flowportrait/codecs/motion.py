@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from flowportrait.codecs.mouth import pixel_places
 from flowportrait.faces.landmarks import POINTS
+from flowportrait.tensors import Latents
 
 GROUP = 4  # frames per latent frame
 PATCH = 2  # latent cells along a side of a token
@@ -140,9 +141,7 @@ def _mix(matrix: Tensor, vectors: Float[Tensor, "*n f d"]) -> Float[Tensor, "*n 
     return (matrix[:, :, None] * vectors[..., None, :, :]).sum(-2)
 
 
-def spread_over_grid(
-    parts: Float[Tensor, "b l k d"], height: int, width: int
-) -> Float[Tensor, "b c l h w"]:
+def spread_over_grid(parts: Float[Tensor, "b l k d"], height: int, width: int) -> Latents:
     """Four vectors of 4 c numbers each, laid out over 2 x 2 tokens and repeated over the whole
     latent frame.
     """
@@ -160,7 +159,7 @@ def spread_over_grid(
     )
 
 
-def gather_from_grid(latents: Float[Tensor, "b c l h w"]) -> Float[Tensor, "b l k d"]:
+def gather_from_grid(latents: Latents) -> Float[Tensor, "b l k d"]:
     """The inverse of `spread_over_grid`: the mean of all copies."""
     layout = "b c l (y k p) (x m q) -> b l (k m) (p q c)"
     return reduce(latents, layout, "mean", k=2, m=2, p=PATCH, q=PATCH)

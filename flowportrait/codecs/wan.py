@@ -20,6 +20,9 @@ from torch import Tensor, nn
 
 from flowportrait.config import Frozen
 from flowportrait.errors import require
+from flowportrait.tensors import Pictures
+
+Latents = Float[Tensor, "b c l hl wl"]
 
 PUBLISHED_MEAN = (
     -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
@@ -100,12 +103,10 @@ class WanCodec(nn.Module):
         self.decoder = network.decoder
         self.post_quant_conv = network.post_quant_conv
 
-    def prepare(self, portrait: Float[Tensor, "b 3 h w"]) -> None:
+    def prepare(self, portrait: Pictures) -> None:
         """Nothing: this codec does not look at the portrait."""
 
-    def encode(
-        self, frames: Float[Tensor, "b 3 f h w"], context: Any
-    ) -> Float[Tensor, "b c l hl wl"]:
+    def encode(self, frames: Float[Tensor, "b 3 f h w"], context: Any) -> Latents:
         """Latents (the posterior's mean) of 1 + 4 n frames. ValueError for another count, or sides
         that 8 does not divide.
         """
@@ -146,13 +147,11 @@ class WanCodec(nn.Module):
             mean = self.quant_conv(found).chunk(2, dim=1)[0]
         return (mean - self.mean.to(device)) / self.std.to(device)
 
-    def settle(self, latents: Float[Tensor, "b c l hl wl"]) -> Float[Tensor, "b c l hl wl"]:
+    def settle(self, latents: Latents) -> Latents:
         """The latents as they are: nothing is smoothed."""
         return latents
 
-    def decode(
-        self, latents: Float[Tensor, "b c l hl wl"], context: Any
-    ) -> Float[Tensor, "b 3 f h w"]:
+    def decode(self, latents: Latents, context: Any) -> Float[Tensor, "b 3 f h w"]:
         """Frames in [-1, 1]: one of the first latent frame, four of each other."""
         return torch.cat(list(self.decode_stream(latents.split(1, dim=2), context)), dim=2)
 

@@ -11,7 +11,9 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from flowportrait.arrays import Array, Rng
 from flowportrait.faces.landmarks import MIRRORED
+from flowportrait.tensors import Crops
 
 # Appendix B's square in terms of the 68-landmark hull: a detector's box stands 0.15 hull heights
 # above the hull's centre and is 1.29 hull heights tall; the square is 1.5 times that (measured on
@@ -39,8 +41,8 @@ class Look:
 
 
 def draw_look(
-    rng: np.random.Generator,
-    landmarks: np.ndarray,
+    rng: Rng,
+    landmarks: Array,
     source_px: int,
     strength: float = 1.0,
     bend: float = BEND,
@@ -114,7 +116,7 @@ def apply_look(
     return recolour(look, x).mul_(2).sub_(1)
 
 
-def recolour(look: Look, x: Float[Tensor, "f 3 s s"]) -> Float[Tensor, "f 3 s s"]:
+def recolour(look: Look, x: Crops) -> Crops:
     """Square pictures in [0, 1] in the look's colours and light."""
     size_px = x.shape[-1]
     x = x[:, list(look.channels)] if look.channels != (0, 1, 2) else x
@@ -126,7 +128,7 @@ def recolour(look: Look, x: Float[Tensor, "f 3 s s"]) -> Float[Tensor, "f 3 s s"
     return ((x - 0.5) * look.contrast + 0.5).clamp_(0, 1)
 
 
-def move_landmarks(look: Look, landmarks: np.ndarray, source_px: int, size_px: int) -> np.ndarray:
+def move_landmarks(look: Look, landmarks: Array, source_px: int, size_px: int) -> Array:
     """Landmarks [..., 68, 2] of the source picture in px of the cut picture. Where the picture is
     mirrored, left and right points change places.
     """
@@ -140,7 +142,7 @@ def move_landmarks(look: Look, landmarks: np.ndarray, source_px: int, size_px: i
     return ((moved + 1) / 2 * size_px).astype(np.float32)
 
 
-def _bend_at(look: Look, places: np.ndarray) -> np.ndarray:
+def _bend_at(look: Look, places: Array) -> Array:
     """The bend [..., 2] at places of the cut picture; beyond its edge as at the edge."""
     at = torch.from_numpy(np.nan_to_num(places)).float().reshape(1, -1, 1, 2)
     bend = F.grid_sample(

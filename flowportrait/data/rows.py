@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from flowportrait.arrays import Rng
 from flowportrait.config import Frozen
 from flowportrait.data.encoded import EncodedSet
 from flowportrait.data.packing import Piece, Stream, pack
@@ -142,7 +143,7 @@ class Rows:
         layout = RowLayout((cut.grid,))
         return Piece(cut, layout.num_tokens, clip_flops(self.model, cut.grid))
 
-    def _cut(self, dataset: EncodedSet, clip: EncodedClip, rng: np.random.Generator) -> Cut:
+    def _cut(self, dataset: EncodedSet, clip: EncodedClip, rng: Rng) -> Cut:
         """A whole clip, or a stretch of one that is too long."""
         config = self.config
         length = min(clip.latent_frames, config.max_latent_frames)

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Float
-from torch import Tensor
+from flowportrait.tensors import Pictures, Sound, Tokens
 
 
 @runtime_checkable
@@ -17,7 +16,7 @@ class AudioEncoder(Protocol):
     dim: int
     rate_hz: int
 
-    def forward(self, audio: Float[Tensor, "b s"], num_frames: int) -> Float[Tensor, "b n d"]:
+    def forward(self, audio: Sound, num_frames: int) -> Tokens:
         """`audio` is mono at 16 kHz; sound missing at the end counts as silence."""
 
 
@@ -28,5 +27,5 @@ class ImageEncoder(Protocol):
     dim: int
     grid: tuple[int, int]  # rows, columns
 
-    def forward(self, portrait: Float[Tensor, "b 3 h w"], context: Any) -> Float[Tensor, "b n d"]:
+    def forward(self, portrait: Pictures, context: Any) -> Tokens:
         """`portrait` in [-1, 1]; `context` is what the codec prepared of it."""

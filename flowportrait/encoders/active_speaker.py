@@ -19,7 +19,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from flowportrait.arrays import PerFrame, PlacePerFrame
 from flowportrait.errors import CheckpointError
+
+Features = Float[Tensor, "b f 128"]
 
 FPS = 25
 CEPSTRA_PER_FRAME = 4
@@ -129,7 +132,7 @@ class LightAsd(nn.Module):
             }
         )
 
-    def seen(self, faces: Float[Tensor, "b f 112 112"]) -> Float[Tensor, "b f 128"]:
+    def seen(self, faces: Float[Tensor, "b f 112 112"]) -> Features:
         """Visual features of grey levels from 0 to 255 at 25 fps."""
         x = (faces[:, None] / 255 - _MEAN) / _STD
         for index, block in enumerate(self.model["visualEncoder"].values()):
@@ -137,7 +140,7 @@ class LightAsd(nn.Module):
             x = block(x)
         return x.amax((3, 4)).transpose(1, 2)
 
-    def heard(self, cepstra: Float[Tensor, "b n 13"]) -> Float[Tensor, "b f 128"]:
+    def heard(self, cepstra: Float[Tensor, "b n 13"]) -> Features:
         """Audio features of cepstra at 100 Hz, four per frame."""
         x = cepstra.transpose(1, 2)[:, None]
         for index, block in enumerate(self.model["audioEncoder"].values()):
@@ -151,9 +154,7 @@ class LightAsd(nn.Module):
         """Logits of every frame: silent, speaking."""
         return self.decided(self.seen(faces), self.heard(cepstra))
 
-    def decided(
-        self, seen: Float[Tensor, "b f 128"], heard: Float[Tensor, "b f 128"]
-    ) -> Float[Tensor, "b f 2"]:
+    def decided(self, seen: Features, heard: Features) -> Float[Tensor, "b f 2"]:
         """Logits of what was seen and heard."""
         grus = self.model["GRU"]
         x = F.gelu(grus["gru_forward"](seen + heard)[0])
@@ -189,7 +190,7 @@ def speaking_logits(
     faces: UInt8[np.ndarray, "f 112 112"],
     cepstra: Float[np.ndarray, "n 13"],
     durations_s: Sequence[int] = DURATIONS_S,
-) -> Float[np.ndarray, "f 2"]:
+) -> PlacePerFrame:
     """Logits of silent and speaking for every frame at 25 fps that has sound, the mean over pieces
     of several lengths.
 
@@ -203,7 +204,7 @@ def _logits(
     cepstra: Float[np.ndarray, "n 13"],
     network: LightAsd,
     durations_s: Sequence[int],
-) -> Float[np.ndarray, "f 2"]:
+) -> PlacePerFrame:
     count = min(len(faces), len(cepstra) // CEPSTRA_PER_FRAME)
     seen_in = _seen_in_pieces(
         network, torch.from_numpy(faces[:count]).float(), max(durations_s) > 1
@@ -258,7 +259,7 @@ def _middle(
     return network.seen(faces[None, first:last])[0, start - first : stop - first]
 
 
-def speaking_probability(logits: Float[np.ndarray, "f 2"]) -> Float[np.ndarray, " f"]:
+def speaking_probability(logits: PlacePerFrame) -> PerFrame:
     """The softmax of speaking; the demo decides by the sign of the second logit alone."""
     return 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from jaxtyping import Float, Int16
+from jaxtyping import Float
 
+from flowportrait.arrays import Array, Pcm
 from flowportrait.sound import SPEECH_HZ
 
 STRIDE, LENGTH, FFT, FILTERS, CEPSTRA, LIFTER = 160, 400, 512, 26, 13, 22  # in samples and numbers
 
 
-def mfcc(samples: Int16[np.ndarray, " s"]) -> Float[np.ndarray, "n 13"]:
+def mfcc(samples: Pcm) -> Float[np.ndarray, "n 13"]:
     """Mel cepstra at 100 Hz of 16 kHz sound **in int16 scale**, the first replaced by the log
     energy.
 
@@ -31,7 +32,7 @@ def mfcc(samples: Int16[np.ndarray, " s"]) -> Float[np.ndarray, "n 13"]:
     return _cepstra_of(power)
 
 
-def _cepstra_of(power: np.ndarray) -> np.ndarray:
+def _cepstra_of(power: Array) -> Array:
     """Liftered cepstra [n, 13] of power spectra; the first is the log of the energy."""
     tiny = np.finfo(float).eps
     energy = np.maximum(power.sum(1), tiny)

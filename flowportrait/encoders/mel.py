@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from flowportrait.config import Frozen
 from flowportrait.sound import SPEECH_HZ
+from flowportrait.tensors import Sound, Tokens
 
 HOP = 160  # 10 ms
 FFT = 512
@@ -78,14 +79,14 @@ class MelEncoder(nn.Module):
         self.gather = nn.Conv1d(config.width, config.width, 5, padding=2)
         self.out_norm = nn.LayerNorm(config.width)
 
-    def forward(self, audio: Float[Tensor, "b s"], num_frames: int) -> Float[Tensor, "b n d"]:
+    def forward(self, audio: Sound, num_frames: int) -> Tokens:
         """One vector per video frame; sound missing at the end counts as silence."""
         needed = math.ceil(num_frames / FRAME_HZ * SPEECH_HZ)
         audio = F.pad(audio, (0, max(0, needed - audio.shape[-1])))
         return self.encode(self.mels(audio), num_frames)
 
     @torch.no_grad()
-    def mels(self, audio: Float[Tensor, "b s"]) -> Float[Tensor, "b 80 m"]:
+    def mels(self, audio: Sound) -> Float[Tensor, "b 80 m"]:
         """Levelled log-mels; vector j is centred at j / 100 s. About 0 in loud speech, at least -3
         in silence.
         """
@@ -105,7 +106,7 @@ class MelEncoder(nn.Module):
             loud = logs.mean(1).quantile(0.9, dim=1)[:, None, None].clamp(min=-12)
             return ((logs - loud) / 3).clamp(-3, 3)
 
-    def encode(self, mels: Float[Tensor, "b 80 m"], num_frames: int) -> Float[Tensor, "b n d"]:
+    def encode(self, mels: Float[Tensor, "b 80 m"], num_frames: int) -> Tokens:
         """The learned part."""
         x = self.blocks(F.gelu(self.stem(mels), approximate="tanh"))
         moments = torch.arange(num_frames, device=x.device) * (self.vector_hz / FRAME_HZ)

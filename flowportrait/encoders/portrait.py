@@ -9,10 +9,10 @@ from typing import Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from flowportrait.config import Frozen
+from flowportrait.tensors import Pictures, Tokens
 
 TOKEN_PX = 16
 CELL_PX = 4
@@ -41,9 +41,7 @@ class PortraitTokens(nn.Module):
         super().__init__()
         self.grid = (config.size_px // TOKEN_PX, config.size_px // TOKEN_PX)
 
-    def forward(
-        self, portrait: Float[Tensor, "b 3 h w"], context: SeesPortrait
-    ) -> Float[Tensor, "b n d"]:
+    def forward(self, portrait: Pictures, context: SeesPortrait) -> Tokens:
         """One vector for every 16 x 16 pixels, row by row."""
         cells = F.avg_pool2d(portrait, CELL_PX)
         side = TOKEN_PX // CELL_PX

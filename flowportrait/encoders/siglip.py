@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from flowportrait.config import Frozen
+from flowportrait.tensors import Pictures, Tokens
 
 
 class SiglipConfig(Frozen):
@@ -48,7 +49,7 @@ class SiglipAttention(nn.Module):
             nn.Linear(config.width, config.width) for _ in range(4)
         )
 
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+    def forward(self, x: Tokens) -> Tokens:
         split = (
             rearrange(proj(x), "b n (h e) -> b h n e", h=self.num_heads)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
@@ -73,7 +74,7 @@ class SiglipLayer(nn.Module):
             }
         )
 
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+    def forward(self, x: Tokens) -> Tokens:
         x = x + self.self_attn(self.layer_norm1(x))
         return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.layer_norm2(x)), approximate="tanh"))
 
@@ -123,7 +124,7 @@ class SiglipEncoder(nn.Module):
         rows, cols = (max(1, round(side * scale / config.patch_px)) for side in (height, width))
         return min(rows, config.side), min(cols, config.side)
 
-    def forward(self, portrait: Float[Tensor, "b 3 h w"], context: Any) -> Float[Tensor, "b n d"]:
+    def forward(self, portrait: Pictures, context: Any) -> Tokens:
         """Vectors of the patches, row by row. `portrait` in [-1, 1]."""
         rows, cols = self.grid_of(*portrait.shape[-2:])
         x = self.embed(self.patches(portrait, rows, cols), self.places(rows, cols))
@@ -131,9 +132,7 @@ class SiglipEncoder(nn.Module):
             x = layer(x)
         return self.vision_model["post_layernorm"](x)
 
-    def patches(
-        self, portrait: Float[Tensor, "b 3 h w"], rows: int, cols: int
-    ) -> Float[Tensor, "b n p"]:
+    def patches(self, portrait: Pictures, rows: int, cols: int) -> Float[Tensor, "b n p"]:
         """The picture in `rows x cols` patches, their numbers ordered (row, column, colour)."""
         size = rows * self.config.patch_px, cols * self.config.patch_px
         if portrait.shape[-2:] != size:
@@ -147,9 +146,7 @@ class SiglipEncoder(nn.Module):
         col = torch.arange(cols, device=device)
         return (row[:, None] * self.config.side + col).flatten()
 
-    def embed(
-        self, patches: Float[Tensor, "b n p"], places: Int[Tensor, " n"]
-    ) -> Float[Tensor, "b n d"]:
+    def embed(self, patches: Float[Tensor, "b n p"], places: Int[Tensor, " n"]) -> Tokens:
         """Patches and where they are, as vectors."""
         embeddings = self.vision_model["embeddings"]
         return embeddings["patch_embedding"](patches) + embeddings["position_embedding"](places)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from flowportrait.errors import CheckpointError
 from flowportrait.sound import SPEECH_HZ
+from flowportrait.tensors import Sound
 
 WINDOW = 160_000  # samples that it was trained on
 STEP, FIELD = 270, 991  # samples from one answer to the next, and those an answer looks at
@@ -76,7 +77,7 @@ class SpeakerTurns(nn.Module):
         self.linear = nn.ModuleList([nn.Linear(256, 128), nn.Linear(128, 128)])
         self.classifier = nn.Linear(128, NUM_CLASSES)
 
-    def forward(self, sound: Float[Tensor, "b s"]) -> Float[Tensor, "b f 7"]:
+    def forward(self, sound: Sound) -> Float[Tensor, "b f 7"]:
         """Speaker activity of sound in [-1, 1] at 16 kHz, at least `FIELD` samples; answer i is
         about those from STEP * i on.
         """

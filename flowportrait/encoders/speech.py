@@ -20,7 +20,11 @@ from torch import Tensor, nn
 
 from flowportrait.config import Frozen
 from flowportrait.errors import ConfigError, require
+from flowportrait.files import JsonObject
 from flowportrait.sound import SPEECH_HZ
+from flowportrait.tensors import Sound, Tokens
+
+Frames = Float[Tensor, "b m d"]
 
 FRAME_HZ = 24
 MARGIN = 1 / 8  # of a window, heard on both sides of what is kept of it
@@ -59,13 +63,13 @@ class SpeechEncoder(nn.Module):
             )
         self.dim = width * (1 if layers == "last" else len(self.layers))
 
-    def forward(self, audio: Float[Tensor, "b s"], num_frames: int) -> Float[Tensor, "b n d"]:
+    def forward(self, audio: Sound, num_frames: int) -> Tokens:
         """One vector per video frame; sound missing at the end counts as silence."""
         needed = math.ceil(num_frames / FRAME_HZ * SPEECH_HZ)
         audio = F.pad(audio, (0, max(0, needed - audio.shape[-1])))
         return self.at_video_rate(self.listen(audio), num_frames)
 
-    def listen(self, audio: Float[Tensor, "b s"]) -> Float[Tensor, "b m d"]:
+    def listen(self, audio: Sound) -> Frames:
         """Vectors of a recording of any length at the network's own rate. What is longer than a
         window is heard in several that overlap; of each the middle is kept.
         """
@@ -81,9 +85,7 @@ class SpeechEncoder(nn.Module):
                 return torch.cat(pieces, dim=1)
             start += hop
 
-    def at_video_rate(
-        self, heard: Float[Tensor, "b m d"], num_frames: int
-    ) -> Float[Tensor, "b n d"]:
+    def at_video_rate(self, heard: Frames, num_frames: int) -> Tokens:
         """Vectors at the moments i / 24 s, between the two nearest of the network's."""
         moments = (
             torch.arange(
@@ -100,11 +102,11 @@ class SpeechEncoder(nn.Module):
             heard[:, before], heard[:, after], (place - before).to(heard.dtype)[:, None]
         )
 
-    def hear(self, audio: Float[Tensor, "b s"]) -> Float[Tensor, "b m d"]:
+    def hear(self, audio: Sound) -> Frames:
         """Vectors of at most one window."""
         raise NotImplementedError
 
-    def chosen(self, output: Any) -> Float[Tensor, "b m d"]:
+    def chosen(self, output: Any) -> Frames:
         """The layers that were asked for, side by side."""
         if self.layers == "last":
             return output.last_hidden_state
@@ -124,7 +126,7 @@ class WhisperEncoder(SpeechEncoder):
     class Config(Frozen):
         """`network` is the model's own config.json."""
 
-        network: dict[str, Any] = Field(WHISPER_LARGE_V3, description="Unstated in the paper")
+        network: JsonObject = Field(WHISPER_LARGE_V3, description="Unstated in the paper")
         layers: Layers = Field(
             "last", description="layers whose output is used; 0 is the input of the first layer"
         )
@@ -148,7 +150,7 @@ class WhisperEncoder(SpeechEncoder):
             sampling_rate=SPEECH_HZ,
         )
 
-    def hear(self, audio: Float[Tensor, "b s"]) -> Float[Tensor, "b m d"]:
+    def hear(self, audio: Sound) -> Frames:
         """Vectors at 50 Hz of at most 30 s."""
         where = self.network.conv1.weight
         mels = self.mels(
@@ -178,7 +180,7 @@ class Wav2Vec2Encoder(SpeechEncoder):
     class Config(Frozen):
         """`network` is the model's own config.json; its `model_type` says which it is."""
 
-        network: dict[str, Any]
+        network: JsonObject
         layers: Layers = Field(
             "all", description="layers whose output is used; 0 is the input of the first layer"
         )
@@ -215,13 +217,13 @@ class Wav2Vec2Encoder(SpeechEncoder):
         self.centre = (reach - 1) / 2
         self.window = self.WINDOW_S * SPEECH_HZ // self.stride * self.stride
 
-    def listen(self, audio: Float[Tensor, "b s"]) -> Float[Tensor, "b m d"]:
+    def listen(self, audio: Sound) -> Frames:
         """Vectors of a recording of any length, whose level is taken over the whole."""
         if self.levels:
             spread = audio.var(dim=1, keepdim=True, unbiased=False) + 1e-7
             audio = (audio - audio.mean(dim=1, keepdim=True)) / spread.sqrt()
         return super().listen(audio)
 
-    def hear(self, audio: Float[Tensor, "b s"]) -> Float[Tensor, "b m d"]:
+    def hear(self, audio: Sound) -> Frames:
         """Vectors at 50 Hz of at most 30 s."""
         return self.chosen(self.network(audio, output_hidden_states=self.layers != "last"))

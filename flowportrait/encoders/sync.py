@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from flowportrait.config import Frozen
 from flowportrait.encoders.mel import MelEncoder
+from flowportrait.tensors import Crops, LandmarkTrack, Rows, Tokens
 
 MOUTH_PX = 48
 LUMA = (0.299, 0.587, 0.114)
@@ -100,14 +101,12 @@ class SyncNetwork(nn.Module):
         self.sound = MelEncoder(config.sound)
         self.sound_out = nn.Linear(config.sound.width, config.dim)
 
-    def hear(self, mels: Float[Tensor, "b 80 m"], num_frames: int) -> Float[Tensor, "b n d"]:
+    def hear(self, mels: Float[Tensor, "b 80 m"], num_frames: int) -> Tokens:
         """One embedding for every frame's moment of levelled log-mels (`MelEncoder.mels`)."""
         return F.normalize(self.sound_out(self.sound.encode(mels, num_frames)).float(), dim=-1)
 
 
-def shift_profile(
-    lips: Float[Tensor, "n d"], sounds: Float[Tensor, "m d"], reach: int
-) -> Float[Tensor, " shifts"]:
+def shift_profile(lips: Rows, sounds: Float[Tensor, "m d"], reach: int) -> Float[Tensor, " shifts"]:
     """Mean cosine of the frames with the sound `shift` frames later, shift = -reach .. reach, where
     both exist; nan where nothing overlaps.
     """
@@ -120,7 +119,7 @@ def shift_profile(
     return torch.stack(means)
 
 
-def mouth_places(landmarks: Float[Tensor, "f 68 2"]) -> Float[Tensor, "f 2 3"]:
+def mouth_places(landmarks: LandmarkTrack) -> Float[Tensor, "f 2 3"]:
     """Where the mouth's square lies: maps from [-1, 1] of the square to pixels, from landmarks in
     pixels.
 
@@ -143,7 +142,7 @@ def mouth_places(landmarks: Float[Tensor, "f 68 2"]) -> Float[Tensor, "f 2 3"]:
 
 
 def _mouth_maps(
-    landmarks: Float[Tensor, "f 68 2"],
+    landmarks: LandmarkTrack,
     turn,
     nose,
     scale,
@@ -172,7 +171,7 @@ def cut_mouths(
     frames: UInt8[Tensor, "f h w 3"],
     places: Float[Tensor, "f 2 3"],
     bend: Float[Tensor, "2 p q"] | None = None,
-) -> Float[Tensor, "f 3 s s"]:
+) -> Crops:
     """The squares at `places` in [0, 1], bent by offsets in half-squares where given; beyond the
     picture its edge.
     """
@@ -193,7 +192,7 @@ def _sampled(
     width,
     height,
     frames: UInt8[Tensor, "f h w 3"],
-) -> Float[Tensor, "f 3 s s"]:
+) -> Crops:
     low = pixels.amin((0, 1, 2)).floor().long() - 1
     high = pixels.amax((0, 1, 2)).ceil().long() + 2
     x0, y0 = (int(v) for v in low.clamp(min=0).minimum(torch.tensor([width - 2, height - 2])))

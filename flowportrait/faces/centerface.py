@@ -9,16 +9,17 @@ its cell.
 
 from typing import no_type_check
 
-import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flowportrait.arrays import Array
 from flowportrait.faces.framing import FaceBox
 from flowportrait.faces.shipped import read_shipped
 from flowportrait.registry import MODELS_DIR
+from flowportrait.tensors import Maps, Pictures
 
 STRIDE_PX = 4
 _PADDED_TO_PX = 32
@@ -49,7 +50,7 @@ class Pointwise(nn.Conv2d):
         super().__init__(channels_in, channels_out, 1)
 
     @no_type_check  # asked a hundred times a picture; the networks around it are checked
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+    def forward(self, x: Maps) -> Float[Tensor, "b d h w"]:
         return functional.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(
             0, 3, 1, 2
         )
@@ -68,7 +69,7 @@ class InvertedResidual(nn.Module):
         self.narrow = Pointwise(wide, channels_out)
         self.residual = stride == 1 and channels_in == channels_out
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
+    def forward(self, x: Maps) -> Float[Tensor, "b d h2 w2"]:
         y = x
         if self.widen:
             y = functional.relu_(self.widen(x))
@@ -112,7 +113,7 @@ class CenterFace(nn.Module):
         self.log_size = Pointwise(_PYRAMID_CHANNELS, 2)
         self.offset = Pointwise(_PYRAMID_CHANNELS, 2)
 
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, image: Pictures) -> tuple[Tensor, Tensor, Tensor]:
         """Heat in [0, 1] [b, 1, h/4, w/4]; log (height, width) and (y, x) offset in cells [b, 2,
         ...].
         """
@@ -141,7 +142,7 @@ class CenterFaceDetector:
         weights = read_shipped(WEIGHTS, WEIGHTS_SHA256, owner="face detector")
         self.network.load_state_dict({name: value.float() for name, value in weights.items()})
 
-    def detect(self, image: np.ndarray) -> list[FaceBox]:
+    def detect(self, image: Array) -> list[FaceBox]:
         """The faces of a uint8 [h, w, 3] picture in its own pixels, the surest first; empty if
         there is none.
 
@@ -155,7 +156,7 @@ class CenterFaceDetector:
         return []
 
     @torch.inference_mode()
-    def _look(self, image: np.ndarray, border: float, side_px: int) -> list[FaceBox]:
+    def _look(self, image: Array, border: float, side_px: int) -> list[FaceBox]:
         """One pass over the picture with a grey `border` (share of its longest side), `side_px` in
         all.
         """

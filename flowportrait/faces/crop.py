@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Num, UInt8
 
+from flowportrait.arrays import Array, Frames, Picture
+
 SIDE_PX = 224
 CHIN, MARGIN = 0.4, 110  # how much the crop exceeds the face, and the grey it is padded with
 
@@ -24,14 +26,12 @@ def smoothed_path(boxes: Num[np.ndarray, "f 4"]) -> Float[np.ndarray, "f 3"]:
     return np.stack([_median_of_13(path) for path in sides], 1)
 
 
-def _median_of_13(path: np.ndarray) -> np.ndarray:
+def _median_of_13(path: Array) -> Array:
     padded = np.pad(path, 6)  # zeros, as scipy.signal.medfilt pads
     return np.median(np.lib.stride_tricks.sliding_window_view(padded, 13), axis=1)
 
 
-def crop_face(
-    frame: UInt8[np.ndarray, "h w 3"], x: float, y: float, half: float
-) -> UInt8[np.ndarray, "224 224 3"]:
+def crop_face(frame: Picture, x: float, y: float, half: float) -> UInt8[np.ndarray, "224 224 3"]:
     """The square about (x, y); what lies outside the frame is grey."""
     border = int(half * (1 + 2 * CHIN))
     rows = _cut(
@@ -63,7 +63,7 @@ def _cut(middle: float, before: float, behind: float, side: int, border: int) ->
     return slice(start, stop)
 
 
-def resized(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f 224 224 3"]:
+def resized(frames: Frames) -> UInt8[np.ndarray, "f 224 224 3"]:
     """Bilinear resizing as in OpenCV, without antialiasing."""
     pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float()
     sized = F.interpolate(pixels, (SIDE_PX, SIDE_PX), mode="bilinear", align_corners=False)

@@ -14,15 +14,17 @@ from typing import NamedTuple, no_type_check
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flowportrait.arrays import Frames, Picture
 from flowportrait.faces.centerface import Pointwise
 from flowportrait.faces.framing import FaceBox
 from flowportrait.faces.mesh import NUM_POINTS, Mesh, turn
 from flowportrait.faces.shipped import read_shipped
 from flowportrait.registry import MODELS_DIR
+from flowportrait.tensors import Maps, PerClip
 
 WEIGHTS = MODELS_DIR / "face-mesh" / "model.safetensors"
 WEIGHTS_SHA256 = "9d589c7643576c87bd0a3631d72138e4469ea13e8dc1b5b4fa012ec62a8489af"
@@ -59,7 +61,7 @@ class Narrowed(nn.Module):
         self.activation = nn.PReLU(channels)
 
     @no_type_check  # as in `Pointwise`
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    def forward(self, x: Maps) -> Maps:
         return self.activation(x + self.widen(self.filter(self.narrow(x))))
 
 
@@ -76,7 +78,7 @@ class Halved(nn.Module):
         self.new_channels = channels - channels_in
 
     @no_type_check  # as in `Pointwise`
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h//2 w//2"]:
+    def forward(self, x: Maps) -> Float[Tensor, "b d h//2 w//2"]:
         past = functional.pad(functional.max_pool2d(x, 2), (0, 0, 0, 0, 0, self.new_channels))
         return self.activation(past + self.widen(self.filter(self.narrow(x))))
 
@@ -106,7 +108,7 @@ class FaceMeshNetwork(nn.Module):
 
     def forward(
         self, image: Float[Tensor, "b 3 256 256"]
-    ) -> tuple[Float[Tensor, "b 478 3"], Float[Tensor, " b"]]:
+    ) -> tuple[Float[Tensor, "b 478 3"], PerClip]:
         """Points (x, y, z) in px of the input, z away from the viewer; presence in [0, 1].
 
         Presence is float64, because meshes are ranked by it and float32 ends at 1 - 6e-8.
@@ -135,7 +137,7 @@ class FaceMesh:
         weights = read_shipped(WEIGHTS, WEIGHTS_SHA256, owner="face mesh")
         self.network.load_state_dict({name: value.float() for name, value in weights.items()})
 
-    def find(self, image: UInt8[np.ndarray, "h w 3"], face: FaceBox) -> Mesh:
+    def find(self, image: Picture, face: FaceBox) -> Mesh:
         """The mesh of the face in the box; where there is none, a mesh whose `presence` is low.
 
         The head is first taken to be upright. Turns around the circle are tried only when the mesh
@@ -151,7 +153,7 @@ class FaceMesh:
         certain = [mesh for mesh, doubtful in settled if not doubtful]
         return max(certain or [mesh, *(one for one, _ in settled)], key=lambda one: one.presence)
 
-    def follow(self, frames: UInt8[np.ndarray, "f h w 3"], face: FaceBox) -> list[Mesh]:
+    def follow(self, frames: Frames, face: FaceBox) -> list[Mesh]:
         """The meshes of a face in successive frames; it is in the box in the first. Each frame is
         looked at once, in the square around the points of the one before, and searched only where
         no face is seen there.
@@ -162,7 +164,7 @@ class FaceMesh:
             meshes.append(mesh if mesh.presence >= PRESENT else self.find(frame, face))
         return meshes
 
-    def _settle(self, image: UInt8[np.ndarray, "h w 3"], region: Region) -> tuple[Mesh, bool]:
+    def _settle(self, image: Picture, region: Region) -> tuple[Mesh, bool]:
         """The mesh at which looking again changes nothing, and whether it is doubtful.
 
         Its presence is the lowest that was seen after the first look, whose region was a guess:
@@ -179,7 +181,7 @@ class FaceMesh:
         return replace(mesh, presence=lowest), moved > _RESTLESS or lowest < _CERTAIN
 
     @torch.inference_mode()
-    def _look(self, image: UInt8[np.ndarray, "h w 3"], regions: list[Region]) -> list[Mesh]:
+    def _look(self, image: Picture, regions: list[Region]) -> list[Mesh]:
         """One evaluation of the network for each of the regions, all at once."""
         squares = torch.stack([_cut(image, region) for region in regions])
         points, presence = self.network(squares.contiguous(memory_format=torch.channels_last))
@@ -212,7 +214,7 @@ def region_around(mesh: Mesh) -> Region:
     )
 
 
-def _cut(image: UInt8[np.ndarray, "h w 3"], region: Region) -> Float[Tensor, "3 256 256"]:
+def _cut(image: Picture, region: Region) -> Float[Tensor, "3 256 256"]:
     """The region's pixels in 0..1, the first at its corner; beyond the picture its edge goes on.
 
     Bilinear without averaging, as MediaPipe reads its pictures.

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
+from flowportrait.arrays import Array, Picture
 from flowportrait.errors import DataError
 
 SCALE = 1.5
@@ -56,7 +56,7 @@ class FaceDetector(Protocol):
 
     name: str
 
-    def detect(self, image: np.ndarray) -> list[FaceBox]:
+    def detect(self, image: Array) -> list[FaceBox]:
         """The faces of a uint8 [h, w, 3] picture in its own pixels, the surest first; [] if there
         is none.
         """
@@ -89,11 +89,11 @@ def portrait_square(box: FaceBox, width: int, height: int, scale: float = SCALE)
 
 
 def frame_portrait(
-    image: np.ndarray,
+    image: Array,
     size_px: int,
     crop: Literal["auto", "none"],
     detector: FaceDetector | None = None,
-) -> tuple[np.ndarray, FramingReport]:
+) -> tuple[Array, FramingReport]:
     """The portrait as the model wants it, uint8 [size_px, size_px, 3], and how it was cut.
 
     "auto" cuts around the largest face (a `detector` is needed), "none" takes the largest centred
@@ -103,8 +103,8 @@ def frame_portrait(
 
 
 def _framed(
-    image: np.ndarray, crop: Literal["auto", "none"], detector: FaceDetector | None, size_px: int
-) -> tuple[np.ndarray, FramingReport]:
+    image: Array, crop: Literal["auto", "none"], detector: FaceDetector | None, size_px: int
+) -> tuple[Array, FramingReport]:
     height, width = image.shape[:2]
     if crop == "none":
         side = min(width, height)
@@ -124,7 +124,7 @@ def _framed(
     return np.asarray(cut.resize((size_px, size_px), Image.Resampling.LANCZOS)), report
 
 
-def _around_the_face(image: np.ndarray, detector: FaceDetector, size_px: int) -> FramingReport:
+def _around_the_face(image: Array, detector: FaceDetector, size_px: int) -> FramingReport:
     height, width = image.shape[:2]
     warnings: list[str] = []
     face = find_face(image, detector, warnings)
@@ -154,9 +154,7 @@ def enlarged(square: Square, size_px: int) -> list[str]:
     ]
 
 
-def find_face(
-    image: UInt8[np.ndarray, "h w 3"], detector: FaceDetector, warnings: list[str]
-) -> FaceBox:
+def find_face(image: Picture, detector: FaceDetector, warnings: list[str]) -> FaceBox:
     """The largest face, also of a head that lies on its side or upside down. Raises DataError where
     there is none.
     """

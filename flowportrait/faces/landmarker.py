@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from flowportrait.arrays import Array
 from flowportrait.errors import CheckpointError
 from flowportrait.faces.landmarks import POINTS
 from flowportrait.files import sha256_of
@@ -113,7 +113,7 @@ class PointRefiner(nn.Module):
 
 
 @torch.inference_mode()
-def find_landmarks(frames: np.ndarray, batch: int = 32) -> np.ndarray:
+def find_landmarks(frames: Array, batch: int = 32) -> Array:
     """The 68 landmarks [f, 68, 2] of framed faces uint8 [f, 128, 128, 3], in pixels."""
     network = load_landmarker()
     found = []

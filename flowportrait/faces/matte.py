@@ -10,13 +10,15 @@ computed on a reduced picture and used on the full one (He, Sun 2015, arXiv:1505
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flowportrait.arrays import Picture
 from flowportrait.faces.framing import FaceBox
 from flowportrait.faces.shipped import read_shipped
 from flowportrait.registry import MODELS_DIR
+from flowportrait.tensors import Maps
 
 WEIGHTS = MODELS_DIR / "selfie-matte" / "model.safetensors"
 WEIGHTS_SHA256 = "4a7163c472557923d0b9048baf9c63ef9710c395bba834af03a36af9e3180883"
@@ -59,7 +61,7 @@ class Gate(nn.Module):
         self.squeeze = nn.Conv2d(channels, hidden, 1)
         self.excite = nn.Conv2d(hidden, channels, 1)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 1 1"]:
+    def forward(self, x: Maps) -> Float[Tensor, "b c 1 1"]:
         means = x.mean((2, 3), keepdim=True)
         return torch.sigmoid(self.excite(functional.relu(self.squeeze(means))))
 
@@ -86,7 +88,7 @@ class Block(nn.Module):
         self.padding = _same_padding(kernel, stride)
         self.residual = stride == 1
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
+    def forward(self, x: Maps) -> Float[Tensor, "b d h2 w2"]:
         y = self.activation(self.widen(x))
         y = self.activation(self.filter(functional.pad(y, self.padding)))
         y = self.narrow(y * self.gate(y) if self.gate else y)
@@ -103,9 +105,7 @@ class Merge(nn.Module):
         self.mix = nn.Conv2d(channels, channels, 1)
         self.filter = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
 
-    def forward(
-        self, x: Float[Tensor, "b c h w"], past: Float[Tensor, "b d h2 w2"]
-    ) -> Float[Tensor, "b d h2 w2"]:
+    def forward(self, x: Maps, past: Float[Tensor, "b d h2 w2"]) -> Float[Tensor, "b d h2 w2"]:
         x = self.narrow(
             functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
         )
@@ -157,9 +157,7 @@ class PersonMatte:
         self.network.load_state_dict({name: value.float() for name, value in weights.items()})
 
     @torch.inference_mode()
-    def find(
-        self, image: UInt8[np.ndarray, "h w 3"], face: FaceBox | None = None
-    ) -> Float[np.ndarray, "h w"]:
+    def find(self, image: Picture, face: FaceBox | None = None) -> Float[np.ndarray, "h w"]:
         """The matte, float32 in [0, 1]: 1 is person.
 
         With a `face` the network looks at the part around it alone, so that a person who is small

@@ -16,6 +16,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch.nn import functional
 
+from flowportrait.arrays import Array
 from flowportrait.errors import CheckpointError, ConfigError, require
 from flowportrait.faces.framing import FaceBox, overlap
 
@@ -70,7 +71,7 @@ class ScrfdDetector:
                 " points"
             )
 
-    def detect(self, image: np.ndarray) -> list[FaceBox]:
+    def detect(self, image: Array) -> list[FaceBox]:
         """The faces of a uint8 [h, w, 3] picture in its own pixels, the surest first; [] if there
         is none.
         """
@@ -103,7 +104,7 @@ def _session(path: Path):
         ) from error
 
 
-def _squared(image: np.ndarray, side_px: int, scale: float) -> Float[np.ndarray, "1 3 s s"]:
+def _squared(image: Array, side_px: int, scale: float) -> Float[np.ndarray, "1 3 s s"]:
     """The picture in the upper left corner of a square of zeros, which become -1 as black does."""
     height, width = (max(1, int(side * scale)) for side in image.shape[:2])
     pixels = torch.tensor(np.ascontiguousarray(image), dtype=torch.float32)
@@ -114,7 +115,7 @@ def _squared(image: np.ndarray, side_px: int, scale: float) -> Float[np.ndarray,
     return ((padded - _MEAN) / _SPREAD).numpy()
 
 
-def decode(outputs: list[np.ndarray], side_px: int, min_score: float) -> Float[np.ndarray, "n 5"]:
+def decode(outputs: list[Array], side_px: int, min_score: float) -> Float[np.ndarray, "n 5"]:
     """x0, y0, x1, y1 and score of all boxes, in pixels of the square. Outputs are scores of every
     stride, then distances of every stride from a cell's upper left corner to the four sides, in
     cells; points, where there are any, come last.

@@ -12,6 +12,9 @@ from typing import Any, TypeVar
 from flowportrait.errors import CheckpointError
 from flowportrait.model.blocks import MoTConfig
 
+Shape = tuple[int, ...]
+Shapes = Mapping[str, tuple[int, ...]]
+
 VISION = "vit_model."
 NEW = ("audio_connector.",)
 """Beginnings of the names of weights that BAGEL has not."""
@@ -48,9 +51,7 @@ def is_new(name: str) -> bool:
     return name.startswith(NEW)
 
 
-def generator_sizes(
-    shapes: Mapping[str, tuple[int, ...]], language: Mapping[str, Any]
-) -> MoTConfig:
+def generator_sizes(shapes: Shapes, language: Mapping[str, Any]) -> MoTConfig:
     """The sizes of the generator by its tensors and by what they do not tell: `llm_config.json`'s
     rope_theta and rms_norm_eps. Raises CheckpointError where a tensor that tells is not there.
     """
@@ -74,9 +75,7 @@ def generator_sizes(
     )
 
 
-def vision_sizes(
-    shapes: Mapping[str, tuple[int, ...]], vision: Mapping[str, Any]
-) -> dict[str, int | float]:
+def vision_sizes(shapes: Shapes, vision: Mapping[str, Any]) -> dict[str, int | float]:
     """The sizes of the image encoder, as its `Config` names them. `vit_config.json` counts one
     layer more than the file
     holds: BAGEL leaves the last one out.
@@ -84,9 +83,7 @@ def vision_sizes(
     return _sizes_of_vision(shapes, vision)
 
 
-def _sizes_of_vision(
-    shapes: Mapping[str, tuple[int, ...]], vision: Mapping[str, Any]
-) -> dict[str, int | float]:
+def _sizes_of_vision(shapes: Shapes, vision: Mapping[str, Any]) -> dict[str, int | float]:
     """Sizes of the image encoder by the shapes of its weights."""
     stem = "vision_model.embeddings"
     width, numbers = _shape(shapes, f"{stem}.patch_embedding.weight")
@@ -105,7 +102,7 @@ def _sizes_of_vision(
     }
 
 
-def _shape(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, ...]:
+def _shape(shapes: Shapes, name: str) -> Shape:
     if name not in shapes:
         raise CheckpointError(
             f"no tensor '{name}', which every BAGEL checkpoint has; give a BAGEL checkpoint"
@@ -113,12 +110,12 @@ def _shape(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, ...]:
     return shapes[name]
 
 
-def _side(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
+def _side(shapes: Shapes, name: str) -> int:
     """Of the square grid whose places a table has one row for each."""
     return round(_shape(shapes, name)[0] ** 0.5)
 
 
-def _count(shapes: Mapping[str, tuple[int, ...]], layers: str) -> int:
+def _count(shapes: Shapes, layers: str) -> int:
     numbers = {
         int(name.removeprefix(f"{layers}.").split(".")[0])
         for name in shapes

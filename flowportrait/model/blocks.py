@@ -15,6 +15,7 @@ from flowportrait.model.embed import (
     Rope,
     rotate,
 )
+from flowportrait.tensors import Tokens
 
 UND, GEN = "", "_moe_gen"  # suffix of the weights of the understanding and of the generation expert
 
@@ -160,9 +161,7 @@ class Attention(nn.Module):
             self.add_module(f"q_norm{expert}", RMSNorm(config.head_size, config.norm_eps))
             self.add_module(f"k_norm{expert}", RMSNorm(config.head_size, config.norm_eps))
 
-    def project(
-        self, x: Float[Tensor, "b n d"], expert: str, rope: Rope
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tokens, expert: str, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values [b, heads, n, e]; the first two are normed per head and
         turned.
         """
@@ -174,7 +173,7 @@ class Attention(nn.Module):
         k = rotate(part[f"k_norm{expert}"](k), rope).to(v.dtype)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
-    def output(self, heads: Float[Tensor, "b heads n e"], expert: str) -> Float[Tensor, "b n d"]:
+    def output(self, heads: Float[Tensor, "b heads n e"], expert: str) -> Tokens:
         """The result of attention, back in the width of the tokens."""
         return self._modules[f"o_proj{expert}"](heads.transpose(1, 2).flatten(2))
 
@@ -230,15 +229,11 @@ class Layer(nn.Module):
                 f"post_attention_layernorm{expert}", RMSNorm(config.hidden_size, config.norm_eps)
             )
 
-    def project(
-        self, x: Float[Tensor, "b n d"], expert: str, rope: Rope
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tokens, expert: str, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of the tokens `x`, each [b, heads, n, e]."""
         return self.self_attn.project(self._modules[f"input_layernorm{expert}"](x), expert, rope)
 
-    def update(
-        self, x: Float[Tensor, "b n d"], heads: Float[Tensor, "b heads n e"], expert: str
-    ) -> Float[Tensor, "b n d"]:
+    def update(self, x: Tokens, heads: Float[Tensor, "b heads n e"], expert: str) -> Tokens:
         """The tokens `x` after what attention found for them (`heads`) and after the MLP."""
         x = x + self.self_attn.output(heads, expert)
         return x + self._modules[f"mlp{expert}"](
@@ -246,17 +241,15 @@ class Layer(nn.Module):
         )
 
     def understand(
-        self, x: Float[Tensor, "b n d"], rope: Rope, spans: Spans, last: bool
-    ) -> tuple[Float[Tensor, "b n d"], KeysValues]:
+        self, x: Tokens, rope: Rope, spans: Spans, last: bool
+    ) -> tuple[Tokens, KeysValues]:
         """Audio and image tokens after this layer, and their keys and values for the video. After
         the `last` layer nothing asks for the tokens any more, and they stay as they are.
         """
         q, k, v = self.project(x, UND, rope)
         return (x if last else self.update(x, spans.condition(q, k, v), UND)), (k, v)
 
-    def generate(
-        self, x: Float[Tensor, "b n d"], rope: Rope, spans: Spans, known: KeysValues | None
-    ) -> Float[Tensor, "b n d"]:
+    def generate(self, x: Tokens, rope: Rope, spans: Spans, known: KeysValues | None) -> Tokens:
         """Video tokens after this layer."""
         if self.recomputes and torch.is_grad_enabled():
             inputs = x, rope, spans, known

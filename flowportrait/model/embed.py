@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from flowportrait.errors import ConfigError
+from flowportrait.tensors import Rows, Tokens
 
 TIME_FREQUENCIES = 256  # width of the sinusoid that a time is turned into before the MLP
 MAX_PERIOD = 10_000.0
@@ -53,7 +54,7 @@ class Connector(nn.Module):
         self.fc1 = nn.Linear(features // layers, width)
         self.fc2 = nn.Linear(width, width)
 
-    def forward(self, features: Float[Tensor, "b n f"]) -> Float[Tensor, "b n d"]:
+    def forward(self, features: Float[Tensor, "b n f"]) -> Tokens:
         if hasattr(self, "mixture"):
             shares = self.mixture.float().softmax(0)
             features = torch.einsum(
@@ -62,7 +63,7 @@ class Connector(nn.Module):
         return self.fc2(F.gelu(self.fc1(features), approximate="tanh"))
 
 
-def sincos_table(side: int, width: int) -> Float[Tensor, "n d"]:
+def sincos_table(side: int, width: int) -> Rows:
     """Frozen position vectors of a `side x side` grid, row by row; `width` is a multiple of 4.
 
     The first half of the features encodes the COLUMN and the second half the row (BAGEL's order);
@@ -87,7 +88,7 @@ class GridPositions(nn.Module):
         self.side = side
         self.register_buffer("pos_embed", sincos_table(side, width))
 
-    def forward(self, rows: int, cols: int) -> Float[Tensor, "n d"]:
+    def forward(self, rows: int, cols: int) -> Rows:
         return self.pos_embed[self.ids(rows, cols)]
 
     def ids(self, rows: int, cols: int) -> Int[Tensor, " n"]:

@@ -16,6 +16,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from flowportrait.tensors import Latents, Tokens
+
 
 @dataclass(frozen=True)
 class TokenGrid:
@@ -38,9 +40,7 @@ class TokenGrid:
     opening: bool = True
 
     @classmethod
-    def of_latents(
-        cls, latents: Float[Tensor, "b c l h w"], patch: int, opening: bool
-    ) -> TokenGrid:
+    def of_latents(cls, latents: Latents, patch: int, opening: bool) -> TokenGrid:
         """The layout of these latents where the image has as many tokens as a latent frame."""
         rows = latents.shape[-2] // patch
         cols = latents.shape[-1] // patch
@@ -99,14 +99,14 @@ class TokenGrid:
         """Position of each video token: that of its latent frame."""
         return self.latent_positions(per_second).repeat_interleave(self.tokens_per_latent_frame)
 
-    def patchify(self, latents: Float[Tensor, "b c l h w"]) -> Float[Tensor, "b n d"]:
+    def patchify(self, latents: Latents) -> Tokens:
         """Tokens ordered (latent frame, row, col), their features (row in patch, col in patch,
         channel).
         """
         p = self.patch
         return rearrange(latents, "b c l (row p) (col q) -> b (l row col) (p q c)", p=p, q=p)
 
-    def unpatchify(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b c l h w"]:
+    def unpatchify(self, tokens: Tokens) -> Latents:
         """The latents that `patchify` made these tokens of."""
         shape = {
             "l": self.latent_frames,
@@ -164,13 +164,13 @@ class RowLayout:
         ]
         return torch.arange(len(per_frame)).repeat_interleave(torch.tensor(per_frame))
 
-    def patchify(self, latents: Sequence[Float[Tensor, "b c l h w"]]) -> Float[Tensor, "b n d"]:
+    def patchify(self, latents: Sequence[Latents]) -> Tokens:
         """Video tokens of the clips' latents."""
         return torch.cat(
             [grid.patchify(z) for grid, z in zip(self.grids, latents, strict=True)], dim=1
         )
 
-    def unpatchify(self, tokens: Float[Tensor, "b n d"]) -> list[Float[Tensor, "b c l h w"]]:
+    def unpatchify(self, tokens: Tokens) -> list[Latents]:
         """The latents of each clip."""
         return [
             grid.unpatchify(own)

@@ -27,6 +27,10 @@ from flowportrait.model.embed import (
 from flowportrait.model.layout import RowLayout, TokenGrid
 from flowportrait.model.sequence import SequenceShare
 from flowportrait.model.step_cache import Reuse
+from flowportrait.tensors import Latents, Tokens
+
+LatentTimes = Float[Tensor, "b l"]
+Patches = Float[Tensor, "b n p"]
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,8 @@ class PackedRow:
     layout: RowLayout
     audio: Float[Tensor, "b a da"]
     image: Float[Tensor, "b i di"]
-    video: Float[Tensor, "b n p"]  # noisy latents, patchified
-    t: Float[Tensor, "b l"]  # per latent frame of all clips; 0 marks a clean one
+    video: Patches  # noisy latents, patchified
+    t: LatentTimes  # per latent frame of all clips; 0 marks a clean one
     share: SequenceShare | None = None
 
 
@@ -112,13 +116,13 @@ class MoT(nn.Module):
 
     def velocity(
         self,
-        zt: Float[Tensor, "b c l h w"],
-        t: Float[Tensor, "b l"],
+        zt: Latents,
+        t: LatentTimes,
         condition: Condition,
         grid: TokenGrid,
         share: SequenceShare | None = None,
         reuse: Reuse | None = None,
-    ) -> Float[Tensor, "b c l h w"]:
+    ) -> Latents:
         """The velocity at `zt`, float32. `t` in [0, 1] per latent frame; 0 marks a clean latent
         frame. Of several processes each computes its `share` of the tokens, and all get the whole.
         With `reuse` all layers but the first may be taken from an evaluation before.
@@ -141,7 +145,7 @@ class MoT(nn.Module):
         tokens = self._velocity_tokens(x)
         return grid.unpatchify(tokens if share is None else share.whole(tokens))
 
-    def forward(self, row: PackedRow) -> Float[Tensor, "b n p"]:
+    def forward(self, row: PackedRow) -> Patches:
         """The velocity of the video tokens of packed clips (of this process's share of them),
         float32.
         """
@@ -159,9 +163,7 @@ class MoT(nn.Module):
             condition, video = layer(condition, video, ropes, spans, last=layer is self.layers[-1])
         return self._velocity_tokens(video)
 
-    def embed_latents(
-        self, zt: Float[Tensor, "b c l h w"], t: Float[Tensor, "b l"], grid: TokenGrid
-    ) -> Float[Tensor, "b n d"]:
+    def embed_latents(self, zt: Latents, t: LatentTimes, grid: TokenGrid) -> Tokens:
         """Video tokens: the noisy latents, plus their time, plus their place in the picture."""
         return self._video_tokens(grid.patchify(zt), t, RowLayout((grid,)))[0]
 
@@ -198,11 +200,11 @@ class MoT(nn.Module):
 
     def _video_tokens(
         self,
-        patches: Float[Tensor, "b n p"],
-        t: Float[Tensor, "b l"],
+        patches: Patches,
+        t: LatentTimes,
         layout: RowLayout,
         share: SequenceShare | None = None,
-    ) -> tuple[Float[Tensor, "b n d"], Rope]:
+    ) -> tuple[Tokens, Rope]:
         """The noisy latents plus their time plus their place, of the `share` of them; and their
         rotary tables.
         """
@@ -217,7 +219,7 @@ class MoT(nn.Module):
             positions, patches.device
         )
 
-    def _velocity_tokens(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n p"]:
+    def _velocity_tokens(self, x: Tokens) -> Patches:
         return self.llm2vae(self.language_model.model.norm_moe_gen(x)).float()
 
     def _rope(self, positions: Tensor, device: torch.device) -> Rope:

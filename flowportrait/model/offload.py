@@ -15,17 +15,18 @@ from flowportrait.model.mot import MoT
 
 SAMPLING = ("time_embedder.", "vae2llm.", "llm2vae.")
 Place = tuple[nn.Module, str]
+Places = dict[str, Place]
 """Where a weight stands: its module, and its name there."""
 
 
-def understanding_weights(model: MoT) -> dict[str, Place]:
+def understanding_weights(model: MoT) -> Places:
     """The weights that `condition` uses and `velocity` does not: half of the model, 13 GB of
     BAGEL-7B in bf16 without the text's.
     """
     return _chosen(model, lambda name: GEN not in name and not name.startswith(SAMPLING))
 
 
-def generation_weights(model: MoT) -> dict[str, Place]:
+def generation_weights(model: MoT) -> Places:
     """The weights of the layers that `velocity` uses and `condition` does not."""
     return _chosen(model, lambda name: GEN in name)
 
@@ -62,7 +63,7 @@ def understanding_on(model: MoT, device: torch.device) -> Iterator[None]:
         _move(generation_weights(model), device)
 
 
-def _chosen(model: MoT, wanted: Callable[[str], bool]) -> dict[str, Place]:
+def _chosen(model: MoT, wanted: Callable[[str], bool]) -> Places:
     return {
         name: (module, key)
         for prefix, module in model.named_modules()
@@ -76,7 +77,7 @@ def _weight(at: Place) -> nn.Parameter:
     return module._parameters[key]
 
 
-def _move(weights: dict[str, Place], device: torch.device) -> None:
+def _move(weights: Places, device: torch.device) -> None:
     """One by one, so that what is left behind is free before the next one comes. Parameters are
     replaced, because those of quantised weights cannot be filled anew.
     """

@@ -18,19 +18,20 @@ from flowportrait.model.attention import attend
 from flowportrait.model.blocks import GEN, UND
 from flowportrait.model.embed import rope_table
 from flowportrait.model.mot import MoT
+from flowportrait.tensors import Rows
 
 
 @dataclass(frozen=True)
 class Packed:
     """Packed tokens: where they start from, who owns them, when they are, whom they see."""
 
-    tokens: Float[Tensor, "n d"]
+    tokens: Rows
     positions: Float[Tensor, " n"]
     is_video: Bool[Tensor, " n"]  # owned by the generation expert
     allowed: Bool[Tensor, "n n"]
 
 
-def packed_forward(model: MoT, packed: Packed) -> list[Float[Tensor, "n d"]]:
+def packed_forward(model: MoT, packed: Packed) -> list[Rows]:
     """The tokens after each layer and, as the last entry, after the final norm of their expert."""
     rope = rope_table(packed.positions, model.config.head_size, model.config.rope_theta)
     transformer = model.language_model.model

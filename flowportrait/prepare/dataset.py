@@ -13,12 +13,11 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -26,6 +25,7 @@ from flowportrait.cluster import ENGINES, Part
 from flowportrait.config import load_recipe, save_resolved
 from flowportrait.errors import ConfigError, DataError, require
 from flowportrait.files import (
+    JsonObject,
     drop_torn_line,
     replace,
 )
@@ -38,6 +38,7 @@ from flowportrait.prepare.parts import PartFile
 from flowportrait.prepare.settings import PrepareConfig, SourceFile, SplitConfig, split_of
 from flowportrait.prepare.source import STAGES, Preparer
 from flowportrait.prepare.workers import prepare_all, prepare_all_on_ray
+from flowportrait.progress import Progress
 from flowportrait.records import ManifestRow, read_jsonl, write_jsonl
 from flowportrait.registry import name_hint
 
@@ -73,7 +74,7 @@ def prepare(
     out: Path,
     config: PrepareConfig,
     workers: int = 1,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
     engine: str = "local",
     part: Part | None = None,
 ) -> Prepared:
@@ -223,7 +224,7 @@ def finish(result: Prepared) -> None:
     replace(result.out / "report.md", markdown(summary, result).encode())
 
 
-def summarize(result: Prepared) -> dict[str, Any]:
+def summarize(result: Prepared) -> JsonObject:
     """Seconds in, out and dropped by reason, processor seconds by stage, and what was not
     checked.
     """
@@ -270,7 +271,7 @@ def summarize(result: Prepared) -> dict[str, Any]:
     }
 
 
-def markdown(summary: dict[str, Any], result: Prepared) -> str:
+def markdown(summary: JsonObject, result: Prepared) -> str:
     """The report for people."""
     seconds_in, lines = summary["seconds_in"], ["# Prepared dataset", ""]
     lines.append(
@@ -315,8 +316,8 @@ def command(
     engine: str,
     workers: int,
     part: str | None,
-    progress: Callable[[int, int], None],
-) -> dict[str, Any]:
+    progress: Progress,
+) -> JsonObject:
     """`flowportrait prepare`; gives the report's numbers."""
     if engine not in ENGINES:
         raise ConfigError(f"--engine: no '{engine}'; {name_hint(engine, ENGINES)}")

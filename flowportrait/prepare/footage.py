@@ -15,6 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from flowportrait.arrays import Array
 from flowportrait.container import opened, picture_tracks, readable_file, told
 from flowportrait.errors import DataError, MediaError
 from flowportrait.reader import Picture, on_clock, read_pictures, read_sound, sound_start_s
@@ -41,9 +42,9 @@ class SoundTrack:
     Before `from_s` the file has picture only; there stands silence.
     """
 
-    samples: np.ndarray
+    samples: Array
     rate: int
-    pcm: np.ndarray
+    pcm: Array
     from_s: float
     damage: str = ""
 
@@ -65,7 +66,7 @@ class Footage:
     has_sound: bool
     damage: str = field(default="")
 
-    def frames(self, fps: float) -> Iterator[np.ndarray]:
+    def frames(self, fps: float) -> Iterator[Array]:
         """uint8 [h, w, 3], the frame on show at every tick of the clock `fps` (nearest frame), up
         to the end or the first damage. The same array comes again while a frame stays on show.
         """
@@ -131,12 +132,12 @@ class _SoundWriter:
         except MediaError as error:
             self.damage = str(error).removeprefix(f"{self.path}: ")
 
-    def _write(self, samples: np.ndarray) -> None:
+    def _write(self, samples: Array) -> None:
         self.file.write(samples.tobytes())
         self.written += len(samples)
 
 
-def _at_16k(samples: np.ndarray, rate: int) -> Iterator[np.ndarray]:
+def _at_16k(samples: Array, rate: int) -> Iterator[Array]:
     """int16 [s, channels] at `rate` as mono blocks at 16 kHz, without delay."""
     layout = "mono" if samples.shape[1] == 1 else "stereo"
     resampler = av.AudioResampler("s16", "mono", SPEECH_HZ)

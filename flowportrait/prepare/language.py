@@ -9,9 +9,10 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int16
+from jaxtyping import Float
 from safetensors import SafetensorError
 
+from flowportrait.arrays import Array, Pcm
 from flowportrait.errors import CheckpointError, require
 from flowportrait.prepare.speech import Spoken
 from flowportrait.sound import SPEECH_HZ
@@ -40,14 +41,14 @@ class WhisperLanguage:
         self.windows = windows
         self._ear: _Ear = _Translated(folder) if translated else _Published(folder, device)
 
-    def identify(self, pcm: Int16[np.ndarray, " s"]) -> Spoken:
+    def identify(self, pcm: Pcm) -> Spoken:
         """Detects the language of mono sound at 16 kHz."""
         heard = [window.astype(np.float32) / 32768 for window in self._chosen(pcm)]
         shares = self._ear.shares(heard).mean(0)
         best = int(shares.argmax())
         return Spoken(self._ear.codes[best], float(shares[best]))
 
-    def _chosen(self, pcm: Int16[np.ndarray, " s"]) -> list[np.ndarray]:
+    def _chosen(self, pcm: Pcm) -> list[Array]:
         last = max(0, len(pcm) - WINDOW)
         count = min(self.windows, -(-max(1, len(pcm)) // WINDOW))
         starts = np.linspace(0, last, count).round().astype(int)
@@ -61,7 +62,7 @@ class _Ear(Protocol):
 
     codes: Sequence[str]  # of the languages it knows
 
-    def shares(self, heard: list[np.ndarray]) -> Float[np.ndarray, "n languages"]:
+    def shares(self, heard: list[Array]) -> Float[np.ndarray, "n languages"]:
         """Probability of each language, for sounds of up to 30 s in [-1, 1]."""
 
 
@@ -95,7 +96,7 @@ class _Published:
         self._features = transformers.WhisperFeatureExtractor(model.config.num_mel_bins)
 
     @torch.inference_mode()
-    def shares(self, heard: list[np.ndarray]) -> Float[np.ndarray, "n languages"]:
+    def shares(self, heard: list[Array]) -> Float[np.ndarray, "n languages"]:
         features = self._features(heard, sampling_rate=SPEECH_HZ, return_tensors="pt")
         begin = torch.full((len(heard), 1), self._model.config.decoder_start_token_id)
         logits = self._model(
@@ -123,7 +124,7 @@ class _Translated:
         self._view = ctranslate2.StorageView.from_array
         self.codes: list[str] = []
 
-    def shares(self, heard: list[np.ndarray]) -> Float[np.ndarray, "n languages"]:
+    def shares(self, heard: list[Array]) -> Float[np.ndarray, "n languages"]:
         features = self._features(heard, sampling_rate=SPEECH_HZ, return_tensors="np")
         mels = np.ascontiguousarray(features.input_features.astype(np.float32))
         told = [dict(each) for each in self._model.detect_language(self._view(mels))]

@@ -6,11 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flowportrait.config import load_recipe
 from flowportrait.errors import DataError
-from flowportrait.files import link_or_copy, replace
+from flowportrait.files import JsonObject, link_or_copy, replace
 from flowportrait.prepare import dataset, parts
 from flowportrait.prepare.journal import PreparedSource
 from flowportrait.prepare.parts import PartFile
@@ -26,7 +25,7 @@ class _Finished:
     file: PartFile
     config: PrepareConfig
     records: list[PreparedSource]
-    report: dict[str, Any]
+    report: JsonObject
 
 
 def merge(roots: Sequence[Path], out: Path) -> dataset.Prepared:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int16
 
+from flowportrait.arrays import Pcm
 from flowportrait.encoders.speaker_turns import (
     FIELD,
     STEP,
@@ -36,7 +36,7 @@ class PyannoteOverlap:
             WEIGHTS["speaker-turns"].find(Path(weights) if weights else None)
         )
 
-    def find(self, pcm: Int16[np.ndarray, " s"]) -> Speakers:
+    def find(self, pcm: Pcm) -> Speakers:
         """Finds speakers in mono sound at 16 kHz; sound beyond ten minutes is processed in
         blocks.
         """

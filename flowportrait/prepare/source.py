@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from flowportrait import media, storage
+from flowportrait.arrays import Array
 from flowportrait.faces.framing import FaceBox, FaceDetector
 from flowportrait.files import sha256_of
 from flowportrait.media import FPS
@@ -111,7 +112,7 @@ class _Run:
     costs: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     duration_s: float = 0.0
-    outcome: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
+    outcome: Array = field(default_factory=lambda: np.zeros(0, np.uint8))
 
     def run(self, record: PreparedSource) -> PreparedSource:
         clips: list[PreparedClip] = []
@@ -229,9 +230,7 @@ class _Run:
         self._mark(max(heard.start, heard.stop), count, "damaged" if sound.damage else "no_sound")
         return tracks
 
-    def _survey(
-        self, footage: Footage, turns: Turns
-    ) -> tuple[dict[int, list[FaceBox]], np.ndarray]:
+    def _survey(self, footage: Footage, turns: Turns) -> tuple[dict[int, list[FaceBox]], Array]:
         """Faces at every k-th tick, and how much each frame differs from the one before."""
         detections: dict[int, list[FaceBox]] = {}
         changes = []
@@ -313,7 +312,7 @@ class _Run:
             at = plan.stop
             yield self._write(plan, map(plan.cut, cut, range(len(plan.squares))), sound)
 
-    def _write(self, plan: _Plan, frames: Iterator[np.ndarray], sound: SoundTrack) -> PreparedClip:
+    def _write(self, plan: _Plan, frames: Iterator[Array], sound: SoundTrack) -> PreparedClip:
         first, last = (round(tick / FPS * sound.rate) for tick in (plan.start, plan.stop))
         samples = np.asarray(sound.samples[first:last], np.float32) / 32768
         # The last tick may reach a few samples beyond the sound.
@@ -356,13 +355,13 @@ class _Plan:
 
     start: int
     stop: int
-    squares: np.ndarray
+    squares: Array
     side_px: int
     face_px: float
     travel: float
     confidence: float
 
-    def cut(self, frame: np.ndarray, index: int) -> np.ndarray:
+    def cut(self, frame: Array, index: int) -> Array:
         """Frame `index` of the clip out of the source's frame."""
         x, y, side = self.squares[index].tolist()
         piece = frame[y : y + side, x : x + side]

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from pydantic import Field
 
+from flowportrait.arrays import Array
 from flowportrait.config import Frozen
 from flowportrait.encoders.active_speaker import (
     DURATIONS_S,
@@ -143,11 +144,11 @@ class _Watcher:
         self.path = smoothed_path(boxes)
         # Pieces of every length begin anew where a block does, so that blocks change nothing.
         self.block = math.lcm(*config.durations_s) * FPS
-        self.faces: list[np.ndarray] = []
-        self.logits: list[np.ndarray] = []
+        self.faces: list[Array] = []
+        self.logits: list[Array] = []
         self.begun = self.first
 
-    def look(self, index: int, frame: np.ndarray) -> None:
+    def look(self, index: int, frame: Array) -> None:
         """Takes the face out of frame `index` at 25 fps, if it is this one's time."""
         if self.first <= index < self.end:
             self.faces.append(

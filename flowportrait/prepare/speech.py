@@ -13,10 +13,11 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int16
 from pydantic import Field
 
+from flowportrait.arrays import Pcm
 from flowportrait.config import Frozen
+from flowportrait.files import JsonObject
 from flowportrait.pretrained import WEIGHTS
 from flowportrait.registry import LANGUAGE_FINDERS, OVERLAP_FINDERS, PartTable
 
@@ -48,7 +49,7 @@ class Spoken(NamedTuple):
 class OverlapFinder(Protocol):
     """Tells speakers apart. Made with the settings as keywords."""
 
-    def find(self, pcm: Int16[np.ndarray, " s"]) -> Speakers:
+    def find(self, pcm: Pcm) -> Speakers:
         """Of mono sound at 16 kHz."""
 
 
@@ -56,7 +57,7 @@ class OverlapFinder(Protocol):
 class LanguageFinder(Protocol):
     """Tells the language. Made with the settings as keywords."""
 
-    def identify(self, pcm: Int16[np.ndarray, " s"]) -> Spoken:
+    def identify(self, pcm: Pcm) -> Spoken:
         """Of mono sound at 16 kHz."""
 
 
@@ -70,7 +71,7 @@ class SpeechConfig(Frozen):
             " available, else none"
         ),
     )
-    overlap_settings: dict[str, Any] = {}
+    overlap_settings: JsonObject = {}
     max_overlap: float = Field(
         0.10, ge=0, le=1, description="maximum share of overlapping speech (App. B)"
     )
@@ -79,7 +80,7 @@ class SpeechConfig(Frozen):
         description=("whether max_overlap is a share of the speech or of the clip. Unstated"),
     )
     language: str = Field(NONE, description="language detector; none: no check")
-    language_settings: dict[str, Any] = {}
+    language_settings: JsonObject = {}
     keep_language: str = Field("en", description="language to keep (App. B)")
 
     def settled(self) -> SpeechConfig:
@@ -123,7 +124,7 @@ class SpeechFilters:
         return 0.0
 
 
-def _built(table: PartTable, name: str, settings: dict[str, Any]) -> Any:
+def _built(table: PartTable, name: str, settings: JsonObject) -> Any:
     if name == NONE:
         return None
     return table.load(name)(**settings)
@@ -134,7 +135,7 @@ def within(spans: Spans, start_s: float, end_s: float) -> float:
     return sum(max(0.0, min(b, end_s) - max(a, start_s)) for a, b in spans)
 
 
-def is_silent(pcm: Int16[np.ndarray, " s"], block: int = 1 << 20) -> bool:
+def is_silent(pcm: Pcm, block: int = 1 << 20) -> bool:
     """Whether a sound track holds nothing but an encoder's noise."""
     return all(
         np.abs(pcm[i : i + block].astype(np.int32)).max() < _SILENT_LEVEL

@@ -10,14 +10,16 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int, Num
 from pydantic import Field
 
+from flowportrait.arrays import Array, PerFrame, Values
 from flowportrait.config import Frozen
 from flowportrait.faces.framing import SCALE, FaceBox, overlap, portrait_square
+from flowportrait.files import JsonObject
 from flowportrait.media import FPS
 
 
@@ -28,7 +30,7 @@ class FacesConfig(Frozen):
         "centerface",
         description="centerface, or buffalo_sc, the paper's, whose weights are for research only",
     )
-    detector_settings: dict[str, Any] = {}
+    detector_settings: JsonObject = {}
     detect_every: int = Field(
         4,
         ge=1,
@@ -115,7 +117,7 @@ class Track:
     ticks: list[int] = field(default_factory=list)
     boxes: list[FaceBox] = field(default_factory=list)
 
-    def boxes_at(self, ticks: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 4"]:
+    def boxes_at(self, ticks: Values) -> Float[np.ndarray, "n 4"]:
         """x0, y0, x1, y1 at these moments, in ticks; interpolated, and held beyond the ends. A box
         that is wrong for one look gives way to its neighbours (median of three).
         """
@@ -159,7 +161,7 @@ def find_cuts(changes: Num[np.ndarray, " f"], config: ScenesConfig) -> list[int]
     return cuts
 
 
-def thumbnail(frame: np.ndarray) -> np.ndarray:
+def thumbnail(frame: Array) -> Array:
     """A few hundred pixels of a frame, enough to see a cut: int16 [about 36, about 36, 3]."""
     height, width = frame.shape[:2]
     return frame[height // 72 :: max(1, height // 36), width // 72 :: max(1, width // 36)].astype(
@@ -253,7 +255,7 @@ def _squares(
     return np.array([portrait_square(FaceBox(*box, 1.0), width, height, 1.0) for box in around])
 
 
-def _smoothed(path: Float[np.ndarray, " f"]) -> Float[np.ndarray, " f"]:
+def _smoothed(path: PerFrame) -> PerFrame:
     """Weighted means over a second and a half to either side at most."""
     reach = min(36, len(path) - 1)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / 12.0) ** 2)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
-from jaxtyping import UInt8
 
+from flowportrait.arrays import Picture
 from flowportrait.faces.facemesh import FaceMesh
 from flowportrait.faces.framing import FaceBox
 from flowportrait.media import FPS
@@ -39,7 +39,7 @@ class Turns:
     def look(
         self,
         tick: int,
-        frame: UInt8[np.ndarray, "h w 3"],
+        frame: Picture,
         faces: Iterable[FaceBox],
     ) -> None:
         """Measures the faces that were detected in a frame, if it is its turn."""

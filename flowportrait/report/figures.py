@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from flowportrait.arrays import Array
 from flowportrait.errors import ConfigError, require
 from flowportrait.records import ASPECTS
 from flowportrait.registry import name_hint
@@ -195,7 +196,7 @@ def figure_6(sources: Sources) -> Drawn:
     return _curves_figure(drawn, panels, sources.runs)
 
 
-def _curve(run: TrainingRun, name: str) -> np.ndarray:
+def _curve(run: TrainingRun, name: str) -> Array:
     """[(update, value)] of a quantity, [points, 2]; where a resumed run logged an update twice, the
     last one.
     """
@@ -207,7 +208,7 @@ def _curve(run: TrainingRun, name: str) -> np.ndarray:
     return np.array(sorted(found.items()), float).reshape(-1, 2)
 
 
-def _loss(run: TrainingRun, name: str) -> np.ndarray:
+def _loss(run: TrainingRun, name: str) -> Array:
     """Minus the size of a quantity of which 0 is best, whichever sign it was logged with."""
     curve = _curve(run, name)
     curve[:, 1] = -np.abs(curve[:, 1])
@@ -215,7 +216,7 @@ def _loss(run: TrainingRun, name: str) -> np.ndarray:
 
 
 def _curves_figure(
-    drawn: Drawn, panels: dict[str, dict[str, np.ndarray]], runs: Sequence[TrainingRun]
+    drawn: Drawn, panels: dict[str, dict[str, Array]], runs: Sequence[TrainingRun]
 ) -> Drawn:
     if not runs:
         drawn.reason = "no training run was given"
@@ -254,7 +255,7 @@ def _curves_figure(
     return finished(drawn, figure)
 
 
-def _smoothed(curve: np.ndarray) -> np.ndarray:
+def _smoothed(curve: Array) -> Array:
     """Each point the mean of itself and those before it, over a tenth of the curve; short curves as
     they are.
     """

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from flowportrait.errors import DataError
-from flowportrait.files import files_below, is_video
+from flowportrait.files import JsonObject, files_below, is_video
 from flowportrait.records import Score, SetScore, read_jsonl
 from flowportrait.study import results
 from flowportrait.study.alignment_record import Alignment
@@ -47,6 +47,9 @@ class Scored:
     sets: list[SetScore] = field(default_factory=list)
 
 
+ScoredAndRefused = tuple[list[Scored], list[Score]]
+
+
 @dataclass
 class TrainingRun:
     """A training run by reinforcement learning: its settings, its log, and scores of its videos if
@@ -54,8 +57,8 @@ class TrainingRun:
     """
 
     label: str
-    config: dict[str, Any]
-    log: list[dict[str, Any]]
+    config: JsonObject
+    log: list[JsonObject]
     scores: list[Score] = field(default_factory=list)
     directory: Path | None = None
 
@@ -159,7 +162,7 @@ def _run(label: str, path: Path, notes: list[str]) -> TrainingRun:
     )
 
 
-def _log(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
+def _log(path: Path, notes: list[str]) -> Iterator[JsonObject]:
     """The rows of a run's log. A kill may leave half of a line, to which a run that goes on may
     have added its next one: such lines are left out, and noted.
     """
@@ -225,20 +228,16 @@ def _ends(folders: list[str]) -> list[str]:
     return ["/".join(part[-length:]) or "." for part in parts]
 
 
-def _by_version(
-    scores: list[Score], set_name: str, studies: list[StudySource]
-) -> tuple[list[Scored], list[Score]]:
+def _by_version(scores: list[Score], set_name: str, studies: list[StudySource]) -> ScoredAndRefused:
     """(entries by version of the study that knows most of the clips, the scores of clips that it
     does not know).
     """
     return _best_study(scores, studies, set_name)
 
 
-def _best_study(
-    scores: list[Score], studies: list[StudySource], set_name: str
-) -> tuple[list[Scored], list[Score]]:
+def _best_study(scores: list[Score], studies: list[StudySource], set_name: str) -> ScoredAndRefused:
     """The study that knows most of the clips: its versions, and the scores that are left."""
-    best: tuple[list[Scored], list[Score]] = ([], scores)
+    best: ScoredAndRefused = ([], scores)
     for study in studies:
         clips = Clips(study.data)
         places = [clips.find(score.clip, score.sha256) for score in scores]

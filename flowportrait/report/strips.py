@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from flowportrait import media
+from flowportrait.arrays import Array
 from flowportrait.errors import DataError
 from flowportrait.files import is_video
 from flowportrait.report.drawing import Drawn, canvas, finished
@@ -99,7 +100,7 @@ def drawn_strips(
     return finished(drawn, figure)
 
 
-def _frames(video: Path, wanted: np.ndarray) -> list[np.ndarray]:
+def _frames(video: Path, wanted: Array) -> list[Array]:
     """The frames of these numbers, all as high as the first."""
     found = {}
     for number, frame in enumerate(media.read_frames(video)):

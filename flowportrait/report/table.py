@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from flowportrait import pages
+from flowportrait.arrays import Array
 from flowportrait.study import intervals
 
 EMPTY = "—"
@@ -127,9 +128,7 @@ class Table:
         return pages.latex_table(f"{self.title}.", self.head, self.texts(full=False))
 
 
-def mean_cell(
-    values: np.ndarray, reason: str, digits: int = 2, baseline: np.ndarray | None = None
-) -> Cell:
+def mean_cell(values: Array, reason: str, digits: int = 2, baseline: Array | None = None) -> Cell:
     """The mean over samples with its interval from resampling them; empty with `reason` where there
     are none.
     """

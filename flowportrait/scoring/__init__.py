@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Literal, Protocol
 
 from flowportrait.clips import Sample as Sample
+from flowportrait.clips import SamplePair
 from flowportrait.config import Frozen
 from flowportrait.records import ASPECTS as ASPECTS
 from flowportrait.records import Score, Verdict
@@ -55,7 +56,7 @@ class Comparer(Protocol):
     def fingerprint(self) -> str:
         """Digest of everything except the clips that determines a verdict."""
 
-    def compare(self, pairs: Iterable[tuple[Sample, Sample]]) -> Iterator[Verdict]:
+    def compare(self, pairs: Iterable[SamplePair]) -> Iterator[Verdict]:
         """The verdicts on all pairs, each as soon as it is known, in any order."""
 
 

@@ -17,6 +17,7 @@ from flowportrait.errors import (
     ConfigError,
     DataError,
 )
+from flowportrait.progress import Progress
 from flowportrait.scoring.judges.cost import CallsToMake, plan_scores, plan_verdicts
 from flowportrait.scoring.judges.systems import CompareSystem, ScoreSystem
 from flowportrait.scoring.run import (
@@ -55,7 +56,7 @@ def score(
     dry_run: bool,
     skip_missing: bool = False,
     as_json: bool,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> None:
     """`flowportrait score`."""
     _refuse_folder(out)
@@ -114,7 +115,7 @@ def evaluate(
     dry_run: bool,
     skip_missing: bool = False,
     as_json: bool,
-    progress: Callable[[str], Callable[[int, int], None]],
+    progress: Callable[[str], Progress],
 ) -> None:
     """`flowportrait evaluate`."""
     from flowportrait.scoring import evaluate as evaluation
@@ -170,7 +171,7 @@ def compare(
     retry_unsaid: bool,
     dry_run: bool,
     as_json: bool,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> None:
     """`flowportrait compare`."""
     if out is not None:

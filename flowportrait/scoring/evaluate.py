@@ -18,11 +18,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flowportrait.arrays import Array
 from flowportrait.clips import find_samples
 from flowportrait.cluster import Division
 from flowportrait.config import validate
 from flowportrait.errors import ConfigError, DataError
-from flowportrait.files import replace
+from flowportrait.files import JsonObject, replace
+from flowportrait.progress import Progress
 from flowportrait.records import Score, SetScore, write_jsonl
 from flowportrait.registry import SET_METRICS, name_hint
 from flowportrait.scoring import Sample, Scorer, digest_of
@@ -170,10 +172,10 @@ class _Features(Metric):
         except (OSError, ValueError, EOFError):
             return False
 
-    def about_scores(self) -> dict[str, Any]:
+    def about_scores(self) -> JsonObject:
         return self.of.about_scores()
 
-    def load(self, samples: Iterable[Sample], scores: Iterable[Score]) -> list[np.ndarray]:
+    def load(self, samples: Iterable[Sample], scores: Iterable[Score]) -> list[Array]:
         """The features of the samples that have some."""
         usable = {score.clip for score in scores if not score.reason}
         return [np.load(self.path_of(sample)) for sample in samples if sample.id in usable]
@@ -213,7 +215,7 @@ def evaluate(
     out: Path,
     division: Division,
     retry_unscored: bool,
-    progress: Callable[[str], Callable[[int, int], None]],
+    progress: Callable[[str], Progress],
 ) -> Evaluation | None:
     """Scores all samples into `out`, where the same call goes on; `truth` is the folder or manifest
     of the real videos. A part scores its share of the samples and of the real videos and gives
@@ -271,10 +273,10 @@ def _set_of(score: Score) -> str:
 
 
 def _set_score(
-    metric: SetMetric, a: list[np.ndarray], b: list[np.ndarray], left_out: list[str], generator: str
+    metric: SetMetric, a: list[Array], b: list[Array], left_out: list[str], generator: str
 ) -> SetScore:
     """The distance over those clips that have features; the others are named."""
-    shared: dict[str, Any] = {
+    shared: JsonObject = {
         "set_metric": metric.name,
         "unit": metric.unit,
         "num_clips": len(a),
@@ -290,8 +292,8 @@ def _set_score(
 
 def _compared(
     metric: SetMetric,
-    a: list[np.ndarray],
-    b: list[np.ndarray],
+    a: list[Array],
+    b: list[Array],
     shared,
 ) -> SetScore:
     try:
@@ -303,7 +305,7 @@ def _compared(
     )
 
 
-def provenance(result: Evaluation) -> dict[str, Any]:
+def provenance(result: Evaluation) -> JsonObject:
     """Settings and versions that decide the numbers of an evaluation."""
     return {
         "flowportrait": version("flowportrait"),
@@ -315,7 +317,7 @@ def provenance(result: Evaluation) -> dict[str, Any]:
     }
 
 
-def _provenance(scorer: Scorer) -> dict[str, Any]:
+def _provenance(scorer: Scorer) -> JsonObject:
     if hasattr(scorer, "provenance"):
         return scorer.provenance()
     settings = scorer.config.model_dump(mode="json") if hasattr(scorer, "config") else {}

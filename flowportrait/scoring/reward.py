@@ -18,8 +18,10 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from flowportrait import scoring
+from flowportrait.arrays import Array
 from flowportrait.config import Frozen
 from flowportrait.errors import TrainingError
+from flowportrait.files import JsonObject
 from flowportrait.media import Sound
 from flowportrait.records import Score
 from flowportrait.scoring import Need, Sample, digest_of, score_row
@@ -37,14 +39,14 @@ class Candidate:
     """
 
     key: str
-    frames: np.ndarray | None
+    frames: Array | None
     fps: float
     sound: Sound
-    portrait: np.ndarray
-    truth: np.ndarray | None = None
+    portrait: Array
+    truth: Array | None = None
     mouth: tuple[int, int, int, int] | None = None
-    points: np.ndarray | None = None
-    true_points: np.ndarray | None = None
+    points: Array | None = None
+    true_points: Array | None = None
 
 
 PAPER = {"perceptual": "lpips", "consistency": "raft-jitter"}
@@ -83,7 +85,7 @@ class Measure:
     def __call__(self, candidate: Candidate) -> float:
         return self.scorer(candidate)
 
-    def as_reward(self, values: np.ndarray) -> np.ndarray:
+    def as_reward(self, values: Array) -> Array:
         """The values with a sign such that higher is better."""
         return values if self.better == "higher" else -values
 
@@ -156,7 +158,7 @@ class Statistics:
 
     def learn(
         self,
-        values: Mapping[str, np.ndarray],
+        values: Mapping[str, Array],
         decay: float,
         ddof: int = 0,
     ) -> None:
@@ -168,7 +170,7 @@ class Statistics:
                 decay * a + (1 - decay) * b for a, b in zip(known, fresh, strict=True)
             )
 
-    def normalise(self, name: str, value: np.ndarray) -> np.ndarray:
+    def normalise(self, name: str, value: Array) -> Array:
         """(R - mean) / std; 0 where the term does not vary."""
         std = self.std(name)
         if std:
@@ -188,12 +190,12 @@ class Rewards:
     sum of; `scales` what a unit of each term counts, its weight over its std.
     """
 
-    final: np.ndarray
-    parts: dict[str, np.ndarray]
+    final: Array
+    parts: dict[str, Array]
     num_unscored: int
     scales: dict[str, float] = field(default_factory=dict)
 
-    def explained(self, group: np.ndarray) -> dict[str, float]:
+    def explained(self, group: Array) -> dict[str, float]:
         """The share of the rewards' variance within groups that each term brings; together 1 (nan
         if none varies).
         """
@@ -207,8 +209,8 @@ class Rewards:
 
 
 def composite(
-    scores: Mapping[str, np.ndarray],
-    group: np.ndarray,
+    scores: Mapping[str, Array],
+    group: Array,
     config: RewardConfig,
     running: Statistics | None = None,
 ) -> Rewards:
@@ -269,7 +271,7 @@ class CompositeReward:
             self._settings(), {name: scorer.fingerprint for name, scorer in self.scorers.items()}
         )
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> JsonObject:
         """Facts that a report must state about it."""
         return {"name": self.name, "fingerprint": self.fingerprint, "settings": self._settings()}
 
@@ -326,7 +328,7 @@ class CompositeReward:
             for i, (sample, why) in enumerate(zip(samples, lacking, strict=True))
         ]
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> JsonObject:
         return self.config.model_dump(mode="json", include={"terms", "ddof"})
 
     def _value(
@@ -343,9 +345,7 @@ class CompositeReward:
         return sign * sum(values) / len(values), ""
 
 
-def _refuse_too_many(
-    unscored: np.ndarray, scores: Mapping[str, np.ndarray], config: RewardConfig
-) -> None:
+def _refuse_too_many(unscored: Array, scores: Mapping[str, Array], config: RewardConfig) -> None:
     if unscored.mean() <= config.max_unscored_share and not unscored.all():
         return
     failures = {name: int((~np.isfinite(scores[name])).sum()) for name in config.scorers}
@@ -357,12 +357,12 @@ def _refuse_too_many(
     )
 
 
-def _within(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+def _within(values: Array, group: Array) -> Array:
     """Deviations from the mean of the group."""
     _, index = np.unique(group, return_inverse=True)
     return values - (np.bincount(index, values) / np.maximum(np.bincount(index), 1))[index]
 
 
-def columns(rows: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
+def columns(rows: Sequence[Mapping[str, float]]) -> dict[str, Array]:
     """Rows of scores as float64 arrays by scorer."""
     return {name: np.array([row[name] for row in rows], np.float64) for name in rows[0]}

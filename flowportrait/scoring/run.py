@@ -6,7 +6,7 @@ last run stopped; a clip whose file has changed since is scored again, and its o
 file when the run ends.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +14,12 @@ from typing import Any
 
 from pydantic import Field
 
+from flowportrait.clips import SamplePair
 from flowportrait.cluster import Division
 from flowportrait.config import Frozen, validate
 from flowportrait.errors import CheckpointError, ConfigError
-from flowportrait.files import readable
+from flowportrait.files import JsonObject, readable
+from flowportrait.progress import Progress
 from flowportrait.records import Score, Verdict
 from flowportrait.registry import COMPARERS, SCORERS, PartTable, name_hint
 from flowportrait.scoring import Comparer, Sample, Scorer, score_row
@@ -41,12 +43,10 @@ class ScoringConfig(Frozen):
     """Settings of scoring: the judge that all judge systems share, and settings by scorer."""
 
     judge: JudgeConfig = JudgeConfig()
-    scorers: dict[str, dict[str, Any]] = Field(
+    scorers: dict[str, JsonObject] = Field(
         default={}, description="settings of scorers by name; those of judges override [judge]"
     )
-    sets: dict[str, dict[str, Any]] = Field(
-        default={}, description="settings of set metrics by name"
-    )
+    sets: dict[str, JsonObject] = Field(default={}, description="settings of set metrics by name")
     reward: RewardConfig | None = Field(
         None, description="also compute the reward of Eq. 17 over all clips of a run"
     )
@@ -160,7 +160,7 @@ def score_to_file(
     scorers: list[Scorer],
     out: Path,
     retry_unscored: bool,
-    progress: Callable[[int, int], None],
+    progress: Progress,
     division: Division = TWO_AT_A_TIME,
 ) -> Summary:
     """Scores all samples by all scorers into `out`, one JSON line each; what
@@ -226,11 +226,11 @@ def _repeats(scorer: Scorer | Comparer) -> int:
 
 
 def compare_to_file(
-    pairs: list[tuple[Sample, Sample]],
+    pairs: list[SamplePair],
     comparer: Comparer,
     out: Path,
     retry_unsaid: bool,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> tuple[list[Verdict], int]:
     """The verdicts on all pairs, also in `out`, one JSON line each; and how many stood there
     already and were kept.

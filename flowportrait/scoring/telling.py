@@ -2,9 +2,9 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,8 +13,9 @@ from flowportrait.errors import (
     FlowPortraitError,
     JudgeError,
 )
-from flowportrait.files import json_text
+from flowportrait.files import JsonObject, json_text
 from flowportrait.pages import markdown_rows
+from flowportrait.progress import Progress
 from flowportrait.records import Score, SetScore, Verdict
 from flowportrait.scoring import Sample, Scorer
 from flowportrait.scoring.generators import (
@@ -97,7 +98,7 @@ def _tell_generators(found: Sequence[Standing], apart: Sequence[Difference]) -> 
         print("\n".join([*markdown_rows(DIFFERENCE_HEAD, difference_rows(apart)), ""]))
 
 
-def _generators_json(found: Sequence[Standing], apart: Sequence[Difference]) -> dict[str, Any]:
+def _generators_json(found: Sequence[Standing], apart: Sequence[Difference]) -> JsonObject:
     return {
         "generators": [{**vars(one), "mean": one.mean.model_dump(mode="json")} for one in found],
         "differences": [
@@ -106,7 +107,7 @@ def _generators_json(found: Sequence[Standing], apart: Sequence[Difference]) -> 
     }
 
 
-def tell_evaluation(result: "Evaluation", spent: dict[str, Any], out: Path, as_json: bool) -> None:
+def tell_evaluation(result: "Evaluation", spent: JsonObject, out: Path, as_json: bool) -> None:
     """Prints the results of an evaluation. Raises FlowPortraitError when there are none."""
     for scorer in result.scorers if len(result.generators) == 1 else ():
         print(_outcome(scorer, result.of(scorer.name)))
@@ -158,9 +159,7 @@ def _set_name(found: SetScore) -> str:
     return found.set_metric
 
 
-def counted(
-    verdicts: Iterable[Verdict], total: int, progress: Callable[[int, int], None]
-) -> list[Verdict]:
+def counted(verdicts: Iterable[Verdict], total: int, progress: Progress) -> list[Verdict]:
     """All verdicts, each counted as it comes."""
     found = []
     for verdict in verdicts:
@@ -281,7 +280,7 @@ def _part_means(scores: Sequence[Score]) -> Iterator[tuple[str, float]]:
             yield name, sum(values) / len(values)
 
 
-def spent_on_calls(scorers: Iterable[Scorer]) -> dict[str, Any]:
+def spent_on_calls(scorers: Iterable[Scorer]) -> JsonObject:
     """Calls, tokens and money of this run, each judge counted once."""
     purses = {id(s.judge): s.judge.purse for s in scorers if isinstance(s, ScoreSystem)}.values()
     if not purses:
@@ -324,7 +323,7 @@ def _warn_of_clips(scores: Iterable[Score | Verdict]) -> None:
         warn(f"{len(lines) - SHOWN_REASONS} more warnings are stored with the scores")
 
 
-def print_json(value: dict[str, Any], wanted: bool) -> None:
+def print_json(value: JsonObject, wanted: bool) -> None:
     """Prints a value as the machine-readable last line, where it is wanted."""
     if wanted:
         print(json_text(value))

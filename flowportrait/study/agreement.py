@@ -11,7 +11,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from flowportrait.arrays import Array
 from flowportrait.errors import DataError
+
+TwoArrays = tuple[np.ndarray, np.ndarray]
 
 Level = Literal["nominal", "ordinal", "interval"]
 
@@ -20,7 +23,7 @@ Level = Literal["nominal", "ordinal", "interval"]
 # raters
 
 
-def krippendorff_alpha(values: np.ndarray, level: Level) -> float:
+def krippendorff_alpha(values: Array, level: Level) -> float:
     """Krippendorff's alpha, at most 1, 0 at chance; items with fewer than two values are left
     out.
     """
@@ -28,7 +31,7 @@ def krippendorff_alpha(values: np.ndarray, level: Level) -> float:
     return float(alpha_of(coincidences.sum(0), levels, level))
 
 
-def coincidences_of(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def coincidences_of(values: Array) -> TwoArrays:
     """(distinct values [v], pairs of values within each item [items, v, v], each item's summing to
     its raters).
     """
@@ -42,7 +45,7 @@ def coincidences_of(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return levels, pairs / np.maximum(raters - 1, 1)[:, None, None] * (raters >= 2)[:, None, None]
 
 
-def alpha_of(coincidences: np.ndarray, levels: np.ndarray, level: Level) -> np.ndarray:
+def alpha_of(coincidences: Array, levels: Array, level: Level) -> Array:
     """Alpha from summed coincidences [..., v, v]: one number for each of the leading places."""
     marginal = coincidences.sum(-1)
     total = marginal.sum(-1)
@@ -53,7 +56,7 @@ def alpha_of(coincidences: np.ndarray, levels: np.ndarray, level: Level) -> np.n
         return np.where(chance > 0, 1 - (total - 1) * seen / chance, math.nan)
 
 
-def _distance(marginal: np.ndarray, levels: np.ndarray, level: Level) -> np.ndarray:
+def _distance(marginal: Array, levels: Array, level: Level) -> Array:
     """Squared differences between values, [..., v, v]."""
     if level == "nominal":
         return 1.0 - np.eye(len(levels))
@@ -64,7 +67,7 @@ def _distance(marginal: np.ndarray, levels: np.ndarray, level: Level) -> np.ndar
     return (middle[..., :, None] - middle[..., None, :]) ** 2
 
 
-def fleiss_kappa(values: np.ndarray) -> float:
+def fleiss_kappa(values: Array) -> float:
     """Fleiss' kappa; every item needs all its raters. Raises ValueError for missing values."""
     values = np.asarray(values, float)
     if not np.isfinite(values).all():
@@ -81,9 +84,7 @@ def fleiss_kappa(values: np.ndarray) -> float:
     return float((agreed.mean() - chance) / (1 - chance))
 
 
-def cohen_kappa(
-    a: np.ndarray, b: np.ndarray, weights: Literal["none", "quadratic"] = "none"
-) -> float:
+def cohen_kappa(a: Array, b: Array, weights: Literal["none", "quadratic"] = "none") -> float:
     """Cohen's kappa of two raters over the items that both rated; quadratic weights for ordered
     scores.
     """
@@ -100,9 +101,7 @@ def cohen_kappa(
     return 1 - float((apart * table).sum()) / chance
 
 
-def pairwise_kappa(
-    values: np.ndarray, weights: Literal["none", "quadratic"] = "none"
-) -> np.ndarray:
+def pairwise_kappa(values: Array, weights: Literal["none", "quadratic"] = "none") -> Array:
     """Cohen's kappa of every two raters, [raters, raters]; nan on the diagonal."""
     raters = np.asarray(values).shape[1]
     table = np.full((raters, raters), math.nan)
@@ -112,7 +111,7 @@ def pairwise_kappa(
     return table
 
 
-def kendall_w(values: np.ndarray) -> float:
+def kendall_w(values: Array) -> float:
     """Kendall's W of concordance, 0 to 1, corrected for ties; items that someone did not rate are
     left out.
     """
@@ -134,13 +133,13 @@ def kendall_w(values: np.ndarray) -> float:
 # correlations
 
 
-def midranks(values: np.ndarray) -> np.ndarray:
+def midranks(values: Array) -> Array:
     """Ranks from 1 on, equal values sharing their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
+def spearman(a: Array, b: Array) -> float:
     """Spearman's rank correlation over the items known in both."""
     a, b = _both_known(a, b)
     if len(a) < 2:
@@ -153,7 +152,7 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
     return float((x * y).sum() / scale)
 
 
-def kendall_tau_b(a: np.ndarray, b: np.ndarray) -> float:
+def kendall_tau_b(a: Array, b: Array) -> float:
     """Kendall's tau-b, corrected for ties, over the items known in both."""
     a, b = _both_known(a, b)
     # One row at a time: the whole matrix of pairs would not fit for long lists.
@@ -171,14 +170,14 @@ def kendall_tau_b(a: np.ndarray, b: np.ndarray) -> float:
     return agreed / scale
 
 
-def _both_known(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _both_known(a: Array, b: Array) -> TwoArrays:
     a = np.asarray(a, float)
     b = np.asarray(b, float)
     known = np.isfinite(a) & np.isfinite(b)
     return a[known], b[known]
 
 
-def _tie_counts(values: np.ndarray) -> np.ndarray:
+def _tie_counts(values: Array) -> Array:
     return np.unique(values, return_counts=True)[1].astype(float)
 
 
@@ -189,15 +188,15 @@ def _tie_counts(values: np.ndarray) -> np.ndarray:
 class BradleyTerry(NamedTuple):
     """Bradley-Terry strengths on the log scale, mean 0."""
 
-    theta: np.ndarray
+    theta: Array
     """[versions]; a difference of 1 means odds of e."""
     tie: float
     """Davidson's nu: two equal versions tie with probability nu / (2 + nu)."""
-    standard_errors: np.ndarray
+    standard_errors: Array
     """[versions] as if all pairs were independent."""
 
 
-def bradley_terry(wins: np.ndarray, ties: np.ndarray | None = None) -> BradleyTerry:
+def bradley_terry(wins: Array, ties: Array | None = None) -> BradleyTerry:
     """Maximum likelihood strengths from counts `wins[i, j]` of i over j; `ties` symmetric (Davidson
     1970).
 
@@ -230,14 +229,14 @@ def bradley_terry(wins: np.ndarray, ties: np.ndarray | None = None) -> BradleyTe
     return BradleyTerry(theta, math.exp(parameters[count]) if with_ties else 0.0, errors)
 
 
-def _newton(design: np.ndarray, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _newton(design: Array, outcomes: Array) -> TwoArrays:
     """(parameters, information) of a multinomial logit; concave, so that halved Newton steps always
     arrive.
     """
     parameters = np.zeros(design.shape[2])
     totals = outcomes.sum(1)
 
-    def look(at: np.ndarray) -> tuple[float, np.ndarray]:
+    def look(at: Array) -> tuple[float, Array]:
         utility = design @ at
         log_p = utility - np.logaddexp.reduce(utility, axis=1, keepdims=True)
         return float((outcomes * log_p).sum()), np.exp(log_p)
@@ -260,7 +259,7 @@ def _newton(design: np.ndarray, outcomes: np.ndarray) -> tuple[np.ndarray, np.nd
     return parameters, information
 
 
-def _check_bounded(beats: np.ndarray, wins: np.ndarray) -> None:
+def _check_bounded(beats: Array, wins: Array) -> None:
     reach = (beats > 0) | np.eye(len(beats), dtype=bool)
     for k in range(len(beats)):
         reach |= reach[:, k : k + 1] & reach[k : k + 1, :]

@@ -16,6 +16,7 @@ from itertools import combinations
 
 import numpy as np
 
+from flowportrait.arrays import Array
 from flowportrait.records import ASPECTS
 from flowportrait.study import agreement, intervals
 from flowportrait.study.alignment_record import (
@@ -41,6 +42,8 @@ from flowportrait.study.results import (
 )
 from flowportrait.study.systems import System
 
+ByScope = dict[Scope, np.ndarray]
+
 WANTED_WIDTH = 0.04
 """Of the interval of an accuracy: two points to either side."""
 
@@ -51,8 +54,8 @@ class _Counts:
     are known.
     """
 
-    said: np.ndarray
-    human: np.ndarray
+    said: Array
+    human: Array
 
     def __post_init__(self) -> None:
         used = self.human != 0
@@ -65,7 +68,7 @@ class _Counts:
         self.right = right.sum(1)
         self.ties = ties.sum(1)
 
-    def columns(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def columns(self) -> tuple[list[Array], list[Array]]:
         """Numerators and denominators of Acc, Acc_nt and Cov, one number a sample."""
         firm = self.answered - self.ties
         return [self.right + self.ties / 2, self.right, firm], [self.answered, firm, self.answered]
@@ -160,22 +163,22 @@ def align(
     )
 
 
-def _scopes(data: StudyData) -> dict[Scope, np.ndarray]:
+def _scopes(data: StudyData) -> ByScope:
     pairs = all_pairs(len(data.versions))
-    scopes: dict[Scope, np.ndarray] = {"all pairs": np.ones(len(pairs), int)}
+    scopes: ByScope = {"all pairs": np.ones(len(pairs), int)}
     if data.facts.truth is not None:
         truth = data.versions.index(data.facts.truth)
         scopes["without the truth"] = (pairs != truth).all(1).astype(int)
     return scopes
 
 
-def _default_scope(system: System, scopes: dict[Scope, np.ndarray]) -> Scope:
+def _default_scope(system: System, scopes: ByScope) -> Scope:
     return (
         "without the truth" if system.needs_truth and "without the truth" in scopes else "all pairs"
     )
 
 
-def _aspect_winners(data: StudyData, aspect: str) -> np.ndarray:
+def _aspect_winners(data: StudyData, aspect: str) -> Array:
     """Winners of the pairs on which all raters agree for one aspect, by its scores."""
     said = votes_by_scores(data.table(aspect), all_pairs(len(data.versions)))
     return consensus(said, data.facts.raters_per_sample)[0]
@@ -198,10 +201,10 @@ def _left_out(data: StudyData, preference: Preference) -> list[tuple[str, _Count
 def _row(
     system: System,
     scope: Scope,
-    inside: np.ndarray,
+    inside: Array,
     known: dict[tuple[int, str, str], Accuracy],
     data: StudyData,
-    human: np.ndarray,
+    human: Array,
 ) -> AlignmentRow:
     scopes = _scopes(data)
     row = AlignmentRow(
@@ -221,9 +224,7 @@ def _row(
     return row
 
 
-def _by_pair(
-    system: System, human: np.ndarray, inside: np.ndarray, data: StudyData
-) -> list[PairErrors]:
+def _by_pair(system: System, human: Array, inside: Array, data: StudyData) -> list[PairErrors]:
     result = []
     for p, (i, j) in enumerate(all_pairs(len(data.versions))):
         if not inside[p]:
@@ -248,7 +249,7 @@ def _by_pair(
     return result
 
 
-def _position(orders: np.ndarray) -> Position:
+def _position(orders: Array) -> Position:
     shown = np.isfinite(orders)
     both = np.isfinite(orders).all(1)
     first = float(np.nansum(orders))
@@ -292,7 +293,7 @@ def _correlations(system: System, scope: Scope, data: StudyData) -> dict[str, ob
     }
 
 
-def _known_mean(values: np.ndarray) -> float:
+def _known_mean(values: Array) -> float:
     known = values[np.isfinite(values)]
     if len(known):
         return float(known.mean())
@@ -301,8 +302,8 @@ def _known_mean(values: np.ndarray) -> float:
 
 def _comparisons(
     systems: Sequence[System],
-    human: np.ndarray,
-    scopes: dict[Scope, np.ndarray],
+    human: Array,
+    scopes: ByScope,
     draws: int,
     seed: int,
 ) -> list[Comparison]:
@@ -345,7 +346,7 @@ def _comparisons(
     ]
 
 
-def _power(row: AlignmentRow, wanted: float, human: np.ndarray) -> Power:
+def _power(row: AlignmentRow, wanted: float, human: Array) -> Power:
     acc = row.accuracy.acc
     answered = row.accuracy.answered
     width = acc.high - acc.low

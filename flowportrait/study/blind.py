@@ -10,6 +10,7 @@ import av
 import numpy as np
 from av.bitstream import BitStreamFilterContext
 
+from flowportrait.arrays import Array
 from flowportrait.container import LIBRARY_ERRORS, one_line, opened, rational, track, url_of
 from flowportrait.errors import MediaError
 from flowportrait.files import sha256_of
@@ -123,7 +124,7 @@ def _code_anew(source: Path, target: Path, times: Timeline) -> None:
         coded.unlink(missing_ok=True)
 
 
-def _even(frame: np.ndarray) -> np.ndarray:
+def _even(frame: Array) -> Array:
     """A frame with even sides: the last row and column twice where they must be."""
     height, width = frame.shape[:2]
     return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

@@ -7,7 +7,7 @@ import json
 import secrets
 import shutil
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -15,9 +15,14 @@ import numpy as np
 
 from flowportrait.errors import ConfigError, DataError, MediaError
 from flowportrait.files import VIDEO_SUFFIXES, is_video
+from flowportrait.progress import Progress
 from flowportrait.study.blind import Blind, blind_copy
 from flowportrait.study.store import DATABASE, MEDIA, VERSION, Study, make_database
 from flowportrait.study.tasks import Showing, StudyPlan, assign
+
+Videos = dict[str, Path]
+VideosOfSets = dict[str, dict[str, Path]]
+BlindCopies = dict[tuple[str, str], tuple[str, Blind]]
 
 _LISTED = 5
 
@@ -34,7 +39,7 @@ class Created:
     warnings: list[str] = field(default_factory=list)
 
 
-def find_sets(versions: Mapping[str, Path]) -> tuple[dict[str, dict[str, Path]], list[str]]:
+def find_sets(versions: Mapping[str, Path]) -> tuple[VideosOfSets, list[str]]:
     """(sample -> version -> video of all complete sets, the others in words), matched by name below
     each folder.
 
@@ -54,9 +59,7 @@ def find_sets(versions: Mapping[str, Path]) -> tuple[dict[str, dict[str, Path]],
     return _complete_sets(found, versions)
 
 
-def _complete_sets(
-    found, versions: Mapping[str, Path]
-) -> tuple[dict[str, dict[str, Path]], list[str]]:
+def _complete_sets(found, versions: Mapping[str, Path]) -> tuple[VideosOfSets, list[str]]:
     """Samples that every version has, and why others are left out. Raises DataError."""
     samples = sorted({sample for videos in found.values() for sample in videos})
     sets = {
@@ -84,7 +87,7 @@ def create(
     *,
     truth: str | None = None,
     incomplete: str = "refuse",
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> Created:
     """Makes a self-contained study folder, whole or not at all.
 
@@ -129,8 +132,8 @@ def _listed(lines: Sequence[str]) -> str:
 
 
 def _remaining(
-    sets: dict[str, dict[str, Path]], unusable: Mapping[str, MediaError], plan: StudyPlan
-) -> tuple[dict[str, dict[str, Path]], list[list[Showing]]]:
+    sets: VideosOfSets, unusable: Mapping[str, MediaError], plan: StudyPlan
+) -> tuple[VideosOfSets, list[list[Showing]]]:
     """The samples whose clips can all be used, and who sees them. Raises MediaError where none is
     left, ConfigError where too few are.
     """
@@ -146,10 +149,10 @@ def _remaining(
         ) from error
 
 
-def _videos_below(folder: Path) -> dict[str, Path]:
+def _videos_below(folder: Path) -> Videos:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give a folder of videos")
-    videos: dict[str, Path] = {}
+    videos: Videos = {}
     for path in sorted(folder.rglob("*")):
         if is_video(path) and path.is_file():
             name = path.relative_to(folder).with_suffix("").as_posix()
@@ -164,13 +167,13 @@ def _videos_below(folder: Path) -> dict[str, Path]:
 
 
 def _copy_media(
-    sets: dict[str, dict[str, Path]], folder: Path, seed: int, progress: Callable[[int, int], None]
-) -> tuple[dict[tuple[str, str], tuple[str, Blind]], dict[str, MediaError]]:
+    sets: VideosOfSets, folder: Path, seed: int, progress: Progress
+) -> tuple[BlindCopies, dict[str, MediaError]]:
     """(file name, blind copy) by (sample, version), and why samples cannot be used, of which no
     copy stays. Copied in random order, as a folder's order tells, too.
     """
     clips = [(sample, version) for sample, videos in sets.items() for version in videos]
-    blinds: dict[tuple[str, str], tuple[str, Blind]] = {}
+    blinds: BlindCopies = {}
     unusable: dict[str, MediaError] = {}
     for done, index in enumerate(np.random.default_rng([seed, 1]).permutation(len(clips)), start=1):
         sample, version = clips[index]
@@ -203,8 +206,8 @@ def _fill(
     raters: Sequence[str],
     plan: StudyPlan,
     truth: str | None,
-    sets: dict[str, dict[str, Path]],
-    blinds: dict[tuple[str, str], tuple[str, Blind]],
+    sets: VideosOfSets,
+    blinds: BlindCopies,
     showings: list[list[Showing]],
 ) -> None:
     facts = {
@@ -278,7 +281,7 @@ def _coded_anew(blinds: Mapping[tuple[str, str], tuple[str, Blind]]) -> list[str
     ]
 
 
-def _telling(blinds: dict[tuple[str, str], tuple[str, Blind]]) -> list[str]:
+def _telling(blinds: BlindCopies) -> list[str]:
     """Differences by which raters could tell versions apart, though they are blind."""
     by_version: dict[str, set[tuple]] = {}
     for (_, version), (_, blind) in blinds.items():

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
+from flowportrait.arrays import Array
 from flowportrait.records import ASPECTS, Record
 from flowportrait.study import intervals
 from flowportrait.study.intervals import Figure
@@ -58,14 +59,14 @@ class Calibration(Record):
         description="mean of score minus people's; nan where scores are no points"
     )
 
-    def mapped(self, scores: np.ndarray) -> np.ndarray:
+    def mapped(self, scores: Array) -> Array:
         """The scores on people's scale; beyond the scores that were seen, the outermost point's."""
         return np.interp(
             scores, [p.score for p in self.points], [p.human.value for p in self.points]
         )
 
 
-def isotonic(scores: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def isotonic(scores: Array, values: Array, weights: Array) -> Array:
     """The rising values nearest to `values` by weighted squares, all [n]; `scores` must rise
     strictly.
 
@@ -75,7 +76,7 @@ def isotonic(scores: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.
     return _pooled(weights, values, scores)
 
 
-def _pooled(weights: np.ndarray, values: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def _pooled(weights: Array, values: Array, scores: Array) -> Array:
     """Pools neighbours that violate the order until none does."""
     used = weights > 0
     blocks: list[list[float]] = []
@@ -123,7 +124,7 @@ def _calibrations(system: System, data: StudyData, draws: int, seed: int) -> lis
 
 
 def _calibration(
-    system: System, aspect: str, scores: np.ndarray, ratings: np.ndarray, draws: int, seed: int
+    system: System, aspect: str, scores: Array, ratings: Array, draws: int, seed: int
 ) -> Calibration | None:
     known = np.isfinite(ratings)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -140,7 +141,7 @@ def _calibration(
     levels, place = _levels(sign * x)
     weights = intervals.resampled(count, draws, seed)
 
-    def fit(per_sample: np.ndarray) -> np.ndarray:
+    def fit(per_sample: Array) -> Array:
         return _fitted(levels, place, y, per_sample[sample])
 
     drawn = np.stack([fit(row) for row in weights])
@@ -184,7 +185,7 @@ def _calibration(
     )
 
 
-def _levels(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _levels(scores: Array) -> tuple[Array, Array]:
     """(rising levels [l], the level of each score [n]): distinct scores, or where there are many,
     equal shares.
     """
@@ -199,15 +200,13 @@ def _levels(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.bincount(place, scores, len(taken)) / counts, place
 
 
-def _fitted(
-    levels: np.ndarray, place: np.ndarray, y: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
+def _fitted(levels: Array, place: Array, y: Array, weights: Array) -> Array:
     totals = np.bincount(place, weights, len(levels))
     sums = np.bincount(place, weights * y, len(levels))
     return isotonic(levels, sums / np.maximum(totals, 1e-300), totals)
 
 
-def _mean(values: np.ndarray, sample: np.ndarray, weights: np.ndarray) -> Figure:
+def _mean(values: Array, sample: Array, weights: Array) -> Figure:
     """The mean with its interval from resampling samples."""
     sums = np.bincount(sample, values)
     counts = np.bincount(sample).astype(float)

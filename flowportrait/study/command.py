@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flowportrait.errors import ConfigError, DataError
-from flowportrait.files import json_text, named
+from flowportrait.files import JsonObject, json_text, named
 from flowportrait.pages import csv_text, markdown_rows, short
+from flowportrait.progress import Progress
 from flowportrait.records import Record, Score, Verdict, read_jsonl, write_jsonl
 from flowportrait.registry import SCORERS
 from flowportrait.study import alignment, alignment_tables, build, calibration, findings, results
@@ -35,7 +36,7 @@ def create(
     seed: int,
     incomplete: str,
     as_json: bool,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> None:
     """`flowportrait study create`."""
     names = _rater_names(raters)
@@ -251,7 +252,7 @@ def _power_line(one: Power) -> str:
 
 def _by_label(
     given: Sequence[Path], others: Sequence[Path], read: Callable[[Path, bool], list[Any]]
-) -> dict[str, Any]:
+) -> JsonObject:
     """The rows of all files by the name in NAME=FILE; "" for files without one."""
     rows: dict[str, list[Any]] = {}
     for number, argument in enumerate((*given, *others)):
@@ -390,7 +391,7 @@ def _write_record(record: Record, path: Path) -> None:
     path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
-def _print_json(value: dict[str, Any], as_json: bool) -> None:
+def _print_json(value: JsonObject, as_json: bool) -> None:
     if as_json:
         print(json_text(value))
 

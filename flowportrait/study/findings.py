@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from flowportrait.arrays import Array
 from flowportrait.errors import DataError
 from flowportrait.records import ASPECTS, Aspect, MaybeNumber, Ranking, Record
 from flowportrait.study import agreement, intervals
@@ -122,7 +123,7 @@ def find(data: StudyData, draws: int = 10_000, seed: int = 0) -> Agreement:
     )
 
 
-def _aspect(data: StudyData, aspect: Aspect, weights: np.ndarray) -> AspectAgreement:
+def _aspect(data: StudyData, aspect: Aspect, weights: Array) -> AspectAgreement:
     table = data.table(aspect)
     samples, versions, raters = table.shape
     values = table.reshape(samples * versions, raters)
@@ -152,14 +153,12 @@ def _aspect(data: StudyData, aspect: Aspect, weights: np.ndarray) -> AspectAgree
     )
 
 
-def _alpha(
-    by_sample: np.ndarray, drawn: np.ndarray, levels: np.ndarray, level: agreement.Level
-) -> Figure:
+def _alpha(by_sample: Array, drawn: Array, levels: Array, level: agreement.Level) -> Figure:
     value = float(agreement.alpha_of(by_sample.sum(0), levels, level))
     return _figure(value, agreement.alpha_of(drawn, levels, level))
 
 
-def _near(table: np.ndarray, apart: int, weights: np.ndarray) -> Figure:
+def _near(table: Array, apart: int, weights: Array) -> Figure:
     """Share of pairs of scores of the same clip that lie at most `apart` apart."""
     near = np.zeros(len(table))
     count = np.zeros(len(table))
@@ -170,7 +169,7 @@ def _near(table: np.ndarray, apart: int, weights: np.ndarray) -> Figure:
     return _ratio(near, count, weights)
 
 
-def _concordance(data: StudyData, weights: np.ndarray) -> tuple[Figure, int]:
+def _concordance(data: StudyData, weights: Array) -> tuple[Figure, int]:
     samples = {name: i for i, name in enumerate(data.facts.samples)}
     orders: dict[str, list[list[int]]] = {}
     for ranking in data.rankings:
@@ -187,9 +186,7 @@ def _concordance(data: StudyData, weights: np.ndarray) -> tuple[Figure, int]:
     return _ratio(sums, counts, weights), int(counts.sum())
 
 
-def _strengths(
-    data: StudyData, weights: np.ndarray, notes: list[str]
-) -> tuple[list[Strength], float]:
+def _strengths(data: StudyData, weights: Array, notes: list[str]) -> tuple[list[Strength], float]:
     said = votes(data)
     count = len(data.versions)
     wins = np.zeros((len(said), count, count))
@@ -273,14 +270,14 @@ def _rater(data: StudyData, number: int) -> RaterFacts:
     )
 
 
-def _mean(values: np.ndarray) -> float:
+def _mean(values: Array) -> float:
     known = values[np.isfinite(values)]
     if len(known):
         return float(known.mean())
     return math.nan
 
 
-def _ratio(above: np.ndarray, below: np.ndarray, weights: np.ndarray) -> Figure:
+def _ratio(above: Array, below: Array, weights: Array) -> Figure:
     if not below.sum():
         return Figure()
     drawn = intervals.resampled_ratios(above[:, None], below[:, None], weights)[:, 0]
@@ -289,5 +286,5 @@ def _ratio(above: np.ndarray, below: np.ndarray, weights: np.ndarray) -> Figure:
     )
 
 
-def _figure(value: float, draws: np.ndarray) -> Figure:
+def _figure(value: float, draws: Array) -> Figure:
     return Figure(value=float(value), **intervals.percentile_interval(draws)._asdict())

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flowportrait.arrays import Array
 from flowportrait.records import MaybeNumber, Record
 
 Z_95 = 1.959963984540054
@@ -57,7 +58,7 @@ def wilson(successes: float, count: int) -> Interval:
     return Interval(middle - half, middle + half)
 
 
-def resampled(num_clusters: int, draws: int, seed: int = 0) -> np.ndarray:
+def resampled(num_clusters: int, draws: int, seed: int = 0) -> Array:
     """How often each cluster is in each bootstrap draw, float64 [draws, clusters].
 
     Clusters are samples: the pairs of one sample share videos, so they are drawn together.
@@ -74,7 +75,7 @@ def resampled(num_clusters: int, draws: int, seed: int = 0) -> np.ndarray:
     return counts
 
 
-def resampled_ratios(above: np.ndarray, below: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def resampled_ratios(above: Array, below: Array, weights: Array) -> Array:
     """sum(above) / sum(below) in every draw, [draws, figures], of what each cluster adds, both
     [clusters, figures].
     """
@@ -82,7 +83,7 @@ def resampled_ratios(above: np.ndarray, below: np.ndarray, weights: np.ndarray) 
         return (weights @ above) / (weights @ below)
 
 
-def percentile_interval(draws: np.ndarray) -> Interval:
+def percentile_interval(draws: Array) -> Interval:
     """The middle 95 % of the draws that have a value; nan when more than 5 % have none."""
     known = draws[np.isfinite(draws)]
     if len(known) < max(1, 0.95 * len(draws)):
@@ -91,7 +92,7 @@ def percentile_interval(draws: np.ndarray) -> Interval:
     return Interval(float(low), float(high))
 
 
-def mean_figure(values: np.ndarray, draws: int) -> Figure:
+def mean_figure(values: Array, draws: int) -> Figure:
     """The mean of independent values [n] with its interval from resampling them; without one below
     two values.
     """
@@ -103,7 +104,7 @@ def mean_figure(values: np.ndarray, draws: int) -> Figure:
     return Figure(value=float(values.mean()), low=low, high=high)
 
 
-def sign_flip_p(differences: np.ndarray, draws: int = 10_000, seed: int = 0) -> float:
+def sign_flip_p(differences: Array, draws: int = 10_000, seed: int = 0) -> float:
     """Two-sided p that paired differences [n] lie around 0: how often random signs give as large a
     sum.
 
@@ -125,7 +126,7 @@ def sign_flip_p(differences: np.ndarray, draws: int = 10_000, seed: int = 0) -> 
     return (hits + 1) / (draws + 1)
 
 
-def share_interval(above: np.ndarray, below: np.ndarray, draws: np.ndarray) -> Interval:
+def share_interval(above: Array, below: Array, draws: Array) -> Interval:
     """Of a share sum(above) / sum(below) over clusters, from its resamplings.
 
     Where every case went the same way resampling sees no doubt at all; then Wilson's, each cluster

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from flowportrait.arrays import Array
 from flowportrait.errors import ConfigError, DataError
 from flowportrait.records import (
     ASPECTS,
@@ -77,11 +78,11 @@ class StudyData:
         """Names of the versions in a set."""
         return self.facts.versions
 
-    def table(self, aspect: Aspect, repeat: int = 0) -> np.ndarray:
+    def table(self, aspect: Aspect, repeat: int = 0) -> Array:
         """Scores [samples, versions, raters]; nan where there is none."""
         return _tables(self, repeat)[ASPECTS.index(aspect)]
 
-    def sums(self) -> np.ndarray:
+    def sums(self) -> Array:
         """Each rater's sum over the aspects, whole numbers, [samples, versions, raters]; nan unless
         all are there.
         """
@@ -172,7 +173,7 @@ def _require_known(data: StudyData) -> None:
             )
 
 
-def _tables(data: StudyData, repeat: int) -> np.ndarray:
+def _tables(data: StudyData, repeat: int) -> Array:
     """[aspects, samples, versions, raters]."""
     facts = data.facts
     places = [
@@ -191,12 +192,12 @@ def _tables(data: StudyData, repeat: int) -> np.ndarray:
 # pairs
 
 
-def all_pairs(num_versions: int) -> np.ndarray:
+def all_pairs(num_versions: int) -> Array:
     """The C(V, 2) pairs of versions, [pairs, 2]."""
     return np.array(list(combinations(range(num_versions), 2)))
 
 
-def votes(data: StudyData, preference: Preference = "ranking") -> np.ndarray:
+def votes(data: StudyData, preference: Preference = "ranking") -> Array:
     """Each rater's vote on each pair: 1 for a, -1 for b, 0 no strict order, nan nothing. [samples,
     pairs, raters]
     """
@@ -220,12 +221,12 @@ def ranking_votes(ranking: Ranking, versions: list[str]) -> list[float]:
     return [_SIGN[ranking.relation(versions[i], versions[j])] for i, j in all_pairs(len(versions))]
 
 
-def votes_by_scores(scores: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+def votes_by_scores(scores: Array, pairs: Array) -> Array:
     """The same from scores [samples, versions, raters]."""
     return np.sign(scores[:, pairs[:, 0]] - scores[:, pairs[:, 1]])
 
 
-def consensus(said: np.ndarray, raters_per_sample: int) -> tuple[np.ndarray, np.ndarray]:
+def consensus(said: Array, raters_per_sample: int) -> tuple[Array, Array]:
     """(winner 1, -1 or 0 for dropped; reason) [samples, pairs]; a pair needs all its raters on one
     strict side (§2.3).
 
@@ -248,9 +249,7 @@ def pair_records(data: StudyData, preference: Preference = "ranking") -> list[Pa
     return list(_records(data.facts, said, winner, reason))
 
 
-def _records(
-    facts: StudyFacts, said: np.ndarray, winner: np.ndarray, reason: np.ndarray
-) -> Iterable[Pair]:
+def _records(facts: StudyFacts, said: Array, winner: Array, reason: Array) -> Iterable[Pair]:
     for s, sample in enumerate(facts.samples):
         for p, (i, j) in enumerate(all_pairs(len(facts.versions))):
             counts = {

@@ -12,11 +12,14 @@ from typing import Literal
 
 import numpy as np
 
+from flowportrait.arrays import Array
 from flowportrait.errors import DataError
 from flowportrait.files import ends_alike
 from flowportrait.records import ASPECTS, Score, Verdict
 from flowportrait.study.results import StudyData, all_pairs, sources_of
 from flowportrait.study.store import ClipOrigin
+
+ScoreTable = dict[tuple[int, int, int], Score]
 
 
 @dataclass
@@ -25,17 +28,17 @@ class System:
 
     name: str
     kind: Literal["scores", "verdicts"]
-    said: np.ndarray
+    said: Array
     """1 for a, -1 for b, 0 a tie, nan no answer; [samples, pairs]"""
     needs_truth: bool = False
-    aspects: dict[str, np.ndarray] = field(default_factory=dict)
+    aspects: dict[str, Array] = field(default_factory=dict)
     """The same for each aspect that it tells apart."""
-    values: np.ndarray | None = None
+    values: Array | None = None
     """Scores [samples, versions], the mean of repeats; nan where there is none."""
-    parts: dict[str, np.ndarray] = field(default_factory=dict)
+    parts: dict[str, Array] = field(default_factory=dict)
     """Scores by aspect, [samples, versions]."""
     better: Literal["higher", "lower"] = "higher"
-    orders: np.ndarray | None = None
+    orders: Array | None = None
     """[verdicts, 2]: whether the clip shown first won, when a was shown first and when b was; nan:
     not asked.
     """
@@ -107,7 +110,7 @@ def from_scores(
     Repeats are added up; where every score is the mean of whole aspect scores, those are compared,
     not float means. Raises DataError: a scorer without a direction, or one score twice.
     """
-    by_scorer: dict[str, dict[tuple[int, int, int], Score]] = {}
+    by_scorer: dict[str, ScoreTable] = {}
     for score in scores:
         # Features are kept like scores by `evaluate`; their number is no opinion.
         if score.scorer.endswith(":features"):
@@ -145,7 +148,7 @@ def _said(score: Score) -> str:
 
 def _score_system(
     name: str,
-    scores: dict[tuple[int, int, int], Score],
+    scores: ScoreTable,
     data: StudyData,
     better: Literal["higher", "lower"],
     needs_truth: bool,
@@ -196,7 +199,7 @@ def _is_mean_of_whole_parts(score: Score) -> bool:
     return abs(sum(parts.values()) / len(parts) - score.value) < 1e-9
 
 
-def _compared(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def _compared(totals: Array, counts: Array) -> Array:
     """Which version of each pair has the larger mean, [samples, pairs]; exact for whole numbers,
     nan if one is missing.
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from flowportrait.arrays import Rng
 from flowportrait.errors import ConfigError
 
 Kind = Literal["study", "repeat", "training"]
@@ -103,7 +104,7 @@ def _one_rater(
     share: list[int],
     num_versions: int,
     plan: StudyPlan,
-    rng: np.random.Generator,
+    rng: Rng,
 ) -> list[Showing]:
     """Training first, then the share in blocks that are shuffled inside, repeats hidden in its last
     third.
@@ -124,9 +125,7 @@ def _one_rater(
     ]
 
 
-def _balanced_orders(
-    count: int, num_versions: int, rng: np.random.Generator
-) -> list[tuple[int, ...]]:
+def _balanced_orders(count: int, num_versions: int, rng: Rng) -> list[tuple[int, ...]]:
     """Orders in blocks of `num_versions` that form Latin squares: each version once under each
     letter.
     """

@@ -35,6 +35,8 @@ from flowportrait.errors import CheckpointError
 from flowportrait.train import digests
 from flowportrait.train.parallel import Ranks
 
+State = dict[str, Any]
+
 PATTERN = "checkpoint-*"
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 ENTRY_BYTES = 2048  # what a tensor needs on disk beside its numbers, at most
@@ -98,7 +100,7 @@ class Checkpoints:
     def _part(self) -> Path:
         return self.run / "checkpoint.part"
 
-    def require_room(self, state: dict[str, Any]) -> int:
+    def require_room(self, state: State) -> int:
         """The bytes that a checkpoint of `state` needs. Raises CheckpointError where the disk has
         less.
         """
@@ -115,7 +117,7 @@ class Checkpoints:
             raise CheckpointError(f"{self.run}: a checkpoint {_needs(needed, free)}")
         return needed
 
-    def save(self, update: int, state: dict[str, Any]) -> None:
+    def save(self, update: int, state: State) -> None:
         """Writes nested `state` (tensors, sharded or not, and plain values) as the run's checkpoint
         after `update`.
 
@@ -183,7 +185,7 @@ class Checkpoints:
                 shutil.rmtree(gone)
 
 
-def load(path: Path, state: dict[str, Any], ranks: Ranks) -> None:
+def load(path: Path, state: State, ranks: Ranks) -> None:
     """Fills `state` in place; it has the tensors, of any sharding, that the checkpoint must have.
 
     Raises CheckpointError when the checkpoint is of something else, or cannot be read.
@@ -203,7 +205,7 @@ def load(path: Path, state: dict[str, Any], ranks: Ranks) -> None:
         ) from error
 
 
-def _require_fit(path: Path, state: dict[str, Any]) -> None:
+def _require_fit(path: Path, state: State) -> None:
     """Raises CheckpointError for a checkpoint of another recipe."""
     stored = {
         name: value
@@ -252,17 +254,17 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def optimizer_state(model: nn.Module, optimizer: Any) -> dict[str, Any]:
+def optimizer_state(model: nn.Module, optimizer: Any) -> State:
     """The state of a torch optimizer by name of weight, sharded as the weights are."""
     return get_optimizer_state_dict(model, optimizer, options=FLAT)
 
 
-def set_optimizer_state(model: nn.Module, optimizer: Any, state: dict[str, Any]) -> None:
+def set_optimizer_state(model: nn.Module, optimizer: Any, state: State) -> None:
     """Fills a torch optimizer from what `optimizer_state` gave."""
     set_optimizer_state_dict(model, optimizer, state, options=FLAT)
 
 
-def _difference(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
+def _difference(stored: State, wanted: State) -> str:
     """The first difference between a checkpoint and the wanted one; "" without any."""
     for name, value in wanted.items():
         if name not in stored:
@@ -278,9 +280,9 @@ def _difference(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
     return f"holds '{extra[0]}' besides" if extra else ""
 
 
-def _flat(state: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(state: State, prefix: str = "") -> State:
     """Nested keys joined by dots, as DCP names them."""
-    flat: dict[str, Any] = {}
+    flat: State = {}
     for name, value in state.items():
         if isinstance(value, dict) and value:
             flat |= _flat(value, f"{prefix}{name}.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +20,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
 from torch import Tensor
 
 from flowportrait import media
+from flowportrait.arrays import Array
 from flowportrait.cluster import Engine, Part, hand_out
 from flowportrait.codecs import LatentCodec
 from flowportrait.data import encoded
@@ -33,9 +33,12 @@ from flowportrait.data.encoded import EncodedHeader, half, shard_path
 from flowportrait.data.sources import SourceClip
 from flowportrait.encoders import AudioEncoder, ImageEncoder
 from flowportrait.errors import DataError, MediaError, require
+from flowportrait.files import JsonObject
 from flowportrait.modeldir import ModelSpec, find_device, load_parts
+from flowportrait.progress import Progress
 from flowportrait.records import EncodedClip
 from flowportrait.sound import SPEECH_HZ
+from flowportrait.tensors import Crops
 from flowportrait.train.parallel import Ranks
 
 MIN_LATENT_FRAMES = 2
@@ -67,7 +70,7 @@ class Encoder:
         return self._header(settings, side, image_rows, image_cols)
 
     def _header(
-        self, settings: dict[str, Any], side: int, image_rows: int, image_cols: int
+        self, settings: JsonObject, side: int, image_rows: int, image_cols: int
     ) -> EncodedHeader:
         return EncodedHeader(
             made_of=parts_digest(self.spec),
@@ -121,7 +124,7 @@ class Encoder:
         )
         return named, record
 
-    def _read(self, clip: SourceClip) -> tuple[Float[Tensor, "f 3 s s"], np.ndarray]:
+    def _read(self, clip: SourceClip) -> tuple[Crops, Array]:
         """Framed frames in [-1, 1] at the model's rate and size, and the sound at 16 kHz."""
         source = media.Clip(clip.video)
         fps = self.spec.fps
@@ -196,7 +199,7 @@ def encode(
     engine: Engine = "local",
     workers: int = 1,
     part: Part | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> tuple[list[EncodedClip], list[str]]:
     """Encodes a folder of clips (`manifest.jsonl`, or rendered with `clips.jsonl`) into the
     directory `out`.
@@ -232,9 +235,7 @@ def encode(
     return encoded.finish(out, shards)
 
 
-def _make_on_ray(
-    maker: ShardMaker, numbers: list[int], workers: int, progress: Callable[[int, int], None]
-) -> None:
+def _make_on_ray(maker: ShardMaker, numbers: list[int], workers: int, progress: Progress) -> None:
     """Each worker has a GPU of its own where the cluster has any and `device` does not say
     otherwise.
     """
@@ -279,7 +280,7 @@ def _encode_shard(encoder: Encoder, clips: Sequence[SourceClip], path: Path) -> 
     encoded.write_shard(path, tensors, records, left_out)
 
 
-def _framed(frames: np.ndarray, landmarks: Path | None, size_px: int) -> Float[Tensor, "f 3 s s"]:
+def _framed(frames: Array, landmarks: Path | None, size_px: int) -> Crops:
     """uint8 frames [f, h, w, 3] cut to the square and brought to the model's size, in [-1, 1]."""
     if landmarks is not None:
         with np.load(landmarks) as stored:

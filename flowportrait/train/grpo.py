@@ -10,12 +10,14 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from pydantic import Field
 from torch import Tensor
 
+from flowportrait.arrays import Rng, Values
 from flowportrait.config import Frozen
 from flowportrait.sampling import Noise, Reduction, Schedule, Variance, noise_of, price, pull
+from flowportrait.tensors import PerClip
 
 TIE = 1e-6
 """Rewards of a group that differ by no more than this, relative to the batch's largest, are
@@ -130,7 +132,7 @@ class Advantages:
     groups.
     """
 
-    values: Float[np.ndarray, " n"]
+    values: Values
     scored: np.ndarray
     num_groups: int
     tied: int
@@ -138,7 +140,7 @@ class Advantages:
 
 
 def advantages(
-    rewards: Float[np.ndarray, " n"],
+    rewards: Values,
     group: Int[np.ndarray, " n"],
     ddof: int = 0,
     std_floor: float = 0.0,
@@ -171,9 +173,7 @@ def advantages(
     return Advantages(values, scored, len(names), tied, dropped)
 
 
-def shuffled(
-    advantage: Advantages, group: Int[np.ndarray, " n"], rng: np.random.Generator
-) -> Advantages:
+def shuffled(advantage: Advantages, group: Int[np.ndarray, " n"], rng: Rng) -> Advantages:
     """The same advantages in a random order within each group: what a run gains without learning
     from its rewards.
     """
@@ -184,9 +184,7 @@ def shuffled(
     return replace(advantage, values=values)
 
 
-def surrogate(
-    log_ratio: Float[Tensor, " b"], advantage: Float[Tensor, " b"], epsilon: float
-) -> Float[Tensor, " b"]:
+def surrogate(log_ratio: PerClip, advantage: PerClip, epsilon: float) -> PerClip:
     """Eq. 7's first term, min(r A, clip(r, 1 - eps, 1 + eps) A), with r of Eq. 8 given as its
     logarithm.
     """
@@ -194,7 +192,7 @@ def surrogate(
     return torch.minimum(ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage)
 
 
-def shift(mean: Tensor, other: Tensor, reduction: Reduction = "mean") -> Float[Tensor, " b"]:
+def shift(mean: Tensor, other: Tensor, reduction: Reduction = "mean") -> PerClip:
     """Squared distance of two means of a transition, reduced over elements as the log-probability
     is.
     """
@@ -204,7 +202,7 @@ def shift(mean: Tensor, other: Tensor, reduction: Reduction = "mean") -> Float[T
     return squared.sum(1)
 
 
-def kl_divergence(mean: Tensor, other: Tensor, std: float) -> Float[Tensor, " b"]:
+def kl_divergence(mean: Tensor, other: Tensor, std: float) -> PerClip:
     """KL of two transitions of one `std`, (mu - mu')^2 / (2 std^2), mean over elements. `std` is
     the whole std of the step, so no time difference enters.
     """
@@ -212,11 +210,11 @@ def kl_divergence(mean: Tensor, other: Tensor, std: float) -> Float[Tensor, " b"
 
 
 def guarded_log_ratio(
-    log_ratio: Float[Tensor, " b"],
-    shifted: Float[Tensor, " b"],
+    log_ratio: PerClip,
+    shifted: PerClip,
     std: float,
     variance: Variance = "none",
-) -> Float[Tensor, " b"]:
+) -> PerClip:
     """GRPO-Guard's ratio normalisation: centred, and in one unit at every noise level.
 
     log r of a step is -c (shift) on average and spreads by 2 c std (c as in `price`): the first is

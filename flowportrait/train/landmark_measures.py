@@ -15,9 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flowportrait.arrays import Array
 from flowportrait.codecs.liveliness import STABLE, head_of
 from flowportrait.faces.landmarks import lip_opening, mouth_width
 from flowportrait.scoring.reward import Candidate, Measure
+from flowportrait.tensors import LandmarkTrack
+
+TensorPerFrame = Float[Tensor, " f"]
 
 LEAST_OPENING = 0.01
 """Eye distances by which the real mouth must vary to count as moving."""
@@ -44,13 +48,13 @@ def differentiable(measure: Callable[[Tensor, Tensor], Tensor]) -> Measure:
 
 
 @differentiable
-def landmark_lips(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68 2"]) -> Tensor:
+def landmark_lips(made: LandmarkTrack, true: LandmarkTrack) -> Tensor:
     """Correlation of the lips' opening with the real one; nan where the real lips stand still."""
     return follows(lip_opening(made), lip_opening(true))
 
 
 @differentiable
-def landmark_lip_size(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68 2"]) -> Tensor:
+def landmark_lip_size(made: LandmarkTrack, true: LandmarkTrack) -> Tensor:
     """Concordance of the lips' opening with the real one about their own means: finders of
     landmarks differ in how far apart closed lips are.
     """
@@ -58,7 +62,7 @@ def landmark_lip_size(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68 2
 
 
 @differentiable
-def landmark_mouth_width(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68 2"]) -> Tensor:
+def landmark_mouth_width(made: LandmarkTrack, true: LandmarkTrack) -> Tensor:
     """Concordance of the mouth's width with the real one about their own means: lips that round and
     spread.
     """
@@ -66,7 +70,7 @@ def landmark_mouth_width(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 6
 
 
 @differentiable
-def landmark_lip_level(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68 2"]) -> Tensor:
+def landmark_lip_level(made: LandmarkTrack, true: LandmarkTrack) -> Tensor:
     """Minus how far the lips' mean opening is from the real one's, in eye distances. Correlation
     and concordance leave it out; it keeps a mouth shut in silence.
     """
@@ -74,7 +78,7 @@ def landmark_lip_level(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68 
 
 
 @differentiable
-def landmark_expression(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68 2"]) -> Tensor:
+def landmark_expression(made: LandmarkTrack, true: LandmarkTrack) -> Tensor:
     """Minus the distance of brows' and mouth corners' liveliness from the real face's, in e-folds;
     the head's own movement does not count.
     """
@@ -82,19 +86,19 @@ def landmark_expression(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68
 
 
 @differentiable
-def landmark_motion(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68 2"]) -> Tensor:
+def landmark_motion(made: LandmarkTrack, true: LandmarkTrack) -> Tensor:
     """Minus the distance of the head's liveliness from the real head's, in e-folds."""
     return _as_lively(*(points[:, STABLE] for points in (made, true)))
 
 
 @differentiable
-def landmark_closeness(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68 2"]) -> Tensor:
+def landmark_closeness(made: LandmarkTrack, true: LandmarkTrack) -> Tensor:
     """Minus the mean distance of the landmarks from the real ones, in percent of the picture."""
     return -50 * torch.linalg.vector_norm(made - true, dim=-1).mean()
 
 
 @differentiable
-def landmark_steadiness(made: Float[Tensor, "f 68 2"], true: Float[Tensor, "f 68 2"]) -> Tensor:
+def landmark_steadiness(made: LandmarkTrack, true: LandmarkTrack) -> Tensor:
     """Minus the jitter of the landmarks. A still clip is the steadiest of all."""
     return -_jitter(made)
 
@@ -115,7 +119,7 @@ def landmark_speed(clip: Candidate) -> float:
     return 50 * float(np.linalg.norm(np.diff(clip.points, axis=0), axis=-1).mean())
 
 
-def follows(made: Float[Tensor, " f"], true: Float[Tensor, " f"]) -> Tensor:
+def follows(made: TensorPerFrame, true: TensorPerFrame) -> Tensor:
     """Correlation of two openings, in eye distances, where the true one moves, else nan; 0 for a
     made one that stands still, without a jump on the way.
     """
@@ -124,7 +128,7 @@ def follows(made: Float[Tensor, " f"], true: Float[Tensor, " f"]) -> Tensor:
     return _where_it_moves(true, _together(made, true) / size)
 
 
-def concords(made: Float[Tensor, " f"], true: Float[Tensor, " f"]) -> Tensor:
+def concords(made: TensorPerFrame, true: TensorPerFrame) -> Tensor:
     """Concordance (Lin 1989) about their own means, in eye distances: 1 where they move alike, less
     where they differ in time or amplitude; nan where the true one stands still.
     """
@@ -132,18 +136,18 @@ def concords(made: Float[Tensor, " f"], true: Float[Tensor, " f"]) -> Tensor:
     return _where_it_moves(true, 2 * _together(made, true) / size)
 
 
-def _together(made: Float[Tensor, " f"], true: Float[Tensor, " f"]) -> Tensor:
+def _together(made: TensorPerFrame, true: TensorPerFrame) -> Tensor:
     """Their covariance."""
     return ((made - made.mean()) * (true - true.mean())).mean()
 
 
-def _where_it_moves(true: Float[Tensor, " f"], number: Tensor) -> Tensor:
+def _where_it_moves(true: TensorPerFrame, number: Tensor) -> Tensor:
     """The number, nan where the real mouth stands still."""
     moves = len(true) >= 3 and float(true.std(correction=0)) >= LEAST_OPENING
     return number if moves else number * math.nan
 
 
-def _both(clip: Candidate) -> tuple[np.ndarray, np.ndarray]:
+def _both(clip: Candidate) -> tuple[Array, Array]:
     """Landmarks [f, 68, 2] made and true, equally long; none where one of them is not known."""
     if clip.points is None or clip.true_points is None:
         return np.zeros((0, 68, 2)), np.zeros((0, 68, 2))
@@ -169,7 +173,7 @@ def _spread(points: Float[Tensor, "f n 2"]) -> Tensor:
     return (points.var(0, correction=0) + STILL**2).sqrt().mean()
 
 
-def _jitter(points: Float[Tensor, "f 68 2"]) -> Tensor:
+def _jitter(points: LandmarkTrack) -> Tensor:
     """Change of change over change; nan for fewer than three frames."""
     if len(points) < 3:
         return points.sum() * math.nan
@@ -178,7 +182,7 @@ def _jitter(points: Float[Tensor, "f 68 2"]) -> Tensor:
     return torch.linalg.vector_norm(change.diff(dim=0), dim=-1).mean() / (size + 1e-4)
 
 
-def _face_moves(points: Float[Tensor, "f 68 2"]) -> Float[Tensor, "f 68 2"]:
+def _face_moves(points: LandmarkTrack) -> LandmarkTrack:
     """Movement since the first frame without the head's."""
     moves = (points - points[:1])[None, :, None]
     return (moves - head_of(moves, points[:1]))[0, :, 0]

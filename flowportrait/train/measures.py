@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from flowportrait.arrays import Array
 from flowportrait.scoring.reward import Candidate, Measure
 
 monitor = partial(Measure, monitor=True)
@@ -122,7 +123,7 @@ def sharpness(clip: Candidate) -> float:
     return float((around - 4 * centre).var(axis=(1, 2)).mean())
 
 
-def _darkness(clip: Candidate, frames: np.ndarray) -> np.ndarray:
+def _darkness(clip: Candidate, frames: Array) -> Array:
     """Minus the mean light of the mouth box, one number a frame: an open mouth is dark."""
     height, width = frames.shape[1:3]
     shares = [int(share * side) for share, side in zip(MOUTH, (width, height) * 2, strict=True)]
@@ -130,7 +131,7 @@ def _darkness(clip: Candidate, frames: np.ndarray) -> np.ndarray:
     return -_light(frames[:, top:bottom, left:right]).mean((1, 2))
 
 
-def _correlation(seen: np.ndarray, known: np.ndarray) -> float:
+def _correlation(seen: Array, known: Array) -> float:
     """Correlation where `known` varies, else nan; 0 for a `seen` that stands still, without a jump
     on the way.
     """
@@ -142,15 +143,15 @@ def _correlation(seen: np.ndarray, known: np.ndarray) -> float:
     return float((seen * known).mean() / (math.hypot(seen.std(), LEAST_SPREAD) * known.std()))
 
 
-def _parts(samples: np.ndarray, moments: np.ndarray) -> list[np.ndarray]:
+def _parts(samples: Array, moments: Array) -> list[Array]:
     return [samples[start:stop] for start, stop in zip(moments[:-1], moments[1:], strict=True)]
 
 
-def _light(frames: np.ndarray) -> np.ndarray:
+def _light(frames: Array) -> Array:
     return frames.mean(axis=-1, dtype=np.float32)
 
 
-def _small(frames: np.ndarray) -> np.ndarray:
+def _small(frames: Array) -> Array:
     """Colours [f, h/4, w/4, 3] averaged over blocks of 4 x 4."""
     count, height, width, _ = frames.shape
     whole = frames[:, : height // 4 * 4, : width // 4 * 4]

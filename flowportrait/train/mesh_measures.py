@@ -6,10 +6,10 @@ import hashlib
 import math
 from functools import partial
 
-import numpy as np
 import torch
 from einops import rearrange
 
+from flowportrait.arrays import Array
 from flowportrait.codecs.finder import mesh_sight
 from flowportrait.faces.landmarks import lip_opening
 from flowportrait.scoring.reward import Candidate, Measure
@@ -17,7 +17,7 @@ from flowportrait.train.landmark_measures import follows
 
 _KEPT = 256  # openings of real clips, which come again at every look
 
-_openings: dict[bytes, np.ndarray | None] = {}
+_openings: dict[bytes, Array | None] = {}
 
 
 @partial(Measure, monitor=True)
@@ -33,7 +33,7 @@ def mesh_lips(clip: Candidate) -> float:
     return float(follows(*map(torch.from_numpy, (made[:count], true[:count]))))
 
 
-def _true_opening(truth: np.ndarray) -> np.ndarray | None:
+def _true_opening(truth: Array) -> Array | None:
     key = hashlib.sha256(truth.tobytes()).digest()
     if key not in _openings:
         while len(_openings) >= _KEPT:
@@ -42,7 +42,7 @@ def _true_opening(truth: np.ndarray) -> np.ndarray | None:
     return _openings[key]
 
 
-def _opening(frames: np.ndarray) -> np.ndarray | None:
+def _opening(frames: Array) -> Array | None:
     pixels = torch.from_numpy(frames.copy()).float() / 127.5 - 1
     with torch.inference_mode():
         seen = mesh_sight(rearrange(pixels, "f h w c -> f c h w"))

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from flowportrait import media
+from flowportrait.arrays import Array, Rng
 from flowportrait.config import Frozen
 from flowportrait.data.augment import apply_look, draw_look, move_landmarks
 from flowportrait.data.dataset import read_dataset
@@ -31,6 +32,7 @@ from flowportrait.sampling import Velocity
 from flowportrait.scoring.reward import Candidate
 from flowportrait.shot import Encoded
 from flowportrait.sound import SPEECH_HZ
+from flowportrait.tensors import LandmarkTrack
 
 
 class PromptsConfig(Frozen):
@@ -62,14 +64,14 @@ class Prompt:
     """A framed portrait and speech, with the real clip: its first frame is the portrait."""
 
     key: str
-    truth: np.ndarray  # uint8 [f, size, size, 3]
+    truth: Array  # uint8 [f, size, size, 3]
     sound: media.Sound
     mouth: tuple[int, int, int, int] | None
     latent_frames: int  # of the real clip; it is cut so that they fit exactly
-    points: np.ndarray | None = None  # [f, 68, 2] in [-1, 1], where all of them are labelled
+    points: Array | None = None  # [f, 68, 2] in [-1, 1], where all of them are labelled
 
     @property
-    def portrait(self) -> np.ndarray:
+    def portrait(self) -> Array:
         """uint8 [size, size, 3]."""
         return self.truth[0]
 
@@ -117,7 +119,7 @@ class Prompts:
             self.held_out[index * len(self.held_out) // count % len(self.held_out)], None
         )
 
-    def _cut(self, source: SourceClip, rng: np.random.Generator | None) -> Prompt:
+    def _cut(self, source: SourceClip, rng: Rng | None) -> Prompt:
         """A stretch of the clip, framed by the landmarks of its first frame where they are known
         (App. B).
         """
@@ -152,7 +154,7 @@ def _sources(config: PromptsConfig) -> list[SourceClip]:
     return load_sources(config.world or (), config.grid, config.grid_labels)
 
 
-def _landmarks(source: SourceClip, frames: np.ndarray, source_px: int) -> np.ndarray:
+def _landmarks(source: SourceClip, frames: Array, source_px: int) -> Array:
     """The landmarks [f, 68, 2] of frames [f] in px of the video, nan where they are not known."""
     if source.labels is None:
         return np.full((len(frames), 68, 2), np.nan, np.float32)
@@ -163,7 +165,7 @@ def _landmarks(source: SourceClip, frames: np.ndarray, source_px: int) -> np.nda
         return points[at].astype(np.float32) * (source_px / labelled_px)
 
 
-def _mouth_box(landmarks: np.ndarray, size_px: int) -> tuple[int, int, int, int] | None:
+def _mouth_box(landmarks: Array, size_px: int) -> tuple[int, int, int, int] | None:
     """The box of the lips, wider by a fifth and open below, where an opening mouth goes; None if
     not known.
     """
@@ -179,7 +181,7 @@ def _mouth_box(landmarks: np.ndarray, size_px: int) -> tuple[int, int, int, int]
     return None
 
 
-def to_pixels(frames: Float[Tensor, "1 c f h w"]) -> np.ndarray:
+def to_pixels(frames: Float[Tensor, "1 c f h w"]) -> Array:
     """Frames in [-1, 1] as uint8 [f, h, w, c]."""
     levels = ((frames[0].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return rearrange(levels, "c f h w -> f h w c").cpu().numpy()
@@ -215,7 +217,7 @@ def latent_shape(
 
 
 @torch.no_grad()
-def true_points(pipeline: Pipeline, prompt: Prompt) -> np.ndarray | None:
+def true_points(pipeline: Pipeline, prompt: Prompt) -> Array | None:
     """Landmarks [f, 68, 2] of the real clip in [-1, 1]: those of its labels or, where they are not
     complete, what the codec finds. None for a codec that moves no landmarks.
     """
@@ -252,7 +254,7 @@ def candidate(
 
 
 def as_candidate(
-    pipeline: Pipeline, prompt: Prompt, clip: Encoded, shown: Tensor, frames: np.ndarray | None
+    pipeline: Pipeline, prompt: Prompt, clip: Encoded, shown: Tensor, frames: Array | None
 ) -> Candidate:
     """Latents as they are shown, and their frames if they were decoded, beside the real clip."""
     return Candidate(
@@ -268,7 +270,7 @@ def as_candidate(
     )
 
 
-def _points(pipeline: Pipeline, clip: Encoded, shown: Tensor) -> np.ndarray | None:
+def _points(pipeline: Pipeline, clip: Encoded, shown: Tensor) -> Array | None:
     if not pipeline.codec.moves_portrait:
         return None
     return points_of(pipeline, clip, shown).cpu().numpy()
@@ -276,7 +278,7 @@ def _points(pipeline: Pipeline, clip: Encoded, shown: Tensor) -> np.ndarray | No
 
 def points_of(
     pipeline: Pipeline, clip: Encoded, shown: Float[Tensor, "1 c l h w"]
-) -> Float[Tensor, "f 68 2"]:
+) -> LandmarkTrack:
     """Landmarks of the clip's frames; the first latent frame is one frame."""
     points = pipeline.codec.landmarks_of(shown, clip.context.landmarks)
     skipped = pipeline.codec.temporal_stride - 1

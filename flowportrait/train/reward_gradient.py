@@ -19,6 +19,7 @@ from torch import Tensor
 from flowportrait.flow import predict_z0
 from flowportrait.sampling import Velocity
 from flowportrait.scoring.reward import Measure
+from flowportrait.tensors import LandmarkTrack
 from flowportrait.train.grpo import kl_divergence
 from flowportrait.train.prompts import points_of
 from flowportrait.train.rlbatch import Group
@@ -56,8 +57,8 @@ def reward_gradient_passes(
 
 
 def worth_of(
-    points: Float[Tensor, "f 68 2"],
-    true: Float[Tensor, "f 68 2"],
+    points: LandmarkTrack,
+    true: LandmarkTrack,
     measures: Mapping[str, Measure],
     weights: Mapping[str, float],
 ) -> Tensor:

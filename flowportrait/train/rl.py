@@ -50,10 +50,12 @@ from flowportrait.train.reward_gradient import (
 from flowportrait.train.rlbatch import Batch, Group, batch_figures, sample_batch
 from flowportrait.train.rlstate import RlRecipe, RlSession, RlState
 from flowportrait.train.rollout import Pass, RolloutPlan, passes, rng_for
-from flowportrait.train.run import Run
+from flowportrait.train.run import Figures, Run
 from flowportrait.train.step import Stepper
 from flowportrait.train.trainable import build, check_weights
 from flowportrait.train.watch import look
+
+Predictions = dict[int, dict[int, Tensor]]
 
 
 def train(
@@ -226,16 +228,14 @@ def choose_trained(
         p.requires_grad_((learns or name.startswith(ends)) and not name.endswith("pos_embed"))
 
 
-def learn(
-    session: RlSession, batch: Batch, advantage: Advantages, scales: dict[str, float]
-) -> dict[str, float]:
+def learn(session: RlSession, batch: Batch, advantage: Advantages, scales: Figures) -> Figures:
     """Optimizer steps on a batch: Eq. 7 averaged over siblings, window and the groups that have a
     score. `scales` are those of `Rewards`.
     """
     state = session.state
     stepper = session.stepper
-    figures: dict[str, float] = {}
-    old: dict[int, dict[int, Tensor]] = {}
+    figures: Figures = {}
+    old: Predictions = {}
     for turn in range(session.config.objective.updates_per_rollout):
         figures = send_backward(session, batch, advantage, scales, turn == 0, old)
         teaches = bool(figures["num_passes"])
@@ -253,10 +253,10 @@ def send_backward(
     session: RlSession,
     batch: Batch,
     advantage: Advantages,
-    scales: dict[str, float],
+    scales: Figures,
     on_policy: bool,
-    old: dict[int, dict[int, Tensor]],
-) -> dict[str, float]:
+    old: Predictions,
+) -> Figures:
     """Accumulates the gradient of this rank's groups. Tied groups have none at a KL weight of 0 and
     are left out; every rank makes as many passes as the busiest, because sharded weights are
     gathered by all together.
@@ -301,14 +301,12 @@ class Learning:
     group: Group
     advantage: Tensor
     scored: Tensor
-    scales: dict[str, float]
+    scales: Figures
     plan: RolloutPlan
     on_policy: bool
 
 
-def group_passes(
-    session: RlSession, learning: Learning, old: dict[int, dict[int, Tensor]]
-) -> Iterator[Pass]:
+def group_passes(session: RlSession, learning: Learning, old: Predictions) -> Iterator[Pass]:
     """The forwards of a group. Keys and values from sampling serve again while the weights that
     make them are fixed. `old` keeps what the objectives of the forward process need of the policy
     that sampled.

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowportrait.arrays import Array
 from flowportrait.sampling import Velocity
 from flowportrait.scoring.reward import Rewards, columns
 from flowportrait.shot import Encoded
@@ -34,7 +35,7 @@ class Group:
     number: int
     clip: Encoded
     rest: Tensor | None
-    true_points: np.ndarray | None
+    true_points: Array | None
     sampled: Velocity
     trajectories: Trajectories
 
@@ -48,8 +49,8 @@ class Batch:
     plan: RolloutPlan
     groups: list[Group]
     spare: Group
-    scores: dict[str, np.ndarray]
-    group: np.ndarray
+    scores: dict[str, Array]
+    group: Array
     waited_s: float
 
 
@@ -188,14 +189,14 @@ def batch_figures(
     }
 
 
-def _known_mean(values: np.ndarray) -> float | None:
+def _known_mean(values: Array) -> float | None:
     known = values[np.isfinite(values)]
     if len(known):
         return float(known.mean())
     return None
 
 
-def _spread(values: np.ndarray, group: np.ndarray) -> float | None:
+def _spread(values: Array, group: Array) -> float | None:
     """Mean over groups of the std of their scores."""
     known = np.isfinite(values)
     groups = (values[known & (group == name)] for name in np.unique(group))

@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import nn
 
+from flowportrait.arrays import Array
 from flowportrait.config import Frozen
 from flowportrait.files import json_text
 from flowportrait.generate import Pipeline
@@ -28,7 +29,7 @@ from flowportrait.scoring.desk import ScoringDesk
 from flowportrait.scoring.reward import Measure, RewardConfig, Statistics
 from flowportrait.scoring.run import ScoringConfig
 from flowportrait.train import checkpoint
-from flowportrait.train.checkpoint import Checkpoints
+from flowportrait.train.checkpoint import Checkpoints, State
 from flowportrait.train.grpo import ObjectiveConfig
 from flowportrait.train.parallel import Average, ParallelConfig, Ranks
 from flowportrait.train.prompts import Prompts, PromptsConfig
@@ -250,7 +251,7 @@ class RlState:
                 name: tuple(pair) for name, pair in (told["running"] or {}).items()
             }
 
-    def stored(self) -> dict[str, Any]:
+    def stored(self) -> State:
         """Content of a checkpoint, by name."""
         told = {
             "update": self.update,
@@ -314,7 +315,7 @@ class RlSession:
                 self.state.baseline[name] = [-value for value in values]
         self.state.turned_round = False
 
-    def as_rewards(self, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def as_rewards(self, scores: Mapping[str, Array]) -> dict[str, Array]:
         """The scores of the reward's terms so that more is better."""
         return {
             name: self.measures[name].as_reward(np.asarray(scores[name], float))

@@ -22,14 +22,17 @@ from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from flowportrait.arrays import Rng
 from flowportrait.config import Frozen, save_resolved
 from flowportrait.errors import CheckpointError, ConfigError, TrainingError
 from flowportrait.files import drop_torn_line, json_text
 from flowportrait.train import checkpoint
-from flowportrait.train.checkpoint import Checkpoints
+from flowportrait.train.checkpoint import Checkpoints, State
 from flowportrait.train.parallel import Average, Ranks, trained_weights
 from flowportrait.train.step import OptimizerConfig, Stepper
 from flowportrait.train.stopping import Stop
+
+Figures = dict[str, float]
 
 
 class RunConfig(Frozen):
@@ -77,7 +80,7 @@ class TrainState:
         average = Average(module, config.ema_decay)
         return cls(module, config.build(module), average, keeps_frozen=keeps_frozen)
 
-    def stored(self) -> dict[str, Any]:
+    def stored(self) -> State:
         """Content of a checkpoint, by name."""
         module = dict(self.module.state_dict())
         if not self.keeps_frozen:
@@ -253,7 +256,7 @@ class Run:
             ) from error
         print(line, flush=True)
 
-    def numpy_rng(self, update: int) -> np.random.Generator:
+    def numpy_rng(self, update: int) -> Rng:
         """Draws of the data for one update."""
         return np.random.default_rng([self.config.seed, update])
 
@@ -272,7 +275,7 @@ class UpdatePart:
     """
 
     loss: Tensor
-    figures: dict[str, float] = field(default_factory=dict)
+    figures: Figures = field(default_factory=dict)
     clips: Sequence[str] = ()
     clip_losses: Tensor | None = None
 
@@ -292,7 +295,7 @@ def train_loop(
     state: TrainState,
     optimizer_config: OptimizerConfig,
     parts_of: Callable[[int], Iterable[UpdatePart]],
-    sample: Callable[[int], dict[str, float]],
+    sample: Callable[[int], Figures],
 ) -> bool:
     """Updates until the run's count is reached, or until SIGTERM asks for an end; gives whether all
     were made. `parts_of(update)` gives this rank's parts of an update, as many on
@@ -313,12 +316,12 @@ def _make_updates(
     state: TrainState,
     optimizer_config: OptimizerConfig,
     parts_of: Callable[[int], Iterable[UpdatePart]],
-    sample: Callable[[int], dict[str, float]],
+    sample: Callable[[int], Figures],
 ) -> None:
     config = run.config
     num_updates = run.config.num_updates
     stepper = Stepper(state.module, state.optimizer, optimizer_config, num_updates, run.directory)
-    figures: list[dict[str, float]] = []
+    figures: list[Figures] = []
     started = time.monotonic()
     first = state.update
     while state.update < num_updates:
@@ -346,7 +349,7 @@ def _make_updates(
 
 def _make_update(
     run: Run, state: TrainState, stepper: Stepper, parts_of: Callable[[int], Iterable[UpdatePart]]
-) -> dict[str, float]:
+) -> Figures:
     """One update's figures; none for one that was skipped."""
     rate = stepper.config.rate_at(state.update, stepper.num_updates)
     made, suspects = _send_backward(run.ranks, parts_of(state.update))
@@ -358,11 +361,11 @@ def _make_update(
 
 def _send_backward(
     ranks: Ranks, parts: Iterable[UpdatePart]
-) -> tuple[dict[str, float], tuple[bool, list[str]]]:
+) -> tuple[Figures, tuple[bool, list[str]]]:
     """This rank's loss and figures, and its clips in case they are asked for: whether they are of
     parts with a broken loss, and which.
     """
-    made: dict[str, float] = {"loss": 0.0}
+    made: Figures = {"loss": 0.0}
     broken: list[str] = []
     sound: list[str] = []
     for part in parts:
@@ -385,7 +388,7 @@ def _report_skipped(run: Run, update: int, suspects: tuple[bool, list[str]]) -> 
     run.log(event="skipped", update=update, reason=reason, clips=clips)
 
 
-def _mean_figures(ranks: Ranks, figures: list[dict[str, float]]) -> dict[str, float]:
+def _mean_figures(ranks: Ranks, figures: list[Figures]) -> Figures:
     """Means over the updates that were not skipped of what ranks add up to; norm and rate are the
     same on all ranks.
     """

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from flowportrait import media
+from flowportrait.arrays import Array
 from flowportrait.errors import TrainingError
 from flowportrait.files import json_text
 from flowportrait.model.lora import merged
@@ -27,6 +28,8 @@ from flowportrait.train.rlbatch import dealt
 from flowportrait.train.rlstate import RlSession
 from flowportrait.train.trainable import as_stored
 from flowportrait.train.tuned import Story, data_names, keep_as, write_tuned
+
+Measured = Mapping[str, np.ndarray]
 
 DRAWS = 2000
 LEAST_DRIFT = 2.0
@@ -119,9 +122,7 @@ def _shown_as_generated(pipeline, prompt, watch, index: int) -> Candidate | None
     return as_candidate(pipeline, prompt, shot.clip, shown, frames)
 
 
-def held_out_reward(
-    now: Mapping[str, np.ndarray], then: Mapping[str, np.ndarray], config: RewardConfig
-) -> float | None:
+def held_out_reward(now: Measured, then: Measured, config: RewardConfig) -> float | None:
     """Eq. 17 of a look, in stds of the untuned model's clips and 0 for that model; None without a
     score. Of all scores more is better.
 
@@ -132,9 +133,7 @@ def held_out_reward(
     return sum(known) if known else None
 
 
-def _changes(
-    now: Mapping[str, np.ndarray], then: Mapping[str, np.ndarray], config: RewardConfig
-) -> list[np.ndarray]:
+def _changes(now: Measured, then: Measured, config: RewardConfig) -> list[Array]:
     """Changes of each term of Eq. 17 for each clip [n]; nan where it is not known, and everywhere
     for a term that did not vary.
     """
@@ -149,9 +148,7 @@ def _changes(
     return changes
 
 
-def gains(
-    now: Mapping[str, np.ndarray], then: Mapping[str, list[float]], reward: np.ndarray
-) -> dict[str, list[float]]:
+def gains(now: Measured, then: Mapping[str, list[float]], reward: Array) -> dict[str, list[float]]:
     """Changes of each figure and the `reward` of the clips [n] since the start: mean, and the ends
     of the 95 % interval from resampling clips in pairs.
     """
@@ -164,9 +161,7 @@ def gains(
     return found
 
 
-def _rewards(
-    now: Mapping[str, np.ndarray], then: Mapping[str, np.ndarray], config: RewardConfig
-) -> np.ndarray:
+def _rewards(now: Measured, then: Measured, config: RewardConfig) -> Array:
     """Eq. 17's change of each clip [n]; nan for clips that lack a term."""
     return np.sum(_changes(now, then, config), axis=0)
 
@@ -245,7 +240,7 @@ def _write_video(path: Path, clip: Candidate, session: RlSession) -> None:
     )
 
 
-def _mean(values: np.ndarray) -> float | None:
+def _mean(values: Array) -> float | None:
     known = values[np.isfinite(values)]
     if len(known):
         return float(known.mean())

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from flowportrait import registry
 from flowportrait.errors import DataError
+from flowportrait.files import JsonObject
 from flowportrait.web.guard import HEADERS, bearer_of, body_of, ends_of
 from flowportrait.web.jobs import Busy, Desk, Full, Job
 from flowportrait.web.uploads import SAMPLE_FILES, Kind, Refused, Uploads
@@ -63,7 +64,7 @@ class Wish(BaseModel):
     eyes: Strength = 1.0
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> JsonObject:
         """Those of `generate`."""
         return self.model_dump(exclude={"portrait", "audio", "consent", "model"})
 

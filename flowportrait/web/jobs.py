@@ -24,6 +24,7 @@ from typing import Any, Literal
 from flowportrait import media
 from flowportrait.config import Frozen
 from flowportrait.errors import DataError, FlowPortraitError
+from flowportrait.files import JsonObject
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 _LOOK_S = 0.1
@@ -65,7 +66,7 @@ class Job:
     """One video. Only `Desk` changes it."""
 
     owner: str
-    request: dict[str, Any]
+    request: JsonObject
     folder: Path
     id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     state: State = "queued"
@@ -74,7 +75,7 @@ class Job:
     frames: int = 0
     num_frames: int = 0
     reason: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: JsonObject = field(default_factory=dict)
     begun_s: float = 0.0
     """When the first evaluation was made: the model was loaded by then."""
     begun_at: int = 0
@@ -148,7 +149,7 @@ class Desk:
     def submit(
         self,
         owner: str,
-        request: dict[str, Any],
+        request: JsonObject,
         files: Mapping[str, Path],
     ) -> Job:
         """Queues a video. Uploads among `files` get a second name in the job's folder, so that
@@ -330,7 +331,7 @@ def make_videos(pipe: Connection) -> None:
     # Threads that spin while they wait take the processor from the encoder; read when torch is
     # loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    loaded: dict[str, Any] = {}
+    loaded: JsonObject = {}
     while True:
         try:
             job = pipe.recv()
@@ -342,7 +343,7 @@ def make_videos(pipe: Connection) -> None:
             pipe.send(("failed", " ".join(str(error).split())))
 
 
-def _make(job: dict[str, Any], loaded: dict[str, Any], pipe: Connection) -> dict[str, Any]:
+def _make(job: JsonObject, loaded: JsonObject, pipe: Connection) -> JsonObject:
     """Makes one video, each window shown before the next is sampled; gives what is said of it."""
     from flowportrait import __version__
     from flowportrait.generate import load

@@ -11,7 +11,6 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, Response
@@ -19,6 +18,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
 from flowportrait import __version__, registry
+from flowportrait.files import JsonObject
 from flowportrait.web.api import COOKIE, Error, explain, serve_files, serve_jobs
 from flowportrait.web.guard import (
     LOOPBACK,
@@ -86,7 +86,7 @@ def _serve_pages(app: FastAPI, desk: Desk) -> None:
         return HTMLResponse(reference_page(app.openapi()))
 
     @app.get("/api/settings")
-    def settings() -> dict[str, Any]:
+    def settings() -> JsonObject:
         """Models, samples and limits of this server."""
         return {
             "models": registry.model_names(),

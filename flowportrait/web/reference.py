@@ -5,6 +5,9 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
+Json = Mapping[str, Any]
+TableRow = tuple[str, str, str]
+
 _HEAD = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -17,7 +20,7 @@ _HEAD = """<!doctype html>
 """
 
 
-def reference_page(described: Mapping[str, Any]) -> str:
+def reference_page(described: Json) -> str:
     """The page of an OpenAPI description: every request with what it takes and gives."""
     about = f"<h1>{escape(described['info']['title'])}: for programs</h1>"
     lead = f"<p class=lead>{escape(described['info']['description'])}</p>"
@@ -33,10 +36,10 @@ def reference_page(described: Mapping[str, Any]) -> str:
 
 
 def _request(
-    described: Mapping[str, Any],
+    described: Json,
     path: str,
     method: str,
-    one: Mapping[str, Any],
+    one: Json,
 ) -> str:
     parts = [f"<h2><code>{method.upper()} {escape(path)}</code></h2>"]
     parts.append(f"<p>{escape(' '.join(one.get('description', one['summary']).split()))}</p>")
@@ -48,14 +51,12 @@ def _request(
     return f"<section class=card>{''.join(parts)}</section>"
 
 
-def _parameters(one: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _parameters(one: Json) -> Iterator[TableRow]:
     for parameter in one.get("parameters", ()):
         yield parameter["name"], _kind(parameter["schema"]), f"in the {parameter['in']}"
 
 
-def _body(
-    described: Mapping[str, Any], body: Mapping[str, Any] | None
-) -> Iterator[tuple[str, str, str]]:
+def _body(described: Json, body: Json | None) -> Iterator[TableRow]:
     for kind, content in (body or {}).get("content", {}).items():
         if kind == "application/json":
             yield from _fields(described, content["schema"])
@@ -63,9 +64,7 @@ def _body(
             yield "body", "bytes", body.get("description", "")
 
 
-def _fields(
-    described: Mapping[str, Any], schema: Mapping[str, Any] | None
-) -> Iterator[tuple[str, str, str]]:
+def _fields(described: Json, schema: Json | None) -> Iterator[TableRow]:
     """Name, kind and meaning of what an object holds; of a list, of its entries."""
     schema = _resolved(described, schema or {})
     if "items" in schema:
@@ -77,14 +76,14 @@ def _fields(
         yield name, _kind(field), field.get("description", "") + default
 
 
-def _resolved(described: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+def _resolved(described: Json, schema: Json) -> Json:
     name = schema.get("$ref", "").rpartition("/")[2]
     if name:
         return described["components"]["schemas"][name]
     return schema
 
 
-def _kind(schema: Mapping[str, Any]) -> str:
+def _kind(schema: Json) -> str:
     if "anyOf" in schema:
         return " or ".join(map(_kind, schema["anyOf"]))
     if "enum" in schema:
@@ -92,7 +91,7 @@ def _kind(schema: Mapping[str, Any]) -> str:
     return str(schema.get("const") or schema.get("type", "any"))
 
 
-def _table(title: str, rows: list[tuple[str, str, str]]) -> list[str]:
+def _table(title: str, rows: list[TableRow]) -> list[str]:
     if not rows:
         return []
     cells = "".join(

@@ -22,6 +22,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
 from flowportrait.errors import DataError, StudyRefused
+from flowportrait.files import JsonObject
 from flowportrait.records import ASPECTS
 from flowportrait.study.answers import UNWATCHED_S, RaterAnswer
 from flowportrait.study.rubric import INSTRUCTIONS, RUBRICS
@@ -68,7 +69,7 @@ def study_app(study: Study, hosts: frozenset[str] = LOOPBACK) -> FastAPI:
         return _page("study.html")
 
     @app.get("/r/{token}/state")
-    def state(token: str) -> dict[str, Any]:
+    def state(token: str) -> JsonObject:
         tasks = study.tasks(token)
         return {
             "tasks": [
@@ -82,7 +83,7 @@ def study_app(study: Study, hosts: frozenset[str] = LOOPBACK) -> FastAPI:
         }
 
     @app.get("/r/{token}/task/{task_id}")
-    def task(token: str, task_id: str) -> dict[str, Any]:
+    def task(token: str, task_id: str) -> JsonObject:
         return _shown(study.task(token, task_id))
 
     @app.get("/r/{token}/media/{item_id}")
@@ -106,7 +107,7 @@ def _page(name: str, status: int = 200) -> Response:
     return HTMLResponse((STATIC / name).read_text(encoding="utf-8"), status)
 
 
-def _shown(task: Task) -> dict[str, Any]:
+def _shown(task: Task) -> JsonObject:
     """A task as the page gets it: nothing else of it is sent."""
     return {
         "id": task.id,
@@ -121,7 +122,7 @@ def _shown(task: Task) -> dict[str, Any]:
     }
 
 
-def _rubric(rubric: Any) -> dict[str, Any]:
+def _rubric(rubric: Any) -> JsonObject:
     grades = [
         {"score": grade.score, "guideline": grade.guideline, "criteria": grade.criteria}
         for grade in rubric.grades

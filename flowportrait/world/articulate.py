@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flowportrait.arrays import Array, Rng
 from flowportrait.world.head import LipGap
 from flowportrait.world.names import SHAPE, VISEME, VISEMES, weights
-from flowportrait.world.phones import VISEMES_OF, Phone
+from flowportrait.world.phones import VISEMES_OF, Phones
 
 _OVERSAMPLED = 4
 """Points in time per frame; the middle two are averaged, as a shutter does."""
@@ -83,7 +84,7 @@ class SpeakingStyle:
     """Of the mouth towards one side."""
 
 
-def draw_style(rng: np.random.Generator) -> SpeakingStyle:
+def draw_style(rng: Rng) -> SpeakingStyle:
     """A speaker's own way of moving the mouth."""
     return SpeakingStyle(
         amplitude=float(rng.uniform(0.75, 1.25)),
@@ -107,20 +108,20 @@ class Segment(NamedTuple):
 class Speech(NamedTuple):
     """Motion of the mouth, one row a frame."""
 
-    visemes: np.ndarray
+    visemes: Array
     """[f, 15] shares that sum to 1."""
-    faces: np.ndarray
+    faces: Array
     """[f, 52]"""
-    tongue: np.ndarray
+    tongue: Array
     """[f] how far the tip of the tongue is raised."""
     segments: list[Segment]
 
 
 def articulate(
-    phones: list[Phone],
+    phones: Phones,
     duration_s: float,
     num_frames: int,
-    loudness: np.ndarray,
+    loudness: Array,
     style: SpeakingStyle,
 ) -> Speech:
     """Lips for phones; `loudness` [f] is about 1 in loud speech and 0 in silence."""
@@ -153,7 +154,7 @@ def _in_style(faces, style: SpeakingStyle, visemes, segments) -> Speech:
     )
 
 
-def viseme_segments(phones: list[Phone], duration_s: float) -> list[Segment]:
+def viseme_segments(phones: Phones, duration_s: float) -> list[Segment]:
     """Visemes in time, without gaps from 0 to `duration_s`; a diphthong is two halves."""
     segments: list[Segment] = []
     ends = [*(phone.start_s for phone in phones[1:]), duration_s]
@@ -172,7 +173,7 @@ def viseme_segments(phones: list[Phone], duration_s: float) -> list[Segment]:
     return segments
 
 
-def _co_articulated(segments: list[Segment], times: np.ndarray, style: SpeakingStyle) -> np.ndarray:
+def _co_articulated(segments: list[Segment], times: Array, style: SpeakingStyle) -> Array:
     """[t, 15] shares of the visemes."""
     dominance = np.zeros((len(times), len(VISEMES)))
     ahead = times + style.lead_s
@@ -186,7 +187,7 @@ def _co_articulated(segments: list[Segment], times: np.ndarray, style: SpeakingS
     return dominance / np.maximum(dominance.sum(1, keepdims=True), 1e-6)
 
 
-def _closures_sharpened(shares: np.ndarray) -> np.ndarray:
+def _closures_sharpened(shares: Array) -> Array:
     """Shares in which the two closures are reached in full even between open vowels."""
     sharp = shares.copy()
     lips = VISEME["PP"]
@@ -199,7 +200,7 @@ def _closures_sharpened(shares: np.ndarray) -> np.ndarray:
     return sharp
 
 
-def close_lips(faces: np.ndarray, visemes: np.ndarray, lips: LipGap) -> np.ndarray:
+def close_lips(faces: Array, visemes: Array, lips: LipGap) -> Array:
     """Faces [f, 52] whose lips meet where the visemes want it, whatever head and emotion part them.
 
     The opening is linear in the weights, so the mouthClose that brings it down to what is allowed

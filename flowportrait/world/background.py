@@ -2,12 +2,13 @@
 
 import numpy as np
 
+from flowportrait.arrays import Array, Rng
 from flowportrait.world.chart import smoothstep
 
 _KINDS = {"gradient": 0.25, "vignette": 0.3, "lights": 0.2, "room": 0.25}
 
 
-def draw_background(rng: np.random.Generator, size: int) -> tuple[str, np.ndarray]:
+def draw_background(rng: Rng, size: int) -> tuple[str, Array]:
     """The kind, and its picture [size, size, 3] as it appears on a screen, in [0, 1]."""
     kind = str(rng.choice(list(_KINDS), p=list(_KINDS.values())))
     y, x = np.mgrid[0:size, 0:size] / size
@@ -40,7 +41,7 @@ def draw_background(rng: np.random.Generator, size: int) -> tuple[str, np.ndarra
     return kind, np.clip(picture, 0, 0.95).astype(np.float32)
 
 
-def _band(place: np.ndarray, low: float, high: float, blur: float) -> np.ndarray:
+def _band(place: Array, low: float, high: float, blur: float) -> Array:
     return smoothstep(place, low - blur, low + blur) * (
         1 - smoothstep(place, high - blur, high + blur)
     )

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flowportrait.arrays import Array
 from flowportrait.world.raster import (
     project,
 )
@@ -17,13 +18,13 @@ _PIVOT = np.array([0, -8.0, -1.5], np.float32)
 class Motion(NamedTuple):
     """The motion of a head, one row a frame."""
 
-    faces: np.ndarray
+    faces: Array
     """[f, 52] ARKit weights; eyeBlink 1 means that the lids meet."""
-    pose: np.ndarray
+    pose: Array
     """[f, 6] yaw, pitch, roll in radians; x, y, z in cm."""
-    gaze: np.ndarray
+    gaze: Array
     """[f, 2] to the viewer's right and up, radians."""
-    tongue: np.ndarray
+    tongue: Array
     """[f] how far the tip of the tongue is raised, in [0, 1]."""
 
 
@@ -31,14 +32,12 @@ class Motion(NamedTuple):
 class Camera:
     """A pinhole looking along -z; pixels are those of the supersampled picture."""
 
-    place: np.ndarray
+    place: Array
     """[3]"""
     focal_px: float
     centre: tuple[float, float]
 
-    def screen(
-        self, points: np.ndarray, pose: np.ndarray, follows: np.ndarray | None = None
-    ) -> np.ndarray:
+    def screen(self, points: Array, pose: Array, follows: Array | None = None) -> Array:
         """[n, 3] x and y in pixels and 1/depth of points of the head's frame; the neck `follows`
         only in part.
         """
@@ -59,7 +58,7 @@ class Camera:
 
 
 @lru_cache(maxsize=64)
-def rotation_of(yaw: float, pitch: float, roll: float) -> np.ndarray:
+def rotation_of(yaw: float, pitch: float, roll: float) -> Array:
     """[3, 3] the head's turn: roll first, then pitch, then yaw; radians."""
     cy = np.cos(yaw)
     sy = np.sin(yaw)

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from scipy.interpolate import splev, splprep
 from scipy.ndimage import gaussian_filter, zoom
 
+from flowportrait.arrays import Array, Rng
 from flowportrait.world.names import SKIN
 from flowportrait.world.raster import draw_triangles, empty_layers
 from flowportrait.world.rig import AXIS_Z, Rig
@@ -41,12 +42,12 @@ def smoothstep(value, low, high):
     return t * t * (3 - 2 * t)
 
 
-def blob(x: float, y: float, wide: float, tall: float) -> np.ndarray:
+def blob(x: float, y: float, wide: float, tall: float) -> Array:
     """A soft spot on the chart, 1 in its middle."""
     return np.exp(-(((X - x) / wide) ** 2) - ((Y - y) / tall) ** 2)
 
 
-def noise(rng: np.random.Generator, scale_cm: float) -> np.ndarray:
+def noise(rng: Rng, scale_cm: float) -> Array:
     """Smooth noise of unit deviation over the chart, with features of about `scale_cm`."""
     pixels = scale_cm / CM_PER_ROW
     rows = max(2, int(ROWS / pixels) + 3)
@@ -57,7 +58,7 @@ def noise(rng: np.random.Generator, scale_cm: float) -> np.ndarray:
     return fine / (fine.std() + 1e-6)
 
 
-def pixel(x, y) -> tuple[np.ndarray, np.ndarray]:
+def pixel(x, y) -> tuple[Array, Array]:
     """Column and row (not rounded) of places in centimetres."""
     return (np.asarray(x) / CM_PER_RADIAN / (2 * np.pi) + 0.5) * COLUMNS, (
         TOP_Y - np.asarray(y)
@@ -71,7 +72,7 @@ class Chart:
     rig: Rig
 
     @cached_property
-    def azimuth(self) -> np.ndarray:
+    def azimuth(self) -> Array:
         """[n] radians around the axis, 0 at the nose. Below the neck the axis lies further back,
         behind the chest.
         """
@@ -79,17 +80,17 @@ class Chart:
         return np.arctan2(self.rig.vertices[:, 0], self.rig.vertices[:, 2] - axis_z)
 
     @cached_property
-    def x(self) -> np.ndarray:
+    def x(self) -> Array:
         """[n] centimetres around."""
         return self.azimuth * CM_PER_RADIAN
 
     @property
-    def y(self) -> np.ndarray:
+    def y(self) -> Array:
         """[n] centimetres up."""
         return self.rig.vertices[:, 1]
 
     @cached_property
-    def corners(self) -> np.ndarray:
+    def corners(self) -> Array:
         """[t, 3, 2] place of each triangle's corners as shares of the chart; whole across the seam
         at the back.
         """
@@ -100,7 +101,7 @@ class Chart:
         corners = np.stack([across + wrapped, down[self.rig.triangles]], -1)
         return np.ascontiguousarray(corners, np.float32)
 
-    def landmarks(self, *indices: int) -> tuple[np.ndarray, np.ndarray]:
+    def landmarks(self, *indices: int) -> tuple[Array, Array]:
         """x and y of landmarks on the chart."""
         vertices = self.rig.landmarks[list(indices)]
         return self.x[vertices], self.y[vertices]
@@ -120,7 +121,7 @@ class Chart:
         return self.height(48, 54)
 
     @cached_property
-    def lips(self) -> np.ndarray:
+    def lips(self) -> Array:
         """How much each pixel is red of the lips, in [0, 1]."""
         if len(self.rig.lips) == 0:
             drawn = self._outlined(range(48, 60))
@@ -129,7 +130,7 @@ class Chart:
         return gaussian_filter(drawn, 0.8)
 
     @cached_property
-    def lip_line(self) -> np.ndarray:
+    def lip_line(self) -> Array:
         """How close a pixel is to where the lips meet, in [0, 1]; the lips' inner side lies
         there.
         """
@@ -140,7 +141,7 @@ class Chart:
             np.float32
         )
 
-    def painted(self, values: np.ndarray) -> np.ndarray:
+    def painted(self, values: Array) -> Array:
         """Values of vertices [n] spread over the chart, from the face's outer skin only."""
         rig = self.rig
         front = (rig.parts[rig.triangles[:, 0]] == SKIN) & (
@@ -164,7 +165,7 @@ class Chart:
         )
         return ((values[triangles[ids]] * weights).sum(-1) * (ids >= 0)).astype(np.float32)
 
-    def _outlined(self, indices: range) -> np.ndarray:
+    def _outlined(self, indices: range) -> Array:
         """The area within a smooth closed curve through landmarks, drawn at twice the size."""
         x, y = self.landmarks(*indices)
         curve, _ = splprep([np.append(x, x[0]), np.append(y, y[0])], s=0, per=1)

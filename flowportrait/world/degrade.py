@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import affine_transform, gaussian_filter
 
+from flowportrait.arrays import Array, Rng
 from flowportrait.errors import ConfigError
 from flowportrait.media import Sound
 from flowportrait.registry import name_hint
@@ -27,11 +28,11 @@ _ANCHORS = [27, 28, 29, 30, 33, 36, 39, 42, 45]
 class ClipInMemory(NamedTuple):
     """A clip in memory, with what a degradation may need to know of it."""
 
-    frames: np.ndarray
+    frames: Array
     """uint8 [f, h, w, 3]"""
     sound: Sound
     fps: float
-    landmarks: np.ndarray | None = None
+    landmarks: Array | None = None
     """[f, 68, 2] in pixels."""
     other_sound: Sound | None = None
     """Another sentence, for `foreign_speech`."""
@@ -47,7 +48,7 @@ class Degradation:
     levels: tuple[float, ...]
     breaks: str
     """The aspect it hurts: lip_sync, expressiveness or motion; picture for all else."""
-    apply: Callable[[ClipInMemory, float, np.random.Generator], ClipInMemory]
+    apply: Callable[[ClipInMemory, float, Rng], ClipInMemory]
 
 
 def degrade(footage: ClipInMemory, name: str, strength: float, seed: int = 0) -> ClipInMemory:
@@ -61,7 +62,7 @@ def degrade(footage: ClipInMemory, name: str, strength: float, seed: int = 0) ->
     return DEGRADATIONS[name].apply(footage, strength, np.random.default_rng(seed))
 
 
-def shifted_sound(footage: ClipInMemory, frames: float, rng: np.random.Generator) -> ClipInMemory:
+def shifted_sound(footage: ClipInMemory, frames: float, rng: Rng) -> ClipInMemory:
     """Sound late by a number of frames (early when negative); silence fills up, the length
     stays.
     """
@@ -75,7 +76,7 @@ def shifted_sound(footage: ClipInMemory, frames: float, rng: np.random.Generator
     return footage._replace(sound=Sound(moved, footage.sound.sample_rate))
 
 
-def foreign_speech(footage: ClipInMemory, share: float, rng: np.random.Generator) -> ClipInMemory:
+def foreign_speech(footage: ClipInMemory, share: float, rng: Rng) -> ClipInMemory:
     """The last `share` of the clip speaks another sentence, repeated or cut to fit, equally
     loud.
     """
@@ -91,7 +92,7 @@ def foreign_speech(footage: ClipInMemory, share: float, rng: np.random.Generator
     return footage._replace(sound=Sound(samples, footage.sound.sample_rate))
 
 
-def frozen_face(footage: ClipInMemory, share: float, rng: np.random.Generator) -> ClipInMemory:
+def frozen_face(footage: ClipInMemory, share: float, rng: Rng) -> ClipInMemory:
     """Each frame stays for the last `share` of the clip: 1 is a still picture."""
     frames = footage.frames.copy()
     first = round((len(frames) - 1) * (1 - min(1.0, share)))
@@ -99,23 +100,21 @@ def frozen_face(footage: ClipInMemory, share: float, rng: np.random.Generator) -
     return footage._replace(frames=frames)
 
 
-def frozen_mouth(footage: ClipInMemory, strength: float, rng: np.random.Generator) -> ClipInMemory:
+def frozen_mouth(footage: ClipInMemory, strength: float, rng: Rng) -> ClipInMemory:
     """The mouth of the first frame laid over all others, following the head; 0.5 lets half of its
     motion through.
     """
     return _held_region(footage, _MOUTH, strength)
 
 
-def muted_expression(
-    footage: ClipInMemory, strength: float, rng: np.random.Generator
-) -> ClipInMemory:
+def muted_expression(footage: ClipInMemory, strength: float, rng: Rng) -> ClipInMemory:
     """Brows and lids of the first frame laid over all others, lips spared; 0.5 lets half of their
     motion through.
     """
     return _held_region(footage, _UPPER_FACE, strength, spared=_MOUTH)
 
 
-def jitter(footage: ClipInMemory, pixels: float, rng: np.random.Generator) -> ClipInMemory:
+def jitter(footage: ClipInMemory, pixels: float, rng: Rng) -> ClipInMemory:
     """Every frame moved by a random offset with this deviation, borders repeated."""
     offsets = rng.normal(size=(len(footage.frames), 2)) * pixels
     moved = [
@@ -125,7 +124,7 @@ def jitter(footage: ClipInMemory, pixels: float, rng: np.random.Generator) -> Cl
     return footage._replace(frames=np.stack(moved))
 
 
-def colour_drift(footage: ClipInMemory, strength: float, rng: np.random.Generator) -> ClipInMemory:
+def colour_drift(footage: ClipInMemory, strength: float, rng: Rng) -> ClipInMemory:
     """Channels drift apart over the clip, by +-`strength` of their brightness at its end."""
     direction = rng.permutation([1.0, -0.5, -0.5])
     gain = 1 + strength * np.linspace(0, 1, len(footage.frames))[:, None] * direction
@@ -133,7 +132,7 @@ def colour_drift(footage: ClipInMemory, strength: float, rng: np.random.Generato
     return footage._replace(frames=_as_8_bit(drifted))
 
 
-def blur(footage: ClipInMemory, pixels: float, rng: np.random.Generator) -> ClipInMemory:
+def blur(footage: ClipInMemory, pixels: float, rng: Rng) -> ClipInMemory:
     """Gaussian blur with this deviation, at 256 px; smaller frames are blurred less, larger ones
     more.
     """
@@ -142,7 +141,7 @@ def blur(footage: ClipInMemory, pixels: float, rng: np.random.Generator) -> Clip
     return footage._replace(frames=_as_8_bit(blurred))
 
 
-def dropped_frames(footage: ClipInMemory, share: float, rng: np.random.Generator) -> ClipInMemory:
+def dropped_frames(footage: ClipInMemory, share: float, rng: Rng) -> ClipInMemory:
     """This share of the frames is lost, and the frame before is shown in its place; the more, the
     same ones too.
     """
@@ -177,7 +176,7 @@ DEGRADATIONS: dict[str, Degradation] = {
 
 
 def _held_region(
-    footage: ClipInMemory, region: np.ndarray, strength: float, spared: np.ndarray | None = None
+    footage: ClipInMemory, region: Array, strength: float, spared: Array | None = None
 ) -> ClipInMemory:
     """Mixes a region of the first frame, moved with the head, into every frame, but for the
     landmarks `spared`.
@@ -207,7 +206,7 @@ def _held_region(
     return footage._replace(frames=_as_8_bit(out))
 
 
-def _soft_mask(points: np.ndarray, shape: tuple[int, int], wider: float = 1.35) -> np.ndarray:
+def _soft_mask(points: Array, shape: tuple[int, int], wider: float = 1.35) -> Array:
     """[h, w] 1 in an ellipse around points, falling off softly."""
     low = points.min(0)
     high = points.max(0)
@@ -219,7 +218,7 @@ def _soft_mask(points: np.ndarray, shape: tuple[int, int], wider: float = 1.35) 
     return np.clip((1.35 - distance) / 0.35, 0, 1).astype(np.float32)
 
 
-def _similarity(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _similarity(source: Array, target: Array) -> tuple[Array, Array]:
     """Matrix and offset in (y, x) of the turn, scale and shift that best bring points (x, y) onto
     others.
     """
@@ -235,7 +234,7 @@ def _similarity(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.
     return linear, b_middle - linear @ a_middle
 
 
-def _warped(image: np.ndarray, linear: np.ndarray, offset: np.ndarray) -> np.ndarray:
+def _warped(image: Array, linear: Array, offset: Array) -> Array:
     """An image whose pixel (y, x) is taken from linear @ (y, x) + offset."""
     planes = image[..., None] if image.ndim == 2 else image
     moved = [
@@ -248,7 +247,7 @@ def _warped(image: np.ndarray, linear: np.ndarray, offset: np.ndarray) -> np.nda
     return _as_8_bit(whole)
 
 
-def _framed_landmarks(width: int, height: int) -> np.ndarray:
+def _framed_landmarks(width: int, height: int) -> Array:
     """[68, 2] only the regions matter: brows and eyes, and a mouth, of a face that fills two thirds
     of the picture.
     """
@@ -258,11 +257,11 @@ def _framed_landmarks(width: int, height: int) -> np.ndarray:
     return points
 
 
-def _corners(left: float, top: float, right: float, bottom: float, count: int) -> np.ndarray:
+def _corners(left: float, top: float, right: float, bottom: float, count: int) -> Array:
     return np.resize(
         np.array([[left, top], [right, top], [right, bottom], [left, bottom]]), (count, 2)
     )
 
 
-def _as_8_bit(values: np.ndarray) -> np.ndarray:
+def _as_8_bit(values: Array) -> Array:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)

@@ -8,7 +8,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from flowportrait.world.phones import Phone, from_espeak
+from flowportrait.arrays import Array
+from flowportrait.world.phones import Phone, Phones, TimedSpeech, from_espeak
 
 _RETRIEVAL = 1
 _PHONEME_EVENTS = 0x1
@@ -63,8 +64,8 @@ class _Espeak:
         )
         self._callback = _Callback(self._collect)  # kept alive, the library holds only its address
         self._library.espeak_SetSynthCallback(self._callback)
-        self._parts: list[np.ndarray] = []
-        self._phones: list[Phone] = []
+        self._parts: list[Array] = []
+        self._phones: Phones = []
 
     def _collect(self, samples, count: int, events) -> int:
         if samples and count > 0:
@@ -84,7 +85,7 @@ class _Espeak:
         voice: str,
         rate: int,
         pitch: int,
-    ) -> tuple[np.ndarray, list[Phone]]:
+    ) -> tuple[Array, Phones]:
         self._parts = []
         self._phones = []
         self._library.espeak_SetVoiceByName(voice.encode())
@@ -101,20 +102,18 @@ def _engine(library: str) -> _Espeak:
     return _Espeak(library)
 
 
-def say_with_espeak(
-    text: str, voice: str, rate: int, pitch: int
-) -> tuple[np.ndarray, int, list[Phone]]:
+def say_with_espeak(text: str, voice: str, rate: int, pitch: int) -> TimedSpeech:
     """Samples, their rate and the phones; `rate` in words per minute, `pitch` from 0 to 99."""
     engine = _engine(espeak_library())
     samples, phones = engine.say(text, voice, rate, pitch)
     return samples, engine.sample_rate, _closures_first(phones, samples, engine.sample_rate)
 
 
-def _closures_first(phones: list[Phone], samples: np.ndarray, rate: int) -> list[Phone]:
+def _closures_first(phones: Phones, samples: Array, rate: int) -> Phones:
     """Voiceless stops from the start of their closure: espeak tells of them at the burst."""
     step = int(_STEP_S * rate)
     level = np.sqrt((samples[: len(samples) // step * step].reshape(-1, step) ** 2).mean(1))
-    moved: list[Phone] = []
+    moved: Phones = []
     for phone in phones:
         start_s = phone.start_s
         if phone.name in ("p", "t", "k"):

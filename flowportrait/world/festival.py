@@ -6,11 +6,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 from flowportrait import media
 from flowportrait.errors import MediaError
-from flowportrait.world.phones import Phone
+from flowportrait.world.phones import Phone, TimedSpeech
 
 _ALIKE = {
     "#": "pau",
@@ -31,9 +29,7 @@ def festival_voice_is_installed(name: str) -> bool:
     return any(_VOICES.glob(f"*/{name}"))
 
 
-def say_with_festival(
-    text: str, voice: str, stretch: float, pitch_hz: float
-) -> tuple[np.ndarray, int, list[Phone]]:
+def say_with_festival(text: str, voice: str, stretch: float, pitch_hz: float) -> TimedSpeech:
     """Samples, their rate and the phones; `stretch` above 1 is slower. Raises MediaError when
     Festival fails.
     """

@@ -2,15 +2,14 @@
 
 import numpy as np
 
+from flowportrait.arrays import Array, Rng
 from flowportrait.world.rig import Rig
 
 POINTS = 40
 _COLOURS = ((0.01, 0.01, 0.01), (0.05, 0.025, 0.012), (0.12, 0.12, 0.13), (0.14, 0.03, 0.03))
 
 
-def make_glasses(
-    rng: np.random.Generator, rig: Rig, head: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def make_glasses(rng: Rng, rig: Rig, head: Array) -> tuple[Array, Array]:
     """[5, 40, 3] strands in the head's frame, and the frame's colour."""
     at = head[rig.landmarks]
     eyes = rig.eye_centres(head)

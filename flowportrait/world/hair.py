@@ -10,6 +10,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, map_coordinates
 from scipy.spatial import cKDTree
 
+from flowportrait.arrays import Array
 from flowportrait.world.chart import COLUMNS, ROWS, Chart, smoothstep
 from flowportrait.world.names import SKIN
 from flowportrait.world.person import Attributes
@@ -78,13 +79,11 @@ class Hair:
     one is [s].
     """
 
-    strands: np.ndarray
-    tone: np.ndarray
+    strands: Array
+    tone: Array
 
 
-def grow_hair(
-    person: Attributes, chart: Chart, head: np.ndarray, painting: Painting
-) -> Hair | None:
+def grow_hair(person: Attributes, chart: Chart, head: Array, painting: Painting) -> Hair | None:
     """The person's hair; None when bald."""
     if person.hair_style == "bald":
         return None
@@ -96,7 +95,7 @@ class _Barber:
     """Everything that growing one head of hair needs to know."""
 
     def __init__(
-        self, person: Attributes, style: Style, chart: Chart, head: np.ndarray, painting: Painting
+        self, person: Attributes, style: Style, chart: Chart, head: Array, painting: Painting
     ):
         self.rng = np.random.default_rng([person.seed, 3])
         self.style = style
@@ -128,57 +127,60 @@ class _Barber:
             extra = self._knot_strands(900)
             lock = np.concatenate([lock, self.rng.integers(0, len(chosen), len(extra))])
             strands = np.concatenate([strands, extra])
-        tone = np.exp(self.rng.normal(size=len(chosen)) * 0.13)[lock] * np.exp(
-            self.rng.normal(size=len(lock)) * 0.13
-        )
+        tone_of_locks = self._tones(len(chosen))
+        tone = tone_of_locks[lock] * self._tones(len(lock))
         order = np.argsort(-strands[..., 2].mean(1), kind="stable")
-        return Hair(
-            np.ascontiguousarray(strands[order], np.float32), tone[order].astype(np.float32)
-        )
+        nearest_first = np.ascontiguousarray(strands[order], np.float32)
+        return Hair(nearest_first, tone[order].astype(np.float32))
 
-    def _ragged(self, count: int) -> np.ndarray:
+    def _tones(self, count: int) -> Array:
+        """[count] factors of brightness about 1."""
+        return np.exp(self.rng.normal(size=count) * 0.13)
+
+    def _ragged(self, count: int) -> Array:
         """[count, 1] cm by which strands end apart from a straight cut: a few long ones, no edge
         like a knife's.
         """
         return np.abs(self.rng.normal(size=(count, 1))) * 0.5
 
-    def _roots(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def _roots(self, count: int) -> tuple[Array, Array]:
         """Places on the scalp and the normals there."""
         rig = self.chart.rig
         chart = self.chart
-        middle = rig.vertices[rig.triangles].mean(1)
-        ear = (
-            (np.abs(middle[:, 0]) > 7.5) & (middle[:, 1] < chart.brow_y - 0.2) & (middle[:, 2] < 4)
-        )
-        grows = (
-            (rig.parts[rig.triangles] == SKIN).all(1) & (middle[:, 1] > chart.brow_y - 13.5) & ~ear
-        )
+        x, y, z = rig.vertices[rig.triangles].mean(1).T
+        ear = (np.abs(x) > 7.5) & (y < chart.brow_y - 0.2) & (z < 4)
+        of_skin = (rig.parts[rig.triangles] == SKIN).all(1)
+        grows = of_skin & (y > chart.brow_y - 13.5) & ~ear
         triangles = rig.triangles[grows]
         corners = chart.corners[grows]
         return self._drawn_roots(triangles, corners, count, rig)
 
-    def _drawn_roots(self, triangles, corners, count: int, rig) -> tuple[np.ndarray, np.ndarray]:
-        a, b, c = (self.head[triangles[:, k]] for k in range(3))
-        area = np.linalg.norm(np.cross(b - a, c - a), axis=1) * (
-            self._scalp_at(corners.mean(1)) > 0.02
-        )
+    def _drawn_roots(self, triangles, corners, count: int, rig) -> tuple[Array, Array]:
+        """Twice as many places as wanted, evenly over the area; those are kept that hit the
+        scalp.
+        """
+        a, b, c = self.head[triangles.T]
+        area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
+        area = area * (self._scalp_at(corners.mean(1)) > 0.02)
         picked = self.rng.choice(len(triangles), count * 2, p=area / area.sum())
         share = self.rng.dirichlet([1, 1, 1], count * 2)
-        scalp = self._scalp_at((corners[picked] * share[..., None]).sum(1))
-        kept = np.flatnonzero(scalp > self.rng.uniform(0.15, 0.85, len(scalp)))[:count]
+        scalp = self._scalp_at(_within(corners[picked], share))
+        least = self.rng.uniform(0.15, 0.85, len(scalp))
+        kept = np.flatnonzero(scalp > least)[:count]
         normals = np.zeros_like(self.head)
         vertex_normals(self.head, rig.triangles, normals)
         at = triangles[picked[kept]]
-        places = (self.head[at] * share[kept][..., None]).sum(1)
-        return places.astype(float), _unit((normals[at] * share[kept][..., None]).sum(1)).astype(
-            float
-        )
+        places = _within(self.head[at], share[kept])
+        directions = _unit(_within(normals[at], share[kept]))
+        return places.astype(float), directions.astype(float)
 
-    def _scalp_at(self, place: np.ndarray) -> np.ndarray:
+    def _scalp_at(self, place: Array) -> Array:
+        """How much hair grows at places of the chart [n, 2], given as shares of it."""
         row = np.clip((place[:, 1] * ROWS).astype(int), 0, ROWS - 1)
-        return self.painting.scalp[row, (place[:, 0] * COLUMNS).astype(int) % COLUMNS]
+        column = (place[:, 0] * COLUMNS).astype(int) % COLUMNS
+        return self.painting.scalp[row, column]
 
-    def _regions(self, roots: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def _regions(self, roots: Array) -> tuple[Array, Array, Array, Array]:
         """Shares of top, side and back at each root, and the angle around the head."""
         outward = roots - _CENTRE
         around = np.abs(np.arctan2(outward[:, 0], outward[:, 2]))
@@ -186,26 +188,27 @@ class _Barber:
         back = (1 - top) * smoothstep(around, 1.9, 2.5)
         return top, 1 - top - back, back, around
 
-    def _combed(self, roots: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    def _combed(self, roots: Array, normals: Array) -> Array:
         """Directions in which guides leave the scalp."""
         style = self.style
         top, side, _, around = self._regions(roots)
         apart = np.tanh((roots[:, 0] - self.parting_x) * 1.3)
-        comb = (style.parted * (top + 0.25 * side) * apart)[:, None] * _X
-        comb = comb - (style.down * (0.35 + 0.65 * (1 - top)))[:, None] * _Y
-        comb = (
-            comb
-            + (style.forward * (top + 0.2 * side) - style.backward * (top + 0.8 * side))[:, None]
-            * _Z
-        )
-        comb = comb - (0.25 * side * smoothstep(around, 0.9, 1.4))[:, None] * _Z
+        sideways = style.parted * (top + 0.25 * side) * apart
+        downwards = style.down * (0.35 + 0.65 * (1 - top))
+        forwards = style.forward * (top + 0.2 * side)
+        forwards = forwards - style.backward * (top + 0.8 * side)
+        behind_temples = 0.25 * side * smoothstep(around, 0.9, 1.4)
+        comb = sideways[:, None] * _X
+        comb = comb - downwards[:, None] * _Y
+        comb = comb + forwards[:, None] * _Z
+        comb = comb - behind_temples[:, None] * _Z
         if style.knot:
             comb = _unit(self.knot - roots)
         comb = comb + style.unruly * self.rng.normal(size=comb.shape)
         comb = _unit(comb - (comb * normals).sum(1, keepdims=True) * normals)
         return _unit(normals * style.lift + comb * (1 - style.lift))
 
-    def _grown(self, roots: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    def _grown(self, roots: Array, normals: Array) -> Array:
         """[g, p, 3] guides: step by step, pulled down, kept off the head."""
         style = self.style
         count = self.style.points
@@ -219,101 +222,112 @@ class _Barber:
         points[:, 0] = roots
         for j in range(1, count):
             far = j / (count - 1)
-            pace = step
-            if style.knot:
-                left = self.knot - points[:, j - 1]
-                distance = np.linalg.norm(left, axis=1)
-                direction = direction * 0.45 + left / (distance[:, None] + 1e-6) * 0.55
-                pace = np.minimum(step, distance * 0.9)
-            else:
-                pull = style.gravity * min(1, 0.35 + far)
-                direction = direction * (1 - pull) - pull * _Y
+            before = points[:, j - 1]
+            direction, pace = self._pulled(before, direction, step, far)
             direction = _unit(direction + style.unruly * 0.2 * wander * (0.3 + 0.4 * far))
-            placed = points[:, j - 1] + direction * pace[:, None]
+            placed = before + direction * pace[:, None]
             points[:, j] = self._pushed(placed, lift * min(1, far * 2.5) + 0.05)
-            direction = _unit(points[:, j] - points[:, j - 1])
+            direction = _unit(points[:, j] - before)
         if count > 6:
             return gaussian_filter1d(points, 0.6, axis=1, mode="nearest")
         return points
 
-    def _followers(self, roots, normals, guide_roots, guides) -> tuple[np.ndarray, np.ndarray]:
+    def _pulled(
+        self, points: Array, direction: Array, step: Array, far: float
+    ) -> tuple[Array, Array]:
+        """Directions bent by gravity or towards the knot, and steps that end there; `far` is the
+        share of the guide that is laid.
+        """
+        style = self.style
+        if style.knot:
+            left = self.knot - points
+            distance = np.linalg.norm(left, axis=1)
+            towards_knot = left / (distance[:, None] + 1e-6)
+            return direction * 0.45 + towards_knot * 0.55, np.minimum(step, distance * 0.9)
+        pull = style.gravity * min(1, 0.35 + far)
+        return direction * (1 - pull) - pull * _Y, step
+
+    def _followers(self, roots, normals, guide_roots, guides) -> tuple[Array, Array]:
         """[s, p, 3] strands mixed from their three nearest guides, and the nearest one's number."""
         tree = cKDTree(np.concatenate([guide_roots], 1))
         distance, near = tree.query(roots, k=3)
         share = 1 / (distance + 0.15) ** 2
         share /= share.sum(1, keepdims=True)
         forms = guides - guides[:, :1]
-        strands = np.einsum("sk,skpc->spc", share, forms[near]) * self.rng.uniform(
-            0.9, 1.05, (len(roots), 1, 1)
-        )
+        strands = np.einsum("sk,skpc->spc", share, forms[near])
+        strands = strands * self.rng.uniform(0.9, 1.05, (len(roots), 1, 1))
         along = np.linspace(0, 1, self.style.points)[:, None]
         stray = self.rng.normal(size=(len(roots), 1, 3)) * self.style.unruly * 2.0 * along**1.5
         strands = strands + roots[:, None] + stray + normals[:, None] * 0.05 * along
         # Strands of a lock draw together towards the tip of their guide.
         lock = near[:, 0]
-        together = guides[lock] + (strands - guides[lock]) * (1 - 0.75 * self.style.lock * along)
+        guide = guides[lock]
+        together = guide + (strands - guide) * (1 - 0.75 * self.style.lock * along)
         return together * along + strands * (1 - along), lock
 
-    def _outside_head(self, strands: np.ndarray) -> np.ndarray:
-        flat = strands[:, 1:].reshape(-1, 3)
-        return np.concatenate(
-            [strands[:, :1], self._pushed(flat, 0.08).reshape(strands[:, 1:].shape)], 1
-        )
+    def _outside_head(self, strands: Array) -> Array:
+        """Strands of which all but the roots keep off the head."""
+        free = strands[:, 1:]
+        pushed = self._pushed(free.reshape(-1, 3), 0.08)
+        return np.concatenate([strands[:, :1], pushed.reshape(free.shape)], 1)
 
-    def _pushed(self, points: np.ndarray, distance) -> np.ndarray:
+    def _pushed(self, points: Array, distance) -> Array:
         """Points moved outwards until they keep `distance` from the head."""
+        rows, columns = _MAP
         outward = points - _CENTRE
+        x, y, z = outward.T
         radius = np.linalg.norm(outward, axis=1)
-        column = (np.arctan2(outward[:, 0], outward[:, 2]) / (2 * np.pi) + 0.5) * _MAP[1]
-        row = (np.arcsin(np.clip(outward[:, 1] / radius, -1, 1)) / np.pi + 0.5) * (_MAP[0] - 1)
-        least = (
-            map_coordinates(self.distances, [row, column % _MAP[1]], order=1, mode="grid-wrap")
-            + distance
-        )
-        scale = np.maximum(radius, least) / radius
+        azimuth = np.arctan2(x, z)
+        height = np.arcsin(np.clip(y / radius, -1, 1))
+        column = (azimuth / (2 * np.pi) + 0.5) * columns
+        row = (height / np.pi + 0.5) * (rows - 1)
+        at = [row, column % columns]
+        surface = map_coordinates(self.distances, at, order=1, mode="grid-wrap")
+        scale = np.maximum(radius, surface + distance) / radius
         return _CENTRE + outward * scale[:, None]
 
-    def _curled(self, strands: np.ndarray, lock: np.ndarray) -> np.ndarray:
+    def _curled(self, strands: Array, lock: Array) -> Array:
+        """Strands wound about where they ran; those of a lock begin their turns together."""
         if self.style.curl == 0:
             return strands
         tangent = _unit(np.gradient(strands, axis=1))
         length = np.linalg.norm(np.diff(strands, axis=1), axis=-1).sum(1)
         along = np.linspace(0, 1, self.style.points)[None]
-        start = (
-            self.rng.uniform(0, 2 * np.pi, len(lock))[lock] + self.rng.normal(size=len(lock)) * 0.35
-        )
+        start = self.rng.uniform(0, 2 * np.pi, len(lock))[lock]
+        start = start + self.rng.normal(size=len(lock)) * 0.35
         angle = start[:, None] + self.turns * along * length[:, None]
+        cos = np.cos(angle)[..., None]
+        sin = np.sin(angle)[..., None]
         across = _unit(np.cross(tangent, _Y))
         other = np.cross(tangent, across)
         radius = self.style.curl * np.minimum(1, along * 3)[..., None]
-        return (
-            strands
-            + (across * np.cos(angle)[..., None] + other * np.sin(angle)[..., None]) * radius
-        )
+        return strands + (across * cos + other * sin) * radius
 
-    def _face_left_free(
-        self, strands: np.ndarray, lock: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _face_left_free(self, strands: Array, lock: Array) -> tuple[Array, Array]:
         """Without what would hang before the face; a fringe is cut above the eyes instead."""
-        at = self.head[self.chart.rig.landmarks]
-        half = np.abs(at[[0, 16], 0]).mean() * 0.74
-        brow = at[17:27, 1].mean()
-        from_middle = np.abs(strands[..., 0]) / half
-        # Single strands on a bare forehead look like scratches, so it is free in an arc below the
-        # hairline.
-        free_to = brow - 0.3 if self.style.fringe else brow + 1.2 + 2.6 * (1 - from_middle**2)
-        before = (
-            (from_middle < 1)
-            & (strands[..., 1] < free_to)
-            & (strands[..., 2] > at[[36, 45], 2].mean() - 3)
-        )
+        before = self._before_face(strands)
         if self.style.fringe:
             return _cut(strands, before), lock
         # What enters late ends there; what would enter at once is left out.
         free = ~before[:, : strands.shape[1] * 3 // 5].any(1)
         return _cut(strands, before)[free], lock[free]
 
-    def _knot_strands(self, count: int) -> np.ndarray:
+    def _before_face(self, strands: Array) -> Array:
+        """[s, p] whether a point hangs before the face."""
+        at = self.head[self.chart.rig.landmarks]
+        half_width = np.abs(at[[0, 16], 0]).mean() * 0.74
+        brow_y = at[17:27, 1].mean()
+        eyes_z = at[[36, 45], 2].mean()
+        x, y, z = np.moveaxis(strands, -1, 0)
+        from_middle = np.abs(x) / half_width
+        # Single strands on a bare forehead look like scratches, so it is free in an arc below the
+        # hairline.
+        free_to = brow_y + 1.2 + 2.6 * (1 - from_middle**2)
+        if self.style.fringe:
+            free_to = brow_y - 0.3
+        return (from_middle < 1) & (y < free_to) & (z > eyes_z - 3)
+
+    def _knot_strands(self, count: int) -> Array:
         """A ball of hair at the back of the head."""
         outward = _unit(self.rng.normal(size=(count, 3)))
         across = self.rng.normal(size=(count, 3))
@@ -323,32 +337,44 @@ class _Barber:
         return self.knot + [0, 0.6, -0.6] + self.rng.uniform(2.2, 3.0) * around
 
 
-def _radial_map(rig: Rig, head: np.ndarray) -> np.ndarray:
+def _radial_map(rig: Rig, head: Array) -> Array:
     """[72, 144] distance of the head's surface from the centre, by height and angle; ears are left
     out.
     """
-    v = rig.vertices
-    ear = (np.abs(v[:, 0]) > 7.45) & (v[:, 1] > -3) & (v[:, 1] < 9) & (v[:, 2] < 4)
+    x, y, z = rig.vertices.T
+    ear = (np.abs(x) > 7.45) & (y > -3) & (y < 9) & (z < 4)
     outward = head[(rig.parts == SKIN) & ~ear] - _CENTRE
     radius = np.linalg.norm(outward, axis=1)
-    around, height = np.meshgrid(
-        np.linspace(-np.pi, np.pi, _MAP[1], endpoint=False),
-        np.linspace(-np.pi / 2, np.pi / 2, _MAP[0]),
-    )
-    rays = np.stack(
-        [np.cos(height) * np.sin(around), np.sin(height), np.cos(height) * np.cos(around)], -1
-    )
-    distance, near = cKDTree(outward / radius[:, None]).query(rays.reshape(-1, 3), k=5)
+    towards_surface = cKDTree(outward / radius[:, None])
+    distance, near = towards_surface.query(_rays().reshape(-1, 3), k=5)
     share = 1 / (distance + 0.02) ** 2
     surface = ((radius[near] * share).sum(1) / share.sum(1)).reshape(_MAP)
     return gaussian_filter(surface, 1, mode=("nearest", "wrap"))
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def _rays() -> Array:
+    """[72, 144, 3] directions from the centre, by height and angle."""
+    rows, columns = _MAP
+    azimuths = np.linspace(-np.pi, np.pi, columns, endpoint=False)
+    heights = np.linspace(-np.pi / 2, np.pi / 2, rows)
+    around, height = np.meshgrid(azimuths, heights)
+    x = np.cos(height) * np.sin(around)
+    y = np.sin(height)
+    z = np.cos(height) * np.cos(around)
+    return np.stack([x, y, z], -1)
+
+
+def _within(corners: Array, share: Array) -> Array:
+    """[n, d] values within triangles, from those of their corners [n, 3, d]."""
+    return (corners * share[..., None]).sum(1)
+
+
+def _unit(vectors: Array) -> Array:
+    """The same directions with length 1; what has none stays 0."""
     return vectors / (np.linalg.norm(vectors, axis=-1, keepdims=True) + 1e-6)
 
 
-def _cut(strands: np.ndarray, ended: np.ndarray) -> np.ndarray:
+def _cut(strands: Array, ended: Array) -> Array:
     """Strands that end at the last point before the first `ended` one; their points spread anew, so
     that tips taper.
     """
@@ -357,5 +383,6 @@ def _cut(strands: np.ndarray, ended: np.ndarray) -> np.ndarray:
     place = np.linspace(0, 1, count)[None] * last[:, None]
     before = np.minimum(place.astype(int), count - 2)
     rest = (place - before)[..., None]
-    first, second = (np.take_along_axis(strands, (before + k)[..., None], axis=1) for k in (0, 1))
+    first = np.take_along_axis(strands, before[..., None], axis=1)
+    second = np.take_along_axis(strands, before[..., None] + 1, axis=1)
     return first + rest * (second - first)

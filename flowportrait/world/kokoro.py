@@ -14,8 +14,9 @@ from importlib.util import find_spec
 
 import numpy as np
 
+from flowportrait.arrays import Array, Rng
 from flowportrait.errors import CheckpointError, MediaError, require
-from flowportrait.world.phones import SILENCE, Phone
+from flowportrait.world.phones import SILENCE, Phone, Phones, TimedSpeech
 
 VOICES = {"f": ("jf_gongitsune", "jf_tebukuro"), "m": ("jm_kumo",)}
 """Those that speak English well enough to be recognised (`jf_alpha` does not)."""
@@ -52,7 +53,7 @@ def kokoro_is_installed() -> bool:
     return find_spec(_PACKAGE) is not None and find_spec("onnxruntime") is not None
 
 
-def draw_blend(rng: np.random.Generator, presentation: str, held_out: bool) -> str:
+def draw_blend(rng: Rng, presentation: str, held_out: bool) -> str:
     """A voice as `blend:NAME=SHARE,...`, the strongest first; held out, it is that one voice
     alone.
     """
@@ -71,7 +72,7 @@ def draw_blend(rng: np.random.Generator, presentation: str, held_out: bool) -> s
     return "blend:" + ",".join(f"{name}={share:.3f}" for share, name in ranked if share >= 0.0005)
 
 
-def say_with_kokoro(text: str, blend: str, speed: float) -> tuple[np.ndarray, int, list[Phone]]:
+def say_with_kokoro(text: str, blend: str, speed: float) -> TimedSpeech:
     """Samples, their rate and the phones of a sentence; `speed` 1 is the voice's own."""
     engine = _engine()
     symbols = [symbol for symbol in _ipa(text) + "." if symbol in engine.numbers]
@@ -93,14 +94,14 @@ def _ipa(text: str) -> str:
     return ipa
 
 
-def _style(voices: dict[str, np.ndarray], blend: str, num_symbols: int) -> np.ndarray:
+def _style(voices: dict[str, Array], blend: str, num_symbols: int) -> Array:
     """[256] the voice's vector for a sentence of this length."""
     shares = dict(part.split("=") for part in blend.removeprefix("blend:").split(","))
     mixed = sum(float(share) * voices[name] for name, share in shares.items())
     return mixed[min(num_symbols, len(mixed)) - 1].reshape(1, -1).astype(np.float32)
 
 
-def _timed(symbols: list[str], durations: np.ndarray) -> list[Phone]:
+def _timed(symbols: list[str], durations: Array) -> Phones:
     """Phones by the sounds' durations. A stress mark's time belongs to the vowel after it."""
     ends_s = np.cumsum(durations) * _UNIT_S - _AHEAD_S
     phones = [Phone(0.0, SILENCE)]
@@ -117,9 +118,9 @@ def _timed(symbols: list[str], durations: np.ndarray) -> list[Phone]:
     return _without_empty(phones)
 
 
-def _without_empty(phones: list[Phone]) -> list[Phone]:
+def _without_empty(phones: Phones) -> Phones:
     """Without phones of no length and silence after silence."""
-    kept: list[Phone] = []
+    kept: Phones = []
     for phone, after in zip(phones, [*phones[1:], None], strict=True):
         again = phone.name == SILENCE and bool(kept) and kept[-1].name == SILENCE
         if not again and (after is None or after.start_s > phone.start_s):
@@ -143,9 +144,7 @@ class _Kokoro:
         with (data / "voices_ja.npz").open("rb") as file, np.load(file) as arrays:
             self.voices = {name: arrays[name] for name in arrays.files}
 
-    def run(
-        self, symbols: list[str], style: np.ndarray, speed: float
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def run(self, symbols: list[str], style: Array, speed: float) -> tuple[Array, Array]:
         """Samples, and how long each symbol lasts, with one of silence before and after them."""
         tokens = np.array([[0, *(self.numbers[symbol] for symbol in symbols), 0]], np.int64)
         inputs = {

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
+from flowportrait.arrays import Array, Rng
 from flowportrait.world.raster import COMPILED, draw_triangles, njit, transform
 
 NUM_DIRECTIONS = 144
@@ -24,7 +25,7 @@ _SCATTERING_PASSES = (8, 3, 1)
 """How often light is diffused over the skin, for red, green and blue."""
 
 
-def _sphere(count: int) -> np.ndarray:
+def _sphere(count: int) -> Array:
     """[count, 3] directions spread evenly (Fibonacci)."""
     index = np.arange(count) + 0.5
     y = 1 - 2 * index / count
@@ -33,7 +34,7 @@ def _sphere(count: int) -> np.ndarray:
     return np.stack([radius * np.cos(turn), y, radius * np.sin(turn)], 1).astype(np.float32)
 
 
-def harmonics(directions: np.ndarray) -> np.ndarray:
+def harmonics(directions: Array) -> Array:
     """[..., 9] real spherical harmonics up to the second order."""
     x = directions[..., 0]
     y = directions[..., 1]
@@ -63,8 +64,8 @@ SOLID_ANGLE = 4 * np.pi / NUM_DIRECTIONS
 class Lamp:
     """A soft round light: where it comes from, its colour times strength, and how narrow it is."""
 
-    direction: np.ndarray
-    colour: np.ndarray
+    direction: Array
+    colour: Array
     sharpness: float
 
 
@@ -74,10 +75,10 @@ class Lighting:
 
     mood: str
     lamps: tuple[Lamp, Lamp, Lamp]
-    sky: np.ndarray
-    ground: np.ndarray
+    sky: Array
+    ground: Array
 
-    def radiance(self, head_rotation: np.ndarray) -> np.ndarray:
+    def radiance(self, head_rotation: Array) -> Array:
         """[144, 3] light arriving from each direction of the turned head's own frame."""
         world = DIRECTIONS @ head_rotation.T
         upward = (world[:, 1] * 0.5 + 0.5)[:, None]
@@ -97,7 +98,7 @@ _MOODS = {  # share, key, fill, ambient, sharpness of the key
 }
 
 
-def draw_lighting(rng: np.random.Generator) -> Lighting:
+def draw_lighting(rng: Rng) -> Lighting:
     """Light as in a room, a studio, at a window."""
     mood = str(rng.choice(list(_MOODS), p=[share for share, *_ in _MOODS.values()]))
     _, key, fill, ambient, sharpness = _MOODS[mood]
@@ -125,7 +126,7 @@ def draw_lighting(rng: np.random.Generator) -> Lighting:
     return Lighting(mood, lamps, sky, ambient * np.array([0.62, 0.55, 0.5]) * rng.uniform(0.6, 1.1))
 
 
-def _towards(azimuth: float, height: float) -> np.ndarray:
+def _towards(azimuth: float, height: float) -> Array:
     across = np.cos(height)
     return np.array(
         [
@@ -136,7 +137,7 @@ def _towards(azimuth: float, height: float) -> np.ndarray:
     )
 
 
-def in_harmonics(radiance: np.ndarray) -> np.ndarray:
+def in_harmonics(radiance: Array) -> Array:
     """[9, 3] harmonics of light [144, 3]."""
     return (_HARMONICS.T @ radiance * SOLID_ANGLE).astype(np.float32)
 
@@ -151,12 +152,12 @@ class Shape:
     shadows.
     """
 
-    points: np.ndarray
-    normals: np.ndarray
-    occluders: np.ndarray
+    points: Array
+    normals: Array
+    occluders: Array
 
 
-def visibility(shape: Shape, hair: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+def visibility(shape: Shape, hair: Array | None) -> tuple[Array, Array | None]:
     """[n, 144] share of light let through to each vertex, and [h, 9] harmonics of it for points of
     hair [s, p, 3].
     """
@@ -185,7 +186,7 @@ def visibility(shape: Shape, hair: np.ndarray | None) -> tuple[np.ndarray, np.nd
     return seen, in_hair
 
 
-def _frame(direction: np.ndarray) -> np.ndarray:
+def _frame(direction: Array) -> Array:
     """[3, 3] rows: right, up and the direction itself."""
     up = np.array([0, 1, 0]) if abs(direction[1]) < 0.9 else np.array([1, 0, 0])
     right = np.cross(up, direction)
@@ -193,7 +194,7 @@ def _frame(direction: np.ndarray) -> np.ndarray:
     return np.stack([right, np.cross(direction, right), direction]).astype(np.float32)
 
 
-def _onto_map(points: np.ndarray, frame: np.ndarray) -> np.ndarray:
+def _onto_map(points: Array, frame: Array) -> Array:
     """[n, 3] column, row and height of points on the depth map seen along a direction."""
     scale = np.array([0.5 * _MAP_SIZE / _MAP_EXTENT] * 2 + [1], np.float32)
     matrix = frame * scale[:, None]
@@ -273,7 +274,7 @@ def _within_hair(flat, surface, top, out):
                 out[i] *= 0.05
 
 
-def skin_diffusion(points: np.ndarray, skin: np.ndarray) -> sparse.csr_matrix:
+def skin_diffusion(points: Array, skin: Array) -> sparse.csr_matrix:
     """[n, n] one pass of light spreading over skin triangles [t, 3]; identity elsewhere."""
     edges = np.concatenate(
         [
@@ -292,7 +293,7 @@ def skin_diffusion(points: np.ndarray, skin: np.ndarray) -> sparse.csr_matrix:
     return (sparse.diags(spread) @ near + sparse.diags(kept)).tocsr().astype(np.float32)
 
 
-def transfer(shape: Shape, seen: np.ndarray, diffusion: sparse.csr_matrix) -> list[np.ndarray]:
+def transfer(shape: Shape, seen: Array, diffusion: sparse.csr_matrix) -> list[Array]:
     """For red, green and blue: [n, 144] how much light from each direction leaves a vertex of white
     skin.
     """

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
+from flowportrait.arrays import Array
 from flowportrait.errors import DataError
 
 
-def read_obj_vertices(path: Path) -> np.ndarray:
+def read_obj_vertices(path: Path) -> Array:
     """[v, 3] the vertices of a Wavefront file."""
     with path.open(encoding="utf-8") as file:
         rows = [line.split()[1:4] for line in file if line.startswith("v ")]
@@ -16,7 +17,7 @@ def read_obj_vertices(path: Path) -> np.ndarray:
     return np.array(rows, np.float32)
 
 
-def read_obj(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_obj(path: Path) -> tuple[Array, Array]:
     """Vertices [v, 3] and triangles [t, 3] of a Wavefront file, polygons cut into fans."""
     triangles: list[tuple[int, int, int]] = []
     with path.open(encoding="utf-8") as file:

@@ -6,12 +6,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
+from flowportrait.arrays import Array, Rng
 from flowportrait.media import FPS
 from flowportrait.world.articulate import SpeakingStyle, Speech, articulate, close_lips, draw_style
 from flowportrait.world.camera import Motion
 from flowportrait.world.head import LipGap
 from flowportrait.world.names import SHAPE, VISEME, weights
-from flowportrait.world.phones import Phone
+from flowportrait.world.phones import Phones
 
 EMOTIONS = {
     "neutral": weights(),
@@ -61,9 +62,9 @@ class Performance(NamedTuple):
 
     motion: Motion
     speech: Speech
-    blink: np.ndarray
+    blink: Array
     """[f] how far the lids are closed by a blink."""
-    energy: np.ndarray
+    energy: Array
     """[f] loudness, about 1 in loud speech."""
     blink_times_s: list[float]
     emotion: str
@@ -87,9 +88,9 @@ def draw_manner(seed: int) -> Manner:
 
 
 def perform(
-    rng: np.random.Generator,
-    phones: list[Phone],
-    samples: np.ndarray,
+    rng: Rng,
+    phones: Phones,
+    samples: Array,
     sample_rate: int,
     manner: Manner,
     lips: LipGap,
@@ -121,7 +122,7 @@ def perform(
     return Performance(motion, speech, blink, energy, blink_times_s, emotion, intensity)
 
 
-def loudness(samples: np.ndarray, sample_rate: int, num_frames: int) -> np.ndarray:
+def loudness(samples: Array, sample_rate: int, num_frames: int) -> Array:
     """[f] root mean square around each frame's middle, 1 at the clip's 95th percentile."""
     window = int(_LOUDNESS_WINDOW_S * sample_rate)
     power = np.concatenate([[0], np.cumsum(np.pad(samples.astype(np.float64), window // 2) ** 2)])
@@ -130,7 +131,7 @@ def loudness(samples: np.ndarray, sample_rate: int, num_frames: int) -> np.ndarr
     return level / (np.percentile(level, 95) + 1e-6)
 
 
-def _smooth(rng: np.random.Generator, count: int, hz: float, size: float) -> np.ndarray:
+def _smooth(rng: Rng, count: int, hz: float, size: float) -> Array:
     """[count] smooth noise with movement up to about `hz` and a deviation of `size`."""
     sigma = FPS / (2 * np.pi * hz)
     wave = gaussian_filter1d(rng.normal(size=count + 80), sigma, mode="reflect")[40 : 40 + count]
@@ -138,7 +139,7 @@ def _smooth(rng: np.random.Generator, count: int, hz: float, size: float) -> np.
     return wave * size * np.sqrt(2 * sigma * np.sqrt(np.pi))
 
 
-def _emotion(rng, emotion: str, intensity: float, visemes: np.ndarray) -> np.ndarray:
+def _emotion(rng, emotion: str, intensity: float, visemes: Array) -> Array:
     faces = np.zeros((len(visemes), len(SHAPE)))
     level = np.clip(intensity * (0.8 + 0.25 * _smooth(rng, len(visemes), 0.5, 1)), 0, 1.3)
     ruled = np.clip(visemes[:, [VISEME[name] for name in _RULED_BY_SPEECH]].sum(1), 0, 1)
@@ -148,7 +149,7 @@ def _emotion(rng, emotion: str, intensity: float, visemes: np.ndarray) -> np.nda
     return faces
 
 
-def _brows(rng, energy: np.ndarray, manner: Manner) -> np.ndarray:
+def _brows(rng, energy: Array, manner: Manner) -> Array:
     """Brows rise on stressed syllables and wander a little."""
     faces = np.zeros((len(energy), len(SHAPE)))
     stress = gaussian_filter1d(np.clip(energy - 0.75, 0, 1), 2.0)
@@ -160,7 +161,7 @@ def _brows(rng, energy: np.ndarray, manner: Manner) -> np.ndarray:
     return faces
 
 
-def _blinks(rng, num_frames: int, manner: Manner) -> tuple[np.ndarray, list[float]]:
+def _blinks(rng, num_frames: int, manner: Manner) -> tuple[Array, list[float]]:
     times = (np.arange(num_frames) + 0.5) / FPS
     blink = np.zeros(num_frames)
     starts = []
@@ -178,7 +179,7 @@ def _blinks(rng, num_frames: int, manner: Manner) -> tuple[np.ndarray, list[floa
     return blink, starts
 
 
-def _head(rng, energy: np.ndarray, manner: Manner) -> np.ndarray:
+def _head(rng, energy: Array, manner: Manner) -> Array:
     """[f, 6] slow turning, and nods that go with the loudness."""
     count = len(energy)
     lively = manner.head
@@ -190,7 +191,7 @@ def _head(rng, energy: np.ndarray, manner: Manner) -> np.ndarray:
     return np.stack([yaw, pitch, roll, *shift], 1) * lively
 
 
-def _gaze(rng, pose: np.ndarray, manner: Manner) -> np.ndarray:
+def _gaze(rng, pose: Array, manner: Manner) -> Array:
     """[f, 2] jumps between looks, most of them at the viewer; the eyes make up for the head's
     turn.
     """
@@ -212,7 +213,7 @@ def _gaze(rng, pose: np.ndarray, manner: Manner) -> np.ndarray:
     return np.clip(gaze, -_MAX_GAZE, _MAX_GAZE)
 
 
-def _lids_follow(faces: np.ndarray, gaze: np.ndarray) -> None:
+def _lids_follow(faces: Array, gaze: Array) -> None:
     up = gaze[:, 1] / _MAX_GAZE
     for side in ("Left", "Right"):
         faces[:, SHAPE[f"eyeLookUp{side}"]] += 0.6 * np.clip(up, 0, 1)

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from flowportrait.arrays import Array, Rng
 from flowportrait.world.rig import Rig
 
 HAIR_COLOURS = {
@@ -88,7 +89,7 @@ class Attributes:
         return asdict(self)
 
 
-def draw_person(rig: Rig, seed: int) -> tuple[Attributes, np.ndarray]:
+def draw_person(rig: Rig, seed: int) -> tuple[Attributes, Array]:
     """A person and the neutral head [n, 3]; the same seed gives the same person."""
     rng = np.random.default_rng([seed, 1])
     if any(name.startswith("macro/") for name in rig.shapes):
@@ -104,7 +105,7 @@ def draw_person(rig: Rig, seed: int) -> tuple[Attributes, np.ndarray]:
     return _attributes(rng, rig.about.name, seed, male, melanin, age), head
 
 
-def _semantic_shape(rig: Rig, rng: np.random.Generator) -> tuple[np.ndarray, bool, float, float]:
+def _semantic_shape(rig: Rig, rng: Rng) -> tuple[Array, bool, float, float]:
     """Coefficients from a mix of populations, gender, age, weight and single features."""
     races = dict(zip(("african", "asian", "caucasian"), rng.dirichlet([0.5] * 3), strict=True))
     gender = float(rng.beta(0.3, 0.3))
@@ -136,7 +137,7 @@ def _semantic_shape(rig: Rig, rng: np.random.Generator) -> tuple[np.ndarray, boo
     )
 
 
-def _features(rig: Rig, rng: np.random.Generator) -> dict[str, float]:
+def _features(rig: Rig, rng: Rng) -> dict[str, float]:
     """Single features; both sides alike, and of two opposites only one."""
     groups: dict[str, list[str]] = {}
     for name in rig.shapes:
@@ -165,7 +166,7 @@ def _opposite_free(name: str) -> str:
     return plain
 
 
-def _heaviness(rig: Rig, head: np.ndarray) -> float:
+def _heaviness(rig: Rig, head: Array) -> float:
     """How wide the jaw, how long the chin, how strong the brow is against the average head; no word
     on anyone.
     """
@@ -174,7 +175,7 @@ def _heaviness(rig: Rig, head: np.ndarray) -> float:
     return float(apart / usual @ [0.8, 0.6, -0.5, 1.0, 0.9]) / 1.6
 
 
-def _measures(at: np.ndarray) -> np.ndarray:
+def _measures(at: Array) -> Array:
     """[5] jaw, chin, lips, length of the face and depth of the brow, from landmarks [68, 3]."""
 
     def far(a: int, b: int) -> float:
@@ -193,7 +194,7 @@ def _measures(at: np.ndarray) -> np.ndarray:
 
 
 def _attributes(
-    rng: np.random.Generator, rig: str, seed: int, male: bool, melanin: float, age: float
+    rng: Rng, rig: str, seed: int, male: bool, melanin: float, age: float
 ) -> Attributes:
     hair = _hair_colour(rng, melanin, age)
     fair = melanin < 0.25
@@ -222,7 +223,7 @@ def _attributes(
     )
 
 
-def _hair_colour(rng: np.random.Generator, melanin: float, age: float) -> str:
+def _hair_colour(rng: Rng, melanin: float, age: float) -> str:
     colours = ["black", "darkbrown"]
     shares = [0.75, 0.25]
     if melanin < 0.25:
@@ -237,7 +238,7 @@ def _hair_colour(rng: np.random.Generator, melanin: float, age: float) -> str:
     return str(rng.choice(colours, p=shares))
 
 
-def _hair_style(rng: np.random.Generator, male: bool, melanin: float) -> str:
+def _hair_style(rng: Rng, male: bool, melanin: float) -> str:
     styles = _styles_of(male)
     if melanin > 0.8:
         if male:

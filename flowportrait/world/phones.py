@@ -4,6 +4,8 @@ write them.
 
 from typing import NamedTuple
 
+import numpy as np
+
 VISEMES_OF = {
     "pau": ("sil",), "p": ("PP",), "b": ("PP",), "m": ("PP",), "f": ("FF",), "v": ("FF",),
     "th": ("TH",), "dh": ("TH",), "t": ("DD",), "d": ("DD",), "k": ("kk",), "g": ("kk",),
@@ -23,6 +25,11 @@ class Phone(NamedTuple):
 
     start_s: float
     name: str
+
+
+Phones = list[Phone]
+TimedSpeech = tuple[np.ndarray, int, Phones]
+"""Sound, its rate in Hz, and when each phone starts."""
 
 
 _ESPEAK = {

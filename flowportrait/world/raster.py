@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from flowportrait.arrays import Array
 from flowportrait.errors import require
 
 njit = require("numba", extra="world").njit
@@ -274,7 +275,7 @@ def _compressed(light):
     return light * (1 + light / 9.0) / (1 + light * 0.42)
 
 
-def empty_layers(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def empty_layers(size: int) -> tuple[Array, Array, Array, Array, Array]:
     """Image, unseen shares, depth, triangle ids and barycentric coordinates of a square picture,
     all blank.
     """

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from flowportrait import media
+from flowportrait.arrays import Rng
 from flowportrait.errors import DataError
-from flowportrait.world.phones import SILENCE, VISEMES_OF, Phone, spoken
+from flowportrait.world.phones import SILENCE, VISEMES_OF, Phone, Phones, spoken
 from flowportrait.world.sentences import Split, split_of
 from flowportrait.world.speech import Utterance, Voice
 
@@ -68,9 +69,7 @@ class Recordings:
                 " word) or NAME.txt"
             )
 
-    def utter(
-        self, rng: np.random.Generator, presentation: str, split: Split, longest_s: float
-    ) -> Utterance:
+    def utter(self, rng: Rng, presentation: str, split: Split, longest_s: float) -> Utterance:
         """See `Speaker`. Raises DataError when every recording is longer."""
         order = rng.permutation(len(self._paths))
         fitting = [self._paths[i] for i in order]
@@ -148,7 +147,7 @@ def _spread(texts: list[str], sound: media.Sound) -> list[_Word]:
     ]
 
 
-def _phones(words: list[_Word], duration_s: float) -> list[Phone]:
+def _phones(words: list[_Word], duration_s: float) -> Phones:
     """Phones of words in time, silence between them; vowels get more of a word's time."""
     phones = [Phone(0.0, SILENCE)]
     for word in words:

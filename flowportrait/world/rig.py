@@ -14,6 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 from scipy import sparse
 
+from flowportrait.arrays import Array
 from flowportrait.errors import DataError
 from flowportrait.registry import name_hint
 from flowportrait.world.names import ARKIT, EYE_LEFT, EYE_RIGHT, NUM_PARTS, SHAPE, SKIN
@@ -44,33 +45,33 @@ class Rig:
     """A head that can be anybody and make any face. n vertices after subdivision, c before it."""
 
     about: About
-    vertices: np.ndarray
+    vertices: Array
     """[n, 3] the average head."""
-    triangles: np.ndarray
+    triangles: Array
     """[t, 3]"""
-    coarse: np.ndarray
+    coarse: Array
     """[t', 3] those before subdivision, over the same vertices; good enough to throw shadows."""
-    parts: np.ndarray
+    parts: Array
     """[n] part of each vertex, see `names`."""
-    expressions: np.ndarray
+    expressions: Array
     """[52, n, 3] what each ARKit shape adds."""
     shapes: tuple[str, ...]
     """The names of what makes identities differ."""
-    shape_deltas: np.ndarray
+    shape_deltas: Array
     """[m, c, 3]"""
-    landmarks: np.ndarray
+    landmarks: Array
     """[68] vertices of the iBUG landmarks."""
-    lips: np.ndarray
+    lips: Array
     """[n] how much a vertex belongs to the red of the lips, in [0, 1]; empty when only landmarks
     tell.
     """
-    rim: np.ndarray
+    rim: Array
     """Vertices along the rims of the lids, where lashes grow."""
-    control: np.ndarray
+    control: Array
     """[c, 3] the average head before subdivision."""
     subdivision: sparse.csr_matrix | None
 
-    def identity(self, coefficients: np.ndarray) -> np.ndarray:
+    def identity(self, coefficients: Array) -> Array:
         """[n, 3] the neutral head for `coefficients` [m], eyes at their fixed place and
         distance.
         """
@@ -78,17 +79,17 @@ class Rig:
         head = control if self.subdivision is None else self.subdivision @ control
         return self._placed(head).astype(np.float32)
 
-    def eye_centres(self, head: np.ndarray) -> np.ndarray:
+    def eye_centres(self, head: Array) -> Array:
         """[2, 3] centres of the left and the right eyeball."""
         boxes = (head[self.parts == part] for part in (EYE_LEFT, EYE_RIGHT))
         return np.stack([(box.min(0) + box.max(0)) / 2 for box in boxes])
 
-    def pose(self, head: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    def pose(self, head: Array, faces: Array) -> Array:
         """[f, n, 3] the head making each of the `faces` [f, 52]."""
         moved = faces.astype(np.float32) @ self.expressions.reshape(len(ARKIT), -1)
         return moved.reshape(len(faces), *head.shape) + head
 
-    def _placed(self, head: np.ndarray) -> np.ndarray:
+    def _placed(self, head: Array) -> Array:
         left, right = self.eye_centres(head)
         return (head - (left + right) / 2) * (
             EYE_DISTANCE / np.linalg.norm(left - right)
@@ -119,7 +120,7 @@ def load_rig(name_or_file: str | Path) -> Rig:
         ) from error
 
 
-def _build(about: About, arrays: dict[str, np.ndarray]) -> Rig:
+def _build(about: About, arrays: dict[str, Array]) -> Rig:
     control, triangles, parts = (
         arrays["vertices"].astype(np.float32),
         arrays["triangles"],
@@ -155,9 +156,7 @@ def _build(about: About, arrays: dict[str, np.ndarray]) -> Rig:
     )
 
 
-def loop_subdivision(
-    triangles: np.ndarray, num_vertices: int
-) -> tuple[sparse.csr_matrix, np.ndarray]:
+def loop_subdivision(triangles: Array, num_vertices: int) -> tuple[sparse.csr_matrix, Array]:
     """One step of Loop's subdivision (1987): the matrix [n, c] over vertices, and the four times as
     many triangles.
     """
@@ -191,7 +190,7 @@ def loop_subdivision(
     return matrix, split.astype(np.int32)
 
 
-def _old_vertices(edges: np.ndarray, inner: np.ndarray, num_vertices: int) -> sparse.csr_matrix:
+def _old_vertices(edges: Array, inner: Array, num_vertices: int) -> sparse.csr_matrix:
     """[c, c] old vertices move towards their neighbours; at a border only along it."""
     both = np.concatenate([edges, edges[:, ::-1]])
     border = np.zeros(num_vertices, bool)
@@ -207,6 +206,6 @@ def _old_vertices(edges: np.ndarray, inner: np.ndarray, num_vertices: int) -> sp
     return around + sparse.diags(1 - share * valence)
 
 
-def vertices_of(rig: Rig, *parts: int) -> np.ndarray:
+def vertices_of(rig: Rig, *parts: int) -> Array:
     """[n] bool: whether a vertex belongs to one of `parts`."""
     return np.isin(rig.parts, parts or (SKIN,))

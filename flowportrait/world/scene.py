@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flowportrait.arrays import Array, Rng
 from flowportrait.world.background import draw_background
 from flowportrait.world.camera import Camera, Motion, rotation_of
 from flowportrait.world.chart import smoothstep
@@ -47,26 +48,26 @@ upper teeth.
 class Filmed(NamedTuple):
     """One frame, and what lies where in it."""
 
-    frame: np.ndarray
+    frame: Array
     """uint8 [size, size, 3]"""
-    landmarks: np.ndarray
+    landmarks: Array
     """[68, 2] px"""
-    irises: np.ndarray
+    irises: Array
     """[2, 2] px, the middle of the left and of the right iris, seen or not."""
 
 
 class _Light(NamedTuple):
     """Light at one moment."""
 
-    vertices: np.ndarray
+    vertices: Array
     """[n, 5] light on white skin (3), visibility of key and fill lamp."""
-    open_sky: np.ndarray
+    open_sky: Array
     """[n, 3] light on the neutral normals without shadows."""
-    around: np.ndarray
+    around: Array
     """[9, 3] harmonics in the head's frame."""
-    mirrored: np.ndarray
+    mirrored: Array
     """[9, 3] harmonics in the world's frame."""
-    hair: np.ndarray
+    hair: Array
     """[h, 3] colour of the points of hair."""
 
     def blended(self, other: "_Light", share: float) -> "_Light":
@@ -118,7 +119,7 @@ class Scene:
     # ------------------------------------------------------------------------------------------
     # set-up
 
-    def _draw_camera(self, rng: np.random.Generator) -> Camera:
+    def _draw_camera(self, rng: Rng) -> Camera:
         side = self._side
         at = self.head.neutral[self.head.rig.landmarks]
         distance = float(rng.uniform(62, 85))
@@ -141,7 +142,7 @@ class Scene:
     # -------------------------------------------------------------------------------------------
     # light
 
-    def _light(self, pose: np.ndarray) -> _Light:
+    def _light(self, pose: Array) -> _Light:
         head = self.head
         rotation = rotation_of(*pose[:3])
         radiance = self.lighting.radiance(rotation) * np.float32(self._gain)
@@ -157,11 +158,11 @@ class Scene:
         mirrored = in_harmonics(self.lighting.radiance(np.eye(3)) * np.float32(self._gain))
         return _Light(vertices, open_sky, around, mirrored, self._hair_colour(rotation, around))
 
-    def _lamp_colours(self) -> np.ndarray:
+    def _lamp_colours(self) -> Array:
         key, fill = self.lighting.lamps[:2]
         return (np.stack([key.colour, fill.colour * 0.6]) * self._gain * 0.42).astype(np.float32)
 
-    def _hair_colour(self, rotation: np.ndarray, around: np.ndarray) -> np.ndarray:
+    def _hair_colour(self, rotation: Array, around: Array) -> Array:
         if self._hair is None:
             return np.zeros((0, 3), np.float32)
         strands = self._hair.strands
@@ -175,7 +176,7 @@ class Scene:
         )
         return self._lit_hair(strands, light, lamps, rotation)
 
-    def _lit_hair(self, strands, light, lamps, rotation: np.ndarray) -> np.ndarray:
+    def _lit_hair(self, strands, light, lamps, rotation: Array) -> Array:
         out = np.empty((strands.shape[0] * strands.shape[1], 3), np.float32)
         shade_hair(
             strands.reshape(-1, 3),
@@ -195,7 +196,7 @@ class Scene:
     # ----------------------------------------------------------------------------------------
     # geometry
 
-    def _posed(self, motion: Motion) -> np.ndarray:
+    def _posed(self, motion: Motion) -> Array:
         """[f, n, 3] heads making the faces, in the head's own frame, eyes turned and tongue
         moved.
         """
@@ -209,7 +210,7 @@ class Scene:
         centres = rig.eye_centres(head.neutral)
         return self._turn_eyes(heads, motion, centres, rig)
 
-    def _turn_eyes(self, heads: np.ndarray, motion: Motion, centres, rig) -> np.ndarray:
+    def _turn_eyes(self, heads: Array, motion: Motion, centres, rig) -> Array:
         for points, (right, up), face, tongue in zip(
             heads, motion.gaze, motion.faces, motion.tongue, strict=True
         ):
@@ -224,7 +225,7 @@ class Scene:
             self._raise_tongue(points, tongue * (0.35 + 1.3 * face[SHAPE["jawOpen"]]))
         return heads
 
-    def _raise_tongue(self, points: np.ndarray, amount: float) -> None:
+    def _raise_tongue(self, points: Array, amount: float) -> None:
         tongue = self.head.rig.parts == TONGUE
         if amount > 0 and tongue.any():
             z = points[tongue, 2]
@@ -234,9 +235,7 @@ class Scene:
     # -------------------------------------------------------------------------------------------
     # frame
 
-    def _frame(
-        self, points: np.ndarray, face: np.ndarray, pose: np.ndarray, light: _Light
-    ) -> Filmed:
+    def _frame(self, points: Array, face: Array, pose: Array, light: _Light) -> Filmed:
         rig = self.head.rig
         image, unseen, depth, ids, share = self._layers
         for layer, blank in ((image, 0), (unseen, 1), (depth, 0), (ids, -1)):
@@ -273,9 +272,7 @@ class Scene:
         places = screen[:, :2] / SUPERSAMPLING
         return Filmed(frame, places[rig.landmarks], places[self._irises])
 
-    def _surface(
-        self, points: np.ndarray, face: np.ndarray, pose: np.ndarray, light: _Light
-    ) -> np.ndarray:
+    def _surface(self, points: Array, face: Array, pose: Array, light: _Light) -> Array:
         """[n, 8] what `shade` wants to know of each vertex."""
         rig = self.head.rig
         normals = np.empty_like(points)
@@ -289,7 +286,7 @@ class Scene:
         surface[self._inside, 3:6] *= self._light_inside(points, face)[:, None]
         return surface
 
-    def _light_inside(self, points: np.ndarray, face: np.ndarray) -> np.ndarray:
+    def _light_inside(self, points: Array, face: Array) -> Array:
         """How much of its light each vertex of the mouth gets: less behind narrow lips, and the
         deeper it lies.
         """
@@ -301,7 +298,7 @@ class Scene:
         reached = opened * np.exp(-0.3 * np.maximum(deep - 0.6, 0))
         return self._inside_gain * (reached + max(0, 1 - opened) * np.exp(-2.2 * deep))
 
-    def _shade(self, surface: np.ndarray, light: _Light) -> None:
+    def _shade(self, surface: Array, light: _Light) -> None:
         head, (image, unseen, depth, ids, share) = self.head, self._layers
         lamps = np.stack([lamp.direction for lamp in self.lighting.lamps[:2]]).astype(np.float32)
         wider = [
@@ -328,9 +325,7 @@ class Scene:
             unseen,
         )
 
-    def _draw_tuft(
-        self, tuft: Tuft, points, face: np.ndarray, pose: np.ndarray, light: np.ndarray
-    ) -> None:
+    def _draw_tuft(self, tuft: Tuft, points, face: Array, pose: Array, light: Array) -> None:
         shut = 0.0
         if tuft.lid:
             shut = float(
@@ -374,7 +369,7 @@ class Scene:
         )
 
 
-def _thinned(head: Head, size_px: int) -> tuple[Hair | None, np.ndarray | None]:
+def _thinned(head: Head, size_px: int) -> tuple[Hair | None, Array | None]:
     """Hair and its light for pictures of a size: small ones get half of the strands, twice as
     wide.
     """
@@ -386,7 +381,7 @@ def _thinned(head: Head, size_px: int) -> tuple[Hair | None, np.ndarray | None]:
     return thin, np.ascontiguousarray(light.reshape(-1, light.shape[-1]))
 
 
-def _gain_inside(rig: Rig, vertices: np.ndarray) -> np.ndarray:
+def _gain_inside(rig: Rig, vertices: Array) -> Array:
     """Of the light on `vertices` of the mouth: upper teeth catch most of it, lower ones stand in
     the lip's shadow.
     """

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
+from flowportrait.arrays import Rng
 
 Split = Literal["train", "validation", "test"]
 
@@ -47,7 +47,7 @@ _FIRST = ("Well,", "No,", "Yes, of course,", "Oh my,", "Honestly,", "By the way,
 _HOURS = ("one", "two", "four", "five", "seven", "nine")
 
 
-def draw_sentence(rng: np.random.Generator, split: Split) -> str:
+def draw_sentence(rng: Rng, split: Split) -> str:
     """A sentence of a split; the same sentence never belongs to two splits."""
     while True:
         sentence = _sentence(rng)
@@ -61,7 +61,7 @@ def split_of(sentence: str) -> Split:
     return {9: "test", 8: "validation"}.get(bucket, "train")
 
 
-def _sentence(rng: np.random.Generator) -> str:
+def _sentence(rng: Rng) -> str:
 
     def one(words: Sequence[str]) -> str:
         return words[rng.integers(len(words))]
@@ -76,7 +76,7 @@ def _sentence(rng: np.random.Generator) -> str:
     return _longer_sentence(kind, one, rng)
 
 
-def _longer_sentence(kind, one, rng: np.random.Generator) -> str:
+def _longer_sentence(kind, one, rng: Rng) -> str:
     if kind < 0.70:
         return f"{one(_ASKED)} {one(_TASK)}, {one(_WHEN)}?"
     if kind < 0.78:

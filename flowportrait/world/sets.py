@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -23,7 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from flowportrait import media
+from flowportrait.arrays import Array
 from flowportrait.errors import ConfigError, DataError
+from flowportrait.progress import Progress
 from flowportrait.world.head import Head, build_head
 from flowportrait.world.names import VISEMES
 from flowportrait.world.perform import draw_manner, perform
@@ -103,7 +105,7 @@ def render_set(
     settings: Settings,
     clips: int,
     workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[dict]:
     """Renders what is not there yet and gives the records of the whole set. Raises ConfigError for
     other settings.
@@ -202,10 +204,10 @@ def render_take(out_dir: Path, take: Take) -> dict:
     manner = draw_manner(take.identity_seed)
     performance = perform(rng, speech.phones, speech.samples, speech.sample_rate, manner, head.lips)
     scene = Scene(head, clip_seed, settings.size_px)
-    landmarks: list[np.ndarray] = []
-    irises: list[np.ndarray] = []
+    landmarks: list[Array] = []
+    irises: list[Array] = []
 
-    def frames() -> Iterator[np.ndarray]:
+    def frames() -> Iterator[Array]:
         for filmed in scene.film(performance.motion):
             landmarks.append(filmed.landmarks)
             irises.append(filmed.irises)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from flowportrait.arrays import Array
 from flowportrait.world.chart import AZIMUTHS, CM_PER_RADIAN, Chart, X, Y, blob, noise, smoothstep
 from flowportrait.world.person import BEARDS, HAIR_COLOURS, Attributes
 
@@ -60,24 +61,24 @@ _NAPE = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.2, 0.7, 1, 1, 1)
 class Painting:
     """A person's surface on the chart, and masks that hair is planted by."""
 
-    colour: np.ndarray
+    colour: Array
     """[rows, columns, 3] reflectance."""
-    gloss: np.ndarray
+    gloss: Array
     """[rows, columns] strength of the specular lobes; 0 on cloth."""
-    scalp: np.ndarray
+    scalp: Array
     """Where hair grows, in [0, 1]."""
-    beard: np.ndarray
-    brows: np.ndarray
-    brow_colour: np.ndarray
-    hair_colour: np.ndarray
-    collar: np.ndarray
+    beard: Array
+    brows: Array
+    brow_colour: Array
+    hair_colour: Array
+    collar: Array
     """[columns] height of the cloth's edge."""
     cloth_cm: float
     roughness: float
     teeth: float
 
 
-def skin_colour(melanin, haemoglobin) -> np.ndarray:
+def skin_colour(melanin, haemoglobin) -> Array:
     """Reflectance [..., 3] of skin with these pigments."""
     melanin = np.asarray(melanin)[..., None]
     haemoglobin = np.asarray(haemoglobin)[..., None]
@@ -126,9 +127,7 @@ def paint(person: Attributes, chart: Chart) -> Painting:
     )
 
 
-def _skin(
-    person: Attributes, chart: Chart, rng, fine: np.ndarray, coarse: np.ndarray
-) -> np.ndarray:
+def _skin(person: Attributes, chart: Chart, rng, fine: Array, coarse: Array) -> Array:
     """Reflectance of bare skin: flush on cheeks and nose, darker lids, neck, freckles, moles, lines
     of age.
     """
@@ -169,7 +168,7 @@ def _skin(
     return skin_colour(melanin + (0.25 + 0.4 * person.melanin) * lines, blood + 0.3 * lines)
 
 
-def _lines_of_age(chart: Chart) -> np.ndarray:
+def _lines_of_age(chart: Chart) -> Array:
     """Forehead lines, crow's feet, and the folds from nose to mouth, in [0, 1]."""
     lines = np.zeros_like(X)
     for above, wide in ((2.2, 3.6), (3.1, 4.0), (4.0, 3.4)):
@@ -184,7 +183,7 @@ def _lines_of_age(chart: Chart) -> np.ndarray:
     return _wings_and_crows_feet(chart, lines)
 
 
-def _wings_and_crows_feet(chart: Chart, lines: np.ndarray) -> np.ndarray:
+def _wings_and_crows_feet(chart: Chart, lines: Array) -> Array:
     """Lines from nose to mouth and beside the eyes."""
     for wing, corner, eye in ((31, 48, 36), (35, 54, 45)):
         (x0, x1, xe), (y0, y1, ye) = chart.landmarks(wing, corner, eye)
@@ -199,9 +198,7 @@ def _wings_and_crows_feet(chart: Chart, lines: np.ndarray) -> np.ndarray:
     return np.clip(lines, 0, 1.3)
 
 
-def _with_lips(
-    colour: np.ndarray, person: Attributes, chart: Chart, rng, fine: np.ndarray
-) -> np.ndarray:
+def _with_lips(colour: Array, person: Attributes, chart: Chart, rng, fine: Array) -> Array:
     red = skin_colour(person.melanin * 0.75 + 0.12, person.hemoglobin + rng.uniform(0.45, 0.85))
     if person.lipstick:
         red = red * 0.45 + np.array(_LIPSTICKS[rng.integers(len(_LIPSTICKS))]) * 0.55
@@ -211,13 +208,13 @@ def _with_lips(
     return colour * (1 - 0.45 * chart.lip_line[..., None] * np.array([0.8, 1.0, 1.0]))
 
 
-def _darkened(colour: np.ndarray, hair: np.ndarray, amount: np.ndarray) -> np.ndarray:
+def _darkened(colour: Array, hair: Array, amount: Array) -> Array:
     """Skin with short hairs in it."""
     amount = np.clip(amount, 0, 0.8)[..., None]
     return colour * (1 - amount) + (colour * 0.4 + hair * min(1, 0.12 / hair.max()) * 0.35) * amount
 
 
-def _beard_mask(chart: Chart) -> np.ndarray:
+def _beard_mask(chart: Chart) -> Array:
     around = np.abs(X)
     mouth = chart.mouth_y
     nose = chart.height(33)
@@ -236,7 +233,7 @@ def _beard_mask(chart: Chart) -> np.ndarray:
     return np.clip(mask * (1 - 0.35 * blob(0, mouth + 1.3, 0.5, 0.9)), 0, 1).astype(np.float32)
 
 
-def _scalp_mask(person: Attributes, chart: Chart, rng) -> np.ndarray:
+def _scalp_mask(person: Attributes, chart: Chart, rng) -> Array:
     receding = rng.uniform(-0.2, 0.35) + (
         0.5 * person.age_proxy if person.presentation == "m" else 0
     )
@@ -252,7 +249,7 @@ def _scalp_mask(person: Attributes, chart: Chart, rng) -> np.ndarray:
     return smoothstep(Y - line + ragged, -0.7, 1.0).astype(np.float32)
 
 
-def _brow_mask(person: Attributes, chart: Chart, rng) -> np.ndarray:
+def _brow_mask(person: Attributes, chart: Chart, rng) -> Array:
     """Density of the brows: full in the middle, thin and broken towards both ends, no two alike."""
     heavy = rng.uniform(0.7, 1.15) * (1.05 if person.presentation == "m" else 0.75)
     mask = np.zeros_like(X)
@@ -290,7 +287,7 @@ def _brow_mask(person: Attributes, chart: Chart, rng) -> np.ndarray:
     return np.clip(mask, 0, 1).astype(np.float32)
 
 
-def _brow_colour(person: Attributes, hair: np.ndarray) -> np.ndarray:
+def _brow_colour(person: Attributes, hair: Array) -> Array:
     if person.hair_colour in ("grey", "white"):
         return np.array([0.062, 0.057, 0.053])
     return hair * min(0.6, 0.09 / hair.max()) * np.array([1.0, 0.88, 0.78]) + np.array(
@@ -298,7 +295,7 @@ def _brow_colour(person: Attributes, hair: np.ndarray) -> np.ndarray:
     )
 
 
-def _collar(person: Attributes, chart: Chart) -> np.ndarray:
+def _collar(person: Attributes, chart: Chart) -> Array:
     """[1, columns] height of the cloth's edge around the neck."""
     side, dip, _ = _COLLARS[person.cloth]
     around = np.abs(AZIMUTHS)[None]
@@ -306,7 +303,7 @@ def _collar(person: Attributes, chart: Chart) -> np.ndarray:
     return side + dip * shapes.get(person.cloth, np.exp(-((around / 0.8) ** 2)))
 
 
-def _cloth(person: Attributes, rng, collar: np.ndarray, fine: np.ndarray) -> np.ndarray:
+def _cloth(person: Attributes, rng, collar: Array, fine: Array) -> Array:
     colour = np.array(_CLOTHS[rng.integers(len(_CLOTHS))]) * rng.uniform(0.75, 1.2)
     weave = 1 + 0.06 * noise(rng, 0.4) + 0.04 * fine
     pattern = rng.random()
@@ -321,7 +318,7 @@ def _cloth(person: Attributes, rng, collar: np.ndarray, fine: np.ndarray) -> np.
     return _collared(collar, weave, person, colour)
 
 
-def _collared(collar: np.ndarray, weave, person: Attributes, colour) -> np.ndarray:
+def _collared(collar: Array, weave, person: Attributes, colour) -> Array:
     fold = collar - Y
     weave *= 1 - 0.35 * np.exp(-(((fold - 0.5) / 0.12) ** 2))
     if person.cloth == "shirt":
@@ -334,7 +331,7 @@ def _collared(collar: np.ndarray, weave, person: Attributes, colour) -> np.ndarr
     return weave[..., None] * colour
 
 
-def _gloss(person: Attributes, chart: Chart, rng, fine: np.ndarray) -> np.ndarray:
+def _gloss(person: Attributes, chart: Chart, rng, fine: Array) -> Array:
     oil = rng.uniform(0.25, 0.55)
     gloss = (
         0.75

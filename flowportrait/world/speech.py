@@ -18,12 +18,13 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from flowportrait import media
+from flowportrait.arrays import Array, Rng
 from flowportrait.errors import ConfigError, MediaError, MissingDependency
 from flowportrait.registry import name_hint
 from flowportrait.world.espeak import espeak_library, say_with_espeak
 from flowportrait.world.festival import festival_voice_is_installed, say_with_festival
 from flowportrait.world.kokoro import draw_blend, kokoro_is_installed, say_with_kokoro
-from flowportrait.world.phones import SILENCE, Phone
+from flowportrait.world.phones import SILENCE, Phone, Phones, TimedSpeech
 from flowportrait.world.sentences import Split, draw_sentence
 
 MARGIN_S = 0.15
@@ -82,9 +83,9 @@ class Voice:
 class Utterance(NamedTuple):
     """Mono speech, peak 0.8, with its phones; silence included."""
 
-    samples: np.ndarray
+    samples: Array
     sample_rate: int
-    phones: list[Phone]
+    phones: Phones
     text: str
     voice: Voice
 
@@ -97,9 +98,7 @@ class Utterance(NamedTuple):
 class Speaker(Protocol):
     """Says something: the same generator state and arguments give the same utterance."""
 
-    def utter(
-        self, rng: np.random.Generator, presentation: str, split: Split, longest_s: float
-    ) -> Utterance:
+    def utter(self, rng: Rng, presentation: str, split: Split, longest_s: float) -> Utterance:
         """An utterance of at most `longest_s`, by a voice that suits the person and belongs to the
         split.
         """
@@ -149,9 +148,7 @@ class Synthesizers:
     engines: Sequence[str]
     flite_share: float = 0.7
 
-    def utter(
-        self, rng: np.random.Generator, presentation: str, split: Split, longest_s: float
-    ) -> Utterance:
+    def utter(self, rng: Rng, presentation: str, split: Split, longest_s: float) -> Utterance:
         """See `Speaker`. Raises ConfigError when no sentence is that short."""
         voice = self._voice(rng, presentation, split)
         letters_per_s = _LETTERS_PER_S
@@ -167,7 +164,7 @@ class Synthesizers:
             f"--longest: got {longest_s}, too short for any sentence; give at least 2"
         )
 
-    def _voice(self, rng: np.random.Generator, presentation: str, split: Split) -> Voice:
+    def _voice(self, rng: Rng, presentation: str, split: Split) -> Voice:
         # The test split speaks with voices of its own; the only one of flite is a man's.
         held_out = split == "test"
         if self.engines == [
@@ -207,7 +204,7 @@ class Synthesizers:
         return Voice("espeak-ng", f"{locale}+{variant}", rate, pitch)
 
 
-def _short_sentence(rng: np.random.Generator, split: Split, max_letters: float) -> str:
+def _short_sentence(rng: Rng, split: Split, max_letters: float) -> str:
     """The first sentence drawn that is short enough, or the last of many tries."""
     for _ in range(200):
         text = draw_sentence(rng, split)
@@ -216,7 +213,7 @@ def _short_sentence(rng: np.random.Generator, split: Split, max_letters: float) 
     return text
 
 
-def say(text: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:
+def say(text: str, voice: Voice) -> TimedSpeech:
     """Samples, their rate and the phones of a sentence."""
     if voice.engine.startswith("flite"):
         return _say_with_flite(text, voice)
@@ -232,7 +229,7 @@ def say(text: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:
     )
 
 
-def _say_with_flite(text: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:
+def _say_with_flite(text: str, voice: Voice) -> TimedSpeech:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "speech.wav"
         command = [
@@ -265,9 +262,7 @@ def _say_with_flite(text: str, voice: Voice) -> tuple[np.ndarray, int, list[Phon
     )
 
 
-def _framed(
-    samples: np.ndarray, rate: int, phones: list[Phone], text: str, voice: Voice
-) -> Utterance:
+def _framed(samples: Array, rate: int, phones: Phones, text: str, voice: Voice) -> Utterance:
     """With a margin of silence around it, at the same loudness as all others."""
     margin = np.zeros(round(MARGIN_S * rate), np.float32)
     peak = max(0.05, float(np.abs(samples).max()))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from flowportrait.arrays import Array, Rng
 from flowportrait.world.chart import Chart, X, Y
 from flowportrait.world.names import SKIN
 from flowportrait.world.person import BEARDS, Attributes
@@ -22,14 +23,14 @@ class Tuft:
     `offsets`.
     """
 
-    vertices: np.ndarray
+    vertices: Array
     """[s, 3]"""
-    shares: np.ndarray
+    shares: Array
     """[s, 3]"""
-    offsets: np.ndarray
+    offsets: Array
     """[s, p, 3]"""
-    colour: np.ndarray
-    tone: np.ndarray
+    colour: Array
+    tone: Array
     """[s]"""
     opacity: float
     width: float
@@ -42,7 +43,7 @@ class Tuft:
     tears: bool = False
     """Whether it is the wet rim of the eye, which is gone when the lids meet."""
 
-    def points(self, head: np.ndarray, closed: float) -> np.ndarray:
+    def points(self, head: Array, closed: float) -> Array:
         """[s, p, 3] where the strands are on a posed head; `closed` is how far the lid is down."""
         roots = (head[self.vertices] * self.shares[..., None]).sum(1)
         offsets = self.offsets
@@ -55,9 +56,7 @@ class Tuft:
         return roots[:, None] + offsets
 
 
-def plant_tufts(
-    person: Attributes, chart: Chart, head: np.ndarray, painting: Painting
-) -> list[Tuft]:
+def plant_tufts(person: Attributes, chart: Chart, head: Array, painting: Painting) -> list[Tuft]:
     """Brows, beard where there is one, and lashes."""
     rng = np.random.default_rng([person.seed, 4])
     soil = _Soil(chart, head)
@@ -71,7 +70,7 @@ def plant_tufts(
 class _Soil:
     """The face's outer skin, to root strands in by their place on the chart."""
 
-    def __init__(self, chart: Chart, head: np.ndarray):
+    def __init__(self, chart: Chart, head: Array):
         rig = chart.rig
         normals = np.zeros_like(head)
         vertex_normals(head, rig.triangles, normals)
@@ -85,7 +84,7 @@ class _Soil:
         self._tree = cKDTree(np.stack([chart.x, chart.y], 1)[self._vertices])
         self._normals = normals
 
-    def roots(self, rng: np.random.Generator, density: np.ndarray, count: int):
+    def roots(self, rng: Rng, density: Array, count: int):
         """x, y, vertices, shares and normals of `count` places drawn by a density on the chart."""
         share = density.ravel() / density.sum()
         row, column = np.unravel_index(rng.choice(share.size, count, p=share), density.shape)
@@ -98,7 +97,7 @@ class _Soil:
         return x, y, vertices, shares, _unit((self._normals[vertices] * shares[..., None]).sum(1))
 
 
-def _brows(rng: np.random.Generator, soil: _Soil, painting: Painting) -> Tuft:
+def _brows(rng: Rng, soil: _Soil, painting: Painting) -> Tuft:
     x, _, vertices, shares, normals = soil.roots(rng, painting.brows**1.3, 1300)
     outward = np.clip((np.abs(x) - 1.2) / 4.5, 0, 1)
     direction = (
@@ -119,7 +118,7 @@ def _brows(rng: np.random.Generator, soil: _Soil, painting: Painting) -> Tuft:
     )
 
 
-def _beard(rng: np.random.Generator, soil: _Soil, painting: Painting, length: float) -> Tuft:
+def _beard(rng: Rng, soil: _Soil, painting: Painting, length: float) -> Tuft:
     x, _, vertices, shares, normals = soil.roots(
         rng, painting.beard**1.2, int(2400 + 2000 * min(1, length))
     )
@@ -140,7 +139,7 @@ def _beard(rng: np.random.Generator, soil: _Soil, painting: Painting, length: fl
     return Tuft(vertices, shares, offsets, colour, _tone(rng, len(x)), opacity=0.4, width=0.9)
 
 
-def _lashes(rng: np.random.Generator, chart: Chart, fullness: float) -> list[Tuft]:
+def _lashes(rng: Rng, chart: Chart, fullness: float) -> list[Tuft]:
     rig = chart.rig
     tufts = []
     for side, eye in zip((1, -1), rig.eye_centres(rig.vertices), strict=True):
@@ -160,7 +159,7 @@ def _lashes(rng: np.random.Generator, chart: Chart, fullness: float) -> list[Tuf
     return tufts
 
 
-def _wet_line(row: np.ndarray, head: np.ndarray, side: int) -> Tuft:
+def _wet_line(row: Array, head: Array, side: int) -> Tuft:
     """The film of tears along the rim of the lower lid: pieces from each vertex of it to the
     next.
     """
@@ -190,9 +189,7 @@ def _tears(here, offsets, side: int) -> Tuft:
     )
 
 
-def _lash_row(
-    rng: np.random.Generator, row: np.ndarray, side: int, upper: bool, fullness: float
-) -> Tuft:
+def _lash_row(rng: Rng, row: Array, side: int, upper: bool, fullness: float) -> Tuft:
     count = int((130 if upper else 36) * fullness)
     place = rng.uniform(0, len(row) - 1.001, count)
     first = place.astype(int)
@@ -224,11 +221,11 @@ def _lash_row(
 
 
 def _bent(
-    direction: np.ndarray,
-    normals: np.ndarray,
-    length: np.ndarray,
+    direction: Array,
+    normals: Array,
+    length: Array,
     hug: float,
-) -> np.ndarray:
+) -> Array:
     """[s, p, 3] strands that start along `direction` and bend towards the skin."""
     offsets = np.zeros((len(length), _POINTS, 3), np.float32)
     for j in range(1, _POINTS):
@@ -237,9 +234,9 @@ def _bent(
     return (offsets + 0.04 * normals[:, None]).astype(np.float32)
 
 
-def _tone(rng: np.random.Generator, count: int) -> np.ndarray:
+def _tone(rng: Rng, count: int) -> Array:
     return np.exp(rng.normal(size=count) * 0.2).astype(np.float32)
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def _unit(vectors: Array) -> Array:
     return vectors / (np.linalg.norm(vectors, axis=-1, keepdims=True) + 1e-6)

@@ -9,12 +9,13 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 from pydantic import Field
 
 from flowportrait.config import Frozen
 from flowportrait.errors import FlowPortraitError, JudgeError, JudgeRefused, JudgeUnavailable
+from flowportrait.files import JsonObject
 from flowportrait.scoring import digest_of
 from flowportrait.scoring.judges.answers import AnswerStore, answer_key
 from flowportrait.scoring.judges.backends import Answer, Question, build_backend
@@ -45,7 +46,7 @@ class JudgeConfig(Frozen):
         default=None,
         description="name of a judge preset (see `judges presets`) or your own .toml file",
     )
-    backend: dict[str, Any] = Field(
+    backend: JsonObject = Field(
         default={}, description="settings {type, ...} of a judge backend, which override the preset"
     )
     prompts: Path | None = Field(

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowportrait.clips import SamplePair
 from flowportrait.media import Facts
 from flowportrait.scoring import Sample
 from flowportrait.scoring.judges.answers import answer_key
@@ -77,14 +78,12 @@ def plan_scores(system: ScoreSystem, samples: Iterable[Sample]) -> CallsToMake:
     )
 
 
-def plan_verdicts(system: CompareSystem, pairs: Iterable[tuple[Sample, Sample]]) -> CallsToMake:
+def plan_verdicts(system: CompareSystem, pairs: Iterable[SamplePair]) -> CallsToMake:
     """Cost of comparing the pairs."""
     return _plan(system, _comparisons(system, pairs))
 
 
-def _comparisons(
-    system: CompareSystem, pairs: Iterable[tuple[Sample, Sample]]
-) -> Iterable[Question]:
+def _comparisons(system: CompareSystem, pairs: Iterable[SamplePair]) -> Iterable[Question]:
     for a, b in pairs:
         if unusable(a) or unusable(b):
             continue

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field
 
 from flowportrait.config import Frozen
+from flowportrait.files import JsonObject
 
 CallFault = Literal[
     "rate-limit", "overloaded", "server-error", "hang", "cut", "bad-request", "file-failed"
@@ -163,7 +164,7 @@ _WHOLE: Mapping[str, Callable[[str], bytes]] = {
 }
 
 
-def _spoil_openai(kind: BodyFault, body: dict[str, Any]) -> None:
+def _spoil_openai(kind: BodyFault, body: JsonObject) -> None:
     choice = body["choices"][0]
     message = choice["message"]
     if kind == "no-choice":
@@ -180,7 +181,7 @@ def _spoil_openai(kind: BodyFault, body: dict[str, Any]) -> None:
         choice["logprobs"] = {"content": [{"token": 4, "logprob": "high", "top_logprobs": None}]}
 
 
-def _spoil_gemini(kind: BodyFault, body: dict[str, Any]) -> None:
+def _spoil_gemini(kind: BodyFault, body: JsonObject) -> None:
     candidate = body["candidates"][0]
     if kind == "no-choice":
         body.clear()

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flowportrait.arrays import Array
 from flowportrait.errors import DataError
 from flowportrait.records import Record, Score
 from flowportrait.study import agreement, intervals
@@ -45,9 +46,9 @@ class Match(Record):
 class _Pairs(NamedTuple):
     """Scores of the clips that both judges have, float [n], and the sample of each, int [n]."""
 
-    old: np.ndarray
-    new: np.ndarray
-    sample: np.ndarray
+    old: Array
+    new: Array
+    sample: Array
 
 
 def match(old: Iterable[Score], new: Iterable[Score], seed: int = 0) -> list[Match]:
@@ -111,7 +112,7 @@ def _matched(
         np.concatenate([members[k] for k in rng.integers(0, count, count)]) for _ in range(DRAWS)
     ]
 
-    def figure(of: Callable[[np.ndarray, np.ndarray], float]) -> Figure:
+    def figure(of: Callable[[Array, Array], float]) -> Figure:
         drawn = np.array([of(pairs.old[rows], pairs.new[rows]) for rows in draws])
         if count > 1:
             ends = intervals.percentile_interval(drawn)

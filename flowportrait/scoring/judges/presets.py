@@ -16,6 +16,7 @@ from pydantic import Field
 
 from flowportrait.config import Frozen, load_recipe
 from flowportrait.errors import ConfigError
+from flowportrait.files import JsonObject
 from flowportrait.registry import name_hint
 
 PRESETS_DIR = Path(__file__).parent / "presets"
@@ -30,7 +31,7 @@ class Preset(Frozen):
     unset: list[str] = Field(
         default=[], description="settings of the backend that are not sent to the server"
     )
-    backend: dict[str, Any] = Field(description="settings {type, ...} of a judge backend")
+    backend: JsonObject = Field(description="settings {type, ...} of a judge backend")
 
 
 def preset_names() -> list[str]:
@@ -52,7 +53,7 @@ def load_preset(name: str) -> Preset:
     return load_recipe(PRESETS_DIR / f"{name}.toml", Preset)
 
 
-def backend_of(preset: str | None, own: Mapping[str, Any]) -> dict[str, Any]:
+def backend_of(preset: str | None, own: Mapping[str, Any]) -> JsonObject:
     """The settings of a backend: those of the preset, and over them the user's own. Raises
     ConfigError.
     """

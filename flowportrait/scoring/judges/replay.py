@@ -1,12 +1,13 @@
 """Recorded answers instead of a judge: a study or a reward run is computed again at no cost."""
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from pydantic import Field
 
 from flowportrait.config import Frozen
 from flowportrait.errors import ConfigError, JudgeRefused
+from flowportrait.files import JsonObject
 from flowportrait.scoring.judges.answers import AnswerStore
 from flowportrait.scoring.judges.backends import Answer, Estimate, Question
 
@@ -52,7 +53,7 @@ class Replay:
             if stored.judge.get("model") == self.model
         }
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """The model that once answered."""
         return {"type": "replay", "version": self.version, "model": self.model}
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from flowportrait.errors import MediaError
+from flowportrait.files import JsonObject
 from flowportrait.media import Clip, Facts
 from flowportrait.scoring import ASPECTS
 from flowportrait.scoring.judges.backends import text_tokens
@@ -64,12 +65,12 @@ class JudgeSim:
         self.host = host
         self.port = port
         self.calls = self.in_flight = self.peak_in_flight = 0
-        self.last_request: dict[str, Any] = {}
+        self.last_request: JsonObject = {}
         """The body of the newest question, for tests of what is sent."""
         self.served: Counter[str] = Counter()
         self.hit: Counter[str] = Counter()
         self._random = random.Random(self.faults.seed)
-        self._files: dict[str, dict[str, Any]] = {}
+        self._files: dict[str, JsonObject] = {}
         self._facts: dict[str, Facts | None] = {}
         self._connections: set[asyncio.Task[Any] | None] = set()
 
@@ -93,7 +94,7 @@ class JudgeSim:
         """Address of the server."""
         return f"http://{self.host}:{self.port}"
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> JsonObject:
         """Calls, faults by kind, and how many different questions were answered how often."""
         return {
             "calls": self.calls,
@@ -223,7 +224,7 @@ class JudgeSim:
         file["failed"] = self._fault("file-failed") is not None
         return 200, {"file": self._file_row(name)}, {"X-Goog-Upload-Status": "final"}
 
-    def _file_row(self, name: str) -> dict[str, Any]:
+    def _file_row(self, name: str) -> JsonObject:
         file = self._files[name]
         waiting = asyncio.get_running_loop().time() < file["ready_at"]
         return {

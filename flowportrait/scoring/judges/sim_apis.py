@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from flowportrait.files import JsonObject
 from flowportrait.scoring.judges.backends import text_tokens
 
 _CAMEL = re.compile("_([a-z])")
@@ -97,9 +98,7 @@ def _camel(value: Any) -> Any:
     return value
 
 
-def read_gemini(
-    body: Mapping[str, Any], model: str, files: Mapping[str, dict[str, Any]]
-) -> SimRequest:
+def read_gemini(body: Mapping[str, Any], model: str, files: Mapping[str, JsonObject]) -> SimRequest:
     """A request in the words of Gemini's protocol."""
     settings = body.get("generationConfig", {})
     thinking = settings.get("thinkingConfig", {})
@@ -129,18 +128,18 @@ def read_gemini(
     return ask
 
 
-def say_openai(said: SimReply, ask: SimRequest, modalities: bool) -> dict[str, Any]:
+def say_openai(said: SimReply, ask: SimRequest, modalities: bool) -> JsonObject:
     """A reply in the words of OpenAI's protocol."""
     prompt = sum(said.tokens.values())
     output = text_tokens(said.text)
-    usage: dict[str, Any] = {
+    usage: JsonObject = {
         "prompt_tokens": prompt,
         "completion_tokens": output,
         "total_tokens": prompt + output,
     }
     if modalities:
         usage["prompt_tokens_details"] = {"audio_tokens": said.tokens["AUDIO"], "cached_tokens": 0}
-    choice: dict[str, Any] = {
+    choice: JsonObject = {
         "index": 0,
         "message": {"role": "assistant", "content": said.text},
         "finish_reason": {"blocked": "content_filter"}.get(said.finish, said.finish),
@@ -165,7 +164,7 @@ def say_openai(said: SimReply, ask: SimRequest, modalities: bool) -> dict[str, A
     }
 
 
-def _token(text: str, digit: str) -> dict[str, Any]:
+def _token(text: str, digit: str) -> JsonObject:
     """A token with its alternatives: the score with 0.8, the next lower one (5 below 1) with
     0.2.
     """
@@ -181,11 +180,11 @@ def _token(text: str, digit: str) -> dict[str, Any]:
     }
 
 
-def say_gemini(said: SimReply, ask: SimRequest, modalities: bool) -> dict[str, Any]:
+def say_gemini(said: SimReply, ask: SimRequest, modalities: bool) -> JsonObject:
     """A reply in the words of Gemini's protocol."""
     prompt = sum(said.tokens.values())
     output = text_tokens(said.text)
-    usage: dict[str, Any] = {"promptTokenCount": prompt, "totalTokenCount": prompt + output}
+    usage: JsonObject = {"promptTokenCount": prompt, "totalTokenCount": prompt + output}
     if modalities:
         usage["promptTokensDetails"] = [
             {"modality": k, "tokenCount": n} for k, n in said.tokens.items() if n
@@ -194,7 +193,7 @@ def say_gemini(said: SimReply, ask: SimRequest, modalities: bool) -> dict[str, A
         feedback = {"blockReason": "PROHIBITED_CONTENT"}
         return {"promptFeedback": feedback, "usageMetadata": usage, "modelVersion": said.model}
     usage["candidatesTokenCount"] = output
-    candidate: dict[str, Any] = {
+    candidate: JsonObject = {
         "index": 0,
         "finishReason": "MAX_TOKENS" if said.finish == "length" else "STOP",
     }
@@ -204,7 +203,7 @@ def say_gemini(said: SimReply, ask: SimRequest, modalities: bool) -> dict[str, A
     return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": said.model}
 
 
-def failure_body(path: str, error: SimFailure) -> tuple[dict[str, Any], dict[str, str]]:
+def failure_body(path: str, error: SimFailure) -> tuple[JsonObject, dict[str, str]]:
     """An error in the words of the protocol that was spoken, and its headers."""
     if "/chat/" in path:
         headers = {} if error.retry_after_s is None else {"Retry-After": f"{error.retry_after_s:g}"}

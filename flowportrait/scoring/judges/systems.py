@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
+from flowportrait.clips import SamplePair
 from flowportrait.errors import MediaError
 from flowportrait.media import read_audio
 from flowportrait.records import Score, Verdict
@@ -202,13 +203,13 @@ class CompareSystem(_System):
     orders are asked.
     """
 
-    def compare(self, pairs: Iterable[tuple[Sample, Sample]]) -> Iterator[Verdict]:
+    def compare(self, pairs: Iterable[SamplePair]) -> Iterator[Verdict]:
         """One verdict per pair and repeat, as each is known. Raises JudgeError when the run must
         stop.
         """
         return _as_iterator(self.stream(pairs))
 
-    def stream(self, pairs: Iterable[tuple[Sample, Sample]]) -> AsyncIterator[Verdict]:
+    def stream(self, pairs: Iterable[SamplePair]) -> AsyncIterator[Verdict]:
         """The results, within a running event loop."""
         return self._stream(pairs, self.compare_one)
 
@@ -223,7 +224,7 @@ class CompareSystem(_System):
         """Questions about two clips in this order, the aggregator's question apart."""
         return [self._question(name, first, second, repeat) for name in self.prompt_names[:1]]
 
-    async def compare_one(self, pair: tuple[Sample, Sample], repeat: int) -> Verdict:
+    async def compare_one(self, pair: SamplePair, repeat: int) -> Verdict:
         """The verdict on one pair."""
         a, b = pair
         a.sha256, b.sha256  # noqa: B018  (before they are shown)
@@ -268,7 +269,7 @@ class CompareSystem(_System):
         )
 
     async def verdict(
-        self, shown: tuple[Sample, Sample], repeat: int
+        self, shown: SamplePair, repeat: int
     ) -> tuple[list[Finding], dict[str, Finding]]:
         """The findings on two clips in the order shown, the deciding one last; and those by
         aspect.
@@ -306,7 +307,7 @@ class MaComp(CompareSystem):
         return [self._question(f"compare-{aspect}", first, second, repeat) for aspect in ASPECTS]
 
     async def verdict(
-        self, shown: tuple[Sample, Sample], repeat: int
+        self, shown: SamplePair, repeat: int
     ) -> tuple[list[Finding], dict[str, Finding]]:
         """The three aspects' findings and the aggregator's, which is only asked when all three have
         decided.

@@ -17,8 +17,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from safetensors import safe_open
+
+from flowportrait.arrays import Array, Frames, Landmarks, PerFrame, PlacePerFrame
 
 TABLE = Path(__file__).with_name("face_shapes.safetensors")
 _EYES = (slice(36, 42), slice(42, 48))
@@ -31,7 +33,7 @@ class ShapeTable(NamedTuple):
     """
 
     names: tuple[str, ...]
-    weights: np.ndarray
+    weights: Array
     correlation: tuple[float, ...]
 
 
@@ -48,7 +50,7 @@ def shape_table() -> ShapeTable:
         )
 
 
-def upright(landmarks: Float[np.ndarray, "f 68 2"]) -> Float[np.ndarray, "f 68 2"]:
+def upright(landmarks: Landmarks) -> Landmarks:
     """Landmarks with the eyes level, the middle between them at 0 and their median distance 1."""
     left, right = (landmarks[:, eye].mean(1) for eye in _EYES)
     across = right - left
@@ -61,9 +63,7 @@ def upright(landmarks: Float[np.ndarray, "f 68 2"]) -> Float[np.ndarray, "f 68 2
 
 
 @torch.inference_mode()
-def eye_edges(
-    frames: UInt8[np.ndarray, "f h w 3"], landmarks: Float[np.ndarray, "f 68 2"]
-) -> Float[np.ndarray, "f 2"]:
+def eye_edges(frames: Frames, landmarks: Landmarks) -> PlacePerFrame:
     """Mean upright slope of light in a box about each eye, over its median in the clip: 1 open,
     about 0.4 shut.
     """
@@ -73,7 +73,7 @@ def eye_edges(
     return _edges_beside(across, middle, light)
 
 
-def _edges_beside(across, middle, light) -> Float[np.ndarray, "f 2"]:
+def _edges_beside(across, middle, light) -> PlacePerFrame:
     size = np.median(np.linalg.norm(across, axis=1))
     along = across / np.linalg.norm(across, axis=1, keepdims=True)
     x, y = np.meshgrid(np.linspace(-_BOX[0], _BOX[0], 24), np.linspace(-_BOX[1], _BOX[1], 12))
@@ -92,9 +92,7 @@ def _edges_beside(across, middle, light) -> Float[np.ndarray, "f 2"]:
     return both / np.maximum(np.median(both, 0), 1e-6)
 
 
-def features(
-    landmarks: Float[np.ndarray, "f 68 2"], eyes: Float[np.ndarray, "f 2"]
-) -> Float[np.ndarray, "f 138"]:
+def features(landmarks: Landmarks, eyes: PlacePerFrame) -> Float[np.ndarray, "f 138"]:
     """Input of the table: upright landmarks less their median over the clip, and how far
     `eye_edges` fall.
     """
@@ -102,9 +100,7 @@ def features(
     return np.concatenate([points - np.median(points, 0), 1 - eyes], 1)
 
 
-def face_shapes(
-    landmarks: Float[np.ndarray, "f 68 2"], eyes: Float[np.ndarray, "f 2"]
-) -> dict[str, Float[np.ndarray, " f"]]:
+def face_shapes(landmarks: Landmarks, eyes: PlacePerFrame) -> dict[str, PerFrame]:
     """The shapes of every frame by ARKit's names, 0 the clip's median face and 1 the whole shape
     away from it.
     """
@@ -112,7 +108,7 @@ def face_shapes(
     return dict(zip(table.names, (features(landmarks, eyes) @ table.weights).T, strict=True))
 
 
-def _calm(path: np.ndarray) -> np.ndarray:
+def _calm(path: Array) -> Array:
     """[f, 2] smoothed over seven frames: the landmarker's noise would move the box over the eye."""
     padded = np.pad(path, ((3, 3), (0, 0)), mode="edge")
     return np.stack(

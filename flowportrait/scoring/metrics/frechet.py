@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field
 
+from flowportrait.arrays import Array
 from flowportrait.config import Frozen
 from flowportrait.files import sha256_of
 from flowportrait.pretrained import WEIGHTS
@@ -54,7 +55,7 @@ def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -
     return float(mean + np.square(x).sum() + np.square(y).sum() - 2 * shared)
 
 
-def _reduced(z: np.ndarray) -> np.ndarray:
+def _reduced(z: Array) -> Array:
     """At most d rows of the same covariance."""
     if len(z) > z.shape[1]:
         return np.linalg.qr(z, mode="r")
@@ -67,7 +68,7 @@ class _Frechet(SetMetric):
     high = math.inf
     better = "lower"
 
-    def compare(self, made: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> SetReading:
+    def compare(self, made: Sequence[Array], truth: Sequence[Array]) -> SetReading:
         """The distance, with N and D, and a warning where the covariance is singular."""
         if min(len(made), len(truth)) < 2:
             raise Unscorable(f"{len(made)} clips and {len(truth)} of the truth; each set needs 2")
@@ -107,20 +108,20 @@ class FramesConfig(Frozen):
 class _OfFrames(_Frechet):
     Config = FramesConfig
 
-    def features(self, view: View) -> np.ndarray:
+    def features(self, view: View) -> Array:
         """One vector of the clip, or of each of its frames."""
         rows = self.rows(view.blocks())
         if self.config.pool == "video":
             return rows.mean(0, keepdims=True)
         return rows.astype(np.float32)
 
-    def rows(self, blocks: Iterable[np.ndarray]) -> np.ndarray:
+    def rows(self, blocks: Iterable[Array]) -> Array:
         """One vector of each frame that is looked at, float64 [n, d]."""
         looked = islice(chain.from_iterable(blocks), 0, None, self.config.every)
         found = [self._of(frames) for frames in _stacked(looked, self.config.batch_frames)]
         return np.concatenate(found).astype(np.float64)
 
-    def _of(self, frames: np.ndarray) -> np.ndarray:
+    def _of(self, frames: Array) -> Array:
         raise NotImplementedError
 
 
@@ -140,7 +141,7 @@ class Fid(_OfFrames):
     def weights_sha256(self) -> str:
         return sha256_of(self._file)
 
-    def _of(self, frames: np.ndarray) -> np.ndarray:
+    def _of(self, frames: Array) -> Array:
         return inception_features(load_inception(self._file), frames)
 
 
@@ -159,7 +160,7 @@ class FrechetLite0(_OfFrames):
     def weights_sha256(self) -> str:
         return sha256_of(lite0_file(self.config.weights))
 
-    def _of(self, frames: np.ndarray) -> np.ndarray:
+    def _of(self, frames: Array) -> Array:
         return load_lite0(lite0_file(self.config.weights)).pooled(sized(frames, 224, 224)).numpy()
 
 
@@ -258,7 +259,7 @@ class FvdR3d18(_Frechet):
     def weights_sha256(self) -> str:
         return sha256_of(self._file)
 
-    def features(self, view: View) -> np.ndarray:
+    def features(self, view: View) -> Array:
         """One vector of the clip, or of each of its pieces."""
         length = self.config.num_frames
         network = load_r3d18(self._file)
@@ -282,7 +283,7 @@ class FvdR3d18(_Frechet):
         return rows
 
 
-def _stacked(arrays: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
+def _stacked(arrays: Iterable[Array], count: int) -> Iterator[Array]:
     """`count` arrays as one, again and again; at last what is left."""
     arrays = iter(arrays)
     while some := list(islice(arrays, count)):

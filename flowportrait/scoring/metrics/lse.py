@@ -18,11 +18,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int16, UInt8
+from jaxtyping import Float, UInt8
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from flowportrait.arrays import Array, Pcm
 from flowportrait.config import Frozen
 from flowportrait.encoders.cepstra import mfcc
 from flowportrait.errors import CheckpointError
@@ -33,6 +34,7 @@ from flowportrait.registry import FACE_DETECTORS
 from flowportrait.scoring.metrics.metric import Metric, Reading
 from flowportrait.scoring.metrics.view import Blocks, Unscorable, View
 from flowportrait.sound import SPEECH_HZ
+from flowportrait.tensors import Rows
 
 FPS = 25
 WINDOW = 5  # frames
@@ -103,7 +105,7 @@ def _head() -> nn.Sequential:
 def embeddings(
     network: SyncNet,
     blocks: Iterable[UInt8[np.ndarray, "f 224 224 3"]],
-    samples: Int16[np.ndarray, " s"],
+    samples: Pcm,
     batch: int = 20,
 ) -> tuple[Float[Tensor, "n 1024"], Float[Tensor, "n 1024"]]:
     """Lips and sound of every window, one a frame; RGB frames at 25 fps in blocks, `samples` at 16
@@ -136,7 +138,7 @@ def embeddings(
     return torch.cat(lips)[:count], torch.cat(sounds)
 
 
-def _lips_by_frames(network: SyncNet) -> Callable[[np.ndarray], Tensor]:
+def _lips_by_frames(network: SyncNet) -> Callable[[Array], Tensor]:
     """`seen` of every five frames in a row. No layer goes beyond those five in time, so that all
     are layers of pictures with 15 channels, which are computed half as fast again; batch norms
     become part of the convolutions before them.
@@ -153,7 +155,7 @@ def _lips_by_frames(network: SyncNet) -> Callable[[np.ndarray], Tensor]:
     trunk = nn.Sequential(*layers).eval().to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
-    def see(frames: np.ndarray) -> Tensor:
+    def see(frames: Array) -> Tensor:
         windows = torch.from_numpy(frames[..., ::-1].copy()).float().unfold(0, WINDOW, 1)
         x = windows.transpose(-1, -2).flatten(-2).permute(0, 3, 1, 2)
         return network.netfclip(trunk(x).flatten(1))
@@ -185,8 +187,8 @@ class Lse(NamedTuple):
 
 
 def distances(
-    lips: Float[Tensor, "n d"],
-    sounds: Float[Tensor, "n d"],
+    lips: Rows,
+    sounds: Rows,
     reach: int = 15,
     padding: Padding = "zero",
 ) -> Float[Tensor, "n k"]:
@@ -206,8 +208,8 @@ def distances(
 
 
 def lse(
-    lips: Float[Tensor, "n d"],
-    sounds: Float[Tensor, "n d"],
+    lips: Rows,
+    sounds: Rows,
     reach: int = 15,
     padding: Padding = "zero",
 ) -> Lse:

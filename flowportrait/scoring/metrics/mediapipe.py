@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field
 
+from flowportrait.arrays import Array, PerFrame
 from flowportrait.config import Frozen
 from flowportrait.errors import require
 from flowportrait.files import sha256_of
@@ -39,10 +40,10 @@ class FaceOverTime(NamedTuple):
     of the eyes.
     """
 
-    found: np.ndarray
-    lip_opening: np.ndarray
-    blink: np.ndarray
-    five_points: np.ndarray
+    found: Array
+    lip_opening: Array
+    blink: Array
+    five_points: Array
 
 
 class FaceConfig(Frozen):
@@ -99,7 +100,7 @@ def _look_with(weights: Path, blocks: Blocks, mediapipe) -> FaceOverTime:
     return FaceOverTime(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
-def _row(result: Any, width: int, height: int) -> tuple[bool, float, float, np.ndarray]:
+def _row(result: Any, width: int, height: int) -> tuple[bool, float, float, Array]:
     if not result.face_landmarks:
         return False, math.nan, math.nan, np.full((5, 2), math.nan)
     points = np.array([(point.x * width, point.y * height) for point in result.face_landmarks[0]])
@@ -110,9 +111,7 @@ def _row(result: Any, width: int, height: int) -> tuple[bool, float, float, np.n
     return True, float(opening), float(blink), points[list(EYES_NOSE_MOUTH)]
 
 
-def loudness_db(
-    sound: Float[np.ndarray, " s"], num_frames: int, fps: float
-) -> Float[np.ndarray, " f"]:
+def loudness_db(sound: Float[np.ndarray, " s"], num_frames: int, fps: float) -> PerFrame:
     """Level of the 16 kHz sound under each frame, in dB of full scale, at least -80."""
     edges = np.minimum(
         np.round(np.arange(num_frames + 1) / fps * SPEECH_HZ).astype(int), len(sound)
@@ -156,7 +155,7 @@ class MouthInSilence(_FaceMetric):
         speed = np.abs(np.diff(seen.lip_opening)) * view.fps
         return self._in_silence(speed, silent, view)
 
-    def _in_silence(self, speed: np.ndarray, silent: np.ndarray, view: View) -> Reading:
+    def _in_silence(self, speed: Array, silent: Array, view: View) -> Reading:
         """Speed of the mouth in silence beside that in speech. Raises Unscorable."""
         known = np.isfinite(speed)
         if (silent & known).sum() < self.config.min_silence_s * view.fps:
@@ -202,7 +201,7 @@ class MouthLoudness(_FaceMetric):
         return Reading(by_lag[0], {"best": by_lag[best], "lag": best})
 
 
-def correlation(lips: Float[np.ndarray, " f"], level: Float[np.ndarray, " f"], lag: int) -> float:
+def correlation(lips: PerFrame, level: PerFrame, lag: int) -> float:
     """Pearson's r of lips with the sound `lag` frames later; nan where either stands still or is
     short.
     """
@@ -293,7 +292,7 @@ class Identity(_FaceMetric):
         return _likeness(faces)
 
 
-def _likeness(faces: list[np.ndarray]) -> Reading:
+def _likeness(faces: list[Array]) -> Reading:
     """Mean cosine of later faces to the first."""
     if len(faces) < 2:
         raise Unscorable(f"shows a face in {len(faces)} of the analysed frames; 2 are needed")
@@ -307,7 +306,7 @@ def _likeness(faces: list[np.ndarray]) -> Reading:
     )
 
 
-def _embedded(network: Any, frame: np.ndarray, points: np.ndarray) -> np.ndarray:
+def _embedded(network: Any, frame: Array, points: Array) -> Array:
     """Unit vector of an aligned face; OpenCV wants BGR and a detector's row (box, five points,
     score).
     """

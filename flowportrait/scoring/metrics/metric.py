@@ -20,9 +20,11 @@ from typing import Any, ClassVar, Literal, TypeVar
 import numpy as np
 
 from flowportrait import media
+from flowportrait.arrays import Array
 from flowportrait.cluster import Division
 from flowportrait.config import Frozen
 from flowportrait.errors import FlowPortraitError, MediaError
+from flowportrait.files import JsonObject
 from flowportrait.records import Score
 from flowportrait.scoring import Need, Sample, digest_of, score_row
 from flowportrait.scoring.metrics.view import Unscorable, View
@@ -74,14 +76,14 @@ class _Computed:
         settings = self.config.model_dump(mode="json", exclude={"weights", "device"})
         return digest_of(self.name, self.version, settings, self.weights_sha256)
 
-    def about_scores(self) -> dict[str, Any]:
+    def about_scores(self) -> JsonObject:
         """Facts of the metric in the record of every score, with or without a number."""
         return {
             "settings": self.config.model_dump(mode="json"),
             "weights_sha256": self.weights_sha256,
         }
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> JsonObject:
         """Facts that a report must state beside a number: settings, weights, version."""
         head = {"name": self.name, "version": self.version, "fingerprint": self.fingerprint}
         return head | self.about_scores()
@@ -110,13 +112,13 @@ class FrameMetric(Metric):
     first frame out when its settings say `skip_first`.
     """
 
-    def values(self, *frames: np.ndarray) -> np.ndarray:
+    def values(self, *frames: Array) -> Array:
         """Values of each frame of a block, float [n, ...]; given the truth's too if it is needed.
         May raise Unscorable.
         """
         raise NotImplementedError
 
-    def conclude(self, values: np.ndarray) -> Reading:
+    def conclude(self, values: Array) -> Reading:
         """The number of a clip by the values of its frames, of which there is at least one. May
         raise Unscorable.
         """
@@ -148,9 +150,7 @@ def look_together(metrics: Sequence[FrameMetric], view: View) -> None:
         _look(paired, view, view.pair_blocks())
 
 
-def _look(
-    metrics: Sequence[FrameMetric], view: View, blocks: Iterator[tuple[np.ndarray, ...]]
-) -> None:
+def _look(metrics: Sequence[FrameMetric], view: View, blocks: Iterator[tuple[Array, ...]]) -> None:
     found: dict[FrameMetric, Any] = {metric: [] for metric in metrics}
     try:
         first = True
@@ -184,13 +184,13 @@ class SetReading:
 class SetMetric(_Computed):
     """Compares a set of clips with another; a subclass writes `features` and `compare`."""
 
-    def features(self, view: View) -> np.ndarray:
+    def features(self, view: View) -> Array:
         """Features that are kept of one clip, float [n, d]. Raises Unscorable or MediaError when
         there is nothing.
         """
         raise NotImplementedError
 
-    def compare(self, made: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> SetReading:
+    def compare(self, made: Sequence[Array], truth: Sequence[Array]) -> SetReading:
         """The distance of two sets by the features of their clips. Raises Unscorable when there are
         too few.
         """

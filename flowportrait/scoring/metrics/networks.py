@@ -18,6 +18,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from flowportrait.arrays import Frames
 from flowportrait.errors import CheckpointError, require
 from flowportrait.pretrained import WEIGHTS
 
@@ -111,9 +112,7 @@ def _inception_e(block: nn.Module, x: Tensor, pool: Callable[[Tensor], Tensor]) 
     )
 
 
-def inception_features(
-    network: nn.Module, frames: UInt8[np.ndarray, "f h w 3"]
-) -> Float[np.ndarray, "f 2048"]:
+def inception_features(network: nn.Module, frames: Frames) -> Float[np.ndarray, "f 2048"]:
     """Pooled features; frames are made 299 x 299 bilinearly as pytorch-fid does, without
     antialiasing.
     """
@@ -201,7 +200,7 @@ class EfficientNetLite0(nn.Module):
         self._fc = nn.Linear(1280, 1000)
 
     @torch.inference_mode()
-    def stages(self, frames: UInt8[np.ndarray, "f h w 3"]) -> list[Float[Tensor, "f c h2 w2"]]:
+    def stages(self, frames: Frames) -> list[Float[Tensor, "f c h2 w2"]]:
         """The outputs of its five stages, from fine to coarse."""
         pixels = _normal(frames).to(self._fc.weight.device)
         x = F.relu6(self._bn0(self._conv_stem(pixels)))
@@ -213,12 +212,12 @@ class EfficientNetLite0(nn.Module):
         return found
 
     @torch.inference_mode()
-    def pooled(self, frames: UInt8[np.ndarray, "f h w 3"]) -> Float[Tensor, "f 1280"]:
+    def pooled(self, frames: Frames) -> Float[Tensor, "f 1280"]:
         """Input of its classifier."""
         return F.relu6(self._bn1(self._conv_head(self.stages(frames)[-1]))).mean((2, 3))
 
     @torch.inference_mode()
-    def classes(self, frames: UInt8[np.ndarray, "f h w 3"]) -> Float[Tensor, "f 1000"]:
+    def classes(self, frames: Frames) -> Float[Tensor, "f 1000"]:
         """Logits of ImageNet's classes: shows that the weights mean something."""
         return self._fc(self.pooled(frames))
 

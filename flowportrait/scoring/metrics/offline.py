@@ -17,12 +17,12 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from flowportrait.faces.landmarker import LANDMARKER_SHA256
-from flowportrait.files import file_digest
+from flowportrait.files import JsonObject, file_digest
 from flowportrait.media import Clip
 from flowportrait.scoring import Sample, digest_of
 from flowportrait.scoring.metrics.blendshapes import TABLE
@@ -125,7 +125,7 @@ class _AspectScorer(Metric):
         """Digests of both networks."""
         return f"{SyncSmall().weights_sha256}+{LANDMARKER_SHA256}"
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> JsonObject:
         """See `Metric`; with the label that these are no model's opinions."""
         return {**super().provenance(), "judge": "offline:signals, no language model"}
 

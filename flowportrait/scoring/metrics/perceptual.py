@@ -15,11 +15,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from flowportrait.arrays import Array, Frames, PerFrame
 from flowportrait.errors import require
 from flowportrait.files import sha256_of
 from flowportrait.pretrained import WEIGHTS
@@ -63,7 +64,7 @@ class Lpips(nn.Module):
         return next(self.trunk.parameters()).device
 
     @torch.inference_mode()
-    def features(self, frames: UInt8[np.ndarray, "f h w 3"]) -> list[Tensor]:
+    def features(self, frames: Frames) -> list[Tensor]:
         """Features to compare: of unit length at each place of each tap."""
         shift, scale = (torch.tensor(value, device=self.device) for value in (_SHIFT, _SCALE))
         levels = torch.from_numpy(frames).to(self.device).float()
@@ -77,9 +78,7 @@ class Lpips(nn.Module):
         return found
 
     @torch.inference_mode()
-    def forward(
-        self, a: UInt8[np.ndarray, "f h w 3"], b: UInt8[np.ndarray, "f h w 3"]
-    ) -> Float[Tensor, " f"]:
+    def forward(self, a: Frames, b: Frames) -> Float[Tensor, " f"]:
         """The distance of each pair of pictures; 0 for equal ones."""
         total = torch.zeros(len(a), device=self.device)
         for x, y, head in zip(self.features(a), self.features(b), self.heads, strict=True):
@@ -138,11 +137,11 @@ class LpipsAlex(FrameMetric):
     def weights_sha256(self) -> str:
         return sha256_of(self._file)
 
-    def values(self, made: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    def values(self, made: Array, truth: Array) -> Array:
         network = load_lpips(self.trunk, self._file, self.config.device)
         return _in_batches(network, made, truth, self.config.batch_frames)
 
-    def conclude(self, values: np.ndarray) -> Reading:
+    def conclude(self, values: Array) -> Reading:
         return Reading(float(values.mean()), {"frames": len(values)})
 
 
@@ -179,16 +178,16 @@ class PerceptualLite0(FrameMetric):
     def weights_sha256(self) -> str:
         return sha256_of(lite0_file(self.config.weights))
 
-    def values(self, made: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    def values(self, made: Array, truth: Array) -> Array:
         network = load_lite0(lite0_file(self.config.weights), self.config.device)
 
-        def distance(a: np.ndarray, b: np.ndarray) -> Tensor:
+        def distance(a: Array, b: Array) -> Tensor:
             stages = zip(network.stages(a), network.stages(b), strict=True)
             return sum((_unit(x) - _unit(y)).square().sum(1).mean((1, 2)) for x, y in stages)
 
         return _in_batches(distance, made, truth, self.config.batch_frames)
 
-    def conclude(self, values: np.ndarray) -> Reading:
+    def conclude(self, values: Array) -> Reading:
         return Reading(float(values.mean()), {"frames": len(values)})
 
 
@@ -196,11 +195,11 @@ _BATCH_PX = 2**21
 
 
 def _in_batches(
-    distance: Callable[[np.ndarray, np.ndarray], Tensor],
-    made: np.ndarray,
-    truth: np.ndarray,
+    distance: Callable[[Array, Array], Tensor],
+    made: Array,
+    truth: Array,
     most: int,
-) -> Float[np.ndarray, " f"]:
+) -> PerFrame:
     """Of all pairs; fewer at a time where pictures are large."""
     step = max(1, min(most, _BATCH_PX // (made.shape[1] * made.shape[2])))
     return np.concatenate(

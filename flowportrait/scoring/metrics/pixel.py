@@ -13,9 +13,12 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from flowportrait.arrays import Array, Frames, PerFrame
 from flowportrait.config import Frozen
 from flowportrait.scoring.metrics.metric import FrameMetric, Reading
 from flowportrait.scoring.metrics.view import Unscorable
+
+FramesOfChannels = UInt8[np.ndarray, "f h w c"]
 
 GREY = (9798, 19235, 3735)  # ITU-R BT.601, in parts of 2**15 as OpenCV has them
 
@@ -27,10 +30,10 @@ class PairConfig(Frozen):
 
 
 def ssim(
-    made: UInt8[np.ndarray, "f h w c"],
-    truth: UInt8[np.ndarray, "f h w c"],
+    made: FramesOfChannels,
+    truth: FramesOfChannels,
     window: Literal["uniform", "gaussian"],
-) -> Float[np.ndarray, " f"]:
+) -> PerFrame:
     """Structural similarity of each frame, mean over channels and places (Wang et al. 2004), levels
     0 to 255.
 
@@ -47,9 +50,7 @@ def ssim(
     return np.array([_ssim_of(*moments(a, b)) for a, b in zip(made, truth, strict=True)])
 
 
-def _ssim_of(
-    means: np.ndarray, mean_squares: np.ndarray, covariance: np.ndarray, variances: np.ndarray
-) -> float:
+def _ssim_of(means: Array, mean_squares: Array, covariance: Array, variances: Array) -> float:
     """`means` the product of both means, `mean_squares` the sum of their squares, `variances` the
     sum of both.
     """
@@ -59,7 +60,7 @@ def _ssim_of(
     return float(similar.mean(dtype=np.float64))
 
 
-def _uniform_moments(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, ...]:
+def _uniform_moments(a: Array, b: Array) -> tuple[Array, ...]:
     """In whole numbers until the last division: sums over 49 levels and their squares fit 32 bits,
     so all are exact.
     """
@@ -74,7 +75,7 @@ def _uniform_moments(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, ...]:
     return means / count**2, mean_squares / count**2, covariance / unbiased, variances / unbiased
 
 
-def _box_sums(x: np.ndarray) -> np.ndarray:
+def _box_sums(x: Array) -> Array:
     """Sums over all windows of 7 x 7 inside [c, h, w]."""
     for axis in (1, 2):
         windows = np.lib.stride_tricks.sliding_window_view(x, 7, axis)
@@ -85,7 +86,7 @@ def _box_sums(x: np.ndarray) -> np.ndarray:
     return x
 
 
-def _gaussian_moments(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, ...]:
+def _gaussian_moments(a: Array, b: Array) -> tuple[Array, ...]:
     # In double: in single precision flat and dark pictures, whose variances are small, are up to
     # 1.6e-5 off.
     x, y = (frame.transpose(2, 0, 1).astype(np.float64) - 128 for frame in (a, b))
@@ -99,7 +100,7 @@ def _gaussian_moments(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, ...]:
     return mean_x * mean_y, mean_x * mean_x + mean_y * mean_y, covariance, variances
 
 
-def _gaussian_means(x: np.ndarray) -> np.ndarray:
+def _gaussian_means(x: Array) -> Array:
     """Means under all windows of 11 x 11 inside [c, h, w], sigma 1.5."""
     weights = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
     weights = weights / weights.sum()
@@ -112,9 +113,7 @@ def _gaussian_means(x: np.ndarray) -> np.ndarray:
     return x
 
 
-def squared_error(
-    made: UInt8[np.ndarray, "f h w c"], truth: UInt8[np.ndarray, "f h w c"]
-) -> Float[np.ndarray, " f"]:
+def squared_error(made: FramesOfChannels, truth: FramesOfChannels) -> PerFrame:
     """Mean squared difference of each frame, in levels squared."""
     differences = (np.subtract(a, b, dtype=np.int16) for a, b in zip(made, truth, strict=True))
     return np.array([np.square(difference, dtype=np.int32).mean() for difference in differences])
@@ -127,7 +126,7 @@ def psnr_db(mean_squared_error: float) -> float:
     return math.inf
 
 
-def grey(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f h w 1"]:
+def grey(frames: Frames) -> UInt8[np.ndarray, "f h w 1"]:
     """Luma, rounded to 8 bits to the level as OpenCV's `cvtColor` does; other libraries differ in
     0.1 % of pixels.
     """
@@ -156,7 +155,7 @@ class Ssim(FrameMetric):
         if self.config.window == "gaussian":
             self.version = 3  # in double since then; the uniform window was exact before
 
-    def values(self, made: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    def values(self, made: Array, truth: Array) -> Array:
         if min(made.shape[1:3]) < 11:
             raise Unscorable(f"is {made.shape[2]}x{made.shape[1]} px; ssim needs 11x11")
         if self.config.grey:
@@ -164,7 +163,7 @@ class Ssim(FrameMetric):
             truth = grey(truth)
         return ssim(made, truth, self.config.window)
 
-    def conclude(self, values: np.ndarray) -> Reading:
+    def conclude(self, values: Array) -> Reading:
         return Reading(float(values.mean()), {"frames": len(values)})
 
 
@@ -185,10 +184,10 @@ class Psnr(FrameMetric):
 
         aggregate: Literal["frames", "mse"] = "frames"
 
-    def values(self, made: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    def values(self, made: Array, truth: Array) -> Array:
         return squared_error(made, truth)
 
-    def conclude(self, errors: np.ndarray) -> Reading:
+    def conclude(self, errors: Array) -> Reading:
         differing = errors[errors > 0]
         if not len(differing):
             raise Unscorable("is identical to its truth, so the PSNR is infinite")
@@ -207,9 +206,7 @@ class Psnr(FrameMetric):
         )
 
 
-def sized(
-    frames: UInt8[np.ndarray, "f h w 3"], height: int, width: int
-) -> UInt8[np.ndarray, "f height width 3"]:
+def sized(frames: Frames, height: int, width: int) -> UInt8[np.ndarray, "f height width 3"]:
     """Frames of another size, by bicubic interpolation with antialiasing."""
     if frames.shape[1:3] == (height, width):
         return frames
@@ -221,19 +218,19 @@ def sized(
     )
 
 
-def sharpness(frames: UInt8[np.ndarray, "f h w 3"]) -> Float[np.ndarray, " f"]:
+def sharpness(frames: Frames) -> PerFrame:
     """Variance of each frame's Laplacian, in levels squared; falls with blur, rises with grain."""
     return np.array([_sharpness(frame) for frame in frames])
 
 
-def _sharpness(frame: np.ndarray) -> float:
+def _sharpness(frame: Array) -> float:
     light = frame.mean(axis=-1, dtype=np.float32)
     centre = light[1:-1, 1:-1]
     around = light[:-2, 1:-1] + light[2:, 1:-1] + light[1:-1, :-2] + light[1:-1, 2:]
     return float((around - 4 * centre).var())
 
 
-def mean_colours(frames: UInt8[np.ndarray, "f h w 3"]) -> Float[np.ndarray, "f 3"]:
+def mean_colours(frames: Frames) -> Float[np.ndarray, "f 3"]:
     """The mean colour of each frame, in levels."""
     return np.array([frame.mean((0, 1)) for frame in frames])
 
@@ -247,10 +244,10 @@ class Sharpness(FrameMetric):
     high = math.inf
     better = "higher"
 
-    def values(self, made: np.ndarray) -> np.ndarray:
+    def values(self, made: Array) -> Array:
         return sharpness(made)
 
-    def conclude(self, values: np.ndarray) -> Reading:
+    def conclude(self, values: Array) -> Reading:
         value = float(values.mean())
         first = float(values[0])
         return Reading(
@@ -268,10 +265,10 @@ class ColourDrift(FrameMetric):
     better = "lower"
     version = 2
 
-    def values(self, made: np.ndarray) -> np.ndarray:
+    def values(self, made: Array) -> Array:
         return mean_colours(made)
 
-    def conclude(self, values: np.ndarray) -> Reading:
+    def conclude(self, values: Array) -> Reading:
         count = max(1, len(values) // 4)
         drift = values[-count:].mean(0) - values[:count].mean(0)
         return Reading(float(np.linalg.norm(drift)), {"frames": len(values)})

@@ -19,11 +19,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowportrait.arrays import Array, Frames
 from flowportrait.errors import CheckpointError, require
 from flowportrait.scoring.metrics.raft_update import RecurrentUpdate, SmallUpdate
+from flowportrait.tensors import Maps
 
 _PRINCETON = (
     (r"^module\.", ""),
@@ -82,7 +84,7 @@ class _ByPixel(nn.Module):
         self.weight = layer.weight
         self.bias = layer.bias
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+    def forward(self, x: Maps) -> Float[Tensor, "b d h w"]:
         return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(
             0, 3, 1, 2
         )
@@ -101,7 +103,7 @@ def from_princeton(state: dict[str, Tensor]) -> dict[str, Tensor]:
 @torch.inference_mode()
 def flows_between(
     raft: nn.Module,
-    blocks: Iterable[UInt8[np.ndarray, "f h w 3"]],
+    blocks: Iterable[Frames],
     iterations: int = 12,
     batch_pairs: int = 0,
 ) -> Iterator[Float[Tensor, "n 2 h w"]]:
@@ -133,14 +135,14 @@ class _Encoded(NamedTuple):
     context: Tensor
 
     @classmethod
-    def of(cls, raft: nn.Module, frames: np.ndarray) -> _Encoded:
+    def of(cls, raft: nn.Module, frames: Array) -> _Encoded:
         """One picture at a time, which leaves all of a layer in the cache."""
         return cls(
             *map(torch.cat, zip(*(cls._one(raft, frame[None]) for frame in frames), strict=True))
         )
 
     @classmethod
-    def _one(cls, raft: nn.Module, frames: np.ndarray) -> _Encoded:
+    def _one(cls, raft: nn.Module, frames: Array) -> _Encoded:
         where = next(raft.parameters()).device
         levels = torch.from_numpy(np.ascontiguousarray(frames)).to(where)
         x = levels.permute(0, 3, 1, 2).float() / 127.5 - 1

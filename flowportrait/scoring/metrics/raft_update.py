@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flowportrait.scoring.metrics.winograd import Convolution3x3, TiledPictures, results_of
+from flowportrait.tensors import Maps
 
 
 class RecurrentUpdate:
@@ -248,9 +249,7 @@ class Correlations:
             + self.side
         )
 
-    def between(
-        self, first: Float[Tensor, "b c h w"], second: Float[Tensor, "b c h w"]
-    ) -> Correlations:
+    def between(self, first: Maps, second: Maps) -> Correlations:
         """Itself, filled for the pairs of these features."""
         channels = first.shape[1]
         places = (first / math.sqrt(channels)).flatten(2).transpose(1, 2)
@@ -262,7 +261,7 @@ class Correlations:
             rows.unflatten(1, (h, -1))[..., :w] = plane.view(-1, h, w)
         return self
 
-    def around(self, where: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b c h w"]:
+    def around(self, where: Float[Tensor, "b 2 h w"]) -> Maps:
         """The windows about these places, in torchvision's order: down, then to the right."""
         centres = (
             where.permute(0, 2, 3, 1).reshape(-1, 1, 2)

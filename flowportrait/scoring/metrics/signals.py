@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from flowportrait.arrays import Array, Landmarks, PerFrame, PlacePerFrame, Values
 from flowportrait.faces.landmarker import SIZE_PX
 from flowportrait.scoring.metrics.blendshapes import eye_edges, face_shapes, upright
 from flowportrait.scoring.metrics.jitter import jitter
@@ -24,6 +25,8 @@ from flowportrait.scoring.metrics.optical import face_flow, framed_light, head_f
 from flowportrait.scoring.metrics.sync_small import SyncSmall
 from flowportrait.scoring.metrics.tracking import FPS, FaceTrack, mirror_error, track_face
 from flowportrait.scoring.metrics.view import Unscorable, View
+
+FrameMask = Bool[np.ndarray, " f"]
 
 _BROWS = np.arange(17, 27)
 _BROWS_AND_EYES = np.r_[17:27, 36:48]
@@ -241,7 +244,7 @@ def face_motion(view: View) -> FaceMotion:
     )
 
 
-def _face_motion(track: FaceTrack, even: Bool[np.ndarray, " f"]) -> FaceMotion:
+def _face_motion(track: FaceTrack, even: FrameMask) -> FaceMotion:
     shown = np.concatenate([[True], ~even])
     points = np.median(track.landmarks, 0) * (_FLOW_PX / SIZE_PX)
     eyes_px = float(np.linalg.norm(points[36:42].mean(0) - points[42:48].mean(0)))
@@ -263,8 +266,8 @@ class Repeats(NamedTuple):
     lower rate's.
     """
 
-    still: Bool[np.ndarray, " f"]
-    even: Bool[np.ndarray, " f"]
+    still: FrameMask
+    even: FrameMask
 
 
 def find_repeats(view: View) -> Repeats:
@@ -281,7 +284,7 @@ def _find_repeats(view: View) -> Repeats:
     return Repeats(still, even_repeats(still))
 
 
-def even_repeats(still: Bool[np.ndarray, " f"]) -> Bool[np.ndarray, " f"]:
+def even_repeats(still: FrameMask) -> FrameMask:
     """Those repeats that come at even distances, when most do: one picture in four, say, from first
     to last.
     """
@@ -298,17 +301,17 @@ def even_repeats(still: Bool[np.ndarray, " f"]) -> Bool[np.ndarray, " f"]:
     return even
 
 
-def eyes(view: View) -> Float[np.ndarray, "f 2"]:
+def eyes(view: View) -> PlacePerFrame:
     """Opening of the eyes in every frame, relative to the usual one."""
 
-    def read() -> np.ndarray:
+    def read() -> Array:
         track = _long_enough(view)
         return eye_edges(track.frames, track.landmarks)
 
     return view.keep("eyes", read)
 
 
-def blinks(openness: Float[np.ndarray, "f 2"]) -> list[int]:
+def blinks(openness: PlacePerFrame) -> list[int]:
     """Frames at which the eyes have just shut."""
     both = openness.mean(1)
     around = np.lib.stride_tricks.sliding_window_view(
@@ -330,7 +333,7 @@ def surprise(count: int, seconds: float) -> float:
     return min(0.0, math.log10(max(2 * chance, 1e-9)))
 
 
-def _at_most(count: int, expected: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+def _at_most(count: int, expected: Values) -> Values:
     """The chance of so many events or fewer where so many are expected (Poisson)."""
     numbers = np.arange(count + 1)
     ways = np.array([math.lgamma(number + 1) for number in numbers])
@@ -352,31 +355,29 @@ def _shape_life(view: View, *beginnings: str) -> float:
     return float(np.mean([_spread(_smooth(path)) for path in paths]))
 
 
-def _shapes(view: View) -> dict[str, Float[np.ndarray, " f"]]:
+def _shapes(view: View) -> dict[str, PerFrame]:
     return view.keep("face shapes", lambda: face_shapes(_long_enough(view).landmarks, eyes(view)))
 
 
-def _steadied(track: FaceTrack) -> Float[np.ndarray, "f 68 2"]:
+def _steadied(track: FaceTrack) -> Landmarks:
     """Upright landmarks, smoothed over three frames against the landmarker's noise."""
     return _smooth(upright(track.landmarks))
 
 
-def _smooth(path: np.ndarray) -> np.ndarray:
+def _smooth(path: Array) -> Array:
     padded = np.concatenate([path[:1], path, path[-1:]])
     return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
 
 
 def _mean_over(
-    values: Float[Tensor, "n 64 64"], moves: FaceMotion, part: np.ndarray
+    values: Float[Tensor, "n 64 64"], moves: FaceMotion, part: Array
 ) -> Float[Tensor, " n"]:
     """Mean over a part of the face, where the flow is to be trusted."""
     weight = moves.trust * _ellipse(moves.points, part, (1.0, 1.3))
     return (values * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-6)
 
 
-def _ellipse(
-    points: np.ndarray, part: np.ndarray, wider: tuple[float, float]
-) -> Float[Tensor, "64 64"]:
+def _ellipse(points: Array, part: Array, wider: tuple[float, float]) -> Float[Tensor, "64 64"]:
     """1 within the ellipse around landmarks, so many times their width and height."""
     low = points[part].min(0)
     high = points[part].max(0)
@@ -387,7 +388,7 @@ def _ellipse(
     return torch.from_numpy(inside.astype(np.float32))
 
 
-def _spread(path: np.ndarray) -> float:
+def _spread(path: Array) -> float:
     """Distance of the 5th and 95th percentile, the slow drift of a turning head taken away."""
     reach = 24
     kernel = np.ones(2 * reach + 1) / (2 * reach + 1)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from flowportrait.arrays import Array
 from flowportrait.errors import DataError
 from flowportrait.faces.facemesh import PRESENT, FaceMesh
 from flowportrait.faces.framing import find_face
@@ -39,12 +40,12 @@ class FaceTrack(NamedTuple):
     that the head is upright.
     """
 
-    frames: np.ndarray
-    landmarks: np.ndarray
-    squares: np.ndarray
+    frames: Array
+    landmarks: Array
+    squares: Array
 
     @property
-    def places(self) -> np.ndarray:
+    def places(self) -> Array:
         """Landmarks [f, 68, 2] in the clip, in shares of the square's median side."""
         x_y = self.squares[:, None, :2]
         side = self.squares[:, None, 2:]
@@ -83,7 +84,7 @@ def _turns_to_upright(view: View) -> int:
     return turns
 
 
-def _turns_of(frame: np.ndarray) -> int:
+def _turns_of(frame: Array) -> int:
     """The same of one picture by the mesh of its largest face; 0 where there is no sure one."""
     small = at_most(frame[None], DETECT_PX)[0]
     try:
@@ -101,11 +102,11 @@ def _turned(blocks: Blocks, quarter_turns: int) -> Blocks:
         yield np.rot90(block, quarter_turns, axes=(1, 2)) if quarter_turns else block
 
 
-def face_squares(blocks: Blocks) -> np.ndarray:
+def face_squares(blocks: Blocks) -> Array:
     """The smoothed square around the largest face in every frame: [f, 3], x, y and side in
     pixels.
     """
-    found: dict[int, np.ndarray | None] = {}
+    found: dict[int, Array | None] = {}
     count = 0
     frame = np.empty((1, 1, 3), np.uint8)
     for count, frame in enumerate(chain.from_iterable(blocks), 1):
@@ -125,7 +126,7 @@ def face_squares(blocks: Blocks) -> np.ndarray:
     return _inside(x, y, float(np.median(sides)) * SQUARE_PER_BOX, *frame.shape[1::-1])
 
 
-def _largest_face(frame: np.ndarray) -> np.ndarray | None:
+def _largest_face(frame: Array) -> Array | None:
     """Its corners [4] in the frame's own pixels; it is looked at in at most `DETECT_PX`."""
     small = at_most(frame[None], DETECT_PX)[0]
     box = max(_detector().detect(small), key=lambda box: box.area, default=None)
@@ -144,19 +145,19 @@ def _mesh() -> FaceMesh:
     return FaceMesh()
 
 
-def _smooth(path: np.ndarray) -> np.ndarray:
+def _smooth(path: Array) -> Array:
     reach = int(3 * SMOOTH_FRAMES)
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / SMOOTH_FRAMES) ** 2)
     return np.convolve(np.pad(path, reach, mode="edge"), kernel / kernel.sum(), mode="valid")
 
 
 def _inside(
-    x: np.ndarray,
-    y: np.ndarray,
+    x: Array,
+    y: Array,
     side: float,
     width: int,
     height: int,
-) -> np.ndarray:
+) -> Array:
     """Squares about centres, shifted back into the picture; they shrink only where they are larger
     than it.
     """
@@ -167,7 +168,7 @@ def _inside(
     return np.stack([left, top, np.full_like(left, side)], 1)
 
 
-def _cut(frame: np.ndarray, square: np.ndarray) -> np.ndarray:
+def _cut(frame: Array, square: Array) -> Array:
     x, y, side = square
     size = SIZE_PX, SIZE_PX
     return np.asarray(

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from flowportrait import media
+from flowportrait.arrays import Array
 from flowportrait.errors import FlowPortraitError
 from flowportrait.scoring import Sample
 from flowportrait.scoring.reward import Candidate
@@ -57,7 +58,7 @@ class View:
         self._lock = threading.RLock()
 
     @cached_property
-    def frames(self) -> np.ndarray:
+    def frames(self) -> Array:
         """All frames, uint8 [f, h, w, 3]."""
         return np.concatenate(list(self.blocks()))
 
@@ -71,7 +72,7 @@ class View:
         return self.sample.clip.is_even
 
     @cached_property
-    def sound(self) -> np.ndarray:
+    def sound(self) -> Array:
         """Mono sound at 16 kHz, float32 [s]. Raises Unscorable when there is none."""
         if not self.sample.clip.facts.has_sound:
             raise Unscorable("has no sound track")
@@ -80,7 +81,7 @@ class View:
         return media.resample(sound.samples, sound.sample_rate, SPEECH_HZ)
 
     @cached_property
-    def pcm(self) -> np.ndarray:
+    def pcm(self) -> Array:
         """The same in whole levels, int16 [s], to the sample what the field's scripts let ffmpeg
         write.
         """
@@ -89,7 +90,7 @@ class View:
         return media.read_pcm(self.sample.clip.path, SPEECH_HZ)
 
     @cached_property
-    def truth(self) -> np.ndarray:
+    def truth(self) -> Array:
         """Frames of the truth on the clip's own clock, uint8 [f, h, w, 3]. Raises Unscorable when
         there is none.
         """
@@ -118,7 +119,7 @@ class View:
             raise Unscorable(NO_TRUTH)
         yield from self._blocks("truth blocks", lambda: media.read_frames(truth.path, fps=self.fps))
 
-    def pair_blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def pair_blocks(self) -> Iterator[tuple[Array, Array]]:
         """`pairs` block by block. What is wrong with their length shows at the end: Unscorable."""
         num_made = num_truth = 0
         for made, truth in zip_longest(self.blocks(), self.truth_blocks()):
@@ -135,7 +136,7 @@ class View:
                 " to the same length"
             )
 
-    def _warn_of_turn(self, made: np.ndarray, truth: np.ndarray) -> None:
+    def _warn_of_turn(self, made: Array, truth: Array) -> None:
         turns = _turns_between(made, truth)
         if turns and not any(": its truth is turned" in line for line in self.warnings):
             self.warnings.append(
@@ -143,11 +144,11 @@ class View:
                 f"{90 * min(turns, 4 - turns)} degrees; rotate one of the videos"
             )
 
-    def _blocks(self, key: Hashable, read: Callable[[], Iterator[np.ndarray]]) -> Blocks:
+    def _blocks(self, key: Hashable, read: Callable[[], Iterator[Array]]) -> Blocks:
         if key in self._kept:
             yield from self._kept[key]
             return
-        kept: list[np.ndarray] | None = []
+        kept: list[Array] | None = []
         num_bytes = 0
         frames = read()
         while block := list(islice(frames, BLOCK_FRAMES)):
@@ -161,7 +162,7 @@ class View:
         if kept is not None:
             self._kept[key] = kept
 
-    def frames_at(self, fps: float) -> np.ndarray:
+    def frames_at(self, fps: float) -> Array:
         """The frames by time, not by index, at another rate: 24 frames shown as 25 would drift by
         one a second.
         """
@@ -170,7 +171,7 @@ class View:
         return self.keep(("frames", fps), lambda: np.concatenate(list(self.blocks(fps))))
 
     @cached_property
-    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+    def pairs(self) -> tuple[Array, Array]:
         """Frames and those of the truth at the same times, uint8 [f, h, w, 3] each.
 
         The larger of two sizes is made as small as the other. Raises Unscorable when their shapes
@@ -205,7 +206,7 @@ class CandidateView(View):
         self.candidate = candidate
 
     @property
-    def frames(self) -> np.ndarray:
+    def frames(self) -> Array:
         """All frames, uint8 [f, h, w, 3]."""
         return self.candidate.frames
 
@@ -215,18 +216,18 @@ class CandidateView(View):
         return self.candidate.fps
 
     @cached_property
-    def sound(self) -> np.ndarray:
+    def sound(self) -> Array:
         """Mono sound at 16 kHz, float32 [s]."""
         samples, rate = self.candidate.sound
         return media.resample(media.to_mono(samples)[0], rate, SPEECH_HZ)
 
     @cached_property
-    def pcm(self) -> np.ndarray:
+    def pcm(self) -> Array:
         """The same in whole levels, int16 [s]."""
         return (self.sound * 32768).round().clip(-32768, 32767).astype(np.int16)
 
     @property
-    def truth(self) -> np.ndarray:
+    def truth(self) -> Array:
         """Frames of the truth, uint8 [f, h, w, 3]. Raises Unscorable when there is none."""
         if self.candidate.truth is None:
             raise Unscorable(NO_TRUTH)
@@ -240,17 +241,17 @@ class CandidateView(View):
         """The frames of the truth block by block."""
         return _cut(self.truth)
 
-    def frames_at(self, fps: float) -> np.ndarray:
+    def frames_at(self, fps: float) -> Array:
         """The frames by time at another rate, the nearest of each moment."""
         return self.frames[media.nearest_frames(len(self.frames), self.fps, fps)]
 
 
-def _cut(frames: np.ndarray) -> Blocks:
+def _cut(frames: Array) -> Blocks:
     for start in range(0, len(frames), BLOCK_FRAMES):
         yield frames[start : start + BLOCK_FRAMES]
 
 
-def _same_size(made: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _same_size(made: Array, truth: Array) -> tuple[Array, Array]:
     (h, w), (true_h, true_w) = made.shape[1:3], truth.shape[1:3]
     if (h, w) == (true_h, true_w):
         return made, truth
@@ -267,7 +268,7 @@ _ALIKE = 0.9
 _UNLIKE = 0.5
 
 
-def _turns_between(made: np.ndarray, truth: np.ndarray) -> int:
+def _turns_between(made: Array, truth: Array) -> int:
     """Quarter turns by which the one of two pictures is clearly the other turned; 0 where they are
     not that.
     """
@@ -286,7 +287,7 @@ def _turns_between(made: np.ndarray, truth: np.ndarray) -> int:
     return 0
 
 
-def _resized(frames: np.ndarray, width: int, height: int) -> np.ndarray:
+def _resized(frames: Array, width: int, height: int) -> Array:
     return np.stack(
         [
             np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS))
@@ -295,7 +296,7 @@ def _resized(frames: np.ndarray, width: int, height: int) -> np.ndarray:
     )
 
 
-def at_most(frames: np.ndarray, side_px: int) -> np.ndarray:
+def at_most(frames: Array, side_px: int) -> Array:
     """The frames [f, h, w, 3], made smaller where their longer side exceeds `side_px`."""
     height, width = frames.shape[1:3]
     scale = side_px / max(height, width)

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowportrait.tensors import Maps
+
 _TILES_AT_ONCE = 128
 """As many as leave everything in a processor's cache."""
 
@@ -127,7 +129,7 @@ class Convolution3x3:
         """A layer's."""
         return cls(layer.weight.detach(), layer.bias)
 
-    def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
+    def __call__(self, x: Maps) -> Float[Tensor, "b k h w"]:
         height, width = x.shape[-2:]
         down = -height % 4
         right = -width % 4

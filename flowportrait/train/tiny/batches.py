@@ -12,8 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flowportrait.arrays import Rng
 from flowportrait.data.augment import apply_look, draw_look, move_landmarks, region_weight
 from flowportrait.errors import DataError
+from flowportrait.tensors import Pictures
 from flowportrait.train.tiny.frames import CachedClip, ClipCache
 
 
@@ -23,7 +25,7 @@ class CodecBatch:
     loss.
     """
 
-    portrait: Float[Tensor, "b 3 h w"]
+    portrait: Pictures
     groups: Float[Tensor, "b l 4 3 h w"]
     weight: Float[Tensor, "b l 4 1 h w"]
     landmarks: Float[Tensor, "b n 68 2"]  # of the portrait and of every frame, (x, y) in [-1, 1]
@@ -37,7 +39,7 @@ class Pool:
     shares: Sequence[float]
     split: str = "train"
 
-    def draw(self, rng: np.random.Generator) -> tuple[ClipCache, CachedClip]:
+    def draw(self, rng: Rng) -> tuple[ClipCache, CachedClip]:
         """A random clip of the split whose every frame has landmarks; caches are drawn by their
         share.
         """
@@ -57,7 +59,7 @@ class Pool:
 
 def codec_batch(
     pool: Pool,
-    rng: np.random.Generator,
+    rng: Rng,
     num_clips: int,
     num_groups: int,
     size_px: int,
@@ -77,7 +79,7 @@ def codec_batch(
 
 
 def landmark_groups(
-    pool: Pool, rng: np.random.Generator, count: int
+    pool: Pool, rng: Rng, count: int
 ) -> tuple[Float[Tensor, "n 68 2"], Float[Tensor, "n 4 68 2"]]:
     """Landmarks in [-1, 1] of random portraits and of four frames in a row of the same clips,
     framed at random.

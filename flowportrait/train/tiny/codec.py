@@ -15,6 +15,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
+from flowportrait.arrays import Rng
 from flowportrait.codecs.motion import GROUP
 from flowportrait.codecs.mouth import mouth_map
 from flowportrait.codecs.portrait import PortraitCodec
@@ -23,6 +24,7 @@ from flowportrait.data.sources import load_sources
 from flowportrait.faces.landmarks import LOWER_LIP, UPPER_LIP, lip_opening
 from flowportrait.precision import matmul_precision
 from flowportrait.train.run import (
+    Figures,
     OptimizerConfig,
     Run,
     RunConfig,
@@ -125,9 +127,7 @@ def train(
     run.restore(state)
     size_px = config.codec.size_px
 
-    def batch(
-        rng: np.random.Generator, source: Pool, num_clips: int, strength: float
-    ) -> CodecBatch:
+    def batch(rng: Rng, source: Pool, num_clips: int, strength: float) -> CodecBatch:
         return codec_batch(
             source,
             rng,
@@ -153,7 +153,7 @@ def train(
         else:
             yield UpdatePart(*codec_loss(codec, drawn, config.loss, rng))
 
-    def sample(update: int) -> dict[str, float]:
+    def sample(update: int) -> Figures:
         codec = PortraitCodec(config.codec).eval()
         codec.load_state_dict(state.averaged())
         held_out = Pool(pool.caches, pool.shares, split="held_out")
@@ -196,7 +196,7 @@ def save_codec(codec: PortraitCodec, directory: Path) -> None:
 
 def codec_loss(
     codec: PortraitCodec, batch: CodecBatch, config: CodecLossConfig, rng: torch.Generator
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, Figures]:
     """Weighted L1 on pixels, edges and the warped portrait; L1 on the landmarks that are found in
     recoloured frames.
 
@@ -285,7 +285,7 @@ def find_landmarks(
 
 def landmarker_loss(
     found: Float[Tensor, "b n 68 2"], true: Float[Tensor, "b n 68 2"], config: CodecLossConfig
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, Figures]:
     """L1 on found landmarks, and on the gaps between lips that they leave."""
     missed = found - true
     gaps = (missed[..., list(LOWER_LIP), 1] - missed[..., list(UPPER_LIP), 1]).mean(-1).abs().mean()
@@ -323,7 +323,7 @@ def recoloured(
 
 
 @torch.no_grad()
-def reconstruction(codec: PortraitCodec, batch: CodecBatch) -> tuple[dict[str, float], Tensor]:
+def reconstruction(codec: PortraitCodec, batch: CodecBatch) -> tuple[Figures, Tensor]:
     """PSNR over all pixels and over mouth and eyes (where the loss weight exceeds 2), and the
     decoded groups.
     """

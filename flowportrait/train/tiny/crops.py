@@ -12,6 +12,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from flowportrait.arrays import Rng
+from flowportrait.tensors import Latents
 from flowportrait.train.tiny.frames import ClipCache
 from flowportrait.train.tiny.latents import LatentCache, LatentClip
 from flowportrait.train.tiny.mels import Hearing, augment_mels
@@ -44,7 +46,7 @@ class Crops:
     whole clip.
     """
 
-    latents: Float[Tensor, "b c l h w"]
+    latents: Latents
     image: Float[Tensor, "b i d"]
     mels: Float[Tensor, "b 80 m"]
     shapes: Float[Tensor, "b f 27"]
@@ -59,7 +61,7 @@ def draw_clips(
     sources: list[LatentSource],
     split: str,
     count: int,
-    rng: np.random.Generator,
+    rng: Rng,
     longer_than: int = 0,
 ) -> Drawn:
     """Random clips with more than `longer_than` latent frames, sources by their share."""
@@ -73,7 +75,7 @@ def draw_clips(
 
 def draw_crops(
     sources: list[LatentSource],
-    rng: np.random.Generator,
+    rng: Rng,
     num_clips: int,
     length: int,
     prefix: int,
@@ -115,7 +117,7 @@ def _portrait(
     clip: LatentClip,
     sources: list[LatentSource],
     borrowed: float,
-    rng: np.random.Generator,
+    rng: Rng,
 ) -> tuple[Float[Tensor, "i d"], float]:
     """Features of the portrait, and how much larger its face is than the clip's.
 
@@ -136,7 +138,7 @@ def _portrait(
     return torch.from_numpy(source.latents.image[clip.copy]).float(), 1.0
 
 
-def mels_of(drawn: Drawn, rng: np.random.Generator | None) -> Float[Tensor, "b 80 m"]:
+def mels_of(drawn: Drawn, rng: Rng | None) -> Float[Tensor, "b 80 m"]:
     """Mels of whole clips, padded with silence; augmented if `rng` is given."""
     mels = [source.hearing.mels[clip.clip] for source, clip in drawn]
     if rng is not None:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowportrait.arrays import Rng
 from flowportrait.config import Frozen, load_recipe
 from flowportrait.encoders.mel import MelEncoder
 from flowportrait.errors import ConfigError
@@ -71,7 +72,7 @@ class Pupil(nn.Module):
         self.shapes = nn.ModuleList(nn.Linear(config.width, NUM_SHAPES) for _ in range(num_folders))
 
     def loss(
-        self, batches: list[LessonBatch], recipe: EarRecipe, rng: np.random.Generator | None
+        self, batches: list[LessonBatch], recipe: EarRecipe, rng: Rng | None
     ) -> tuple[Tensor, dict[str, float]]:
         """Of one batch of each folder; with `rng` the spectra are disturbed as well."""
         mels = torch.cat([self.encoder.mels(batch.audio) for batch in batches])
@@ -155,9 +156,7 @@ def train(
     return run.directory
 
 
-def _draw(
-    folders: list[Lessons], config: EarRecipe, split: str, rng: np.random.Generator
-) -> list[LessonBatch]:
+def _draw(folders: list[Lessons], config: EarRecipe, split: str, rng: Rng) -> list[LessonBatch]:
     """A batch of each folder, crops by the folders' shares; held-out ones are not disturbed."""
     training = split == "train"
     num_crops = config.num_crops if training else HELD_OUT_CROPS

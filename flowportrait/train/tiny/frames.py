@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from flowportrait import media
+from flowportrait.arrays import Array
 from flowportrait.data.sources import RENDERED_SPLITS, SourceClip
 from flowportrait.errors import DataError
 from flowportrait.media import FPS
@@ -64,7 +65,7 @@ class ClipCache:
         self.arkit = np.load(self.root / "arkit.npy")
         self._tracked: dict[str, bool] = {}
 
-    def audio_of(self, clip: CachedClip) -> np.ndarray:
+    def audio_of(self, clip: CachedClip) -> Array:
         """The whole sound of a clip, float32 in [-1, 1]."""
         return (
             self.audio[clip.audio_start : clip.audio_start + clip.num_samples].astype(np.float32)
@@ -126,7 +127,7 @@ class ClipCache:
         return cls(root)
 
 
-def _decode(path: Path, size_px: int) -> tuple[np.ndarray, np.ndarray]:
+def _decode(path: Path, size_px: int) -> tuple[Array, Array]:
     """Frames [n, size, size, 3] at 24 fps and 16 kHz mono int16 sound of one square video file."""
     frames = media.Clip(path).frames_at(FPS)
     sound = media.read_pcm(path, SPEECH_HZ)
@@ -141,7 +142,7 @@ def _decode(path: Path, size_px: int) -> tuple[np.ndarray, np.ndarray]:
     return frames, sound
 
 
-def labels_of(clip: SourceClip, num_frames: int, size_px: int) -> tuple[np.ndarray, np.ndarray]:
+def labels_of(clip: SourceClip, num_frames: int, size_px: int) -> tuple[Array, Array]:
     """Landmarks [n, 68, 2] in px of frames of that size and blendshapes [n, 52] of a clip's frames
     at 24 a second; nan where it has no labels.
     """

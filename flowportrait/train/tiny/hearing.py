@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowportrait.arrays import Rng
 from flowportrait.config import Frozen
 from flowportrait.encoders.mel import FRAME_HZ, MEL_HZ, MelEncoder
 from flowportrait.model.mot import MoT
@@ -89,7 +90,7 @@ def shapes_loss(predicted: Float[Tensor, "b f 27"], shapes: Float[Tensor, "b f 2
 
 
 def _named_shapes(
-    drawn: Drawn, ears: nn.ModuleDict, rng: np.random.Generator | None
+    drawn: Drawn, ears: nn.ModuleDict, rng: Rng | None
 ) -> tuple[Tensor, dict[str, float]]:
     """Loss over whole clips and the correlation of jaw opening."""
     mels = mels_of(drawn, rng)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from flowportrait.arrays import Rng
 from flowportrait.codecs.motion import GROUP
 from flowportrait.codecs.portrait import PortraitCodec
 from flowportrait.data.augment import apply_look, draw_look, move_landmarks
@@ -116,7 +117,7 @@ def _encode(
     clip: CachedClip,
     codec: PortraitCodec,
     image_encoder: ImageEncoder,
-    rng: np.random.Generator,
+    rng: Rng,
 ):
     """First frame, arrays by name, image features and landmarks of the portrait of one copy. Motion
     is taken from the true landmarks; the portrait's are given the errors that found ones have.

@@ -16,8 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flowportrait.arrays import Array, Rng
 from flowportrait.errors import DataError
 from flowportrait.sound import SPEECH_HZ
+from flowportrait.tensors import Sound
 from flowportrait.train.tiny.sounds import disturb
 
 TEACHER_HZ = 50
@@ -41,7 +43,7 @@ class Lesson:
 class LessonBatch:
     """Crops of recordings; `heard` and `shapes` stand at 24 a second, nan where not known."""
 
-    audio: Float[Tensor, "b s"]
+    audio: Sound
     heard: Float[Tensor, "b f t"]
     shapes: Float[Tensor, "b f 27"]
 
@@ -98,7 +100,7 @@ class Lessons:
 
     def crop(
         self, lesson: Lesson, start_s: float, num_frames: int, tempo: float
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[Array, Array, Array]:
         """Sound, teacher's vectors and mouth shapes of a stretch that is played `tempo` times as
         fast.
         """
@@ -111,7 +113,7 @@ class Lessons:
 
     def _crop_of(
         self, lesson: Lesson, times, num_frames: int, played
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[Array, Array, Array]:
         ends = lesson.num_samples / SPEECH_HZ
         known = times < ends
         rows = -(-lesson.num_samples // (SPEECH_HZ // TEACHER_HZ))
@@ -130,7 +132,7 @@ class Lessons:
         return played.astype(np.float32), heard, shapes
 
 
-def _between(rows: np.ndarray, first: int, count: int, places: np.ndarray) -> np.ndarray:
+def _between(rows: Array, first: int, count: int, places: Array) -> Array:
     """Rows of a stretch at places that lie between them."""
     low = np.clip(places.astype(int), 0, count - 1)
     high = np.minimum(low + 1, count - 1)
@@ -146,7 +148,7 @@ def draw_lessons(
     split: str,
     num_crops: int,
     seconds: float,
-    rng: np.random.Generator,
+    rng: Rng,
     disturbed: bool = True,
 ) -> LessonBatch:
     """Random crops of a folder. Disturbed ones are played at another tempo and under noises, the

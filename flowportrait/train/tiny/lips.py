@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from flowportrait.arrays import Array
 from flowportrait.codecs.portrait import PortraitCodec
 from flowportrait.encoders.mel import MelEncoder
 from flowportrait.faces.landmarks import lip_opening
@@ -67,7 +68,7 @@ def lip_figures(
     }
 
 
-def mean_correlation(a: np.ndarray, b: np.ndarray) -> float:
+def mean_correlation(a: Array, b: Array) -> float:
     """Mean over rows of the correlation of two arrays, where both are known and vary; nan if
     nowhere.
     """

@@ -12,8 +12,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from flowportrait.arrays import Rng
 from flowportrait.encoders.mel import MelEncoder
 from flowportrait.train.tiny.frames import ClipCache
+
+Mel = Float[Tensor, "80 m"]
 
 MOUTH_SHAPES = slice(22, 49)  # jaw and mouth among the 52 ARKit names in alphabetical order
 
@@ -24,7 +27,7 @@ class Hearing:
     labelled).
     """
 
-    mels: list[Float[Tensor, "80 m"]]
+    mels: list[Mel]
     shapes: Float[np.ndarray, "frames 27"]
 
     @classmethod
@@ -37,7 +40,7 @@ class Hearing:
         return cls(mels, (shapes - np.nanmean(shapes, 0)) / (np.nanstd(shapes, 0) + 0.02))
 
 
-def augment_mels(mels: Float[Tensor, "80 m"], rng: np.random.Generator) -> Float[Tensor, "80 m"]:
+def augment_mels(mels: Mel, rng: Rng) -> Mel:
     """Another voice, microphone and room: warped mel axis, tilted and rippled spectrum, raised
     noise floor, holes.
     """
@@ -51,9 +54,7 @@ def augment_mels(mels: Float[Tensor, "80 m"], rng: np.random.Generator) -> Float
     return _with_noise(rng, mels, num_mels)
 
 
-def _with_noise(
-    rng: np.random.Generator, mels: Float[Tensor, "80 m"], num_mels: int
-) -> Float[Tensor, "80 m"]:
+def _with_noise(rng: Rng, mels: Mel, num_mels: int) -> Mel:
     floor = -3.0
     if rng.random() < 0.6:
         floor = float(rng.uniform(-3.2, -1.0))

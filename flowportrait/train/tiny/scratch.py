@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -36,6 +35,7 @@ from flowportrait.model.mot import MoT
 from flowportrait.modeldir import ModelSpec, SamplingConfig, load_parts, save_model
 from flowportrait.precision import matmul_precision
 from flowportrait.sound import SPEECH_HZ
+from flowportrait.tensors import Latents
 from flowportrait.train.objective import CleanRow, velocity_errors
 from flowportrait.train.run import (
     OptimizerConfig,
@@ -378,7 +378,7 @@ def sft_loss(
     return loss, {name: float(value.detach()) for name, value in parts.items()}
 
 
-def seen_errors(codec: PortraitCodec, error: Float[Tensor, "b c l h w"]) -> tuple[Tensor, Tensor]:
+def seen_errors(codec: PortraitCodec, error: Latents) -> tuple[Tensor, Tensor]:
     """Effects of errors of a velocity on the gaps of lips and lids and the mouth's width [b, l, 4,
     3], and to the movements of all points from frame to frame [b, 4 l - 1, 68, 2], both in units of
     their spread in a framed face: the eye sees these first.

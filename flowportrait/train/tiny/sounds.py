@@ -7,13 +7,14 @@ from functools import cache
 import numpy as np
 from jaxtyping import Float
 
+from flowportrait.arrays import Rng
 from flowportrait.sound import SPEECH_HZ
 
 NUM_PIECES = 12
 Samples = Float[np.ndarray, " s"]
 
 
-def disturb(voice: Samples, other: Samples, rng: np.random.Generator) -> Samples:
+def disturb(voice: Samples, other: Samples, rng: Rng) -> Samples:
     """A voice with none, one or several disturbances; `other` is the second speaker."""
     if rng.random() < 0.35:
         voice = mixed(voice, noise(len(voice), rng), float(rng.uniform(5, 30)))
@@ -38,14 +39,14 @@ def mixed(voice: Samples, other: Samples, decibels: float) -> Samples:
     return voice + other * (own / theirs * 10 ** (-decibels / 20))
 
 
-def noise(count: int, rng: np.random.Generator) -> Samples:
+def noise(count: int, rng: Rng) -> Samples:
     """Noise between white and brown."""
     spectrum = np.fft.rfft(rng.normal(size=count))
     slope = rng.uniform(0, 1)
     return np.fft.irfft(spectrum / np.maximum(np.arange(len(spectrum)), 1) ** slope, count)
 
 
-def music(count: int, rng: np.random.Generator) -> Samples:
+def music(count: int, rng: Rng) -> Samples:
     """A stretch of one of a few pieces."""
     piece = _piece(int(rng.integers(NUM_PIECES)))
     return np.resize(np.roll(piece, int(rng.integers(len(piece)))), count)
@@ -69,7 +70,7 @@ def _piece(seed: int) -> Samples:
     return sound
 
 
-def reverberated(voice: Samples, rng: np.random.Generator) -> Samples:
+def reverberated(voice: Samples, rng: Rng) -> Samples:
     """In a room: the voice and a decaying tail of 0.1 to 0.4 s."""
     length = int(rng.uniform(0.1, 0.4) * SPEECH_HZ)
     tail = rng.normal(size=length) * np.exp(-5 * np.arange(length) / length)

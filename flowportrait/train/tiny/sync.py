@@ -23,6 +23,7 @@ from flowportrait.config import Frozen, load_recipe, save_resolved
 from flowportrait.encoders.sync import SyncNetwork, shift_profile
 from flowportrait.precision import matmul_precision
 from flowportrait.train.run import (
+    Figures,
     OptimizerConfig,
     Run,
     RunConfig,
@@ -77,9 +78,7 @@ class Learner(nn.Module):
         self.seen_shapes = nn.Linear(config.lip_width, NUM_SHAPES)
         self.heard_shapes = nn.Linear(config.sound.width, NUM_SHAPES)
 
-    def loss(
-        self, batch: MouthBatch, reach: int, config: SyncLossConfig
-    ) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: MouthBatch, reach: int, config: SyncLossConfig) -> tuple[Tensor, Figures]:
         """Of one batch, with the share of stretches whose true place and true sound are found."""
         num_frames = batch.mouths.shape[1]
         network = self.network
@@ -186,7 +185,7 @@ def train(
         )
         yield UpdatePart(*state.module.loss(batch, config.reach, config.loss))
 
-    def sample(update: int) -> dict[str, float]:
+    def sample(update: int) -> Figures:
         held = Learner(config.network).eval()
         held.load_state_dict(state.averaged())
         save_network(held.network, run.directory)
@@ -206,12 +205,12 @@ def save_network(network: SyncNetwork, directory: Path) -> None:
 @torch.inference_mode()
 def held_out_figures(
     network: SyncNetwork, pool: Pool, heard: dict[str, Heard], split: str, num_clips: int
-) -> dict[str, float]:
+) -> Figures:
     """Share of clips (spread over a split of each source) in which the true sound fits better than
     the same shifted by some frames, in either direction, and than another clip's; and whose best of
     31 shifts is within one frame.
     """
-    figures: dict[str, float] = {}
+    figures: Figures = {}
     for cache in pool.caches:
         clips = [clip for clip in cache.clips if clip.split == split and cache.tracked(clip)]
         clips = clips[:: max(1, len(clips) // num_clips)][:num_clips]

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from flowportrait.config import Frozen, validate
 from flowportrait.errors import JudgeUnavailable
-from flowportrait.files import file_digest
+from flowportrait.files import JsonObject, file_digest
 from flowportrait.media import Clip, Facts
 from flowportrait.records import Record
 from flowportrait.registry import JUDGE_BACKENDS
@@ -165,7 +165,7 @@ class Backend(Protocol):
     def __init__(self, config: Any):
         """Of a `Config`; nothing is imported or connected yet."""
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """The settings that change an answer; part of the key under which it is stored."""
 
     def estimate(self, question: Question) -> Estimate:

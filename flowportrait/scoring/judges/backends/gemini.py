@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from flowportrait.config import Frozen
 from flowportrait.errors import JudgeError, JudgeRefused, require
+from flowportrait.files import JsonObject
 from flowportrait.scoring.judges.backends import (
     Answer,
     Estimate,
@@ -148,7 +149,7 @@ class Gemini:
         self.fps = config.fps
         self._uploads: dict[str, tuple[float, asyncio.Task[Any]]] = {}
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """Model, sampling and how the video is looked at."""
         keys = {
             "model",
@@ -164,7 +165,7 @@ class Gemini:
         # again.
         return self._named_settings(keys)
 
-    def _named_settings(self, keys: set[str]) -> dict[str, Any]:
+    def _named_settings(self, keys: set[str]) -> JsonObject:
         """Settings that are part of the judge's identity."""
         later = {
             name

@@ -18,6 +18,7 @@ from pydantic import Field
 from flowportrait import media
 from flowportrait.config import Frozen
 from flowportrait.errors import CheckpointError, ConfigError, require
+from flowportrait.files import JsonObject
 from flowportrait.scoring.judges.backends import (
     Answer,
     Digit,
@@ -56,10 +57,10 @@ class LocalTransformers:
         logprobs: bool = Field(
             default=False, description="return token probabilities, for expected scores"
         )
-        processor_kwargs: dict[str, Any] = Field(
+        processor_kwargs: JsonObject = Field(
             default={}, description="further arguments of the processor"
         )
-        generate_kwargs: dict[str, Any] = Field(
+        generate_kwargs: JsonObject = Field(
             default={},
             description=(
                 "further arguments of generate, such as {return_audio = false} for Omni models"
@@ -82,7 +83,7 @@ class LocalTransformers:
         self.fps = config.fps
         self._loaded: tuple[Any, Any] | None = None
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """Model, sampling and frame rate."""
         estimates = {"device", "tokens_per_frame", "tokens_per_audio_s"}
         return {

@@ -7,12 +7,13 @@ What comes through it answers as `offline:<name>`, in every record, and never un
 import asyncio
 import json
 import math
-from typing import Any, ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 from pydantic import Field
 
 from flowportrait.config import Frozen
 from flowportrait.errors import FlowPortraitError, JudgeRefused
+from flowportrait.files import JsonObject
 from flowportrait.media import Clip
 from flowportrait.registry import OFFLINE_JUDGES
 from flowportrait.scoring import ASPECTS
@@ -44,7 +45,7 @@ class Offline:
         self.model = f"offline:{config.name}"
         self.fps = None
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """The judge with its version."""
         return {
             "type": "offline",

@@ -21,6 +21,7 @@ from pydantic import Field
 from flowportrait import media
 from flowportrait.config import Frozen
 from flowportrait.errors import ConfigError, JudgeError, require
+from flowportrait.files import JsonObject
 from flowportrait.scoring.judges.backends import (
     Answer,
     Digit,
@@ -158,7 +159,7 @@ class OpenAICompatible:
             gt=0,
             description="sent in vLLM's media_io_kwargs and mm_processor_kwargs; None: not sent",
         )
-        extra_body: dict[str, Any] = Field(
+        extra_body: JsonObject = Field(
             default={}, description="further fields of the request; they override the others"
         )
         temperature: float | None = Field(
@@ -191,7 +192,7 @@ class OpenAICompatible:
         self.model = config.model
         self.fps = config.fps
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """Model, sampling and how video and sound are sent; not the address, which may change."""
         keys = {
             "model",
@@ -255,10 +256,10 @@ class OpenAICompatible:
         body = json_object(raw.http_response.text, headers.get("content-type", ""))
         return _answer(body, retry_after_s(headers), time.monotonic() - started_s)
 
-    def _settings(self, question: Question) -> dict[str, Any]:
+    def _settings(self, question: Question) -> JsonObject:
         config = self.config
         fps = question.fps or self.fps
-        body: dict[str, Any] = {}
+        body: JsonObject = {}
         if fps:
             body["media_io_kwargs"] = {"video": {"fps": fps, "num_frames": -1}}
         if fps and config.processor_fps:
@@ -274,12 +275,12 @@ class OpenAICompatible:
             settings |= {"logprobs": True, "top_logprobs": 10}
         return settings
 
-    async def _parts(self, piece: str | Video) -> list[dict[str, Any]]:
+    async def _parts(self, piece: str | Video) -> list[JsonObject]:
         if isinstance(piece, str):
             return [{"type": "text", "text": piece}]
         with_wav = self.config.sound == "wav" and piece.facts.has_sound
         video, sound = await asyncio.to_thread(_payload, piece.path, piece.sha256, with_wav)
-        parts: list[dict[str, Any]] = [
+        parts: list[JsonObject] = [
             {"type": "video_url", "video_url": {"url": f"data:{piece.mime_type};base64,{video}"}}
         ]
         if self.config.video_part == "input_video":
@@ -342,7 +343,7 @@ def retry_after_s(headers: Any) -> float | None:
         return None
 
 
-def _answer(body: dict[str, Any], retry_s: float | None, latency_s: float) -> Answer:
+def _answer(body: JsonObject, retry_s: float | None, latency_s: float) -> Answer:
     """The answer in a body of status 200. Raises JudgeError when it holds none."""
     raise_reported(body, retry_s, _HINT)
     for choice in body["choices"] if isinstance(body.get("choices"), list) else []:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WrapValidator
 
 from flowportrait.errors import JudgeError, JudgeRefused
+from flowportrait.files import JsonObject
 from flowportrait.scoring.judges.backends import unavailable
 
 _BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 529)
@@ -59,7 +60,7 @@ Count = Annotated[int | None, Field(default=None, ge=0), IfReadable]
 """A number of tokens; None where the server gives none or nonsense."""
 
 
-def json_object(body: str, content_type: str = "") -> dict[str, Any]:
+def json_object(body: str, content_type: str = "") -> JsonObject:
     """The JSON object in `body`. Raises JudgeUnavailable that says what is there instead."""
     try:
         value = json.loads(body)
