@@ -78,11 +78,8 @@ class Pipeline:
         in all). Raises MediaError, DataError (no face, unusable arrays) or ConfigError.
         """
         shot = self.shot(portrait, audio, **options)
-        return Result(
-            torch.cat(list(shot.latents(progress)), dim=2),
-            shot,
-            self.spec.sampling.window_latent_frames,
-        )
+        latents = torch.cat(list(shot.latents(progress)), dim=2)
+        return Result(latents, shot, self.spec.sampling.window_latent_frames)
 
     def stream(
         self,
@@ -121,13 +118,11 @@ class Pipeline:
         """Portrait and recording, read and encoded, ready to be sampled; `Options` says what the
         options mean.
         """
-        strengths = validate(
-            Strengths, {"head": head, "lips": lips, "eyes": eyes}, where="strengths"
-        )
+        chosen = {"head": head, "lips": lips, "eyes": eyes}
+        strengths = validate(Strengths, chosen, where="strengths")
         schedule = self._schedule(evaluations)
         cache = StepCache(step_cache, len(schedule))
-        image = media.picture_of(portrait)
-        sound = media.sound_of(audio)
+        image, sound = media.picture_of(portrait), media.sound_of(audio)
         composite = self._composite(image, size, frame, crop, strengths)
         num_frames = media.frames_in(sound.duration_s)
         latent_frames = latent_frames_for(num_frames, self.codec.temporal_stride)

@@ -243,8 +243,7 @@ def _sft(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _T
         model = MoT(spec.model)
     choose_trained(model, config.trained, config.lora)
     halve_frozen(model, "cuda")
-    recompute = config.parallel.recompute
-    num_rows = config.data.num_rows
+    recompute, num_rows = config.parallel.recompute, config.data.num_rows
     state = state_bytes(model, num_gpus, config.parallel.shard or num_gpus)
     row_tokens = num_clips * (
         grid.num_frames + grid.num_image_tokens + grid.num_video_tokens // share
@@ -306,8 +305,7 @@ def _rl(recipe: Path, overrides: list[str], num_gpus: int, clip_s: float) -> _Tr
 
 def reward_notes(config: rl.RlRecipe, grid: TokenGrid) -> list[str]:
     """Costs of rewards and judges beside the GPUs of the run, a line each."""
-    rollout = config.rollout
-    run = config.run
+    rollout, run = config.rollout, config.run
     rollouts = run.num_updates / config.objective.updates_per_rollout
     looks = (run.num_updates // run.sample_every + 1) * config.watch.num_clips
     clips = round(rollouts * rollout.num_groups * rollout.group_size) + looks
@@ -375,8 +373,7 @@ def _spec(name: str) -> tuple[ModelSpec, list[str]]:
 def _laid_on(
     work: _Training, recipe: Path, clip_s: float, num_gpus: int, gpu: str, utilisation: float
 ) -> Cost:
-    kind = GPUS[gpu]
-    parameters = list(work.model.parameters())
+    kind, parameters = GPUS[gpu], list(work.model.parameters())
     update_s = work.flops / (num_gpus * kind.bf16_tflops * 1e12 * utilisation)
     hours = update_s * work.num_updates / 3600
     return Cost(

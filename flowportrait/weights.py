@@ -91,8 +91,7 @@ class Stored:
     def tensor(self) -> Tensor:
         """Its data as a tensor in CPU memory."""
         raw = torch.empty(self.size_bytes, dtype=torch.uint8)
-        target = memoryview(raw.numpy())
-        at = 0
+        target, at = memoryview(raw.numpy()), 0
         for block in self.blocks():
             target[at : at + len(block)] = block
             at += len(block)

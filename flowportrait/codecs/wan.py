@@ -131,8 +131,7 @@ class WanCodec(nn.Module):
         if waiting is None or due == 1 or waiting.shape[2]:
             left = 0 if waiting is None else waiting.shape[2]
             raise ValueError(
-                f"codec: got {left} frames beyond the last group; give 1 + 4 n frames (1, 5, 9,"
-                " ...)"
+                f"codec: got {left} frames beyond the last group; give 1 + 4 n frames (1, 5, ...)"
             )
 
     def _encode_group(self, frames: Tensor, memory: list[Any]) -> Float[Tensor, "b c 1 hl wl"]:

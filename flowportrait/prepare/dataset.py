@@ -149,11 +149,7 @@ def begin(out: Path, config: PrepareConfig, fingerprint: str, part: PartFile | N
     _require_own_folder(out, journal)
     if journal.exists():
         drop_torn_line(journal)
-        for record in read_jsonl(journal, PreparedSource):
-            if record.fingerprint != fingerprint:
-                raise DataError(
-                    f"{out}: was made with other settings or weights ({settings}); give another -o"
-                )
+        _require_same_settings(out, fingerprint)
     # The journal comes first: it tells the next run that the folder is ours.
     journal.touch()
     parts.settle(out, part)
@@ -161,6 +157,15 @@ def begin(out: Path, config: PrepareConfig, fingerprint: str, part: PartFile | N
     for folder in ("clips", "work"):
         (out / folder).mkdir(exist_ok=True)
     save_resolved(config, settings)
+
+
+def _require_same_settings(out: Path, fingerprint: str) -> None:
+    """Raises DataError for a dataset that was begun with other settings or weights."""
+    for record in read_jsonl(out / _JOURNAL, PreparedSource):
+        if record.fingerprint != fingerprint:
+            raise DataError(
+                f"{out}: was made with other settings or weights ({out / _CONFIG}); give another -o"
+            )
 
 
 def _require_own_folder(out: Path, journal) -> None:

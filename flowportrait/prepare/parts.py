@@ -50,7 +50,11 @@ def settle(out: Path, wanted: PartFile | None) -> None:
             " another -o"
         )
     holds = f"is {known.part}" if known else "is no part"
-    asked = "no --part"
-    if wanted:
-        asked = f"--part {wanted.part.number}/{wanted.part.of}"
-    raise DataError(f"{out}: {holds}, got {asked}; give another -o")
+    raise DataError(f"{out}: {holds}, got {_asked(wanted)}; give another -o")
+
+
+def _asked(wanted: PartFile | None) -> str:
+    """The option on the command line that asks for this part."""
+    if wanted is None:
+        return "no --part"
+    return f"--part {wanted.part.number}/{wanted.part.of}"

@@ -291,15 +291,19 @@ class _Run:
             and filters.overlapping_share(speakers, start_s, end_s) > config.speech.max_overlap
         ):
             return "overlap"
-        held_out = (
-            split_of(self.source.identity, config.split) == "held_out"
-            and config.split.rule == "paper"
-        )
-        least_s = config.split.test_min_s
-        least_px = config.split.test_min_face_px
-        if held_out and (end_s - start_s < least_s or plan.face_px < least_px):
+        if self._held_out() and not self._fit_for_test(plan, end_s - start_s):
             return "not_for_test"
         return None
+
+    def _held_out(self) -> bool:
+        """Whether the paper's rule keeps clips of this person for the test."""
+        split = self.parts.config.split
+        return split_of(self.source.identity, split) == "held_out" and split.rule == "paper"
+
+    def _fit_for_test(self, plan: _Plan, duration_s: float) -> bool:
+        """Whether a clip is long enough, and its face large enough, to be measured."""
+        split = self.parts.config.split
+        return duration_s >= split.test_min_s and plan.face_px >= split.test_min_face_px
 
     def _written(
         self, footage: Footage, sound: SoundTrack, plans: list[_Plan]

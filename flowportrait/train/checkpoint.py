@@ -62,15 +62,20 @@ def newest_whole(run: Path, ranks: Ranks) -> tuple[Path | None, list[tuple[Path,
             return path, broken
         broken.append((path, problem))
     if broken:
-        path, problem = broken[0]
-        others = ""
-        if len(broken) > 1:
-            others = f", nor are the {len(broken) - 1} before it"
-        raise CheckpointError(
-            f"{path}: is incomplete ({problem}){others}; give another --resume, or remove them and"
-            " start anew"
-        )
+        raise _none_is_whole(broken)
     return None, broken
+
+
+def _none_is_whole(broken: list[tuple[Path, str]]) -> CheckpointError:
+    """The error for a run without a whole checkpoint, of which the newest comes first."""
+    path, problem = broken[0]
+    others = ""
+    if len(broken) > 1:
+        others = f", nor are the {len(broken) - 1} before it"
+    return CheckpointError(
+        f"{path}: is incomplete ({problem}){others}; give another --resume, or remove them and"
+        " start anew"
+    )
 
 
 class Checkpoints:

@@ -42,8 +42,7 @@ def velocity_errors(
     z0 = clips.layout.patchify(clips.latents)
     z1 = clips.layout.patchify(noise)
     times = t[:, clips.layout.latent_frame_of_token().to(t.device), None]
-    v = model(
-        PackedRow(clips.layout, clips.audio, clips.image, interpolate(z0, z1, times), t, share)
-    )
+    z_t = interpolate(z0, z1, times)
+    v = model(PackedRow(clips.layout, clips.audio, clips.image, z_t, t, share))
     mine = slice(None) if share is None else share.span
     return (v - target_velocity(z0, z1)[:, mine]) * (times[:, mine] > 0)

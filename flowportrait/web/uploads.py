@@ -121,9 +121,7 @@ class Uploads:
             raise self._too_large(kind, name)
         if len(self._files) + len(self._coming) >= limits.max_all_files:
             raise Refused(
-                kind,
-                f"{name}: too many uploads are stored; delete yours, or try again later",
-                503,
+                kind, f"{name}: too many uploads are stored; delete yours, or try again later", 503
             )
         used_bytes = self._desk.used_bytes(without=self._coming) + sum(self._coming.values())
         if used_bytes + size_bytes > limits.max_all_bytes:

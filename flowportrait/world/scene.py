@@ -92,14 +92,20 @@ class Scene:
         self._hair, self._hair_light = _thinned(head, size_px)
         self._paint = np.concatenate([head.painting.colour, head.painting.gloss[..., None]], 2)
         self._places = places(head.rig, head.neutral)
+        self._mark_vertices(head)
+        self._glasses = None
+        if head.person.glasses:
+            self._glasses = make_glasses(rng, head.rig, head.neutral)
+        self._layers = empty_layers(self._side)
+        self._grain = np.random.default_rng([*seed, 7])
+
+    def _mark_vertices(self, head: Head) -> None:
+        """Notes which vertices are lit, turned or reported in ways of their own."""
         self._inside = np.flatnonzero(vertices_of(head.rig, GUM, TEETH, MOUTH, TONGUE))
         self._inside_gain = _gain_inside(head.rig, self._inside)
         self._outside = vertices_of(head.rig, SKIN)
         self._irises = iris_vertices(head.rig, head.neutral)
         self._turning = smoothstep(head.neutral[:, 1], -16.5, -8.5).astype(np.float32)
-        self._glasses = make_glasses(rng, head.rig, head.neutral) if head.person.glasses else None
-        self._layers = empty_layers(self._side)
-        self._grain = np.random.default_rng([*seed, 7])
 
     def film(self, motion: Motion) -> Iterator[Filmed]:
         """The frames of a performance."""

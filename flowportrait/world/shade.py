@@ -14,6 +14,11 @@ from flowportrait.world.raster import COMPILED, HIDDEN, njit
 
 _PUPIL = 0.36
 """Radius of the pupil, in iris radii."""
+_TEETH_RGB = (0.62, 0.56, 0.47)
+_TONGUE_RGB = (0.46, 0.17, 0.165)
+_GUM_RGB = (0.34, 0.105, 0.10)
+_MOUTH_RGB = (0.26, 0.065, 0.06)
+_SOCKET_RGB = (0.42, 0.20, 0.17)
 _DARK = -9.0
 """Exponent below which a highlight is not seen."""
 _SAME_SURFACE = np.float32(0.005)
@@ -89,30 +94,14 @@ def _wet(nx, ny, nz, lamp, power):
 def _flesh(part, c, teeth):
     """Reflectance of what lies inside the mouth."""
     if part == TEETH:
-        return teeth * (0.62 if c == 0 else (0.56 if c == 1 else 0.47))
+        return teeth * _TEETH_RGB[c]
     if part == TONGUE:
-        if c == 0:
-            return 0.46
-        if c == 1:
-            return 0.17
-        return 0.165
+        return _TONGUE_RGB[c]
     if part == GUM:
-        if c == 0:
-            return 0.34
-        if c == 1:
-            return 0.105
-        return 0.10
+        return _GUM_RGB[c]
     if part == MOUTH:
-        if c == 0:
-            return 0.26
-        if c == 1:
-            return 0.065
-        return 0.06
-    if c == 0:
-        return 0.42
-    if c == 1:
-        return 0.20
-    return 0.17
+        return _MOUTH_RGB[c]
+    return _SOCKET_RGB[c]
 
 
 @njit(**COMPILED)

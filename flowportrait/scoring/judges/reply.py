@@ -150,13 +150,18 @@ def _literal_at(text: str, at: int) -> _Found | None:
             quote = "" if quote else letter
         depth += {"{": 1, "}": -1}.get(letter, 0) if not quote else 0
         if not depth:
-            try:
-                value = _literal(ast.parse(text[at : place + 1], mode="eval").body)
-            except _UNREADABLE:
-                return None
-            if isinstance(value, _Object):
-                return _Found(value, at, place + 1)
-            return None
+            return _literal_between(text, at, place + 1)
+    return None
+
+
+def _literal_between(text: str, start: int, end: int) -> _Found | None:
+    """The dictionary in Python's notation that this part of the text is; None where it is none."""
+    try:
+        value = _literal(ast.parse(text[start:end], mode="eval").body)
+    except _UNREADABLE:
+        return None
+    if isinstance(value, _Object):
+        return _Found(value, start, end)
     return None
 
 

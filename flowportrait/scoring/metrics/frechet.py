@@ -263,24 +263,24 @@ class FvdR3d18(_Frechet):
         """One vector of the clip, or of each of its pieces."""
         length = self.config.num_frames
         network = load_r3d18(self._file)
-        pieces = (
-            piece
-            for piece in _stacked(chain.from_iterable(view.blocks()), length)
-            if len(piece) == length
-        )
-        if self.config.pieces == "first":
-            pieces = islice(pieces, 1)
         square = self.config.aspect == "square"
-        rows = [
-            r3d18_features(network, some, square)
-            for some in _stacked(pieces, self.config.batch_pieces)
-        ]
+        batches = _stacked(self._pieces(view), self.config.batch_pieces)
+        rows = [r3d18_features(network, pieces, square) for pieces in batches]
         if not rows:
             raise Unscorable(f"has fewer than {length} frames, which {self.name} needs")
         rows = np.concatenate(rows)
         if self.config.pieces == "mean":
             return rows.mean(0, keepdims=True)
         return rows
+
+    def _pieces(self, view: View) -> Iterator[Array]:
+        """The whole pieces of the clip, of as many frames as the network looks at."""
+        length = self.config.num_frames
+        stacked = _stacked(chain.from_iterable(view.blocks()), length)
+        whole = (piece for piece in stacked if len(piece) == length)
+        if self.config.pieces == "first":
+            return islice(whole, 1)
+        return whole
 
 
 def _stacked(arrays: Iterable[Array], count: int) -> Iterator[Array]:

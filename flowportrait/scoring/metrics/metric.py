@@ -229,6 +229,15 @@ class _Reader:
         return _rows((sample, [self.metrics[name] for name in names]))
 
 
+def _pool(workers: int) -> ThreadPoolExecutor:
+    """Threads each of which may use its share of those that torch computes with."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return ThreadPoolExecutor(workers, "metric")
+    share = max(1, torch.get_num_threads() // workers)
+    return ThreadPoolExecutor(workers, "metric", torch.set_num_threads, (share,))
+
+
 def in_parallel(
     work: Callable[[T], Sequence[Any]], jobs: Iterable[T], workers: int
 ) -> Iterator[Any]:
@@ -238,12 +247,7 @@ def in_parallel(
     The workers share the threads that torch computes with, where torch is in use at all.
     """
     waiting = iter(jobs)
-    torch = sys.modules.get("torch")
-    share = []
-    if torch:
-        share = [max(1, torch.get_num_threads() // workers)]
-    begin = torch.set_num_threads if torch else None
-    with ThreadPoolExecutor(workers, "metric", begin, tuple(share)) as pool:
+    with _pool(workers) as pool:
         running = {pool.submit(work, job) for _, job in zip(range(workers), waiting, strict=False)}
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)

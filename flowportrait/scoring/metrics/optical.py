@@ -46,16 +46,24 @@ def face_flow(
     return flow, trust
 
 
+def _slopes(light: Tensor) -> tuple[Tensor, Tensor]:
+    """How light changes across a pixel, to the right and down; borders are repeated."""
+    padded = F.pad(light, (1, 1, 1, 1), mode="replicate")
+    across = padded[..., 1:-1, :]
+    down = padded[..., 1:-1]
+    slope_x = (across[..., 2:] - across[..., :-2]) / 2
+    slope_y = (down[..., 2:, :] - down[..., :-2, :]) / 2
+    return slope_x, slope_y
+
+
 def _refined(light: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     """Lucas-Kanade steps at one size; the slopes are those of the first frame of each pair."""
     before = light[:-1]
     after = light[1:]
-    padded = F.pad(before, (1, 1, 1, 1), mode="replicate")
-    slope_x = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
-    slope_y = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
-    xx, xy, yy = (
-        _window(a * b) for a, b in ((slope_x, slope_x), (slope_x, slope_y), (slope_y, slope_y))
-    )
+    slope_x, slope_y = _slopes(before)
+    xx = _window(slope_x * slope_x)
+    xy = _window(slope_x * slope_y)
+    yy = _window(slope_y * slope_y)
     weaker = (xx + yy) / 2 - torch.sqrt(((xx - yy) / 2) ** 2 + xy**2)
     xx = xx + DAMPING
     yy = yy + DAMPING

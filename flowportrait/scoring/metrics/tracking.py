@@ -106,14 +106,7 @@ def face_squares(blocks: Blocks) -> Array:
     """The smoothed square around the largest face in every frame: [f, 3], x, y and side in
     pixels.
     """
-    found: dict[int, Array | None] = {}
-    count = 0
-    frame = np.empty((1, 1, 3), np.uint8)
-    for count, frame in enumerate(chain.from_iterable(blocks), 1):
-        if (count - 1) % DETECT_EVERY == 0:
-            found[count - 1] = _largest_face(frame)
-    if count and count - 1 not in found:
-        found[count - 1] = _largest_face(frame)
+    found, count, frame = _detected(blocks)
     seen = [i for i, box in found.items() if box is not None]
     if len(seen) < max(1, len(found)) / 2:
         raise Unscorable(
@@ -124,6 +117,21 @@ def face_squares(blocks: Blocks) -> Array:
     sides = (boxes[:, 2:] - boxes[:, :2]).max(1)
     x, y = (_smooth(np.interp(np.arange(count), seen, centres[:, axis])) for axis in (0, 1))
     return _inside(x, y, float(np.median(sides)) * SQUARE_PER_BOX, *frame.shape[1::-1])
+
+
+def _detected(blocks: Blocks) -> tuple[dict[int, Array | None], int, Array]:
+    """The largest face in every few frames and in the last one, by frame; the number of frames, and
+    the last one.
+    """
+    found: dict[int, Array | None] = {}
+    count = 0
+    frame = np.empty((1, 1, 3), np.uint8)
+    for count, frame in enumerate(chain.from_iterable(blocks), 1):
+        if (count - 1) % DETECT_EVERY == 0:
+            found[count - 1] = _largest_face(frame)
+    if count and count - 1 not in found:
+        found[count - 1] = _largest_face(frame)
+    return found, count, frame
 
 
 def _largest_face(frame: Array) -> Array | None:

@@ -151,15 +151,14 @@ def labels_of(clip: SourceClip, num_frames: int, size_px: int) -> tuple[Array, A
     if clip.labels is None:
         return landmarks, arkit
     with np.load(clip.labels) as stored:
-        points, shapes = (
-            stored["landmarks68"].astype(np.float32),
-            stored["arkit"].astype(np.float32),
-        )
+        points = stored["landmarks68"].astype(np.float32)
+        shapes = stored["arkit"].astype(np.float32)
         scale = size_px / (float(stored["size_px"]) if "size_px" in stored else 128.0)
         if clip.source == "grid":
             indices = media.nearest_frames(len(points), 25.0, FPS)[:num_frames]
             points = points[indices]
             shapes = shapes[indices]
     count = min(num_frames, len(points))
-    landmarks[:count], arkit[:count] = points[:count] * scale, shapes[:count]
+    landmarks[:count] = points[:count] * scale
+    arkit[:count] = shapes[:count]
     return landmarks, arkit

@@ -189,8 +189,7 @@ class OpenAICompatible:
                     f" judge.backend.{key}=..."
                 )
         self.config = config
-        self.model = config.model
-        self.fps = config.fps
+        self.model, self.fps = config.model, config.fps
 
     def identity(self) -> JsonObject:
         """Model, sampling and how video and sound are sent; not the address, which may change."""
