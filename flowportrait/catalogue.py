@@ -100,7 +100,9 @@ def about_model(directory: Path) -> str:
     without a card.
     """
     card = directory / "CARD.md"
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    text = ""
+    if card.is_file():
+        text = card.read_text(encoding="utf-8")
     paragraphs = (part for part in text.split("\n\n") if part.strip() and not part.startswith("#"))
     return _first_sentence(" ".join(next(paragraphs, "").split()))
 

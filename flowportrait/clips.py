@@ -68,7 +68,9 @@ def find_samples(sources: Iterable[Path], truth: Path | None = None) -> list[Sam
     DataError: nothing there, or an id twice.
     """
     samples: dict[str, Sample] = {}
-    truths = _Truths(storage.fetched(truth)) if truth else None
+    truths = None
+    if truth:
+        truths = _Truths(storage.fetched(truth))
     given = [(name, storage.fetched(path)) for name, path in map(named, sources)]
     for (_, source), generator in zip(given, _generators(given), strict=True):
         for found in videos_of(source):

@@ -229,7 +229,9 @@ def compose(
 
 
 def _sure(mesh: Mesh) -> Mesh | None:
-    return mesh if mesh.presence >= PRESENT else None
+    if mesh.presence >= PRESENT:
+        return mesh
+    return None
 
 
 def _moved(mesh: Mesh, origin: tuple[int, int], scale: float) -> Mesh:

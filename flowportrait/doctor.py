@@ -76,7 +76,9 @@ def fix(extras: Sequence[str]) -> list[str]:
 def _needed(need: Need, section: str) -> Check:
     """Whether a command or a scorer can run, and what to type if not."""
     missing = need.missing()
-    without = f"; {need.without}" if missing and need.without else ""
+    without = ""
+    if missing and need.without:
+        without = f"; {need.without}"
     return Check(
         need.what,
         "missing" if missing else "ok",
@@ -99,7 +101,9 @@ def _weights(name: str, weights: Weights) -> Check:
     """Path, size and digest of a file that scorers or `prepare` use, or where to get it."""
     path = weights.found()
     if path is None:
-        size = f"{weights.size_mb:g} MB, " if weights.size_mb else ""
+        size = ""
+        if weights.size_mb:
+            size = f"{weights.size_mb:g} MB, "
         digest = f"sha256 {weights.sha256[:16]}"
         said = f"{weights.file}, {size}{weights.licence}, {digest}: {weights.url}"
         return Check(name, "missing", f"{said}; put it at {cache_dir() / weights.file}", "weights")

@@ -65,7 +65,9 @@ def exposure_warnings(pixels: Array) -> list[str]:
     it.
     """
     luma = pixels.reshape(-1, 3) @ np.array([0.2126, 0.7152, 0.0722], np.float32)
-    bright = float(np.percentile(luma, 95)) if luma.size else 0.0
+    bright = 0.0
+    if luma.size:
+        bright = float(np.percentile(luma, 95))
     if bright >= _DARK_LEVEL:
         return []
     return [

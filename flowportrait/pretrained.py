@@ -100,7 +100,9 @@ class Weights:
 
     def where(self) -> str:
         """Instructions for obtaining the file, for an error message."""
-        size = f"about {self.size_mb:g} MB, " if self.size_mb else ""
+        size = ""
+        if self.size_mb:
+            size = f"about {self.size_mb:g} MB, "
         return (
             f"download {self.url} ({size}sha256 {self.sha256}..., {self.licence}) and put it at"
             f" {cache_dir() / self.file}, or give its path as `weights` in the settings"

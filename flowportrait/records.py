@@ -25,7 +25,9 @@ class Record(BaseModel):
 
 
 def _null_is_nan(value: object) -> object:
-    return math.nan if value is None else value
+    if value is None:
+        return math.nan
+    return value
 
 
 MaybeNumber = Annotated[float, BeforeValidator(_null_is_nan)]

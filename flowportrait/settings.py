@@ -140,7 +140,9 @@ def _walk(kind: ModelClass, config: BaseModel | None, prefix: str) -> Iterator[S
     for name, field in kind.model_fields.items():
         required = field.is_required()
         default = None if required else field.get_default(call_default_factory=True)
-        value = getattr(config, name) if config is not None else default
+        value = default
+        if config is not None:
+            value = getattr(config, name)
         inner = value if isinstance(value, BaseModel) else None
         held = type(inner) if inner else _model_of(field.annotation) if required else None
         if held is not None and not isinstance(value, list | tuple):
@@ -182,7 +184,9 @@ def _unit(name: str, says: str) -> str:
     else:
         unit = next((unit for suffix, unit in _UNITS.items() if name.endswith(suffix)), "")
     # What is said first, such as "frames at 24 fps", is more exact.
-    return "" if says.startswith((unit, "frames")) else unit
+    if says.startswith((unit, "frames")):
+        return ""
+    return unit
 
 
 def _source(text: str) -> str:
@@ -219,7 +223,9 @@ def _said_in(kind: type) -> dict[str, str]:
 
 def _string(statement: ast.stmt | None) -> str:
     """The value of a statement that is a string alone; empty for any other."""
-    constant = statement.value if isinstance(statement, ast.Expr) else None
+    constant = None
+    if isinstance(statement, ast.Expr):
+        constant = statement.value
     if isinstance(constant, ast.Constant):
         return str(constant.value)
     return ""

@@ -107,7 +107,9 @@ def list_names(
         if d["needs"]:
             needs = f"; needs {', '.join(d['needs'])}"
         low, high = (f"{end:.4g}" if end is not None else "no end" for end in (d["low"], d["high"]))
-        unit = f", {d['unit']}" if d["unit"] != "1" else ""
+        unit = ""
+        if d["unit"] != "1":
+            unit = f", {d['unit']}"
         typer.echo(f"{name:<{width}}  {low} to {high}{unit}; {d['better']} is better{needs}")
     if json:
         typer.echo(json_line(declared))

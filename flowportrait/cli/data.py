@@ -80,7 +80,9 @@ def prepare(
         typer.echo(f"warning: not checked: {what}", err=True)
     for reason, found in summary["dropped"].items():
         typer.echo(f"dropped as {reason}: {found['seconds']:.1f} s of {found['sources']} sources")
-    kept = f", {summary['kept_sources']} of them from before" if summary["kept_sources"] else ""
+    kept = ""
+    if summary["kept_sources"]:
+        kept = f", {summary['kept_sources']} of them from before"
     typer.echo(
         f"{summary['sources']} sources{kept}, {summary['seconds_in']:.1f} s: {summary['clips']}"
         f" clips, {summary['seconds_out']:.1f} s: {storage.name_of(place)}"

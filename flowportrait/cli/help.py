@@ -183,4 +183,6 @@ def _filled(text: str, width: int) -> str:
 
 def _bold(text: str) -> str:
     shown = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    return f"\033[1m{text}\033[0m" if shown else text
+    if shown:
+        return f"\033[1m{text}\033[0m"
+    return text

@@ -121,7 +121,9 @@ class Unheard:
     @classmethod
     def around(cls, stream: TextIO | None) -> Self | None:
         """Wraps `stream`; None stays None."""
-        return cls(stream) if stream is not None else None
+        if stream is not None:
+            return cls(stream)
+        return None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

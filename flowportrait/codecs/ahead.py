@@ -28,7 +28,9 @@ def computed_ahead(
     and inference, and one more waits; on other devices, and with one thread, each is computed as it
     is asked for.
     """
-    workers = torch.get_num_threads() if device.type == "cpu" else 1
+    workers = 1
+    if device.type == "cpu":
+        workers = torch.get_num_threads()
     if workers == 1:
         yield from map(function, items)
         return

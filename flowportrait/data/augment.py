@@ -67,7 +67,9 @@ def draw_look(
     side *= spread(0.86, 1.08)
     centre = centre + strength * rng.uniform(-0.05, 0.05, 2) * side
     angle = strength * rng.normal(0, 0.06)
-    flip = -1.0 if strength and rng.random() < 0.5 else 1.0
+    flip = 1.0
+    if strength and rng.random() < 0.5:
+        flip = -1.0
     scale = side / source_px
     stretch = spread(0.94, 1.06)
     cos = np.cos(angle) * scale

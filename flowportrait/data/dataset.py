@@ -21,7 +21,9 @@ def read_dataset(
 
     Raises DataError: no dataset, or no clips in the split.
     """
-    manifest = place / MANIFEST if place.is_dir() else place
+    manifest = place
+    if place.is_dir():
+        manifest = place / MANIFEST
     if place.is_dir() and not manifest.is_file():
         if not (place / RENDERED_INDEX).is_file():
             raise DataError(

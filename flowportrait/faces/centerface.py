@@ -74,7 +74,9 @@ class InvertedResidual(nn.Module):
         if self.widen:
             y = functional.relu_(self.widen(x))
         y = self.narrow(functional.relu_(self.filter(y)))
-        return x + y if self.residual else y
+        if self.residual:
+            return x + y
+        return y
 
 
 class CenterFace(nn.Module):

@@ -92,7 +92,9 @@ class Block(nn.Module):
         y = self.activation(self.widen(x))
         y = self.activation(self.filter(functional.pad(y, self.padding)))
         y = self.narrow(y * self.gate(y) if self.gate else y)
-        return x + y if self.residual else y
+        if self.residual:
+            return x + y
+        return y
 
 
 class Merge(nn.Module):

@@ -200,7 +200,9 @@ def plan_windows(total: int, longest: int, prefix: int) -> list[Window]:
     size, larger = divmod(total + prefix * (count - 1), count)
     windows: list[Window] = []
     for index in range(count):
-        start = windows[-1].stop - prefix if windows else 0
+        start = 0
+        if windows:
+            start = windows[-1].stop - prefix
         windows.append(
             Window(
                 start,

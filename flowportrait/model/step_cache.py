@@ -45,15 +45,21 @@ class StepCache:
 
     def window(self) -> Reuse | None:
         """The memory of one window under one condition between its evaluations; None when off."""
-        return Reuse(self) if self.threshold else None
+        if self.threshold:
+            return Reuse(self)
+        return None
 
     @property
     def warnings(self) -> list[str]:
         """A line where it is of no use."""
         if not self.threshold or not self.evaluations or (self.saved and self.of >= FEWEST):
             return []
-        what = f"{self.saved} of {self.evaluations}" if self.saved else "none"
-        few = f"{self.of} evaluations a window are too few for it" if self.of < FEWEST else ""
+        what = "none"
+        if self.saved:
+            what = f"{self.saved} of {self.evaluations}"
+        few = ""
+        if self.of < FEWEST:
+            few = f"{self.of} evaluations a window are too few for it"
         return [
             f"step cache {self.threshold:g}: {what} of the evaluations saved;"
             f" {few or 'a higher threshold saves more'}; it is for models of 15 and more"

@@ -198,7 +198,9 @@ def _append(journal: Path, record: PreparedSource) -> None:
 
 def _row(record: PreparedSource, clip: PreparedClip, config: SplitConfig) -> ManifestRow:
     # What is said in a whole source is not what is said in a part of it.
-    text = record.text if len(record.clips) == 1 else ""
+    text = ""
+    if len(record.clips) == 1:
+        text = record.text
     return ManifestRow(
         id=clip.id,
         video=clip.video,
@@ -327,6 +329,8 @@ def command(
     if engine not in ENGINES:
         raise ConfigError(f"--engine: no '{engine}'; {name_hint(engine, ENGINES)}")
     settings = load_recipe(config, PrepareConfig, overrides)
-    own = Part.named(part) if part is not None else None
+    own = None
+    if part is not None:
+        own = Part.named(part)
     result = prepare(paths, out, settings, workers, progress, engine, own)
     return summarize(result) | {"output": str(out), "kept_sources": result.kept}

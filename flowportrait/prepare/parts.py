@@ -37,7 +37,9 @@ def settle(out: Path, wanted: PartFile | None) -> None:
     it is not.
     """
     path = out / FILE
-    known = load_recipe(path, PartFile) if path.is_file() else None
+    known = None
+    if path.is_file():
+        known = load_recipe(path, PartFile)
     if known == wanted:
         return
     journal = out / "journal.jsonl"

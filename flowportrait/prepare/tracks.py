@@ -176,7 +176,8 @@ def link(detections: Mapping[int, list[FaceBox]], scene: range, config: FacesCon
     of them end its track, and the next sight opens another.
     """
     looks = [tick for tick in sorted(detections) if tick in scene]
-    live, ended = [], []
+    live = []
+    ended = []
     most = round(config.max_gap_s * FPS)
     for tick in looks:
         for track in [
@@ -259,7 +260,9 @@ def _smoothed(path: PerFrame) -> PerFrame:
     """Weighted means over a second and a half to either side at most."""
     reach = min(36, len(path) - 1)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / 12.0) ** 2)
-    padded = np.pad(path, reach, mode="reflect", reflect_type="odd") if reach else path
+    padded = path
+    if reach:
+        padded = np.pad(path, reach, mode="reflect", reflect_type="odd")
     return np.convolve(padded, weights / weights.sum(), mode="valid")
 
 

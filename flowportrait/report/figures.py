@@ -80,7 +80,9 @@ def figure_2(sources: Sources, judge: Sequence[str]) -> Drawn:
         range(len(bars)), rates, spread, fmt="none", ecolor="#333333", capsize=3, linewidth=1
     )
     for place, (pair, top) in enumerate(zip(bars, ends[1], strict=True)):
-        ties = f" + {pair.ties} tied" if pair.ties else ""
+        ties = ""
+        if pair.ties:
+            ties = f" + {pair.ties} tied"
         axes[0].text(
             place,
             top + 1,
@@ -116,7 +118,8 @@ def figure_3(sources: Sources, judge: Sequence[str]) -> Drawn:
         if scored.generator in versions
         for score in scored.scores
     ]
-    judged, human = [], []
+    judged = []
+    human = []
     for number, aspect in enumerate(ASPECTS):
         if len(judge) == len(ASPECTS):
             values = [s.value for s in scores if s.scorer == judge[number] and not s.reason]

@@ -50,7 +50,9 @@ class Cell:
             return shown
         between = " to " if self.low < 0 else "–"
         ends = between.join(f"{end:.{self.digits}f}" for end in (self.low, self.high))
-        about = [ends] if math.isfinite(self.low) else []
+        about = []
+        if math.isfinite(self.low):
+            about = [ends]
         about += [f"n {self.count}"] if self.count else []
         if about:
             return f"{shown} [{', '.join(about)}]"

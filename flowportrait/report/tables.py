@@ -77,11 +77,10 @@ def _add_alignment(table: Table, study: StudySource | None, suffix: str) -> None
     known = {name for _, _, names in _TABLE_1 for name in names}
     for _, label, names in _TABLE_1:
         row = next((_default(rows, name) for name in names if _default(rows, name)), None)
-        lost = (
-            _NO_CLIP_VALUE
-            if label == "FID"
-            else f"no scores or verdicts of {names[0]} were aligned"
-        )
+        if label == "FID":
+            lost = _NO_CLIP_VALUE
+        else:
+            lost = f"no scores or verdicts of {names[0]} were aligned"
         table.rows.append(
             (label + suffix, _accuracy_cells(row, lost if study else "no aligned study was given"))
         )
@@ -350,7 +349,9 @@ def gains(sources: Sources) -> Table:
 def _gained(run: TrainingRun) -> dict[str, list[float | None]]:
     """Mean and ends of the interval by figure, of the last look that says so."""
     looks = [row["gains"] for row in run.log if isinstance(row.get("gains"), dict)]
-    return looks[-1] if looks else {}
+    if looks:
+        return looks[-1]
+    return {}
 
 
 def _gain_cell(numbers: list[float | None] | None) -> Cell:

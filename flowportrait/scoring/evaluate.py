@@ -224,7 +224,9 @@ def evaluate(
     Raises DataError: no truth, or `out` holds results of other settings or cannot be written.
     """
     keepers = [_Features(metric, out / "features") for metric in sets]
-    real = division.share(_real(truth)) if sets else []
+    real = []
+    if sets:
+        real = division.share(_real(truth))
     made = score_to_file(
         samples,
         [*scorers, *keepers],
@@ -253,7 +255,9 @@ def evaluate(
             ids = {sample.id for sample in own}
             rows = [score for score in ours if score.clip in ids]
             lost = [f"{s.clip}: {s.reason}" for s in (*rows, *true) if s.reason]
-            name = generator if len(result.generators) > 1 else ""
+            name = ""
+            if len(result.generators) > 1:
+                name = generator
             result.sets.append(
                 _set_score(keeper.of, keeper.load(own, rows), truth_features, lost, name)
             )
@@ -320,5 +324,7 @@ def provenance(result: Evaluation) -> JsonObject:
 def _provenance(scorer: Scorer) -> JsonObject:
     if hasattr(scorer, "provenance"):
         return scorer.provenance()
-    settings = scorer.config.model_dump(mode="json") if hasattr(scorer, "config") else {}
+    settings = {}
+    if hasattr(scorer, "config"):
+        settings = scorer.config.model_dump(mode="json")
     return {"name": scorer.name, "fingerprint": scorer.fingerprint, "settings": settings}

@@ -124,7 +124,9 @@ def _table(
 
 def shown(figure: Figure, signed: bool = False) -> str:
     """A number with its interval, for people."""
-    sign = "+" if signed and figure.value > 0 else ""
+    sign = ""
+    if signed and figure.value > 0:
+        sign = "+"
     interval = ""
     if np.isfinite(figure.low):
         interval = f" ({short(figure.low)} to {short(figure.high)})"
@@ -140,7 +142,9 @@ def standing_rows(found: Sequence[Standing]) -> tuple[tuple[str, ...], list[tupl
         row = [scorer]
         for generator in generators:
             one = cells[scorer, generator]
-            lost = f", {one.unscored} unscored" if one.unscored else ""
+            lost = ""
+            if one.unscored:
+                lost = f", {one.unscored} unscored"
             row.append(
                 f"{shown(one.mean)}, n {one.scored}{lost}" if one.scored else f"no score{lost}"
             )

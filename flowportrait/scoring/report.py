@@ -327,7 +327,9 @@ def _case(score: Score, thumbs: _Thumbs, clips: player.VideoFolder) -> str:
     parts = ", ".join(f"{name} {short(value)}" for name, value in score.parts.items())
     picture = thumbs.of(score.clip)
     alt = escape(f"First, middle and last frame of {score.clip}", quote=True)
-    image = f"<img alt='{alt}' src='{picture}'>" if picture else "<p class=bad>no picture</p>"
+    image = "<p class=bad>no picture</p>"
+    if picture:
+        image = f"<img alt='{alt}' src='{picture}'>"
     clip = player.link(clips.address(thumbs.clip(score.clip), score.sha256), score.clip)
     words = f"<b>{short(score.value)}</b><span>{clip} <i>{escape(parts)}</i></span>"
     return f"<div class=case>{image}{words}</div>"

@@ -87,7 +87,9 @@ class Measure:
 
     def as_reward(self, values: Array) -> Array:
         """The values with a sign such that higher is better."""
-        return values if self.better == "higher" else -values
+        if self.better == "higher":
+            return values
+        return -values
 
 
 class Term(Frozen):
@@ -181,7 +183,9 @@ class Statistics:
         """Std of a term; 0 if it varies only by rounding."""
         mean, variance = self.moments[name]
         varies = variance > (1e-9 * max(abs(mean), 1e-300)) ** 2
-        return math.sqrt(variance) if varies else 0.0
+        if varies:
+            return math.sqrt(variance)
+        return 0.0
 
 
 @dataclass(frozen=True)
@@ -341,7 +345,9 @@ class CompositeReward:
         values = [row.value for row in rows if not row.reason]
         if not values:
             return math.nan, rows[0].reason if rows else "no score"
-        sign = 1.0 if self.scorers[name].better == "higher" else -1.0
+        sign = -1.0
+        if self.scorers[name].better == "higher":
+            sign = 1.0
         return sign * sum(values) / len(values), ""
 
 

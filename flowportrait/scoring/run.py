@@ -280,7 +280,9 @@ def _all_scores(
             if (sample.id, scorer.name) not in lacking:
                 continue
             if problem := _unusable(scorer, sample):
-                about = scorer.about_scores() if isinstance(scorer, Metric) else {}
+                about = {}
+                if isinstance(scorer, Metric):
+                    about = scorer.about_scores()
                 yield score_row(scorer, sample, reason=problem, **about)
             elif isinstance(scorer, Metric):
                 metrics.setdefault(sample.id, []).append(scorer)
@@ -306,7 +308,9 @@ def _unusable(scorer: Scorer, sample: Sample) -> str:
     path = sample.clip.path
     if path.exists() and not path.is_file():
         return f"{path}: is a pipe or a device; write it to a file"
-    return "" if path.is_file() else f"{path}: no such file"
+    if path.is_file():
+        return ""
+    return f"{path}: no such file"
 
 
 def _still_holds(score: Score, sample: Sample, scorer: Scorer | None) -> bool:

@@ -145,7 +145,9 @@ def tell_evaluation(result: "Evaluation", spent: JsonObject, out: Path, as_json:
 
 def _set_lines(sets: Iterable[SetScore]) -> Iterator[str]:
     for found in sets:
-        lost = f", {len(found.left_out)} left out" if found.left_out else ""
+        lost = ""
+        if found.left_out:
+            lost = f", {len(found.left_out)} left out"
         value = found.reason or f"{found.value:.4f}"
         yield (
             f"{_set_name(found)}: {value} ({found.num_clips} clips, {found.num_truth} of the"
@@ -196,7 +198,9 @@ def tell_many(
     for verdict in [verdict for verdict in verdicts if verdict.reason][:SHOWN_REASONS]:
         warn(f"no verdict: {verdict.a} and {verdict.b}: {verdict.reason}")
     _warn_of_clips(verdicts)
-    unsaid = f", {counts[None]} without a verdict" if counts[None] else ""
+    unsaid = ""
+    if counts[None]:
+        unsaid = f", {counts[None]} without a verdict"
     print(
         f"{verdicts[0].system}: {a} is better in {counts['a']}, {b} in {counts['b']},"
         f" {counts['tie']} ties{unsaid}"
@@ -288,7 +292,9 @@ def spent_on_calls(scorers: Iterable[Scorer]) -> JsonObject:
     calls = sum(purse.calls for purse in purses)
     tokens = sum(purse.tokens for purse in purses)
     known = [purse.usd for purse in purses if purse.usd is not None]
-    money = f", {sum(known):.2f} USD" if known else ""
+    money = ""
+    if known:
+        money = f", {sum(known):.2f} USD"
     return {
         "line": f"; {calls} calls, {tokens} tokens{money}",
         "calls": calls,

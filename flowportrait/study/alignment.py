@@ -173,9 +173,9 @@ def _scopes(data: StudyData) -> ByScope:
 
 
 def _default_scope(system: System, scopes: ByScope) -> Scope:
-    return (
-        "without the truth" if system.needs_truth and "without the truth" in scopes else "all pairs"
-    )
+    if system.needs_truth and "without the truth" in scopes:
+        return "without the truth"
+    return "all pairs"
 
 
 def _aspect_winners(data: StudyData, aspect: str) -> Array:

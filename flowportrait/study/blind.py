@@ -140,7 +140,9 @@ def _copy_packets(source: Path, target: Path, origin: Fraction) -> bool:
         opened(source, "a video") as reader,
         av.open(url_of(target), "w", format="mp4", options=options) as writer,
     ):
-        copies, filters, shifts = {}, {}, {}
+        copies = {}
+        filters = {}
+        shifts = {}
         for stream in (track(reader, "video", source), track(reader, "audio", source)):
             copy = writer.add_stream_from_template(stream)
             copy.metadata.clear()

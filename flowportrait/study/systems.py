@@ -138,7 +138,9 @@ def from_scores(
 
 def labelled(name: str, label: str) -> str:
     """Name of a scorer or comparer whose results have a name of their own."""
-    return f"{name} ({label})" if label else name
+    if label:
+        return f"{name} ({label})"
+    return name
 
 
 def _said(score: Score) -> str:
@@ -229,7 +231,9 @@ def from_verdicts(
             raise DataError(
                 f"{verdict.system}: {verdict.a} and {verdict.b} are not two versions of one sample"
             )
-        side = 1 if a[1] < b[1] else -1
+        side = -1
+        if a[1] < b[1]:
+            side = 1
         grouped.setdefault(verdict.system, []).append(
             (a[0], pairs[min(a[1], b[1]), max(a[1], b[1])], side, verdict)
         )

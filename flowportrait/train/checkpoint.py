@@ -282,7 +282,9 @@ def _difference(stored: State, wanted: State) -> str:
         ):
             return f"'{name}' is {list(held.size)} where {list(value.shape)} is needed"
     extra = sorted(stored.keys() - wanted.keys())
-    return f"holds '{extra[0]}' besides" if extra else ""
+    if extra:
+        return f"holds '{extra[0]}' besides"
+    return ""
 
 
 def _flat(state: State, prefix: str = "") -> State:

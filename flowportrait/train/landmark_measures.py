@@ -144,7 +144,9 @@ def _together(made: TensorPerFrame, true: TensorPerFrame) -> Tensor:
 def _where_it_moves(true: TensorPerFrame, number: Tensor) -> Tensor:
     """The number, nan where the real mouth stands still."""
     moves = len(true) >= 3 and float(true.std(correction=0)) >= LEAST_OPENING
-    return number if moves else number * math.nan
+    if moves:
+        return number
+    return number * math.nan
 
 
 def _both(clip: Candidate) -> tuple[Array, Array]:

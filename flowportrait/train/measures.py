@@ -43,7 +43,9 @@ def lip_loudness(clip: Candidate) -> float:
     even sound.
     """
     samples, rate = clip.sound
-    mono = samples.mean(axis=1) if samples.ndim == 2 else samples
+    mono = samples
+    if samples.ndim == 2:
+        mono = samples.mean(axis=1)
     moments = np.linspace(0, len(clip.frames) / clip.fps * rate, len(clip.frames) + 1).astype(int)
     level = [
         math.log10(float(np.square(part).mean()) + 1e-6) if len(part) else -6.0

@@ -160,7 +160,9 @@ def _landmarks(source: SourceClip, frames: Array, source_px: int) -> Array:
         return np.full((len(frames), 68, 2), np.nan, np.float32)
     with np.load(source.labels) as stored:
         points = stored["landmarks68"]
-        labelled_px = float(stored["size_px"]) if "size_px" in stored else 128.0
+        labelled_px = 128.0
+        if "size_px" in stored:
+            labelled_px = float(stored["size_px"])
         at = np.minimum(frames, len(points) - 1)
         return points[at].astype(np.float32) * (source_px / labelled_px)
 

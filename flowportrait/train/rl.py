@@ -178,7 +178,9 @@ def where_clips_are(config: RlRecipe, device: str) -> ScoringConfig:
     """
     own = dict(config.scoring.scorers)
     for scorer in map(scorer_of, config.asked):
-        kind = SCORERS.load(scorer) if scorer in SCORERS.names() else None
+        kind = None
+        if scorer in SCORERS.names():
+            kind = SCORERS.load(scorer)
         if "device" in getattr(getattr(kind, "Config", None), "model_fields", ()):
             own[scorer] = {"device": device, **own.get(scorer, {})}
     return config.scoring.model_copy(update={"scorers": own})
@@ -272,7 +274,9 @@ def send_backward(
     idle = [batch.spare] * (max(ranks.gather(len(mine))) - len(mine))
     limit = config.objective.advantage_limit
     seen = PassFigures()
-    halves = Halves(session.pipeline.model) if config.watch.gradient_noise else None
+    halves = None
+    if config.watch.gradient_noise:
+        halves = Halves(session.pipeline.model)
     for place, group in enumerate(mine + idle):
         if halves and place == (len(mine) + len(idle)) // 2:
             halves.turn()

@@ -141,7 +141,8 @@ def roll_out(
     window.
     """
     together = 0 if not sharing.prefix else plan.window.start + sharing.window
-    z, steps = z1, []
+    z = z1
+    steps = []
     for index, (t, _) in enumerate(plan.schedule):
         if index >= together and len(z) < len(rngs):
             z = z.expand(len(rngs), *z.shape[1:])

@@ -227,7 +227,9 @@ def look(session: SftSession) -> dict[str, float]:
     directory.
     """
     with session.state.average.within(session.model):
-        figures = {"held_out_loss": held_out_loss(session)} if session.rows.held_out else {}
+        figures = {}
+        if session.rows.held_out:
+            figures = {"held_out_loss": held_out_loss(session)}
         export(session, session.run.directory / "model", figures)
     return figures
 

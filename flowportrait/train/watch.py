@@ -143,7 +143,9 @@ def _changes(now: Measured, then: Measured, config: RewardConfig) -> list[Array]
             np.mean([scores[name] for name in term.scorers], axis=0) for scores in (now, then)
         )
         both = np.isfinite(after) & np.isfinite(before)
-        spread = before[both].std() if both.any() else 0.0
+        spread = 0.0
+        if both.any():
+            spread = before[both].std()
         changes.append(term.weight * (after - before) / (spread or np.nan))
     return changes
 

@@ -172,7 +172,9 @@ def address_of(host: str, listening: socket.socket) -> str:
 
 
 def _bracketed(name: str) -> str:
-    return f"[{name}]" if ":" in name else name
+    if ":" in name:
+        return f"[{name}]"
+    return name
 
 
 def server_of(app: FastAPI) -> Any:

@@ -236,7 +236,9 @@ def _similarity(source: Array, target: Array) -> tuple[Array, Array]:
 
 def _warped(image: Array, linear: Array, offset: Array) -> Array:
     """An image whose pixel (y, x) is taken from linear @ (y, x) + offset."""
-    planes = image[..., None] if image.ndim == 2 else image
+    planes = image
+    if image.ndim == 2:
+        planes = image[..., None]
     moved = [
         affine_transform(planes[..., c].astype(np.float32), linear, offset, order=1, mode="nearest")
         for c in range(planes.shape[-1])

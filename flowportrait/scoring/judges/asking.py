@@ -138,7 +138,8 @@ class Judge:
         run must stop.
         """
         keys: list[str] = []
-        tokens, finding = 0, Finding()
+        tokens = 0
+        finding = Finding()
         for again in (False, True):
             try:
                 answer = await self.answer(question, demand)

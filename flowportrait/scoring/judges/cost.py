@@ -34,7 +34,9 @@ class CallsToMake:
         money = ""
         if self.usd is not None:
             money = f", {self.usd:.2f} USD"
-        stored = f" ({self.stored:,} answers are stored already)" if self.stored else ""
+        stored = ""
+        if self.stored:
+            stored = f" ({self.stored:,} answers are stored already)"
         tokens = (
             f"about {_short(self.prompt_tokens)} tokens in and {_short(self.output_tokens)}"
             f" out{money}"

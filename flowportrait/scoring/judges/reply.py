@@ -92,7 +92,9 @@ def _agreed(found, demand: Demand, text: str) -> Reply:
 def _words_after(text: str, end: int) -> str:
     """Why the words behind an answer make it unusable; empty when there are none."""
     rest = text[_WORDLESS.match(text, end).end() :].strip()
-    return f"words follow the answer: {_excerpt(rest)}" if rest else ""
+    if rest:
+        return f"words follow the answer: {_excerpt(rest)}"
+    return ""
 
 
 def _end_of_thinking(text: str) -> int | None:
@@ -141,7 +143,9 @@ def _literal_at(text: str, at: int) -> _Found | None:
     """The dictionary in Python's notation that begins here: up to the brace that closes it, quotes
     seen.
     """
-    depth, quote, skip = 0, "", False
+    depth = 0
+    quote = ""
+    skip = False
     for place, letter in enumerate(text[at : at + _LONGEST_OBJECT], at):
         if skip or (quote and letter != quote):
             skip = not skip and letter == "\\"
@@ -228,7 +232,9 @@ def _normal(value: Any, allowed: Sequence[int] | Sequence[str]) -> Any:
         number = float(value)
     except (ValueError, OverflowError):
         return None
-    return int(number) if number.is_integer() else None
+    if number.is_integer():
+        return int(number)
+    return None
 
 
 def _from_prose(text: str, start: int, demand: Demand) -> Reply:

@@ -95,11 +95,10 @@ class RaftJitter(Metric):
 
     @cached_property
     def _file(self) -> Path:
-        names = (
-            ("raft-small", "raft-small-princeton")
-            if self.config.network == "small"
-            else ("raft-large",)
-        )
+        if self.config.network == "small":
+            names = ("raft-small", "raft-small-princeton")
+        else:
+            names = ("raft-large",)
         return find_any(names, self.config.weights)
 
     @property

@@ -317,7 +317,9 @@ class _LseScorer(Metric):
     @property
     def looks_at_fps(self) -> float | None:
         """See `Metric`."""
-        return FPS if self.config.frames == "by_time" else None
+        if self.config.frames == "by_time":
+            return FPS
+        return None
 
     def _lse(self, view: View) -> Lse:
         return view.keep(("lse", self.config.model_dump_json()), lambda: self._computed(view))

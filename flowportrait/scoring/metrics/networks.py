@@ -179,7 +179,9 @@ class _InvertedResidual(nn.Module):
             y = F.relu6(self._bn0(self._expand_conv(x)))
         y = F.relu6(self._bn1(self._depthwise_conv(y)))
         y = self._bn2(self._project_conv(y))
-        return x + y if self.stays else y
+        if self.stays:
+            return x + y
+        return y
 
 
 class EfficientNetLite0(nn.Module):

@@ -173,5 +173,7 @@ def _flow(raft: nn.Module, update: RecurrentUpdate, encoded: _Encoded, iteration
     flow = torch.zeros_like(start)
     for _ in range(iterations):
         flow = flow + update(correlations.around(start + flow), flow)
-    mask = raft.mask_predictor(update.hidden) if raft.mask_predictor else None
+    mask = None
+    if raft.mask_predictor:
+        mask = raft.mask_predictor(update.hidden)
     return parts.upsample_flow(flow=flow.contiguous(), up_mask=mask)

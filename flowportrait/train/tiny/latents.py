@@ -84,7 +84,8 @@ class LatentCache:
         clips = []
         columns = {name: [] for name in ("latents", "opening")}
         start = 0
-        images, portraits = [], []
+        images = []
+        portraits = []
         for number, clip in enumerate(cache.clips):
             if clip.split == "test" or not cache.tracked(clip):
                 continue
@@ -124,7 +125,9 @@ def _encode(
     """
     size_px = codec.config.size_px
     training = clip.split == "train"
-    first = int(rng.integers(GROUP)) if training else 0
+    first = 0
+    if training:
+        first = int(rng.integers(GROUP))
     num_latents = 1 + (clip.num_frames - first - 1) // GROUP
     offsets = first + np.arange(1 + GROUP * (num_latents - 1))
     chosen = first if not training or rng.random() < 0.5 else int(rng.integers(clip.num_frames))

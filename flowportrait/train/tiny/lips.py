@@ -37,7 +37,8 @@ def lip_figures(
     held_out = source.of_split("held_out")
     held_out = held_out[:: max(1, len(held_out) // num_clips)][:num_clips]
     length = min(max_length, min(clip.num_latents for clip in held_out))
-    made, true = [], []
+    made = []
+    true = []
     for number, clip in enumerate(held_out):
         rows = slice(clip.start, clip.start + length)
         z0 = rearrange(

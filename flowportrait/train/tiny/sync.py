@@ -214,7 +214,8 @@ def held_out_figures(
     for cache in pool.caches:
         clips = [clip for clip in cache.clips if clip.split == split and cache.tracked(clip)]
         clips = clips[:: max(1, len(clips) // num_clips)][:num_clips]
-        seen, sounds = [], []
+        seen = []
+        sounds = []
         for clip in clips:
             with matmul_precision("cpu"):
                 seen.append(network.lips(clip_mouths(cache, clip)[None])[0])

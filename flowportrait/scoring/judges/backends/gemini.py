@@ -123,7 +123,9 @@ class Gemini:
             if not isinstance(values, dict):
                 return values
             model = values.get("model")
-            known = _GENERATION.search(model) if isinstance(model, str) else None
+            known = None
+            if isinstance(model, str):
+                known = _GENERATION.search(model)
             generation = (int(known[1]), int(known[2] or 0)) if known else (0, 0)
             if generation >= (3, 0) or values.get("thinking_level"):
                 unset = {"thinking_budget"}
@@ -245,7 +247,9 @@ class Gemini:
         ]
         thinking = None
         if config.thinking_budget is not None or config.thinking_level is not None:
-            level = types.ThinkingLevel(config.thinking_level) if config.thinking_level else None
+            level = None
+            if config.thinking_level:
+                level = types.ThinkingLevel(config.thinking_level)
             thinking = types.ThinkingConfig(
                 thinking_budget=config.thinking_budget, thinking_level=level, include_thoughts=True
             )

@@ -145,7 +145,9 @@ def _ending(response: _Response) -> tuple[Finish, str, list[_Part], list[Digit]]
     if not response.candidates:
         return "other", "no candidate", [], []
     candidate = response.candidates[0]
-    parts = (candidate.content.parts or []) if candidate.content else []
+    parts = []
+    if candidate.content:
+        parts = candidate.content.parts or []
     word = candidate.finish_reason or "FINISH_REASON_UNSPECIFIED"
     if word == "STOP":
         return "stop", word, parts, _digits(candidate.logprobs_result)
@@ -155,8 +157,12 @@ def _ending(response: _Response) -> tuple[Finish, str, list[_Part], list[Digit]]
 
 def retry_after_s(details: Any) -> float | None:
     """The server's RetryInfo in the details of an error, in seconds: {"retryDelay": "23s"}."""
-    error = details.get("error", details) if isinstance(details, Mapping) else {}
-    listed = error.get("details") if isinstance(error, Mapping) else []
+    error = {}
+    if isinstance(details, Mapping):
+        error = details.get("error", details)
+    listed = []
+    if isinstance(error, Mapping):
+        listed = error.get("details")
     for detail in listed if isinstance(listed, list) else []:
         delay = ""
         if isinstance(detail, Mapping):

@@ -144,11 +144,10 @@ class LocalTransformers:
         config = self.config
         inputs = self._inputs(question).to(model.device)
         torch.manual_seed(config.seed + question.repeat)
-        sampling = (
-            {"do_sample": True, "temperature": config.temperature}
-            if config.temperature
-            else {"do_sample": False}
-        )
+        if config.temperature:
+            sampling = {"do_sample": True, "temperature": config.temperature}
+        else:
+            sampling = {"do_sample": False}
         with torch.inference_mode():
             output = model.generate(
                 **inputs,
