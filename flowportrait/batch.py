@@ -235,6 +235,7 @@ class _RunsJournal:
 
 
 def _require_fit(maker: Maker, dataset: Dataset, known: Iterable[RunInfo]) -> None:
+    """Raises DataError where a part holds videos of another dataset."""
     names = {_video_of(clip) for clip in dataset.clips}
     for info in known:
         path = maker.out / info.output
@@ -288,6 +289,7 @@ def info_of(result: Result, portrait: str, audio: str, output: str, started_s: f
 
 
 def _made_rows(clips: Iterable[SourceClip], infos: Iterable[RunInfo]) -> Iterator[ManifestRow]:
+    """Lines of the manifest about the videos that were made."""
     by_key = {clip.key: clip for clip in clips}
     for info in infos:
         clip = by_key[info.output.removesuffix(".mp4")]

@@ -217,6 +217,7 @@ class _Crew:
                 yield task[0], answer, False
 
     def _count_start(self, started: bool, error: Exception | None) -> None:
+        """Raises DataError when workers keep dying at their start."""
         self._false_starts = 0 if started else self._false_starts + 1
         if self._false_starts == MAX_FALSE_STARTS:
             told = str(error).strip().splitlines()[-1]
@@ -248,6 +249,7 @@ def _connected(ray: Any, count: int) -> Iterator[None]:
 
 
 def _connect(ray: Any, count: int) -> None:
+    """Joins the cluster that is named, or starts one on this machine."""
     address = os.environ.get("RAY_ADDRESS")
     # Ray reports its use to its makers unless it is told not to; nothing here is sent anywhere.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

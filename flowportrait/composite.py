@@ -134,6 +134,7 @@ class Composite:
         return centred @ turn(self.roll)
 
     def _weights(self) -> Grid:
+        """How much of each place of the grid is the model's: what moves, faded at the border."""
         weight = np.ones((GRID, GRID)) if self.moving is None else self.moving
         if self.frame == "whole":
             return weight * self._fade
@@ -162,6 +163,9 @@ class Composite:
         return rows[:, None] * columns[None]
 
     def _eyes(self, device: torch.device) -> tuple[EyeShape, EyeShape] | None:
+        """The two eyes as the codec wants them, from left to right in the picture; None where no
+        face was found.
+        """
         if self.mesh is None:
             return None
         place = lambda points: torch.from_numpy(self.to_square(points)).to(device, torch.float32)  # noqa: E731
@@ -275,6 +279,7 @@ def _is_cut_off(mesh: Mesh, width: int, height: int) -> bool:
 
 
 def _warnings_of(square: Square, model_px: int, mesh: Mesh | None, roll: float) -> list[str]:
+    """Warnings about an enlarged picture, and about heads that are turned or rolled far."""
     warnings = enlarged(square, model_px)
     if mesh is None:
         return warnings
@@ -354,6 +359,7 @@ def _scaled(
 
 
 def _resized(image: Picture, width: int, height: int) -> UInt8[np.ndarray, "p q 3"]:
+    """The picture at that size (Lanczos); as it is where it has the size."""
     if image.shape[:2] == (height, width):
         return np.ascontiguousarray(image)
     return np.asarray(

@@ -88,6 +88,7 @@ def _needed(need: Need, section: str) -> Check:
 
 
 def _extra(name: str) -> Check:
+    """Whether the packages of an extra are there."""
     packages = needs.EXTRAS[name]
     there = [f"{one} {version(one)}" for one in packages if needs.has(one)]
     lacking = [one for one in packages if not needs.has(one)]
@@ -116,6 +117,7 @@ def _weights(name: str, weights: Weights) -> Check:
 
 
 def _torch() -> Iterator[Check]:
+    """What torch is, and what it can compute on."""
     import torch
 
     devices = _devices(torch)
@@ -175,6 +177,7 @@ def _cpu_flags() -> list[str] | None:
 
 
 def _codecs() -> Check:
+    """Whether videos can be written."""
     import av
 
     absent = [name for name in ("libx264", "aac") if name not in av.codecs_available]
@@ -196,6 +199,7 @@ def _face_detector() -> Check:
 
 
 def _models() -> Iterator[Check]:
+    """Whether the shipped models are whole."""
     from flowportrait.modeldir import check_files, load_spec
 
     if not registry.model_names():

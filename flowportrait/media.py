@@ -267,6 +267,7 @@ def _resampled(
 
 
 def _flushed(parts: list[Array], kind: tuple[str, str, int], path: Path, resampler) -> Array:
+    """All samples, with those that the resampler still holds."""
     if not parts:
         return np.zeros(
             (1 if kind[1] == "mono" else 2, 0), np.int16 if kind[0] == "s16" else np.float32

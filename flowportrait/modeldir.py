@@ -64,6 +64,7 @@ class SamplingConfig(Frozen):
 
     @model_validator(mode="after")
     def _window_moves_on(self) -> SamplingConfig:
+        """Refuses a window that would not get further than what it repeats."""
         if self.prefix_latent_frames >= self.window_latent_frames:
             raise ValueError(
                 f"prefix_latent_frames {self.prefix_latent_frames}: must be smaller than "

@@ -192,6 +192,7 @@ def _video_stream(
 
 
 def _with_picture_settings(stream, width: int, height: int, fps: Fraction):
+    """The stream set to H.264 of this size, with colours that players know."""
     stream.width = width
     stream.height = height
     stream.pix_fmt = "yuv420p"

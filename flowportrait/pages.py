@@ -67,6 +67,7 @@ def html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(cell: object) -> str:
+    """A cell's text, escaped unless it is HTML already; long text wraps."""
     if isinstance(cell, Html):
         return cell
     text = escape(str(cell))

@@ -128,6 +128,7 @@ class _Results:
                 own.setdefault(score.scorer, []).append(score.value)
 
     def of(self, sample: Sample) -> dict[str, JsonObject]:
+        """A sample's scores by scorer, and the reasons of those that have none."""
         values = self._values.get(sample.id, {})
         reasons = self._reasons.get(sample.id, {})
         return {

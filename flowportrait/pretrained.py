@@ -68,6 +68,7 @@ class Weights:
         return next((place for place in places if place.is_file()), None)
 
     def _checked(self, path: Path) -> Path:
+        """The file. Raises CheckpointError when it is missing or another one."""
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file; {self.where()}")
         if not (found := sha256_of(path)).startswith(self.sha256):
@@ -82,6 +83,7 @@ class Weights:
         return " " not in self.url
 
     def _fetch(self, target: Path) -> None:
+        """Downloads the file, checks it and puts it in its place."""
         if not self.fetched:
             raise CheckpointError(f"{self.file}: missing; {self.where()}")
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -143,6 +143,9 @@ class _PictureClock:
         return start_s, self.usual_s if near else self.gap_s
 
     def _start_s(self, frame: av.VideoFrame) -> float:
+        """When a frame starts: by its number where the file's own times cannot be trusted, or a gap
+        after the last.
+        """
         if self.times.by_count and self.count < len(self.times.starts):
             return float(self.times.starts[self.count])
         if frame.pts is None:

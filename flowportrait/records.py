@@ -226,6 +226,7 @@ class Verdict(Measured):
 
     @model_validator(mode="after")
     def _a_winner_or_a_reason(self) -> Self:
+        """Refuses a pair that has both a winner and a reason for having none, or neither."""
         if (self.winner is None) != bool(self.reason):
             raise ValueError("give either a winner or a reason, not both or neither")
         return self
@@ -274,6 +275,7 @@ class Ranking(Record):
 
     @model_validator(mode="after")
     def _an_order(self) -> Self:
+        """Refuses a ranking with empty groups or a version twice."""
         names = [name for group in self.groups for name in group]
         if not all(self.groups) or not all(names):
             raise ValueError("empty group or name; every group needs at least one name")

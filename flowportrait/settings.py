@@ -131,6 +131,7 @@ def _line(name: str, setting: Setting) -> str:
 
 
 def _walk(kind: ModelClass, config: BaseModel | None, prefix: str) -> Iterator[Setting]:
+    """Every setting of a class and of those within it, with what is said of it."""
     said = what_is_said(kind)
     # What a class says of the paper need not be true of every field, unless the paper is silent.
     silent = ""
@@ -179,6 +180,7 @@ def _plain(value: Any) -> Any:
 
 
 def _unit(name: str, says: str) -> str:
+    """The unit that a setting's name tells, unless the words begin with it."""
     if name.startswith("num_"):
         unit = name.removeprefix("num_").replace("_", " ")
     else:
@@ -206,6 +208,7 @@ def what_is_said(kind: ModelClass) -> dict[str, str]:
 
 
 def _said_in(kind: type) -> dict[str, str]:
+    """What comments beside a class's fields say of them."""
     try:
         source = textwrap.dedent(inspect.getsource(kind))
     except OSError:  # a class made without a file

@@ -149,6 +149,7 @@ class _Remote:
 
     @classmethod
     def at(cls, address: str) -> _Remote:
+        """A remote place. Raises MissingDependency without the package for its kind."""
         fsspec = require("fsspec", extra="s3")
         kind = address.partition("://")[0]
         if kind in EXTRAS:
@@ -201,6 +202,7 @@ def _cache() -> Path:
 
 
 def _place(address: str) -> Path:
+    """Where the copy of an address lies. Raises DataError for one that leads elsewhere."""
     kind, _, rest = address.partition("://")
     if ".." in PurePosixPath(rest).parts:
         raise DataError(f"{address}: points outside its bucket; remove the '..'")
@@ -241,6 +243,7 @@ def state_of(path: Path) -> FileState | None:
 
 
 def _state(path: Path) -> FileState | None:
+    """Size and time of a file; None where there is none."""
     if not path.is_file():
         return None
     status = path.stat()

@@ -69,6 +69,7 @@ def defaults(
 
 
 def _print(head: str, settings: list[Any], as_json: bool) -> None:
+    """Prints settings as TOML, and as JSON where that is asked for."""
     from flowportrait.settings import as_toml
 
     typer.echo(f"# {head}\n\n{as_toml(settings)}", nl=False)

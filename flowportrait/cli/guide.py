@@ -209,6 +209,7 @@ def _name_of(info: typer.models.CommandInfo) -> str:
 
 
 def _dress(app: typer.Typer, path: str = "") -> None:
+    """Gives every command its own help and examples."""
     for info in app.registered_commands:
         info.cls = HelpCommand
         examples = examples_of(f"{path}{_name_of(info)}")

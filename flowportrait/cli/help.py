@@ -141,6 +141,7 @@ def _is_nothing(default: Any) -> bool:
 
 
 def _range(low: float | None, high: float | None) -> str:
+    """The numbers that an option takes, in words."""
     if low is None:
         return f"at most {high}"
     if high is not None and high < 2**31:

@@ -226,6 +226,7 @@ def _generate_one(
     how: JsonObject,
     as_json: bool,
 ) -> None:
+    """Makes one video and says what it cost."""
     from flowportrait import media
 
     media.check_output(out)
@@ -246,6 +247,7 @@ def _generate_one(
 
 
 def _size(text: str) -> int | Literal["auto"]:
+    """The side in pixels, or auto. Raises ConfigError for anything else."""
     if text == "auto":
         return "auto"
     if not text.isdecimal() or not 128 <= int(text) <= 1024:
@@ -284,6 +286,7 @@ def _generate_dataset(
     division: Division,
     as_json: bool,
 ) -> None:
+    """Makes the videos of a dataset, or of a part of it."""
     if out.is_file() or out.suffix == ".mp4":
         raise ConfigError(f"{out}: a dataset is written to a folder; give a folder with -o")
     if not source.exists():

@@ -141,6 +141,7 @@ class Unheard:
 
     @contextmanager
     def _lost(self) -> Iterator[None]:
+        """Leaves in peace when nobody reads what is written any more."""
         try:
             yield
         except BrokenPipeError:

@@ -35,6 +35,9 @@ class Sight(NamedTuple):
         return self._iris_places() - portrait._iris_places()
 
     def _iris_places(self) -> Float[Tensor, "n 2"]:
+        """Where the irises stand between the corners of their eyes, the mean of both; in
+        half-widths of an eye.
+        """
         places = []
         for eye, iris in zip(EYES, self.irises.unbind(1), strict=True):
             start = self.points[:, eye.start]

@@ -43,6 +43,7 @@ class GridBlock(nn.Module):
         return rearrange(x, "b (y x) c -> b y x c", y=height)
 
     def _attend(self, x: Tensor) -> Tensor:
+        """Attention of every place to all others, in heads."""
         heads = rearrange(
             self.query_key_value(x), "b n (p h d) -> p b h n d", p=3, h=self.num_heads
         )

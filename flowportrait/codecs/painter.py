@@ -149,6 +149,7 @@ def _averaged(
     count: int,
     kernel: Float[Tensor, " k"],
 ) -> Drafts:
+    """Drafts from `start` on, each a mean of its neighbours in time by the weights of `kernel`."""
     reach = len(kernel) // 2
     band = torch.zeros(count, count + 2 * reach, device=drafts.fine.device)
     for k, weight in enumerate(kernel):

@@ -48,6 +48,7 @@ class WanConfig(Frozen):
 
     @model_validator(mode="after")
     def _one_of_each_channel(self) -> WanConfig:
+        """Refuses statistics that are not one number for each latent channel."""
         if not self.channels == len(self.latent_mean) == len(self.latent_std):
             raise ValueError(
                 f"latent_mean has {len(self.latent_mean)} and latent_std {len(self.latent_std)}"
@@ -90,6 +91,7 @@ class WanCodec(nn.Module):
         )
 
     def _add_network(self, config: WanConfig, AutoencoderKLWan) -> None:
+        """Makes diffusers' network of this size and keeps its halves."""
         self.channels = config.channels
         network = AutoencoderKLWan(
             base_dim=config.width,
@@ -170,6 +172,9 @@ class WanCodec(nn.Module):
     def _decode_group(
         self, latents: Float[Tensor, "b c 1 hl wl"], memory: list[Any], opens: bool
     ) -> Tensor:
+        """Frames in [-1, 1] of one latent frame; `memory` is what the convolutions keep of those
+        before it.
+        """
         device = self.post_quant_conv.weight.device
         plain = latents.to(device).float() * self.std.to(device) + self.mean.to(device)
         frames = self.decoder(
@@ -179,6 +184,7 @@ class WanCodec(nn.Module):
 
 
 def _check_sides(frames: Tensor, stride: int) -> None:
+    """Raises ValueError for frames whose sides the latent grid does not divide."""
     height, width = frames.shape[-2:]
     if height % stride or width % stride:
         raise ValueError(

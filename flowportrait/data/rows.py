@@ -138,6 +138,7 @@ class Rows:
         return pack(self._piece, position, self.config.num_rows, self.config.row_tokens)
 
     def _piece(self, position: int) -> Piece[Cut]:
+        """The cut at a position of the endless stream, with its length and its work."""
         dataset, clip = self.train[self.stream[position]]
         cut = self._cut(dataset, clip, np.random.default_rng([self.seed, position, 8]))
         layout = RowLayout((cut.grid,))

@@ -62,6 +62,7 @@ def load_sources(
 
 
 def _read_worlds(roots: list[Path]) -> list[SourceClip]:
+    """Rendered clips; those that would leak a voice or a sentence of the test are left out."""
     found = [(root, record) for root in roots for record in _records(root)]
     test_texts = {record["text"] for _, record in found if _split(record) == "test"}
     clips = []
@@ -88,6 +89,7 @@ def _read_worlds(roots: list[Path]) -> list[SourceClip]:
 
 
 def _records(root: Path) -> list[dict]:
+    """The lines of a rendered folder's index. Raises DataError where there is none."""
     index = root / "clips.jsonl"
     if not index.is_file():
         raise DataError(

@@ -115,6 +115,7 @@ class LightAsd(nn.Module):
         )
 
     def _add_encoders(self, pairs: list[tuple[int, int]]) -> None:
+        """Layers under the names that the published weights have."""
         seen = {
             f"block{i + 1}": _SeparableBlock(*pair, True, 1 if i else 2)
             for i, pair in enumerate(pairs)

@@ -209,6 +209,9 @@ class Wav2Vec2Encoder(SpeechEncoder):
         self._measure_windows(sizes)
 
     def _measure_windows(self, sizes) -> None:
+        """Finds from the convolutions how many samples a vector is apart from the next, and where
+        it looks.
+        """
         self.stride = 1
         reach = 1
         for kernel, stride in zip(sizes.conv_kernel, sizes.conv_stride, strict=True):

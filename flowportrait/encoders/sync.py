@@ -147,6 +147,9 @@ def _mouth_maps(
     nose,
     scale,
 ) -> Float[Tensor, "f 2 3"]:
+    """Affine maps from a square of side 2 to the mouth in each frame; it sits at one place of the
+    head throughout.
+    """
     mouth = landmarks[:, _LIP_CORNERS].mean(1)
     beneath = (
         torch.linalg.solve(turn, ((mouth - nose) / scale[:, None])[..., None])[..., 0]
@@ -193,6 +196,7 @@ def _sampled(
     height,
     frames: UInt8[Tensor, "f h w 3"],
 ) -> Crops:
+    """The squares' pixels; only the part of the frames that holds all of them is converted."""
     low = pixels.amin((0, 1, 2)).floor().long() - 1
     high = pixels.amax((0, 1, 2)).ceil().long() + 2
     x0, y0 = (int(v) for v in low.clamp(min=0).minimum(torch.tensor([width - 2, height - 2])))

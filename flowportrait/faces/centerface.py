@@ -106,6 +106,7 @@ class CenterFace(nn.Module):
         self._add_heads(taps)
 
     def _add_heads(self, taps: list[int]) -> None:
+        """Layers that join the pyramid's levels, and those that read faces from it."""
         self.laterals = nn.ModuleList(Pointwise(width, _PYRAMID_CHANNELS) for width in taps)
         self.ups = nn.ModuleList(
             nn.ConvTranspose2d(_PYRAMID_CHANNELS, _PYRAMID_CHANNELS, 2, 2) for _ in taps[1:]

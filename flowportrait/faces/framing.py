@@ -125,6 +125,7 @@ def _framed(
 
 
 def _around_the_face(image: Array, detector: FaceDetector, size_px: int) -> FramingReport:
+    """The square around the largest face, with warnings of what may go wrong."""
     height, width = image.shape[:2]
     warnings: list[str] = []
     face = find_face(image, detector, warnings)

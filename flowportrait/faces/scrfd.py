@@ -90,6 +90,7 @@ class ScrfdDetector:
 
 
 def _session(path: Path):
+    """The network, loaded on the CPU. Raises CheckpointError for a file that is none."""
     runtime = require("onnxruntime", extra="onnx")
     own = runtime.capi.onnxruntime_pybind11_state
     refusals = own.Fail, own.InvalidProtobuf, own.InvalidGraph, own.InvalidArgument

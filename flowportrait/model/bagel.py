@@ -103,6 +103,7 @@ def _sizes_of_vision(shapes: Shapes, vision: Mapping[str, Any]) -> dict[str, int
 
 
 def _shape(shapes: Shapes, name: str) -> Shape:
+    """The shape of a tensor. Raises CheckpointError where it is missing."""
     if name not in shapes:
         raise CheckpointError(
             f"no tensor '{name}', which every BAGEL checkpoint has; give a BAGEL checkpoint"
@@ -116,6 +117,7 @@ def _side(shapes: Shapes, name: str) -> int:
 
 
 def _count(shapes: Shapes, layers: str) -> int:
+    """The number of numbered layers under a name."""
     numbers = {
         int(name.removeprefix(f"{layers}.").split(".")[0])
         for name in shapes

@@ -84,6 +84,7 @@ class MoTConfig(Frozen):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> MoTConfig:
+        """Refuses widths that do not divide into heads."""
         if (
             self.hidden_size % self.num_heads
             or self.head_size % 2
@@ -278,6 +279,7 @@ class Layer(nn.Module):
         return self._both(condition, video, ropes, spans, last)
 
     def _both(self, condition, video, ropes, spans, last):
+        """The layer for condition and video together."""
         known = None
         # By way of the class: FSDP gathers and frees weights around an instance's methods, which
         # `forward` does once.

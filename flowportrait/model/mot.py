@@ -100,6 +100,7 @@ class MoT(nn.Module):
     def _understood(
         self, audio: Float[Tensor, "b a da"] | None, image: Float[Tensor, "b i di"] | None, layout
     ) -> Condition:
+        """Keys and values of sound and portrait, once for all evaluations."""
         x, rope = self._condition_tokens(audio, image, layout)
         if x is None:
             return Condition()

@@ -64,6 +64,7 @@ def understanding_on(model: MoT, device: torch.device) -> Iterator[None]:
 
 
 def _chosen(model: MoT, wanted: Callable[[str], bool]) -> Places:
+    """The weights whose full names are wanted, with the modules that hold them."""
     return {
         name: (module, key)
         for prefix, module in model.named_modules()

@@ -169,6 +169,7 @@ def _require_same_settings(out: Path, fingerprint: str) -> None:
 
 
 def _require_own_folder(out: Path, journal) -> None:
+    """Raises DataError for a folder of something else."""
     others = [path.name for path in out.iterdir() if path.name != ".lock"]
     if others and not journal.exists():
         raise DataError(
@@ -197,6 +198,7 @@ def _append(journal: Path, record: PreparedSource) -> None:
 
 
 def _row(record: PreparedSource, clip: PreparedClip, config: SplitConfig) -> ManifestRow:
+    """The line of the manifest about a clip."""
     # What is said in a whole source is not what is said in a part of it.
     text = ""
     if len(record.clips) == 1:

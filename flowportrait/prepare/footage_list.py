@@ -114,6 +114,7 @@ def _is_below(file: Path, folder: Path) -> bool:
 
 
 def _source(key: str, file: Path, row: SourceRow, config: SplitConfig) -> SourceFile:
+    """The source of a file, with what its row says of it."""
     identity = row.identity or _identity(key, config)
     return SourceFile(
         key,
@@ -128,6 +129,7 @@ def _source(key: str, file: Path, row: SourceRow, config: SplitConfig) -> Source
 
 
 def _identity(key: str, config: SplitConfig) -> str:
+    """Who is in a file, by its name, its folder or a pattern."""
     if config.identity == "file":
         return key
     if config.identity == "folder":

@@ -49,6 +49,7 @@ class WhisperLanguage:
         return Spoken(self._ear.codes[best], float(shares[best]))
 
     def _chosen(self, pcm: Pcm) -> list[Array]:
+        """Windows spread over the sound, those with silence left out where others remain."""
         last = max(0, len(pcm) - WINDOW)
         count = min(self.windows, -(-max(1, len(pcm)) // WINDOW))
         starts = np.linspace(0, last, count).round().astype(int)
@@ -97,6 +98,7 @@ class _Published:
 
     @torch.inference_mode()
     def shares(self, heard: list[Array]) -> Float[np.ndarray, "n languages"]:
+        """[n, languages] how likely each window is in each language."""
         features = self._features(heard, sampling_rate=SPEECH_HZ, return_tensors="pt")
         begin = torch.full((len(heard), 1), self._model.config.decoder_start_token_id)
         logits = self._model(
@@ -125,6 +127,7 @@ class _Translated:
         self.codes: list[str] = []
 
     def shares(self, heard: list[Array]) -> Float[np.ndarray, "n languages"]:
+        """[n, languages] how likely windows are in each language; the model names the languages."""
         features = self._features(heard, sampling_rate=SPEECH_HZ, return_tensors="np")
         mels = np.ascontiguousarray(features.input_features.astype(np.float32))
         told = [dict(each) for each in self._model.detect_language(self._view(mels))]

@@ -60,6 +60,7 @@ def _joined(found, out: Path) -> dataset.Prepared:
 
 
 def _open(root: Path) -> _Finished:
+    """A finished part. Raises DataError for what is none."""
     if not (root / parts.FILE).is_file():
         raise DataError(
             f"{root}: not a part of a dataset; give folders written by `prepare --part`"
@@ -101,6 +102,7 @@ def _require_fit(found: list[_Finished]) -> None:
 
 
 def _require_all(found, first) -> None:
+    """Raises DataError for parts that are lacking or there twice."""
     numbers = [part.file.part.number for part in found]
     for part, before in zip(found[1:], found, strict=False):
         if part.file.part.number == before.file.part.number:

@@ -158,6 +158,7 @@ class _Watcher:
                 self._run()
 
     def _run(self) -> None:
+        """Adds the logits of the frames that have come, with the sound around them."""
         count = len(self.faces)
         start, stop = (round(i / FPS * SPEECH_HZ) for i in (self.begun, self.begun + count))
         pcm = np.asarray(self.sound.pcm[start : stop + _LAST_WINDOW])

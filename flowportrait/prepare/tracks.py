@@ -239,6 +239,7 @@ def squares(
 def _squares(
     boxes: Float[np.ndarray, "f 4"], config: CropConfig, width, height
 ) -> Int[np.ndarray, "f 3"]:
+    """[f, 3] x, y and side of squares around boxes, still or moving as is set."""
     sides = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
     side = config.scale * float(np.median(sides))
     x = (boxes[:, 0] + boxes[:, 2]) / 2

@@ -94,6 +94,7 @@ def _given(worker: _Worker, waiting: deque[SourceFile]) -> bool:
 
 
 def _started(preparer: Preparer) -> _Worker:
+    """A worker in a fresh process, with a pipe to it."""
     # Forked processes would inherit torch's threads in an unknown state.
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -111,6 +112,7 @@ def _serve(preparer: Preparer, pipe: Connection) -> None:
 
 
 def _serve_sources(preparer: Preparer, pipe: Connection) -> None:
+    """Prepares sources that come down the pipe until there are no more."""
     import torch
 
     # Processes, not threads, share the machine.

@@ -177,6 +177,7 @@ def _folder(out: Path) -> None:
 
 
 def _judges(judge: str) -> list[str]:
+    """One name for all aspects, or one for each."""
     names = [name.strip() for name in judge.split(",") if name.strip()]
     if len(names) not in (1, len(ASPECTS)):
         raise ConfigError(f"judge: {judge!r}; give one scorer, or three for {', '.join(ASPECTS)}")
@@ -184,6 +185,7 @@ def _judges(judge: str) -> list[str]:
 
 
 def _known_run(sources: Sources, baseline: str | None) -> str | None:
+    """The baseline's label. Raises ConfigError where no run has it."""
     labels = [run.label for run in sources.runs]
     if baseline is not None and baseline not in labels:
         raise ConfigError(

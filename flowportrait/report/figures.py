@@ -101,6 +101,7 @@ def figure_2(sources: Sources, judge: Sequence[str]) -> Drawn:
 
 
 def _judged_row(sources: Sources, judge: Sequence[str]) -> tuple[StudySource, AlignmentRow] | None:
+    """The first study in which the judge stands as it is by default, and its row."""
     for study in sources.studies:
         for row in study.alignment.rows if study.alignment else []:
             if row.system == judge[0] and row.default:
@@ -221,6 +222,7 @@ def _loss(run: TrainingRun, name: str) -> Array:
 def _curves_figure(
     drawn: Drawn, panels: dict[str, dict[str, Array]], runs: Sequence[TrainingRun]
 ) -> Drawn:
+    """Panels of curves over the updates, one line for each run; or why there are none."""
     if not runs:
         drawn.reason = "no training run was given"
         return drawn

@@ -61,6 +61,7 @@ def gather(sources: Sources, videos: Sequence[str], truth: Path | None) -> Galle
 
 
 def _scores(sources: Sources) -> Iterator[tuple[str, Score]]:
+    """Every score with the name of who made the video."""
     for scored in sources.scored:
         yield from ((scored.generator, score) for score in scored.scores)
     for run in sources.runs:
@@ -118,6 +119,7 @@ def _ends_with(clip: str, item: str) -> bool:
 
 
 def _some(names: dict[str, None]) -> str:
+    """A few of the names, the number of the others, and the verb that follows them."""
     listed = list(names)[:_LISTED]
     more = ""
     if len(names) > _LISTED:

@@ -50,6 +50,7 @@ def html(
 
 
 def _study(study) -> Iterator[str]:
+    """The heading of a study and how many took part."""
     facts = study.data.facts
     yield f"<h2>Study {escape(study.name)}</h2>"
     left = sum(facts.unfinished.values())
@@ -79,6 +80,7 @@ def _study(study) -> Iterator[str]:
 
 
 def _table(table: Table) -> Iterator[str]:
+    """A table; an empty cell says why in a tooltip."""
     yield f"<h2>Table {table.number}: {escape(table.title)}</h2>"
     rows = []
     for label, cells in table.rows:
@@ -109,6 +111,7 @@ def _table(table: Table) -> Iterator[str]:
 
 
 def _figure(figure: Drawn) -> Iterator[str]:
+    """A figure, drawn inside the page itself."""
     yield f"<h2>Figure {figure.number}: {escape(figure.title)}</h2>"
     source = pages.data_url(figure.svg, "image/svg+xml")
     alt = " ".join((f"Figure {figure.number}: {figure.title}.", *figure.notes))
@@ -120,6 +123,7 @@ def _figure(figure: Drawn) -> Iterator[str]:
 
 
 def _left_out(tables: Sequence[Table], drawn: Sequence[Drawn]) -> Iterator[str]:
+    """What tables and figures lack, and why."""
     lost = []
     for table in tables:
         if not table.filled:

@@ -120,6 +120,7 @@ def parsed(argument: str) -> tuple[str, str, Path]:
 
 
 def _study(name: str, path: Path) -> StudySource:
+    """A study with its alignment and agreement, where they are there."""
     return StudySource(
         name,
         results.load(path),
@@ -129,6 +130,7 @@ def _study(name: str, path: Path) -> StudySource:
 
 
 def _record(path: Path, kind: type[Any]) -> Any:
+    """A record of this kind, None without the file. Raises DataError for one that is damaged."""
     if not path.is_file():
         return None
     try:

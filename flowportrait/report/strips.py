@@ -42,6 +42,7 @@ def from_paths(arguments: Sequence[str], clips: Sequence[str], count: int = FRAM
 
 
 def _strips_of(sources: list, clips: Sequence[str], count: int) -> Drawn:
+    """Rows of frames of the clips that all sources share, one row for each source."""
     shared = [name for name in sources[0][1] if all(name in videos for _, videos in sources)]
     wanted = list(clips) or shared[:2]
     if not wanted:

@@ -71,6 +71,7 @@ def table_1(sources: Sources) -> Table:
 
 
 def _add_alignment(table: Table, study: StudySource | None, suffix: str) -> None:
+    """The rows of Table 1, each with the study's row for the first of its names that is there."""
     rows = {}
     if study:
         rows = {(row.system, row.scope): row for row in study.alignment.rows}
@@ -122,6 +123,7 @@ def _default(rows: dict[tuple[str, Scope], AlignmentRow], system: str) -> Alignm
 
 
 def _accuracy_cells(row: AlignmentRow | None, reason: str) -> list[Cell]:
+    """Accuracy, accuracy without ties, and coverage in percent; or why there is none."""
     if row is None:
         return [Cell(reason=reason)] * 3
     found = row.accuracy
@@ -164,6 +166,7 @@ def table_2(sources: Sources) -> Table:
 
 
 def _arrow(name: str) -> str:
+    """Whether more or less of a measure is better."""
     if name in SCORERS.names():
         if SCORERS.load(name).better == "higher":
             return "↑"
@@ -172,6 +175,7 @@ def _arrow(name: str) -> str:
 
 
 def _metric_cell(own: list[Scored], name: str, is_truth: bool) -> Cell:
+    """A figure about a whole set; the truth has none where it would be compared with itself."""
     for metric in (metric for scored in own for metric in scored.sets if metric.set_metric == name):
         return Cell(metric.value, metric.num_clips, reason=metric.reason)
     if is_truth and (
@@ -317,6 +321,7 @@ def table_5(sources: Sources, judge: Sequence[str], baseline: str | None) -> Tab
 
 
 def _with_notes(table: Table, base, sources: Sources) -> Table:
+    """The table with what its brackets mean."""
     if not table.rows:
         table.rows.append(("—", [Cell(reason="no training run was given")] * 6))
     if base:
@@ -355,6 +360,7 @@ def _gained(run: TrainingRun) -> dict[str, list[float | None]]:
 
 
 def _gain_cell(numbers: list[float | None] | None) -> Cell:
+    """A difference with its interval."""
     if not numbers or any(number is None for number in numbers):
         return Cell(reason="not known at this run's looks")
     value, low, high = numbers
@@ -366,6 +372,7 @@ def _as_scored(run: TrainingRun) -> Scored:
 
 
 def _setting(run: TrainingRun) -> tuple[Cell, Cell]:
+    """The width of the window and the noise of a run, as its settings have them."""
     rollout = run.config["rollout"]
     window = rollout.get("window", {})
     values = (window.get("width") if isinstance(window, dict) else None, rollout.get("eta"))

@@ -154,6 +154,7 @@ class _Features(Metric):
         return self.of.weights_sha256
 
     def read(self, view: View) -> Reading:
+        """Stores what the comparison of sets needs of this clip."""
         found = self.of.features(view)
         path = self.path_of(view.sample)
         content = io.BytesIO()
@@ -266,6 +267,7 @@ def evaluate(
 
 
 def _real(truth: Path) -> list[Sample]:
+    """The clips of the truth. Raises DataError that says that it is the truth that is lacking."""
     try:
         return find_samples([truth])
     except DataError as error:
@@ -300,6 +302,7 @@ def _compared(
     b: list[Array],
     shared,
 ) -> SetScore:
+    """A figure of two sets, or the reason why there is none."""
     try:
         reading = metric.compare(a, b)
     except Unscorable as error:
@@ -322,6 +325,7 @@ def provenance(result: Evaluation) -> JsonObject:
 
 
 def _provenance(scorer: Scorer) -> JsonObject:
+    """How a scorer was set, for the record beside its scores."""
     if hasattr(scorer, "provenance"):
         return scorer.provenance()
     settings = {}

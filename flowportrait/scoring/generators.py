@@ -63,6 +63,7 @@ def standings(
 
 
 def _standings(scorers: Sequence[Scorer], samples: Sequence[Sample], table) -> list[Standing]:
+    """Every generator's mean by every scorer, with its interval."""
     made = []
     for scorer in scorers:
         for generator in generators_of(samples):
@@ -90,6 +91,7 @@ def differences(
 
 
 def _differences(scorers: Sequence[Scorer], samples: Sequence[Sample], table) -> list[Difference]:
+    """Every two generators by every scorer, over the items that both made."""
     made = []
     for scorer in scorers:
         for a, b in combinations(generators_of(samples), 2):

@@ -149,6 +149,7 @@ def _summary_csv(result: Evaluation) -> str:
 
 
 def _differences_csv(result: Evaluation) -> str:
+    """The differences of generators, in full precision."""
     rows = (
         (
             d.scorer,
@@ -190,6 +191,7 @@ def _latex(result: Evaluation) -> str:
 
 
 def _plain(value: float | None) -> str:
+    """A number without needless digits; nothing for none."""
     if value is None:
         return ""
     if value == int(value):
@@ -241,6 +243,7 @@ _SET_HEAD = ("set metric", "generator", "value", "clips", "truth", "left out")
 
 
 def _set_cells(result: Evaluation) -> Iterator[tuple[str, ...]]:
+    """Rows of the table of figures about whole sets."""
     for found in result.sets:
         value = found.reason or short(found.value)
         whose = found.generator or result.generators[0]
@@ -324,6 +327,7 @@ def _section(result: Evaluation, scorer: Scorer, thumbs: _Thumbs, clips: player.
 
 
 def _case(score: Score, thumbs: _Thumbs, clips: player.VideoFolder) -> str:
+    """A clip with its picture, its score and what that was made of."""
     parts = ", ".join(f"{name} {short(value)}" for name, value in score.parts.items())
     picture = thumbs.of(score.clip)
     alt = escape(f"First, middle and last frame of {score.clip}", quote=True)

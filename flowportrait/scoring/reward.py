@@ -139,6 +139,7 @@ class RewardConfig(Frozen):
 
     @model_validator(mode="after")
     def _names_differ(self) -> RewardConfig:
+        """Refuses two terms of one name."""
         names = [term.name for term in self.terms]
         if len(set(names)) < len(names):
             raise ValueError(f"terms {names}: duplicate term; merge the two and add their weights")
@@ -352,6 +353,7 @@ class CompositeReward:
 
 
 def _refuse_too_many(unscored: Array, scores: Mapping[str, Array], config: RewardConfig) -> None:
+    """Raises TrainingError when more clips lack a score than is allowed."""
     if unscored.mean() <= config.max_unscored_share and not unscored.all():
         return
     failures = {name: int((~np.isfinite(scores[name])).sum()) for name in config.scorers}

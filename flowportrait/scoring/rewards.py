@@ -129,6 +129,7 @@ def _scorers_of(names: Iterable[str], own: PartTable) -> dict[str, str]:
 
 
 def _measure(scorer: Scorer, loop: _Loop, views: Views) -> Measure:
+    """The scorer as a measure of candidates in memory."""
     if isinstance(scorer, Metric):
         return Measure(MetricMeasure(scorer, views), scorer.better)
     if isinstance(scorer, ScoreSystem):
@@ -195,6 +196,7 @@ class JudgeMeasure:
 
 
 def _write(path: Path, candidate: Candidate) -> None:
+    """Writes a candidate as a video file, its sound as long as its frames."""
     samples, rate = candidate.sound
     wanted = round(len(candidate.frames) / candidate.fps * rate)
     missing = max(0, wanted - len(samples))
@@ -221,6 +223,7 @@ class _Loop:
         return asyncio.run_coroutine_threadsafe(self._scored(system, sample), self._loop).result()
 
     async def _scored(self, system: ScoreSystem, sample: Sample) -> float:
+        """The score of a sample by a judge that is opened once."""
         judge = system.judge
         if id(judge) not in self._opened:
             self._opened = {

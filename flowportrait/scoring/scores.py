@@ -125,6 +125,7 @@ class RecordFile(Generic[R]):
         self._replace(text[:whole])
 
     def _require_ours(self, ours: bool) -> None:
+        """Raises DataError for a file of something else, which is left as it is."""
         if not ours:
             kind = self.kind.__name__
             raise DataError(
@@ -132,6 +133,7 @@ class RecordFile(Generic[R]):
             )
 
     def _is_record(self, line: bytes) -> bool:
+        """Whether a line is whole and of this kind."""
         try:
             self.kind.model_validate_json(line)
         except ValidationError:
@@ -139,6 +141,7 @@ class RecordFile(Generic[R]):
         return True
 
     def _replace(self, content: bytes) -> None:
+        """Writes the file anew. Raises DataError where that cannot be."""
         try:
             replace(self.path, content)
         except OSError as error:

@@ -99,6 +99,7 @@ def _tell_generators(found: Sequence[Standing], apart: Sequence[Difference]) -> 
 
 
 def _generators_json(found: Sequence[Standing], apart: Sequence[Difference]) -> JsonObject:
+    """Standings and differences as JSON."""
     return {
         "generators": [{**vars(one), "mean": one.mean.model_dump(mode="json")} for one in found],
         "differences": [
@@ -144,6 +145,7 @@ def tell_evaluation(result: "Evaluation", spent: JsonObject, out: Path, as_json:
 
 
 def _set_lines(sets: Iterable[SetScore]) -> Iterator[str]:
+    """Lines that say the figures about whole sets."""
     for found in sets:
         lost = ""
         if found.left_out:

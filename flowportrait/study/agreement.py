@@ -171,6 +171,7 @@ def kendall_tau_b(a: Array, b: Array) -> float:
 
 
 def _both_known(a: Array, b: Array) -> TwoArrays:
+    """The values at places where both are numbers."""
     a = np.asarray(a, float)
     b = np.asarray(b, float)
     known = np.isfinite(a) & np.isfinite(b)
@@ -260,6 +261,7 @@ def _newton(design: Array, outcomes: Array) -> TwoArrays:
 
 
 def _check_bounded(beats: Array, wins: Array) -> None:
+    """Raises DataError when a strength would have no bound, or there is no winner at all."""
     reach = (beats > 0) | np.eye(len(beats), dtype=bool)
     for k in range(len(beats)):
         reach |= reach[:, k : k + 1] & reach[k : k + 1, :]

@@ -92,6 +92,7 @@ def accuracies(counts: Sequence[_Counts], draws: int, seed: int) -> list[Accurac
 
 
 def _accuracies(counts: Sequence[_Counts], figures: Sequence[Figure]) -> list[Accuracy]:
+    """Accuracies of scopes from what was counted, with intervals."""
     return [
         Accuracy(
             pairs=c.pairs,
@@ -164,6 +165,7 @@ def align(
 
 
 def _scopes(data: StudyData) -> ByScope:
+    """Which pairs count: all of them, and those without the truth."""
     pairs = all_pairs(len(data.versions))
     scopes: ByScope = {"all pairs": np.ones(len(pairs), int)}
     if data.facts.truth is not None:
@@ -206,6 +208,7 @@ def _row(
     data: StudyData,
     human: Array,
 ) -> AlignmentRow:
+    """All that is told of one system in one scope."""
     scopes = _scopes(data)
     row = AlignmentRow(
         system=system.name,
@@ -225,6 +228,7 @@ def _row(
 
 
 def _by_pair(system: System, human: Array, inside: Array, data: StudyData) -> list[PairErrors]:
+    """How often a system errs about each two versions."""
     result = []
     for p, (i, j) in enumerate(all_pairs(len(data.versions))):
         if not inside[p]:
@@ -250,6 +254,7 @@ def _by_pair(system: System, human: Array, inside: Array, data: StudyData) -> li
 
 
 def _position(orders: Array) -> Position:
+    """How often the clip shown first wins, and how often the same clip wins in both orders."""
     shown = np.isfinite(orders)
     both = np.isfinite(orders).all(1)
     first = float(np.nansum(orders))
@@ -266,6 +271,7 @@ def _position(orders: Array) -> Position:
 
 
 def _correlations(system: System, scope: Scope, data: StudyData) -> dict[str, object]:
+    """Rank correlations of a system's scores with people's."""
     columns = [
         v
         for v, name in enumerate(data.versions)
@@ -294,6 +300,7 @@ def _correlations(system: System, scope: Scope, data: StudyData) -> dict[str, ob
 
 
 def _known_mean(values: Array) -> float:
+    """The mean of what is known, nan without any."""
     known = values[np.isfinite(values)]
     if len(known):
         return float(known.mean())

@@ -119,6 +119,7 @@ def _with_playing(
 
 
 def _check_ranking(answer: RaterAnswer, durations_s: dict[str, float]) -> None:
+    """Raises StudyRefused for a ranking of other items than were shown."""
     for group in answer.groups:
         for item in group:
             if item not in durations_s:

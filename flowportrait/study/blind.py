@@ -62,6 +62,7 @@ def blind_copy(source: Path, target: Path) -> Blind:
 
 
 def _copy_blind(source: Path, target: Path, times) -> Blind:
+    """Copies a video so that nothing tells where it comes from, coded anew where that is needed."""
     anew = _unplayable(source) or _copied(source, target, times)
     if anew:
         _code_anew(source, target, times)

@@ -125,6 +125,7 @@ def create(
 
 
 def _listed(lines: Sequence[str]) -> str:
+    """A few of the lines, and how many more there are."""
     more = ""
     if len(lines) > _LISTED:
         more = f" and {len(lines) - _LISTED} more"
@@ -150,6 +151,7 @@ def _remaining(
 
 
 def _videos_below(folder: Path) -> Videos:
+    """Videos of a folder by their names. Raises DataError for two of one name."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give a folder of videos")
     videos: Videos = {}
@@ -210,6 +212,7 @@ def _fill(
     blinds: BlindCopies,
     showings: list[list[Showing]],
 ) -> None:
+    """Writes a study's tables."""
     facts = {
         "schema_version": VERSION,
         "versions": versions,
@@ -251,6 +254,7 @@ def _fill(
 
 
 def _fill_tasks(raters: Sequence[str], showings: list[list[Showing]], db, clip_ids) -> None:
+    """Writes what every rater is shown, in order."""
     for rater, (name, shown) in enumerate(zip(raters, showings, strict=True)):
         db.execute("INSERT INTO rater VALUES (?, ?, ?)", (rater, name, secrets.token_urlsafe(16)))
         for position, showing in enumerate(shown):

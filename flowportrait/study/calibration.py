@@ -110,6 +110,7 @@ def calibrate(
 
 
 def _calibrations(system: System, data: StudyData, draws: int, seed: int) -> list[Calibration]:
+    """Calibrations of a system's score and of its parts."""
     tables = [("", system.values, data.sums() / len(ASPECTS))]
     tables += [
         (aspect, system.parts[aspect], data.table(aspect))
@@ -126,6 +127,7 @@ def _calibrations(system: System, data: StudyData, draws: int, seed: int) -> lis
 def _calibration(
     system: System, aspect: str, scores: Array, ratings: Array, draws: int, seed: int
 ) -> Calibration | None:
+    """How a score goes with people's ratings; None for too few samples or one score alone."""
     known = np.isfinite(ratings)
     with np.errstate(invalid="ignore", divide="ignore"):
         people = np.where(known, ratings, 0).sum(2) / known.sum(2)

@@ -124,6 +124,7 @@ def find(data: StudyData, draws: int = 10_000, seed: int = 0) -> Agreement:
 
 
 def _aspect(data: StudyData, aspect: Aspect, weights: Array) -> AspectAgreement:
+    """Agreement about one aspect, with intervals over samples drawn anew."""
     table = data.table(aspect)
     samples, versions, raters = table.shape
     values = table.reshape(samples * versions, raters)
@@ -170,6 +171,7 @@ def _near(table: Array, apart: int, weights: Array) -> Figure:
 
 
 def _concordance(data: StudyData, weights: Array) -> tuple[Figure, int]:
+    """Kendall's W of rankings, and over how many samples."""
     samples = {name: i for i, name in enumerate(data.facts.samples)}
     orders: dict[str, list[list[int]]] = {}
     for ranking in data.rankings:
@@ -187,6 +189,7 @@ def _concordance(data: StudyData, weights: Array) -> tuple[Figure, int]:
 
 
 def _strengths(data: StudyData, weights: Array, notes: list[str]) -> tuple[list[Strength], float]:
+    """Strengths of the versions by Bradley and Terry, and their parameter for ties."""
     said = votes(data)
     count = len(data.versions)
     wins = np.zeros((len(said), count, count))
@@ -225,6 +228,7 @@ def _strengths(data: StudyData, weights: Array, notes: list[str]) -> tuple[list[
 
 
 def _kept(data: StudyData, preference: Preference) -> Kept:
+    """How many pairs have a consensus, and why others have none."""
     winner, reason = consensus(votes(data, preference), data.facts.raters_per_sample)
     dropped = {name: int((reason == name).sum()) for name in ("tie", "disagreement", "missing")}
     return Kept(
@@ -233,6 +237,7 @@ def _kept(data: StudyData, preference: Preference) -> Kept:
 
 
 def _rater(data: StudyData, number: int) -> RaterFacts:
+    """What one rater answered, and how often the same twice."""
     name = data.facts.raters[number]
     first, again = (
         np.stack([data.table(aspect, repeat)[:, :, number] for aspect in ASPECTS])
@@ -271,6 +276,7 @@ def _rater(data: StudyData, number: int) -> RaterFacts:
 
 
 def _mean(values: Array) -> float:
+    """The mean of what is known, nan without any."""
     known = values[np.isfinite(values)]
     if len(known):
         return float(known.mean())
@@ -278,6 +284,7 @@ def _mean(values: Array) -> float:
 
 
 def _ratio(above: Array, below: Array, weights: Array) -> Figure:
+    """A share with its interval over samples drawn anew."""
     if not below.sum():
         return Figure()
     drawn = intervals.resampled_ratios(above[:, None], below[:, None], weights)[:, 0]

@@ -280,6 +280,7 @@ class Study:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection for one look."""
         with _connection(self.directory / DATABASE) as db:
             # One snapshot for all that a method reads.
             db.execute("BEGIN")
@@ -287,6 +288,7 @@ class Study:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A connection whose changes are kept together or not at all."""
         with _connection(self.directory / DATABASE) as db:
             db.execute("BEGIN IMMEDIATE")
             yield db
@@ -294,6 +296,7 @@ class Study:
 
     @staticmethod
     def _rater(db: sqlite3.Connection, token: str) -> tuple[int, Rater]:
+        """The number and the facts of the rater with this token. Raises StudyRefused."""
         row = db.execute("SELECT id FROM rater WHERE token = ?", (token,)).fetchone()
         if row is None:
             raise StudyRefused(
@@ -305,6 +308,7 @@ class Study:
 
     @staticmethod
     def _task(db: sqlite3.Connection, rater: int, total: int, task_id: str) -> Task:
+        """What a rater is to do next. Raises StudyRefused for a task of somebody else."""
         row = db.execute(
             "SELECT position, kind FROM task WHERE id = ? AND rater = ?", (task_id, rater)
         ).fetchone()

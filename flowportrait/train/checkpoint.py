@@ -152,6 +152,7 @@ class Checkpoints:
             pending.result()
 
     def _write(self, update: int, needed: int, write: Callable[[], object]) -> None:
+        """Writes a checkpoint and publishes it when it is whole."""
         try:
             with _quiet():
                 write()

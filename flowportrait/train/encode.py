@@ -72,6 +72,7 @@ class Encoder:
     def _header(
         self, settings: JsonObject, side: int, image_rows: int, image_cols: int
     ) -> EncodedHeader:
+        """The description at the head of encoded clips."""
         return EncodedHeader(
             made_of=parts_digest(self.spec),
             model=self.spec.name,
@@ -266,6 +267,7 @@ def clips_of(dataset: Path) -> list[SourceClip]:
 
 
 def _encode_shard(encoder: Encoder, clips: Sequence[SourceClip], path: Path) -> None:
+    """Encodes clips into one file; those that cannot be read are listed as left out."""
     tensors = {}
     records = []
     left_out = []

@@ -34,6 +34,7 @@ def mesh_lips(clip: Candidate) -> float:
 
 
 def _true_opening(truth: Array) -> Array | None:
+    """How far the mouth of a true clip is open, found once."""
     key = hashlib.sha256(truth.tobytes()).digest()
     if key not in _openings:
         while len(_openings) >= _KEPT:
@@ -43,6 +44,7 @@ def _true_opening(truth: Array) -> Array | None:
 
 
 def _opening(frames: Array) -> Array | None:
+    """[f] how far the mouth is open; None without a face."""
     pixels = torch.from_numpy(frames.copy()).float() / 127.5 - 1
     with torch.inference_mode():
         seen = mesh_sight(rearrange(pixels, "f h w c -> f c h w"))

@@ -275,6 +275,7 @@ def load_shares(
 
 
 def _fill_shares(files: list[Path], wanted) -> None:
+    """Fills each rank's share of the weights. Raises CheckpointError for strange names."""
     for path in files:
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118

@@ -182,6 +182,7 @@ class RlRecipe(Frozen):
 
     @model_validator(mode="after")
     def _fits(self) -> RlRecipe:
+        """Refuses settings that exclude each other."""
         if self.run.num_updates % self.objective.updates_per_rollout:
             raise ValueError(
                 f"num_updates {self.run.num_updates}: must be a multiple of updates_per_rollout "

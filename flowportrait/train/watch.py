@@ -106,6 +106,7 @@ def held_out_clip(session: RlSession, index: int) -> Candidate | None:
 
 
 def _shown_as_generated(pipeline, prompt, watch, index: int) -> Candidate | None:
+    """The video of a prompt as users would get it; None where a number is not finite."""
     shot = pipeline.shot(
         prompt.portrait,
         prompt.sound,
@@ -227,6 +228,7 @@ def _folder(session: RlSession) -> Path:
 
 
 def _write_video(path: Path, clip: Candidate, session: RlSession) -> None:
+    """Writes a sample of the run, marked as synthetic."""
     from flowportrait import __version__
 
     mark = media.synthetic_mark(

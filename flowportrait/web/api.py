@@ -28,6 +28,7 @@ SIZES_PX = (128, 1024)
 
 
 def _size(size: Any) -> Any:
+    """The size. Raises an error that says which sizes there are."""
     low, high = SIZES_PX
     if size != "auto" and (type(size) is not int or not low <= size <= high):
         words = "give auto or a whole number of pixels from {low} to {high}"
@@ -239,6 +240,7 @@ def visitor_of(request: Request) -> str:
 
 
 def _queue(desk: Desk, uploads: Uploads, wish: Wish, visitor: str) -> Identified:
+    """Queues a wish. Raises Refused for one that cannot be fulfilled."""
     if not wish.consent:
         words = "consent: say that you may use this person's face and voice, or make no video"
         raise Refused("consent", words)

@@ -265,6 +265,7 @@ class Desk:
         self._stop_process()
 
     def _do(self, job: Job) -> None:
+        """Has the other process make one video and follows it."""
         try:
             pipe = self._ready_pipe()
             pipe.send(
@@ -294,6 +295,7 @@ class Desk:
                 path.unlink(missing_ok=True)
 
     def _hear(self, job: Job, word: str, *said: Any) -> None:
+        """Takes up what the other process says of a job."""
         with self._changed:
             if word == "progress":
                 job.done, job.total = said
@@ -307,6 +309,7 @@ class Desk:
                 job.facts, job.reason = (said[0], "") if word == "done" else ({}, said[0])
 
     def _ready_pipe(self) -> Connection:
+        """The pipe to the process that makes videos, started where there is none."""
         if self._process is None or not self._process.is_alive() or self._pipe is None:
             self._stop_process()
             # A fresh interpreter: nothing of the server's threads is copied.

@@ -41,6 +41,7 @@ def _request(
     method: str,
     one: Json,
 ) -> str:
+    """The section about one request."""
     parts = [f"<h2><code>{method.upper()} {escape(path)}</code></h2>"]
     parts.append(f"<p>{escape(' '.join(one.get('description', one['summary']).split()))}</p>")
     fields = [*_parameters(one), *_body(described, one.get("requestBody"))]
@@ -57,6 +58,7 @@ def _parameters(one: Json) -> Iterator[TableRow]:
 
 
 def _body(described: Json, body: Json | None) -> Iterator[TableRow]:
+    """Rows about the body of a request."""
     for kind, content in (body or {}).get("content", {}).items():
         if kind == "application/json":
             yield from _fields(described, content["schema"])
@@ -84,6 +86,7 @@ def _resolved(described: Json, schema: Json) -> Json:
 
 
 def _kind(schema: Json) -> str:
+    """A schema's type in words."""
     if "anyOf" in schema:
         return " or ".join(map(_kind, schema["anyOf"]))
     if "enum" in schema:
@@ -92,6 +95,7 @@ def _kind(schema: Json) -> str:
 
 
 def _table(title: str, rows: list[TableRow]) -> list[str]:
+    """A titled table of HTML; nothing without rows."""
     if not rows:
         return []
     cells = "".join(

@@ -123,6 +123,7 @@ def _shown(task: Task) -> JsonObject:
 
 
 def _rubric(rubric: Any) -> JsonObject:
+    """A rubric as the page wants it."""
     grades = [
         {"score": grade.score, "guideline": grade.guideline, "criteria": grade.criteria}
         for grade in rubric.grades
@@ -151,6 +152,7 @@ def serve(
 
 
 def _say_how(host: str, say: Callable[[str], None]) -> None:
+    """Says what to mind when the study is open to others."""
     if not is_local(host):
         say(
             "warning: links are as good as passwords, and http can be read on the way; put TLS"

@@ -137,6 +137,7 @@ class Uploads:
         return Refused(kind, f"{name}: over {most / (1 << 20):.0f} MB; give a smaller file", 413)
 
     async def _write_in_time(self, path: Path, kind: Kind, name: str, request: Request) -> None:
+        """Writes an upload. Raises Refused when it takes too long."""
         most_s = self._desk.limits.max_upload_s
         try:
             async with asyncio.timeout(most_s):
@@ -151,6 +152,7 @@ class Uploads:
             ) from error
 
     async def _write(self, path: Path, kind: Kind, name: str, request: Request) -> None:
+        """Writes an upload as it comes. Raises Refused when it is too large."""
         try:
             with path.open("wb") as file:
                 async for part in request.stream():
@@ -191,6 +193,7 @@ _SHOWN_AS = {"portrait": "image/jpeg", "audio": "audio/wav"}
 
 
 def _as_jpeg(path: Path) -> bytes:
+    """A small picture of the portrait."""
     picture = Image.fromarray(media.read_portrait(path))
     picture.thumbnail((_PREVIEW_PX, _PREVIEW_PX))
     content = io.BytesIO()
@@ -199,6 +202,7 @@ def _as_jpeg(path: Path) -> bytes:
 
 
 def _as_wav(path: Path) -> bytes:
+    """The recording as WAV, which every browser plays."""
     sound = media.read_audio(path)
     content = io.BytesIO()
     with wave.open(content, "wb") as file:

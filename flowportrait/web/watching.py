@@ -35,6 +35,7 @@ class Watching:
         return StreamingResponse(self._parts(job, server_ends), media_type="video/mp4")
 
     async def _parts(self, job: Job, server_ends: Callable[[], bool]) -> AsyncIterator[bytes]:
+        """A video's bytes while it still grows."""
         self._count += 1
         file: BinaryIO | None = None
         try:

@@ -138,6 +138,9 @@ def articulate(
 
 
 def _in_style(faces, style: SpeakingStyle, visemes, segments) -> Speech:
+    """The speech in a person's style: rounder or wider lips, a skew, closed lips that hold the jaw
+    up.
+    """
     faces[:, [SHAPE[name] for name in _ROUND]] *= style.rounding
     faces[:, [SHAPE[name] for name in _SPREAD]] *= style.spreading
     closing = 1.3 * visemes[:, VISEME["PP"]]

@@ -42,6 +42,7 @@ def draw_background(rng: Rng, size: int) -> tuple[str, Array]:
 
 
 def _band(place: Array, low: float, high: float, blur: float) -> Array:
+    """1 between `low` and `high`, falling off to both sides over `blur`."""
     return smoothstep(place, low - blur, low + blur) * (
         1 - smoothstep(place, high - blur, high + blur)
     )

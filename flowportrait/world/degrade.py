@@ -260,10 +260,12 @@ def _framed_landmarks(width: int, height: int) -> Array:
 
 
 def _corners(left: float, top: float, right: float, bottom: float, count: int) -> Array:
+    """[count, 2] the corners of a rectangle, over and over."""
     return np.resize(
         np.array([[left, top], [right, top], [right, bottom], [left, bottom]]), (count, 2)
     )
 
 
 def _as_8_bit(values: Array) -> Array:
+    """Rounded, and kept between 0 and 255."""
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)

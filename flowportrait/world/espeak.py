@@ -68,6 +68,7 @@ class _Espeak:
         self._phones: Phones = []
 
     def _collect(self, samples, count: int, events) -> int:
+        """Keeps samples and phones as the library hands them over; 0 lets it go on."""
         if samples and count > 0:
             self._parts.append(np.ctypeslib.as_array(samples, (count,)).copy())
         i = 0
@@ -86,6 +87,7 @@ class _Espeak:
         rate: int,
         pitch: int,
     ) -> tuple[Array, Phones]:
+        """Samples of the text and its phones, in order of time."""
         self._parts = []
         self._phones = []
         self._library.espeak_SetVoiceByName(voice.encode())

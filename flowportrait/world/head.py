@@ -125,6 +125,7 @@ def build_head(rig: str, seed: int) -> Head:
 
 
 def _normals(rig: Rig, points: Array) -> Array:
+    """[n, 3] unit normals of a head's vertices."""
     normals = np.zeros_like(points)
     vertex_normals(points, rig.triangles, normals)
     return normals
@@ -141,6 +142,7 @@ def _dressed(chart: Chart, bare: Array, painting: Painting) -> Array:
 
 
 def _face(shapes: dict[int, float]) -> Array:
+    """[1, 52] weights of the shapes named by index, all others 0."""
     face = np.zeros((1, len(SHAPE)), np.float32)
     face[0, list(shapes)] = list(shapes.values())
     return face
@@ -195,6 +197,7 @@ def _lids(rig: Rig, neutral: Array, rng: Rng) -> Lids:
 
 
 def _lip_gap(rig: Rig, neutral: Array) -> LipGap:
+    """The distance of the inner lips, and what each face shape adds to it."""
     upper = rig.landmarks[_INNER_UPPER]
     lower = rig.landmarks[_INNER_LOWER]
     apart = (rig.expressions[:, upper, 1] - rig.expressions[:, lower, 1]).mean(1)

@@ -163,6 +163,7 @@ def _place(arrays: dict[str, Array]) -> None:
 
 
 def _read_ict(root: Path) -> tuple[About, dict[str, Array]]:
+    """ICT-FaceKit's bust with shoulders sewn on, its ARKit shapes and its identities."""
     vertices, triangles = read_obj(root / "generic_neutral_mesh.obj")
     count = _ICT_ENDS[-1][0]
     if len(vertices) < count:

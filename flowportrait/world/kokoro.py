@@ -81,6 +81,7 @@ def say_with_kokoro(text: str, blend: str, speed: float) -> TimedSpeech:
 
 
 def _ipa(text: str) -> str:
+    """What the text sounds like, from espeak-ng, in the symbols that Kokoro knows."""
     done = subprocess.run(
         ["espeak-ng", "-q", "--ipa", "-v", "en-us", text], capture_output=True, text=True
     )
@@ -162,6 +163,7 @@ def _engine() -> _Kokoro:
 
 
 def _model() -> bytes:
+    """The network's bytes, put together from the wheels that hold its parts."""
     require(_PACKAGE, extra="kokoro")
     parts = [files(f"{_PACKAGE}_model_{number}") / "part.bin" for number in range(1, _PARTS + 1)]
     model = b"".join(part.read_bytes() for part in parts)

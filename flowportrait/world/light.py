@@ -127,6 +127,7 @@ def draw_lighting(rng: Rng) -> Lighting:
 
 
 def _towards(azimuth: float, height: float) -> Array:
+    """The unit vector to the right by an angle and up by another, in radians."""
     across = np.cos(height)
     return np.array(
         [

@@ -140,6 +140,7 @@ def _smooth(rng: Rng, count: int, hz: float, size: float) -> Array:
 
 
 def _emotion(rng, emotion: str, intensity: float, visemes: Array) -> Array:
+    """[f, 52] weights of an emotion, its strength wandering; its mouth gives way to speech."""
     faces = np.zeros((len(visemes), len(SHAPE)))
     level = np.clip(intensity * (0.8 + 0.25 * _smooth(rng, len(visemes), 0.5, 1)), 0, 1.3)
     ruled = np.clip(visemes[:, [VISEME[name] for name in _RULED_BY_SPEECH]].sum(1), 0, 1)
@@ -162,6 +163,7 @@ def _brows(rng, energy: Array, manner: Manner) -> Array:
 
 
 def _blinks(rng, num_frames: int, manner: Manner) -> tuple[Array, list[float]]:
+    """[f] how far the lids are down, and when blinks start."""
     times = (np.arange(num_frames) + 0.5) / FPS
     blink = np.zeros(num_frames)
     starts = []
@@ -214,6 +216,7 @@ def _gaze(rng, pose: Array, manner: Manner) -> Array:
 
 
 def _lids_follow(faces: Array, gaze: Array) -> None:
+    """Adds lids that go up and down with the eyes."""
     up = gaze[:, 1] / _MAX_GAZE
     for side in ("Left", "Right"):
         faces[:, SHAPE[f"eyeLookUp{side}"]] += 0.6 * np.clip(up, 0, 1)

@@ -196,6 +196,7 @@ def _measures(at: Array) -> Array:
 def _attributes(
     rng: Rng, rig: str, seed: int, male: bool, melanin: float, age: float
 ) -> Attributes:
+    """Eyes, hair, beard and clothes that go with each other."""
     hair = _hair_colour(rng, melanin, age)
     fair = melanin < 0.25
     if fair:
@@ -224,6 +225,7 @@ def _attributes(
 
 
 def _hair_colour(rng: Rng, melanin: float, age: float) -> str:
+    """Hair by skin: fair skin has all colours, dark skin dark ones; it greys with age."""
     colours = ["black", "darkbrown"]
     shares = [0.75, 0.25]
     if melanin < 0.25:
@@ -239,6 +241,7 @@ def _hair_colour(rng: Rng, melanin: float, age: float) -> str:
 
 
 def _hair_style(rng: Rng, male: bool, melanin: float) -> str:
+    """A style by its shares among people with such hair."""
     styles = _styles_of(male)
     if melanin > 0.8:
         if male:

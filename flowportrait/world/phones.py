@@ -107,6 +107,7 @@ def spoken(word: str) -> list[str]:
 
 
 def _letter_name(letter: str) -> list[str]:
+    """Phones of a letter as it is called in the alphabet."""
     if letter in "bcdegptvz":
         return [*({"c": ["s"], "g": ["jh"], "e": []}.get(letter, [letter])), "iy"]
     names = {

@@ -272,6 +272,7 @@ def develop(image, unseen, background, supersampling, exposure, grain, out):
 
 @njit(**COMPILED)
 def _compressed(light):
+    """Light with its brightest parts squeezed, as film does."""
     return light * (1 + light / 9.0) / (1 + light * 0.42)
 
 

@@ -84,18 +84,21 @@ class Recordings:
 
     @staticmethod
     def _words_file(path: Path) -> Path | None:
+        """The transcript beside a recording, with times where there is one with them."""
         return next(
             (file for suffix in (".align", ".txt") if (file := path.with_suffix(suffix)).is_file()),
             None,
         )
 
     def _text(self, path: Path) -> str:
+        """The words that a recording says."""
         file = self._words_file(path)
         if file.suffix == ".txt":
             return " ".join(file.read_text(encoding="utf-8").split())
         return " ".join(word.text for word in _read_words(file))
 
     def _read(self, path: Path) -> Utterance:
+        """A recording with its words as phones in time, equally loud."""
         sound = media.read_audio(path)
         file = self._words_file(path)
         text = self._text(path)

@@ -90,6 +90,7 @@ class Rig:
         return moved.reshape(len(faces), *head.shape) + head
 
     def _placed(self, head: Array) -> Array:
+        """The head moved and scaled until its eyes are where all heads have them."""
         left, right = self.eye_centres(head)
         return (head - (left + right) / 2) * (
             EYE_DISTANCE / np.linalg.norm(left - right)
@@ -121,6 +122,7 @@ def load_rig(name_or_file: str | Path) -> Rig:
 
 
 def _build(about: About, arrays: dict[str, Array]) -> Rig:
+    """A rig from the file's arrays, subdivided where its description says so."""
     control, triangles, parts = (
         arrays["vertices"].astype(np.float32),
         arrays["triangles"],

@@ -126,6 +126,7 @@ class Scene:
     # set-up
 
     def _draw_camera(self, rng: Rng) -> Camera:
+        """A camera at a portrait's distance; the head sits near the middle."""
         side = self._side
         at = self.head.neutral[self.head.rig.landmarks]
         distance = float(rng.uniform(62, 85))
@@ -149,6 +150,7 @@ class Scene:
     # light
 
     def _light(self, pose: Array) -> _Light:
+        """Light at one pose of the head."""
         head = self.head
         rotation = rotation_of(*pose[:3])
         radiance = self.lighting.radiance(rotation) * np.float32(self._gain)
@@ -165,6 +167,7 @@ class Scene:
         return _Light(vertices, open_sky, around, mirrored, self._hair_colour(rotation, around))
 
     def _lamp_colours(self) -> Array:
+        """[2, 3] highlights of the key and the fill lamp."""
         key, fill = self.lighting.lamps[:2]
         return (np.stack([key.colour, fill.colour * 0.6]) * self._gain * 0.42).astype(np.float32)
 

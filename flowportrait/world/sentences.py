@@ -62,6 +62,7 @@ def split_of(sentence: str) -> Split:
 
 
 def _sentence(rng: Rng) -> str:
+    """A sentence of a random form."""
 
     def one(words: Sequence[str]) -> str:
         return words[rng.integers(len(words))]
@@ -77,6 +78,7 @@ def _sentence(rng: Rng) -> str:
 
 
 def _longer_sentence(kind, one, rng: Rng) -> str:
+    """A question, or a sentence with an opening; `kind` in [0.56, 1] chooses which."""
     if kind < 0.70:
         return f"{one(_ASKED)} {one(_TASK)}, {one(_WHEN)}?"
     if kind < 0.78:

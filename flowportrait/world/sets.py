@@ -240,6 +240,7 @@ def render_take(out_dir: Path, take: Take) -> dict:
 def _record(
     take: Take, head: Head, speech: Utterance, performance, scene: Scene, num_frames: int
 ) -> dict:
+    """The line of the index about a clip."""
     return {
         "key": take.key,
         "split": take.split,

@@ -199,6 +199,7 @@ def _wings_and_crows_feet(chart: Chart, lines: Array) -> Array:
 
 
 def _with_lips(colour: Array, person: Attributes, chart: Chart, rng, fine: Array) -> Array:
+    """Colours with the red of the lips, painted or not, and the dark line between them."""
     red = skin_colour(person.melanin * 0.75 + 0.12, person.hemoglobin + rng.uniform(0.45, 0.85))
     if person.lipstick:
         red = red * 0.45 + np.array(_LIPSTICKS[rng.integers(len(_LIPSTICKS))]) * 0.55
@@ -215,6 +216,9 @@ def _darkened(colour: Array, hair: Array, amount: Array) -> Array:
 
 
 def _beard_mask(chart: Chart) -> Array:
+    """[rows, columns] where a beard grows, in [0, 1]: under a line from nose to ears, not on the
+    lips.
+    """
     around = np.abs(X)
     mouth = chart.mouth_y
     nose = chart.height(33)
@@ -234,6 +238,7 @@ def _beard_mask(chart: Chart) -> Array:
 
 
 def _scalp_mask(person: Attributes, chart: Chart, rng) -> Array:
+    """[rows, columns] where hair of the head grows, in [0, 1]; men's hairlines recede with age."""
     receding = rng.uniform(-0.2, 0.35) + (
         0.5 * person.age_proxy if person.presentation == "m" else 0
     )
@@ -288,6 +293,7 @@ def _brow_mask(person: Attributes, chart: Chart, rng) -> Array:
 
 
 def _brow_colour(person: Attributes, hair: Array) -> Array:
+    """Colour of brows: darker than the hair, and not grey where the hair is."""
     if person.hair_colour in ("grey", "white"):
         return np.array([0.062, 0.057, 0.053])
     return hair * min(0.6, 0.09 / hair.max()) * np.array([1.0, 0.88, 0.78]) + np.array(
@@ -304,6 +310,7 @@ def _collar(person: Attributes, chart: Chart) -> Array:
 
 
 def _cloth(person: Attributes, rng, collar: Array, fine: Array) -> Array:
+    """[rows, columns, 3] cloth of one colour, plain, striped or checked."""
     colour = np.array(_CLOTHS[rng.integers(len(_CLOTHS))]) * rng.uniform(0.75, 1.2)
     weave = 1 + 0.06 * noise(rng, 0.4) + 0.04 * fine
     pattern = rng.random()
@@ -319,6 +326,7 @@ def _cloth(person: Attributes, rng, collar: Array, fine: Array) -> Array:
 
 
 def _collared(collar: Array, weave, person: Attributes, colour) -> Array:
+    """The cloth with a fold at its edge; a shirt's collar lies over it, open in front."""
     fold = collar - Y
     weave *= 1 - 0.35 * np.exp(-(((fold - 0.5) / 0.12) ** 2))
     if person.cloth == "shirt":
@@ -332,6 +340,7 @@ def _collared(collar: Array, weave, person: Attributes, colour) -> Array:
 
 
 def _gloss(person: Attributes, chart: Chart, rng, fine: Array) -> Array:
+    """[rows, columns] oil on the skin: more on forehead and nose; lips have their own."""
     oil = rng.uniform(0.25, 0.55)
     gloss = (
         0.75

@@ -165,6 +165,7 @@ class Synthesizers:
         )
 
     def _voice(self, rng: Rng, presentation: str, split: Split) -> Voice:
+        """A voice of an engine, among those for the split; rate and pitch are the person's."""
         # The test split speaks with voices of its own; the only one of flite is a man's.
         held_out = split == "test"
         if self.engines == [
@@ -230,6 +231,7 @@ def say(text: str, voice: Voice) -> TimedSpeech:
 
 
 def _say_with_flite(text: str, voice: Voice) -> TimedSpeech:
+    """Samples, rate and phones from the program `flite`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "speech.wav"
         command = [

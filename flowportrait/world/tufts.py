@@ -98,6 +98,7 @@ class _Soil:
 
 
 def _brows(rng: Rng, soil: _Soil, painting: Painting) -> Tuft:
+    """Hairs of the brows, combed outwards, the inner ones up."""
     x, _, vertices, shares, normals = soil.roots(rng, painting.brows**1.3, 1300)
     outward = np.clip((np.abs(x) - 1.2) / 4.5, 0, 1)
     direction = (
@@ -119,6 +120,7 @@ def _brows(rng: Rng, soil: _Soil, painting: Painting) -> Tuft:
 
 
 def _beard(rng: Rng, soil: _Soil, painting: Painting, length: float) -> Tuft:
+    """Hairs of the beard, which hang down and lie close to the skin."""
     x, _, vertices, shares, normals = soil.roots(
         rng, painting.beard**1.2, int(2400 + 2000 * min(1, length))
     )
@@ -140,6 +142,7 @@ def _beard(rng: Rng, soil: _Soil, painting: Painting, length: float) -> Tuft:
 
 
 def _lashes(rng: Rng, chart: Chart, fullness: float) -> list[Tuft]:
+    """Rows of lashes along the rims of both eyes, and the wet line at the lower ones."""
     rig = chart.rig
     tufts = []
     for side, eye in zip((1, -1), rig.eye_centres(rig.vertices), strict=True):
@@ -173,6 +176,7 @@ def _wet_line(row: Array, head: Array, side: int) -> Tuft:
 
 
 def _tears(here, offsets, side: int) -> Tuft:
+    """Pieces of the tear film rooted at single vertices."""
     vertices = np.stack([here] * 3, 1)
     shares = np.tile(np.float32([1, 0, 0]), (len(here), 1))
     return Tuft(
@@ -190,6 +194,7 @@ def _tears(here, offsets, side: int) -> Tuft:
 
 
 def _lash_row(rng: Rng, row: Array, side: int, upper: bool, fullness: float) -> Tuft:
+    """Lashes of one lid, fanned outwards and bent up at the upper lid, down at the lower one."""
     count = int((130 if upper else 36) * fullness)
     place = rng.uniform(0, len(row) - 1.001, count)
     first = place.astype(int)
@@ -235,8 +240,10 @@ def _bent(
 
 
 def _tone(rng: Rng, count: int) -> Array:
+    """[count] brightness of single hairs, about 1."""
     return np.exp(rng.normal(size=count) * 0.2).astype(np.float32)
 
 
 def _unit(vectors: Array) -> Array:
+    """The same directions with length 1."""
     return vectors / (np.linalg.norm(vectors, axis=-1, keepdims=True) + 1e-6)

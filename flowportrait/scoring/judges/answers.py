@@ -90,6 +90,7 @@ class AnswerStore:
             yield self._read(start, length)
 
     def _scan(self) -> None:
+        """Notes where in the file each answer is; what a killed process tore is passed over."""
         try:
             with self.path.open("rb") as file:
                 start = 0
@@ -106,6 +107,7 @@ class AnswerStore:
             ) from error
 
     def _read(self, start: int, length: int) -> StoredAnswer:
+        """The answer at this place. Raises DataError for one that is damaged."""
         with self.path.open("rb") as file:
             file.seek(start)
             line = file.read(length)

@@ -176,6 +176,7 @@ class Judge:
     def _to_be_renewed(
         self, key: str, stored: Answer, question: Question, demand: Demand | None
     ) -> bool:
+        """Whether a stored answer is useless and is to be asked for anew, once in a run."""
         if not self.config.renew_unusable or demand is None or key in self._renewed:
             return False
         self._renewed.add(key)
@@ -228,6 +229,7 @@ class Judge:
         return answer
 
     async def _timed(self, question: Question) -> Answer:
+        """The backend's answer. Raises JudgeUnavailable when it takes too long."""
         limit_s = self.config.limits.timeout_s
         try:
             async with asyncio.timeout(limit_s):

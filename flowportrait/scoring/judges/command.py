@@ -52,6 +52,7 @@ def prompts(copy: Path | None, as_json: bool) -> None:
 
 
 def _show_or_copy(copy: Path | None, names: list[str]) -> None:
+    """Prints which prompts are in use, or copies them to be changed."""
     if copy is None:
         for name in names:
             prompt = load_prompt(name)

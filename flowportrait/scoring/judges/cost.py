@@ -86,6 +86,7 @@ def plan_verdicts(system: CompareSystem, pairs: Iterable[SamplePair]) -> CallsTo
 
 
 def _comparisons(system: CompareSystem, pairs: Iterable[SamplePair]) -> Iterable[Question]:
+    """All questions that comparing these pairs asks."""
     for a, b in pairs:
         if unusable(a) or unusable(b):
             continue
@@ -98,6 +99,7 @@ def _comparisons(system: CompareSystem, pairs: Iterable[SamplePair]) -> Iterable
 
 
 def _plan(system: ScoreSystem | CompareSystem, questions: Iterable[Question]) -> CallsToMake:
+    """Counts calls and tokens of the questions that have no stored answer."""
     backend = system.judge.backend
     store = system.judge.store
     calls = stored = prompt = output = 0

@@ -138,6 +138,7 @@ def odd_body(
 def _spoiled_body(
     kind: BodyFault, content: Mapping[str, Any], protocol: Literal["openai", "gemini"], body
 ) -> Sent:
+    """A reply with this fault in it: status, body and headers."""
     if kind == "nested-deeply":
         return 200, b'{"choices": ' + 100_000 * b"[", {}
     if kind in _WHOLE:
@@ -165,6 +166,7 @@ _WHOLE: Mapping[str, Callable[[str], bytes]] = {
 
 
 def _spoil_openai(kind: BodyFault, body: JsonObject) -> None:
+    """Puts a fault into a reply of OpenAI's protocol, in place."""
     choice = body["choices"][0]
     message = choice["message"]
     if kind == "no-choice":
@@ -182,6 +184,7 @@ def _spoil_openai(kind: BodyFault, body: JsonObject) -> None:
 
 
 def _spoil_gemini(kind: BodyFault, body: JsonObject) -> None:
+    """Puts a fault into a reply of Gemini's protocol, in place."""
     candidate = body["candidates"][0]
     if kind == "no-choice":
         body.clear()

@@ -105,6 +105,7 @@ def _table(scores: Iterable[Score]) -> dict[tuple[str, str], dict[str, tuple[flo
 def _matched(
     scorer: str, part: str, pairs: _Pairs, only_old: int, only_new: int, seed: int
 ) -> Match:
+    """How far two judges agree, with intervals over samples drawn anew."""
     count = int(pairs.sample.max()) + 1
     members = [np.nonzero(pairs.sample == k)[0] for k in range(count)]
     rng = np.random.default_rng(seed)

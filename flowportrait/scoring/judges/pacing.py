@@ -141,6 +141,7 @@ class Breaker:
         await self.rest(0)
 
     def _give_up(self) -> None:
+        """Ends the run, as pauses have not helped."""
         self.stop(
             JudgeError(
                 f"judge: down; {self._retries.breaker_after} calls in a row failed, and"
@@ -242,6 +243,7 @@ class Purse:
             )
 
     def _message(self, key: str, spent: str) -> str:
+        """What is said when the budget is spent."""
         return (
             f"judge: budget spent ({spent}), and the next call may not fit; what is done is kept: "
             f"raise judge.budget.{key} and run the same command again"

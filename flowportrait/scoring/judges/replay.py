@@ -35,6 +35,7 @@ class Replay:
         self._read_answers(config)
 
     def _read_answers(self, config: Config) -> None:
+        """Keeps the recorded answers of the one model that is asked for."""
         recorded = [
             stored for stored in AnswerStore(config.answers).all() if stored.topic != "canary"
         ]

@@ -262,6 +262,7 @@ def _from_prose(text: str, start: int, demand: Demand) -> Reply:
 
 
 def _key_and_value(key: str) -> re.Pattern[str]:
+    """The pattern of a key with its value, in quotes or without, up to where a value can end."""
     return re.compile(
         rf"(?<![\w-])[\"'*]*{re.escape(key)}[\"'*]*\s*[:=]\s*[\"'*]*(?P<value>\d+(?:\.\d+)?|[A-Za-z])"
         r"(?=[\"'*]*\s*(?:[,;}\]`]|\.?\s*$|\.?\s*\n))"

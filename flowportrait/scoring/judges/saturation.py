@@ -51,6 +51,7 @@ def spreads(scores: Iterable[Score]) -> list[Spread]:
 
 
 def _spread(scorer: str, part: str, values: list[float]) -> Spread:
+    """How much a scorer tells clips apart: the share of high scores, and the entropy in bits."""
     shares = [count / len(values) for count in Counter(values).values()]
     entropy = -sum(share * math.log2(share) for share in shares)
     high = sum(value >= 4 for value in values) / len(values)

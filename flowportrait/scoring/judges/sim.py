@@ -108,6 +108,7 @@ class JudgeSim:
     # HTTP
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers one connection until the other side ends it."""
         self._connections.add(asyncio.current_task())
         try:
             while await self._exchange(reader, writer):
@@ -212,6 +213,7 @@ class JudgeSim:
         body: bytes,
         headers: Mapping[str, str],
     ) -> Sent:
+        """An uploaded file's state, after a further piece of it where one came."""
         if name not in self._files:
             raise SimFailure(404, f"no file {name}")
         file = self._files[name]
@@ -225,6 +227,7 @@ class JudgeSim:
         return 200, {"file": self._file_row(name)}, {"X-Goog-Upload-Status": "final"}
 
     def _file_row(self, name: str) -> JsonObject:
+        """A stored file as Gemini's interface describes it."""
         file = self._files[name]
         waiting = asyncio.get_running_loop().time() < file["ready_at"]
         return {
@@ -299,6 +302,7 @@ class JudgeSim:
         return {"VIDEO": video, "AUDIO": 0 if kind == "deaf" else audio}
 
     def _looked_at(self, data: bytes) -> Facts | None:
+        """What a video's bytes hold, found once; None for what is no video."""
         key = hashlib.sha256(data).hexdigest()
         if key not in self._facts:
             with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
@@ -312,6 +316,7 @@ class JudgeSim:
 
 
 def _fail_if_told(kind: str) -> None:
+    """Raises the failure that a question asks for by name."""
     if kind in ("overloaded", "server-error"):
         raise SimFailure(
             503 if kind == "overloaded" else 500,

@@ -74,6 +74,7 @@ def eye_edges(frames: Frames, landmarks: Landmarks) -> PlacePerFrame:
 
 
 def _edges_beside(across, middle, light) -> PlacePerFrame:
+    """[f, 2] how strong edges of light are in boxes at both ends of a line, over their median."""
     size = np.median(np.linalg.norm(across, axis=1))
     along = across / np.linalg.norm(across, axis=1, keepdims=True)
     x, y = np.meshgrid(np.linspace(-_BOX[0], _BOX[0], 24), np.linspace(-_BOX[1], _BOX[1], 12))

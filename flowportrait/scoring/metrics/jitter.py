@@ -95,6 +95,7 @@ class RaftJitter(Metric):
 
     @cached_property
     def _file(self) -> Path:
+        """The file of weights of the network that is set."""
         if self.config.network == "small":
             names = ("raft-small", "raft-small-princeton")
         else:

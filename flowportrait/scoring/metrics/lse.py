@@ -65,6 +65,7 @@ class SyncNet(nn.Module):
         )
 
     def _add_sound_layers(self) -> None:
+        """Layers that see the sound, under the names of the published weights."""
         self.netcnnaud = nn.Sequential(
             *_layer(nn.Conv2d(1, 64, 3, 1, 1)),
             nn.MaxPool2d(1, 1),
@@ -94,6 +95,7 @@ def _layer(convolution: nn.Module) -> list[nn.Module]:
 
 
 def _head() -> nn.Sequential:
+    """Layers that bring features to the width in which sound and lips are compared."""
     return nn.Sequential(
         nn.Linear(512, 512),
         nn.BatchNorm1d(512),
@@ -164,6 +166,7 @@ def _lips_by_frames(network: SyncNet) -> Callable[[Array], Tensor]:
 
 
 def _of_pictures(layer: nn.Conv3d) -> nn.Conv2d:
+    """A convolution over pictures whose channels are the frames, equal to one over frames."""
     depth, *size = layer.kernel_size
     flat = nn.Conv2d(
         layer.in_channels * depth, layer.out_channels, size, layer.stride[1:], layer.padding[1:]
@@ -325,6 +328,7 @@ class _LseScorer(Metric):
         return view.keep(("lse", self.config.model_dump_json()), lambda: self._computed(view))
 
     def _computed(self, view: View) -> Lse:
+        """The figures of a view, from the face's crops or the whole picture."""
         fps = self.looks_at_fps
         whole = self.config.crop == "none"
         if whole:

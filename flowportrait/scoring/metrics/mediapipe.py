@@ -82,6 +82,7 @@ def look(weights: Path, blocks: Blocks) -> FaceOverTime:
 
 
 def _look_with(weights: Path, blocks: Blocks, mediapipe) -> FaceOverTime:
+    """Looks at every frame with MediaPipe's landmarker."""
     vision = require("mediapipe.tasks.python.vision", extra="scorers-faces")
     base = require("mediapipe.tasks.python", extra="scorers-faces").BaseOptions(
         model_asset_path=str(weights)
@@ -101,6 +102,7 @@ def _look_with(weights: Path, blocks: Blocks, mediapipe) -> FaceOverTime:
 
 
 def _row(result: Any, width: int, height: int) -> tuple[bool, float, float, Array]:
+    """Whether there is a face in a frame, how far its mouth is open, its blink and its anchors."""
     if not result.face_landmarks:
         return False, math.nan, math.nan, np.full((5, 2), math.nan)
     points = np.array([(point.x * width, point.y * height) for point in result.face_landmarks[0]])

@@ -259,6 +259,7 @@ def in_parallel(
 
 
 def _rows(job: tuple[Sample, Sequence[Metric]]) -> list[Score]:
+    """Scores of a sample by each metric."""
     sample, metrics = job
     # Before it is looked at: a file that is replaced meanwhile is then scored again the next time.
     sample.sha256, sample.truth_sha256  # noqa: B018
@@ -268,6 +269,7 @@ def _rows(job: tuple[Sample, Sequence[Metric]]) -> list[Score]:
 
 
 def _row(metric: Metric, view: View) -> Score:
+    """The score of a view by one metric, or the reason why there is none."""
     sample = view.sample
     about = metric.about_scores() | {"source": _source(view, metric)}
     try:

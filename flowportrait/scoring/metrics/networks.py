@@ -90,6 +90,7 @@ def _inception_a(block: nn.Module, x: Tensor, pool: Callable[[Tensor], Tensor]) 
 
 
 def _inception_c(block: nn.Module, x: Tensor, pool: Callable[[Tensor], Tensor]) -> Tensor:
+    """Inception-v3's block of 7 x 7 convolutions in factors."""
     sevens = block.branch7x7_3(block.branch7x7_2(block.branch7x7_1(x)))
     twice = x
     for index in range(1, 6):
@@ -98,6 +99,7 @@ def _inception_c(block: nn.Module, x: Tensor, pool: Callable[[Tensor], Tensor]) 
 
 
 def _inception_e(block: nn.Module, x: Tensor, pool: Callable[[Tensor], Tensor]) -> Tensor:
+    """Inception-v3's last kind of block, whose branches part once more."""
     threes = block.branch3x3_1(x)
     twice = block.branch3x3dbl_2(block.branch3x3dbl_1(x))
     parts = [block.branch3x3_2a(threes), block.branch3x3_2b(threes)]
@@ -225,6 +227,7 @@ class EfficientNetLite0(nn.Module):
 
 
 def _normal(frames: np.ndarray) -> Tensor:
+    """Frames as tensors, in units of ImageNet's deviation."""
     x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 255
     return (x - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[
         :, None, None
@@ -280,6 +283,7 @@ def r3d18_features(
 def _pooled_clips(
     square: bool, pieces: UInt8[np.ndarray, "n f h w 3"], network: nn.Module
 ) -> Float[np.ndarray, "n 512"]:
+    """Features of R3D-18 of pieces, scaled as its training did or to squares."""
     presets = require("torchvision.transforms._presets", extra="scorers")
     prepare = presets.VideoClassification(
         crop_size=(112, 112), resize_size=(112, 112) if square else (128, 171)

@@ -96,6 +96,7 @@ class SignalJudge:
             return math.nan
 
     def _view(self, clip: Clip) -> View:
+        """The view of a clip, shared by all who ask while it is among the last few."""
         key = file_digest(clip.path) or str(clip.path)
         with self._lock:
             view = self._views.setdefault(key, View(Sample(str(clip.path), clip)))

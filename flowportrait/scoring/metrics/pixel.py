@@ -87,6 +87,7 @@ def _box_sums(x: Array) -> Array:
 
 
 def _gaussian_moments(a: Array, b: Array) -> tuple[Array, ...]:
+    """Means, variances and covariance under a Gaussian window."""
     # In double: in single precision flat and dark pictures, whose variances are small, are up to
     # 1.6e-5 off.
     x, y = (frame.transpose(2, 0, 1).astype(np.float64) - 128 for frame in (a, b))
@@ -224,6 +225,7 @@ def sharpness(frames: Frames) -> PerFrame:
 
 
 def _sharpness(frame: Array) -> float:
+    """Variance of the Laplacian."""
     light = frame.mean(axis=-1, dtype=np.float32)
     centre = light[1:-1, 1:-1]
     around = light[:-2, 1:-1] + light[2:, 1:-1] + light[1:-1, :-2] + light[1:-1, 2:]

@@ -143,6 +143,7 @@ class _Encoded(NamedTuple):
 
     @classmethod
     def _one(cls, raft: nn.Module, frames: Array) -> _Encoded:
+        """Features of frames whose sides are brought to multiples of 8 by repeated borders."""
         where = next(raft.parameters()).device
         levels = torch.from_numpy(np.ascontiguousarray(frames)).to(where)
         x = levels.permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -84,6 +84,7 @@ class SmallUpdate(RecurrentUpdate):
         self._shape: tuple[int, ...] = ()
 
     def begin(self, hidden: Tensor, context: Tensor) -> None:
+        """Takes up a state, and makes room for as many numbers when their shape is a new one."""
         (unit,), (batch, size, height, width) = self.units, hidden.shape
         if hidden.shape != self._shape:
             self._shape = hidden.shape

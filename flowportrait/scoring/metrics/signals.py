@@ -245,6 +245,7 @@ def face_motion(view: View) -> FaceMotion:
 
 
 def _face_motion(track: FaceTrack, even: FrameMask) -> FaceMotion:
+    """How the face moves within itself, apart from the head's own motion."""
     shown = np.concatenate([[True], ~even])
     points = np.median(track.landmarks, 0) * (_FLOW_PX / SIZE_PX)
     eyes_px = float(np.linalg.norm(points[36:42].mean(0) - points[42:48].mean(0)))
@@ -276,6 +277,7 @@ def find_repeats(view: View) -> Repeats:
 
 
 def _find_repeats(view: View) -> Repeats:
+    """Which frames show the same as those before them."""
     x, y, side = np.median(_long_enough(view).squares, 0).astype(int)
     frames = chain.from_iterable(view.blocks(FPS))
     light = (frame[y : y + side, x : x + side].mean(-1, dtype=np.float32) for frame in frames)
@@ -341,6 +343,7 @@ def _at_most(count: int, expected: Values) -> Values:
 
 
 def _long_enough(view: View) -> FaceTrack:
+    """The tracked face. Raises Unscorable for a clip that is too short."""
     track = track_face(view)
     if len(track.frames) < _LEAST_FRAMES:
         raise Unscorable(

@@ -153,12 +153,14 @@ class SyncSmall(Metric):
         )
 
     def _computed(self, view: View) -> Fit:
+        """How well lips fit the sound at each offset."""
         path = self._file()
         network = load_sync(path)
         lips = view.keep(("sync-small lips", path), lambda: lips_of(network, track_face(view)))
         return fit(network, lips, view.sound, self.config.reach)
 
     def _file(self) -> Path:
+        """The weights. Raises CheckpointError for a file that is missing or damaged."""
         path = self.config.weights or SHIPPED
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file; create it with `flowportrait train sync`")

@@ -177,6 +177,7 @@ def _inside(
 
 
 def _cut(frame: Array, square: Array) -> Array:
+    """The square of a frame, at the size that is looked at."""
     x, y, side = square
     size = SIZE_PX, SIZE_PX
     return np.asarray(

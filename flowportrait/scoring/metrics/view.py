@@ -137,6 +137,7 @@ class View:
             )
 
     def _warn_of_turn(self, made: Array, truth: Array) -> None:
+        """Notes, once, that one of two videos is rotated."""
         turns = _turns_between(made, truth)
         if turns and not any(": its truth is turned" in line for line in self.warnings):
             self.warnings.append(
@@ -145,6 +146,7 @@ class View:
             )
 
     def _blocks(self, key: Hashable, read: Callable[[], Iterator[Array]]) -> Blocks:
+        """Frames block by block, from memory where they are kept, and kept where they fit."""
         if key in self._kept:
             yield from self._kept[key]
             return
@@ -252,6 +254,7 @@ def _cut(frames: Array) -> Blocks:
 
 
 def _same_size(made: Array, truth: Array) -> tuple[Array, Array]:
+    """Both videos at the truth's size. Raises Unscorable when their shapes differ."""
     (h, w), (true_h, true_w) = made.shape[1:3], truth.shape[1:3]
     if (h, w) == (true_h, true_w):
         return made, truth
@@ -288,6 +291,7 @@ def _turns_between(made: Array, truth: Array) -> int:
 
 
 def _resized(frames: Array, width: int, height: int) -> Array:
+    """Frames at this size (Lanczos)."""
     return np.stack(
         [
             np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS))

@@ -68,6 +68,7 @@ class Lessons:
         }
 
     def _read_lessons(self, index: dict) -> None:
+        """Where each lesson starts in the arrays of sounds, teachers and shapes."""
         shapes = self.root / "shapes.npy"
         self.shapes = np.load(shapes, mmap_mode="r") if shapes.is_file() else None
         counts = index["samples"], index["teacher"], index["frames"]

@@ -55,6 +55,7 @@ def augment_mels(mels: Mel, rng: Rng) -> Mel:
 
 
 def _with_noise(rng: Rng, mels: Mel, num_mels: int) -> Mel:
+    """Spectra under noise of a random level, at times with a band left out."""
     floor = -3.0
     if rng.random() < 0.6:
         floor = float(rng.uniform(-3.2, -1.0))

@@ -232,6 +232,7 @@ def begin(speaker: SpeakingModel, config: ScratchRecipe, sources: list[LatentSou
 
 
 def _begin_ears(config: ScratchRecipe, speaker: SpeakingModel, sources: list[LatentSource]) -> bool:
+    """Gives the encoder weights, of another run or of lessons in hearing; whether there are any."""
     if config.start_from:
         load_weights(speaker.audio_encoder, config.start_from / "audio_encoder.safetensors")
         return True

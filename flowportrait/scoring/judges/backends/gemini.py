@@ -136,6 +136,7 @@ class Gemini:
 
         @model_validator(mode="after")
         def _level_or_budget(self) -> Self:
+            """Refuses two settings of which the interface takes one."""
             if self.thinking_level is not None and self.thinking_budget is not None:
                 raise ValueError(
                     "thinking_level and thinking_budget: they exclude each other; unset one"
@@ -239,6 +240,7 @@ class Gemini:
         return answer_of(body, time.monotonic() - started_s)
 
     def _settings(self, question: Question) -> Any:
+        """The settings of a call as the client's own types."""
         config = self.config
         types = self._types
         safety = [
@@ -269,6 +271,7 @@ class Gemini:
         )
 
     async def _part(self, part: str | Video, question: Question) -> Any:
+        """A text or a video as a part of the message; large files are uploaded first."""
         types = self._types
         if isinstance(part, str):
             return types.Part(text=part)
@@ -302,6 +305,7 @@ class Gemini:
         return await asyncio.shield(upload)
 
     async def _upload(self, video: Video) -> str:
+        """The address of an uploaded file, once the service has taken it in."""
         file = await file_of(
             self._client.files.upload(file=video.path, config={"mime_type": video.mime_type})
         )

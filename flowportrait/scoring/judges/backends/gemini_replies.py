@@ -174,6 +174,7 @@ def retry_after_s(details: Any) -> float | None:
 
 
 def _usage(usage: _UsageMetadata | None) -> Usage:
+    """Tokens by kind; 0 of what the service does not say."""
     if usage is None:
         return Usage()
     by_kind = {
@@ -189,6 +190,7 @@ def _usage(usage: _UsageMetadata | None) -> Usage:
 
 
 def _digits(logprobs: _LogprobsResult | None) -> list[Digit]:
+    """The digits that were said, with the probabilities of what else could have been."""
     if logprobs is None or not logprobs.chosen_candidates:
         return []
     tops = logprobs.top_candidates or []

@@ -138,6 +138,7 @@ class LocalTransformers:
         return processor, model.to(device).eval()
 
     def _generate(self, question: Question) -> Answer:
+        """The model's reply, with the time it took and, where they are wanted, probabilities."""
         started_s = time.monotonic()
         processor, model = self._loaded
         torch = self._torch
@@ -206,6 +207,7 @@ class LocalTransformers:
         )
 
     def _digits(self, reply: Any, scores: Any, tokenizer: Any) -> list[Digit]:
+        """The digits that were said, with the probabilities of what else could have been."""
         tokens = []
         for token, logits in zip(reply, scores, strict=False):
             tops = self._torch.log_softmax(logits[0].float(), dim=-1).topk(_TOP_TOKENS)

@@ -40,6 +40,7 @@ class Wire(BaseModel):
 
 
 def _or_none(value: Any, check: Any) -> Any:
+    """The value as `check` reads it; None for what it refuses."""
     try:
         return check(value)
     except ValidationError:
@@ -148,6 +149,7 @@ def parsed(kind: type[M], body: Mapping[str, Any], where: str) -> M:
 
 
 def _excerpt(text: str) -> str:
+    """The beginning of a text on one line, in quotes."""
     words = " ".join(text.split())
     return repr(
         words if len(words) <= _EXCERPT_CHARACTERS else words[: _EXCERPT_CHARACTERS - 3] + "..."
