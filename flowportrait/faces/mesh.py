@@ -5,70 +5,35 @@ the irises. Right and left are the subject's own: the right eye lies to the left
 is not mirrored. Right comes first, as in the 68 points of the dlib/iBUG order.
 """
 
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 NUM_POINTS = 478
 
-MESH_POINTS_OF_68 = (
-    *((127,), (234,), (93,), (132,), (172,), (150,), (149,), (148,)),  # jaw, right side
-    (152,),  # chin
-    *((377,), (378,), (379,), (397,), (361,), (323,), (454,), (356,)),  # jaw, left side
-    *((70,), (63,), (105,), (66,), (107,)),  # right brow
-    *((336,), (296,), (334,), (293,), (300,)),  # left brow
-    *((168,), (197,), (195,), (4,)),  # nose bridge
-    *((98,), (97,), (2,), (326,), (327,)),  # under the nose
-    *((33,), (160,), (158,), (133,), (153,), (144,)),  # right eye
-    *((362,), (385,), (387,), (263,), (373,), (380,)),  # left eye
-    *((61,), (39, 40), (37,), (0,), (267,), (269, 270), (291,)),  # outer lips, upper
-    *((321,), (314, 405), (17,), (84, 181), (91,)),  # outer lips, lower
-    *((78,), (81,), (13,), (311,), (308,)),  # inner lips, upper
-    *((402,), (14,), (178,)),  # inner lips, lower
-)
-"""Mesh points behind each of the 68 points of the dlib/iBUG order; two mean their midpoint."""
-_FIRST_OF_68 = np.array([points[0] for points in MESH_POINTS_OF_68])
-_LAST_OF_68 = np.array([points[-1] for points in MESH_POINTS_OF_68])
+_POINTS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_BEHIND_68 = [point for part in _POINTS["behind_68"].values() for point in part]
+"""For each of the 68 points of the dlib/iBUG order a mesh point, or two whose midpoint it is."""
+_FIRST_OF_68 = np.array([np.ravel(points)[0] for points in _BEHIND_68])
+_LAST_OF_68 = np.array([np.ravel(points)[-1] for points in _BEHIND_68])
 
 OUTER_EYE_CORNERS = (33, 263)
-# Lids from the outer corner of the eye to the inner, which both arcs share: upper, lower.
-RIGHT_LIDS = np.array(
-    [
-        [33, 246, 161, 160, 159, 158, 157, 173, 133],
-        [33, 7, 163, 144, 145, 153, 154, 155, 133],
-    ]
-)
-LEFT_LIDS = np.array(
-    [
-        [263, 466, 388, 387, 386, 385, 384, 398, 362],
-        [263, 249, 390, 373, 374, 380, 381, 382, 362],
-    ]
-)
-# Edges of the lips from the right corner of the mouth to the left; both arcs share the corners.
-OUTER_LIPS = np.array(
-    [
-        [61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291],
-        [61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291],
-    ]
-)
-INNER_LIPS = np.array(
-    [
-        [78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308],
-        [78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308],
-    ]
-)
-FACE_OVAL = np.array(
-    [10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152]
-    + [148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109]
-)
+RIGHT_LIDS = np.array(_POINTS["right_lids"])
+LEFT_LIDS = np.array(_POINTS["left_lids"])
+"""[2, 9] the upper and the lower lid, from the outer corner of the eye to the inner."""
+OUTER_LIPS = np.array(_POINTS["outer_lips"])
+INNER_LIPS = np.array(_POINTS["inner_lips"])
+"""[2, 11] the upper and the lower edge, from the right corner of the mouth to the left."""
+FACE_OVAL = np.array(_POINTS["face_oval"])
 """The closed outline of the face, from the middle of the forehead over the subject's left side."""
-IRIS_CENTRES = np.array([468, 473])
-IRIS_RINGS = np.array([[469, 470, 471, 472], [474, 475, 476, 477]])
-
-# Ends of lines that run across the face from right to left, and down it, for its attitude.
-_ACROSS = (np.array([234, 127, 93, 33]), np.array([454, 356, 323, 263]))
-_DOWN = (np.array([10]), np.array([152]))
+IRIS_CENTRES = np.array(_POINTS["iris_centres"])
+IRIS_RINGS = np.array(_POINTS["iris_rings"])
+_ACROSS = np.array(_POINTS["across"])
+_DOWN = np.array(_POINTS["down"])
+"""Both ends of lines that run across the face and down it, for its attitude."""
 
 
 def landmarks68(points: Float[np.ndarray, "*n 478 d"]) -> Float[np.ndarray, "*n 68 d"]:
