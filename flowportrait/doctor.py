@@ -117,7 +117,7 @@ def _weights(name: str, weights: Weights) -> Check:
 
 
 def _torch() -> Iterator[Check]:
-    """What torch is, and what it can compute on."""
+    """Torch's version, and the devices it can compute on."""
     import torch
 
     devices = _devices(torch)
@@ -125,7 +125,8 @@ def _torch() -> Iterator[Check]:
     yield Check(
         "threads", "ok", f"{torch.get_num_threads()} for torch, {os.cpu_count()} logical processors"
     )
-    full, half = (_matmul_gflops(dtype) for dtype in (torch.float32, torch.bfloat16))
+    full = _matmul_gflops(torch.float32)
+    half = _matmul_gflops(torch.bfloat16)
     faster = "bfloat16" if half > full else "float32"
     yield Check(
         "matmul",

@@ -17,7 +17,8 @@ from typing import Any
 from flowportrait import storage
 from flowportrait.errors import ConfigError
 
-MODELS_DIR, SAMPLES_DIR = (Path(__file__).parent / name for name in ("models", "samples"))
+MODELS_DIR = Path(__file__).parent / "models"
+SAMPLES_DIR = Path(__file__).parent / "samples"
 OF_A_CLONE = ("tiny-sft",)
 """Models that the wheel leaves out for their size."""
 _PACKAGED = Path(__file__).parent / "recipes"

@@ -208,7 +208,7 @@ def what_is_said(kind: ModelClass) -> dict[str, str]:
 
 
 def _said_in(kind: type) -> dict[str, str]:
-    """What comments beside a class's fields say of them."""
+    """The comments beside a class's fields, by field."""
     try:
         source = textwrap.dedent(inspect.getsource(kind))
     except OSError:  # a class made without a file

@@ -139,6 +139,7 @@ def _declared(kind: type) -> dict[str, object]:
     """The declared unit, range and direction of a scorer's numbers; None for an end of the range
     that is open, since JSON has no infinity.
     """
-    low, high = (end if math.isfinite(end) else None for end in (kind.low, kind.high))
+    low = kind.low if math.isfinite(kind.low) else None
+    high = kind.high if math.isfinite(kind.high) else None
     needs = sorted(set(kind.needs) - {"frames"})
     return {"unit": kind.unit, "low": low, "high": high, "better": kind.better, "needs": needs}

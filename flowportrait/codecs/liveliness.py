@@ -99,7 +99,8 @@ def draw_eye_events(num_frames: int, seed: int, strength: float = 1.0) -> EyeEve
     """Blinks and looks of a clip at 24 fps; a longer clip of the same seed begins alike. `strength`
     scales how far eyes look and how often they blink; below 1 blinks do not close whole.
     """
-    blinks, looks = (np.random.default_rng([seed, kind]) for kind in (1, 2))
+    blinks = np.random.default_rng([seed, 1])
+    looks = np.random.default_rng([seed, 2])
     close = np.zeros(num_frames + len(BLINK))
     look = np.zeros((num_frames, 2))
     at = blinks.uniform(0.5, BLINK_EVERY_S)

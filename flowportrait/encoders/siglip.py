@@ -121,7 +121,8 @@ class SiglipEncoder(nn.Module):
         scale = min(1.0, config.longest_px / max(height, width))
         scale = max(scale, config.shortest_px / min(height, width))
         scale = min(scale, config.longest_px / max(height, width))
-        rows, cols = (max(1, round(side * scale / config.patch_px)) for side in (height, width))
+        rows = max(1, round(height * scale / config.patch_px))
+        cols = max(1, round(width * scale / config.patch_px))
         return min(rows, config.side), min(cols, config.side)
 
     def forward(self, portrait: Pictures, context: Any) -> Tokens:

@@ -112,7 +112,8 @@ class Spans:
             heard = (x[:, :, :num_audio] for x in (q, k, v))
             found.append(attend_spans(*heard, self.audio, self.audio))
         if sum(self.image):
-            keys, values = (self._by_clip((x, self.audio + self.image)) for x in (k, v))
+            keys = self._by_clip((k, self.audio + self.image))
+            values = self._by_clip((v, self.audio + self.image))
             found.append(
                 attend_spans(q[:, :, num_audio:], keys, values, self.image, self._seen_by_image)
             )

@@ -160,7 +160,8 @@ class _Watcher:
     def _run(self) -> None:
         """Adds the logits of the frames that have come, with the sound around them."""
         count = len(self.faces)
-        start, stop = (round(i / FPS * SPEECH_HZ) for i in (self.begun, self.begun + count))
+        start = round(self.begun / FPS * SPEECH_HZ)
+        stop = round((self.begun + count) / FPS * SPEECH_HZ)
         pcm = np.asarray(self.sound.pcm[start : stop + _LAST_WINDOW])
         pcm = np.pad(pcm, (0, stop + _LAST_WINDOW - start - len(pcm)))
         self.logits.append(

@@ -123,7 +123,7 @@ def _figure(figure: Drawn) -> Iterator[str]:
 
 
 def _left_out(tables: Sequence[Table], drawn: Sequence[Drawn]) -> Iterator[str]:
-    """What tables and figures lack, and why."""
+    """The gaps of tables and figures, and why they are there."""
     lost = []
     for table in tables:
         if not table.filled:

@@ -161,21 +161,13 @@ def _calibration(
         held = fold[sample] == number
         foretold[held] = np.interp(sign * x[held], levels, fit(learn))
         constant[held] = np.average(y, weights=learn[sample])
-    in_points = system.unit == "points"
-    gaps = {
-        "error": np.abs(foretold - y),
-        "error_constant": np.abs(constant - y),
-        "error_unmapped": np.abs(x - y),
-        "offset": x - y,
-    }
-    figures = {
-        name: (
-            _mean(gap, sample, weights)
-            if in_points or name in ("error", "error_constant")
-            else Figure()
-        )
-        for name, gap in gaps.items()
-    }
+    gaps = {"error": np.abs(foretold - y), "error_constant": np.abs(constant - y)}
+    figures = {name: _mean(gap, sample, weights) for name, gap in gaps.items()}
+    # Scores of another unit have no distance to ratings unless they are mapped to points.
+    for name, gap in (("error_unmapped", np.abs(x - y)), ("offset", x - y)):
+        figures[name] = Figure()
+        if system.unit == "points":
+            figures[name] = _mean(gap, sample, weights)
     return Calibration(
         system=system.name,
         aspect=aspect,

@@ -237,7 +237,7 @@ def _kept(data: StudyData, preference: Preference) -> Kept:
 
 
 def _rater(data: StudyData, number: int) -> RaterFacts:
-    """What one rater answered, and how often the same twice."""
+    """The answers of one rater, and how often they were the same twice."""
     name = data.facts.raters[number]
     first, again = (
         np.stack([data.table(aspect, repeat)[:, :, number] for aspect in ASPECTS])

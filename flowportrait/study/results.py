@@ -250,7 +250,7 @@ def pair_records(data: StudyData, preference: Preference = "ranking") -> list[Pa
 
 
 def _records(facts: StudyFacts, said: Array, winner: Array, reason: Array) -> Iterable[Pair]:
-    """What was said of every two versions of a sample."""
+    """The votes about every two versions of a sample."""
     for s, sample in enumerate(facts.samples):
         for p, (i, j) in enumerate(all_pairs(len(facts.versions))):
             counts = {

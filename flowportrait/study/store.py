@@ -308,7 +308,7 @@ class Study:
 
     @staticmethod
     def _task(db: sqlite3.Connection, rater: int, total: int, task_id: str) -> Task:
-        """What a rater is to do next. Raises StudyRefused for a task of somebody else."""
+        """A task of this rater. Raises StudyRefused for one of somebody else."""
         row = db.execute(
             "SELECT position, kind FROM task WHERE id = ? AND rater = ?", (task_id, rater)
         ).fetchone()

@@ -83,7 +83,7 @@ def read_head(folder: Path) -> Metadata:
 
 
 def _problem_of_share(folder: Path, rank: int, world: int) -> str:
-    """What is wrong with this rank's share of the files; empty when nothing is."""
+    """The fault of this rank's share of the files; empty without one."""
     try:
         if not (folder / DIGESTS).is_file():
             return _problem_without_digests(folder)

@@ -161,7 +161,8 @@ def _as_lively(made: Float[Tensor, "f n 2"], true: Float[Tensor, "f n 2"]) -> Te
     """Minus |log| of how much the made points vary over how much the real ones do; nan where these
     stand still.
     """
-    spread, real = (_spread(points) for points in (made, true))
+    spread = _spread(made)
+    real = _spread(true)
     lively = len(true) >= 3 and float(real) >= LEAST_MOVE
     if lively:
         return -(((spread + LEAST_MOVE / 10) / real).log()).abs()

@@ -99,10 +99,8 @@ def jitter(clip: Candidate) -> float:
 def colour_drift(clip: Candidate) -> float:
     """Distance of the mean colours of the first and of the last quarter, in levels."""
     count = max(1, len(clip.frames) // 4)
-    first, last = (
-        part.astype(np.float32).mean((0, 1, 2))
-        for part in (clip.frames[:count], clip.frames[-count:])
-    )
+    first = clip.frames[:count].astype(np.float32).mean((0, 1, 2))
+    last = clip.frames[-count:].astype(np.float32).mean((0, 1, 2))
     return float(np.linalg.norm(last - first))
 
 

@@ -142,7 +142,8 @@ class Prompts:
         if np.isfinite(moved).all():
             points = 2 * moved / self.size_px - 1
         sound = media.resample(clip.sound.samples, clip.sound.sample_rate, SPEECH_HZ)
-        first, stop = (round(frame / media.FPS * SPEECH_HZ) for frame in (start, start + length))
+        first = round(start / media.FPS * SPEECH_HZ)
+        stop = round((start + length) / media.FPS * SPEECH_HZ)
         pixels = to_pixels(rearrange(framed, "f c h w -> 1 c f h w"))
         speech = media.Sound(sound[first:stop], SPEECH_HZ)
         return Prompt(source.key, pixels, speech, mouth, latent_frames, points)

@@ -265,10 +265,8 @@ def send_backward(
     """
     config = session.config
     ranks = session.ranks
-    values, scored = (
-        row.reshape(config.rollout.num_groups, config.rollout.group_size)
-        for row in (advantage.values, advantage.scored)
-    )
+    values = advantage.values.reshape(config.rollout.num_groups, config.rollout.group_size)
+    scored = advantage.scored.reshape(config.rollout.num_groups, config.rollout.group_size)
     live = (values != 0).any(1) if config.objective.kl_weight == 0 else scored.any(1)
     mine = [group for group in batch.groups if live[group.number]]
     idle = [batch.spare] * (max(ranks.gather(len(mine))) - len(mine))

@@ -222,7 +222,8 @@ def _similarity(source: Array, target: Array) -> tuple[Array, Array]:
     """Matrix and offset in (y, x) of the turn, scale and shift that best bring points (x, y) onto
     others.
     """
-    a, b = (points[:, ::-1].astype(float) for points in (source, target))
+    a = source[:, ::-1].astype(float)
+    b = target[:, ::-1].astype(float)
     a_middle = a.mean(0)
     b_middle = b.mean(0)
     a = a - a_middle

@@ -81,7 +81,7 @@ def say_with_kokoro(text: str, blend: str, speed: float) -> TimedSpeech:
 
 
 def _ipa(text: str) -> str:
-    """What the text sounds like, from espeak-ng, in the symbols that Kokoro knows."""
+    """The text's pronunciation by espeak-ng, in the symbols that Kokoro knows."""
     done = subprocess.run(
         ["espeak-ng", "-q", "--ipa", "-v", "en-us", text], capture_output=True, text=True
     )

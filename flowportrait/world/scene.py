@@ -35,9 +35,8 @@ _GRAIN = 0.006
 _ALL_STRANDS_PX = 200
 _SKIN_LANDMARKS = [29, 30, 31, 35, 2, 14, 27]
 """Where the light is metered."""
-_BLINKS, _SQUINTS = (
-    [SHAPE[f"eye{name}{side}"] for side in ("Left", "Right")] for name in ("Blink", "Squint")
-)
+_BLINKS = [SHAPE[f"eye{'Blink'}{side}"] for side in ("Left", "Right")]
+_SQUINTS = [SHAPE[f"eye{'Squint'}{side}"] for side in ("Left", "Right")]
 _LIPS_MIDDLE = [62, 66]
 _TIP_MOVES = np.array([0, 0.8, 3.0], np.float32)
 """Where the tip of a raised tongue goes: up, and more so forward, against the biting edge of the

@@ -243,7 +243,7 @@ class Purse:
             )
 
     def _message(self, key: str, spent: str) -> str:
-        """What is said when the budget is spent."""
+        """The words that say that the budget is spent."""
         return (
             f"judge: budget spent ({spent}), and the next call may not fit; what is done is kept: "
             f"raise judge.budget.{key} and run the same command again"

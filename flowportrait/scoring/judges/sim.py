@@ -302,7 +302,7 @@ class JudgeSim:
         return {"VIDEO": video, "AUDIO": 0 if kind == "deaf" else audio}
 
     def _looked_at(self, data: bytes) -> Facts | None:
-        """What a video's bytes hold, found once; None for what is no video."""
+        """The facts of a video's bytes, found once; None for what is no video."""
         key = hashlib.sha256(data).hexdigest()
         if key not in self._facts:
             with tempfile.NamedTemporaryFile(suffix=".mp4") as file:

@@ -55,7 +55,8 @@ def upright(landmarks: Landmarks) -> Landmarks:
     left, right = (landmarks[:, eye].mean(1) for eye in _EYES)
     across = right - left
     size = np.linalg.norm(across, axis=1)
-    cos, sin = (across[:, axis] / size for axis in (0, 1))
+    cos = across[:, 0] / size
+    sin = across[:, 1] / size
     turn = np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], 1)
     return np.einsum("fij,fkj->fki", turn, landmarks - ((left + right) / 2)[:, None]) / np.median(
         size
@@ -69,7 +70,8 @@ def eye_edges(frames: Frames, landmarks: Landmarks) -> PlacePerFrame:
     """
     light = torch.from_numpy(frames.mean(-1, dtype=np.float32))[:, None]
     left, right = (landmarks[:, eye].mean(1) for eye in _EYES)
-    middle, across = (_calm(path) for path in ((left + right) / 2, right - left))
+    middle = _calm((left + right) / 2)
+    across = _calm(right - left)
     return _edges_beside(across, middle, light)
 
 

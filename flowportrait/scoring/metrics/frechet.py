@@ -50,7 +50,8 @@ def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -
     b = b.astype(np.float64)
     mean = np.square(a.mean(0) - b.mean(0)).sum()
     x, y = ((z - z.mean(0)) / math.sqrt(len(z) - 1) for z in (a, b))
-    x, y = (_reduced(z) for z in (x, y))
+    x = _reduced(x)
+    y = _reduced(y)
     shared = np.linalg.svd(x @ y.T, compute_uv=False).sum()
     return float(mean + np.square(x).sum() + np.square(y).sum() - 2 * shared)
 
@@ -190,7 +191,8 @@ class _ClipFrechet(Metric):
 
     def read(self, view: View) -> Reading:
         """The distance, with the numbers of vectors and dimensions, which it hangs on."""
-        a, b = (self._features.rows(blocks) for blocks in (view.blocks(), view.truth_blocks()))
+        a = self._features.rows(view.blocks())
+        b = self._features.rows(view.truth_blocks())
         if min(len(a), len(b)) < 2:
             raise Unscorable(
                 f"{len(a)} frames and {len(b)} of the truth; a distance needs 2 of each"

@@ -66,7 +66,8 @@ class Lpips(nn.Module):
     @torch.inference_mode()
     def features(self, frames: Frames) -> list[Tensor]:
         """Features to compare: of unit length at each place of each tap."""
-        shift, scale = (torch.tensor(value, device=self.device) for value in (_SHIFT, _SCALE))
+        shift = torch.tensor(_SHIFT, device=self.device)
+        scale = torch.tensor(_SCALE, device=self.device)
         levels = torch.from_numpy(frames).to(self.device).float()
         levels = levels.mul_(1 / (127.5 * scale)).sub_((1 + shift) / scale)
         x = levels.permute(0, 3, 1, 2)

@@ -64,8 +64,12 @@ def _uniform_moments(a: Array, b: Array) -> tuple[Array, ...]:
     """In whole numbers until the last division: sums over 49 levels and their squares fit 32 bits,
     so all are exact.
     """
-    x, y = (np.ascontiguousarray(frame.transpose(2, 0, 1), dtype=np.int32) for frame in (a, b))
-    sum_x, sum_y, squares, products = (_box_sums(part) for part in (x, y, x * x + y * y, x * y))
+    x = np.ascontiguousarray(a.transpose(2, 0, 1), dtype=np.int32)
+    y = np.ascontiguousarray(b.transpose(2, 0, 1), dtype=np.int32)
+    sum_x = _box_sums(x)
+    sum_y = _box_sums(y)
+    squares = _box_sums(x * x + y * y)
+    products = _box_sums(x * y)
     means = sum_x * sum_y
     mean_squares = sum_x * sum_x + sum_y * sum_y
     count = 49
@@ -90,10 +94,12 @@ def _gaussian_moments(a: Array, b: Array) -> tuple[Array, ...]:
     """Means, variances and covariance under a Gaussian window."""
     # In double: in single precision flat and dark pictures, whose variances are small, are up to
     # 1.6e-5 off.
-    x, y = (frame.transpose(2, 0, 1).astype(np.float64) - 128 for frame in (a, b))
-    mean_x, mean_y, squares, products = (
-        _gaussian_means(part) for part in (x, y, x * x + y * y, x * y)
-    )
+    x = a.transpose(2, 0, 1).astype(np.float64) - 128
+    y = b.transpose(2, 0, 1).astype(np.float64) - 128
+    mean_x = _gaussian_means(x)
+    mean_y = _gaussian_means(y)
+    squares = _gaussian_means(x * x + y * y)
+    products = _gaussian_means(x * y)
     covariance = products - mean_x * mean_y
     variances = squares - (mean_x * mean_x + mean_y * mean_y)
     mean_x = mean_x + 128

@@ -271,7 +271,8 @@ class Correlations:
         whole = centres.floor()
         part = (centres - whole)[..., None, None]
         heights, widths = torch.tensor(self.sizes, device=where.device).T
-        left, top = (whole[..., axis].long() - self.radius for axis in (0, 1))
+        left = whole[..., 0].long() - self.radius
+        top = whole[..., 1].long() - self.radius
         left = left.clamp_(min=-self.side).minimum(widths)
         down = top[..., None] + torch.arange(self.side, device=where.device)
         down = torch.where((down >= 0) & (down < heights[:, None]), down, heights[:, None])

@@ -47,7 +47,8 @@ def _polynomial(roots: Tensor) -> Tensor:
 
 
 _PIXELS, _WEIGHTS, _RESULTS = _of_points(0.75, 1.5)
-_TILE, _WINDOW = (torch.kron(one, one).float() for one in (_PIXELS, _RESULTS))
+_TILE = torch.kron(_PIXELS, _PIXELS).float()
+_WINDOW = torch.kron(_RESULTS, _RESULTS).float()
 
 
 def turned_weights(weight: Float[Tensor, "k c 3 3"]) -> Float[Tensor, "36 c k"]:

@@ -334,9 +334,8 @@ def reconstruction(codec: PortraitCodec, batch: CodecBatch) -> tuple[Figures, Te
     squared = ((decoded - batch.groups) / 2).square().mean(3, keepdim=True)
     features = batch.weight > 2
     per_clip = squared.flatten(1).mean(1)
-    opening, true = (
-        _gaps(points) for points in (found, batch.landmarks[:, 1:].unflatten(1, found.shape[1:3]))
-    )
+    opening = _gaps(found)
+    true = _gaps(batch.landmarks[:, 1:].unflatten(1, found.shape[1:3]))
     figures = {
         "r_lips_found": float(np.corrcoef(opening, true)[0, 1]),
         "landmarks_held_out": float(

@@ -33,7 +33,8 @@ def disturb(voice: Samples, other: Samples, rng: Rng) -> Samples:
 
 def mixed(voice: Samples, other: Samples, decibels: float) -> Samples:
     """Both together, the voice so many decibels louder; silence stays silence."""
-    own, theirs = (float(np.sqrt(np.mean(np.square(part)))) for part in (voice, other))
+    own = float(np.sqrt(np.mean(np.square(voice))))
+    theirs = float(np.sqrt(np.mean(np.square(other))))
     if own < 1e-5 or theirs < 1e-5:
         return voice
     return voice + other * (own / theirs * 10 ** (-decibels / 20))
