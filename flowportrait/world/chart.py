@@ -42,6 +42,16 @@ def smoothstep(value, low, high):
     return t * t * (3 - 2 * t)
 
 
+def bump(value, middle, width):
+    """1 where `value` is `middle`, falling off to both sides within about `width`."""
+    return np.exp(-(((value - middle) / width) ** 2))
+
+
+def blend(first, second, share):
+    """Between two values or pictures: the second where `share` is 1."""
+    return first * (1 - share) + second * share
+
+
 def blob(x: float, y: float, wide: float, tall: float) -> Array:
     """A soft spot on the chart, 1 in its middle."""
     return np.exp(-(((X - x) / wide) ** 2) - ((Y - y) / tall) ** 2)
@@ -136,7 +146,7 @@ class Chart:
         """
         x, y = self.landmarks(*range(60, 68))
         line = np.interp(X, np.sort(x[:5]), y[:5][np.argsort(x[:5])])
-        near = np.exp(-(((Y - line) / 0.13) ** 2))
+        near = bump(Y, line, 0.13)
         return (near * smoothstep(np.abs(X), np.abs(x).max() + 0.25, np.abs(x).max() - 0.3)).astype(
             np.float32
         )

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from flowportrait.arrays import Array, Rng
-from flowportrait.world.chart import Chart, smoothstep
+from flowportrait.world.chart import Chart, blend, smoothstep
 from flowportrait.world.hair import Hair, grow_hair
 from flowportrait.world.light import Shape, skin_diffusion, transfer, visibility
 from flowportrait.world.names import (
@@ -166,8 +166,8 @@ def _lit(rig: Rig, neutral: Array, hair: Hair | None):
     second = smoothstep(lids, 0.15, 0.5) * (rig.parts == SKIN)
     second[vertices_of(rig, GUM, TEETH, MOUTH, TONGUE)] = 1
     second = second[:, None].astype(np.float32)
-    seen = seen * (1 - second) + seen_wide * second
-    normals = speaking.normals * (1 - second) + wide.normals * second
+    seen = blend(seen, seen_wide, second)
+    normals = blend(speaking.normals, wide.normals, second)
     normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-9
     skin = rig.triangles[(rig.parts[rig.triangles] == SKIN).all(1)]
     diffusion = skin_diffusion(speaking.points, skin)

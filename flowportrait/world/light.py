@@ -13,6 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from flowportrait.arrays import Array, Rng
+from flowportrait.world.chart import blend
 from flowportrait.world.raster import COMPILED, draw_triangles, njit, transform
 
 NUM_DIRECTIONS = 144
@@ -82,7 +83,7 @@ class Lighting:
         """[144, 3] light arriving from each direction of the turned head's own frame."""
         world = DIRECTIONS @ head_rotation.T
         upward = (world[:, 1] * 0.5 + 0.5)[:, None]
-        total = self.ground * (1 - upward) + self.sky * upward
+        total = blend(self.ground, self.sky, upward)
         for lamp in self.lamps:
             lobe = np.exp(lamp.sharpness * (world @ lamp.direction - 1))[:, None]
             total = total + lamp.colour * lobe * np.sqrt(lamp.sharpness / 12)

@@ -11,7 +11,18 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from flowportrait.arrays import Array
-from flowportrait.world.chart import AZIMUTHS, CM_PER_RADIAN, Chart, X, Y, blob, noise, smoothstep
+from flowportrait.world.chart import (
+    AZIMUTHS,
+    CM_PER_RADIAN,
+    Chart,
+    X,
+    Y,
+    blend,
+    blob,
+    bump,
+    noise,
+    smoothstep,
+)
 from flowportrait.world.person import BEARDS, HAIR_COLOURS, Attributes
 
 _BASE = np.array([0.76, 0.565, 0.445])
@@ -101,15 +112,15 @@ def paint(person: Attributes, chart: Chart) -> Painting:
     cover = {"bald": rng.uniform(0.05, 0.25), "buzz": 0.7}.get(person.hair_style, 0.9)
     rooted = (smoothstep(scalp, 0.25, 1.0) * cover)[..., None]
     root_colour = hair * min(1, 0.3 / hair.max()) * 0.75 * (1 + 0.15 * fine[..., None])
-    colour = colour * (1 - rooted) + root_colour * rooted
+    colour = blend(colour, root_colour, rooted)
     brows = _brow_mask(person, chart, rng)
     brow_colour = _brow_colour(person, hair)
     shade = (0.5 * gaussian_filter(brows, 2))[..., None]
-    colour = colour * (1 - shade) + (colour * 0.4 + brow_colour * 0.5) * shade
+    colour = blend(colour, colour * 0.4 + brow_colour * 0.5, shade)
     colour *= (1 + 0.025 * fine + 0.02 * noise(rng, 0.12))[..., None]
     collar = _collar(person, chart)
     clothed = smoothstep(collar - Y, -0.05, 0.12)[..., None]
-    colour = colour * (1 - clothed) + _cloth(person, rng, collar, fine) * clothed
+    colour = blend(colour, _cloth(person, rng, collar, fine), clothed)
     gloss = _gloss(person, chart, rng, fine) * (1 - 0.85 * scalp * cover)
     gloss *= 1 - 0.5 * np.clip(BEARDS[person.beard][0] * beard, 0, 1)
     return Painting(
@@ -148,12 +159,7 @@ def _skin(person: Attributes, chart: Chart, rng, fine: Array, coarse: Array) -> 
         0, chin_y + 1, 1.5, 1.2
     )
     around = np.abs(np.degrees(X / CM_PER_RADIAN))
-    blood += (
-        0.12
-        * np.exp(-(((around - 98) / 16) ** 2))
-        * smoothstep(Y, -3, -1)
-        * (1 - smoothstep(Y, 6, 8))
-    )
+    blood += 0.12 * bump(around, 98, 16) * smoothstep(Y, -3, -1) * (1 - smoothstep(Y, 6, 8))
     melanin += (0.06 + 0.06 * person.melanin) * smoothstep(-Y, 7.5, 11) * 0.8
     if rng.random() < 0.3 and person.melanin < 0.35:
         melanin += (
@@ -174,12 +180,7 @@ def _lines_of_age(chart: Chart) -> Array:
     for above, wide in ((2.2, 3.6), (3.1, 4.0), (4.0, 3.4)):
         bend = chart.brow_y + above - 0.015 * X**2 + 0.12 * np.sin(X * 1.7 + above)
         broken = 0.55 + 0.45 * np.sin(X * 2.3 + 5 * above)
-        lines += (
-            0.7
-            * broken
-            * np.exp(-(((Y - bend) / 0.13) ** 2))
-            * smoothstep(np.abs(X), wide + 1, wide - 2)
-        )
+        lines += 0.7 * broken * bump(Y, bend, 0.13) * smoothstep(np.abs(X), wide + 1, wide - 2)
     return _wings_and_crows_feet(chart, lines)
 
 
@@ -190,10 +191,10 @@ def _wings_and_crows_feet(chart: Chart, lines: Array) -> Array:
         along = np.clip((Y - y1 + 0.5) / (y0 - y1 + 0.5), 0, 1)
         path = x1 * 1.22 + (x0 * 1.35 - x1 * 1.22) * along**1.4
         inside = smoothstep(Y, y1 - 1.0, y1) * smoothstep(Y, y0 + 0.5, y0 - 0.3)
-        lines += 0.7 * np.exp(-(((X - path) / 0.24) ** 2)) * inside
+        lines += 0.7 * bump(X, path, 0.24) * inside
         for slope in (-0.45, -0.1, 0.3):
             outwards = (np.abs(X) - abs(xe)) * (np.sign(X) == np.sign(xe))
-            crow = np.exp(-(((Y - ye - slope * outwards) / 0.07) ** 2))
+            crow = bump(Y - ye, slope * outwards, 0.07)
             lines += 0.5 * crow * smoothstep(outwards, 0.25, 0.5) * smoothstep(outwards, 1.6, 0.9)
     return np.clip(lines, 0, 1.3)
 
@@ -204,7 +205,7 @@ def _with_lips(colour: Array, person: Attributes, chart: Chart, rng, fine: Array
     if person.lipstick:
         red = red * 0.45 + np.array(_LIPSTICKS[rng.integers(len(_LIPSTICKS))]) * 0.55
     lips = chart.lips[..., None]
-    colour = colour * (1 - lips) + red * (1 + 0.10 * fine[..., None]) * lips
+    colour = blend(colour, red * (1 + 0.10 * fine[..., None]), lips)
     # Where the lips meet they are thin, wet and in each other's shadow.
     return colour * (1 - 0.45 * chart.lip_line[..., None] * np.array([0.8, 1.0, 1.0]))
 
@@ -212,7 +213,7 @@ def _with_lips(colour: Array, person: Attributes, chart: Chart, rng, fine: Array
 def _darkened(colour: Array, hair: Array, amount: Array) -> Array:
     """Skin with short hairs in it."""
     amount = np.clip(amount, 0, 0.8)[..., None]
-    return colour * (1 - amount) + (colour * 0.4 + hair * min(1, 0.12 / hair.max()) * 0.35) * amount
+    return blend(colour, colour * 0.4 + hair * min(1, 0.12 / hair.max()) * 0.35, amount)
 
 
 def _beard_mask(chart: Chart) -> Array:
@@ -247,9 +248,7 @@ def _scalp_mask(person: Attributes, chart: Chart, rng) -> Array:
     line = chart.brow_y + np.interp(
         np.degrees(around), _HAIRLINE_DEGREES, np.array(_HAIRLINE_ABOVE_BROW) + nape
     )
-    line = line + receding * (
-        1.6 * np.exp(-(((around - 0.62) / 0.22) ** 2)) + 0.7 * np.exp(-((around / 0.5) ** 2))
-    )
+    line = line + receding * (1.6 * bump(around, 0.62, 0.22) + 0.7 * bump(around, 0, 0.5))
     ragged = 0.22 * noise(rng, 0.35) + 0.14 * noise(rng, 0.12)
     return smoothstep(Y - line + ragged, -0.7, 1.0).astype(np.float32)
 
@@ -273,7 +272,7 @@ def _brow_mask(person: Attributes, chart: Chart, rng) -> Array:
         # edge.
         straight = y[order[0]] + (y[order[-1]] - y[order[0]]) * along
         middle = np.interp(np.abs(X), np.abs(x[order]), y[order]) * 0.75 + straight * 0.25 - drop
-        middle += arch * np.exp(-(((along - 0.62) / 0.22) ** 2)) + own.normal() * 0.05
+        middle += arch * bump(along, 0.62, 0.22) + own.normal() * 0.05
         wide = (
             0.44
             * heavy
@@ -306,7 +305,7 @@ def _collar(person: Attributes, chart: Chart) -> Array:
     side, dip, _ = _COLLARS[person.cloth]
     around = np.abs(AZIMUTHS)[None]
     shapes = {"v": smoothstep(around, 1.05, 0.1), "shirt": smoothstep(around, 0.8, 0.1)}
-    return side + dip * shapes.get(person.cloth, np.exp(-((around / 0.8) ** 2)))
+    return side + dip * shapes.get(person.cloth, bump(around, 0, 0.8))
 
 
 def _cloth(person: Attributes, rng, collar: Array, fine: Array) -> Array:
@@ -328,14 +327,10 @@ def _cloth(person: Attributes, rng, collar: Array, fine: Array) -> Array:
 def _collared(collar: Array, weave, person: Attributes, colour) -> Array:
     """The cloth with a fold at its edge; a shirt's collar lies over it, open in front."""
     fold = collar - Y
-    weave *= 1 - 0.35 * np.exp(-(((fold - 0.5) / 0.12) ** 2))
+    weave *= 1 - 0.35 * bump(fold, 0.5, 0.12)
     if person.cloth == "shirt":
         front = np.abs(X) / CM_PER_RADIAN < 1.5
-        weave *= (
-            1
-            + 0.12 * ((fold > 0) & (fold < 2.6))
-            - 0.45 * np.exp(-(((fold - 2.6) / 0.15) ** 2)) * front
-        )
+        weave *= 1 + 0.12 * ((fold > 0) & (fold < 2.6)) - 0.45 * bump(fold, 2.6, 0.15) * front
     return weave[..., None] * colour
 
 
