@@ -37,6 +37,8 @@ from flowportrait.faces.framing import (
 from flowportrait.faces.matte import PersonMatte
 from flowportrait.faces.mesh import Mesh, turn
 
+Places = Float[np.ndarray, "n 2"]
+
 Grid = Float[np.ndarray, "g g"]
 
 Frame = Literal["whole", "face"]
@@ -127,7 +129,7 @@ class Composite:
             image.resize((GRID, GRID), Image.Resampling.BOX, box=(x, y, x + side, y + side))
         )
 
-    def to_square(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
+    def to_square(self, points: Places) -> Places:
         """Points of the picture in coordinates of the upright square, [-1, 1] from edge to edge."""
         x, y, side = self.square
         centred = (points + 0.5 - (x + side / 2, y + side / 2)) * 2 / side
@@ -317,7 +319,7 @@ def _moving(composite: Composite, matte: PersonMatte) -> Grid | None:
     return soft[0, 0].clamp(0, 1).numpy()
 
 
-def _oval(points: Float[np.ndarray, "n 2"]) -> Grid:
+def _oval(points: Places) -> Grid:
     image = Image.new("L", (GRID, GRID))
     ImageDraw.Draw(image).polygon([tuple(point) for point in (points + 1) / 2 * GRID], fill=1)
     return np.asarray(image, np.float32)

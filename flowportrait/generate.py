@@ -46,6 +46,8 @@ from flowportrait.sound import SPEECH_HZ
 from flowportrait.tensors import Latents, PerClip
 from flowportrait.weights import difference, shapes
 
+Recording = str | Path | tuple[Array, int]
+
 SILENCE = 4  # latent frames, in which is seen whether a portrait's lips close
 
 
@@ -65,7 +67,7 @@ class Pipeline:
     def generate(
         self,
         portrait: str | Path | Array,
-        audio: str | Path | tuple[Array, int],
+        audio: Recording,
         *,
         progress: Progress | None = None,
         **options: Unpack[Options],
@@ -84,7 +86,7 @@ class Pipeline:
     def stream(
         self,
         portrait: str | Path | Array,
-        audio: str | Path | tuple[Array, int],
+        audio: Recording,
         **options: Unpack[Options],
     ) -> Iterator[tuple[Picture, Float[np.ndarray, "s ..."]]]:
         """As `generate`, but gives each frame as soon as it is made, with the sound of its 1/24 s
@@ -102,7 +104,7 @@ class Pipeline:
     def shot(
         self,
         portrait: str | Path | Array,
-        audio: str | Path | tuple[Array, int],
+        audio: Recording,
         *,
         size: Size = "auto",
         frame: Frame | None = None,

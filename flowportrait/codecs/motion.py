@@ -16,6 +16,8 @@ from flowportrait.codecs.mouth import pixel_places
 from flowportrait.faces.landmarks import POINTS
 from flowportrait.tensors import Latents
 
+MotionOfGroups = Float[Tensor, "b l 4 d"]
+
 GROUP = 4  # frames per latent frame
 PATCH = 2  # latent cells along a side of a token
 
@@ -71,7 +73,7 @@ class MotionBasis(nn.Module):
 
     def parts_of(
         self, moves: Float[Tensor, "b l 4 k 2"], gaze: Float[Tensor, "b l 4 2"] | None = None
-    ) -> Float[Tensor, "b l 4 d"]:
+    ) -> MotionOfGroups:
         """Normalised temporal frequencies of the movements of groups of four frames, and of their
         gaze: how far the irises are from where the portrait has them, in half widths of the eye, x
         to the right and y down.
@@ -81,7 +83,7 @@ class MotionBasis(nn.Module):
             numbers = torch.cat([numbers[..., : self.num_components], gaze.to(numbers)], -1)
         return _mix(self.cosines, numbers) / self.spread
 
-    def gaze_of(self, parts: Float[Tensor, "b l 4 d"]) -> Float[Tensor, "b l 4 2"]:
+    def gaze_of(self, parts: MotionOfGroups) -> Float[Tensor, "b l 4 2"]:
         """The gaze in the four frames of each group; 0 where the motion knows none."""
         if self.num_components == len(self.basis):
             return parts.new_zeros(*parts.shape[:-1], 2)
@@ -90,15 +92,13 @@ class MotionBasis(nn.Module):
             parts[..., self.num_components :] * self.spread[:, self.num_components :],
         )
 
-    def moves_of(self, parts: Float[Tensor, "b l 4 d"]) -> Float[Tensor, "b l 4 k 2"]:
+    def moves_of(self, parts: MotionOfGroups) -> Float[Tensor, "b l 4 k 2"]:
         """Movements of the points in the four frames of each group; the inverse of `parts_of`."""
         return _project(_mix(self.cosines.T, parts * self.spread), self.basis).unflatten(
             -1, (POINTS, 2)
         )
 
-    def settle_head(
-        self, parts: Float[Tensor, "b l 4 d"], width: float = 2.0
-    ) -> Float[Tensor, "b l 4 d"]:
+    def settle_head(self, parts: MotionOfGroups, width: float = 2.0) -> MotionOfGroups:
         """The head's components averaged over `width` frames (a Gaussian's) to both sides; all
         others as they are.
 
@@ -171,7 +171,7 @@ def in_groups(x: Float[Tensor, "b f ..."]) -> Float[Tensor, "b l 4 ..."]:
     return torch.cat([first, x], 1).unflatten(1, (-1, GROUP))
 
 
-def standing_still(parts: Float[Tensor, "b l 4 d"]) -> Float[Tensor, "b 4 d"]:
+def standing_still(parts: MotionOfGroups) -> Float[Tensor, "b 4 d"]:
     """The group before the first: its mean motion, and no movement."""
     before = torch.zeros_like(parts[:, 0])
     before[:, 0] = parts[:, 0, 0]

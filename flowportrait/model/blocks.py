@@ -17,6 +17,8 @@ from flowportrait.model.embed import (
 )
 from flowportrait.tensors import Tokens
 
+AnyRows = Float[Tensor, "*n d"]
+
 UND, GEN = "", "_moe_gen"  # suffix of the weights of the understanding and of the generation expert
 
 
@@ -135,7 +137,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
-    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+    def forward(self, x: AnyRows) -> AnyRows:
         return F.rms_norm(
             x.float(),
             self.weight.shape,
@@ -203,7 +205,7 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(width, inner, bias=False)
         self.down_proj = nn.Linear(inner, width, bias=False)
 
-    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+    def forward(self, x: AnyRows) -> AnyRows:
         if x.shape[-2] <= MLP_TOKENS:
             return self._products(x)
         return torch.cat([self._products(part) for part in x.split(MLP_TOKENS, dim=-2)], dim=-2)

@@ -29,6 +29,9 @@ from flowportrait.model.sequence import SequenceShare
 from flowportrait.model.step_cache import Reuse
 from flowportrait.tensors import Latents, Tokens
 
+AudioVectors = Float[Tensor, "b a da"]
+ImageVectors = Float[Tensor, "b i di"]
+
 LatentTimes = Float[Tensor, "b l"]
 Patches = Float[Tensor, "b n p"]
 
@@ -50,8 +53,8 @@ class PackedRow:
     """
 
     layout: RowLayout
-    audio: Float[Tensor, "b a da"]
-    image: Float[Tensor, "b i di"]
+    audio: AudioVectors
+    image: ImageVectors
     video: Patches  # noisy latents, patchified
     t: LatentTimes  # per latent frame of all clips; 0 marks a clean one
     share: SequenceShare | None = None
@@ -85,8 +88,8 @@ class MoT(nn.Module):
 
     def condition(
         self,
-        audio: Float[Tensor, "b a da"] | None,
-        image: Float[Tensor, "b i di"] | None,
+        audio: AudioVectors | None,
+        image: ImageVectors | None,
         grid: TokenGrid,
     ) -> Condition:
         """Keys and values, for the video tokens, of the audio (one vector per video frame) and of
@@ -98,7 +101,7 @@ class MoT(nn.Module):
         return self._understood(audio, image, layout)
 
     def _understood(
-        self, audio: Float[Tensor, "b a da"] | None, image: Float[Tensor, "b i di"] | None, layout
+        self, audio: AudioVectors | None, image: ImageVectors | None, layout
     ) -> Condition:
         """Keys and values of sound and portrait, once for all evaluations."""
         x, rope = self._condition_tokens(audio, image, layout)
@@ -168,16 +171,14 @@ class MoT(nn.Module):
         """Video tokens: the noisy latents, plus their time, plus their place in the picture."""
         return self._video_tokens(grid.patchify(zt), t, RowLayout((grid,)))[0]
 
-    def embed_image(
-        self, image: Float[Tensor, "b i di"], grid: TokenGrid
-    ) -> Float[Tensor, "b i d"]:
+    def embed_image(self, image: ImageVectors, grid: TokenGrid) -> Float[Tensor, "b i d"]:
         """Image tokens: the portrait's features, plus their place in the picture."""
         return (
             self.connector(image).float()
             + self.vit_pos_embed(grid.image_rows, grid.image_cols).float()
         )
 
-    def embed_audio(self, audio: Float[Tensor, "b a da"]) -> Float[Tensor, "b a d"]:
+    def embed_audio(self, audio: AudioVectors) -> Float[Tensor, "b a d"]:
         """Audio tokens: the features alone; their position says when they are heard."""
         return self.audio_connector(audio).float()
 

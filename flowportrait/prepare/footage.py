@@ -22,6 +22,8 @@ from flowportrait.reader import Picture, on_clock, read_pictures, read_sound, so
 from flowportrait.sound import SPEECH_HZ
 from flowportrait.timeline import timeline
 
+FrameStream = Iterator[Array]
+
 MAX_HOLD_S = 5.0
 """A frame that would stand longer than this is a jump of the file's clock, not a picture."""
 
@@ -66,7 +68,7 @@ class Footage:
     has_sound: bool
     damage: str = field(default="")
 
-    def frames(self, fps: float) -> Iterator[Array]:
+    def frames(self, fps: float) -> FrameStream:
         """uint8 [h, w, 3], the frame on show at every tick of the clock `fps` (nearest frame), up
         to the end or the first damage. The same array comes again while a frame stays on show.
         """
@@ -137,7 +139,7 @@ class _SoundWriter:
         self.written += len(samples)
 
 
-def _at_16k(samples: Array, rate: int) -> Iterator[Array]:
+def _at_16k(samples: Array, rate: int) -> FrameStream:
     """int16 [s, channels] at `rate` as mono blocks at 16 kHz, without delay."""
     layout = "mono" if samples.shape[1] == 1 else "stereo"
     resampler = av.AudioResampler("s16", "mono", SPEECH_HZ)

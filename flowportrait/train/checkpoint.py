@@ -35,6 +35,8 @@ from flowportrait.errors import CheckpointError
 from flowportrait.train import digests
 from flowportrait.train.parallel import Ranks
 
+BrokenPaths = list[tuple[Path, str]]
+
 State = dict[str, Any]
 
 PATTERN = "checkpoint-*"
@@ -49,13 +51,13 @@ def all_of(run: Path) -> list[Path]:
     return sorted(run.glob(PATTERN), reverse=True)
 
 
-def newest_whole(run: Path, ranks: Ranks) -> tuple[Path | None, list[tuple[Path, str]]]:
+def newest_whole(run: Path, ranks: Ranks) -> tuple[Path | None, BrokenPaths]:
     """The newest checkpoint of a run's directory that is what was written, and the newer ones that
     are not, each with what is wrong with it. All ranks take part.
 
     Raises CheckpointError where there are checkpoints and none of them is whole.
     """
-    broken: list[tuple[Path, str]] = []
+    broken: BrokenPaths = []
     for path in ranks.gather(all_of(run))[0]:
         problem = digests.problem_of(path, ranks)
         if not problem:
@@ -66,7 +68,7 @@ def newest_whole(run: Path, ranks: Ranks) -> tuple[Path | None, list[tuple[Path,
     return None, broken
 
 
-def _none_is_whole(broken: list[tuple[Path, str]]) -> CheckpointError:
+def _none_is_whole(broken: BrokenPaths) -> CheckpointError:
     """The error for a run without a whole checkpoint, of which the newest comes first."""
     path, problem = broken[0]
     others = ""

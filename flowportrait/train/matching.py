@@ -23,8 +23,10 @@ from flowportrait.sampling import Schedule, Velocity
 from flowportrait.train.grpo import ObjectiveConfig
 from flowportrait.train.rollout import Pass
 
+PerSample = Float[Tensor, " g"]
 
-def optimality(advantage: Float[Tensor, " g"], limit: float) -> Float[Tensor, " g"]:
+
+def optimality(advantage: PerSample, limit: float) -> PerSample:
     """r in [0, 1]: one half for a clip like its siblings."""
     return (0.5 + 0.5 * advantage / limit).clamp(0, 1)
 
@@ -40,7 +42,7 @@ def matching_passes(
     velocity: Velocity,
     z0: Float[Tensor, "g ..."],
     rngs: list[torch.Generator],
-    advantage: Float[Tensor, " g"],
+    advantage: PerSample,
     scored: Bool[Tensor, " g"],
     schedule: Schedule,
     objective: ObjectiveConfig,

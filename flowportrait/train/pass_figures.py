@@ -11,6 +11,7 @@ from torch.nn.utils import get_total_norm
 
 from flowportrait.train.parallel import as_float, trained_weights
 from flowportrait.train.rollout import Pass
+from flowportrait.train.run import Figures
 
 
 class Halves:
@@ -28,7 +29,7 @@ class Halves:
             torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self._trained
         ]
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> Figures:
         """The size of both halves' sum over that of their difference: 1 for noise alone."""
         pairs = zip(self._first, self._trained, strict=False)
         both = [(first, p.grad - first) for first, p in pairs if p.grad is not None]
@@ -56,7 +57,7 @@ class PassFigures:
         self.divergence.append(part.kl)
 
     @staticmethod
-    def figures(everywhere: list[PassFigures], num_sharing: int) -> dict[str, float]:
+    def figures(everywhere: list[PassFigures], num_sharing: int) -> Figures:
         """Over all ranks; without a step that is priced there is no ratio to speak of."""
         ratio, outside, divergence = (
             np.array([x for seen in everywhere for x in getattr(seen, name)])

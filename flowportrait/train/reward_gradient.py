@@ -25,6 +25,7 @@ from flowportrait.train.prompts import points_of
 from flowportrait.train.rlbatch import Group
 from flowportrait.train.rlstate import RlSession
 from flowportrait.train.rollout import Pass
+from flowportrait.train.run import Figures
 
 
 def reward_gradient_passes(
@@ -76,7 +77,7 @@ def worth_of(
     return torch.stack(numbers).sum()
 
 
-def clip_worth(session: RlSession, group: Group, scales: dict[str, float], z0: Tensor) -> Tensor:
+def clip_worth(session: RlSession, group: Group, scales: Figures, z0: Tensor) -> Tensor:
     """The reward of clean latents of a group as `generate` shows them, differentiable;
     `scales` by term.
     """

@@ -41,6 +41,9 @@ from flowportrait.train.grpo import (
     surrogate,
 )
 
+PerSample = Float[Tensor, " g"]
+Steps = Float[Tensor, "s ..."]
+
 
 class Sharing(Frozen):
     """Computations that are made once for a group. None of it changes a result; `prefix` and
@@ -91,10 +94,10 @@ class Step:
     """
 
     index: int
-    zt: Float[Tensor, "s ..."]
+    zt: Steps
     z_next: Float[Tensor, "g ..."]
-    log_prob: Float[Tensor, " g"]
-    mean: Float[Tensor, "s ..."] | None
+    log_prob: PerSample
+    mean: Steps | None
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class Trajectories:
 
     digest: str
     steps: tuple[Step, ...]
-    last: Float[Tensor, "s ..."]
+    last: Steps
     z0: Float[Tensor, "g ..."]
 
 
@@ -131,7 +134,7 @@ def first_noise(
 @torch.no_grad()
 def roll_out(
     velocity: Velocity,
-    z1: Float[Tensor, "s ..."],
+    z1: Steps,
     rngs: Sequence[torch.Generator],
     plan: RolloutPlan,
     objective: ObjectiveConfig,
@@ -171,7 +174,7 @@ class Pass:
     """
 
     loss: Tensor
-    log_ratio: Float[Tensor, " g"]
+    log_ratio: PerSample
     outside: Tensor  # whether the ratio lay outside 1 +- epsilon
     kl: float
 
@@ -179,7 +182,7 @@ class Pass:
 def passes(
     velocity: Velocity,
     group: Trajectories,
-    advantage: Float[Tensor, " g"],
+    advantage: PerSample,
     scored: Bool[Tensor, " g"],
     plan: RolloutPlan,
     objective: ObjectiveConfig,

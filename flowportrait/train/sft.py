@@ -31,6 +31,7 @@ from flowportrait.train.encode import parts_digest
 from flowportrait.train.objective import CleanRow, velocity_errors
 from flowportrait.train.parallel import ParallelConfig, Ranks, whole_weights
 from flowportrait.train.run import (
+    Figures,
     OptimizerConfig,
     Run,
     RunConfig,
@@ -222,7 +223,7 @@ def names(cuts: Sequence[Cut]) -> list[str]:
     return [f"{cut.source.root.name}/{cut.clip.id}" for cut in cuts]
 
 
-def look(session: SftSession) -> dict[str, float]:
+def look(session: SftSession) -> Figures:
     """The loss of held-out clips under fixed noise with the averaged weights, and these as a model
     directory.
     """
@@ -258,7 +259,7 @@ def held_out_loss(session: SftSession) -> float:
     return float("nan")
 
 
-def export(session: SftSession, directory: Path, figures: dict[str, float]) -> None:
+def export(session: SftSession, directory: Path, figures: Figures) -> None:
     """The model as it is now, as a model directory with the parts of the one that training started
     from.
     """

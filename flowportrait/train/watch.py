@@ -26,6 +26,7 @@ from flowportrait.train.parallel import whole_weights
 from flowportrait.train.prompts import as_candidate, true_points
 from flowportrait.train.rlbatch import dealt
 from flowportrait.train.rlstate import RlSession
+from flowportrait.train.run import Figures
 from flowportrait.train.trainable import as_stored
 from flowportrait.train.tuned import Story, data_names, keep_as, write_tuned
 
@@ -71,7 +72,7 @@ def look(session: RlSession) -> None:
     _raise_alarms(session, figures)
 
 
-def held_out_rows(session: RlSession) -> list[tuple[str | None, dict[str, float]]]:
+def held_out_rows(session: RlSession) -> list[tuple[str | None, Figures]]:
     """Key and scores of every held-out clip, of all ranks; the first clips are written as videos
     by the rank that has them.
     """

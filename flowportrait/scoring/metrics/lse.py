@@ -36,6 +36,8 @@ from flowportrait.scoring.metrics.view import Blocks, Unscorable, View
 from flowportrait.sound import SPEECH_HZ
 from flowportrait.tensors import Rows
 
+FaceCrops = UInt8[np.ndarray, "f 224 224 3"]
+
 FPS = 25
 WINDOW = 5  # frames
 MFCC_PER_FRAME = 4
@@ -106,7 +108,7 @@ def _head() -> nn.Sequential:
 
 def embeddings(
     network: SyncNet,
-    blocks: Iterable[UInt8[np.ndarray, "f 224 224 3"]],
+    blocks: Iterable[FaceCrops],
     samples: Pcm,
     batch: int = 20,
 ) -> tuple[Float[Tensor, "n 1024"], Float[Tensor, "n 1024"]]:
@@ -241,9 +243,7 @@ def load_syncnet(path: Path) -> SyncNet:
     return network.eval().requires_grad_(False)
 
 
-def face_crops(
-    view: View, detect_every: int = 4, fps: float | None = FPS
-) -> Iterator[UInt8[np.ndarray, "f 224 224 3"]]:
+def face_crops(view: View, detect_every: int = 4, fps: float | None = FPS) -> Iterator[FaceCrops]:
     """The authors' crop: a square of 1.4 face boxes' half sides, more chin than forehead, its path
     smoothed by medians.
 

@@ -104,6 +104,9 @@ class Metric(_Computed):
         return read_all((sample, [self]) for sample in samples)
 
 
+Job = tuple[Sample, Sequence[Metric]]
+
+
 class FrameMetric(Metric):
     """A metric that looks at one frame at a time, or at one with its truth; a subclass writes
     `values` and `conclude`.
@@ -197,14 +200,12 @@ class SetMetric(_Computed):
         raise NotImplementedError
 
 
-def read_all(jobs: Iterable[tuple[Sample, Sequence[Metric]]], workers: int = 2) -> Iterator[Score]:
+def read_all(jobs: Iterable[Job], workers: int = 2) -> Iterator[Score]:
     """The scores of all samples, each by its metrics, clip by clip as they are done."""
     return in_parallel(_rows, jobs, workers)
 
 
-def read_apart(
-    jobs: Iterable[tuple[Sample, Sequence[Metric]]], division: Division
-) -> Iterator[Score]:
+def read_apart(jobs: Iterable[Job], division: Division) -> Iterator[Score]:
     """Reads clips in processes of a cluster. A clip that crashed two of them has no score."""
     jobs = list(jobs)
     metrics = {metric.name: metric for _, own in jobs for metric in own}
@@ -258,7 +259,7 @@ def in_parallel(
                 }
 
 
-def _rows(job: tuple[Sample, Sequence[Metric]]) -> list[Score]:
+def _rows(job: Job) -> list[Score]:
     """Scores of a sample by each metric."""
     sample, metrics = job
     # Before it is looked at: a file that is replaced meanwhile is then scored again the next time.

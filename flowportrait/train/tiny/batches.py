@@ -18,6 +18,8 @@ from flowportrait.errors import DataError
 from flowportrait.tensors import Pictures
 from flowportrait.train.tiny.frames import CachedClip, ClipCache
 
+LandmarksOfClips = Float[Tensor, "b n 68 2"]
+
 
 @dataclass(frozen=True)
 class CodecBatch:
@@ -28,7 +30,7 @@ class CodecBatch:
     portrait: Pictures
     groups: Float[Tensor, "b l 4 3 h w"]
     weight: Float[Tensor, "b l 4 1 h w"]
-    landmarks: Float[Tensor, "b n 68 2"]  # of the portrait and of every frame, (x, y) in [-1, 1]
+    landmarks: LandmarksOfClips  # of the portrait and of every frame, (x, y) in [-1, 1]
 
 
 @dataclass(frozen=True)

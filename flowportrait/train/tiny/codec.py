@@ -37,6 +37,8 @@ from flowportrait.train.tiny.batches import CodecBatch, Pool, codec_batch, landm
 from flowportrait.train.tiny.frames import ClipCache
 from flowportrait.weights import save_tensors
 
+LandmarksOfClips = Float[Tensor, "b n 68 2"]
+
 
 class DataConfig(Frozen):
     """Sources (see `data/sources.py`) and where their decoded frames are kept."""
@@ -276,7 +278,7 @@ def _moments(
 
 def find_landmarks(
     codec: PortraitCodec, batch: CodecBatch, rng: torch.Generator
-) -> Float[Tensor, "b n 68 2"]:
+) -> LandmarksOfClips:
     """Landmarks that the landmarker finds in the recoloured portrait and frames."""
     seen = recoloured(torch.cat([batch.portrait[:, None], batch.groups.flatten(1, 2)], 1), rng)
     with matmul_precision("cpu"):
@@ -284,7 +286,7 @@ def find_landmarks(
 
 
 def landmarker_loss(
-    found: Float[Tensor, "b n 68 2"], true: Float[Tensor, "b n 68 2"], config: CodecLossConfig
+    found: LandmarksOfClips, true: LandmarksOfClips, config: CodecLossConfig
 ) -> tuple[Tensor, Figures]:
     """L1 on found landmarks, and on the gaps between lips that they leave."""
     missed = found - true

@@ -23,6 +23,7 @@ from flowportrait.encoders.mel import MelEncoder
 from flowportrait.errors import ConfigError
 from flowportrait.precision import matmul_precision
 from flowportrait.train.run import (
+    Figures,
     OptimizerConfig,
     Run,
     RunConfig,
@@ -73,7 +74,7 @@ class Pupil(nn.Module):
 
     def loss(
         self, batches: list[LessonBatch], recipe: EarRecipe, rng: Rng | None
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, Figures]:
         """Of one batch of each folder; with `rng` the spectra are disturbed as well."""
         mels = torch.cat([self.encoder.mels(batch.audio) for batch in batches])
         if rng is not None:
@@ -143,7 +144,7 @@ def train(
         rng = run.numpy_rng(update)
         yield UpdatePart(*pupil.loss(_draw(folders, config, "train", rng), config, rng))
 
-    def look(update: int) -> dict[str, float]:
+    def look(update: int) -> Figures:
         shown = Pupil(config.audio_encoder, folders[0].teacher_size, len(folders)).eval()
         shown.load_state_dict(state.averaged())
         save_tensors(run.directory / "audio_encoder.safetensors", shown.encoder.state_dict())

@@ -19,6 +19,7 @@ from flowportrait.config import Frozen
 from flowportrait.encoders.mel import FRAME_HZ, MEL_HZ, MelEncoder
 from flowportrait.model.mot import MoT
 from flowportrait.train.run import (
+    Figures,
     OptimizerConfig,
     Run,
     RunConfig,
@@ -72,7 +73,7 @@ def learn_hearing(
             *_named_shapes(draw_clips(sources, "train", config.num_clips, rng), ears, rng)
         )
 
-    def look(update: int) -> dict[str, float]:
+    def look(update: int) -> Figures:
         with torch.no_grad():
             drawn = draw_clips(sources, "held_out", 100, np.random.default_rng(0))
             loss, figures = _named_shapes(drawn, ears, None)
@@ -89,9 +90,7 @@ def shapes_loss(predicted: Float[Tensor, "b f 27"], shapes: Float[Tensor, "b f 2
     return F.huber_loss(predicted[known], shapes[known])
 
 
-def _named_shapes(
-    drawn: Drawn, ears: nn.ModuleDict, rng: Rng | None
-) -> tuple[Tensor, dict[str, float]]:
+def _named_shapes(drawn: Drawn, ears: nn.ModuleDict, rng: Rng | None) -> tuple[Tensor, Figures]:
     """Loss over whole clips and the correlation of jaw opening."""
     mels = mels_of(drawn, rng)
     shapes = shapes_of(drawn)

@@ -17,6 +17,7 @@ from flowportrait.model.layout import TokenGrid
 from flowportrait.model.mot import MoT
 from flowportrait.precision import matmul_precision
 from flowportrait.sampling import Schedule, sample
+from flowportrait.train.run import Figures
 from flowportrait.train.tiny.crops import LatentSource
 
 
@@ -29,7 +30,7 @@ def lip_figures(
     max_length: int,
     shift: float,
     num_clips: int = 16,
-) -> dict[str, float]:
+) -> Figures:
     """Correlation of lip opening per frame, generated against true, on held-out clips; generated
     lips are those of the landmarks that the latents stand for. `spread_of_true` is how far they
     move, against the truth.

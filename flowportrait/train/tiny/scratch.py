@@ -38,6 +38,7 @@ from flowportrait.sound import SPEECH_HZ
 from flowportrait.tensors import Latents
 from flowportrait.train.objective import CleanRow, velocity_errors
 from flowportrait.train.run import (
+    Figures,
     OptimizerConfig,
     Run,
     RunConfig,
@@ -193,7 +194,7 @@ def train(
         shown.load_state_dict(state.averaged())
         return shown
 
-    def look(update: int) -> dict[str, float]:
+    def look(update: int) -> Figures:
         shown = averaged()
         export(config, shown, codec, image_encoder, run.directory / "model", update)
         write_samples(run.directory, update, sources)
@@ -340,7 +341,7 @@ def sft_loss(
     batch: Crops,
     config: ScratchRecipe,
     rng: torch.Generator,
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, Figures]:
     """Eq. 2 on the latent frames behind the prefix, one t per clip. What is seen first counts once
     more: gaps of lips and lids, steps between frames. They are linear in the predicted data (Eq.
     3), so that no optimum moves.
