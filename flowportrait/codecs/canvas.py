@@ -19,8 +19,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowportrait.codecs.eyes import EyeMotion, EyeShape, move_eye
-from flowportrait.codecs.mouth import PATCH_WIDTH, Mouth, MouthFrame, pixel_places
-from flowportrait.codecs.mouth_net import CELL, EDGE, SIZE, MouthLayers, SkullFrame
+from flowportrait.codecs.mouth import MouthFrame, pixel_places
+from flowportrait.codecs.mouth_net import SkullFrame
 
 KEPT = (
     0.2,
@@ -169,46 +169,35 @@ class Canvas:
         return points @ self._turn if self.roll else points
 
     def lay(
-        self, frames: Float[Tensor, "n 3 h w"], mouths: Mouth, where: MouthFrame
+        self,
+        frames: Float[Tensor, "n 3 h w"],
+        patch: Float[Tensor, "n 4 y x"],
+        where: MouthFrame | SkullFrame,
+        width: float,
     ) -> Float[Tensor, "n 3 h w"]:
-        """The frames with painted mouths, in place; `where` in the canvas's coordinates. Patches
-        are made finer or coarser alike in every frame, as an ordinary face needs it.
+        """The frames with painted mouths (see `Mouth.patch`), in place; `where` in the canvas's
+        coordinates. `width` is that of an ordinary patch as a share of the square's: patches are
+        made finer or coarser by it, alike in every frame.
         """
-        window = self._window(*where.window())
-        if window is None:
-            return frames
-        patch = mouths.patch
         if self.grey is not None:
-            colours = on_colour_line(patch[:, :3], self.grey, mouths.cover)
-            patch = torch.cat([colours, mouths.cover], 1)
-        patch = _at_scale(patch, PATCH_WIDTH * self.size[1])
-        rows, columns = window
-        laid = where.lay(patch, self._own_places[window])
-        under = frames[:, :, rows, columns]
-        frames[:, :, rows, columns] = under * (1 - laid[:, 3:].clamp(0, 1)) + laid[:, :3]
-        return frames
-
-    def lay_layers(
-        self, frames: Float[Tensor, "n 3 h w"], layers: MouthLayers, where: SkullFrame
-    ) -> Float[Tensor, "n 3 h w"]:
-        """The frames with mouths in layers; the rest is as in `lay`."""
-        window = self._window(*where.window())
-        if window is None:
-            return frames
-        maps = layers.maps
-        height, width = maps.shape[-2:]
-        maps = _at_scale(maps, CELL * width * self.size[1])
-        rows, columns = window
-        laid = MouthLayers.of(where.lay(maps, self._own_places[window]))
-        if self.grey is not None:
-            laid = laid._replace(
-                change=on_colour_line(laid.change, self.grey, 0.0),
-                inside=on_colour_line(laid.inside, self.grey),
-                enamel=on_colour_line(laid.enamel, self.grey),
+            patch = torch.cat(
+                [on_colour_line(patch[:, :3], self.grey, patch[:, 3:]), patch[:, 3:]], 1
             )
-        cells_per_pixel = height / (self.size[0] * where.across.norm(dim=-1)[..., None, None])
-        soft = EDGE * cells_per_pixel * 2 / SIZE[0]
-        frames[:, :, rows, columns] = laid.over(frames[:, :, rows, columns], soft)
+        patch = _at_scale(patch, width * self.size[1])
+        return self._lay_patch(where, patch, frames)
+
+    def _lay_patch(
+        self,
+        where: MouthFrame | SkullFrame,
+        patch: Float[Tensor, "n 4 y x"],
+        frames: Float[Tensor, "n 3 h w"],
+    ) -> Float[Tensor, "n 3 h w"]:
+        window = self._window(*where.window())
+        if window is not None:
+            rows, columns = window
+            laid = where.lay(patch, self._own_places[window])
+            under = frames[:, :, rows, columns]
+            frames[:, :, rows, columns] = under * (1 - laid[:, 3:].clamp(0, 1)) + laid[:, :3]
         return frames
 
     def _fields(self, painted: Painted) -> tuple[Tensor, Tensor, Tensor]:
@@ -257,21 +246,13 @@ class Canvas:
         residual[:, :, rows, columns] *= 1 - weight
         shown[:, :, rows, columns] += weight * (1 - shown[:, :, rows, columns])
 
-    def _window(
-        self,
-        centre: Float[Tensor, "2"],
-        half: Tensor,
-        part: Part | None = None,
-    ) -> Part | None:
-        """Rows and columns about a place of the canvas, as far as they are in a part of it; `half`
-        the sides is one number or one for each axis.
-        """
+    def _window(self, centre: Tensor, half: Tensor, part: Part | None = None) -> Part | None:
+        """Rows and columns about a place of the canvas, as far as they are in a part of it."""
         height, width = self.size
         whole = part or (slice(0, height), slice(0, width))
         sides = []
-        lows, highs = (end.expand(2).tolist()[::-1] for end in (centre - half, centre + half))
-        for low, high, side, length in zip(lows, highs, whole, (height, width), strict=True):
-            low, high = ((place + 1) / 2 * length for place in (low, high))
+        for place, side, length in zip(centre.tolist()[::-1], whole, (height, width), strict=True):
+            low, high = ((place + reach + 1) / 2 * length for reach in (-float(half), float(half)))
             sides.append(slice(max(side.start, int(low)), min(side.stop, int(high) + 1)))
         return tuple(sides) if all(side.start < side.stop for side in sides) else None
 

@@ -87,12 +87,12 @@ class MouthFrame(NamedTuple):
         y = (offset * self.across[:, None]).sum(-1) / (PATCH_REACH[1] * self.half_height[:, None])
         return F.grid_sample(patch, torch.stack([x, y], -1), align_corners=False)
 
-    def window(self) -> tuple[Float[Tensor, "2"], Float[Tensor, "2"]]:
-        """Middle and half the sides of the rectangle that holds all patches."""
+    def window(self) -> tuple[Float[Tensor, "2"], Float[Tensor, ""]]:
+        """Middle and half the side of the square that holds all patches."""
         reach = torch.hypot(PATCH_REACH[0] * self.half_width, PATCH_REACH[1] * self.half_height)
         low = (self.centre[:, 0] - reach).amin(0)
         high = (self.centre[:, 0] + reach).amax(0)
-        return (low + high) / 2, (high - low) / 2
+        return (low + high) / 2, (high - low).amax() / 2
 
 
 class Mouth(NamedTuple):

@@ -23,6 +23,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowportrait.codecs import mouth, mouth_net
 from flowportrait.codecs.ahead import computed_ahead
 from flowportrait.codecs.canvas import Canvas, Painted
 from flowportrait.codecs.eyes import eye_motions, eyes_of
@@ -123,8 +124,6 @@ class PortraitCodec(nn.Module):
         which the mesh has low confidence."""
         native_mouth: bool = False
         """Whether a separate network, trained last, paints mouths at full resolution."""
-        mouth_layers: bool = False
-        """Whether that network paints lips, mouth and teeth as layers with sharp borders."""
 
         @property
         def motion_size(self) -> int:
@@ -158,7 +157,7 @@ class PortraitCodec(nn.Module):
         )
         self.painter = Painter(config.width)
         self.mouth_painter = MouthPainter()
-        self.mouth_net = MouthNet(layered=config.mouth_layers) if config.native_mouth else None
+        self.mouth_net = MouthNet() if config.native_mouth else None
 
     def prepare(
         self,
@@ -324,11 +323,11 @@ class PortraitCodec(nn.Module):
         at = canvas.points(landmarks)
         if self.mouth_net is None:
             mouths = self.mouth_painter.paint(context.image[one], context.landmarks[one], landmarks)
-            return canvas.lay(frames, mouths, MouthFrame.of(at))
-        where, layers = self.mouth_net.paint(
+            return canvas.lay(frames, mouths.patch, MouthFrame.of(at), mouth.PATCH_WIDTH)
+        where, patch = self.mouth_net.paint(
             frames, at, canvas.pixels, canvas.points(context.landmarks[one])
         )
-        return canvas.lay_layers(frames, layers, where)
+        return canvas.lay(frames, patch, where, mouth_net.PATCH_WIDTH)
 
     def without_mouth(
         self, parts: Float[Tensor, "1 l 4 d"], context: PortraitContext

@@ -9,21 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flowportrait.codecs.canvas import Canvas
 from flowportrait.codecs.mouth import pixel_places
-from flowportrait.codecs.mouth_net import (
-    SIZE,
-    MouthLayers,
-    MouthNet,
-    SkullFrame,
-    lip_maps,
-    opening_map,
-)
+from flowportrait.codecs.mouth_net import SIZE, MouthNet, SkullFrame, lip_maps
 from flowportrait.data.sources import load_sources
 from flowportrait.modeldir import load_parts
 from flowportrait.registry import MODELS_DIR
 from flowportrait.train.tiny import mouth
-from flowportrait.train.tiny.mouth_patches import FINE, STRETCH, MouthPatches
+from flowportrait.train.tiny.mouth_patches import STRETCH, MouthPatches
 
 SHORT = [
     "run.log_every=1",
@@ -70,70 +62,19 @@ def test_lip_maps_follow_the_skull_and_not_the_picture():
     assert closed < 0.3 * wide
 
 
-def painted(net, points, size=256, portrait=None):
-    """A grey frame of `size` px with the mouth of a portrait whose lips are closed."""
-    portrait = face(gap=0.0) if portrait is None else portrait
-    canvas = Canvas(torch.zeros(1, 3, size, size))
-    frames = torch.zeros(len(points), 3, size, size)
-    with torch.inference_mode():
-        where, layers = net.paint(frames, points, canvas.pixels, portrait)
-        return canvas.lay_layers(frames.clone(), layers, where)
-
-
-@pytest.mark.parametrize("layered", [True, False])
-def test_paint_stays_about_the_lips(layered):
+def test_a_new_painter_changes_nothing_and_none_touches_what_is_far_from_the_lips():
     points = face()
-    torch.manual_seed(0)
-    net = MouthNet(layered=layered)
-    torch.nn.init.normal_(net.leave.weight)
-    torch.nn.init.normal_(net.leave.bias)
-    changed = painted(net, points)[0].abs().amax(0)
-    lips = (points[0, 48:] + 1) / 2 * 256
-    (left, top), (right, bottom) = lips.amin(0).int().tolist(), lips.amax(0).int().tolist()
-    assert changed[top:bottom, left:right].max() > 0.1
-    reach = 12  # pixels
-    changed[top - reach : bottom + reach, left - reach : right + reach] = 0
-    assert changed.max() < 1e-6
-
-
-def test_closed_lips_hide_mouth_and_teeth_and_open_ones_show_them():
+    shown = torch.rand(1, 3, *SIZE) * 2 - 1
+    maps = lip_maps(SkullFrame.of(points), points)
     net = MouthNet()
-    with torch.no_grad():
-        net.leave.bias[4 * 3 : 4 * 6] = -1.0  # a black mouth
-        net.leave.bias[4 * 6 : 4 * 9] = 1.0  # white teeth
-        net.leave.bias[4 * 10 :] = -2.1  # that end in the middle of this mouth
-    assert painted(net, face(gap=0.0)).abs().max() < 0.1
-    mouth = painted(net, face(gap=0.12))
-    assert mouth.max() > 0.95 and mouth.min() < -0.95
-    own = painted(net, face(gap=0.12), portrait=face(gap=0.12))
-    assert own.abs().max() < 0.05, "the portrait's own teeth are not covered"
-    white, black = (mouth[0, 0] > 0.9).nonzero(), (mouth[0, 0] < -0.9).nonzero()
-    assert white[:, 0].float().mean() < black[:, 0].float().mean(), "the upper teeth"
-
-
-@pytest.mark.parametrize("size", [128, 256, 512, 1024])
-def test_borders_of_layers_are_a_pixel_wide_at_any_size(size):
-    points = face(gap=0.12)
-    where = SkullFrame.of(points)
-    opening = opening_map(where, points)
-    ones = torch.ones_like(opening)
-    white = ones.expand(-1, 3, -1, -1)
-    layers = MouthLayers(0 * white, white, white, ones, opening, -ones)
-    canvas = Canvas(torch.zeros(1, 3, size, size))
-    shown = canvas.lay_layers(canvas.pixels.clone(), layers, where)[0, 0]
-    column = shown[:, size // 2]
-    assert column.max() > 0.99
-    edge = ((column > 0.1) & (column < 0.9)).sum() / 2
-    assert edge <= 3
-
-
-def test_a_part_of_the_frame_lies_where_the_whole_has_it():
-    frame = SkullFrame.of(face())
-    picture = torch.rand(1, 3, 64, 64)
-    part = frame.part(slice(20, 60), slice(10, 90))
-    torch.testing.assert_close(
-        part.cut(picture, (40, 80)), frame.cut(picture)[:, :, 20:60, 10:90], atol=1e-5, rtol=0
-    )
+    patch = net(shown, maps, shown, maps)
+    torch.testing.assert_close(shown * (1 - patch[:, 3:]) + patch[:, :3], shown)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(net.leave.weight)
+    patch = net(shown, maps, shown, maps)
+    changed = (shown * (1 - patch[:, 3:]) + patch[:, :3] - shown).abs().amax(1)
+    assert changed.max() > 0.1
+    assert changed[:, :2].max() < 0.01 and changed[..., :2].max() < 0.01, "the border of the patch"
 
 
 def test_patches_of_a_clip_show_the_same_mouth_in_both(tmp_path):
@@ -143,7 +84,7 @@ def test_patches_of_a_clip_show_the_same_mouth_in_both(tmp_path):
     codec = load_parts("tiny", ("codec",), "cpu")[1]["codec"]
     cut = MouthPatches.build(tmp_path / "patches", clips, codec, seed=0, log=lambda *a, **k: None)
     assert (
-        cut.shown.shape == cut.true.shape == (len(cut.split), STRETCH, *FINE, 3)
+        cut.shown.shape == cut.true.shape == (len(cut.split), STRETCH, *SIZE, 3)
         and len(cut.split) >= 2
     )
     off = np.abs(cut.shown.astype(int) - cut.true)
@@ -157,15 +98,14 @@ def test_patches_of_a_clip_show_the_same_mouth_in_both(tmp_path):
 def recipe(tmp_path, monkeypatch):
     """Writes recipes of runs on patches of noise."""
     rng = np.random.default_rng(0)
-    noise = lambda *shape: rng.integers(0, 256, (*shape, 3), dtype=np.uint8)  # noqa: E731
+    pictures = lambda *shape: rng.integers(0, 256, (*shape, *SIZE, 3), dtype=np.uint8)  # noqa: E731
     points = np.repeat(face().numpy()[:, None], STRETCH, 1)
     pool = MouthPatches(
-        noise(2, STRETCH, *FINE),
-        noise(2, STRETCH, *FINE),
+        pictures(2, STRETCH),
+        pictures(2, STRETCH),
         np.repeat(points, 2, 0),
-        noise(2, *SIZE),
+        pictures(2),
         points.repeat(2, 0)[:, 0],
-        np.array([512, 512]),
         ["train", "held_out"],
     )
     monkeypatch.setattr(mouth.MouthDataConfig, "pools", lambda self, seed: [pool])
@@ -191,7 +131,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights_and_its_model_generates(recip
     weights, same = (load_file(run / "mouth.safetensors") for run in (resumed, whole))
     assert all(torch.equal(weights[name], same[name]) for name in same)
     spec, parts = load_parts(whole / "model", ("codec",), "cpu")
-    assert spec.codec["native_mouth"] and spec.codec["mouth_layers"] and spec.codec["gaze"]
+    assert spec.codec["native_mouth"] and spec.codec["gaze"]
     assert torch.equal(parts["codec"].mouth_net.leave.weight, same["leave.weight"])
     further = mouth.train(
         recipe("further", start_from=whole), [*SHORT, "run.num_updates=1"], resume=None

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,15 +18,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from flowportrait.codecs.canvas import cubic_matrix
-from flowportrait.codecs.mouth_net import (
-    EDGE,
-    MouthLayers,
-    MouthNet,
-)
+from flowportrait.codecs.mouth_net import MouthNet, SkullFrame, lip_maps
 from flowportrait.codecs.portrait import PortraitCodec
 from flowportrait.config import Frozen, load_recipe
 from flowportrait.data.sources import load_sources
+from flowportrait.faces.landmarks import MIRRORED
 from flowportrait.modeldir import PARTS, load_parts, save_model
 from flowportrait.train.run import (
     OptimizerConfig,
@@ -36,14 +33,8 @@ from flowportrait.train.run import (
     load_weights,
     train_loop,
 )
-from flowportrait.train.tiny.mouth_batches import Patches, draw
-from flowportrait.train.tiny.mouth_patches import FINE, STRETCH, MouthPatches
+from flowportrait.train.tiny.mouth_patches import STRETCH, MouthPatches
 from flowportrait.weights import save_tensors
-
-SHARP = EDGE * 2 / FINE[0]
-"""Softness of borders in half-patches where a patch is shown at the size it is trained at."""
-TOLD = 0.03
-"""Height above the teeth's border, in half-patches, that says e to 1 that there are teeth."""
 
 
 class MouthDataConfig(Frozen):
@@ -90,21 +81,6 @@ class MouthLossConfig(Frozen):
     detail: float = 1.0  # weight of the distance in local contrast, which L1 alone smooths away
     critic: float = 0.0  # weight of the adversarial hinge loss (arXiv:1705.02894)
     features: float = 0.0  # weight of the feature-matching loss on the critic (arXiv:1711.11585)
-    layers: float = Field(
-        1.0, description="weight of the teeth's places and the layers' colours, of rendered clips"
-    )
-    soft: float = Field(
-        0.1,
-        description="width of the layers' borders at first, in half-patches, which lets them move",
-    )
-    sharp_from: int = Field(
-        1500, description="update from which borders are as sharp as they are shown"
-    )
-
-    def softness(self, update: int) -> float:
-        """Width of the borders at an update: it falls geometrically."""
-        share = min(1.0, update / max(1, self.sharp_from))
-        return self.soft ** (1 - share) * SHARP**share
 
 
 class MouthRecipe(Frozen):
@@ -116,10 +92,7 @@ class MouthRecipe(Frozen):
         learning_rate=1e-3, warmup_updates=100, decay_from=0.4, ema_decay=0.995
     )
     loss: MouthLossConfig = MouthLossConfig()
-    start_from: Path | None = Field(
-        None,
-        description="a finished run whose painter to go on from; outputs that it lacks are new",
-    )
+    start_from: Path | None = Field(None, description="a finished run whose painter to go on from")
     num_stretches: int = 3
     num_frames: int = Field(
         4, ge=2, le=STRETCH, description="number of successive frames per stretch"
@@ -127,11 +100,11 @@ class MouthRecipe(Frozen):
 
 
 class Critic(nn.Module):
-    """Tells painted mouths from true ones, place by place: four strided convolutions over the
+    """Tells painted mouths from true ones, place by place: three strided convolutions over the
     patch and its lips.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (24, 48, 64, 64)):
+    def __init__(self, widths: tuple[int, int, int] = (24, 48, 64)):
         super().__init__()
         self.layers = nn.ModuleList()
         before = 5
@@ -159,6 +132,16 @@ class Trained(nn.Module):
         self.critic = Critic()
 
 
+class Patches(NamedTuple):
+    """A batch: frames of stretches, in [-1, 1], and the lips' maps."""
+
+    shown: Tensor
+    true: Tensor
+    lips: Tensor
+    portrait: Tensor
+    portrait_lips: Tensor
+
+
 def train(
     recipe: str | Path, overrides: list[str] | None = None, resume: str | None = "auto"
 ) -> Path:
@@ -172,24 +155,15 @@ def train(
     shares = np.array([1 - config.data.grid_share, config.data.grid_share][: len(pools)])
     trained = Trained()
     if config.start_from:
-        load_weights(
-            trained.net, config.start_from / "mouth.safetensors", may_lack=("leave.", "place")
-        )
+        load_weights(trained.net, config.start_from / "mouth.safetensors")
     state = TrainState.fresh(trained, config.optimizer)
     run.restore(state)
-
-    size = config.num_stretches, config.num_frames
 
     def parts_of(update: int) -> Iterator[UpdatePart]:
         rng = run.numpy_rng(update)
         pool = pools[rng.choice(len(pools), p=shares / shares.sum())]
         yield UpdatePart(
-            *mouth_loss(
-                state.module,
-                draw(pool, "train", rng, size, augment=True),
-                config.loss,
-                config.loss.softness(update),
-            )
+            *mouth_loss(state.module, draw(pool, "train", rng, config, augment=True), config.loss)
         )
 
     def look(update: int) -> dict[str, float]:
@@ -200,7 +174,7 @@ def train(
         export(config, net, run.directory / "model")
         rng = np.random.default_rng(1)
         held_out = [
-            draw(pool, "held_out", rng, size, augment=False) for pool in pools for _ in range(6)
+            draw(pool, "held_out", rng, config, augment=False) for pool in pools for _ in range(6)
         ]
         _sheet(net, held_out, run.directory / f"sample_{update:06d}.png")
         return figures(net, held_out)
@@ -212,9 +186,7 @@ def train(
 def export(config: MouthRecipe, net: MouthNet, directory: Path) -> None:
     """The recipe's model with the painter, and with a place for the gaze in its motion."""
     spec, parts = load_parts(config.data.codec, PARTS, "cpu")
-    sizes = parts["codec"].config.model_copy(
-        update={"native_mouth": True, "mouth_layers": True, "gaze": True}
-    )
+    sizes = parts["codec"].config.model_copy(update={"native_mouth": True, "gaze": True})
     codec = PortraitCodec(sizes)
     old = {
         name: value
@@ -229,45 +201,66 @@ def export(config: MouthRecipe, net: MouthNet, directory: Path) -> None:
     save_model(directory, described, parts | {"codec": codec})
 
 
-def composed(net: MouthNet, batch: Patches, soft: float = SHARP) -> Float[Tensor, "n 3 y x"]:
+def draw(
+    pool: MouthPatches, split: str, rng: np.random.Generator, config: MouthRecipe, augment: bool
+) -> Patches:
+    """Random stretches of a split, recoloured, mirrored and blurred together where they are
+    augmented.
+    """
+    rows = np.flatnonzero(np.array(pool.split) == split)
+    chosen = rng.choice(rows, config.num_stretches)
+    start = int(rng.integers(0, STRETCH - config.num_frames + 1))
+    frames = slice(start, start + config.num_frames)
+    shown, true = (
+        _floats(part[chosen][:, frames]).flatten(0, 1) for part in (pool.shown, pool.true)
+    )
+    portrait = _floats(pool.portrait[chosen]).repeat_interleave(config.num_frames, 0)
+    landmarks = torch.from_numpy(pool.landmarks[chosen][:, frames]).flatten(0, 1)
+    own = torch.from_numpy(pool.portrait_landmarks[chosen]).repeat_interleave(config.num_frames, 0)
+    if augment:
+        landmarks = landmarks + _tremble(rng, landmarks)
+        shown, true, portrait = _recoloured(rng, shown, true, portrait)
+        if rng.random() < 0.5:
+            shown, true, portrait = (x.flip(-1) for x in (shown, true, portrait))
+            landmarks, own = _mirrored(landmarks), _mirrored(own)
+    # Frames are cut where the landmarks say; the maps are those of the points in that frame.
+    return Patches(
+        shown=shown,
+        true=true,
+        portrait=portrait,
+        lips=lip_maps(SkullFrame.of(landmarks), landmarks),
+        portrait_lips=lip_maps(SkullFrame.of(own), own),
+    )
+
+
+def composed(net: MouthNet, batch: Patches) -> Float[Tensor, "n 3 y x"]:
     """Patches with painted mouths."""
-    return fine_layers(net, batch).over(batch.shown, torch.full((1, 1, 1, 1), soft))
-
-
-def fine_layers(net: MouthNet, batch: Patches) -> MouthLayers:
-    """The mouths' layers at the size of the patches they are compared on."""
-    output = net(F.avg_pool2d(batch.shown, 2), batch.lips, batch.portrait, batch.portrait_lips)
-    layers = net.layers(output, batch.lips, batch.opening, batch.portrait_lips)
-    rows, columns = (cubic_matrix(side, 2 * side, output.device) for side in output.shape[-2:])
-    return MouthLayers.of(rows @ (layers.maps @ columns.T))
+    patch = net(batch.shown, batch.lips, batch.portrait, batch.portrait_lips)
+    return batch.shown * (1 - patch[:, 3:]) + patch[:, :3]
 
 
 def mouth_loss(
-    trained: Trained, batch: Patches, config: MouthLossConfig, soft: float = SHARP
+    trained: Trained, batch: Patches, config: MouthLossConfig
 ) -> tuple[Tensor, dict[str, float]]:
     """L1 on pixels, edges, successive frames and local contrast, heavier on the mouth; and what the
-    critic says of clips that are sharp enough. `soft` is the width of the layers' borders.
+    critic says.
     """
-    layers = fine_layers(trained.net, batch)
-    made = layers.over(batch.shown, torch.full((1, 1, 1, 1), soft))
-    made, true, lips = batch.at_own_size(made)
-    weight = _weight(trained.net, batch, config.mouth)
-    error = made - true
+    net = trained.net
+    made = composed(net, batch)
+    near = F.max_pool2d(batch.lips[:, 1:], 9, stride=1, padding=4)
+    inside = F.max_pool2d(batch.lips[:, :1], 5, stride=1, padding=2)
+    weight = (0.3 + config.mouth * (0.3 * near + 0.7 * inside)) * net.window
+    weight = weight / weight.mean()
+    error = made - batch.true
     pixels = (weight * error.abs()).mean()
     edges = sum((weight * (error - error.roll(1, axis)).abs()).mean() for axis in (-1, -2))
     steps = rearrange(error, "(b f) c y x -> b f c y x", b=len(error) // _frames_of(batch))
     time = (weight.unflatten(0, steps.shape[:2])[:, 1:] * steps.diff(dim=1).abs()).mean()
-    detail = (weight * (_contrast(made) - _contrast(true)).abs()).mean()
+    detail = (weight * (_contrast(made) - _contrast(batch.true)).abs()).mean()
     loss = pixels + config.edges * edges + config.time * time + config.detail * detail
     named = {"pixels": pixels, "edges": edges, "time": time, "detail": detail}
-    if config.layers:
-        named["layers"] = (batch.coarser == 1) * _layer_loss(layers, batch)
-        loss = loss + config.layers * named["layers"]
     if config.critic or config.features:
-        # Clips that are enlarged look like nothing that is painted.
-        share = float(batch.coarser == 1)
-        judged = critic_losses(trained.critic, made, true, lips)
-        judged = {name: share * value for name, value in judged.items()}
+        judged = critic_losses(trained.critic, made, batch)
         loss = (
             loss
             + config.critic * judged["critic"]
@@ -278,42 +271,18 @@ def mouth_loss(
     return loss, {name: float(value.detach()) for name, value in named.items()}
 
 
-def _layer_loss(layers: MouthLayers, batch: Patches) -> Tensor:
-    """How far the layers of rendered clips are from true ones: cross-entropy of where the teeth
-    are, and L1 of the colours of teeth and of what is behind them.
-    """
-    gap = (batch.fine_lips[:, :1] > 0.5).float()
-    teeth = batch.teeth
-    told = F.binary_cross_entropy_with_logits(layers.teeth / TOLD, teeth, reduction="none")
-    colours = torch.where(teeth > 0, layers.enamel, layers.inside) - batch.true
-    missed = 0.3 * told + colours.abs().mean(1, keepdim=True)
-    return (gap * missed).sum() / gap.sum().clamp(min=1)
-
-
-def _weight(net: MouthNet, batch: Patches, mouth: float) -> Float[Tensor, "n 1 y x"]:
-    """Weights of pixels, 1 on average: `mouth` is that of the mouth beside what is around it."""
-    near = F.max_pool2d(batch.lips[:, 1:], 9, stride=1, padding=4)
-    inside = F.max_pool2d(batch.lips[:, :1], 5, stride=1, padding=2)
-    weight = (0.3 + mouth * (0.3 * near + 0.7 * inside)) * net.window
-    weight = F.interpolate(weight, scale_factor=2 / batch.coarser, mode="bilinear")
-    return weight / weight.mean()
-
-
 def critic_losses(
-    critic: Critic,
-    made: Float[Tensor, "n 3 y x"],
-    true: Float[Tensor, "n 3 y x"],
-    lips: Float[Tensor, "n 2 y x"],
+    critic: Critic, made: Float[Tensor, "n 3 y x"], batch: Patches
 ) -> dict[str, Tensor]:
     """The painter's losses under a critic that stands still, and the critic's `own` (hinge) on
     frames that do.
     """
     still = {name: value.detach() for name, value in critic.named_parameters()}
-    seen = functional_call(critic, still, (made, lips))
+    seen = functional_call(critic, still, (made, batch.lips))
     with torch.no_grad():
-        wanted = critic(true, lips)
-    features = sum((a - b).abs().mean() for a, b in zip(seen[:-1], wanted[:-1], strict=True))
-    opinions = [critic(x, lips)[-1] for x in (true, made.detach())]
+        true = critic(batch.true, batch.lips)
+    features = sum((a - b).abs().mean() for a, b in zip(seen[:-1], true[:-1], strict=True))
+    opinions = [critic(x, batch.lips)[-1] for x in (batch.true, made.detach())]
     own = F.relu(1 - opinions[0]).mean() + F.relu(1 + opinions[1]).mean()
     return {"critic": -seen[-1].mean(), "features": features, "own": own}
 
@@ -325,16 +294,21 @@ def figures(net: MouthNet, batches: list[Patches]) -> dict[str, float]:
     """
     rows = []
     for batch in batches:
-        made, true, lips = batch.at_own_size(composed(net, batch))
-        shown = F.avg_pool2d(batch.shown, batch.coarser)
-        mask = (lips[:, 1:] > 0.5).float()
+        made = composed(net, batch)
+        mask = (batch.lips[:, 1:] > 0.5).float()
         psnr = [
             -10
-            * torch.log10(((x - true) / 2).square().mul(mask).sum() / (3 * mask.sum()).clamp(min=1))
-            for x in (made, shown)
+            * torch.log10(
+                ((x - batch.true) / 2).square().mul(mask).sum() / (3 * mask.sum()).clamp(min=1)
+            )
+            for x in (made, batch.shown)
         ]
-        sharp = _sharpness(made, mask) / _sharpness(true, mask).clamp(min=1e-8)
-        rows.append([*map(float, psnr), float(sharp)])
+        rows.append(
+            [
+                *map(float, psnr),
+                float(_sharpness(made, mask) / _sharpness(batch.true, mask).clamp(min=1e-8)),
+            ]
+        )
     psnr, before, sharp = np.median(np.array(rows), 0)
     return {"psnr_mouth": psnr, "psnr_unpainted": before, "sharpness": sharp}
 
@@ -363,15 +337,52 @@ def _sharpness(x: Float[Tensor, "n 3 y x"], mask: Float[Tensor, "n 1 y x"]) -> T
     return (F.conv2d(grey, kernel, padding=1).square() * mask).sum() / mask.sum().clamp(min=1)
 
 
+def _tremble(rng: np.random.Generator, landmarks: Tensor) -> Tensor:
+    """Errors of lips that a generator draws: about half a pixel of 128."""
+    return (
+        torch.from_numpy(rng.normal(0, 0.006, landmarks.shape)).float()
+        * torch.tensor([1.0 if point >= 48 else 0.0 for point in range(68)])[:, None]
+    )
+
+
+def _mirrored(landmarks: Float[Tensor, "n 68 2"]) -> Float[Tensor, "n 68 2"]:
+    return landmarks[:, MIRRORED] * torch.tensor([-1.0, 1.0])
+
+
+def _recoloured(rng: np.random.Generator, *pictures: Tensor) -> list[Tensor]:
+    """The same contrast, brightness, saturation and gain of each colour for all; sometimes grey,
+    sometimes blurred.
+    """
+    gain = torch.from_numpy(rng.normal(1, 0.12, (1, 3, 1, 1))).float()
+    offset = torch.from_numpy(rng.normal(0, 0.1, (1, 3, 1, 1))).float() + float(rng.normal(0, 0.1))
+    saturation = 0.0 if rng.random() < 0.08 else float(rng.uniform(0.6, 1.3))
+    changed = []
+    for x in pictures:
+        grey = x.mean(1, keepdim=True)
+        changed.append((gain * (grey + saturation * (x - grey)) + offset).clamp(-1, 1))
+    if rng.random() < 0.3:  # portraits that are smaller than the patch
+        share = rng.uniform(0.4, 0.9)
+        size = [round(side * share) for side in changed[0].shape[-2:]]
+        for index in (0, 2):
+            small = F.interpolate(changed[index], size, mode="area")
+            changed[index] = F.interpolate(
+                small, pictures[0].shape[-2:], mode="bilinear", align_corners=False
+            )
+    return changed
+
+
+def _floats(patches: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(patches, -1, -3))).float() / 127.5 - 1
+
+
 def _sheet(net: MouthNet, batches: list[Patches], path: Path) -> None:
     """Columns: a stretch each; rows: portrait, shown, painted, true."""
     columns = []
     for batch in batches:
         made = composed(net, batch)
-        portrait = F.interpolate(batch.portrait, FINE)
         for index in (0, len(made) - 1):
             columns.append(
-                torch.cat([x[index] for x in (portrait, batch.shown, made, batch.true)], 1)
+                torch.cat([x[index] for x in (batch.portrait, batch.shown, made, batch.true)], 1)
             )
     sheet = torch.cat(columns, 2).clamp(-1, 1)
     Image.fromarray(((sheet.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()).save(path)

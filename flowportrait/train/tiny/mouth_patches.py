@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from flowportrait.codecs.canvas import Canvas
@@ -27,22 +27,20 @@ from flowportrait.faces.landmarks import lip_opening
 from flowportrait.media import read_frames
 
 STRETCH = 2 * GROUP  # frames in a row
-FINE = (192, 224)  # pixels of the patches that painted mouths are compared on
 
 
 @dataclass(frozen=True)
 class MouthPatches:
-    """n stretches of 8 frames: patches `shown` and `true` uint8 [n, 8, 192, 224, 3], the
-    `landmarks` [n, 8, 68, 2] in the square; the portrait's patch [n, 96, 112, 3] and landmarks [n,
-    68, 2]; the `size_px` [n] of the frames it was cut from; and the `split` of each stretch.
+    """n stretches of 8 frames: patches `shown` and `true` uint8 [n, 8, 96, 112, 3], the `landmarks`
+    [n, 8, 68, 2] in the square; the portrait's patch [n, 96, 112, 3] and landmarks [n, 68, 2]; and
+    the `split` of each stretch.
     """
 
-    shown: UInt8[np.ndarray, "n 8 192 224 3"]
-    true: UInt8[np.ndarray, "n 8 192 224 3"]
+    shown: UInt8[np.ndarray, "n 8 96 112 3"]
+    true: UInt8[np.ndarray, "n 8 96 112 3"]
     landmarks: Float[np.ndarray, "n 8 68 2"]
     portrait: UInt8[np.ndarray, "n 96 112 3"]
     portrait_landmarks: Float[np.ndarray, "n 68 2"]
-    size_px: Int[np.ndarray, " n"]
     split: list[str]
 
     @classmethod
@@ -139,16 +137,9 @@ def _cut(
     groups = torch.from_numpy(moves).float().unflatten(0, (-1, GROUP))[None]
     shown, at = codec.without_mouth(codec.motion.parts_of(groups), context)
     where, own_frame = SkullFrame.of(at), SkullFrame.of(landmarks)
-    true = where.cut(_pixels(frames[numbers]), FINE)
+    true = where.cut(_pixels(frames[numbers]))
     portrait = _bytes(own_frame.cut(pixels))[0]
-    return (
-        _bytes(where.cut(shown, FINE)),
-        _bytes(true),
-        at.numpy(),
-        portrait,
-        landmarks[0].numpy(),
-        np.array(frames.shape[1]),
-    )
+    return _bytes(where.cut(shown)), _bytes(true), at.numpy(), portrait, landmarks[0].numpy()
 
 
 def _labels(clip: SourceClip, size: int) -> np.ndarray | None:
