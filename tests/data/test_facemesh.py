@@ -4,7 +4,6 @@
 sample portrait: `image` at one look, `tracking` after twelve frames of this picture in video mode.
 """
 
-import time
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -196,22 +195,6 @@ def test_a_mirrored_face_turns_the_other_way(finder):
     assert mirrored.roll == pytest.approx(-mesh.roll, abs=0.03)
     yaw, pitch = mesh.yaw_pitch
     assert mirrored.yaw_pitch == pytest.approx((-yaw, pitch), abs=0.06)
-
-
-def test_it_loads_and_looks_fast():
-    """Bars are five times what one core takes, for machines that are busy."""
-    image, face = sample()
-    started = time.perf_counter()
-    finder = FaceMesh()
-    loaded = time.perf_counter()
-    finder.find(image, face)
-    assert loaded - started < 0.5
-    times = []
-    for _ in range(3):
-        started = time.perf_counter()
-        finder.find(image, face)
-        times.append(time.perf_counter() - started)
-    assert min(times) < 0.3
 
 
 def test_damaged_weights_are_refused(tmp_path, monkeypatch):
